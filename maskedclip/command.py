@@ -1,0 +1,108 @@
+"""The command line: Fire gathers flags into a config, and nothing has run when one is wrong.
+
+Fire calls a function first and complains of unknown arguments afterwards, so it is only given one
+that collects them; values stay text until `override` knows which kind is wanted. Nothing here
+imports torch: --help and mistakes answer at once.
+"""
+
+import difflib
+import inspect
+import re
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import fields, is_dataclass
+from typing import Any, NoReturn, TypeVar
+
+import fire
+from fire.decorators import SetParseFn
+
+from maskedclip.config import Config, field_names, override
+from maskedclip.recipes import RECIPES
+
+T = TypeVar("T")
+
+
+def stop(message: object) -> NoReturn:
+    """End the program with one line on stderr and exit code 2."""
+    sys.stderr.write(" ".join(str(message).split()) + "\n")
+    raise SystemExit(2)
+
+
+@contextmanager
+def one_line_errors() -> Iterator[None]:
+    """Turn errors of the user (ValueError) and the world (RuntimeError, OSError) into one line."""
+    try:
+        yield
+    except (ValueError, RuntimeError, OSError) as error:
+        stop(error)
+
+
+def read_flags(arguments: list[str] | None = None) -> tuple[list[str], dict[str, str]]:
+    """Return (words, flags) of a command line such as `demo --nodes 1 --optim.base_lr=1e-4`."""
+
+    @SetParseFn(str)
+    def collect(*words: str, **flags: str) -> tuple[list[str], dict[str, str]]:
+        return list(words), flags
+
+    return fire.Fire(collect, command=arguments, serialize=lambda _: None)
+
+
+def read_config(
+    usage: str, options: T, default: str, arguments: list[str] | None = None
+) -> tuple[Config, T]:
+    """Return the recipe that the command line names, with its changes, and the other options.
+
+    A flag belongs to `options` where it has such a field, else to the recipe's config. --help
+    prints `usage`, recipes and fields, and ends the program; mistakes end it in one line.
+    """
+    words, flags = read_flags(arguments)
+    if flags.keys() & {"help", "h"}:
+        sys.stdout.write(help_text(usage, options, RECIPES[default]()))
+        raise SystemExit(0)
+    name = words[0] if words else default
+    if len(words) > 1:
+        stop(f"{words[1]!r}: one recipe is enough; write changes as --field=value")
+    if name not in RECIPES:
+        near = difflib.get_close_matches(name, RECIPES, n=1) or [", ".join(RECIPES)]
+        stop(f"no recipe {name!r}; did you mean {near[0]}?")
+    known = field_names(options) if is_dataclass(options) else []
+    ours = {key: value for key, value in flags.items() if key in known}
+    theirs = {key: value for key, value in flags.items() if key not in known}
+    with one_line_errors():
+        unknown = [key for key in theirs if key not in field_names(Config())]
+        if unknown:
+            near = difflib.get_close_matches(unknown[0], [*known, *field_names(Config())], n=1)
+            hint = f"did you mean --{near[0]}?" if near else "see --help"
+            raise ValueError(f"no flag --{unknown[0]}; {hint}")
+        return override(RECIPES[name](), theirs), override(options, ours) if ours else options
+
+
+def help_text(usage: str, options: Any, config: Any) -> str:
+    """Return the whole help: usage, recipes, and every field with its default and its meaning."""
+    lines = [usage.strip(), "", "Recipes:"]
+    for name, recipe in RECIPES.items():
+        lines.append(f"  {name:18} {inspect.getdoc(recipe).splitlines()[0]}")  # type: ignore[union-attr]
+    if is_dataclass(options):
+        lines += ["", "Options:", *field_lines(options)]
+    lines += ["", "Fields of the run, as --SECTION.FIELD=VALUE:", *field_lines(config)]
+    return "\n".join(lines) + "\n"
+
+
+def field_lines(config: Any, prefix: str = "") -> list[str]:
+    """Return a line a field: flag, value, and the comment that stands beside it in the source."""
+    notes = _comments(type(config))
+    lines = []
+    for field in fields(config):
+        value, flag = getattr(config, field.name), f"--{prefix}{field.name}"
+        if is_dataclass(value):
+            lines += field_lines(value, f"{prefix}{field.name}.")
+        else:
+            shown = ",".join(map(str, value)) if isinstance(value, tuple) else value
+            lines.append(f"  {f'{flag}={shown}':45} {notes.get(field.name, '')}".rstrip())
+    return lines
+
+
+def _comments(kind: type) -> Mapping[str, str]:
+    source = inspect.getsource(kind)
+    return dict(re.findall(r"^    (\w+):.*?  # (.*)$", source, flags=re.MULTILINE))

@@ -1,0 +1,279 @@
+"""One run as a tree of frozen dataclasses: the only place where a default stands.
+
+A recipe is a function that returns a `Config`; the command line, sweeps and `load` all change one
+through `override`, so every knob has one name and one check.
+"""
+
+import difflib
+import json
+import math
+import types
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, is_dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """What is read, and how much of it a step."""
+
+    paired: tuple[str, ...] = ()  # shard directories whose samples have a caption
+    unpaired: tuple[str, ...] = ()  # shard directories used as pictures alone
+    paired_batch: int = 720  # paired images a step, over all ranks (4 GPUs x 180)
+    unpaired_batch: int = 720  # unpaired images a step, over all ranks
+    crop_area: tuple[float, float] = (0.2, 1.0)  # share of the picture that a crop shows
+    caption_template: str = "A fundus photograph of [CLS]"  # [CLS] becomes the finding
+    caption_from: Literal["report", "categories", "both"] = "report"  # where a sample has both
+    threads: int = 4  # decoding threads a rank; 0 decodes in the training thread
+    prefetch: int = 3  # batches decoded ahead
+    draw_phantoms: int = 0  # phantoms drawn into each phantom_* directory that is not there
+
+    def __post_init__(self) -> None:
+        low, high = self.crop_area
+        if not 0 < low <= high <= 1:
+            raise ValueError(f"data.crop_area {low},{high}: write two shares, 0 < low <= high <= 1")
+        for name in ("paired_batch", "unpaired_batch", "threads", "prefetch", "draw_phantoms"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"data.{name} {getattr(self, name)} is negative; use 0 or more")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """The five networks of the paper, and the teacher."""
+
+    size: Literal["micro", "tiny", "small", "base", "large"] = "large"  # of E_I
+    image_size: int = 224  # pixels, square
+    patch_size: int = 16  # pixels, square
+    mask_ratio: float = 0.75  # share of the patches hidden from E_I
+    bridge_depth: int = 4  # blocks of B, of the encoder's width
+    feature_decoder_depth: int = 4  # blocks of D_F, of the encoder's width
+    projection: int = 512  # features of the joint image-text space
+    text: str = "emilyalsentzer/Bio_ClinicalBERT"  # Hugging Face name, local folder, or builtin
+    text_tokens: int = 77  # a longer caption is cut
+    text_dropout: float = 0.0  # 0 keeps a step equal for every number of ranks
+    teacher_momentum: float = 0.999  # a step
+
+    def __post_init__(self) -> None:
+        if self.image_size % self.patch_size:
+            raise ValueError(
+                f"model.image_size {self.image_size} is not a multiple of "
+                f"model.patch_size {self.patch_size}; try {self.image_size // self.patch_size * 16}"
+            )
+        if not 0 < self.mask_ratio < 1:
+            raise ValueError(f"model.mask_ratio {self.mask_ratio}: write a share between 0 and 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossConfig:
+    """Weights of eq. 6."""
+
+    mim: float = 1.0
+    clip: float = 0.01
+    mfd: float = 0.01
+    normalise_pixels: bool = True  # each target patch to mean 0, variance 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimConfig:
+    """AdamW with warm-up and half a cosine, set anew at each step."""
+
+    epochs: float = 200.0  # passes over the larger source
+    steps: int = 0  # if set, the length in steps instead of epochs
+    warmup_epochs: float = 40.0  # of `epochs`; in a run given in steps the same share
+    base_lr: float = 1.5e-4  # peak, per 256 images of a step (paired and unpaired together)
+    lr: float | None = None  # peak, absolute; replaces base_lr
+    betas: tuple[float, float] = (0.9, 0.95)
+    weight_decay: float = 0.05  # not on biases, norms and other 1-D parameters
+    clip_norm: float | None = None  # largest gradient norm
+
+    def __post_init__(self) -> None:
+        if self.warmup_epochs >= self.epochs:
+            raise ValueError(
+                f"optim.warmup_epochs {self.warmup_epochs} is not below optim.epochs {self.epochs}"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineConfig:
+    """How it runs, with no effect on what is learnt beyond rounding."""
+
+    precision: Literal["auto", "bf16", "fp32"] = "auto"  # auto: bf16 where the processor is fast
+    log_every: int = 20  # steps
+    save_every: int = 500  # steps
+    keep: int = 3  # checkpoints
+    pictures_every: int = 500  # steps between reconstructions in TensorBoard
+
+
+@dataclass(frozen=True, kw_only=True)
+class AfterConfig:
+    """What is measured on the encoder when pre-training ends."""
+
+    datasets: tuple[str, ...] = ()  # shard directories with labels
+    task: str = ""  # label of those datasets; empty: their first
+    protocols: tuple[str, ...] = ("zeroshot", "linear")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """One pre-training run; its directory is `out`/`name`."""
+
+    name: str = "maskedclip_vitl"
+    out: str = "runs"
+    seed: int = 0
+    data: DataConfig = DataConfig()
+    model: ModelConfig = ModelConfig()
+    loss: LossConfig = LossConfig()
+    optim: OptimConfig = OptimConfig()
+    engine: EngineConfig = EngineConfig()
+    after: AfterConfig = AfterConfig()
+
+    def __post_init__(self) -> None:
+        if not self.name or self.name in (".", "..") or set(self.name) & set("/\\"):
+            raise ValueError(f"name {self.name!r}: write a plain folder name")
+
+    @property
+    def directory(self) -> Path:
+        return Path(self.out) / self.name
+
+    @property
+    def peak_lr(self) -> float:
+        images = self.data.paired_batch + self.data.unpaired_batch
+        return self.optim.base_lr * images / 256 if self.optim.lr is None else self.optim.lr
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinetuneConfig:
+    """Labels on an encoder: the paper's recipe (section 3, Implementation Details)."""
+
+    weights: str = ""  # run directory, .safetensors or .pth of an encoder, or random
+    dataset: str = ""  # shard directory with labels
+    task: str = ""  # label to learn; empty: the dataset's first
+    size: Literal["micro", "tiny", "small", "base", "large"] = "large"  # where weights = random
+    name: str = ""  # empty: made of the weights, dataset, fraction and seed
+    out: str = "runs"
+    fraction: float = 1.0  # share of the training labels, stratified and nested
+    seed: int = 0
+    image_size: int = 224  # pixels, square
+    batch: int = 16
+    epochs: int = 50
+    warmup_epochs: int = 10
+    lr: float = 5e-4  # peak, absolute
+    min_lr: float = 1e-6
+    layer_decay: float = 0.65
+    weight_decay: float = 0.05
+    drop_path: float = 0.2
+    smoothing: float = 0.1  # of labels
+    validation_share: float = 0.2  # of the training split, where the dataset has no val split
+    threads: int = 2  # decoding threads
+
+    def __post_init__(self) -> None:
+        if not 0 < self.fraction <= 1:
+            raise ValueError(f"fraction {self.fraction}: write a share of the labels, 0 < f <= 1")
+
+
+def override(config: T, changes: Mapping[str, Any]) -> T:
+    """Return `config` with dotted fields replaced, as in {"optim.base_lr": 3e-4}.
+
+    Raises ValueError for an unknown field (with the nearest name) or a value of another kind.
+    """
+    kinds = get_type_hints(type(config))
+    new: dict[str, Any] = {}
+    inner: dict[str, dict[str, Any]] = {}
+    for path, value in changes.items():
+        key, _, rest = path.partition(".")
+        if key not in kinds or bool(rest) != is_dataclass(kinds[key]):
+            near = difflib.get_close_matches(path, field_names(config), n=1, cutoff=0.3)
+            hint = f"did you mean {near[0]}?" if near else "see --help"
+            raise ValueError(f"no field {path!r} in {type(config).__name__}; {hint}")
+        if rest:
+            inner.setdefault(key, {})[rest] = value
+        else:
+            new[key] = _cast(value, kinds[key], path)
+    # one `replace` a node, so that __post_init__ sees all the changes at once
+    new |= {key: override(getattr(config, key), inner[key]) for key in inner}
+    return cast(T, replace(cast(Any, config), **new))
+
+
+def field_names(config: Any, prefix: str = "") -> list[str]:
+    """Return every dotted field of `config`."""
+    names: list[str] = []
+    for field in fields(config):
+        value = getattr(config, field.name)
+        path = prefix + field.name
+        names += field_names(value, path + ".") if is_dataclass(value) else [path]
+    return names
+
+
+def save(config: Any, path: Path) -> None:
+    """Write `config` as JSON, in one rename."""
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps(asdict(config), indent=2) + "\n")
+    temporary.replace(path)
+
+
+def load(path: Path, kind: type[T]) -> T:
+    """Read what `save` wrote."""
+    return override(kind(), _flat(json.loads(path.read_text())))
+
+
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    leaves: dict[str, Any] = {}
+    for key, value in tree.items():
+        nested = isinstance(value, dict)
+        leaves |= _flat(value, f"{prefix}{key}.") if nested else {prefix + key: value}
+    return leaves
+
+
+def _cast(value: Any, kind: Any, path: str) -> Any:
+    """Return `value` as `kind`; text from a command line is read, nothing is rounded."""
+    wrong = ValueError(f"{path}: {value!r} is not {_words(kind)}")
+    origin, parts = get_origin(kind), get_args(kind)
+    if origin in (Union, types.UnionType):
+        if value is None or value == "None":
+            return None
+        return _cast(value, next(part for part in parts if part is not type(None)), path)
+    if origin is Literal:
+        if value not in parts:
+            near = difflib.get_close_matches(str(value), [str(part) for part in parts], n=1)
+            raise ValueError(f"{wrong}" + (f"; did you mean {near[0]}?" if near else ""))
+        return value
+    if origin is tuple:
+        items = value.strip("()[] ").split(",") if isinstance(value, str) else list(value)
+        items = [item.strip() if isinstance(item, str) else item for item in items if item != ""]
+        inner = [parts[0]] * len(items) if parts[-1] is Ellipsis else list(parts)
+        if len(inner) != len(items):
+            raise wrong
+        return tuple(_cast(item, part, path) for item, part in zip(items, inner, strict=True))
+    return _cast_plain(value, kind, wrong)
+
+
+def _cast_plain(value: Any, kind: type, wrong: ValueError) -> Any:
+    if kind is bool:
+        truth = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
+        if str(value).lower() not in truth:
+            raise wrong
+        return truth[str(value).lower()]
+    if kind in (int, float):
+        try:
+            number = math.nan if isinstance(value, bool) else float(value)
+        except (TypeError, ValueError):
+            raise wrong from None
+        if not math.isfinite(number) or (kind is int and number != int(number)):
+            raise wrong
+        return kind(number)
+    if not isinstance(value, kind):
+        raise wrong
+    return value
+
+
+def _words(kind: Any) -> str:
+    if get_origin(kind) is Literal:
+        return "one of " + ", ".join(str(part) for part in get_args(kind))
+    if get_origin(kind) is tuple:
+        return "a list such as a,b"
+    return {"int": "a whole number", "float": "a number", "bool": "true or false"}.get(
+        getattr(kind, "__name__", str(kind)), f"{kind}"
+    )

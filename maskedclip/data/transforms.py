@@ -1,0 +1,76 @@
+"""From JPEG bytes to a crop on the host, and from uint8 to normalised values on the device."""
+
+import math
+
+import cv2
+import numpy as np
+import simplejpeg
+import torch
+from torch import Tensor
+
+# ImageNet's, over RGB in 0..1: what MAE, RETFound and timm's fine-tuning use
+MEAN = (0.485, 0.456, 0.406)
+STD = (0.229, 0.224, 0.225)
+ASPECT = (3 / 4, 4 / 3)
+
+
+def decode(jpeg: bytes) -> np.ndarray:
+    """Return image_HWC, uint8 RGB; ValueError where the bytes are no whole JPEG."""
+    return simplejpeg.decode_jpeg(jpeg, "RGB")
+
+
+def crop_box(
+    height: int, width: int, area: tuple[float, float], generator: np.random.Generator
+) -> tuple[int, int, int, int]:
+    """Return (top, left, height, width) in pixels of a random resized crop (Inception's).
+
+    The share of the area is uniform in `area`, the aspect log-uniform in 3/4..4/3; after ten tries
+    that do not fit, the largest crop of a fitting aspect in the middle.
+    """
+    for share, log_aspect, down, right in generator.random((10, 4)):
+        pixels = height * width * (area[0] + share * (area[1] - area[0]))
+        aspect = math.exp(math.log(ASPECT[0]) + log_aspect * math.log(ASPECT[1] / ASPECT[0]))
+        high, wide = round(math.sqrt(pixels / aspect)), round(math.sqrt(pixels * aspect))
+        if 0 < high <= height and 0 < wide <= width:
+            return int(down * (height - high + 1)), int(right * (width - wide + 1)), high, wide
+    high, wide = min(height, round(width / ASPECT[0])), min(width, round(height * ASPECT[1]))
+    return (height - high) // 2, (width - wide) // 2, high, wide
+
+
+def random_crop(
+    image_HWC: np.ndarray, size: int, area: tuple[float, float], generator: np.random.Generator
+) -> np.ndarray:
+    """Return a random resized crop of `size` pixels square."""
+    top, left, high, wide = crop_box(*image_HWC.shape[:2], area, generator)
+    return resize(image_HWC[top : top + high, left : left + wide], size)
+
+
+def resize(image_HWC: np.ndarray, size: int) -> np.ndarray:
+    """Return the picture at `size` pixels square, averaged when shrunk, bicubic when enlarged."""
+    shrinks = min(image_HWC.shape[:2]) >= size
+    method = cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC
+    return cv2.resize(image_HWC, (size, size), interpolation=method)
+
+
+def random_mask(num_patches: int, ratio: float, generator: np.random.Generator) -> np.ndarray:
+    """Return hidden_N, True where hidden; always round(ratio * num_patches) of them."""
+    hidden_N = np.zeros(num_patches, dtype=bool)
+    hidden_N[generator.permutation(num_patches)[: round(num_patches * ratio)]] = True
+    return hidden_N
+
+
+def normalise(image_BCHW: Tensor, flip_B: Tensor | None = None) -> Tensor:
+    """Return float32 images at ImageNet's mean and deviation, mirrored where flip_B is True."""
+    mean = torch.tensor(MEAN, device=image_BCHW.device).view(3, 1, 1) * 255
+    std = torch.tensor(STD, device=image_BCHW.device).view(3, 1, 1) * 255
+    x_BCHW = (image_BCHW.float() - mean) / std
+    if flip_B is None:
+        return x_BCHW
+    return torch.where(flip_B[:, None, None, None], x_BCHW.flip(-1), x_BCHW)
+
+
+def denormalise(image_BCHW: Tensor) -> Tensor:
+    """Return values in 0..1 of what `normalise` made, clipped."""
+    mean = torch.tensor(MEAN, device=image_BCHW.device).view(3, 1, 1)
+    std = torch.tensor(STD, device=image_BCHW.device).view(3, 1, 1)
+    return (image_BCHW * std + mean).clamp(0, 1)

@@ -1,0 +1,78 @@
+"""Ranks, devices, FSDP2 and precision: the same path for one CPU process and for many GPUs."""
+
+import os
+import platform
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+
+
+@contextmanager
+def process_group(timeout: timedelta = timedelta(minutes=10)) -> Iterator[torch.device]:
+    """Join the process group that the environment names, or one of this process alone.
+
+    Yields this rank's device; the group is left at the end.
+    """
+    cuda = torch.cuda.is_available()
+    device = torch.device("cuda", _local_rank()) if cuda else torch.device("cpu")
+    if cuda:
+        torch.cuda.set_device(device)
+    backend = "cpu:gloo,cuda:nccl" if cuda else "gloo"
+    if "RANK" in os.environ:
+        dist.init_process_group(backend, timeout=timeout)
+    else:
+        store = dist.HashStore()
+        dist.init_process_group(backend, store=store, rank=0, world_size=1, timeout=timeout)
+    try:
+        yield device
+    finally:
+        dist.destroy_process_group()
+
+
+def _local_rank() -> int:
+    # SLURM may show a task its own GPU alone, and then the only index is 0
+    return int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count()
+
+
+def compute_type(precision: str, device: torch.device) -> torch.dtype:
+    """Return the type of matrix work: `auto` is bf16 where the processor multiplies it fast."""
+    if precision == "auto":
+        return torch.bfloat16 if _fast_bf16(device) else torch.float32
+    return {"bf16": torch.bfloat16, "fp32": torch.float32}[precision]
+
+
+def _fast_bf16(device: torch.device) -> bool:
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    flags = Path("/proc/cpuinfo")
+    known = flags.read_text() if platform.system() == "Linux" and flags.exists() else ""
+    return "avx512_bf16" in known or "amx_bf16" in known
+
+
+def shard(
+    model: nn.Module, units: Iterable[nn.Module], compute: torch.dtype, *, trains: bool = True
+) -> None:
+    """Shard `model` over all ranks, each of `units` gathered on its own (FSDP2).
+
+    Master weights stay fp32, matrix work runs in `compute`, gradients are reduced in fp32. A
+    model that does not train goes back to its shards after each forward pass.
+    """
+    mesh = init_device_mesh("cuda" if torch.cuda.is_available() else "cpu", (dist.get_world_size(),))
+    policy = MixedPrecisionPolicy(param_dtype=compute, reduce_dtype=torch.float32)
+    for unit in units:
+        fully_shard(unit, mesh=mesh, mp_policy=policy)
+    # by default a root keeps its weights gathered for a backward pass that never comes here
+    fully_shard(model, mesh=mesh, mp_policy=policy, reshard_after_forward=None if trains else True)
+
+
+def mean_over_ranks(values: torch.Tensor) -> torch.Tensor:
+    """Return the mean of a vector over all ranks, in place."""
+    dist.all_reduce(values)
+    return values.div_(dist.get_world_size())

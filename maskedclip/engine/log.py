@@ -1,0 +1,97 @@
+"""The loop's account: sums stay on the device and are read once a log step."""
+
+import json
+import logging
+import math
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NamedTuple, Self, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from maskedclip.engine.distributed import mean_over_ranks
+from maskedclip.engine.metrics import Progress, Recorder
+
+logger = logging.getLogger(__name__)
+T = TypeVar("T")
+
+
+class Log:
+    """Means over the steps since the last row; rank 0 writes them, every rank takes part."""
+
+    def __init__(
+        self, directory: Path, done: int, total: int, *, epoch_steps: float, images: int
+    ) -> None:
+        self._directory, self._epoch_steps, self._images = directory, epoch_steps, images
+        first = dist.get_rank() == 0
+        self._recorder = Recorder(directory, done) if first else None
+        self._progress = Progress(done, total) if first else None
+        self._start_over()
+
+    def _start_over(self) -> None:
+        self._sums: dict[str, Tensor] = {}
+        self._steps, self._wait_s, self._since = 0, 0.0, time.monotonic()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._recorder is not None:
+            self._recorder.close()
+
+    def waited(self, get: Callable[[], T]) -> T:
+        """Return get(), its time counted as waiting for data."""
+        start = time.monotonic()
+        got = get()
+        self._wait_s += time.monotonic() - start
+        return got
+
+    def add(self, values: dict[str, Tensor]) -> None:
+        """Add one step's values without waiting for the device."""
+        for name, value in values.items():
+            whole = value.full_tensor() if hasattr(value, "full_tensor") else value
+            self._sums[name] = self._sums.get(name, 0) + whole.detach().float().sum()
+        self._steps += 1
+
+    def list_lost(self, lost: Sequence[NamedTuple]) -> None:
+        """Append samples that could not be delivered to the run's lost_samples.jsonl."""
+        if lost:
+            ledger = self._directory / "lost_samples.jsonl"
+            lines = "".join(json.dumps(sample._asdict()) + "\n" for sample in lost)
+            with ledger.open("a") as file:  # one write, so that ranks do not mix their lines
+                file.write(lines)
+            logger.warning("%d damaged samples replaced; listed in %s", len(lost), ledger)
+
+    def write(self, step: int, lr: float) -> None:
+        """Write the means after `step` steps; RuntimeError on all ranks where one is not finite."""
+        means = mean_over_ranks(torch.stack(list(self._sums.values())) / self._steps).tolist()
+        row: dict[str, Any] = dict(zip(self._sums, means, strict=True))
+        for name, value in row.items():
+            if not math.isfinite(value):
+                raise RuntimeError(
+                    f"{self._directory}: {name} is {value} in the {self._steps} steps up to {step};"
+                    f" lower optim.base_lr or set optim.clip_norm=1 under another --name"
+                )
+        seconds = time.monotonic() - self._since
+        row["epoch"] = step / self._epoch_steps
+        row["lr"] = lr
+        row["images_per_s"] = self._steps * self._images / seconds
+        row["data_wait"] = self._wait_s / seconds  # share of the time
+        if self._recorder is not None and self._progress is not None:
+            self._recorder.record(step, row)
+            self._progress.show(step, row["loss"], row["images_per_s"])
+        self._start_over()
+
+    def picture(self, step: int, picture_CHW: Tensor) -> None:
+        """Show an image in TensorBoard: seen by the encoder, reconstruction, original."""
+        if self._recorder is not None:
+            self._recorder.picture("seen, reconstruction, original", picture_CHW, step)

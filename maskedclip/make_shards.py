@@ -1,0 +1,225 @@
+"""Turn a downloaded dataset into shards: what a request means, and the building of it."""
+
+import hashlib
+import os
+import re
+import secrets
+import time
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:  # these import OpenCV, and `--help` must not wait for that
+    from maskedclip.data.building import Plan
+    from maskedclip.data.sources import Card, Sources
+
+PUBLIC_KEY = b"maskedclip public key: no secret"
+KEY_FILE = ".maskedclip_key"
+BUILDER_VERSION = 1  # raise it where the same request would give other bytes
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """One dataset to build; the fields are the flags of tools/make_shards.py."""
+
+    dataset: str
+    root: Path | None = None
+    out: Path | None = None
+    name: str = ""
+    size: int = 512  # pixels
+    quality: int = 95  # of the JPEGs
+    workers: int = 0  # processes; 0 for all cores
+    samples_per_shard: int = 1000
+    anonymise: bool = False
+    key_file: Path | None = None
+    classes: str = ""
+    csv: Path | None = None
+    image_column: str = ""
+    label_column: str = ""
+    task: str = ""
+    patient_column: str = ""
+    eye_column: str = ""
+    split_column: str = ""
+    report_column: str = ""
+    categories_column: str = ""
+    count: int = 2000
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        limits = {
+            "size": (32, 8192),
+            "quality": (50, 100),
+            "workers": (0, 1024),
+            "samples_per_shard": (1, 100_000),
+            "count": (1, 10**8),
+            "seed": (0, 10**8),
+        }
+        for flag, (low, high) in limits.items():
+            if not low <= getattr(self, flag) <= high:
+                found = getattr(self, flag)
+                raise ValueError(f"--{flag} {found} is out of range; use {low} to {high}")
+        if not re.fullmatch(r"[A-Za-z0-9_-]+", self.dataset_name):
+            raise ValueError(f"--name {self.dataset_name!r}: use letters, digits, _ and - only")
+
+    @property
+    def dataset_name(self) -> str:
+        """The name that the shards carry."""
+        return self.name or Path(self.dataset).stem
+
+    @property
+    def directory(self) -> Path:
+        """Where the shards go."""
+        return self.out or Path("shards") / self.dataset_name
+
+
+class Summary(NamedTuple):
+    """What a build has left behind."""
+
+    directory: Path
+    manifest: dict[str, Any]
+    captions: tuple[str, ...]  # up to three that its samples can get
+    built: bool  # False where it was there already
+    seconds: float
+
+
+def build(request: Request, *, progress: bool = True) -> Summary:
+    """Build one dataset; ValueError, RuntimeError or OSError, each of one line, where it cannot."""
+    from maskedclip.data.building import build_shards
+    from maskedclip.data.shards import Shards
+
+    start = time.monotonic()
+    plan = plan_of(request)
+    workers = request.workers or len(os.sched_getaffinity(0))
+    built = build_shards(request.directory, plan, workers=workers, progress=progress)
+    shards = Shards(request.directory)
+    return Summary(
+        directory=request.directory,
+        manifest=shards.manifest,
+        captions=_example_captions([shards.metadata(i) for i in range(min(len(shards), 200))]),
+        built=built,
+        seconds=time.monotonic() - start,
+    )
+
+
+def plan_of(request: Request) -> "Plan":
+    """Read the labels and list the files of a request; nothing is written but a missing key."""
+    from maskedclip.data.building import Plan
+    from maskedclip.data.preparing import prepare_phantom, prepare_photograph
+    from maskedclip.data.sources import read_card
+
+    card = read_card(request.dataset)
+    sources = _sources(request, card)
+    key = _key(request)
+    drawn = card.reader == "phantom"
+    prepare = partial(
+        prepare_phantom if drawn else prepare_photograph,
+        name=request.dataset_name,
+        size=request.size,
+        quality=request.quality,
+        key=key,
+        anonymise=request.anonymise,
+    )
+    facts = _facts(request, card, sources, key)
+    digest = hashlib.sha256(repr((request.dataset_name, facts)).encode())
+    for record in sources.records:
+        size = 0 if drawn else record.path.stat().st_size
+        digest.update(ascii((record._replace(path=Path()), size)).encode())
+    return Plan(
+        name=request.dataset_name,
+        records=sources.records,
+        prepare=prepare,
+        samples_per_shard=request.samples_per_shard,
+        digest=digest.hexdigest(),
+        facts=facts,
+    )
+
+
+def _facts(request: Request, card: "Card", sources: "Sources", key: bytes) -> dict[str, Any]:
+    """Return what the manifest says of the request: no path, no time, no number of workers."""
+    import cv2
+    import simplejpeg
+
+    from maskedclip.data.preparing import keyed_hash
+
+    names = ["size", "quality", "samples_per_shard", "anonymise", "classes", "task"]
+    names += ["count", "seed"] if card.reader == "phantom" else []
+    hidden = partial(keyed_hash, key=key) if request.anonymise else str
+    secret = f"by secret key {hashlib.blake2b(key, digest_size=4).hexdigest()}"
+    public = "by the public key: whoever has the file names can recompute them"
+    return {
+        "recipe": {"name": card.name, "title": card.title, "role": card.role},
+        "licence": card.licence,
+        "citation": card.citation,
+        "published_images": card.images,
+        "settings": {name: getattr(request, name) for name in names},
+        "pseudonyms": public if key == PUBLIC_KEY else secret,
+        "remarks": {name: [hidden(v) for v in found] for name, found in sources.remarks.items()},
+        "created_by": {
+            "make_shards": BUILDER_VERSION,
+            "simplejpeg": simplejpeg.__version__,
+            "opencv": cv2.__version__,
+        },
+    }
+
+
+def _sources(request: Request, card: "Card") -> "Sources":
+    from maskedclip.data.sources import Record, Sources, read_tables
+    from maskedclip.data.sources_odir import read_odir
+    from maskedclip.data.sources_user import Columns, read_csv, read_folder
+
+    if card.reader == "phantom":
+        numbers = range(request.seed, request.seed + request.count)
+        return Sources([Record(f"phantom/{n:09d}", Path()) for n in numbers], {})
+    if request.root is None:
+        raise ValueError(f"--root is missing; give the folder of {card.title}")
+    if card.reader == "folder":
+        return read_folder(card, request.root, request.classes)
+    if card.reader == "csv":
+        if request.csv is None or not request.image_column:
+            raise ValueError("csv needs --csv FILE and --image_column NAME; see --help")
+        if request.label_column and not request.task:
+            raise ValueError("--label_column needs --task, the name of what it grades; see --help")
+        columns = Columns(
+            image=request.image_column,
+            label=request.label_column,
+            task=request.task,
+            patient=request.patient_column,
+            eye=request.eye_column,
+            split=request.split_column,
+            report=request.report_column,
+            categories=request.categories_column,
+        )
+        return read_csv(card, request.root, request.csv, columns)
+    readers = {"table": read_tables, "odir": read_odir}
+    if card.reader not in readers:
+        raise ValueError(f"{request.dataset}: unknown reader {card.reader!r}; use table or odir")
+    return readers[card.reader](card, request.root)
+
+
+def _key(request: Request) -> bytes:
+    """Return the key of the pseudonyms: public, from --key_file, or made once beside the output."""
+    if request.key_file is None and not request.anonymise:
+        return PUBLIC_KEY
+    path = request.key_file or request.directory.parent / KEY_FILE
+    if request.key_file is None and not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "w") as file:
+            file.write(secrets.token_hex(32) + "\n")
+    if not path.is_file():
+        raise ValueError(f"--key_file {path}: no such file; `openssl rand -hex 32` writes a key")
+    content = path.read_bytes().strip()
+    if len(content) < 16:
+        raise ValueError(f"--key_file {path}: {len(content)} bytes are too few; use 16 or more")
+    return hashlib.sha256(content).digest()
+
+
+def _example_captions(samples: list[dict[str, Any]]) -> tuple[str, ...]:
+    from maskedclip.data.captions import captions
+
+    found: dict[str, None] = {}
+    for sample in samples:
+        possible = captions(sample["categories"], sample["report"])
+        found |= dict.fromkeys(possible[:1] + possible[-1:])
+    return tuple(found)[:3]

@@ -1,0 +1,105 @@
+"""The transformer block that the encoder, the bridge and both decoders are made of.
+
+Tokens of several groups (say, 50 visible tokens of every image and all 197 of the paired ones) lie
+one after another in one tensor. Norms and linear layers run over all of them at once and attention
+runs group by group, so that under FSDP a block's weights are gathered once for all groups.
+Parameter names are timm's.
+"""
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class Group(NamedTuple):
+    """`images` sequences of `length` tokens each."""
+
+    images: int
+    length: int
+
+    @property
+    def tokens(self) -> int:
+        return self.images * self.length
+
+
+class Attention(nn.Module):
+    def __init__(self, *, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.qkv = nn.Linear(width, 3 * width)
+        self.proj = nn.Linear(width, width)
+
+    def forward(self, x_TD: Tensor, groups: tuple[Group, ...]) -> Tensor:
+        mixed = []
+        for group, part_TD in zip(
+            groups, self.qkv(x_TD).split([group.tokens for group in groups]), strict=True
+        ):
+            q, k, v = part_TD.view(group.images, group.length, 3, self.heads, -1).unbind(dim=2)
+            out = F.scaled_dot_product_attention(
+                q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
+            )
+            mixed.append(out.transpose(1, 2).reshape(group.tokens, -1))
+        return self.proj(torch.cat(mixed) if len(mixed) > 1 else mixed[0])
+
+
+class Mlp(nn.Module):
+    def __init__(self, *, width: int, hidden: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(width, hidden)
+        self.fc2 = nn.Linear(hidden, width)
+
+    def forward(self, x_TD: Tensor) -> Tensor:
+        return self.fc2(F.gelu(self.fc1(x_TD)))
+
+
+class Block(nn.Module):
+    def __init__(self, *, width: int, heads: int) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(width, eps=1e-6)
+        self.attn = Attention(width=width, heads=heads)
+        self.norm2 = nn.LayerNorm(width, eps=1e-6)
+        self.mlp = Mlp(width=width, hidden=4 * width)
+
+    def forward(self, x_TD: Tensor, groups: tuple[Group, ...]) -> Tensor:
+        x_TD = x_TD + self.attn(self.norm1(x_TD), groups)
+        return x_TD + self.mlp(self.norm2(x_TD))
+
+
+def run(blocks: nn.ModuleList, x_TD: Tensor, groups: tuple[Group, ...]) -> Tensor:
+    """Pass packed tokens through `blocks`."""
+    for block in blocks:
+        x_TD = block(x_TD, groups)
+    return x_TD
+
+
+def initialise(module: nn.Module) -> None:
+    """Set every linear layer to Xavier-uniform weights and no bias (MAE, models_mae.py)."""
+    for part in module.modules():
+        if isinstance(part, nn.Linear):
+            nn.init.xavier_uniform_(part.weight)
+            if part.bias is not None:
+                nn.init.zeros_(part.bias)
+
+
+def sincos_positions(width: int, grid: int) -> Tensor:
+    """Return fixed 2-D positions of shape (1, 1 + grid * grid, width), zeros for [CLS].
+
+    The first half of the width codes the column, the second the row, each as sines then cosines of
+    10000^(-k / (width / 4)) (MAE, util/pos_embed.py, in float64 as there).
+    """
+    if width % 4:
+        raise ValueError(f"width {width} is not a multiple of 4, as 2-D sine positions need")
+    place = torch.arange(grid, dtype=torch.float64)
+    quarter = width // 4
+    omega = torch.exp(
+        -math.log(10000.0) * torch.arange(quarter, dtype=torch.float64) / quarter
+    )
+    angle = place[:, None] * omega
+    coded = torch.cat([angle.sin(), angle.cos()], dim=1)  # (grid, width / 2)
+    column = coded[None, :, :].expand(grid, grid, -1)
+    row = coded[:, None, :].expand(grid, grid, -1)
+    patches_ND = torch.cat([column, row], dim=-1).reshape(grid * grid, width)
+    return torch.cat([torch.zeros(1, width), patches_ND.float()])[None]

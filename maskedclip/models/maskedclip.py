@@ -1,0 +1,179 @@
+"""The student networks together: one forward pass gives everything that the losses of eq. 6 need."""
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from maskedclip.models.bridge import Bridge
+from maskedclip.models.decoders import Decoder
+from maskedclip.models.encoder import Encoder
+from maskedclip.models.patches import split_patches
+from maskedclip.models.text import TextTower, Tokenizer, build_text
+
+
+class Size(NamedTuple):
+    """Width, depth and heads of E_I, and of D_I."""
+
+    width: int
+    depth: int
+    heads: int
+    decoder_width: int
+    decoder_depth: int
+    decoder_heads: int
+
+
+# The paper's is large with a ViT-small decoder (384 x 12 x 6); the smaller ones shrink alike.
+SIZES = {
+    "micro": Size(128, 4, 4, 96, 2, 3),
+    "tiny": Size(192, 12, 3, 192, 4, 3),
+    "small": Size(384, 12, 6, 192, 8, 3),
+    "base": Size(768, 12, 12, 384, 12, 6),
+    "large": Size(1024, 24, 16, 384, 12, 6),
+}
+
+
+class Outputs(NamedTuple):
+    """What one step's losses are made of; B all images, A the paired ones (the first rows)."""
+
+    pixel_BMP: Tensor  # D_I at the hidden patches
+    hidden_BM: Tensor  # which patches those are
+    feature_BND: Tensor  # D_F at all patches
+    image_AD: Tensor  # unit rows
+    text_AD: Tensor  # unit rows
+    logit_scale: Tensor  # the multiplier, shape (1,)
+
+
+class MaskedCLIP(nn.Module):
+    """E_I, D_I, B, D_F and E_T (section 2 of the paper)."""
+
+    def __init__(  # noqa: PLR0913 (one keyword a knob of the model's configuration)
+        self,
+        *,
+        size: str,
+        image_size: int,
+        patch_size: int,
+        mask_ratio: float,
+        bridge_depth: int,
+        feature_decoder_depth: int,
+        projection: int,
+        text: TextTower,
+    ) -> None:
+        super().__init__()
+        shape = SIZES[size]
+        grid = image_size // patch_size
+        self.patch_size = patch_size
+        self.visible = grid * grid - round(grid * grid * mask_ratio)
+        self.encoder = Encoder(
+            image_size=image_size,
+            patch_size=patch_size,
+            width=shape.width,
+            depth=shape.depth,
+            heads=shape.heads,
+        )
+        self.bridge = Bridge(width=shape.width, depth=bridge_depth, heads=shape.heads)
+        self.pixel_decoder = Decoder(
+            width_in=shape.width,
+            width=shape.decoder_width,
+            depth=shape.decoder_depth,
+            heads=shape.decoder_heads,
+            width_out=3 * patch_size**2,
+            grid=grid,
+        )
+        self.feature_decoder = Decoder(
+            width_in=shape.width,
+            width=shape.width,
+            depth=feature_decoder_depth,
+            heads=shape.heads,
+            width_out=shape.width,
+            grid=grid,
+        )
+        self.text = text
+        self.image_projection = nn.Linear(shape.width, projection, bias=False)
+        # of shape (1,) because FSDP2 refuses parameters without an axis
+        self.logit_scale = nn.Parameter(torch.full((1,), math.log(1 / 0.07)))
+
+    def forward(
+        self, image_BCHW: Tensor, hidden_BN: Tensor, token_AL: Tensor, token_mask_AL: Tensor
+    ) -> Outputs:
+        """Run a batch whose first A images are paired with the A captions.
+
+        image_BCHW is normalised; hidden_BN bool, True where E_I must not look, equally many in
+        each row; token_mask_AL is 1 at tokens and 0 at padding.
+        """
+        visible_BK, hidden_BM = split_patches(hidden_BN, self.visible)
+        masked_BKD, whole_AND = self.encoder(image_BCHW, visible_BK, len(token_AL))
+        return Outputs(
+            pixel_BMP=self.pixel_decoder(masked_BKD, visible_BK, hidden_BM),
+            hidden_BM=hidden_BM,
+            feature_BND=self.feature_decoder(masked_BKD, visible_BK, None),
+            image_AD=self._project(whole_AND),
+            text_AD=self.text(token_AL, token_mask_AL),
+            logit_scale=self.logit_scale.exp(),
+        )
+
+    def units(self) -> list[nn.Module]:
+        """Return the blocks, in the order they run: what FSDP gathers one by one."""
+        return [
+            *self.encoder.blocks,
+            *self.bridge.blocks,
+            *self.pixel_decoder.blocks,
+            *self.feature_decoder.blocks,
+            *self.text.bert.encoder.layer,
+        ]
+
+    def encode_image(self, image_BCHW: Tensor) -> Tensor:
+        """Return unit rows of the joint space for normalised images."""
+        _, whole_BND = self.encoder(image_BCHW, None, len(image_BCHW))
+        return self._project(whole_BND)
+
+    def _project(self, whole_AND: Tensor) -> Tensor:
+        mean_AD = self.bridge(whole_AND)[:, 1:].mean(dim=1)  # patches; [CLS] takes no part
+        return F.normalize(self.image_projection(mean_AD).float(), dim=-1)
+
+    @torch.no_grad()
+    def clamp_logit_scale(self) -> None:
+        """Keep tau at most 100 (CLIP); called after each optimizer step."""
+        parameter = self.logit_scale
+        local = parameter.to_local() if hasattr(parameter, "to_local") else parameter
+        local.clamp_(0.0, math.log(100.0))
+
+
+def build(  # noqa: PLR0913 (one keyword a knob of the model's configuration)
+    *,
+    size: str,
+    image_size: int,
+    patch_size: int,
+    mask_ratio: float,
+    bridge_depth: int,
+    feature_decoder_depth: int,
+    projection: int,
+    text: str,
+    text_tokens: int,
+    text_dropout: float,
+    pretrained_text: bool = True,
+) -> tuple[MaskedCLIP, Tokenizer]:
+    """Return the student networks and the tokenizer that fits them.
+
+    pretrained_text False leaves the text tower random, for a checkpoint to fill.
+    """
+    tower, tokenizer = build_text(
+        text,
+        projection=projection,
+        dropout=text_dropout,
+        max_tokens=text_tokens,
+        pretrained=pretrained_text,
+    )
+    model = MaskedCLIP(
+        size=size,
+        image_size=image_size,
+        patch_size=patch_size,
+        mask_ratio=mask_ratio,
+        bridge_depth=bridge_depth,
+        feature_decoder_depth=feature_decoder_depth,
+        projection=projection,
+        text=tower,
+    )
+    return model, tokenizer

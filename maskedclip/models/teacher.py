@@ -1,0 +1,46 @@
+"""The momentum encoder of eq. 5: an exponential moving average of (E_I, B)."""
+
+import copy
+
+import torch
+from torch import Tensor, nn
+
+from maskedclip.models.bridge import Bridge
+from maskedclip.models.encoder import Encoder
+
+
+class Teacher(nn.Module):
+    """A copy of the student's encoder and bridge that follows it without gradients."""
+
+    def __init__(self, encoder: Encoder, bridge: Bridge) -> None:
+        super().__init__()
+        self.encoder = copy.deepcopy(encoder)
+        self.bridge = copy.deepcopy(bridge)
+        self.requires_grad_(False)
+
+    def units(self) -> list[nn.Module]:
+        """Return the blocks, in the order they run: what FSDP gathers one by one."""
+        return [*self.encoder.blocks, *self.bridge.blocks]
+
+    @torch.no_grad()
+    def forward(self, image_BCHW: Tensor) -> Tensor:
+        """Return target_BND: features of every patch of the whole image in CLIP space."""
+        _, token_BND = self.encoder(image_BCHW, None, len(image_BCHW))
+        return self.bridge(token_BND)[:, 1:]
+
+    @torch.no_grad()
+    def follow(self, student: nn.Module, momentum: float) -> None:
+        """Move every weight to momentum * itself + (1 - momentum) * the student's.
+
+        `student` has the attributes `encoder` and `bridge`. Under FSDP both sides are sharded
+        alike, so each rank moves its own shards and nothing is communicated.
+        """
+        for ours, theirs in ((self.encoder, student.encoder), (self.bridge, student.bridge)):
+            # local shards where the parameters are DTensors, the parameters themselves elsewhere
+            targets = [_local(parameter) for parameter in ours.parameters()]
+            sources = [_local(parameter) for parameter in theirs.parameters()]
+            torch._foreach_lerp_(targets, sources, 1 - momentum)
+
+
+def _local(parameter: Tensor) -> Tensor:
+    return parameter.to_local() if hasattr(parameter, "to_local") else parameter

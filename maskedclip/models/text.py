@@ -1,0 +1,108 @@
+"""E_T: a BERT, its tokens' mean, and a linear map into the joint space.
+
+Any Hugging Face BERT serves, by name or folder; `builtin` is a small one with a WordPiece vocabulary
+over the expert dictionary, for the demo and for machines without network.
+"""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import AutoConfig, AutoTokenizer, BertConfig, BertModel, BertTokenizerFast
+from transformers.utils import logging
+
+BUILTIN = "builtin"
+VOCABULARY = Path(__file__).with_name("vocabulary.txt")
+
+
+class TextTower(nn.Module):
+    def __init__(self, *, bert: BertModel, projection: int) -> None:
+        super().__init__()
+        self.bert = bert
+        self.projection = nn.Linear(bert.config.hidden_size, projection, bias=False)
+
+    def forward(self, token_BL: Tensor, token_mask_BL: Tensor) -> Tensor:
+        """Return unit rows: the mean of the last hidden state over tokens; padding never counts."""
+        hidden_BLD = self.bert(input_ids=token_BL, attention_mask=token_mask_BL).last_hidden_state
+        weight_BL1 = token_mask_BL[:, :, None].to(hidden_BLD.dtype)
+        mean_BD = (hidden_BLD * weight_BL1).sum(dim=1) / weight_BL1.sum(dim=1)
+        return F.normalize(self.projection(mean_BD).float(), dim=-1)
+
+
+class Tokenizer:
+    """Captions to token ids; picklable and safe to share between threads of one process."""
+
+    def __init__(self, tokenizer: Any, max_tokens: int) -> None:
+        self._tokenizer = tokenizer
+        self._max_tokens = max_tokens
+
+    def __call__(self, captions: list[str]) -> tuple[Tensor, Tensor]:
+        """Return (token_BL, token_mask_BL), int64, padded to the longest caption."""
+        coded = self._tokenizer(
+            captions,
+            padding=True,
+            truncation=True,
+            max_length=self._max_tokens,
+            return_tensors="pt",
+        )
+        return coded["input_ids"], coded["attention_mask"]
+
+
+def build_text(
+    name: str, *, projection: int, dropout: float, max_tokens: int, pretrained: bool = True
+) -> tuple[TextTower, Tokenizer]:
+    """Return the text tower and tokenizer of `name`: builtin, a local folder, or a hub name.
+
+    pretrained False builds the same shape with random weights, for a checkpoint to fill. Raises
+    ValueError with the command to run where a hub name is not on this machine.
+    """
+    if name == BUILTIN:
+        tokenizer: Any = BertTokenizerFast(vocab_file=str(VOCABULARY), do_lower_case=True)
+        config = BertConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=128,
+            num_hidden_layers=4,
+            num_attention_heads=4,
+            intermediate_size=512,
+            max_position_embeddings=128,
+        )
+        bert = _bert(config, dropout)
+    else:
+        tokenizer, bert = _from_hub(name, dropout, pretrained)
+    tower = TextTower(bert=bert, projection=projection)
+    return tower, Tokenizer(tokenizer, max_tokens)
+
+
+def _bert(config: Any, dropout: float) -> BertModel:
+    config.hidden_dropout_prob = config.attention_probs_dropout_prob = dropout
+    return BertModel(config, add_pooling_layer=False)
+
+
+def _from_hub(name: str, dropout: float, pretrained: bool) -> tuple[Any, BertModel]:
+    # a compute node often has no network: look at the disk alone, and say how to fill it
+    logging.set_verbosity_error()
+    here = {"local_files_only": True}
+    try:
+        config = AutoConfig.from_pretrained(name, **here)
+        tokenizer = AutoTokenizer.from_pretrained(name, **here)
+        if not pretrained:
+            return tokenizer, _bert(config, dropout)
+        bert = BertModel.from_pretrained(
+            name,
+            add_pooling_layer=False,
+            hidden_dropout_prob=dropout,
+            attention_probs_dropout_prob=dropout,
+            dtype=torch.float32,
+            **here,
+        )
+    except (OSError, ValueError) as error:
+        if os.path.isdir(name):  # noqa: PTH112 (a hub name is no path)
+            raise ValueError(f"model.text {name}: no BERT in this folder ({error})") from error
+        raise ValueError(
+            f"model.text {name} is not on this machine; on one with network run "
+            f"`huggingface-cli download {name}`, or use --model.text=builtin"
+        ) from error
+    return tokenizer, bert

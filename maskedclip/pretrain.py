@@ -1,0 +1,219 @@
+"""Pre-training on one screen: `objective` is eq. 6, `pretrain` the loop around it.
+
+    python -m maskedclip.pretrain RECIPE --optim.base_lr=1e-4
+"""
+
+if __name__ == "__main__":  # before torch is imported: --help and misspelt flags answer at once
+    from maskedclip.command import one_line_errors, read_config
+
+    CONFIG, _ = read_config(__doc__, None, "maskedclip_vitl")
+
+import logging
+import math
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from maskedclip.config import Config, load, save
+from maskedclip.data.shards import Shards
+from maskedclip.data.stream import Batch, Source, View, stream
+from maskedclip.data.transforms import denormalise, normalise
+from maskedclip.engine import checkpoint
+from maskedclip.engine.distributed import compute_type, process_group, shard
+from maskedclip.engine.log import Log
+from maskedclip.engine.optimizer import adamw
+from maskedclip.engine.provenance import provenance, record
+from maskedclip.engine.schedule import warmup_cosine
+from maskedclip.losses import label_guided_clip_loss, masked_feature_loss, masked_pixel_loss
+from maskedclip.models.maskedclip import MaskedCLIP, Outputs, build
+from maskedclip.models.patches import pixel_target, seen_and_drawn
+from maskedclip.models.pretrained import export
+from maskedclip.models.teacher import Teacher
+
+logger = logging.getLogger(__name__)
+
+
+def objective(
+    model: MaskedCLIP, teacher: Teacher, image_BCHW: Tensor, batch: Batch, config: Config
+) -> tuple[dict[str, Tensor], Outputs]:
+    """Return the losses of one batch by name, the weighted sum of eq. 6 as `loss`."""
+    out = model(image_BCHW, batch.hidden_BN, batch.token_AL, batch.token_mask_AL)
+    target_BMP = pixel_target(
+        image_BCHW, out.hidden_BM, config.model.patch_size, config.loss.normalise_pixels
+    )
+    everything_BM = torch.ones_like(out.hidden_BM, dtype=torch.bool)
+    mim = masked_pixel_loss(out.pixel_BMP, target_BMP, everything_BM)
+    clip = label_guided_clip_loss(out.image_AD, out.text_AD, batch.label_A, out.logit_scale)
+    mfd = masked_feature_loss(out.feature_BND, teacher(image_BCHW))
+    loss = config.loss.mim * mim + config.loss.clip * clip + config.loss.mfd * mfd
+    return {"loss": loss, "loss_mim": mim, "loss_clip": clip, "loss_mfd": mfd}, out
+
+
+def pretrain(config: Config) -> Path:
+    """Train from the run's newest verified checkpoint to its last step; return its directory.
+
+    Every rank calls it. Raises ValueError for shards that are not there or a directory of another
+    run, RuntimeError where the loss is not finite or a checkpoint cannot be written.
+    """
+    run = config.directory
+    with process_group() as device:
+        rank, world = torch.distributed.get_rank(), torch.distributed.get_world_size()
+        paired, unpaired = _sources(config)
+        epoch_steps, total = _length(config, paired, unpaired)
+        if rank == 0:
+            _claim(config, world)
+        compute = compute_type(config.engine.precision, device)
+        torch.manual_seed(config.seed)
+        model, tokenize = build(**model_shape(config))
+        model = model.to(device)
+        teacher = Teacher(model.encoder, model.bridge)
+        shard(model, model.units(), compute)
+        shard(teacher, teacher.units(), compute, trains=False)
+        optimizer = adamw(
+            model, betas=config.optim.betas, weight_decay=config.optim.weight_decay
+        )
+        done = checkpoint.restore(run / "checkpoints", model, teacher, optimizer)
+        warmup = config.optim.warmup_epochs / config.optim.epochs * total
+        batches = stream(
+            paired, unpaired, (config.data.paired_batch, config.data.unpaired_batch),
+            _view(config), tokenize, first_step=done, rank=rank, world=world,
+            threads=config.data.threads, prefetch=config.data.prefetch,
+        )  # fmt: skip
+        images = config.data.paired_batch + config.data.unpaired_batch
+        with Log(run, done, total, epoch_steps=epoch_steps, images=images) as log:
+            for step in range(done, total):
+                batch = log.waited(lambda: to_device(next(batches), device))
+                image_BCHW = normalise(batch.image_BCHW, batch.flip_B)
+                lr = config.peak_lr * warmup_cosine(step, warmup, total)
+                for group in optimizer.param_groups:
+                    group["lr"] = lr
+
+                losses, out = objective(model, teacher, image_BCHW, batch, config)
+                optimizer.zero_grad()
+                losses["loss"].backward()
+                gradients = [p.grad for p in model.parameters() if p.grad is not None]
+                norm = torch.nn.utils.get_total_norm(gradients)
+                if config.optim.clip_norm is not None:
+                    torch.nn.utils.clip_grads_with_norm_(
+                        model.parameters(), config.optim.clip_norm, norm
+                    )
+                optimizer.step()
+                model.clamp_logit_scale()
+                teacher.follow(model, config.model.teacher_momentum)
+
+                log.add(losses | {"logit_scale": out.logit_scale, "grad_norm": norm})
+                log.list_lost(batch.lost)
+                saves = due(step, config.engine.save_every, total)
+                if saves or due(step, config.engine.log_every, total):  # saves only what is finite
+                    log.write(step + 1, lr)
+                if due(step, config.engine.pictures_every, total):
+                    log.picture(step + 1, _picture(image_BCHW, out, config))
+                if saves:
+                    checkpoint.save(
+                        run / "checkpoints", step + 1, model, teacher, optimizer, config.engine.keep
+                    )
+        weights = checkpoint.full_weights(model)
+        if rank == 0:
+            export(weights, model_shape(config), run)
+    return run
+
+
+def model_shape(config: Config) -> dict[str, Any]:
+    """Return what the networks are built from; exported files carry it in their headers."""
+    return {k: v for k, v in asdict(config.model).items() if k != "teacher_momentum"}
+
+
+def due(step: int, every: int, total: int) -> bool:
+    """Return whether something done each `every` steps, and at the end, is due after `step`."""
+    return (step + 1) % every == 0 or step + 1 == total
+
+
+def to_device(batch: Batch, device: torch.device) -> Batch:
+    tensors = {k: v for k, v in batch._asdict().items() if isinstance(v, Tensor)}
+    moved = {name: tensor.to(device, non_blocking=True) for name, tensor in tensors.items()}
+    return batch._replace(**moved)
+
+
+def _sources(config: Config) -> tuple[Source | None, Source | None]:
+    found: list[Source | None] = []
+    for name, size in (
+        ("paired", config.data.paired_batch),
+        ("unpaired", config.data.unpaired_batch),
+    ):
+        directories = getattr(config.data, name)
+        if size and not directories:
+            raise ValueError(
+                f"data.{name}: no shard directory is given for {size} images a step; pass "
+                f"--data.{name}=DIR,... or --data.{name}_batch=0"
+            )
+        datasets = [Shards(Path(directory)) for directory in directories]
+        source = Source(name, datasets, config.seed, name == "paired") if size else None
+        if source is not None and source.left_out and torch.distributed.get_rank() == 0:
+            logger.info("%d samples of data.%s have no caption", source.left_out, name)
+        found.append(source)
+    return found[0], found[1]
+
+
+def _length(
+    config: Config, paired: Source | None, unpaired: Source | None
+) -> tuple[float, int]:
+    """Return (steps in a pass of the larger source, steps of the run)."""
+    sizes = (config.data.paired_batch, config.data.unpaired_batch)
+    sources = [(len(s), size) for s, size in zip((paired, unpaired), sizes, strict=True) if s]
+    if not sources:
+        raise ValueError("data: no images a step; set data.paired_batch or data.unpaired_batch")
+    samples, size = max(sources)
+    steps = samples / size
+    return steps, config.optim.steps or math.ceil(config.optim.epochs * steps)
+
+
+def _view(config: Config) -> View:
+    grid = config.model.image_size // config.model.patch_size
+    return View(
+        image_size=config.model.image_size,
+        num_patches=grid * grid,
+        mask_ratio=config.model.mask_ratio,
+        crop_area=config.data.crop_area,
+        caption_template=config.data.caption_template,
+        caption_from=config.data.caption_from,
+    )
+
+
+def _claim(config: Config, world: int) -> None:
+    """Write config.json and provenance.json; ValueError where the directory is another run's."""
+    run = config.directory
+    run.mkdir(parents=True, exist_ok=True)
+    path = run / "config.json"
+    if path.exists():
+        before = load(path, Config)
+        for part in ("seed", "model", "loss", "optim"):
+            if getattr(before, part) != getattr(config, part):
+                raise ValueError(
+                    f"{run} holds a run with another {part} configuration; choose another --name, "
+                    f"or remove it"
+                )
+    save(config, path)
+    directories = [Path(p) for p in (*config.data.paired, *config.data.unpaired)]
+    record(provenance(directories, config.seed, world), run / "provenance.json")
+
+
+@torch.no_grad()
+def _picture(image_BCHW: Tensor, out: Outputs, config: Config) -> Tensor:
+    """Return picture_CHW: for six images what E_I saw, what D_I drew between, and the original."""
+    chosen = [0, 1, 2, -3, -2, -1]  # from both ends, so that paired and unpaired ones show
+    image_BCHW = image_BCHW[chosen].cpu()
+    pixel_BMP, hidden_BM = out.pixel_BMP[chosen].float().cpu(), out.hidden_BM[chosen].cpu()
+    seen, drawn = seen_and_drawn(
+        image_BCHW, pixel_BMP, hidden_BM, config.model.patch_size, config.loss.normalise_pixels
+    )
+    strip_BCHW = torch.cat([denormalise(x) for x in (seen, drawn, image_BCHW)], dim=3)
+    return torch.cat(list(strip_BCHW), dim=1)
+
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    with one_line_errors():
+        pretrain(CONFIG)

@@ -1,0 +1,11 @@
+"""Turn a downloaded dataset into shards; `python tools/make_shards.py --help`."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from maskedclip.make_shards_command import main
+
+if __name__ == "__main__":
+    main()
