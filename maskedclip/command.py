@@ -6,6 +6,7 @@ imports torch: --help and mistakes answer at once.
 """
 
 import difflib
+import errno
 import inspect
 import re
 import sys
@@ -21,6 +22,15 @@ from maskedclip.config import Config, field_names, override
 from maskedclip.recipes import RECIPES
 
 T = TypeVar("T")
+_ANYWAY = "see that the place can be read and written, then run the same command again"
+_MENDS = {
+    errno.EACCES: "give yourself write permission or choose another --out",
+    errno.EROFS: "choose an --out that can be written",
+    errno.ENOSPC: "make room, then run the same command again",
+    errno.EDQUOT: "make room in your quota, then run the same command again",
+    errno.EEXIST: "a file stands where a folder is wanted; choose another --out",
+    errno.ENOTDIR: "a file stands where a folder is wanted; choose another --out",
+}
 
 
 def stop(message: object) -> NoReturn:
@@ -34,7 +44,10 @@ def one_line_errors() -> Iterator[None]:
     """Turn errors of the user (ValueError) and the world (RuntimeError, OSError) into one line."""
     try:
         yield
-    except (ValueError, RuntimeError, OSError) as error:
+    except OSError as error:
+        what = error.strerror or str(error)
+        stop(f"{error.filename or 'disk'}: {what}; {_MENDS.get(error.errno or 0, _ANYWAY)}")
+    except (ValueError, RuntimeError) as error:
         stop(error)
 
 

@@ -35,6 +35,8 @@ class DataConfig:
         low, high = self.crop_area
         if not 0 < low <= high <= 1:
             raise ValueError(f"data.crop_area {low},{high}: write two shares, 0 < low <= high <= 1")
+        if not self.paired_batch:
+            raise ValueError("data.paired_batch 0: the contrast of eq. 4 needs pairs; use 1 or more")
         for name in ("paired_batch", "unpaired_batch", "threads", "prefetch", "draw_phantoms"):
             if getattr(self, name) < 0:
                 raise ValueError(f"data.{name} {getattr(self, name)} is negative; use 0 or more")
@@ -70,9 +72,9 @@ class ModelConfig:
 class LossConfig:
     """Weights of eq. 6."""
 
-    mim: float = 1.0
-    clip: float = 0.01
-    mfd: float = 0.01
+    mim: float = 1.0  # pixels of the hidden patches (eq. 1)
+    clip: float = 0.01  # image-text contrast (eq. 4)
+    mfd: float = 0.01  # the teacher's features (eq. 5)
     normalise_pixels: bool = True  # each target patch to mean 0, variance 1
 
 
@@ -172,6 +174,27 @@ class FinetuneConfig:
     def __post_init__(self) -> None:
         if not 0 < self.fraction <= 1:
             raise ValueError(f"fraction {self.fraction}: write a share of the labels, 0 < f <= 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LaunchConfig:
+    """Where a run is carried out."""
+
+    nodes: int = 1
+    gpus: int | None = None  # a node; unset: all of this machine, 1 a node on slurm
+    cpu_ranks: int = 1  # processes a node where gpus is 0
+    cluster: Literal["auto", "slurm", "local", "debug"] = "auto"  # auto: slurm where sbatch is
+    dry_run: bool = False  # print what would be submitted and touch nothing
+    hours: float = 24.0  # time limit; a run that needs more goes on after it by itself
+    partition: str | None = None
+    account: str | None = None
+    qos: str | None = None
+    cpus_per_rank: int = 8  # asked of slurm
+    memory_gb: int | None = None  # a node, asked of slurm
+
+    def __post_init__(self) -> None:
+        if self.nodes < 1 or self.cpu_ranks < 1 or (self.gpus or 0) < 0 or self.hours <= 0:
+            raise ValueError("nodes, cpu_ranks and hours are at least 1, gpus at least 0")
 
 
 def override(config: T, changes: Mapping[str, Any]) -> T:

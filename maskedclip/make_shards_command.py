@@ -128,7 +128,10 @@ def report(summary: Summary) -> str:
         f"splits: {_listed(manifest['counts']['splits'])}",
         *(f"{task}: {_listed(found)}" for task, found in manifest["counts"]["labels"].items()),
         *(f"rejected: {count} {reason}" for reason, count in sorted(rejected.items())),
-        *(f"{name.replace(chr(95), chr(32))}: {len(found)}" for name, found in manifest["remarks"].items()),
+        *(
+            f"{name.replace(chr(95), chr(32))}: {len(found)}"
+            for name, found in manifest["remarks"].items()
+        ),
     ]
     if manifest["duplicates"]:
         lines.append(f"groups of equal files, all kept: {len(manifest['duplicates'])}")

@@ -61,7 +61,10 @@ def pretrain(config: Config) -> Path:
     run = config.directory
     with process_group() as device:
         rank, world = torch.distributed.get_rank(), torch.distributed.get_world_size()
-        paired, unpaired = _sources(config)
+        paired = _source("paired", config.data.paired, config)
+        unpaired = None
+        if config.data.unpaired_batch:
+            unpaired = _source("unpaired", config.data.unpaired, config)
         epoch_steps, total = _length(config, paired, unpaired)
         if rank == 0:
             _claim(config, world)
@@ -137,36 +140,19 @@ def to_device(batch: Batch, device: torch.device) -> Batch:
     return batch._replace(**moved)
 
 
-def _sources(config: Config) -> tuple[Source | None, Source | None]:
-    found: list[Source | None] = []
-    for name, size in (
-        ("paired", config.data.paired_batch),
-        ("unpaired", config.data.unpaired_batch),
-    ):
-        directories = getattr(config.data, name)
-        if size and not directories:
-            raise ValueError(
-                f"data.{name}: no shard directory is given for {size} images a step; pass "
-                f"--data.{name}=DIR,... or --data.{name}_batch=0"
-            )
-        datasets = [Shards(Path(directory)) for directory in directories]
-        source = Source(name, datasets, config.seed, name == "paired") if size else None
-        if source is not None and source.left_out and torch.distributed.get_rank() == 0:
-            logger.info("%d samples of data.%s have no caption", source.left_out, name)
-        found.append(source)
-    return found[0], found[1]
+def _source(name: str, directories: tuple[str, ...], config: Config) -> Source:
+    datasets = [Shards(Path(directory)) for directory in directories]
+    source = Source(name, datasets, config.seed, captioned=name == "paired")
+    if source.left_out and torch.distributed.get_rank() == 0:
+        logger.info("data.%s: %d samples have no caption and stay out", name, source.left_out)
+    return source
 
 
-def _length(
-    config: Config, paired: Source | None, unpaired: Source | None
-) -> tuple[float, int]:
+def _length(config: Config, paired: Source, unpaired: Source | None) -> tuple[float, int]:
     """Return (steps in a pass of the larger source, steps of the run)."""
-    sizes = (config.data.paired_batch, config.data.unpaired_batch)
-    sources = [(len(s), size) for s, size in zip((paired, unpaired), sizes, strict=True) if s]
-    if not sources:
-        raise ValueError("data: no images a step; set data.paired_batch or data.unpaired_batch")
-    samples, size = max(sources)
-    steps = samples / size
+    steps = len(paired) / config.data.paired_batch
+    if unpaired is not None and len(unpaired) > len(paired):
+        steps = len(unpaired) / config.data.unpaired_batch
     return steps, config.optim.steps or math.ceil(config.optim.epochs * steps)
 
 

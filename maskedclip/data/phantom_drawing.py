@@ -130,11 +130,9 @@ def _expose(image_HWC: np.ndarray, plan: Plan, surface: Canvas) -> np.ndarray:
     far_HW = surface.x_HW**2 + surface.y_HW**2
     cover(image_HWC, np.full_like(far_HW, camera.veil), (0.6, 0.55, 0.5))
     if camera.glow:
-        lean_x, lean_y = rng.normal(0.0, 0.12, 2)
-        side_HW = (surface.x_HW - np.float32(lean_x)) ** 2 + (
-            surface.y_HW - np.float32(lean_y)
-        ) ** 2
-        rim_HW = np.clip((np.sqrt(side_HW) - np.float32(0.72)) * np.float32(3), 0.0, 1.0)
+        lean_x, lean_y = rng.normal(0.0, 0.09, 2)
+        x_HW, y_HW = surface.x_HW - np.float32(lean_x), surface.y_HW - np.float32(lean_y)
+        rim_HW = np.clip((np.hypot(x_HW, y_HW) - np.float32(0.72)) * np.float32(2.6), 0.0, 1.0)
         colour = ((0.95, 0.95, 0.80), (0.70, 0.95, 0.95), (0.98, 0.80, 0.62))[rng.integers(0, 3)]
         cover(image_HWC, rim_HW**2 * np.float32(camera.glow), colour)
     for index, tint in enumerate(camera.tint):

@@ -79,6 +79,7 @@ def _trunks(
         axis=1,
     )
     points_VS2 = np.einsum("sk,vkd->vsd", weight_S4, corner_V42)
+    # a Bezier curve is too smooth for a vessel: a regular wave and an irregular drift are added
     wave_VS1 = np.sin(
         time_S * rng.uniform(14.0, 30.0, (len(veins), 1)) + rng.uniform(0.0, 6.3, (len(veins), 1))
     )[..., None]

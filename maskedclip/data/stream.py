@@ -90,12 +90,12 @@ class Source:
         if not len(self):
             names = ", ".join(str(dataset.directory) for dataset in self._datasets)
             raise ValueError(
-                f"data.{name} {names}: no sample has a caption; build the shards from a dataset "
-                f"with labels or reports, or list them under data.unpaired"
+                f"data.{name}: no sample in {names or 'no directory'}"
+                + (" has a caption; name shards with labels or reports" if captioned else "")
             )
 
     def __len__(self) -> int:
-        return int(self._ends[-1])
+        return int(self._ends[-1]) if len(self._ends) else 0
 
     def places(self, first: int, rows: int) -> list[tuple[int, int]]:
         """Return (epoch, index) of `rows` positions of the endless stream from `first` on."""
@@ -127,27 +127,24 @@ def load_row(
 ) -> Row:
     """Return the sample at `place`, cut as `view` says; slot is (step, row of the batch, paired).
 
-    A damaged sample is listed and the next by a fixed draw stands in. Raises RuntimeError where
-    none of many draws is whole.
+    A damaged sample is listed and another, by a fixed draw, stands in (one that is damaged itself
+    is listed at its own place alone). Raises RuntimeError where none of many draws is whole.
     """
     step, row, paired = slot
     epoch, index = place
     lost: list[Lost] = []
-    for attempt in count(1):
+    for attempt in range(_SUBSTITUTES):
         dataset, inside = source.locate(index)
         try:
-            return _row(dataset, inside, source.seed, epoch, view, row if paired else None)._replace(
-                lost=lost
-            )
+            found = _row(dataset, inside, source.seed, epoch, view, row if paired else None)
+            return found._replace(lost=lost)
         except DamagedSample as damage:
-            lost.append(Lost(step, dataset.name, damage.shard, damage.key, damage.reason))
-        if attempt == _SUBSTITUTES:
-            raise RuntimeError(
-                f"{source.name} source, step {step}: {attempt} samples in a row are damaged "
-                f"(last: {lost[-1].shard} {lost[-1].reason}); check it with a fresh make_shards"
-            )
+            lost = lost or [Lost(step, dataset.name, damage.shard, damage.key, damage.reason)]
         index = number(source.seed, source.name, epoch, place[1], attempt) % len(source)
-    raise AssertionError
+    raise RuntimeError(
+        f"data.{source.name}, step {step}: {_SUBSTITUTES} samples in a row are damaged, the first "
+        f"{lost[0].shard} {lost[0].key}: {lost[0].reason}; build these shards again"
+    )
 
 
 def _row(
@@ -156,7 +153,7 @@ def _row(
     jpeg, metadata = dataset.read(index)
     key = f"{dataset.name}/{dataset.key(index)}"
     draws = generator(seed, epoch, key)
-    flip, word = draws.random(2)
+    flip, word = draws.random(2)  # drawn for every row, so that a caption shifts nothing else
     hidden_N = random_mask(view.num_patches, view.mask_ratio, draws)
     try:
         image_HWC = random_crop(decode(jpeg), view.image_size, view.crop_area, draws)
@@ -182,8 +179,8 @@ def label_of(categories: Sequence[str], row: int) -> int:
     return number("categories", *sorted(set(categories)), bits=64) >> 1
 
 
-def stream(
-    paired: Source | None,
+def stream(  # noqa: PLR0913 (what is read, then who reads it)
+    paired: Source,
     unpaired: Source | None,
     batch_sizes: tuple[int, int],
     view: View,
@@ -210,7 +207,7 @@ def stream(
     shares = [
         (source, size, source is paired)
         for source, size in zip((paired, unpaired), batch_sizes, strict=True)
-        if source is not None and size
+        if source is not None
     ]
 
     def jobs(step: int) -> list[tuple[Source, tuple[int, int], View, tuple[int, int, bool]]]:
@@ -243,8 +240,7 @@ def _collate(
     rows: list[Row], tokenize: Callable[[list[str]], tuple[Tensor, Tensor]]
 ) -> Batch:
     captions = [row.caption for row in rows if row.caption]
-    no_token_AL = torch.zeros(0, 1, dtype=torch.int64)
-    token_AL, token_mask_AL = tokenize(captions) if captions else (no_token_AL, no_token_AL)
+    token_AL, token_mask_AL = tokenize(captions)
     image_BHWC = torch.from_numpy(np.stack([row.image_HWC for row in rows]))
     return Batch(
         image_BCHW=image_BHWC.permute(0, 3, 1, 2).contiguous(),

@@ -12,7 +12,9 @@ def masked_pixel_loss(prediction_BNP: Tensor, target_BNP: Tensor, hidden_BN: Ten
     Shapes: both B, N, P; hidden_BN bool, True where hidden, at least one in each row. The inputs
     may hold the hidden patches alone, with hidden_BN all True.
     """
-    error_BN = (prediction_BNP.float() - target_BNP.float()).square().mean(dim=-1)
-    # where, not a product: whatever stands in a visible patch, even nan, must not count
-    error_BN = error_BN.where(hidden_BN, 0.0)
+    difference_BNP = prediction_BNP.float() - target_BNP.float()
+    # where, not a product, and before the square: not even a nan in a visible patch may count,
+    # in the value or in the gradient
+    difference_BNP = difference_BNP.where(hidden_BN[:, :, None], 0.0)
+    error_BN = difference_BNP.square().mean(dim=-1)
     return (error_BN.sum(dim=1) / hidden_BN.sum(dim=1)).mean()

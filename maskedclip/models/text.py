@@ -4,7 +4,8 @@ Any Hugging Face BERT serves, by name or folder; `builtin` is a small one with a
 over the expert dictionary, for the demo and for machines without network.
 """
 
-import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -81,11 +82,19 @@ def _bert(config: Any, dropout: float) -> BertModel:
     return BertModel(config, add_pooling_layer=False)
 
 
+def check_text(name: str) -> None:
+    """Raise ValueError, with the command to run, where the text tower is not on this machine."""
+    if name != BUILTIN:
+        with _missing(name):
+            AutoConfig.from_pretrained(name, local_files_only=True)
+            AutoTokenizer.from_pretrained(name, local_files_only=True)
+
+
 def _from_hub(name: str, dropout: float, pretrained: bool) -> tuple[Any, BertModel]:
-    # a compute node often has no network: look at the disk alone, and say how to fill it
     logging.set_verbosity_error()
+    # a compute node often has no network: look at the disk alone, and say how to fill it
     here = {"local_files_only": True}
-    try:
+    with _missing(name):
         config = AutoConfig.from_pretrained(name, **here)
         tokenizer = AutoTokenizer.from_pretrained(name, **here)
         if not pretrained:
@@ -98,11 +107,17 @@ def _from_hub(name: str, dropout: float, pretrained: bool) -> tuple[Any, BertMod
             dtype=torch.float32,
             **here,
         )
+    return tokenizer, bert
+
+
+@contextmanager
+def _missing(name: str) -> Iterator[None]:
+    try:
+        yield
     except (OSError, ValueError) as error:
-        if os.path.isdir(name):  # noqa: PTH112 (a hub name is no path)
+        if Path(name).is_dir():
             raise ValueError(f"model.text {name}: no BERT in this folder ({error})") from error
         raise ValueError(
             f"model.text {name} is not on this machine; on one with network run "
-            f"`huggingface-cli download {name}`, or use --model.text=builtin"
+            f"`hf download {name}`, or use --model.text=builtin"
         ) from error
-    return tokenizer, bert

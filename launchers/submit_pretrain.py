@@ -1,0 +1,21 @@
+"""Pre-train on SLURM, or on this machine where there is none.
+
+    python launchers/submit_pretrain.py [RECIPE] --nodes 1 --gpus 4 [--name NAME] [--out runs]
+        [--cluster auto|slurm|local|debug] [--dry_run] [--SECTION.FIELD=VALUE ...]
+
+Without RECIPE it is maskedclip_vitl, the paper's. The same command again goes on from the newest
+checkpoint. `demo` needs no data and no GPU.
+"""
+
+from maskedclip.command import one_line_errors, read_config
+from maskedclip.config import LaunchConfig
+
+if __name__ == "__main__":
+    config, launch = read_config(__doc__, LaunchConfig(), default="maskedclip_vitl")
+    with one_line_errors():
+        from maskedclip.prepare import prepare
+        from maskedclip.slurm import submit
+
+        if not launch.dry_run:
+            prepare(config)
+        submit(config, launch)

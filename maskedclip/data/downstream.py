@@ -1,0 +1,155 @@
+"""Labelled samples of a dataset: who trains, who validates, who tests, and with how many labels.
+
+A published test split is kept as it is. What has to be divided is divided by patient, the same way
+for every seed of a run, so that repeats are compared on the same test images.
+"""
+
+import difflib
+import math
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+from maskedclip.data.order import number
+from maskedclip.data.shards import DamagedSample, Shards
+
+TEST_SHARE = 0.3  # RETFound's rule, where no test split is published
+_NAMES = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+
+
+class Sample(NamedTuple):
+    """One labelled image."""
+
+    index: int  # in the dataset
+    key: str
+    label: int  # place of its class in Task.classes
+    split: str | None  # as published: train, val or test
+    patient: str | None
+    unit: str  # samples of one unit (a patient, or copies of one file) stay together
+
+
+class Task(NamedTuple):
+    """A label of a dataset, and the samples that have it."""
+
+    name: str
+    classes: tuple[str, ...]
+    samples: list[Sample]
+    lost: list[DamagedSample]
+
+
+def labelled(dataset: Shards, task: str = "") -> Task:
+    """Return the samples that have a label of `task`; an empty name takes the dataset's first.
+
+    Classes are in alphabetic order, or in that of their numbers where all are numbers. Raises
+    ValueError where there are no labels, no such task, or a split of an unknown name.
+    """
+    found: list[tuple[int, dict[str, Any]]] = []
+    lost: list[DamagedSample] = []
+    for index in range(len(dataset)):
+        try:
+            found.append((index, dataset.metadata(index)))
+        except DamagedSample as damage:
+            lost.append(damage)
+    tasks = sorted({name for _, metadata in found for name in metadata["labels"]})
+    if not tasks:
+        raise ValueError(f"{dataset.directory}: no sample has a label; choose a labelled dataset")
+    if task and task not in tasks:
+        near = difflib.get_close_matches(task, tasks, n=1)
+        hint = f"did you mean {near[0]}? " if near else ""
+        raise ValueError(
+            f"{dataset.directory}: no task {task!r}; {hint}it has {', '.join(tasks)}"
+        )
+    name = task or tasks[0]
+    found = [(index, metadata) for index, metadata in found if name in metadata["labels"]]
+    classes = in_order({metadata["labels"][name] for _, metadata in found})
+    place = {value: label for label, value in enumerate(classes)}
+    samples = [
+        Sample(
+            index,
+            dataset.key(index),
+            place[metadata["labels"][name]],
+            _split(dataset, index, metadata["split"]),
+            metadata["patient"],
+            # copies of one file are one unit: in two splits they would be a leak
+            metadata["patient"] or metadata["sha256"] or dataset.key(index),
+        )
+        for index, metadata in found
+    ]
+    return Task(name, classes, samples, lost)
+
+
+def in_order(classes: Iterable[str]) -> tuple[str, ...]:
+    """Return class names sorted, as numbers where all are numbers."""
+    names = sorted(classes)
+    return tuple(sorted(names, key=float) if all(map(_is_number, names)) else names)
+
+
+def _is_number(text: str) -> bool:
+    return text.removeprefix("-").replace(".", "", 1).isdecimal()
+
+
+def _split(dataset: Shards, index: int, published: str | None) -> str | None:
+    if published is None or published in _NAMES:
+        return None if published is None else _NAMES[published]
+    raise ValueError(
+        f"{dataset.directory}: sample {dataset.key(index)} is in split {published!r}; "
+        f"build the shards with train, val and test"
+    )
+
+
+def divide(task: Task, *, validation_share: float) -> dict[str, list[Sample]]:
+    """Return the samples of train, val and test.
+
+    Published test and val splits are kept, and samples of none are for training. Where no test is
+    published, ceil(0.3 n) units of each class become it, and where no val is,
+    ceil(validation_share * n) of the rest (the rule behind RETFound's splits; a class with few
+    units keeps one for training). Raises ValueError for a split that is empty or of one class.
+    """
+    parts: dict[str, list[Sample]] = {"train": [], "val": [], "test": []}
+    for sample in task.samples:
+        parts[sample.split or "train"].append(sample)
+    for name, share in (("test", TEST_SHARE), ("val", validation_share)):
+        if not parts[name]:
+            parts[name], parts["train"] = _part_off(parts["train"], share, name)
+    for name, samples in parts.items():
+        if len({sample.label for sample in samples}) < 2:
+            raise ValueError(
+                f"task {task.name}: {len(samples)} samples of "
+                f"{len({sample.label for sample in samples})} classes are left for {name}, "
+                f"two classes are needed; use a larger dataset or another validation_share"
+            )
+    return parts
+
+
+def _part_off(
+    samples: Sequence[Sample], share: float, name: str
+) -> tuple[list[Sample], list[Sample]]:
+    """Return (part, rest), whole units, the same share of the units of each class."""
+    count = Counter(sample.label for sample in samples)
+    labels: defaultdict[str, set[int]] = defaultdict(set)
+    for sample in samples:
+        labels[sample.unit].add(sample.label)
+    strata: defaultdict[int, list[str]] = defaultdict(list)
+    for unit, seen in labels.items():  # a unit of two classes counts as its rarer one
+        strata[min(seen, key=lambda label: (count[label], label))].append(unit)
+    chosen: set[str] = set()
+    for units in strata.values():
+        ranked = sorted(units, key=lambda unit: number("split", name, unit))
+        chosen.update(ranked[: min(math.ceil(share * len(units)), len(units) - 1)])
+    part = [sample for sample in samples if sample.unit in chosen]
+    return part, [sample for sample in samples if sample.unit not in chosen]
+
+
+def share_of(samples: Sequence[Sample], fraction: float, seed: int) -> list[Sample]:
+    """Return `fraction` of the samples of each class, at least one, in the given order.
+
+    A pure function of the keys, the seed and the fraction; a smaller one is part of a larger one.
+    """
+    by_class: defaultdict[int, list[Sample]] = defaultdict(list)
+    for sample in samples:
+        by_class[sample.label].append(sample)
+    kept: set[int] = set()
+    for group in by_class.values():
+        ranked = sorted(group, key=lambda sample: number(seed, "fraction", sample.key))
+        kept.update(s.index for s in ranked[: max(1, round(fraction * len(group)))])
+    return [sample for sample in samples if sample.index in kept]

@@ -1,0 +1,223 @@
+"""Trained networks on images and texts of one's own: what `maskedclip.load` returns.
+
+    model = maskedclip.load("runs/demo")
+    model.classify(["eye.jpg"], ["normal", "glaucoma"])
+"""
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from maskedclip.data.captions import prompts as prompts_of
+from maskedclip.data.fundus import UnreadableImage, crop_field, decode
+from maskedclip.data.transforms import normalise
+from maskedclip.data.views import preparation
+from maskedclip.engine.distributed import compute_type
+from maskedclip.eval.zeroshot import class_embeddings, probabilities
+from maskedclip.models.maskedclip import MaskedCLIP, build
+from maskedclip.models.pretrained import ENCODER, MODEL, load_encoder, read_weights
+from maskedclip.models.text import Tokenizer
+
+FINETUNED = "finetuned.safetensors"
+_BATCH = 64
+_FULL = 1_000_000  # pixels: above any side
+
+Images = Tensor | Sequence[Image.Image | np.ndarray | str | Path]
+
+
+class Model:
+    """An image encoder, with its text tower or its fine-tuned head where the file has one.
+
+    Images are a uint8 tensor BCHW, or a list of PIL images, uint8 arrays HWC (RGB) and paths. They
+    are brought to the model's size as for evaluation (shorter side to 256/224 of it, then the
+    middle); a tensor of that very size is taken as it is. With field_of_view, listed images are
+    first cropped to the fundus, as tools/make_shards.py does.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        tokenize: Tokenizer | None,
+        image_size: int,
+        classes: Sequence[str],
+        source: str,
+    ) -> None:
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.network = network.to(self.device).eval()
+        self.image_size = image_size
+        self.classes = tuple(classes)  # of the fine-tuned head, else empty
+        self._tokenize, self._source = tokenize, source
+
+    @property
+    def reads_text(self) -> bool:
+        return self._tokenize is not None
+
+    def encode_image(self, images: Images, *, field_of_view: bool = False) -> Tensor:
+        """Return a unit row an image, float32: in the joint space where there is a text tower."""
+        return self._batched(self.features, images, field_of_view)
+
+    def encode_text(self, texts: list[str]) -> Tensor:
+        """Return a unit row a text; ValueError where the weights have no text tower."""
+        if self._tokenize is None:
+            raise ValueError(f"{self._source}: no text tower; load a run with {MODEL}")
+        assert isinstance(self.network, MaskedCLIP)
+        tower = self.network.text
+        rows = []
+        for first in range(0, len(texts), _BATCH):
+            token_BL, mask_BL = self._tokenize(list(texts[first : first + _BATCH]))
+            with torch.no_grad():
+                rows.append(tower(token_BL.to(self.device), mask_BL.to(self.device)).cpu())
+        return torch.cat(rows)
+
+    def classify(
+        self,
+        images: Images,
+        prompts: Sequence[str] | Mapping[str, Sequence[str]] | None = None,
+        *,
+        field_of_view: bool = False,
+    ) -> Tensor:
+        """Return probabilities, a row an image and a column a prompt, in float64.
+
+        Args:
+            prompts: findings, each put into the caption template with its descriptions from the
+                expert dictionary; or names with captions written out, whose mean is taken. None
+                asks a fine-tuned head: a column for each of `classes`.
+        """
+        if prompts is None:
+            if not self.classes:
+                raise ValueError(f"{self._source}: no fine-tuned head; give prompts")
+            return self._batched(self.predict, images, field_of_view)
+        if isinstance(prompts, str) or not prompts:
+            raise ValueError(f"prompts: found {prompts!r}; give a list or a dict of them")
+        worded = list(prompts.values()) if isinstance(prompts, Mapping) else None
+        class_YD = self.class_embeddings(worded or [prompts_of(name) for name in prompts])
+        return self.zero_shot(self.encode_image(images, field_of_view=field_of_view), class_YD)
+
+    def class_embeddings(self, prompts: Sequence[Sequence[str]]) -> Tensor:
+        """Return a unit row a class, from the captions of each."""
+        return class_embeddings(self.encode_text, prompts)
+
+    def zero_shot(self, image_BD: Tensor, class_YD: Tensor) -> Tensor:
+        """Return probability_BY of images over classes, at the trained temperature."""
+        assert isinstance(self.network, MaskedCLIP)
+        return probabilities(image_BD, class_YD, self.network.logit_scale.exp().item())
+
+    def features(self, image_BCHW: Tensor) -> Tensor:
+        """Return unit rows for normalised images of the model's size."""
+        with self._computing():
+            image_BCHW = image_BCHW.to(self.device)
+            if isinstance(self.network, MaskedCLIP):
+                return self.network.encode_image(image_BCHW).float().cpu()
+            token_BND = self.network.forward_features(image_BCHW)
+            pooled_BD = (
+                self.network.forward_head(token_BND, pre_logits=True)
+                if self.classes
+                else token_BND[:, self.network.num_prefix_tokens :].mean(dim=1)
+            )
+            return F.normalize(pooled_BD.float(), dim=-1).cpu()
+
+    def predict(self, image_BCHW: Tensor) -> Tensor:
+        """Return the fine-tuned head's probability_BY for normalised images, in float64."""
+        with self._computing():
+            return self.network(image_BCHW.to(self.device)).double().softmax(dim=-1).cpu()
+
+    def _batched(
+        self, run: Callable[[Tensor], Tensor], images: Images, field_of_view: bool
+    ) -> Tensor:
+        if not len(images):
+            raise ValueError("images: the list is empty; give at least one")
+        parts = (images[first : first + _BATCH] for first in range(0, len(images), _BATCH))
+        return torch.cat([run(self._prepare(part, field_of_view)) for part in parts])
+
+    def _prepare(self, images: Images, field_of_view: bool) -> Tensor:
+        if isinstance(images, Tensor):
+            if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3:
+                raise ValueError(
+                    f"images: {images.dtype} of shape {tuple(images.shape)}; give uint8 BCHW in RGB"
+                )
+            if tuple(images.shape[2:]) == (self.image_size, self.image_size):
+                return normalise(images)
+            images = [image_CHW.permute(1, 2, 0).cpu().numpy() for image_CHW in images]
+        prepare = preparation(self.image_size)
+        return torch.stack([prepare(_opened(image, field_of_view)) for image in images])
+
+    @contextmanager
+    def _computing(self) -> Iterator[None]:
+        kind = compute_type("auto" if self.device.type == "cuda" else "fp32", self.device)
+        on = kind != torch.float32
+        with torch.no_grad(), torch.autocast(self.device.type, kind, enabled=on):
+            yield
+
+
+def _opened(image: Image.Image | np.ndarray | str | Path, field_of_view: bool) -> Image.Image:
+    if isinstance(image, str | Path):
+        try:
+            # the whole resolution: the field of view may be a small part of the picture
+            image_HWC, _, _ = decode(Path(image).read_bytes(), _FULL)
+        except FileNotFoundError:
+            raise ValueError(f"{image}: no such image") from None
+        except UnreadableImage as error:
+            raise ValueError(f"{image}: {error}; give a JPEG, PNG or TIFF") from error
+    elif isinstance(image, Image.Image):
+        image_HWC = np.asarray(image.convert("RGB"))
+    else:
+        image_HWC = image
+    if image_HWC.dtype != np.uint8 or image_HWC.ndim != 3 or image_HWC.shape[2] != 3:
+        raise ValueError(
+            f"images: {image_HWC.dtype} of shape {image_HWC.shape}; give uint8 HWC in RGB"
+        )
+    if field_of_view:
+        image_HWC = crop_field(image_HWC)
+    return Image.fromarray(np.ascontiguousarray(image_HWC))
+
+
+def load(path: str | Path) -> Model:
+    """Return the networks of a run directory or a file of weights, on the GPU where there is one.
+
+    Of a run, model.safetensors is taken if it is there, else a fine-tuned or bare encoder. Raises
+    ValueError where the file is none of these.
+    """
+    path = Path(path)
+    if path.is_dir():
+        there = [name for name in (MODEL, FINETUNED) if (path / name).is_file()]
+        path = path / [*there, ENCODER][0]
+    header, names = read_header(path)
+    if "logit_scale" in names:
+        tensors, _ = read_weights(path)
+        network, tokenize = build(**header, pretrained_text=False)
+        network.load_state_dict(tensors)
+        return Model(network, tokenize, header["image_size"], (), str(path))
+    size, classes = int(header.get("image_size", 224)), header.get("classes", ())
+    pool = "avg" if classes else "token"
+    encoder, _ = load_encoder(
+        path, image_size=size, num_classes=len(classes), global_pool=pool
+    )
+    if classes:
+        encoder.load_state_dict(read_weights(path)[0])
+    return Model(encoder, None, size, classes, str(path))
+
+
+def read_header(path: Path) -> tuple[dict[str, Any], set[str]]:
+    """Return a safetensors file's model configuration and tensor names, both empty for others."""
+    if path.suffix != ".safetensors" or not path.is_file():
+        return {}, set()  # a foreign or missing file: load_encoder says which
+    try:
+        with safe_open(path, framework="pt") as file:
+            return json.loads((file.metadata() or {}).get("maskedclip", "{}")), set(file.keys())
+    except SafetensorError as error:
+        raise ValueError(f"{path}: not a whole safetensors file ({error})") from error
+
+
+def name_of(weights: str | Path) -> str:
+    """Return what a run or file of weights is called in results: a run by its directory."""
+    path = Path(weights)
+    return path.parent.resolve().name if path.name in (ENCODER, MODEL, FINETUNED) else path.stem

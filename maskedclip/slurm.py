@@ -1,0 +1,222 @@
+"""Where a run is carried out: in this process, in local ones, or on SLURM, always by one `Job`.
+
+A job may be killed at any moment and run again: it goes on from the newest checkpoint in its run
+directory and keeps nothing anywhere else.
+"""
+
+import logging
+import os
+import shutil
+import signal
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO
+
+from maskedclip.config import Config, LaunchConfig
+
+if TYPE_CHECKING:
+    import submitit
+
+
+@dataclass(frozen=True)
+class Job:
+    """Pre-train, then measure: picklable, repeatable, the same on every rank."""
+
+    config: Config
+
+    def __call__(self) -> None:
+        from maskedclip.pretrain import pretrain
+
+        _forget_signals_in_children()
+        logging.basicConfig(level=logging.INFO, format="%(message)s", force=True)
+        if "SUBMITIT_EXECUTOR" in os.environ:
+            import submitit
+
+            # SLURM's own list of GPUs stays; submitit would write the local rank over it
+            environment = submitit.helpers.TorchDistributedEnvironment()
+            environment.export(set_cuda_visible_devices=False, overwrite=True)
+        run = pretrain(self.config)
+        if os.environ.get("RANK", "0") == "0":
+            self.measure(run)
+
+    def measure(self, run: Path) -> None:
+        """Print the scores of the encoder on `after.datasets`, and what to try next."""
+        after = self.config.after
+        if after.datasets:
+            from maskedclip.evaluate import evaluate
+
+            directories = [Path(directory) for directory in after.datasets]
+            evaluate(run, directories, after.task, after.protocols, run)
+        dataset = after.datasets[0] if after.datasets else "shards/DATASET"
+        sys.stdout.write(
+            f"\n{run} is done. Next:\n"
+            f"  tensorboard --logdir {self.config.out}\n"
+            f"  python -m maskedclip.finetune {run} --dataset {dataset} --fraction 0.1\n"
+        )
+        sys.stdout.flush()
+
+    def checkpoint(self, *_: Any) -> "submitit.helpers.DelayedSubmission":
+        """Return the very same job: submitit calls this on pre-emption and at the time limit."""
+        import submitit
+
+        return submitit.helpers.DelayedSubmission(self)
+
+
+def _forget_signals_in_children() -> None:
+    """Keep forked children from requeueing the job: they would inherit submitit's handlers."""
+
+    def reset() -> None:
+        signal.signal(signal.SIGUSR2, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.signal(signal.SIGCONT, signal.SIG_DFL)
+
+    os.register_at_fork(after_in_child=reset)
+
+
+def submit(config: Config, launch: LaunchConfig) -> None:
+    """Carry out the run where `launch` says; on local and debug, until it ends.
+
+    Raises ValueError for more GPUs or nodes than there are, RuntimeError where the job fails.
+    """
+    cluster = _cluster(launch)
+    ranks = _ranks(launch, cluster)
+    folder = config.directory.resolve() / "jobs"
+    if launch.dry_run:
+        sys.stdout.write(plan(config, launch, cluster, ranks, folder))
+        return
+    if cluster == "debug":
+        Job(config)()
+        return
+    import submitit
+
+    config.directory.mkdir(parents=True, exist_ok=True)
+    if cluster == "local":  # 2 ranks with 2 threads each on 2 cores would be 3 times slower
+        os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // ranks)))
+    executor = submitit.AutoExecutor(folder=folder, cluster=cluster)
+    executor.update_parameters(**_parameters(config, launch, cluster, ranks))
+    job = executor.submit(Job(config))
+    if cluster == "slurm":
+        sys.stdout.write(
+            f"submitted job {job.job_id}: {config.directory}\n"
+            f"  log        tail -F {job.paths.stderr}\n"
+            f"  curves     tensorboard --logdir {config.out}\n"
+            f"  state      squeue -j {job.job_id}\n"
+        )
+        return
+    _follow(job)
+
+
+def plan(config: Config, launch: LaunchConfig, cluster: str, ranks: int, folder: Path) -> str:
+    """Return what would be submitted, in words and, for SLURM, as the sbatch script."""
+    share = (config.data.paired_batch + config.data.unpaired_batch) / (ranks * launch.nodes)
+    lines = [
+        f"cluster      {cluster}",
+        f"ranks        {launch.nodes} nodes x {ranks}, {share:g} images each a step",
+        f"run          {config.directory}",
+        f"paired       {', '.join(config.data.paired) or 'none'}",
+        f"unpaired     {', '.join(config.data.unpaired) or 'none'}",
+    ]
+    if cluster == "slurm":
+        from submitit.slurm.slurm import _make_sbatch_string
+
+        wanted = _parameters(config, launch, cluster, ranks)
+        plain = {name.removeprefix("slurm_"): value for name, value in wanted.items()}
+        plain["time"] = plain.pop("timeout_min")
+        plain["ntasks_per_node"] = plain.pop("tasks_per_node")
+        plain["job_name"] = plain.pop("name")
+        if "mem_gb" in plain:
+            plain["mem"] = f"{plain.pop('mem_gb')}GB"
+        plain.pop("max_num_timeout")
+        command = f"{sys.executable} -u -m submitit.core._submit {folder}"
+        lines += ["", _make_sbatch_string(command=command, folder=folder, **plain)]
+    return "\n".join(lines) + "\n"
+
+
+def _parameters(config: Config, launch: LaunchConfig, cluster: str, ranks: int) -> dict[str, Any]:
+    """Return what submitit is to be told; unset options are left out."""
+    wanted: dict[str, Any] = {
+        "name": config.name,
+        "nodes": launch.nodes,
+        "tasks_per_node": ranks,
+        "gpus_per_node": launch.gpus,
+        "timeout_min": round(launch.hours * 60),
+    }
+    if cluster == "slurm":
+        wanted |= {
+            "cpus_per_task": launch.cpus_per_rank,
+            "mem_gb": launch.memory_gb,
+            "slurm_partition": launch.partition,
+            "slurm_account": launch.account,
+            "slurm_qos": launch.qos,
+            "slurm_max_num_timeout": 100,
+            "slurm_signal_delay_s": 120,
+            # one rank's failure ends the others at once instead of at NCCL's timeout
+            "slurm_srun_args": ["--kill-on-bad-exit=1"],
+            "slurm_setup": ["export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK"],
+        }
+    return {name: value for name, value in wanted.items() if value is not None}
+
+
+def _cluster(launch: LaunchConfig) -> str:
+    if launch.cluster == "auto":
+        return "slurm" if shutil.which("sbatch") else "local"
+    if launch.cluster == "slurm" and not shutil.which("sbatch") and not launch.dry_run:
+        raise ValueError("--cluster slurm: no sbatch on this machine; use --cluster local")
+    return launch.cluster
+
+
+def _ranks(launch: LaunchConfig, cluster: str) -> int:
+    """Return the processes a node; ValueError where this machine cannot carry them."""
+    if cluster == "slurm":
+        return launch.gpus or (launch.cpu_ranks if launch.gpus == 0 else 1)
+    if launch.nodes > 1:
+        raise ValueError(f"--nodes {launch.nodes}: several nodes need SLURM; use --nodes 1")
+    import torch
+
+    present = torch.cuda.device_count()
+    wanted = present if launch.gpus is None else launch.gpus
+    if wanted > present and not launch.dry_run:
+        raise ValueError(
+            f"--gpus {wanted}: this machine has {present}; use --gpus {present}, or submit where "
+            f"SLURM is"
+        )
+    ranks = wanted or launch.cpu_ranks
+    return 1 if cluster == "debug" else ranks
+
+
+def _follow(job: Any) -> None:
+    """Show a local job's lines as they come; RuntimeError with its own last words if it fails."""
+    paths = (job.paths.stderr, job.paths.stdout)
+    shown = [0, 0]
+    try:
+        while not job.done():
+            _relay(paths, shown)
+            time.sleep(0.2)
+    except KeyboardInterrupt:
+        job.cancel(check=False)
+        raise RuntimeError("stopped; the same command goes on from the last checkpoint") from None
+    _relay(paths, shown)
+    error = job.exception()
+    if error is not None:
+        lines = [line for line in str(error).splitlines() if line.strip("- ")]
+        causes = [line for line in lines if line[:1].isalpha() and "Error: " in line]
+        raise RuntimeError(
+            f"{(causes or lines)[-1].split('Error: ', 1)[-1]} (whole log: {job.paths.stderr})"
+        )
+
+
+def _relay(paths: tuple[Path, Path], shown: list[int]) -> None:
+    streams: tuple[TextIO, TextIO] = (sys.stderr, sys.stdout)
+    for which, (path, stream) in enumerate(zip(paths, streams, strict=True)):
+        if not path.exists():
+            continue
+        with path.open() as file:
+            file.seek(shown[which])
+            text = file.read()
+            shown[which] = file.tell()
+        # submitit's own lines (name, level, time) are not the user's concern
+        lines = [x for x in text.splitlines(keepends=True) if not x.startswith("submitit ")]
+        stream.write("".join(lines))
+        stream.flush()

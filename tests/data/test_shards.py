@@ -1,0 +1,180 @@
+import json
+import pickle
+import tarfile
+from pathlib import Path
+
+import pytest
+import webdataset
+
+from maskedclip.data.shard_writer import write_shard
+from maskedclip.data.shards import DamagedSample, Shards, ShardWriter
+
+JPEGS = [bytes([i]) * (700 + i) for i in range(5)]
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    with ShardWriter(tmp_path / "toy", "toy", samples_per_shard=2, licence="none") as writer:
+        for number, jpeg in enumerate(JPEGS):
+            writer.add(f"key{number}", jpeg, {"dataset": "toy", "report": f"report {number}"})
+    return tmp_path / "toy"
+
+
+def test_what_is_written_is_what_is_read(directory: Path) -> None:
+    shards = Shards(directory)
+    assert (shards.name, len(shards), shards.manifest["licence"]) == ("toy", 5, "none")
+    for number, jpeg in enumerate(JPEGS):
+        content, metadata = shards.read(number)
+        assert content == jpeg
+        assert metadata == shards.metadata(number)
+        assert (metadata["report"], metadata["labels"]) == (f"report {number}", {})
+        assert shards.key(number) == f"key{number}"
+        assert shards.shard(number) == f"toy-{number // 2:06d}.tar"
+
+
+def test_the_tar_is_a_plain_tar_of_adjacent_members(directory: Path) -> None:
+    with tarfile.open(directory / "toy-000001.tar") as tar:
+        assert tar.getnames() == ["key2.jpg", "key2.json", "key3.jpg", "key3.json"]
+        assert {(m.mtime, m.uid, m.gid, m.mode) for m in tar} == {(0, 0, 0, 0o644)}
+
+
+def test_webdataset_reads_the_shards(directory: Path) -> None:
+    paths = [str(path) for path in sorted(directory.glob("*.tar"))]
+    samples = list(webdataset.WebDataset(paths, shardshuffle=False))
+    assert [sample["jpg"] for sample in samples] == JPEGS
+    assert [json.loads(sample["json"])["report"] for sample in samples][:2] == [
+        "report 0",
+        "report 1",
+    ]
+
+
+def test_a_flipped_byte_costs_that_sample_and_names_it(directory: Path) -> None:
+    path = directory / "toy-000001.tar"
+    content = bytearray(path.read_bytes())
+    content[512 + 10] ^= 1
+    path.write_bytes(content)
+    shards = Shards(directory)
+    with pytest.raises(DamagedSample, match=r"toy-000001\.tar: sample key2: image has another"):
+        shards.read(2)
+    assert [len(shards.read(number)[0]) for number in (0, 1, 3, 4)] == [700, 701, 703, 704]
+    assert shards.metadata(2)["report"] == "report 2"
+
+
+def test_damaged_metadata_is_a_damaged_sample(directory: Path) -> None:
+    path = directory / "toy-000002.tar"
+    path.write_bytes(path.read_bytes().replace(b"report 4", b"report 5"))
+    with pytest.raises(DamagedSample, match="metadata has another checksum"):
+        Shards(directory).read(4)
+
+
+def test_metadata_that_is_not_json_is_a_damaged_sample(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("maskedclip.data.shard_writer.encode_metadata", lambda _: b"{")
+    entry = write_shard(directory, "toy-000002", [("key4", b"jpeg", {})])
+    manifest = json.loads((directory / "manifest.json").read_text())
+    manifest["shards"][2] = entry
+    (directory / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(DamagedSample, match="metadata is not JSON"):
+        Shards(directory).metadata(4)
+
+
+def test_the_samples_before_the_cut_of_a_truncated_tar_still_read(directory: Path) -> None:
+    path = directory / "toy-000000.tar"
+    path.write_bytes(path.read_bytes()[:3000])
+    shards = Shards(directory)
+    assert shards.read(0)[0] == JPEGS[0]
+    with pytest.raises(DamagedSample, match="sample key1: image has .* bytes: the shard is cut"):
+        shards.read(1)
+
+
+def test_a_shard_that_goes_away_costs_its_samples(directory: Path) -> None:
+    shards = Shards(directory)
+    (directory / "toy-000000.tar").unlink()
+    with pytest.raises(DamagedSample, match="cannot be read"):
+        shards.read(0)
+    assert shards.read(4)[0] == JPEGS[4]
+
+
+def test_a_damaged_sample_keeps_its_names_on_the_way_from_a_worker() -> None:
+    error = pickle.loads(pickle.dumps(DamagedSample("toy-000000.tar", "key1", "cut")))
+    assert (error.shard, error.key, error.reason) == ("toy-000000.tar", "key1", "cut")
+
+
+def test_opened_shards_can_be_pickled(directory: Path) -> None:
+    shards = Shards(directory)
+    shards.read(0)
+    assert pickle.loads(pickle.dumps(shards)).read(3)[0] == JPEGS[3]
+
+
+@pytest.mark.parametrize("index", [-1, 5])
+def test_there_is_no_sample_outside_the_dataset(directory: Path, index: int) -> None:
+    with pytest.raises(IndexError, match="of toy, which has 5"):
+        Shards(directory).read(index)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        ("manifest.json", "not finished"),
+        ("toy-000001.tar", r"toy-000001\.tar: missing"),
+        ("toy-000001.idx", r"toy-000001\.idx: missing"),
+    ],
+)
+def test_a_directory_that_is_not_whole_is_refused_in_one_line(
+    directory: Path, spoil: str, message: str
+) -> None:
+    (directory / spoil).unlink()
+    with pytest.raises(ValueError, match=message) as error:
+        Shards(directory)
+    assert "\n" not in str(error.value)
+
+
+def test_missing_and_empty_directories_are_told_apart(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no such directory"):
+        Shards(tmp_path / "none")
+    with pytest.raises(ValueError, match="is empty"):
+        Shards(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", "is not JSON"),
+        ("[]", "is not a manifest"),
+        ('{"format": 9, "name": "toy", "shards": [1]}', "has format 9, this code reads 1"),
+        ('{"format": 1, "name": "toy", "shards": []}', "names no shard"),
+    ],
+)
+def test_a_strange_manifest_is_refused(directory: Path, content: str, message: str) -> None:
+    (directory / "manifest.json").write_text(content)
+    with pytest.raises(ValueError, match=message):
+        Shards(directory)
+
+
+def test_an_index_of_another_build_is_refused(directory: Path) -> None:
+    (directory / "toy-000000.idx").write_bytes((directory / "toy-000001.idx").read_bytes())
+    with pytest.raises(ValueError, match="not the index named by manifest"):
+        Shards(directory)
+
+
+@pytest.mark.parametrize("key", ["a.b", "a/b", "", "key0"])
+def test_a_key_must_be_new_and_plain(tmp_path: Path, key: str) -> None:
+    with ShardWriter(tmp_path, "toy") as writer:
+        writer.add("key0", b"jpeg", {})
+        with pytest.raises(ValueError, match="is taken, empty or has a dot or slash"):
+            writer.add(key, b"jpeg", {})
+
+
+def test_a_field_that_the_format_has_not_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="unknown fields age"):
+        write_shard(tmp_path, "toy-000000", [("key0", b"jpeg", {"age": 61})])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_writer_that_fails_leaves_no_dataset(tmp_path: Path) -> None:
+    with pytest.raises(KeyError), ShardWriter(tmp_path, "toy", samples_per_shard=1) as writer:
+        writer.add("key0", b"jpeg", {})
+        raise KeyError
+    with pytest.raises(ValueError, match="not finished"):
+        Shards(tmp_path)

@@ -1,0 +1,188 @@
+import itertools
+from pathlib import Path
+
+import numpy as np
+import pytest
+import simplejpeg
+import torch
+
+from maskedclip.data.shards import Shards, ShardWriter
+
+from maskedclip.data.stream import Batch, Source, View, label_of, stream
+
+VIEW = View(
+    image_size=32,
+    num_patches=4,
+    mask_ratio=0.75,
+    crop_area=(0.2, 1.0),
+    caption_template="A fundus photograph of [CLS]",
+    caption_from="report",
+)
+
+
+def dataset(folder: Path, name: str, samples: int, categories=("glaucoma",)) -> Shards:
+    generator = np.random.default_rng(len(name))
+    with ShardWriter(folder / name, name, samples_per_shard=7) as writer:
+        for i in range(samples):
+            image_HWC = generator.integers(0, 255, (48, 48, 3), dtype=np.uint8)
+            metadata = {"dataset": name, "categories": list(categories), "width": 48}
+            writer.add(f"{i:04d}", simplejpeg.encode_jpeg(image_HWC), metadata)
+    return Shards(folder / name)
+
+
+def tokenize(captions: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
+    token_AL = torch.tensor([[sum(caption.encode())] for caption in captions])
+    return token_AL, torch.ones_like(token_AL)
+
+
+def batches(
+    paired: Source, unpaired: Source, steps: int, *, first=0, rank=0, world=1, threads=0
+) -> list[Batch]:
+    endless = stream(
+        paired, unpaired, (4, 6), VIEW, tokenize,
+        first_step=first, rank=rank, world=world, threads=threads, prefetch=2,
+    )  # fmt: skip
+    found = list(itertools.islice(endless, steps))
+    endless.close()
+    return found
+
+
+@pytest.fixture()
+def sources(tmp_path: Path) -> tuple[Source, Source]:
+    paired = [dataset(tmp_path, "p", 9), dataset(tmp_path, "pp", 4, ("cataract", "drusens"))]
+    unpaired = [dataset(tmp_path, "unpaired", 20)]
+    return Source("paired", paired, 5, True), Source("unpaired", unpaired, 5, False)
+
+
+def assert_same(ours: Batch, theirs: Batch) -> None:
+    for name, value in ours._asdict().items():
+        other = getattr(theirs, name)
+        assert torch.equal(value, other) if isinstance(value, torch.Tensor) else value == other
+
+
+@pytest.mark.parametrize("threads", [1, 2, 5])
+def test_a_batch_is_the_same_for_any_number_of_threads(sources, threads):
+    for ours, alone in zip(
+        batches(*sources, 6, threads=threads), batches(*sources, 6, threads=0), strict=True
+    ):
+        assert_same(ours, alone)
+
+
+def test_resuming_at_a_step_gives_the_uninterrupted_batches(sources):
+    whole = batches(*sources, 9)
+    for ours, theirs in zip(batches(*sources, 4, first=5), whole[5:], strict=True):
+        assert_same(ours, theirs)
+
+
+@pytest.mark.parametrize("world", [2])
+def test_ranks_share_the_batch_of_one_process_out(sources, world):
+    for step, alone in enumerate(batches(*sources, 5)):
+        shares = [
+            batches(*sources, 1, first=step, rank=rank, world=world)[0] for rank in range(world)
+        ]
+        paired, unpaired = 4 // world, 6 // world
+        rows = [row for share in shares for row in share.keys[:paired]]
+        rows += [row for share in shares for row in share.keys[paired:]]
+        assert rows == alone.keys
+        image = torch.cat(
+            [s.image_BCHW[:paired] for s in shares] + [s.image_BCHW[paired:] for s in shares]
+        )
+        assert image.equal(alone.image_BCHW)
+        assert torch.cat([s.label_A for s in shares]).equal(alone.label_A)
+        assert len(shares[0].keys) == paired + unpaired
+
+
+def test_an_epoch_of_each_source_shows_each_sample_once(sources):
+    paired, unpaired = sources
+    keys = [key for batch in batches(paired, unpaired, 26) for key in batch.keys[:4]]
+    for epoch in range(8):  # 13 paired samples, 104 rows
+        assert len(set(keys[13 * epoch : 13 * (epoch + 1)])) == 13
+    keys = [key for batch in batches(paired, unpaired, 10) for key in batch.keys[4:]]
+    assert all(len(set(keys[20 * epoch : 20 * (epoch + 1)])) == 20 for epoch in range(3))
+
+
+def test_a_sample_is_cut_anew_each_epoch_and_the_same_when_seen_again(sources):
+    paired, _ = sources
+    first, second = (batches(*sources, 20) for _ in range(2))
+    seen: dict[str, list[torch.Tensor]] = {}
+    for ours, theirs in zip(first, second, strict=True):
+        assert_same(ours, theirs)
+        for key, image_CHW in zip(ours.keys[:4], ours.image_BCHW[:4], strict=True):
+            seen.setdefault(key, []).append(image_CHW)
+    assert len(seen) == len(paired)
+    assert all(not images[0].equal(images[1]) for images in seen.values())
+
+
+def test_every_row_hides_its_share_of_patches_and_not_always_the_same(sources):
+    hidden_BN = torch.cat([batch.hidden_BN for batch in batches(*sources, 10)])
+    assert (hidden_BN.sum(dim=1) == 3).all()
+    assert 0.5 < hidden_BN.float().mean(dim=0).min()
+
+
+def test_equal_sets_of_categories_are_positives_across_datasets():
+    assert label_of(["drusens", "cataract"], 3) == label_of(["cataract", "drusens"], 8) > 0
+    assert label_of(["cataract"], 3) != label_of(["cataract", "drusens"], 3)
+
+
+def test_a_pair_without_categories_is_a_positive_of_itself_alone():
+    labels = [label_of([], row) for row in range(720)]
+    assert len(set(labels)) == 720
+    assert max(labels) < 0
+
+
+def damage(dataset: Shards, index: int) -> None:
+    path = dataset.directory / dataset.shard(index)
+    jpeg, _ = dataset.read(index)
+    content = bytearray(path.read_bytes())
+    content[content.index(jpeg) + len(jpeg) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def test_a_damaged_sample_costs_that_sample_and_is_named(sources, tmp_path):
+    before = batches(*sources, 5)
+    victim = Shards(tmp_path / "unpaired")
+    damage(victim, 11)
+    after = batches(*sources, 5)
+    lost = [entry for batch in after for entry in batch.lost]
+    assert {(entry.dataset, entry.key) for entry in lost} == {("unpaired", "0011")}
+    assert all("checksum" in entry.reason and entry.shard for entry in lost)
+    rows = [
+        (ours, theirs, mine.equal(other))
+        for a, b in zip(before, after, strict=True)
+        for ours, theirs, mine, other in zip(
+            a.keys, b.keys, a.image_BCHW, b.image_BCHW, strict=True
+        )
+    ]
+    changed = [(ours, same) for ours, theirs, same in rows if ours != theirs]
+    assert {ours for ours, _ in changed} == {"unpaired/0011"}
+    assert len(changed) == len(lost) > 0
+    assert all(same for ours, theirs, same in rows if ours == theirs)
+
+
+def test_a_truncated_shard_costs_the_samples_behind_the_cut(sources, tmp_path):
+    path = tmp_path / "unpaired" / Shards(tmp_path / "unpaired").shard(0)
+    path.write_bytes(path.read_bytes()[:4000])
+    lost = {entry.key for batch in batches(*sources, 4) for entry in batch.lost}
+    assert lost
+    assert lost <= {f"{i:04d}" for i in range(7)}
+
+
+def test_a_source_of_damaged_samples_alone_stops_the_run(tmp_path):
+    good, bad = dataset(tmp_path, "good", 5), dataset(tmp_path, "bad", 5)
+    for index in range(5):
+        damage(bad, index)
+    with pytest.raises(RuntimeError, match="in a row are damaged"):
+        batches(Source("paired", [good], 0, True), Source("unpaired", [bad], 0, False), 1)
+
+
+def test_samples_without_a_caption_stay_out_of_the_pairs(tmp_path):
+    silent, speaking = dataset(tmp_path, "silent", 5, ()), dataset(tmp_path, "speaking", 5)
+    source = Source("paired", [silent, speaking], 0, True)
+    assert (len(source), source.left_out) == (5, 5)
+    with pytest.raises(ValueError, match="no sample"):
+        Source("paired", [silent], 0, True)
+
+
+def test_a_batch_that_cannot_be_shared_evenly_is_refused(sources):
+    with pytest.raises(ValueError, match="4 images a step cannot be shared by 3 ranks"):
+        batches(*sources, 1, world=3)

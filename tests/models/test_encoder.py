@@ -1,0 +1,122 @@
+import timm
+import torch
+from timm.models.vision_transformer import VisionTransformer
+
+from maskedclip.models.blocks import sincos_positions
+from maskedclip.models.encoder import Encoder
+from maskedclip.models.patches import (
+    normalise_patches,
+    patchify,
+    pixel_target,
+    seen_and_drawn,
+    split_patches,
+    unpatchify,
+)
+
+
+def encoder() -> Encoder:
+    torch.manual_seed(0)
+    return Encoder(image_size=64, patch_size=16, width=48, depth=3, heads=3)
+
+
+def images(batch: int = 4) -> torch.Tensor:
+    return torch.randn(batch, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+
+
+def some_hidden(batch: int = 4, patches: int = 16, hidden: int = 12) -> torch.Tensor:
+    order = torch.rand(batch, patches, generator=torch.Generator().manual_seed(2)).argsort(dim=1)
+    return order < hidden
+
+
+def test_the_packed_pass_equals_two_separate_passes():
+    model, image_BCHW = encoder(), images()
+    visible_BK, _ = split_patches(some_hidden(), 4)
+    masked, whole = model(image_BCHW, visible_BK, 2)
+    alone, _ = model(image_BCHW, visible_BK, 0)
+    _, unmasked = model(image_BCHW[:2], None, 2)
+    torch.testing.assert_close(masked, alone, rtol=0, atol=1e-5)
+    torch.testing.assert_close(whole, unmasked, rtol=0, atol=1e-5)
+
+
+def test_the_packed_pass_has_the_gradients_of_two_separate_passes():
+    together, apart = encoder(), encoder()
+    image_BCHW = images()
+    visible_BK, _ = split_patches(some_hidden(), 4)
+    masked, whole = together(image_BCHW, visible_BK, 2)
+    (masked.square().mean() + whole.square().mean()).backward()
+    apart(image_BCHW, visible_BK, 0)[0].square().mean().backward()
+    apart(image_BCHW[:2], None, 2)[1].square().mean().backward()
+    for ours, theirs in zip(together.parameters(), apart.parameters(), strict=True):
+        torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-4, atol=1e-5)
+
+
+def test_the_whole_pass_is_timms_vision_transformer():
+    ours = encoder().eval()
+    theirs = VisionTransformer(
+        img_size=64, patch_size=16, embed_dim=48, depth=3, num_heads=3, num_classes=0
+    ).eval()
+    theirs.load_state_dict(ours.state_dict(), strict=True)
+    _, whole = ours(images(), None, 4)
+    torch.testing.assert_close(whole, theirs.forward_features(images()), rtol=0, atol=1e-5)
+
+
+def test_parameter_names_and_shapes_are_those_of_timms_large():
+    with torch.device("meta"):
+        ours = Encoder(image_size=224, patch_size=16, width=1024, depth=24, heads=16)
+        theirs = timm.create_model("vit_large_patch16_224", num_classes=0)
+    assert {k: v.shape for k, v in ours.state_dict().items()} == {
+        k: v.shape for k, v in theirs.state_dict().items()
+    }
+
+
+def test_hidden_patches_never_reach_the_masked_pass():
+    model, image_BCHW, hidden_BN = encoder(), images(), some_hidden()
+    visible_BK, _ = split_patches(hidden_BN, 4)
+    patch_BNP = patchify(image_BCHW, 16)
+    spoilt = unpatchify(patch_BNP.masked_fill(hidden_BN[:, :, None], 1e3), 16)
+    torch.testing.assert_close(
+        model(spoilt, visible_BK, 0)[0], model(image_BCHW, visible_BK, 0)[0], rtol=0, atol=0
+    )
+
+
+def test_patches_of_a_split_are_each_named_once():
+    hidden_BN = some_hidden()
+    visible_BK, hidden_BM = split_patches(hidden_BN, 4)
+    assert torch.cat([visible_BK, hidden_BM], 1).sort(dim=1).values.equal(
+        torch.arange(16).expand(4, -1)
+    )
+    assert hidden_BN.gather(1, hidden_BM).all()
+    assert not hidden_BN.gather(1, visible_BK).any()
+
+
+def test_patchify_reads_rows_columns_then_colours():
+    image_BCHW = images(2)
+    patch_BNP = patchify(image_BCHW, 16)
+    by_hand = image_BCHW[1, :, 16:32, 48:64].permute(1, 2, 0).reshape(-1)
+    assert patch_BNP[1, 7].equal(by_hand)
+    assert unpatchify(patch_BNP, 16).equal(image_BCHW)
+
+
+def test_normalised_patches_have_mean_0_and_variance_1():
+    patch_BNP = normalise_patches(patchify(images(), 16) * 7 + 3)
+    torch.testing.assert_close(patch_BNP.mean(-1), torch.zeros(4, 16), rtol=0, atol=1e-5)
+    torch.testing.assert_close(patch_BNP.var(-1), torch.ones(4, 16), rtol=0, atol=1e-4)
+
+
+def test_a_perfect_prediction_draws_the_original():
+    image_BCHW = images()
+    _, hidden_BM = split_patches(some_hidden(), 4)
+    for normalised in (True, False):
+        perfect = pixel_target(image_BCHW, hidden_BM, 16, normalised)
+        seen, drawn = seen_and_drawn(image_BCHW, perfect, hidden_BM, 16, normalised)
+        torch.testing.assert_close(drawn, image_BCHW, rtol=0, atol=1e-4)
+        assert (patchify(seen, 16) == 0).all(dim=-1).sum(dim=1).tolist() == [12] * 4
+
+
+def test_positions_are_sines_of_the_column_then_of_the_row():
+    position = sincos_positions(8, 3)[0]
+    assert (position[0] == 0).all()
+    row, column = 2, 1
+    omega = torch.tensor([1.0, 10000 ** (-1 / 2)])
+    by_hand = torch.cat([f(place * omega) for place in (column, row) for f in (torch.sin, torch.cos)])
+    torch.testing.assert_close(position[1 + row * 3 + column], by_hand)

@@ -1,0 +1,119 @@
+import math
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from maskedclip.models.decoders import Decoder
+from maskedclip.models.maskedclip import MaskedCLIP, build
+from maskedclip.models.teacher import Teacher
+from maskedclip.models.text import Tokenizer
+
+
+def networks() -> tuple[MaskedCLIP, Tokenizer]:
+    torch.manual_seed(0)
+    return build(
+        size="micro",
+        image_size=64,
+        patch_size=16,
+        mask_ratio=0.75,
+        bridge_depth=2,
+        feature_decoder_depth=2,
+        projection=32,
+        text="builtin",
+        text_tokens=77,
+        text_dropout=0.0,
+    )
+
+
+def batch(tokenize: Tokenizer, images: int = 5) -> tuple[torch.Tensor, ...]:
+    generator = torch.Generator().manual_seed(1)
+    image_BCHW = torch.randn(images, 3, 64, 64, generator=generator)
+    hidden_BN = torch.rand(images, 16, generator=generator).argsort(dim=1) < 12
+    token_AL, token_mask_AL = tokenize(["a fundus photograph of glaucoma", "drusens"])
+    return image_BCHW, hidden_BN, token_AL, token_mask_AL
+
+
+def test_every_output_has_the_shape_that_its_loss_needs():
+    model, tokenize = networks()
+    out = model(*batch(tokenize))
+    assert out.pixel_BMP.shape == (5, 12, 768)
+    assert out.feature_BND.shape == (5, 16, 128)
+    assert out.image_AD.shape == out.text_AD.shape == (2, 32)
+    assert out.logit_scale.shape == (1,)
+    torch.testing.assert_close(out.image_AD.norm(dim=1), torch.ones(2))
+    torch.testing.assert_close(out.text_AD.norm(dim=1), torch.ones(2))
+    assert out.logit_scale.item() == pytest.approx(1 / 0.07)
+
+
+def test_every_weight_gets_a_gradient_from_the_three_losses():
+    model, tokenize = networks()
+    out = model(*batch(tokenize))
+    total = out.pixel_BMP.square().mean() + out.feature_BND.square().mean()
+    (total + (out.logit_scale * (out.image_AD * out.text_AD.roll(1, 0))).sum()).backward()
+    # the last block's key bias cancels in the softmax, but belongs to a weight that has gradients
+    without = [name for name, p in model.named_parameters() if p.grad is None]
+    assert without == ["text.bert.embeddings.token_type_embeddings.weight"] or not without
+
+
+def test_padding_never_counts_in_the_text():
+    model, tokenize = networks()
+    token_AL, mask_AL = tokenize(["glaucoma", "a retina with a handful of microaneurysms"])
+    alone_AL, alone_mask_AL = tokenize(["glaucoma"])
+    together = model.text(token_AL, mask_AL)[0]
+    torch.testing.assert_close(together, model.text(alone_AL, alone_mask_AL)[0], rtol=0, atol=1e-5)
+
+
+def test_the_image_feature_is_the_mean_of_the_patches_alone():
+    model, _ = networks()
+    image_BCHW = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(3))
+    _, whole = model.encoder(image_BCHW, None, 2)
+    by_hand = F.normalize(model.image_projection(model.bridge(whole)[:, 1:].mean(1)), dim=-1)
+    torch.testing.assert_close(model.encode_image(image_BCHW), by_hand)
+
+
+def test_the_teacher_is_the_average_of_the_students_weights():
+    model, _ = networks()
+    teacher = Teacher(model.encoder, model.bridge)
+    name = "blocks.0.attn.qkv.weight"
+    expected = dict(model.encoder.named_parameters())[name].detach().clone()
+    for step in range(3):
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.add_(0.1 * (step + 1))
+        teacher.follow(model, 0.9)
+        student = dict(model.encoder.named_parameters())[name].detach()
+        expected = 0.9 * expected + 0.1 * student
+        torch.testing.assert_close(dict(teacher.encoder.named_parameters())[name], expected)
+    bridge = zip(teacher.bridge.parameters(), model.bridge.parameters(), strict=True)
+    assert all(not torch.equal(ours, theirs) for ours, theirs in bridge)
+
+
+def test_the_teacher_sees_the_whole_image_without_gradients():
+    model, _ = networks()
+    teacher = Teacher(model.encoder, model.bridge)
+    image_BCHW = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(3))
+    target_BND = teacher(image_BCHW)
+    _, whole = model.encoder(image_BCHW, None, 2)
+    torch.testing.assert_close(target_BND, model.bridge(whole)[:, 1:])
+    assert not target_BND.requires_grad
+    assert not any(parameter.requires_grad for parameter in teacher.parameters())
+
+
+def test_tau_stays_at_most_100():
+    model, _ = networks()
+    model.logit_scale.data.fill_(9.0)
+    model.clamp_logit_scale()
+    assert model.logit_scale.item() == pytest.approx(math.log(100))
+
+
+def test_a_decoder_puts_visible_tokens_back_in_their_places():
+    """With no blocks and a head of one, what comes out is what was put at each place."""
+    decoder = Decoder(width_in=8, width=8, depth=0, heads=1, width_out=8, grid=2)
+    decoder.embed, decoder.norm, decoder.head = (torch.nn.Identity() for _ in range(3))
+    token_BKD = torch.arange(24.0).view(1, 3, 8)  # [CLS] and two visible patches
+    out_BND = decoder(token_BKD, torch.tensor([[1, 3]]), None) - decoder.position[:, 1:]
+    torch.testing.assert_close(out_BND[0, [1, 3]], token_BKD[0, 1:])
+    torch.testing.assert_close(out_BND[0, 0], decoder.mask_token[0, 0])
+    wanted = decoder(token_BKD, torch.tensor([[1, 3]]), torch.tensor([[0, 2]]))
+    torch.testing.assert_close(wanted - decoder.position[:, [1, 3]], out_BND[:, [0, 2]])
