@@ -1,7 +1,7 @@
 """Trained networks on images and texts of one's own: what `maskedclip.load` returns.
 
-    model = maskedclip.load("runs/demo")
-    model.classify(["eye.jpg"], ["normal", "glaucoma"])
+model = maskedclip.load("runs/demo")
+model.classify(["eye.jpg"], ["normal", "glaucoma"])
 """
 
 import json
@@ -14,7 +14,8 @@ import numpy as np
 import torch
 from PIL import Image
 from safetensors import SafetensorError, safe_open
-from torch import Tensor, nn
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor
 from torch.nn import functional as F
 
 from maskedclip.data.captions import prompts as prompts_of
@@ -45,7 +46,7 @@ class Model:
 
     def __init__(
         self,
-        network: nn.Module,
+        network: MaskedCLIP | VisionTransformer,
         tokenize: Tokenizer | None,
         image_size: int,
         classes: Sequence[str],
@@ -117,6 +118,7 @@ class Model:
             image_BCHW = image_BCHW.to(self.device)
             if isinstance(self.network, MaskedCLIP):
                 return self.network.encode_image(image_BCHW).float().cpu()
+            assert isinstance(self.network, VisionTransformer)
             token_BND = self.network.forward_features(image_BCHW)
             pooled_BD = (
                 self.network.forward_head(token_BND, pre_logits=True)
@@ -198,9 +200,7 @@ def load(path: str | Path) -> Model:
         return Model(network, tokenize, header["image_size"], (), str(path))
     size, classes = int(header.get("image_size", 224)), header.get("classes", ())
     pool = "avg" if classes else "token"
-    encoder, _ = load_encoder(
-        path, image_size=size, num_classes=len(classes), global_pool=pool
-    )
+    encoder, _ = load_encoder(path, image_size=size, num_classes=len(classes), global_pool=pool)
     if classes:
         encoder.load_state_dict(read_weights(path)[0])
     return Model(encoder, None, size, classes, str(path))

@@ -64,7 +64,9 @@ def parse(arguments: Sequence[str]) -> Request:
             raise ValueError(f"one dataset is needed, {len(names)} given; see --help and --list")
         return Request(dataset=_known(names[0], flags), **_converted(flags))
 
-    parsed = fire.Fire(request, command=list(arguments), name="make_shards", serialize=lambda _: "")
+    parsed = fire.Fire(
+        request, command=list(arguments), name="make_shards", serialize=lambda _: None
+    )
     assert isinstance(parsed, Request)
     return parsed
 

@@ -8,6 +8,7 @@ import difflib
 import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from maskedclip.data.order import number
@@ -17,7 +18,8 @@ TEST_SHARE = 0.3  # RETFound's rule, where no test split is published
 _NAMES = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 
 
-class Sample(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Sample:
     """One labelled image."""
 
     index: int  # in the dataset
@@ -56,9 +58,7 @@ def labelled(dataset: Shards, task: str = "") -> Task:
     if task and task not in tasks:
         near = difflib.get_close_matches(task, tasks, n=1)
         hint = f"did you mean {near[0]}? " if near else ""
-        raise ValueError(
-            f"{dataset.directory}: no task {task!r}; {hint}it has {', '.join(tasks)}"
-        )
+        raise ValueError(f"{dataset.directory}: no task {task!r}; {hint}it has {', '.join(tasks)}")
     name = task or tasks[0]
     found = [(index, metadata) for index, metadata in found if name in metadata["labels"]]
     classes = in_order({metadata["labels"][name] for _, metadata in found})

@@ -7,6 +7,7 @@ are searched for under the root, since the archives unpack into one, two or thre
 import csv
 import difflib
 import io
+import os
 import re
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
@@ -87,13 +88,31 @@ def read_card(dataset: str) -> Card:
         raise ValueError(f"{path}: {error}; compare it with the cards of {CARDS}") from None
 
 
+def files_under(root: Path) -> list[Path]:
+    """Return every file under `root` in order, also behind linked folders, each of those once."""
+
+    def refuse(error: OSError) -> None:
+        raise error
+
+    found, seen = [], set()
+    for folder, inner, names in os.walk(root, onerror=refuse, followlinks=True):
+        place = os.path.realpath(folder)
+        if place in seen:
+            inner.clear()
+            continue
+        seen.add(place)
+        inner.sort()  # which of two links to one folder is taken must not depend on the disk
+        found += [Path(folder, name) for name in names]
+    return sorted(found)
+
+
 def image_files(root: Path, exclude: Iterable[str] = ()) -> list[Path]:
     """Return every image under `root` in order; ValueError where there is none."""
     if not root.is_dir():
         raise ValueError(f"--root {root}: no such directory; give the folder of the download")
     hidden = frozenset(exclude)
     found = []
-    for path in sorted(root.rglob("*")):
+    for path in files_under(root):
         parts = [part.lower() for part in path.relative_to(root).parts]
         if path.suffix.lower() in ENDINGS and not any(JUNK.match(p) or p in hidden for p in parts):
             found.append(path)
@@ -169,7 +188,7 @@ def read_tables(card: Card, root: Path) -> Sources:
 def _tables_under(
     card: Card, root: Path
 ) -> Iterator[tuple[Mapping[str, Any], list[dict[str, str]]]]:
-    candidates = [path for path in sorted(root.rglob("*")) if path.suffix.lower() == ".csv"]
+    candidates = [path for path in files_under(root) if path.suffix.lower() == ".csv"]
     for table in card.tables:
         wanted = {table["image"].lower(), *(c.lower() for c in table["labels"].values())}
         for path in candidates:

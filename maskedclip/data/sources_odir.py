@@ -16,6 +16,7 @@ from maskedclip.data.sources import (
     Card,
     Record,
     Sources,
+    files_under,
     identity,
     image_files,
     in_order,
@@ -100,12 +101,12 @@ def _eyes(root: Path, card: Card) -> dict[str, Eye]:
 
 def _tables(root: Path) -> Iterator[list[dict[str, str]]]:
     """Give the rows of each table under `root`, CSV first: some copies of the xlsx hold codes."""
-    for path in sorted(root.rglob("*")):
+    for path in files_under(root):
         if path.suffix.lower() == ".csv":
             rows = rows_of(path)
             if rows and rows[0].keys() >= NEEDED:
                 yield rows
-    for path in sorted(root.rglob("*")):
+    for path in files_under(root):
         if path.suffix.lower() == ".xlsx" and not path.name.startswith(("~", ".")):
             sheet = openpyxl.load_workbook(path, read_only=True).worksheets[0]
             lines = [["" if c is None else str(c) for c in line] for line in sheet.values]

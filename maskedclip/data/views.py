@@ -52,7 +52,7 @@ def augmentation(image_size: int) -> Callable[[Image.Image], Tensor]:
     return create_transform(
         image_size,
         is_training=True,
-        color_jitter=None,
+        color_jitter=0.0,
         auto_augment="rand-m9-mstd0.5-inc1",
         interpolation="bicubic",
         re_prob=0.25,

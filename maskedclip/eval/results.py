@@ -105,7 +105,16 @@ def file_name(*parts: str) -> str:
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
     """Return rows as text: a line a measurement, AUROC with its interval and average precision."""
-    head = ("dataset", "task", "protocol", "labels", "seed", "AUROC [95 %]", "average precision", "n")
+    head = (
+        "dataset",
+        "task",
+        "protocol",
+        "labels",
+        "seed",
+        "AUROC [95 %]",
+        "average precision",
+        "n",
+    )
     found: dict[tuple[Any, ...], dict[str, dict[str, Any]]] = {}
     for each in rows:
         place = (each["dataset"], each["task"], each["protocol"], each["fraction"], each["seed"])

@@ -13,9 +13,10 @@ from maskedclip.data.captions import (
 )
 from maskedclip.data.expert import KEYWORDS
 
-# Every keyword of ODIR-5K, after splitting; those that get a key of the dictionary come first.
-WITH_KEY = """normal fundus; moderate non proliferative retinopathy; mild nonproliferative retinopathy;
-cataract; glaucoma; pathological myopia; dry age-related macular degeneration; drusen;
+# Every keyword of ODIR-5K, after splitting: those that get a key, a word of their own, neither.
+WITH_KEY = """normal fundus; moderate non proliferative retinopathy;
+mild nonproliferative retinopathy; cataract; glaucoma; pathological myopia;
+dry age-related macular degeneration; drusen;
 macular epiretinal membrane; hypertensive retinopathy; epiretinal membrane; laser spot;
 severe nonproliferative retinopathy; myelinated nerve fibers; refractive media opacity;
 diabetic retinopathy; wet age-related macular degeneration; maculopathy; tessellated fundus;

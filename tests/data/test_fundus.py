@@ -63,7 +63,7 @@ def test_a_disc_cut_at_top_and_bottom_stays_round() -> None:
 
 
 def test_a_small_disc_is_found() -> None:
-    assert 120 <= len(fundus.crop_field(disc(600, 900, 60 * 2))) <= 260
+    assert 240 <= len(fundus.crop_field(disc(600, 900, 120))) <= 260
 
 
 def test_a_speck_is_not_taken_for_the_field() -> None:
@@ -159,7 +159,7 @@ def test_every_mode_becomes_colour() -> None:
         decoded_HWC, _, _ = fundus.decode(content, 96)
         assert decoded_HWC.shape == (96, 96, 3)
         assert decoded_HWC.dtype == np.uint8
-        assert decoded_HWC[48, 48].max() > 150
+        assert decoded_HWC[48, 48].max() > 100
         assert decoded_HWC[2, 2].max() < 60
 
 
@@ -189,7 +189,7 @@ WHOLE = jpeg(disc(300, 300, 140))
         (b"<html>not found</html>", "not an image"),
         (WHOLE[: len(WHOLE) // 2], "does not decode"),
         (png(Image.fromarray(disc(300, 300, 140)))[:9000], "does not decode"),
-        (png(Image.new("1", (10_000, 10_000))), "over the limit"),
+        (png(Image.new("1", (9000, 9000))), "over the limit"),
         (png(Image.new("RGB", (64, 64))), "blank"),
         (png(Image.fromarray(disc(20, 20, 9))), "only 20 pixels"),
     ],
@@ -209,7 +209,8 @@ def test_the_perceptual_hash_changes_little_with_size_and_much_with_the_eye() ->
     def bits(image_HWC: np.ndarray) -> int:
         return int(fundus.perceptual_hash(image_HWC), 16)
 
-    one = disc(512, 512, 250)
+    rough = np.random.default_rng(0).integers(0, 255, (12, 12, 3), np.uint8)
+    one = cv2.resize(rough, (512, 512), interpolation=cv2.INTER_CUBIC)
     small = cv2.resize(one, (256, 256), interpolation=cv2.INTER_AREA)
     assert len(fundus.perceptual_hash(one)) == 16
     assert (bits(one) ^ bits(small)).bit_count() <= 4

@@ -84,7 +84,7 @@ def test_the_samples_before_the_cut_of_a_truncated_tar_still_read(directory: Pat
     path.write_bytes(path.read_bytes()[:3000])
     shards = Shards(directory)
     assert shards.read(0)[0] == JPEGS[0]
-    with pytest.raises(DamagedSample, match="sample key1: image has .* bytes: the shard is cut"):
+    with pytest.raises(DamagedSample, match=r"sample key1: image has \d+ of 701 bytes"):
         shards.read(1)
 
 
@@ -173,8 +173,12 @@ def test_a_field_that_the_format_has_not_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_writer_that_fails_leaves_no_dataset(tmp_path: Path) -> None:
-    with pytest.raises(KeyError), ShardWriter(tmp_path, "toy", samples_per_shard=1) as writer:
-        writer.add("key0", b"jpeg", {})
-        raise KeyError
+    def write() -> None:
+        with ShardWriter(tmp_path, "toy", samples_per_shard=1) as writer:
+            writer.add("key0", b"jpeg", {})
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        write()
     with pytest.raises(ValueError, match="not finished"):
         Shards(tmp_path)

@@ -1,0 +1,92 @@
+"""The command lines of finetune and evaluate, checked before torch is imported."""
+
+import difflib
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from maskedclip.command import field_lines, one_line_errors, read_flags, stop
+from maskedclip.config import FinetuneConfig, field_names, override
+from maskedclip.data.shards import read_manifest
+
+T = TypeVar("T")
+PROTOCOLS = ("linear", "zeroshot")
+RANDOM = "random"
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateConfig:
+    """What is measured on frozen weights."""
+
+    weights: str = ""  # run directory, .safetensors or .pth of an encoder
+    datasets: tuple[str, ...] = ()  # shard directories with labels
+    task: str = ""  # label of those datasets; empty: their first
+    protocols: tuple[str, ...] = PROTOCOLS
+    out: str = ""  # directory of results.jsonl; empty: the run, or runs/NAME of a file
+    fraction: float = 1.0  # share of the training labels for the linear probe
+    seed: int = 0  # of that share
+    threads: int = 2  # decoding threads
+
+
+def read_finetune(usage: str | None, arguments: list[str] | None = None) -> FinetuneConfig:
+    """Return the configuration that the command line gives, its weights and dataset there."""
+    config = _read(usage, FinetuneConfig(), arguments)
+    with one_line_errors():
+        if not config.dataset:
+            raise ValueError("no dataset given; add --dataset=DIR, a shard directory with labels")
+        check_inputs(config.weights, [config.dataset], config.task)
+    return config
+
+
+def read_evaluate(usage: str | None, arguments: list[str] | None = None) -> EvaluateConfig:
+    """Return the options that the command line gives, the weights and datasets there."""
+    config = _read(usage, EvaluateConfig(), arguments)
+    with one_line_errors():
+        check_protocols(config.protocols)
+        if not config.datasets:
+            raise ValueError("no dataset given; add --datasets=DIR,DIR, shard directories")
+        check_inputs(config.weights, config.datasets, config.task)
+    return config
+
+
+def check_protocols(protocols: Sequence[str]) -> None:
+    """Raise ValueError for an unknown protocol, with the nearest one."""
+    for name in protocols:
+        if name not in PROTOCOLS:
+            near = difflib.get_close_matches(name, PROTOCOLS, n=1) or [" or ".join(PROTOCOLS)]
+            raise ValueError(f"no protocol {name!r}; did you mean {near[0]}?")
+
+
+def check_inputs(weights: str, datasets: Sequence[str], task: str) -> None:
+    """Raise ValueError where weights, a dataset, or the task in its manifest is not there."""
+    if weights != RANDOM and not Path(weights).exists():
+        raise ValueError(f"{weights}: no such run or file of weights; give one, or {RANDOM}")
+    for directory in datasets:
+        tasks = list(read_manifest(Path(directory)).get("classes", {}))
+        if task and tasks and task not in tasks:
+            near = difflib.get_close_matches(task, tasks, n=1)
+            hint = f"did you mean {near[0]}? " if near else ""
+            raise ValueError(f"{directory}: no task {task!r}; {hint}it has {', '.join(tasks)}")
+
+
+def _read(usage: str | None, default: T, arguments: list[str] | None) -> T:
+    words, flags = read_flags(arguments)
+    if flags.keys() & {"help", "h"}:
+        lines = [str(usage).strip(), "", "Options, as --NAME=VALUE:", *field_lines(default)]
+        sys.stdout.write("\n".join(lines) + "\n")
+        raise SystemExit(0)
+    if len(words) > 1:
+        stop(f"{words[1]!r}: one run or file of weights is enough; write options as --name=value")
+    unknown = [name for name in flags if name not in field_names(default)]
+    if unknown:
+        near = difflib.get_close_matches(unknown[0], field_names(default), n=1)
+        hint = f"did you mean --{near[0]}?" if near else "see --help"
+        stop(f"no flag --{unknown[0]}; {hint}")
+    if words:
+        flags = {"weights": words[0]} | flags
+    if not flags.get("weights"):
+        stop("no weights given; name a run directory, a .safetensors or .pth file, or see --help")
+    with one_line_errors():
+        return override(default, flags)

@@ -1,0 +1,353 @@
+"""Fine-tuning on one screen: labels on an encoder, by the paper's recipe.
+
+python -m maskedclip.finetune RUN_OR_WEIGHTS --dataset shards/idrid --fraction 0.1 --seed 1
+"""
+
+if __name__ == "__main__":  # before torch is imported: --help and mistakes answer at once
+    from maskedclip.command import one_line_errors
+    from maskedclip.downstream_command import read_finetune
+
+    CONFIG = read_finetune(__doc__)
+
+import json
+import logging
+import math
+import shutil
+import sys
+import time
+from collections.abc import Iterable
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+from timm.models.vision_transformer import VisionTransformer
+from timm.optim import param_groups_layer_decay
+from torch import nn
+from torch.nn import functional as F
+from torch.optim import AdamW
+
+from maskedclip.config import FinetuneConfig, load, save
+from maskedclip.data.downstream import Sample, Task, divide, labelled, share_of
+from maskedclip.data.order import number
+from maskedclip.data.shards import DamagedSample, Shards
+from maskedclip.data.transforms import MEAN, STD
+from maskedclip.data.views import Views, prepared_batches, training_batches
+from maskedclip.engine.distributed import compute_type
+from maskedclip.engine.metrics import Recorder
+from maskedclip.engine.provenance import provenance, record
+from maskedclip.engine.schedule import warmup_cosine
+from maskedclip.eval import results
+from maskedclip.eval.scores import METRICS, macro, score
+from maskedclip.inference import FINETUNED, name_of
+from maskedclip.models.maskedclip import SIZES
+from maskedclip.models.pretrained import load_encoder
+
+logger = logging.getLogger(__name__)
+LOST, CONFIG_FILE = "lost_samples.jsonl", "config.json"
+_EVALUATION_BATCH = 64
+
+
+class Labels(NamedTuple):
+    """What is learnt from: the samples of train (its fraction), val and test."""
+
+    dataset: Shards
+    task: Task
+    parts: dict[str, list[Sample]]
+
+
+class Predictions(NamedTuple):
+    samples: list[Sample]
+    label_B: np.ndarray
+    probability_BY: np.ndarray  # float64
+
+
+class Ledger:
+    """lost_samples.jsonl of the run: each damaged sample once."""
+
+    def __init__(self, path: Path, dataset: str) -> None:
+        self._path, self._dataset = path, dataset
+        self._known: set[str] = set()
+
+    def add(self, lost: Iterable[DamagedSample]) -> None:
+        for damage in lost:
+            if damage.key in self._known:
+                continue
+            self._known.add(damage.key)
+            facts = {"dataset": self._dataset, "shard": damage.shard, "key": damage.key}
+            with self._path.open("a") as file:
+                file.write(json.dumps(facts | {"reason": damage.reason}) + "\n")
+            logger.warning("left out: %s", damage)
+
+
+def finetune(config: FinetuneConfig) -> Path:
+    """Train, select by validation macro AUROC, test the selected weights once; return the run.
+
+    A finished run of the same configuration is not run again; an unfinished one starts over.
+    Raises ValueError for weights or labels that cannot serve, and for a directory of another run.
+    """
+    labels = read_labels(config)
+    config = replace(config, task=labels.task.name, name=config.name or run_name(config))
+    run = Path(config.out) / config.name
+    if _finished(config, run):
+        logger.info("%s is finished; remove it to run it again", run)
+        sys.stdout.write(results.table(results.read_rows(run)))
+        return run
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    torch.manual_seed(config.seed)
+    model = network(config, len(labels.task.classes)).to(device)
+    _claim(config, run)
+    ledger = Ledger(run / LOST, labels.dataset.name)
+    ledger.add(labels.task.lost)
+    optimizer = adamw(model, layer_decay=config.layer_decay, weight_decay=config.weight_decay)
+    batches = training_batches(
+        labels.dataset, labels.parts["train"], image_size=config.image_size, batch=config.batch,
+        epochs=config.epochs, seed=config.seed, workers=config.threads,
+    )  # fmt: skip
+    steps = math.ceil(len(labels.parts["train"]) / config.batch)  # an epoch
+    best, weights, start = -1.0, model.state_dict(), time.monotonic()
+    recorder = Recorder(run, 0)
+
+    for epoch in range(config.epochs):
+        torch.manual_seed(number(config.seed, "drop path", epoch, bits=32))
+        times = (epoch + step / steps for step in range(steps))
+        loss = train(model, optimizer, islice(batches, steps), config, times, ledger)
+        found = predict(model, labels, "val", config, ledger)
+        auroc, average_precision = (
+            macro(metric, found.label_B, found.probability_BY)[0] for metric in METRICS
+        )
+        row = {
+            "epoch": epoch + 1, "loss": loss, "lr": learning_rate(config, epoch + 1),
+            "val_auroc": auroc, "val_average_precision": average_precision,
+        }  # fmt: skip
+        recorder.record((epoch + 1) * steps, row)
+        _show(epoch + 1, config.epochs, loss, auroc, start)
+        if auroc > best:  # of equal ones the earlier
+            best = auroc
+            weights = {k: v.detach().cpu().clone() for k, v in model.state_dict().items()}
+
+    recorder.close()
+    model.load_state_dict(weights)
+    _write(config, run, labels, model, predict(model, labels, "test", config, ledger))
+    return run
+
+
+def train(
+    model: nn.Module,
+    optimizer: AdamW,
+    batches: Iterable[Views],
+    config: FinetuneConfig,
+    epochs: Iterable[float],
+    ledger: Ledger,
+) -> float:
+    """Take an optimizer step a batch, `epochs` the time of each; return the mean loss an image.
+
+    Raises RuntimeError where it is not finite, or no image can be read.
+    """
+    device = next(model.parameters()).device
+    kind = compute_type("auto", device)
+    total, images = torch.zeros((), device=device), 0
+    model.train()
+    for epoch, views in zip(epochs, batches, strict=True):
+        ledger.add(views.lost)
+        if not views.samples:
+            continue
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(config, epoch) * group["lr_scale"]
+        label_B = torch.tensor([sample.label for sample in views.samples], device=device)
+        with torch.autocast(device.type, kind, enabled=kind != torch.float32):
+            logit_BY = model(views.image_BCHW.to(device, non_blocking=True))
+        loss = F.cross_entropy(logit_BY.float(), label_B, label_smoothing=config.smoothing)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        total += loss.detach() * len(label_B)
+        images += len(label_B)
+    mean = total.item() / images if images else math.nan
+    if not math.isfinite(mean):
+        raise RuntimeError(
+            f"the loss over {images} images is {mean}; lower --lr, or check the shards and weights"
+        )
+    return mean
+
+
+@torch.no_grad()
+def predict(
+    model: nn.Module, labels: Labels, part: str, config: FinetuneConfig, ledger: Ledger
+) -> Predictions:
+    """Return the probabilities of one part's images, cut as for evaluation."""
+    device = next(model.parameters()).device
+    kind = compute_type("auto", device)
+    kept: list[Sample] = []
+    rows = [np.zeros((0, len(labels.task.classes)))]
+    model.eval()
+    for views in prepared_batches(
+        labels.dataset, labels.parts[part], image_size=config.image_size,
+        batch=_EVALUATION_BATCH, threads=config.threads,
+    ):  # fmt: skip
+        ledger.add(views.lost)
+        if not views.samples:
+            continue
+        with torch.autocast(device.type, kind, enabled=kind != torch.float32):
+            logit_BY = model(views.image_BCHW.to(device, non_blocking=True))
+        kept += views.samples
+        rows.append(logit_BY.double().softmax(dim=-1).cpu().numpy())
+    return Predictions(kept, np.array([s.label for s in kept]), np.concatenate(rows))
+
+
+def read_labels(config: FinetuneConfig) -> Labels:
+    """Return the dataset's labelled samples, `fraction` of the training ones."""
+    if not 0 <= config.warmup_epochs < config.epochs:
+        raise ValueError(
+            f"warmup_epochs {config.warmup_epochs} is not below epochs {config.epochs}; "
+            f"use --warmup_epochs={max(0, config.epochs // 5)}"
+        )
+    dataset = Shards(Path(config.dataset))
+    task = labelled(dataset, config.task)
+    parts = divide(task, validation_share=config.validation_share)
+    parts["train"] = share_of(parts["train"], config.fraction, config.seed)
+    return Labels(dataset, task, parts)
+
+
+def network(config: FinetuneConfig, num_classes: int) -> VisionTransformer:
+    """Return the encoder with a fresh head on the mean of its patch tokens."""
+    model, report = load_encoder(
+        config.weights,
+        image_size=config.image_size,
+        num_classes=num_classes,
+        drop_path=config.drop_path,
+        size=config.size,
+    )
+    logger.info("%s", report)
+    assert isinstance(model.head, nn.Linear)
+    nn.init.trunc_normal_(model.head.weight, std=2e-5)  # MAE: the first outputs are all alike
+    nn.init.zeros_(model.head.bias)
+    return model
+
+
+def adamw(model: VisionTransformer, *, layer_decay: float, weight_decay: float) -> AdamW:
+    """Return AdamW whose groups have an lr_scale: layer_decay^(blocks + 1 - layer), as in MAE.
+
+    Layer 0 is patch embedding, positions and [CLS], then the blocks, then the head with its norm.
+    Nothing 1-D decays, nor positions and [CLS].
+    """
+    groups = param_groups_layer_decay(
+        model,
+        weight_decay=weight_decay,
+        no_weight_decay_list=("pos_embed", "cls_token"),
+        layer_decay=layer_decay,
+    )
+    return AdamW(groups, lr=0.0, betas=(0.9, 0.999), fused=True)
+
+
+def learning_rate(config: FinetuneConfig, epoch: float) -> float:
+    """Return the rate at a time in epochs: from 0 up to lr, then half a cosine to min_lr."""
+    share = warmup_cosine(epoch, config.warmup_epochs, config.epochs)
+    floor = config.min_lr if epoch >= config.warmup_epochs else 0.0
+    return floor + (config.lr - floor) * share
+
+
+def run_name(config: FinetuneConfig) -> str:
+    """Return a run's name, made of what usually differs between fine-tunings."""
+    start = f"{config.weights}_{config.size}" if config.weights == "random" else config.weights
+    dataset = Path(config.dataset).resolve().name
+    labels = f"{config.fraction:g}"
+    return results.file_name(name_of(start), dataset, config.task, labels, f"seed{config.seed}")
+
+
+def _finished(config: FinetuneConfig, run: Path) -> bool:
+    """Return whether the run has its results; ValueError where the directory is another run's."""
+    path = run / CONFIG_FILE
+    if not path.exists():
+        return False
+    try:
+        before = load(path, FinetuneConfig)
+    except ValueError as error:
+        raise ValueError(f"{run} holds another kind of run ({error}); use --name") from error
+    if replace(before, threads=config.threads, out=config.out) != config:
+        raise ValueError(
+            f"{run} holds a fine-tuning with another configuration; choose another --name, "
+            f"or remove it"
+        )
+    return {row["metric"] for row in results.read_rows(run)} >= set(METRICS)
+
+
+def _claim(config: FinetuneConfig, run: Path) -> None:
+    """Clear what an unfinished life left, and write config.json and provenance.json."""
+    for name in (LOST, "metrics.jsonl", FINETUNED):
+        (run / name).unlink(missing_ok=True)
+    for name in ("predictions", "tensorboard"):
+        shutil.rmtree(run / name, ignore_errors=True)
+    run.mkdir(parents=True, exist_ok=True)
+    save(config, run / CONFIG_FILE)
+    record(provenance([Path(config.dataset)], config.seed, 1), run / "provenance.json")
+
+
+def _write(
+    config: FinetuneConfig,
+    run: Path,
+    labels: Labels,
+    model: VisionTransformer,
+    found: Predictions,
+) -> None:
+    """Write weights, predictions and then the rows, whose presence says that the run is whole."""
+    task, name = labels.task, labels.dataset.name
+    header = {
+        "size": next(
+            size
+            for size, shape in SIZES.items()
+            if (shape.width, shape.depth) == (model.embed_dim, len(model.blocks))
+        ),
+        "patch_size": model.patch_embed.patch_size[0],
+        "image_size": config.image_size,
+        "mean": MEAN,
+        "std": STD,
+        "dataset": name,
+        "task": task.name,
+        "classes": task.classes,
+    }
+    temporary = run / (FINETUNED + ".tmp")
+    tensors = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
+    save_file(tensors, temporary, metadata={"format": "pt", "maskedclip": json.dumps(header)})
+    temporary.replace(run / FINETUNED)
+    results.write_predictions(
+        run / "predictions" / f"{results.file_name(name, 'test')}.csv",
+        task.classes,
+        [sample.key for sample in found.samples],
+        found.label_B,
+        found.probability_BY,
+    )
+    identity = {
+        "run": config.name,
+        "dataset": name,
+        "task": task.name,
+        "protocol": "finetune",
+        "fraction": config.fraction,
+        "seed": config.seed,
+    }
+    units = [sample.unit for sample in found.samples]
+    scores = {
+        metric: score(metric, found.label_B, found.probability_BY, units) for metric in METRICS
+    }
+    for label in next(iter(scores.values())).absent:
+        logger.warning("no test image of class %s; left out of the mean", task.classes[label])
+    rows = [results.row(identity | {"metric": metric}, scores[metric]) for metric in METRICS]
+    results.write_rows(run, rows)
+    sys.stdout.write(results.table(rows))
+
+
+def _show(epoch: int, epochs: int, loss: float, auroc: float, start: float) -> None:
+    seconds = (time.monotonic() - start) / epoch * (epochs - epoch)
+    left = time.strftime("%H:%M:%S", time.gmtime(seconds))
+    sys.stderr.write(
+        f"epoch {epoch}/{epochs}  loss {loss:.4f}  validation AUROC {auroc:.3f}  {left} left\n"
+    )
+
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    with one_line_errors():
+        finetune(CONFIG)

@@ -1,0 +1,223 @@
+"""Fine-tuning learns a small task, repeats itself, and leaves files that say what it measured."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from maskedclip.config import FinetuneConfig
+from maskedclip.data.fundus import encode
+from maskedclip.data.shards import Shards, ShardWriter
+from maskedclip.downstream_command import read_finetune
+from maskedclip.eval.results import read_predictions, read_rows
+from maskedclip.eval.scores import macro
+from maskedclip.finetune import adamw, finetune, learning_rate, network, read_labels
+from maskedclip.inference import load
+
+DAMAGED = ("s011", "s080")  # of training and of test
+
+
+def two_colours(directory: Path) -> Path:
+    """Write a dataset of red and green noise, 60 images to train and 24 to test."""
+    generator = np.random.default_rng(0)
+    with ShardWriter(directory, "colours") as writer:
+        for i in range(84):
+            image_HWC = generator.integers(0, 120, (40, 40, 3), dtype=np.uint8)
+            image_HWC[..., i % 2] += 80
+            jpeg = encode(image_HWC, 90)
+            key = f"s{i:03d}"
+            facts = {
+                "labels": {"colour": ("red", "green")[i % 2]},
+                "split": "train" if i < 60 else "test",
+                "sha256": key,
+            }
+            writer.add(key, jpeg[:200] if key in DAMAGED else jpeg, facts)
+    return directory
+
+
+def config_of(directory: Path) -> FinetuneConfig:
+    return FinetuneConfig(
+        weights="random", size="micro", dataset=str(directory / "colours"), out=str(directory),
+        name="ours", image_size=32, epochs=5, warmup_epochs=1, lr=1e-3, layer_decay=0.9, threads=0,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> FinetuneConfig:
+    directory = tmp_path_factory.mktemp("runs")
+    two_colours(directory / "colours")
+    config = config_of(directory)
+    finetune(config)
+    return config
+
+
+def run_of(config: FinetuneConfig) -> Path:
+    return Path(config.out) / config.name
+
+
+def test_two_colours_are_told_apart(finished: FinetuneConfig) -> None:
+    rows = {row["metric"]: row for row in read_rows(run_of(finished))}
+    assert set(rows) == {"auroc", "average_precision"}
+    assert rows["auroc"]["value"] > 0.9
+    assert rows["auroc"]["n"] == 23  # one of 24 is damaged
+    assert rows["auroc"] | {"value": 0, "low": 0, "high": 0} == {
+        "run": "ours", "dataset": "colours", "task": "colour", "protocol": "finetune",
+        "fraction": 1.0, "seed": 0, "metric": "auroc", "value": 0, "n": 23, "low": 0, "high": 0,
+    }  # fmt: skip
+
+
+def test_the_predictions_give_the_scores_again(finished: FinetuneConfig) -> None:
+    ids, classes, label_B, probability_BY = read_predictions(
+        run_of(finished) / "predictions" / "colours-test.csv"
+    )
+    assert classes == ["green", "red"]
+    assert "s080" not in ids
+    for row in read_rows(run_of(finished)):
+        assert macro(row["metric"], label_B, probability_BY)[0] == row["value"]
+
+
+def test_the_saved_weights_give_the_predictions_again(finished: FinetuneConfig) -> None:
+    model = load(run_of(finished))
+    labels = read_labels(finished)
+    ids, _, _, probability_BY = read_predictions(
+        run_of(finished) / "predictions" / "colours-test.csv"
+    )
+    images = []
+    for sample in labels.parts["test"]:
+        if sample.key in ids:
+            jpeg, _ = labels.dataset.read(sample.index)
+            images.append(Path(finished.out) / f"{sample.key}.jpg")
+            images[-1].write_bytes(jpeg)
+    assert model.classes == ("green", "red")
+    found_BY = model.classify(images).numpy()
+    np.testing.assert_allclose(found_BY, probability_BY, atol=0.02)  # bf16 there, fp32 here
+
+
+def test_the_selected_epoch_is_the_best_on_validation(finished: FinetuneConfig) -> None:
+    lines = (run_of(finished) / "metrics.jsonl").read_text().splitlines()
+    rows = [json.loads(line) for line in lines]
+    assert [row["epoch"] for row in rows] == [1, 2, 3, 4, 5]
+    assert max(row["val_auroc"] for row in rows) > 0.9
+    assert rows[-1]["lr"] == pytest.approx(finished.min_lr)
+
+
+def test_a_damaged_sample_is_listed_once_and_costs_that_sample(finished: FinetuneConfig) -> None:
+    lines = (run_of(finished) / "lost_samples.jsonl").read_text().splitlines()
+    assert sorted(json.loads(line)["key"] for line in lines) == list(DAMAGED)
+
+
+def test_the_same_configuration_gives_the_same_numbers(finished: FinetuneConfig) -> None:
+    again = replace(finished, name="again", threads=2)  # workers and threads play no part
+    finetune(again)
+    values = [
+        [(row["value"], row["low"], row["high"]) for row in read_rows(run_of(config))]
+        for config in (finished, again)
+    ]
+    assert values[0] == values[1]
+    logs = [(run_of(config) / "metrics.jsonl").read_bytes() for config in (finished, again)]
+    assert logs[0] == logs[1]
+
+
+def test_a_finished_run_is_not_run_again(
+    finished: FinetuneConfig, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = (run_of(finished) / "provenance.json").read_bytes()
+    assert finetune(finished) == run_of(finished)
+    assert (run_of(finished) / "provenance.json").read_bytes() == before
+    assert "colours" in capsys.readouterr().out
+
+
+def test_the_directory_of_another_run_is_left_alone(finished: FinetuneConfig) -> None:
+    with pytest.raises(ValueError, match="another configuration"):
+        finetune(replace(finished, lr=2e-3))
+    other = Path(finished.out) / "pretraining"
+    other.mkdir()
+    (other / "config.json").write_text('{"data": {"threads": 3}}')
+    with pytest.raises(ValueError, match="another kind of run"):
+        finetune(replace(finished, name="pretraining"))
+
+
+def test_an_unfinished_run_starts_over(finished: FinetuneConfig) -> None:
+    half = replace(finished, name="half", epochs=2)
+    finetune(half)
+    run = run_of(half)
+    (run / "results.jsonl").unlink()
+    (run / "predictions" / "old.csv").touch()
+    before = (run / "metrics.jsonl").read_bytes()
+    finetune(half)
+    assert (run / "metrics.jsonl").read_bytes() == before
+    assert not (run / "predictions" / "old.csv").exists()
+    assert len(read_rows(run)) == 2
+
+
+def test_layer_decay_scales_are_maes() -> None:
+    config = FinetuneConfig(weights="random", size="micro", image_size=32)
+    model = network(config, 3)
+    scales, decays = {}, {}
+    for group in adamw(model, layer_decay=0.65, weight_decay=0.05).param_groups:
+        for parameter in group["params"]:
+            scales[id(parameter)] = group["lr_scale"]
+            decays[id(parameter)] = group["weight_decay"]
+    depth = len(model.blocks)
+    for name, parameter in model.named_parameters():
+        if name.startswith(("cls_token", "pos_embed", "patch_embed")):
+            layer = 0
+        elif name.startswith("blocks."):
+            layer = int(name.split(".")[1]) + 1
+        else:
+            assert name.startswith(("fc_norm.", "head."))
+            layer = depth + 1
+        assert scales[id(parameter)] == pytest.approx(0.65 ** (depth + 1 - layer)), name
+        vector = parameter.ndim == 1 or name in ("cls_token", "pos_embed")
+        assert decays[id(parameter)] == (0.0 if vector else 0.05), name
+
+
+def test_a_fresh_head_has_small_weights_and_everything_trains() -> None:
+    model = network(FinetuneConfig(weights="random", size="micro", image_size=32), 3)
+    assert model.head.weight.std() < 5e-5
+    assert all(parameter.requires_grad for parameter in model.parameters())
+
+
+def test_the_rate_rises_from_zero_and_falls_to_its_floor() -> None:
+    config = FinetuneConfig(epochs=50, warmup_epochs=10, lr=5e-4, min_lr=1e-6)
+    assert learning_rate(config, 0) == 0
+    assert learning_rate(config, 5) == pytest.approx(2.5e-4)
+    assert learning_rate(config, 10) == pytest.approx(5e-4)
+    assert learning_rate(config, 30) == pytest.approx((5e-4 + 1e-6) / 2)
+    assert learning_rate(config, 50) == pytest.approx(1e-6)
+
+
+def test_the_command_line_is_checked_before_anything_is_touched(
+    finished: FinetuneConfig, capsys: pytest.CaptureFixture[str]
+) -> None:
+    dataset = finished.dataset
+    config = read_finetune("", ["random", "--dataset", dataset, "--fraction", "0.1"])
+    assert (config.weights, config.fraction) == ("random", 0.1)
+    for arguments, answer in (
+        (["random", "--dataset", dataset, "--fractoin", "0.1"], "did you mean --fraction?"),
+        (["random", "--dataset", dataset + "s"], "no such directory"),
+        (["runs/nothing", "--dataset", dataset], "no such run or file of weights"),
+        (["--dataset", dataset], "no weights given"),
+        (["random"], "no dataset given"),
+        (["random", "--dataset", dataset, "--fraction", "10"], "write a share of the labels"),
+    ):
+        with pytest.raises(SystemExit) as stopped:
+            read_finetune("", arguments)
+        assert stopped.value.code == 2
+        found = capsys.readouterr().err
+        assert answer in found
+        assert found.count("\n") == 1
+
+
+def test_a_warm_up_longer_than_the_run_is_refused(finished: FinetuneConfig) -> None:
+    with pytest.raises(ValueError, match="use --warmup_epochs=1"):
+        read_labels(replace(finished, warmup_epochs=10))
+
+
+def test_labels_are_what_the_dataset_says(finished: FinetuneConfig) -> None:
+    dataset = Shards(Path(finished.dataset))
+    for sample in read_labels(finished).parts["train"]:
+        name = dataset.metadata(sample.index)["labels"]["colour"]
+        assert ("green", "red")[sample.label] == name

@@ -1,0 +1,364 @@
+import json
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import simplejpeg
+from PIL import Image
+
+from maskedclip.data import building
+from maskedclip.data.phantom import draw
+from maskedclip.data.shards import Shards
+from maskedclip.make_shards import Request, build
+from maskedclip.make_shards_command import main, parse
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a download of 20 phantoms: a doubled file, an empty one, a cut one, a text."""
+    folder = tmp_path_factory.mktemp("download")
+    for number in range(20):
+        place = folder / ("train" if number < 14 else "test") / ("cataract", "normal")[number % 2]
+        place.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(draw(number, 96).image_HWC).save(place / f"{number:02d}.jpg", quality=95)
+    normal = folder / "train" / "normal"
+    shutil.copy(normal / "01.jpg", normal / "copy.jpg")
+    (normal / "empty.jpg").write_bytes(b"")
+    (normal / "text.png").write_text("not found")
+    content = (normal / "03.jpg").read_bytes()
+    (normal / "cut.jpg").write_bytes(content[: len(content) // 2])
+    return folder
+
+
+def request(root: Path, out: Path, **changes: Any) -> Request:
+    settings: dict[str, Any] = {
+        "classes": "disease",
+        "size": 64,
+        "workers": 1,
+        "samples_per_shard": 6,
+    }
+    return Request(dataset="folder", root=root, out=out, name="toy", **{**settings, **changes})
+
+
+def contents(directory: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(directory.iterdir())}
+
+
+def test_a_dataset_is_built_with_all_that_the_contract_asks(root: Path, tmp_path: Path) -> None:
+    summary = build(request(root, tmp_path / "toy"), progress=False)
+    shards = Shards(tmp_path / "toy")
+    assert summary.built
+    assert len(shards) == 21
+    seen = {}
+    for number in range(len(shards)):
+        content, metadata = shards.read(number)
+        assert simplejpeg.decode_jpeg(content).shape == (64, 64, 3)
+        assert list(metadata) == [
+            "dataset", "source", "patient", "eye", "split", "labels", "categories", "report",
+            "width", "height", "sha256", "phash",
+        ]  # fmt: skip
+        assert set(shards.key(number)) <= set("0123456789abcdef")
+        seen[metadata["source"]] = metadata
+    one = seen["train/cataract/00.jpg"]
+    assert (one["dataset"], one["split"], one["width"], one["height"]) == ("toy", "train", 96, 96)
+    assert (one["labels"], one["categories"]) == ({"disease": "cataract"}, ["cataract"])
+    assert "A fundus photograph of cataract" in summary.captions
+
+
+def test_the_manifest_counts_and_names_every_file(root: Path, tmp_path: Path) -> None:
+    manifest = build(request(root, tmp_path / "toy"), progress=False).manifest
+    rejected = {entry["source"]: entry["reason"] for entry in manifest["rejected"]}
+    assert rejected.pop("train/normal/cut.jpg").startswith("does not decode")
+    assert rejected == {
+        "train/normal/empty.jpg": "the file is empty",
+        "train/normal/text.png": "not an image of a known format",
+    }
+    assert manifest["duplicates"] == [["train/normal/01.jpg", "train/normal/copy.jpg"]]
+    assert manifest["counts"]["splits"] == {"test": 6, "train": 15}
+    assert manifest["counts"]["labels"] == {"disease": {"cataract": 10, "normal": 11}}
+    assert manifest["classes"] == {"disease": ["cataract", "normal"]}
+    assert manifest["licence"]
+    assert str(root) not in json.dumps(manifest)
+
+
+def test_the_bytes_do_not_depend_on_the_workers(root: Path, tmp_path: Path) -> None:
+    build(request(root, tmp_path / "one", workers=1), progress=False)
+    build(request(root, tmp_path / "two", workers=2), progress=False)
+    assert contents(tmp_path / "one") == contents(tmp_path / "two")
+
+
+@pytest.fixture
+def interrupted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make the next build stop when it has written three shards and noted two of them."""
+    write, count = building._write_json, iter(range(100))
+
+    def stop_once(path: Path, content: dict[str, object]) -> None:
+        if next(count) == 3:  # the request, two shards, and then
+            raise KeyboardInterrupt
+        write(path, content)
+
+    monkeypatch.setattr(building, "_write_json", stop_once)
+
+
+@pytest.mark.usefixtures("interrupted")
+def test_a_build_that_was_stopped_ends_as_one_that_was_not(root: Path, tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        build(request(root, tmp_path / "toy"), progress=False)
+    with pytest.raises(ValueError, match="not finished"):
+        Shards(tmp_path / "toy")
+    kept = (tmp_path / "toy" / "toy-000000.tar").stat().st_mtime_ns
+    build(request(root, tmp_path / "toy"), progress=False)
+    build(request(root, tmp_path / "whole"), progress=False)
+    assert contents(tmp_path / "toy") == contents(tmp_path / "whole")
+    assert (tmp_path / "toy" / "toy-000000.tar").stat().st_mtime_ns == kept
+
+
+@pytest.mark.usefixtures("interrupted")
+def test_a_shard_damaged_while_the_build_was_down_is_written_again(
+    root: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        build(request(root, tmp_path / "toy"), progress=False)
+    (tmp_path / "toy" / "toy-000000.tar").write_bytes(b"cut")
+    build(request(root, tmp_path / "toy"), progress=False)
+    assert len([Shards(tmp_path / "toy").read(number) for number in range(21)]) == 21
+
+
+@pytest.mark.usefixtures("interrupted")
+def test_an_unfinished_build_of_another_request_is_not_touched(root: Path, tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        build(request(root, tmp_path / "toy"), progress=False)
+    before = sorted(path.name for path in (tmp_path / "toy").iterdir())
+    with pytest.raises(ValueError, match="unfinished build of another request"):
+        build(request(root, tmp_path / "toy", size=48), progress=False)
+    assert sorted(path.name for path in (tmp_path / "toy").iterdir()) == before
+
+
+def test_a_killed_command_goes_on_and_leaves_no_process_behind(tmp_path: Path) -> None:
+    out = tmp_path / "phantoms"
+    command = [
+        sys.executable, "tools/make_shards.py", "phantom", "--count", "90", "--size", "128",
+        "--samples_per_shard", "10", "--workers", "2", "--out", str(out),
+    ]  # fmt: skip
+    running = subprocess.Popen(
+        command, cwd=ROOT, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+        start_new_session=True,
+    )  # fmt: skip
+    while not (out / "phantom-000001.tar").is_file() and running.poll() is None:
+        time.sleep(0.01)
+    running.send_signal(signal.SIGKILL)
+    running.wait()
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:  # the group is empty when the last worker has ended
+        try:
+            os.killpg(running.pid, 0)
+        except ProcessLookupError:
+            break
+        time.sleep(0.05)
+    else:
+        os.killpg(running.pid, signal.SIGKILL)
+        pytest.fail("workers outlived the command")
+    assert not (out / "manifest.json").exists()
+    again = Request(dataset="phantom", count=90, size=128, samples_per_shard=10, workers=1, out=out)
+    build(again, progress=False)
+    shards = Shards(out)
+    assert len({shards.key(number) for number in range(90)}) == 90
+    assert not list(out.glob(".*"))
+
+
+def test_the_same_request_again_does_nothing(root: Path, tmp_path: Path) -> None:
+    build(request(root, tmp_path / "toy"), progress=False)
+    before = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "toy").iterdir()}
+    assert not build(request(root, tmp_path / "toy", workers=2), progress=False).built
+    assert {p.name: p.stat().st_mtime_ns for p in (tmp_path / "toy").iterdir()} == before
+
+
+def test_another_request_does_not_replace_a_dataset(root: Path, tmp_path: Path) -> None:
+    build(request(root, tmp_path / "toy"), progress=False)
+    with pytest.raises(ValueError, match="another request or of other files; remove it"):
+        build(request(root, tmp_path / "toy", size=48), progress=False)
+
+
+def test_a_directory_of_something_else_is_not_written_to(root: Path, tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("mine")
+    with pytest.raises(ValueError, match="is not empty and holds no dataset"):
+        build(request(root, tmp_path), progress=False)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_two_builds_do_not_write_to_one_directory(root: Path, tmp_path: Path) -> None:
+    (tmp_path / "toy").mkdir()
+    with (
+        building._locked(tmp_path / "toy"),
+        pytest.raises(RuntimeError, match="another build is writing"),
+    ):
+        build(request(root, tmp_path / "toy"), progress=False)
+
+
+def test_a_dataset_of_nothing_but_bad_files_leaves_nothing(tmp_path: Path) -> None:
+    (tmp_path / "download").mkdir()
+    (tmp_path / "download" / "eye.jpg").write_bytes(b"")
+    with pytest.raises(RuntimeError, match=r"the first, eye\.jpg: the file is empty"):
+        build(request(tmp_path / "download", tmp_path / "toy"), progress=False)
+    assert not (tmp_path / "toy").exists()
+
+
+def test_a_disk_that_is_full_costs_one_line_and_nothing_done(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["folder", f"--root={root}", f"--out={tmp_path / 'toy'}", "--workers=1"]
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (8192, limits[1]))
+    try:
+        with pytest.raises(SystemExit) as ended:
+            main(arguments)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert ended.value.code == 2
+    assert "folder-000000.tar: File too large" in error
+    assert "give the same command again" in error
+    assert not list((tmp_path / "toy").glob("*.tar*"))
+    main(arguments)
+    assert len(Shards(tmp_path / "toy")) == 21
+
+
+def test_an_output_that_cannot_be_made_costs_one_line(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(SystemExit) as ended:
+        main(["folder", f"--root={root}", f"--out={tmp_path / 'file' / 'toy'}"])
+    assert ended.value.code == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_with_anonymise_no_name_of_a_file_is_left(root: Path, tmp_path: Path) -> None:
+    out = tmp_path / "shards" / "toy"
+    build(request(root, out, anonymise=True), progress=False)
+    assert (tmp_path / "shards" / ".maskedclip_key").stat().st_mode & 0o777 == 0o600
+    text = b"".join(contents(out).values())
+    assert b"empty.jpg" not in text
+    assert b"01.jpg" not in text
+    again = tmp_path / "shards" / "again"
+    build(request(root, again, anonymise=True), progress=False)
+    assert contents(again) == contents(out)
+    build(request(root, tmp_path / "plain"), progress=False)
+    assert Shards(tmp_path / "plain").key(0) != Shards(out).key(0)
+
+
+def test_a_key_that_is_missing_or_short_is_refused(root: Path, tmp_path: Path) -> None:
+    (tmp_path / "key").write_text("short")
+    with pytest.raises(ValueError, match="5 bytes are too few"):
+        build(request(root, tmp_path / "toy", key_file=tmp_path / "key"), progress=False)
+    with pytest.raises(ValueError, match="no such file"):
+        build(request(root, tmp_path / "toy", key_file=tmp_path / "none"), progress=False)
+    assert not (tmp_path / "toy").exists()
+
+
+def test_phantoms_are_drawn_and_a_patient_is_in_one_split(tmp_path: Path) -> None:
+    chosen = Request(dataset="phantom", count=40, seed=4, size=64, workers=1, out=tmp_path / "p")
+    build(chosen, progress=False)
+    shards = Shards(tmp_path / "p")
+    samples = [shards.metadata(number) for number in range(40)]
+    assert {sample["split"] for sample in samples} == {"train", "val", "test"}
+    assert len({(sample["patient"], sample["split"]) for sample in samples}) == 20
+    by_source = {sample["source"]: number for number, sample in enumerate(samples)}
+    content, metadata = shards.read(by_source["phantom/000000007"])
+    phantom = draw(7, 64)
+    assert (metadata["labels"], tuple(metadata["categories"])) == (
+        phantom.labels,
+        phantom.categories,
+    )
+    assert np.abs(simplejpeg.decode_jpeg(content).astype(int) - phantom.image_HWC).mean() < 6
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["eyepac", "--root=x"], "unknown dataset 'eyepac'; did you mean eyepacs?"),
+        (["eyepacs", "--rot=x"], "unknown flag --rot; did you mean --root?"),
+        (["eyepacs", "--root=x", "--zzz=1"], "unknown flag --zzz; see --help"),
+        (["eyepacs"], "--root is missing"),
+        (["eyepacs", "--root=none"], "--root none: no such directory"),
+        (["eyepacs", "--root=empty"], "--root empty: no image in it"),
+        (["eyepacs", "--root"], "--root needs a value"),
+        (["--root=x"], "one dataset is needed, 0 given"),
+        (["eyepacs", "idrid", "--root=x"], "one dataset is needed, 2 given"),
+        (["eyepacs", "--root=x", "--size=big"], "--size 'big' is not a whole number"),
+        (["eyepacs", "--root=x", "--size=8"], "--size 8 is out of range; use 32 to 8192"),
+        (["eyepacs", "--root=x", "--classes=dr"], "--classes is only for folder"),
+        (["phantom", "--root=x"], "phantom has no --root"),
+        (["folder", "--root=x", "--name=a/b"], "--name 'a/b'"),
+        (["folder", "--root=x", "--anonymise=maybe"], "--anonymise maybe: it takes no value"),
+        (["csv", "--root=empty"], "csv needs --csv FILE and --image_column"),
+        (["csv", "--root=x", "--csv=y", "--image_column=z", "--label_column=l"], "needs --task"),
+    ],
+)
+def test_a_bad_command_line_costs_one_line_and_touches_nothing(
+    arguments: list[str],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    output = capsys.readouterr()
+    assert ended.value.code == 2
+    assert message in output.err
+    assert output.err.count("\n") == 1
+    assert output.out == ""
+    assert [path.name for path in tmp_path.rglob("*")] == ["empty"]
+
+
+def test_the_command_line_arrives_as_it_was_written() -> None:
+    words = "folder --root 007 --name 1e5 --out=a,b --samples-per-shard 10 --anonymise --size 64"
+    assert parse(words.split()) == Request(
+        dataset="folder", root=Path("007"), name="1e5", out=Path("a,b"),
+        samples_per_shard=10, anonymise=True, size=64,
+    )  # fmt: skip
+
+
+def test_the_end_says_what_there_is_and_what_to_do_next(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["folder", f"--root={root}", f"--out={tmp_path / 'toy'}", "--classes=disease"]
+    main([*arguments, "--workers=1"])
+    text = capsys.readouterr().out
+    for part in (
+        "21 samples in 1 shards, 21 with a caption",
+        "rejected: 1 the file is empty",
+        "disease: cataract 10, normal 11",
+        "caption: A fundus photograph of",
+        f"next: python tools/check_shards.py {tmp_path / 'toy'}",
+    ):
+        assert part in text
+    main(arguments)
+    assert "nothing to do" in capsys.readouterr().out
+
+
+def test_help_and_list_need_no_heavy_module() -> None:
+    for flag in ("--help", "--list"):
+        code = (
+            "import sys; sys.path.insert(0, '.'); from maskedclip.make_shards_command import main;"
+            f"main(['{flag}']); heavy = {{'cv2', 'numpy', 'torch', 'PIL'}} & set(sys.modules);"
+            "sys.exit(str(heavy) if heavy else 0)"
+        )
+        done = subprocess.run(
+            [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        assert "odir5k" in done.stdout or "DATASET" in done.stdout
