@@ -119,7 +119,7 @@ def finetune(config: FinetuneConfig) -> Path:
         auroc, average_precision = (
             macro(metric, found.label_B, found.probability_BY)[0] for metric in METRICS
         )
-        row = {
+        row: dict[str, float | None] = {
             "epoch": epoch + 1, "loss": loss, "lr": learning_rate(config, epoch + 1),
             "val_auroc": auroc, "val_average_precision": average_precision,
         }  # fmt: skip

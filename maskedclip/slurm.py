@@ -34,6 +34,7 @@ class Job:
         if "SUBMITIT_EXECUTOR" in os.environ:
             import submitit
 
+            logging.getLogger("submitit").setLevel(logging.WARNING)
             # SLURM's own list of GPUs stays; submitit would write the local rank over it
             environment = submitit.helpers.TorchDistributedEnvironment()
             environment.export(set_cuda_visible_devices=False, overwrite=True)
@@ -92,8 +93,11 @@ def submit(config: Config, launch: LaunchConfig) -> None:
     import submitit
 
     config.directory.mkdir(parents=True, exist_ok=True)
-    if cluster == "local":  # 2 ranks with 2 threads each on 2 cores would be 3 times slower
+    if cluster == "local":
         os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // ranks)))
+        # waiting threads sleep: beside another busy process spinning ones made a step 7 times
+        # slower, and alone sleeping costs 7 % (docs/lab_notes.md, 2026-11-23)
+        os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     executor = submitit.AutoExecutor(folder=folder, cluster=cluster)
     executor.update_parameters(**_parameters(config, launch, cluster, ranks))
     job = executor.submit(Job(config))

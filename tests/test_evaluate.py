@@ -1,6 +1,7 @@
-"""Frozen features are probed and zero-shot is scored on the test split, and rows are not doubled."""
+"""Probe and zero-shot are scored on the test split, and measuring again doubles no row."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from maskedclip.inference import load
 from maskedclip.models.maskedclip import build
 from maskedclip.models.pretrained import export
 
-SHAPE = {
+SHAPE: dict[str, Any] = {
     "size": "micro", "image_size": 32, "patch_size": 16, "mask_ratio": 0.75, "bridge_depth": 1,
     "feature_decoder_depth": 1, "projection": 16, "text": "builtin", "text_tokens": 77,
     "text_dropout": 0.0,

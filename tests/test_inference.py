@@ -66,7 +66,7 @@ def test_arrays_pictures_and_paths_of_one_image_are_the_same(exported: Any, tmp_
     image_HWC = np.zeros((60, 80, 3), dtype=np.uint8)
     image_HWC[10:50, 20:60] = (200, 90, 40)
     Image.fromarray(image_HWC).save(tmp_path / "eye.png")
-    images = [
+    images: list[Any] = [
         image_HWC,
         Image.fromarray(image_HWC),
         tmp_path / "eye.png",

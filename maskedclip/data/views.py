@@ -49,7 +49,7 @@ def preparation(image_size: int) -> Callable[[Image.Image], Tensor]:
 
 def augmentation(image_size: int) -> Callable[[Image.Image], Tensor]:
     """Return RETFound's (MAE's) fine-tuning augmentation; it draws from the global generators."""
-    return create_transform(
+    transform = create_transform(
         image_size,
         is_training=True,
         color_jitter=0.0,
@@ -61,6 +61,12 @@ def augmentation(image_size: int) -> Callable[[Image.Image], Tensor]:
         mean=MEAN,
         std=STD,
     )
+    for part in transform.transforms:
+        for operation in getattr(part, "ops", ()):
+            # at 10 it keeps no bit: a black picture, or an error where Pillow is 13 or newer
+            if operation.name == "PosterizeIncreasing":
+                operation.magnitude_max = 9.9
+    return transform
 
 
 def picture(dataset: Shards, index: int) -> Image.Image:

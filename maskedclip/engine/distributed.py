@@ -2,6 +2,7 @@
 
 import os
 import platform
+import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -64,6 +65,8 @@ def shard(
     Master weights stay fp32, matrix work runs in `compute`, gradients are reduced in fp32. A
     model that does not train goes back to its shards after each forward pass.
     """
+    # a linear layer's output is a view of its 2-D product; none of ours is changed in place
+    warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")
     mesh = init_device_mesh("cuda" if torch.cuda.is_available() else "cpu", (dist.get_world_size(),))
     policy = MixedPrecisionPolicy(param_dtype=compute, reduce_dtype=torch.float32)
     for unit in units:

@@ -100,7 +100,7 @@ def read_predictions(path: Path) -> tuple[list[str], list[str], np.ndarray, np.n
 
 def file_name(*parts: str) -> str:
     """Return the parts joined by '-', with nothing in them that a file name should not have."""
-    return "-".join(re.sub(r"[^\w.=]+", "_", part) for part in parts)
+    return "-".join(re.sub(r"[^\w.=]+", "_", part) for part in parts if part)
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:

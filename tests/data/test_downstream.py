@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from maskedclip.data.downstream import Task, divide, in_order, labelled, share_of
 from maskedclip.data.fundus import encode
 from maskedclip.data.shards import Shards, ShardWriter
-from maskedclip.data.views import prepared_batches, seeded, training_batches
+from maskedclip.data.views import augmentation, prepared_batches, seeded, training_batches
 
 
 def build(directory: Path, samples: Sequence[dict[str, Any]]) -> Shards:
@@ -156,3 +157,13 @@ def test_a_damaged_sample_is_left_out_of_its_batch_and_named(tmp_path: Path) -> 
     trained = batches(task, dataset, 0)
     assert [damage.key for views in trained for damage in views.lost] == ["s3", "s3"]
     assert sum(len(views.image_BCHW) for views in trained) == 8
+
+
+def test_augmentation_at_its_strongest_still_shows_something() -> None:
+    image_HWC = np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8)
+    transform: Any = augmentation(32)
+    operations = next(part.ops for part in transform.transforms if hasattr(part, "ops"))
+    for operation in operations:
+        operation.prob, operation.magnitude, operation.magnitude_std = 1.0, 10, 0
+        changed_HWC = np.asarray(operation(Image.fromarray(image_HWC)))
+        assert np.ptp(changed_HWC) > 0, operation.name

@@ -1,0 +1,66 @@
+"""Small phantom shards and a run short enough for a test."""
+
+import os
+from pathlib import Path
+
+import pytest
+import simplejpeg
+import torch
+
+from maskedclip.config import Config, override
+from maskedclip.data.phantom import draw
+from maskedclip.data.shards import ShardWriter
+from maskedclip.recipes import demo
+
+# spinning threads of two test processes on two cores would wait for each other's time slices
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def phantoms(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Directories of 24 phantoms for each source and 60 held out, at 48 pixels."""
+    root = tmp_path_factory.mktemp("shards")
+    for number, (name, count) in enumerate({"paired": 24, "unpaired": 24, "heldout": 60}.items()):
+        with ShardWriter(root / name, name, samples_per_shard=10) as writer:
+            for i in range(count):
+                phantom = draw(1000 * number + i, 48)
+                metadata = {
+                    "dataset": name,
+                    "categories": list(phantom.categories),
+                    "labels": phantom.labels,
+                    "split": ("train", "train", "train", "val", "test")[i % 5],
+                    "width": 48,
+                    "height": 48,
+                }
+                writer.add(f"{i:06d}", simplejpeg.encode_jpeg(phantom.image_HWC), metadata)
+    return {path.name: path for path in root.iterdir()}
+
+
+@pytest.fixture
+def small(phantoms: dict[str, Path], tmp_path: Path) -> Config:
+    """A run of 6 steps that takes a second or two."""
+    changes = {
+        "name": "small",
+        "out": str(tmp_path / "runs"),
+        "data.paired": (str(phantoms["paired"]),),
+        "data.unpaired": (str(phantoms["unpaired"]),),
+        "data.paired_batch": 4,
+        "data.unpaired_batch": 4,
+        "data.draw_phantoms": 0,
+        "data.threads": 0,
+        "model.image_size": 32,
+        "model.bridge_depth": 1,
+        "model.feature_decoder_depth": 1,
+        "optim.steps": 6,
+        "engine.precision": "fp32",
+        "engine.log_every": 1,
+        "engine.save_every": 3,
+        "engine.pictures_every": 3,
+        "after.datasets": (),
+    }
+    return override(demo(), changes)

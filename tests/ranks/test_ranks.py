@@ -1,0 +1,113 @@
+"""Two gloo processes are one process: the loss, its gradients, a run, and its checkpoint."""
+
+import json
+import os
+import socket
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as multiprocessing
+from torch.nn import functional as F
+
+from maskedclip.config import Config, override
+from maskedclip.losses import label_guided_clip_loss
+from maskedclip.models.pretrained import read_weights
+from maskedclip.pretrain import pretrain
+
+LABELS = [4, 9, 4, -1, 9, 4]  # shared within and between the ranks
+
+
+def on_ranks(world: int, work, *arguments) -> None:
+    """Run work(rank, *arguments) in `world` processes that see each other."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    multiprocessing.spawn(_enter, (world, port, work, arguments), nprocs=world)
+
+
+def _enter(rank: int, world: int, port: int, work, arguments) -> None:
+    os.environ |= {
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": str(world),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+    }
+    torch.set_num_threads(1)
+    work(rank, *arguments)
+
+
+def features() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    image_BD, text_BD = (
+        F.normalize(torch.randn(6, 8, generator=generator), dim=-1).requires_grad_()
+        for _ in range(2)
+    )
+    return image_BD, text_BD, torch.tensor([9.0], requires_grad=True)
+
+
+def contrast_on_a_rank(rank: int, out: Path) -> None:
+    dist.init_process_group("gloo")
+    image_BD, text_BD, scale = features()
+    mine = slice(3 * rank, 3 * rank + 3)
+    loss = label_guided_clip_loss(
+        image_BD[mine], text_BD[mine], torch.tensor(LABELS)[mine], scale
+    )
+    loss.backward()
+    found = [loss.detach().view(1), image_BD.grad, text_BD.grad, scale.grad]
+    for tensor in found:  # what FSDP does with gradients: the mean over ranks
+        dist.all_reduce(tensor)
+        tensor /= 2
+    if rank == 0:
+        torch.save(found, out)
+    dist.destroy_process_group()
+
+
+def test_the_contrast_of_two_ranks_with_shared_labels_is_that_of_one(tmp_path):
+    on_ranks(2, contrast_on_a_rank, tmp_path / "found")
+    image_BD, text_BD, scale = features()
+    loss = label_guided_clip_loss(image_BD, text_BD, torch.tensor(LABELS), scale)
+    loss.backward()
+    expected = [loss.detach().view(1), image_BD.grad, text_BD.grad, scale.grad]
+    for ours, alone in zip(torch.load(tmp_path / "found"), expected, strict=True):
+        torch.testing.assert_close(ours, alone, rtol=1e-5, atol=1e-7)
+
+
+def pretrain_on_a_rank(_rank: int, config: Config) -> None:
+    pretrain(config)
+
+
+def losses(run: Path) -> list[list[float]]:
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    terms = ("loss", "loss_mim", "loss_clip", "loss_mfd", "grad_norm", "logit_scale")
+    return [[row[term] for term in terms] for row in rows]
+
+
+@pytest.fixture
+def alone(small, tmp_path) -> Path:
+    return pretrain(override(small, {"out": str(tmp_path / "alone")}))
+
+
+def test_a_run_on_two_ranks_is_the_run_of_one(small, alone):
+    on_ranks(2, pretrain_on_a_rank, small)
+    ours, theirs = losses(small.directory), losses(alone)
+    assert len(ours) == len(theirs) == 6
+    for row, expected in zip(ours, theirs, strict=True):
+        assert row == pytest.approx(expected, rel=1e-5, abs=1e-6)
+    trained, reference = (
+        read_weights(run / "model.safetensors")[0] for run in (small.directory, alone)
+    )
+    for name, tensor in reference.items():
+        torch.testing.assert_close(trained[name], tensor, rtol=1e-3, atol=1e-5)
+
+
+def test_a_checkpoint_of_two_ranks_is_resumed_by_one(small, alone):
+    import shutil
+
+    on_ranks(2, pretrain_on_a_rank, small)
+    shutil.rmtree(small.directory / "checkpoints" / "step-00000006")
+    pretrain(small)
+    for row, expected in zip(losses(small.directory), losses(alone), strict=True):
+        assert row == pytest.approx(expected, rel=1e-5, abs=1e-6)
