@@ -13,9 +13,6 @@ from maskedclip.config import LaunchConfig
 if __name__ == "__main__":
     config, launch = read_config(__doc__, LaunchConfig(), default="maskedclip_vitl")
     with one_line_errors():
-        from maskedclip.prepare import prepare
         from maskedclip.slurm import submit
 
-        if not launch.dry_run:
-            prepare(config)
         submit(config, launch)

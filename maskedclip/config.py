@@ -8,7 +8,7 @@ import difflib
 import json
 import math
 import types
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
@@ -197,26 +197,43 @@ class LaunchConfig:
             raise ValueError("nodes, cpu_ranks and hours are at least 1, gpus at least 0")
 
 
+def check_shares(batch_sizes: Iterable[int], world: int) -> None:
+    """Raise ValueError where images a step cannot be shared out evenly to `world` ranks."""
+    for size in batch_sizes:
+        if size % world:
+            raise ValueError(
+                f"data: {size} images a step cannot be shared by {world} ranks; use a multiple, "
+                f"such as {-(-size // world) * world}"
+            )
+
+
 def override(config: T, changes: Mapping[str, Any]) -> T:
     """Return `config` with dotted fields replaced, as in {"optim.base_lr": 3e-4}.
 
     Raises ValueError for an unknown field (with the nearest name) or a value of another kind.
     """
+    names = field_names(config)
+    for path in changes:
+        if path not in names:
+            near = difflib.get_close_matches(path, names, n=1, cutoff=0.5)
+            hint = f"did you mean {near[0]}?" if near else "see --help"
+            raise ValueError(f"no field {path!r} in {type(config).__name__}; {hint}")
+    return _replaced(config, changes, "")
+
+
+def _replaced(config: T, changes: Mapping[str, Any], prefix: str) -> T:
     kinds = get_type_hints(type(config))
     new: dict[str, Any] = {}
     inner: dict[str, dict[str, Any]] = {}
     for path, value in changes.items():
         key, _, rest = path.partition(".")
-        if key not in kinds or bool(rest) != is_dataclass(kinds[key]):
-            near = difflib.get_close_matches(path, field_names(config), n=1, cutoff=0.3)
-            hint = f"did you mean {near[0]}?" if near else "see --help"
-            raise ValueError(f"no field {path!r} in {type(config).__name__}; {hint}")
         if rest:
             inner.setdefault(key, {})[rest] = value
         else:
-            new[key] = _cast(value, kinds[key], path)
+            new[key] = _cast(value, kinds[key], prefix + key)
+    for key, below in inner.items():
+        new[key] = _replaced(getattr(config, key), below, f"{prefix}{key}.")
     # one `replace` a node, so that __post_init__ sees all the changes at once
-    new |= {key: override(getattr(config, key), inner[key]) for key in inner}
     return cast(T, replace(cast(Any, config), **new))
 
 

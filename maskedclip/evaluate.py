@@ -9,7 +9,6 @@ if __name__ == "__main__":  # before torch is imported: --help and mistakes answ
 
     OPTIONS = read_evaluate(__doc__)
 
-import json
 import logging
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -22,13 +21,13 @@ from torch import Tensor
 
 from maskedclip.data.captions import prompts
 from maskedclip.data.downstream import Sample, Task, divide, labelled, share_of
-from maskedclip.data.shards import DamagedSample, Shards
+from maskedclip.data.ledger import Ledger
+from maskedclip.data.shards import Shards
 from maskedclip.data.views import prepared_batches
 from maskedclip.downstream_command import check_protocols
 from maskedclip.engine.distributed import compute_type
 from maskedclip.eval import results
 from maskedclip.eval.probes import linear_probe
-from maskedclip.eval.scores import METRICS, score
 from maskedclip.eval.zeroshot import categories
 from maskedclip.inference import Model, load, name_of, read_header
 from maskedclip.models.pretrained import ENCODER, load_encoder
@@ -40,13 +39,13 @@ _BATCH = 64
 
 
 class Held(NamedTuple):
-    """A dataset's task with its samples divided, and what could not be read of it."""
+    """A dataset's task with its samples divided, and the list of what cannot be read."""
 
     dataset: Shards
     task: Task
     parts: dict[str, list[Sample]]
     threads: int
-    lost: dict[str, DamagedSample]
+    ledger: Ledger
 
 
 def evaluate(  # noqa: PLR0913 (one keyword a knob)
@@ -81,7 +80,8 @@ def evaluate(  # noqa: PLR0913 (one keyword a knob)
         dataset = Shards(Path(directory))
         found = labelled(dataset, task)
         parts = divide(found, validation_share=VALIDATION_SHARE)
-        held = Held(dataset, found, parts, threads, {d.key: d for d in found.lost})
+        held = Held(dataset, found, parts, threads, Ledger(out / LOST, dataset.name))
+        held.ledger.add(found.lost)
         if encode is not None:
             samples, probability_BY = _linear(held, *encode, fraction, seed)
             identity = _identity(weights, held, "linear", fraction, seed)
@@ -90,7 +90,6 @@ def evaluate(  # noqa: PLR0913 (one keyword a knob)
             samples, probability_BY = _zero_shot(held, model)
             identity = _identity(weights, held, "zeroshot", 0.0, 0)
             rows += _measure(out, identity, held, samples, probability_BY)
-        _list_lost(out, held)
     results.write_rows(out, rows)
     sys.stdout.write(results.table(rows))
     return rows
@@ -126,7 +125,7 @@ def _features(
     for views in prepared_batches(
         held.dataset, samples, image_size=image_size, batch=_BATCH, threads=held.threads
     ):
-        held.lost.update({damage.key: damage for damage in views.lost})
+        held.ledger.add(views.lost)
         if views.samples:
             kept += views.samples
             rows.append(encode(views.image_BCHW))
@@ -185,41 +184,14 @@ def _measure(
     samples: Sequence[Sample],
     probability_BY: np.ndarray,
 ) -> list[dict[str, Any]]:
-    """Write the predictions and return a row a metric."""
-    label_B = _labels(samples)
     name = results.file_name(*(str(identity[k]) for k in ("dataset", "task", "protocol")), "test")
-    results.write_predictions(
-        out / "predictions" / f"{name}.csv",
-        held.task.classes,
+    found = results.Measured(
         [sample.key for sample in samples],
-        label_B,
+        [sample.unit for sample in samples],
+        _labels(samples),
         probability_BY,
     )
-    units = [sample.unit for sample in samples]
-    rows = []
-    for metric in METRICS:
-        measured = score(metric, label_B, probability_BY, units)
-        rows.append(results.row(identity | {"metric": metric}, measured))
-    if measured.absent:
-        absent = ", ".join(held.task.classes[y] for y in measured.absent)
-        logger.warning("%s: no test image of %s; left out of the mean", held.dataset.name, absent)
-    return rows
-
-
-def _list_lost(out: Path, held: Held) -> None:
-    """Name the samples that could not be read, beside the results they are missing from."""
-    if not held.lost:
-        return
-    out.mkdir(parents=True, exist_ok=True)
-    lines = [
-        json.dumps(
-            {"dataset": held.dataset.name, "shard": d.shard, "key": d.key, "reason": d.reason}
-        )
-        for d in held.lost.values()
-    ]
-    before = (out / LOST).read_text().splitlines() if (out / LOST).exists() else []
-    (out / LOST).write_text("\n".join(dict.fromkeys([*before, *lines])) + "\n")
-    logger.warning("%d damaged samples left out; listed in %s", len(held.lost), out / LOST)
+    return results.measure(identity, held.task.classes, found, out / "predictions" / f"{name}.csv")
 
 
 if __name__ == "__main__":

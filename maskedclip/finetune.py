@@ -9,7 +9,6 @@ if __name__ == "__main__":  # before torch is imported: --help and mistakes answ
 
     CONFIG = read_finetune(__doc__)
 
-import json
 import logging
 import math
 import shutil
@@ -23,17 +22,16 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
 from timm.models.vision_transformer import VisionTransformer
-from timm.optim import param_groups_layer_decay
 from torch import nn
 from torch.nn import functional as F
 from torch.optim import AdamW
 
 from maskedclip.config import FinetuneConfig, load, save
 from maskedclip.data.downstream import Sample, Task, divide, labelled, share_of
+from maskedclip.data.ledger import Ledger
 from maskedclip.data.order import number
-from maskedclip.data.shards import DamagedSample, Shards
+from maskedclip.data.shards import Shards
 from maskedclip.data.transforms import MEAN, STD
 from maskedclip.data.views import Views, prepared_batches, training_batches
 from maskedclip.engine.distributed import compute_type
@@ -41,10 +39,15 @@ from maskedclip.engine.metrics import Recorder
 from maskedclip.engine.provenance import provenance, record
 from maskedclip.engine.schedule import warmup_cosine
 from maskedclip.eval import results
-from maskedclip.eval.scores import METRICS, macro, score
-from maskedclip.inference import FINETUNED, name_of
-from maskedclip.models.maskedclip import SIZES
-from maskedclip.models.pretrained import load_encoder
+from maskedclip.eval.results import Measured
+from maskedclip.eval.scores import METRICS, macro
+from maskedclip.inference import name_of
+from maskedclip.models.classifier import (
+    FINETUNED,
+    adamw_by_layer,
+    build_classifier,
+    write_classifier,
+)
 
 logger = logging.getLogger(__name__)
 LOST, CONFIG_FILE = "lost_samples.jsonl", "config.json"
@@ -57,30 +60,6 @@ class Labels(NamedTuple):
     dataset: Shards
     task: Task
     parts: dict[str, list[Sample]]
-
-
-class Predictions(NamedTuple):
-    samples: list[Sample]
-    label_B: np.ndarray
-    probability_BY: np.ndarray  # float64
-
-
-class Ledger:
-    """lost_samples.jsonl of the run: each damaged sample once."""
-
-    def __init__(self, path: Path, dataset: str) -> None:
-        self._path, self._dataset = path, dataset
-        self._known: set[str] = set()
-
-    def add(self, lost: Iterable[DamagedSample]) -> None:
-        for damage in lost:
-            if damage.key in self._known:
-                continue
-            self._known.add(damage.key)
-            facts = {"dataset": self._dataset, "shard": damage.shard, "key": damage.key}
-            with self._path.open("a") as file:
-                file.write(json.dumps(facts | {"reason": damage.reason}) + "\n")
-            logger.warning("left out: %s", damage)
 
 
 def finetune(config: FinetuneConfig) -> Path:
@@ -98,11 +77,18 @@ def finetune(config: FinetuneConfig) -> Path:
         return run
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(config.seed)
-    model = network(config, len(labels.task.classes)).to(device)
+    model, report = build_classifier(
+        config.weights, image_size=config.image_size, num_classes=len(labels.task.classes),
+        drop_path=config.drop_path, size=config.size,
+    )  # fmt: skip
+    logger.info("%s", report)
+    model = model.to(device)
     _claim(config, run)
     ledger = Ledger(run / LOST, labels.dataset.name)
     ledger.add(labels.task.lost)
-    optimizer = adamw(model, layer_decay=config.layer_decay, weight_decay=config.weight_decay)
+    optimizer = adamw_by_layer(
+        model, layer_decay=config.layer_decay, weight_decay=config.weight_decay
+    )
     batches = training_batches(
         labels.dataset, labels.parts["train"], image_size=config.image_size, batch=config.batch,
         epochs=config.epochs, seed=config.seed, workers=config.threads,
@@ -177,7 +163,7 @@ def train(
 @torch.no_grad()
 def predict(
     model: nn.Module, labels: Labels, part: str, config: FinetuneConfig, ledger: Ledger
-) -> Predictions:
+) -> Measured:
     """Return the probabilities of one part's images, cut as for evaluation."""
     device = next(model.parameters()).device
     kind = compute_type("auto", device)
@@ -195,7 +181,12 @@ def predict(
             logit_BY = model(views.image_BCHW.to(device, non_blocking=True))
         kept += views.samples
         rows.append(logit_BY.double().softmax(dim=-1).cpu().numpy())
-    return Predictions(kept, np.array([s.label for s in kept]), np.concatenate(rows))
+    return Measured(
+        [sample.key for sample in kept],
+        [sample.unit for sample in kept],
+        np.array([sample.label for sample in kept]),
+        np.concatenate(rows),
+    )
 
 
 def read_labels(config: FinetuneConfig) -> Labels:
@@ -210,37 +201,6 @@ def read_labels(config: FinetuneConfig) -> Labels:
     parts = divide(task, validation_share=config.validation_share)
     parts["train"] = share_of(parts["train"], config.fraction, config.seed)
     return Labels(dataset, task, parts)
-
-
-def network(config: FinetuneConfig, num_classes: int) -> VisionTransformer:
-    """Return the encoder with a fresh head on the mean of its patch tokens."""
-    model, report = load_encoder(
-        config.weights,
-        image_size=config.image_size,
-        num_classes=num_classes,
-        drop_path=config.drop_path,
-        size=config.size,
-    )
-    logger.info("%s", report)
-    assert isinstance(model.head, nn.Linear)
-    nn.init.trunc_normal_(model.head.weight, std=2e-5)  # MAE: the first outputs are all alike
-    nn.init.zeros_(model.head.bias)
-    return model
-
-
-def adamw(model: VisionTransformer, *, layer_decay: float, weight_decay: float) -> AdamW:
-    """Return AdamW whose groups have an lr_scale: layer_decay^(blocks + 1 - layer), as in MAE.
-
-    Layer 0 is patch embedding, positions and [CLS], then the blocks, then the head with its norm.
-    Nothing 1-D decays, nor positions and [CLS].
-    """
-    groups = param_groups_layer_decay(
-        model,
-        weight_decay=weight_decay,
-        no_weight_decay_list=("pos_embed", "cls_token"),
-        layer_decay=layer_decay,
-    )
-    return AdamW(groups, lr=0.0, betas=(0.9, 0.999), fused=True)
 
 
 def learning_rate(config: FinetuneConfig, epoch: float) -> float:
@@ -287,39 +247,12 @@ def _claim(config: FinetuneConfig, run: Path) -> None:
 
 
 def _write(
-    config: FinetuneConfig,
-    run: Path,
-    labels: Labels,
-    model: VisionTransformer,
-    found: Predictions,
+    config: FinetuneConfig, run: Path, labels: Labels, model: VisionTransformer, found: Measured
 ) -> None:
     """Write weights, predictions and then the rows, whose presence says that the run is whole."""
     task, name = labels.task, labels.dataset.name
-    header = {
-        "size": next(
-            size
-            for size, shape in SIZES.items()
-            if (shape.width, shape.depth) == (model.embed_dim, len(model.blocks))
-        ),
-        "patch_size": model.patch_embed.patch_size[0],
-        "image_size": config.image_size,
-        "mean": MEAN,
-        "std": STD,
-        "dataset": name,
-        "task": task.name,
-        "classes": task.classes,
-    }
-    temporary = run / (FINETUNED + ".tmp")
-    tensors = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
-    save_file(tensors, temporary, metadata={"format": "pt", "maskedclip": json.dumps(header)})
-    temporary.replace(run / FINETUNED)
-    results.write_predictions(
-        run / "predictions" / f"{results.file_name(name, 'test')}.csv",
-        task.classes,
-        [sample.key for sample in found.samples],
-        found.label_B,
-        found.probability_BY,
-    )
+    facts = {"task": task.name, "dataset": name, "mean": MEAN, "std": STD}
+    write_classifier(model, run / FINETUNED, task.classes, facts)
     identity = {
         "run": config.name,
         "dataset": name,
@@ -328,13 +261,8 @@ def _write(
         "fraction": config.fraction,
         "seed": config.seed,
     }
-    units = [sample.unit for sample in found.samples]
-    scores = {
-        metric: score(metric, found.label_B, found.probability_BY, units) for metric in METRICS
-    }
-    for label in next(iter(scores.values())).absent:
-        logger.warning("no test image of class %s; left out of the mean", task.classes[label])
-    rows = [results.row(identity | {"metric": metric}, scores[metric]) for metric in METRICS]
+    path = run / "predictions" / f"{results.file_name(name, 'test')}.csv"
+    rows = results.measure(identity, task.classes, found, path)
     results.write_rows(run, rows)
     sys.stdout.write(results.table(rows))
 

@@ -24,11 +24,11 @@ from maskedclip.data.transforms import normalise
 from maskedclip.data.views import preparation
 from maskedclip.engine.distributed import compute_type
 from maskedclip.eval.zeroshot import class_embeddings, probabilities
+from maskedclip.models.classifier import FINETUNED, read_classifier
 from maskedclip.models.maskedclip import MaskedCLIP, build
 from maskedclip.models.pretrained import ENCODER, MODEL, load_encoder, read_weights
 from maskedclip.models.text import Tokenizer
 
-FINETUNED = "finetuned.safetensors"
 _BATCH = 64
 _FULL = 1_000_000  # pixels: above any side
 
@@ -198,12 +198,12 @@ def load(path: str | Path) -> Model:
         network, tokenize = build(**header, pretrained_text=False)
         network.load_state_dict(tensors)
         return Model(network, tokenize, header["image_size"], (), str(path))
-    size, classes = int(header.get("image_size", 224)), header.get("classes", ())
-    pool = "avg" if classes else "token"
-    encoder, _ = load_encoder(path, image_size=size, num_classes=len(classes), global_pool=pool)
-    if classes:
-        encoder.load_state_dict(read_weights(path)[0])
-    return Model(encoder, None, size, classes, str(path))
+    if "classes" in header:
+        classifier, _ = read_classifier(path)
+        return Model(classifier, None, header["image_size"], header["classes"], str(path))
+    size = int(header.get("image_size", 224))
+    encoder, _ = load_encoder(path, image_size=size, global_pool="token")
+    return Model(encoder, None, size, (), str(path))
 
 
 def read_header(path: Path) -> tuple[dict[str, Any], set[str]]:

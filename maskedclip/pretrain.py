@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from maskedclip.config import Config, load, save
+from maskedclip.config import Config, check_shares, load, save
 from maskedclip.data.shards import Shards
 from maskedclip.data.stream import Batch, Source, View, stream
 from maskedclip.data.transforms import denormalise, normalise
@@ -61,6 +61,7 @@ def pretrain(config: Config) -> Path:
     run = config.directory
     with process_group() as device:
         rank, world = torch.distributed.get_rank(), torch.distributed.get_world_size()
+        check_shares((config.data.paired_batch, config.data.unpaired_batch), world)
         paired = _source("paired", config.data.paired, config)
         unpaired = None
         if config.data.unpaired_batch:

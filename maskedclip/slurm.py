@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from maskedclip.config import Config, LaunchConfig
+from maskedclip.config import Config, LaunchConfig, check_shares
 
 if TYPE_CHECKING:
     import submitit
@@ -79,14 +79,19 @@ def _forget_signals_in_children() -> None:
 def submit(config: Config, launch: LaunchConfig) -> None:
     """Carry out the run where `launch` says; on local and debug, until it ends.
 
-    Raises ValueError for more GPUs or nodes than there are, RuntimeError where the job fails.
+    Raises ValueError for more GPUs or nodes than there are, a batch that the ranks cannot share,
+    or data that is not there; RuntimeError where the job fails.
     """
     cluster = _cluster(launch)
     ranks = _ranks(launch, cluster)
+    check_shares((config.data.paired_batch, config.data.unpaired_batch), ranks * launch.nodes)
     folder = config.directory.resolve() / "jobs"
     if launch.dry_run:
         sys.stdout.write(plan(config, launch, cluster, ranks, folder))
         return
+    from maskedclip.prepare import prepare
+
+    prepare(config)
     if cluster == "debug":
         Job(config)()
         return

@@ -194,15 +194,9 @@ def stream(  # noqa: PLR0913 (what is read, then who reads it)
 ) -> Iterator[Batch]:
     """Yield this rank's share of the batches from `first_step` on, without end.
 
-    batch_sizes are paired and unpaired images a step over all ranks. Raises ValueError where they
-    cannot be shared out evenly.
+    batch_sizes are paired and unpaired images a step over all ranks, multiples of `world`.
     """
-    for size in batch_sizes:
-        if size % world:
-            raise ValueError(
-                f"data: {size} images a step cannot be shared by {world} ranks; "
-                f"use a multiple, such as {-(-size // world) * world}"
-            )
+    assert all(size % world == 0 for size in batch_sizes), "shares of a batch must be even"
     cv2.setNumThreads(0)  # our threads are the parallelism
     shares = [
         (source, size, source is paired)

@@ -9,7 +9,7 @@ from sklearn.preprocessing import StandardScaler
 
 from maskedclip.eval.scores import macro
 
-STRENGTHS = (0.001, 0.01, 0.1, 1.0)  # C of scikit-learn: the inverse of the penalty
+STRENGTHS = (0.001, 0.01, 0.1, 1.0, 10.0)  # C of scikit-learn: the inverse of the penalty
 _ITERATIONS = 2000
 
 

@@ -10,11 +10,11 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from maskedclip.eval.scores import METRICS, Score
+from maskedclip.eval.scores import METRICS, Score, score
 
 logger = logging.getLogger(__name__)
 RESULTS = "results.jsonl"
@@ -22,10 +22,38 @@ IDENTITY = ("run", "dataset", "task", "protocol", "fraction", "seed", "metric")
 _NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
 
 
-def row(identity: dict[str, Any], score: Score) -> dict[str, Any]:
+class Measured(NamedTuple):
+    """Test images and what was predicted for them."""
+
+    keys: list[str]
+    units: list[str]  # what the bootstrap draws: the patient where known
+    label_B: np.ndarray
+    probability_BY: np.ndarray
+
+
+def row(identity: dict[str, Any], found: Score) -> dict[str, Any]:
     """Return a row of results.jsonl; identity holds the fields of IDENTITY."""
     assert tuple(identity) == IDENTITY
-    return identity | {"value": score.value, "n": score.n, "low": score.low, "high": score.high}
+    return identity | {"value": found.value, "n": found.n, "low": found.low, "high": found.high}
+
+
+def measure(
+    identity: dict[str, Any], classes: Sequence[str], found: Measured, predictions: Path
+) -> list[dict[str, Any]]:
+    """Write the predictions and return a row a metric; a class without images is named.
+
+    Args:
+        identity: the fields of IDENTITY without the metric.
+    """
+    write_predictions(predictions, classes, found.keys, found.label_B, found.probability_BY)
+    scores = {
+        metric: score(metric, found.label_B, found.probability_BY, found.units)
+        for metric in METRICS
+    }
+    for label in scores[METRICS[0]].absent:
+        name = identity["dataset"]
+        logger.warning("%s: no test image of %s; left out of the mean", name, classes[label])
+    return [row(identity | {"metric": metric}, scores[metric]) for metric in METRICS]
 
 
 def read_rows(directory: Path) -> list[dict[str, Any]]:

@@ -180,8 +180,3 @@ def test_samples_without_a_caption_stay_out_of_the_pairs(tmp_path):
     assert (len(source), source.left_out) == (5, 5)
     with pytest.raises(ValueError, match="no sample"):
         Source("paired", [silent], 0, True)
-
-
-def test_a_batch_that_cannot_be_shared_evenly_is_refused(sources):
-    with pytest.raises(ValueError, match="4 images a step cannot be shared by 3 ranks"):
-        batches(*sources, 1, world=3)
