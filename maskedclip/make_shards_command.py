@@ -138,11 +138,21 @@ def report(summary: Summary) -> str:
     if manifest["duplicates"]:
         lines.append(f"groups of equal files, all kept: {len(manifest['duplicates'])}")
     lines += [f"caption: {text}" for text in summary.captions]
-    lines += [
-        f"in {summary.directory}",
-        f"next: python tools/check_shards.py {summary.directory}",
-    ]
+    lines += [f"in {summary.directory}", *_next(summary)]
     return "\n".join(lines) + "\n"
+
+
+def _next(summary: Summary) -> list[str]:
+    """Return the commands that this dataset is good for."""
+    counts, source = summary.manifest["counts"], "unpaired"
+    if counts["with_caption"]:
+        source = "paired"
+    lines = [f"next: python launchers/submit_pretrain.py --data.{source}={summary.directory} ..."]
+    for task in list(counts["labels"])[:1]:
+        lines.append(
+            f"   or: python -m maskedclip.finetune RUN --dataset {summary.directory} --task {task}"
+        )
+    return lines
 
 
 def _listed(counts: dict[str, int]) -> str:

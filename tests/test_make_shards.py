@@ -343,7 +343,8 @@ def test_the_end_says_what_there_is_and_what_to_do_next(
         "rejected: 1 the file is empty",
         "disease: cataract 10, normal 11",
         "caption: A fundus photograph of",
-        f"next: python tools/check_shards.py {tmp_path / 'toy'}",
+        f"next: python launchers/submit_pretrain.py --data.paired={tmp_path / 'toy'}",
+        f"--dataset {tmp_path / 'toy'} --task disease",
     ):
         assert part in text
     main(arguments)
