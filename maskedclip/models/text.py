@@ -12,7 +12,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import AutoConfig, AutoTokenizer, BertConfig, BertModel, BertTokenizerFast
+from tokenizers import Tokenizer as Tokenizers
+from tokenizers.models import WordPiece
+from tokenizers.normalizers import BertNormalizer
+from tokenizers.pre_tokenizers import BertPreTokenizer
+from tokenizers.processors import BertProcessing
+from transformers import (
+    AutoConfig,
+    AutoTokenizer,
+    BertConfig,
+    BertModel,
+    PreTrainedTokenizerFast,
+)
 from transformers.utils import logging
 
 BUILTIN = "builtin"
@@ -61,7 +72,7 @@ def build_text(
     ValueError with the command to run where a hub name is not on this machine.
     """
     if name == BUILTIN:
-        tokenizer: Any = BertTokenizerFast(vocab_file=str(VOCABULARY), do_lower_case=True)
+        tokenizer: Any = _builtin_tokenizer()
         config = BertConfig(
             vocab_size=len(tokenizer),
             hidden_size=128,
@@ -75,6 +86,20 @@ def build_text(
         tokenizer, bert = _from_hub(name, dropout, pretrained)
     tower = TextTower(bert=bert, projection=projection)
     return tower, Tokenizer(tokenizer, max_tokens)
+
+
+def _builtin_tokenizer() -> PreTrainedTokenizerFast:
+    words = VOCABULARY.read_text().split("\n")[:-1]
+    number = {word: i for i, word in enumerate(words)}
+    tokenizer = Tokenizers(WordPiece(number, unk_token="[UNK]"))
+    tokenizer.normalizer = BertNormalizer(lowercase=True)
+    tokenizer.pre_tokenizer = BertPreTokenizer()
+    ends = [(name, number[name]) for name in ("[SEP]", "[CLS]")]
+    tokenizer.post_processor = BertProcessing(*ends)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]",
+        sep_token="[SEP]", mask_token="[MASK]",
+    )  # fmt: skip
 
 
 def _bert(config: Any, dropout: float) -> BertModel:
