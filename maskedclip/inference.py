@@ -110,7 +110,7 @@ class Model:
     def zero_shot(self, image_BD: Tensor, class_YD: Tensor) -> Tensor:
         """Return probability_BY of images over classes, at the trained temperature."""
         assert isinstance(self.network, MaskedCLIP)
-        return probabilities(image_BD, class_YD, self.network.logit_scale.exp().item())
+        return probabilities(image_BD, class_YD, self.network.temperature().item())
 
     def features(self, image_BCHW: Tensor) -> Tensor:
         """Return unit rows for normalised images of the model's size."""
@@ -193,7 +193,7 @@ def load(path: str | Path) -> Model:
         there = [name for name in (MODEL, FINETUNED) if (path / name).is_file()]
         path = path / [*there, ENCODER][0]
     header, names = read_header(path)
-    if "logit_scale" in names:
+    if "temperature.logit_scale" in names:
         tensors, _ = read_weights(path)
         network, tokenize = build(**header, pretrained_text=False)
         network.load_state_dict(tensors)

@@ -74,7 +74,7 @@ def pretrain(config: Config) -> Path:
         model, tokenize = build(**model_shape(config))
         model = model.to(device)
         teacher = Teacher(model.encoder, model.bridge)
-        shard(model, model.units(), compute)
+        shard(model, model.units(), compute, exact=[model.temperature])
         shard(teacher, teacher.units(), compute, trains=False)
         optimizer = adamw(
             model, betas=config.optim.betas, weight_decay=config.optim.weight_decay
@@ -105,7 +105,7 @@ def pretrain(config: Config) -> Path:
                         model.parameters(), config.optim.clip_norm, norm
                     )
                 optimizer.step()
-                model.clamp_logit_scale()
+                model.temperature.clamp()
                 teacher.follow(model, config.model.teacher_momentum)
 
                 log.add(losses | {"logit_scale": out.logit_scale, "grad_norm": norm})

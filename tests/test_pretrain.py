@@ -161,3 +161,9 @@ def test_the_learning_rate_warms_up_and_ends_near_zero(small, share):
     assert rates[:warm] == pytest.approx([1e-3 * step / warm for step in range(warm)])
     cosine = [5e-4 * (1 + math.cos(math.pi * k / (6 - warm))) for k in range(6 - warm)]
     assert rates[warm:] == pytest.approx(cosine)
+
+
+def test_in_bf16_tau_is_still_exact(small):
+    run = pretrain(override(small, {"engine.precision": "bf16"}))
+    first = rows(run)[0]["logit_scale"]
+    assert first == pytest.approx(1 / 0.07, rel=1e-6)  # bf16 would round it to 14.25

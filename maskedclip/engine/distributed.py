@@ -58,17 +58,25 @@ def _fast_bf16(device: torch.device) -> bool:
 
 
 def shard(
-    model: nn.Module, units: Iterable[nn.Module], compute: torch.dtype, *, trains: bool = True
+    model: nn.Module,
+    units: Iterable[nn.Module],
+    compute: torch.dtype,
+    *,
+    exact: Iterable[nn.Module] = (),
+    trains: bool = True,
 ) -> None:
     """Shard `model` over all ranks, each of `units` gathered on its own (FSDP2).
 
-    Master weights stay fp32, matrix work runs in `compute`, gradients are reduced in fp32. A
-    model that does not train goes back to its shards after each forward pass.
+    Master weights stay fp32, matrix work runs in `compute` but for the modules `exact`, and
+    gradients are reduced in fp32. A model that does not train goes back to its shards after each
+    forward pass.
     """
     # a linear layer's output is a view of its 2-D product; none of ours is changed in place
     warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")
     mesh = init_device_mesh("cuda" if torch.cuda.is_available() else "cpu", (dist.get_world_size(),))
     policy = MixedPrecisionPolicy(param_dtype=compute, reduce_dtype=torch.float32)
+    for unit in exact:
+        fully_shard(unit, mesh=mesh)
     for unit in units:
         fully_shard(unit, mesh=mesh, mp_policy=policy)
     # by default a root keeps its weights gathered for a backward pass that never comes here

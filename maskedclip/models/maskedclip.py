@@ -46,6 +46,26 @@ class Outputs(NamedTuple):
     logit_scale: Tensor  # the multiplier, shape (1,)
 
 
+class Temperature(nn.Module):
+    """Tau of eqs. 2-3, on a module of its own so that FSDP can leave it in fp32."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        # of shape (1,) because FSDP2 refuses parameters without an axis
+        self.logit_scale = nn.Parameter(torch.full((1,), math.log(1 / 0.07)))
+
+    def forward(self) -> Tensor:
+        """Return the multiplier, of shape (1,)."""
+        return self.logit_scale.exp()
+
+    @torch.no_grad()
+    def clamp(self) -> None:
+        """Keep tau within 1..100 (CLIP); called after each optimizer step."""
+        parameter = self.logit_scale
+        local = parameter.to_local() if hasattr(parameter, "to_local") else parameter
+        local.clamp_(0.0, math.log(100.0))
+
+
 class MaskedCLIP(nn.Module):
     """E_I, D_I, B, D_F and E_T (section 2 of the paper)."""
 
@@ -92,8 +112,7 @@ class MaskedCLIP(nn.Module):
         )
         self.text = text
         self.image_projection = nn.Linear(shape.width, projection, bias=False)
-        # of shape (1,) because FSDP2 refuses parameters without an axis
-        self.logit_scale = nn.Parameter(torch.full((1,), math.log(1 / 0.07)))
+        self.temperature = Temperature()
 
     def forward(
         self, image_BCHW: Tensor, hidden_BN: Tensor, token_AL: Tensor, token_mask_AL: Tensor
@@ -111,7 +130,7 @@ class MaskedCLIP(nn.Module):
             feature_BND=self.feature_decoder(masked_BKD, visible_BK, None),
             image_AD=self._project(whole_AND),
             text_AD=self.text(token_AL, token_mask_AL),
-            logit_scale=self.logit_scale.exp(),
+            logit_scale=self.temperature(),
         )
 
     def units(self) -> list[nn.Module]:
@@ -132,13 +151,6 @@ class MaskedCLIP(nn.Module):
     def _project(self, whole_AND: Tensor) -> Tensor:
         mean_AD = self.bridge(whole_AND)[:, 1:].mean(dim=1)  # patches; [CLS] takes no part
         return F.normalize(self.image_projection(mean_AD).float(), dim=-1)
-
-    @torch.no_grad()
-    def clamp_logit_scale(self) -> None:
-        """Keep tau at most 100 (CLIP); called after each optimizer step."""
-        parameter = self.logit_scale
-        local = parameter.to_local() if hasattr(parameter, "to_local") else parameter
-        local.clamp_(0.0, math.log(100.0))
 
 
 def build(  # noqa: PLR0913 (one keyword a knob of the model's configuration)
