@@ -36,7 +36,9 @@ class DataConfig:
         if not 0 < low <= high <= 1:
             raise ValueError(f"data.crop_area {low},{high}: write two shares, 0 < low <= high <= 1")
         if not self.paired_batch:
-            raise ValueError("data.paired_batch 0: the contrast of eq. 4 needs pairs; use 1 or more")
+            raise ValueError(
+                "data.paired_batch 0: the contrast of eq. 4 needs pairs; use 1 or more"
+            )
         for name in ("paired_batch", "unpaired_batch", "threads", "prefetch", "draw_phantoms"):
             if getattr(self, name) < 0:
                 raise ValueError(f"data.{name} {getattr(self, name)} is negative; use 0 or more")

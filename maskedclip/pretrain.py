@@ -1,6 +1,6 @@
 """Pre-training on one screen: `objective` is eq. 6, `pretrain` the loop around it.
 
-    python -m maskedclip.pretrain RECIPE --optim.base_lr=1e-4
+python -m maskedclip.pretrain RECIPE --optim.base_lr=1e-4
 """
 
 if __name__ == "__main__":  # before torch is imported: --help and misspelt flags answer at once
@@ -12,10 +12,12 @@ import logging
 import math
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
+from torch.optim import AdamW
 
 from maskedclip.config import Config, check_shares, load, save
 from maskedclip.data.shards import Shards
@@ -32,24 +34,52 @@ from maskedclip.models.maskedclip import MaskedCLIP, Outputs, build
 from maskedclip.models.patches import pixel_target, seen_and_drawn
 from maskedclip.models.pretrained import export
 from maskedclip.models.teacher import Teacher
+from maskedclip.models.text import Tokenizer
 
 logger = logging.getLogger(__name__)
 
 
+class Networks(NamedTuple):
+    """What is trained, what follows it, and what moves it."""
+
+    model: MaskedCLIP
+    teacher: Teacher
+    optimizer: AdamW
+
+
 def objective(
-    model: MaskedCLIP, teacher: Teacher, image_BCHW: Tensor, batch: Batch, config: Config
+    networks: Networks, image_BCHW: Tensor, batch: Batch, config: Config
 ) -> tuple[dict[str, Tensor], Outputs]:
     """Return the losses of one batch by name, the weighted sum of eq. 6 as `loss`."""
-    out = model(image_BCHW, batch.hidden_BN, batch.token_AL, batch.token_mask_AL)
+    out = networks.model(image_BCHW, batch.hidden_BN, batch.token_AL, batch.token_mask_AL)
     target_BMP = pixel_target(
         image_BCHW, out.hidden_BM, config.model.patch_size, config.loss.normalise_pixels
     )
-    everything_BM = torch.ones_like(out.hidden_BM, dtype=torch.bool)
-    mim = masked_pixel_loss(out.pixel_BMP, target_BMP, everything_BM)
+    all_BM = torch.ones_like(out.hidden_BM, dtype=torch.bool)  # D_I predicts hidden patches alone
+    mim = masked_pixel_loss(out.pixel_BMP, target_BMP, all_BM)
     clip = label_guided_clip_loss(out.image_AD, out.text_AD, batch.label_A, out.logit_scale)
-    mfd = masked_feature_loss(out.feature_BND, teacher(image_BCHW))
+    mfd = masked_feature_loss(out.feature_BND, networks.teacher(image_BCHW))
     loss = config.loss.mim * mim + config.loss.clip * clip + config.loss.mfd * mfd
     return {"loss": loss, "loss_mim": mim, "loss_clip": clip, "loss_mfd": mfd}, out
+
+
+def train_step(
+    networks: Networks, image_BCHW: Tensor, batch: Batch, lr: float, config: Config
+) -> tuple[dict[str, Tensor], Outputs]:
+    """Move the weights once; return what is logged (on the device) and the forward pass."""
+    model, teacher, optimizer = networks
+    for group in optimizer.param_groups:
+        group["lr"] = lr
+    losses, out = objective(networks, image_BCHW, batch, config)
+    optimizer.zero_grad()
+    losses["loss"].backward()
+    norm = torch.nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None])
+    if config.optim.clip_norm is not None:
+        torch.nn.utils.clip_grads_with_norm_(model.parameters(), config.optim.clip_norm, norm)
+    optimizer.step()
+    model.temperature.clamp()
+    teacher.follow(model, config.model.teacher_momentum)
+    return losses | {"logit_scale": out.logit_scale, "grad_norm": norm}, out
 
 
 def pretrain(config: Config) -> Path:
@@ -58,71 +88,53 @@ def pretrain(config: Config) -> Path:
     Every rank calls it. Raises ValueError for shards that are not there or a directory of another
     run, RuntimeError where the loss is not finite or a checkpoint cannot be written.
     """
-    run = config.directory
+    run, engine, data = config.directory, config.engine, config.data
     with process_group() as device:
-        rank, world = torch.distributed.get_rank(), torch.distributed.get_world_size()
-        check_shares((config.data.paired_batch, config.data.unpaired_batch), world)
-        paired = _source("paired", config.data.paired, config)
-        unpaired = None
-        if config.data.unpaired_batch:
-            unpaired = _source("unpaired", config.data.unpaired, config)
-        epoch_steps, total = _length(config, paired, unpaired)
-        if rank == 0:
-            _claim(config, world)
-        compute = compute_type(config.engine.precision, device)
-        torch.manual_seed(config.seed)
-        model, tokenize = build(**model_shape(config))
-        model = model.to(device)
-        teacher = Teacher(model.encoder, model.bridge)
-        shard(model, model.units(), compute, exact=[model.temperature])
-        shard(teacher, teacher.units(), compute, trains=False)
-        optimizer = adamw(
-            model, betas=config.optim.betas, weight_decay=config.optim.weight_decay
-        )
-        done = checkpoint.restore(run / "checkpoints", model, teacher, optimizer)
-        warmup = config.optim.warmup_epochs / config.optim.epochs * total
+        sources = read_sources(config)
+        epoch_steps, total = length(config, *sources)
+        claim(config)
+        networks, tokenize = set_up(config, device)
+        done = checkpoint.restore(run / "checkpoints", *networks)
         batches = stream(
-            paired, unpaired, (config.data.paired_batch, config.data.unpaired_batch),
-            _view(config), tokenize, first_step=done, rank=rank, world=world,
-            threads=config.data.threads, prefetch=config.data.prefetch,
+            *sources, (data.paired_batch, data.unpaired_batch), view(config), tokenize,
+            first_step=done, rank=dist.get_rank(), world=dist.get_world_size(),
+            threads=data.threads, prefetch=data.prefetch,
         )  # fmt: skip
-        images = config.data.paired_batch + config.data.unpaired_batch
+        warmup = config.optim.warmup_epochs / config.optim.epochs * total
+        images = data.paired_batch + data.unpaired_batch
         with Log(run, done, total, epoch_steps=epoch_steps, images=images) as log:
             for step in range(done, total):
                 batch = log.waited(lambda: to_device(next(batches), device))
                 image_BCHW = normalise(batch.image_BCHW, batch.flip_B)
                 lr = config.peak_lr * warmup_cosine(step, warmup, total)
-                for group in optimizer.param_groups:
-                    group["lr"] = lr
+                values, out = train_step(networks, image_BCHW, batch, lr, config)
 
-                losses, out = objective(model, teacher, image_BCHW, batch, config)
-                optimizer.zero_grad()
-                losses["loss"].backward()
-                gradients = [p.grad for p in model.parameters() if p.grad is not None]
-                norm = torch.nn.utils.get_total_norm(gradients)
-                if config.optim.clip_norm is not None:
-                    torch.nn.utils.clip_grads_with_norm_(
-                        model.parameters(), config.optim.clip_norm, norm
-                    )
-                optimizer.step()
-                model.temperature.clamp()
-                teacher.follow(model, config.model.teacher_momentum)
-
-                log.add(losses | {"logit_scale": out.logit_scale, "grad_norm": norm})
+                log.add(values)
                 log.list_lost(batch.lost)
-                saves = due(step, config.engine.save_every, total)
-                if saves or due(step, config.engine.log_every, total):  # saves only what is finite
+                saves = due(step, engine.save_every, total)
+                if saves or due(step, engine.log_every, total):  # only what is finite is saved
                     log.write(step + 1, lr)
-                if due(step, config.engine.pictures_every, total):
-                    log.picture(step + 1, _picture(image_BCHW, out, config))
+                if due(step, engine.pictures_every, total):
+                    log.picture(step + 1, picture(image_BCHW, out, config))
                 if saves:
-                    checkpoint.save(
-                        run / "checkpoints", step + 1, model, teacher, optimizer, config.engine.keep
-                    )
-        weights = checkpoint.full_weights(model)
-        if rank == 0:
+                    checkpoint.save(run / "checkpoints", step + 1, *networks, engine.keep)
+        weights = checkpoint.full_weights(networks.model)
+        if dist.get_rank() == 0:
             export(weights, model_shape(config), run)
     return run
+
+
+def set_up(config: Config, device: torch.device) -> tuple[Networks, Tokenizer]:
+    """Return the networks, sharded over all ranks and equal for every number of them."""
+    compute = compute_type(config.engine.precision, device)
+    torch.manual_seed(config.seed)
+    model, tokenize = build(**model_shape(config))
+    model = model.to(device)
+    teacher = Teacher(model.encoder, model.bridge)
+    shard(model, model.units(), compute, exact=[model.temperature])
+    shard(teacher, teacher.units(), compute, trains=False)
+    optimizer = adamw(model, betas=config.optim.betas, weight_decay=config.optim.weight_decay)
+    return Networks(model, teacher, optimizer), tokenize
 
 
 def model_shape(config: Config) -> dict[str, Any]:
@@ -136,20 +148,32 @@ def due(step: int, every: int, total: int) -> bool:
 
 
 def to_device(batch: Batch, device: torch.device) -> Batch:
-    tensors = {k: v for k, v in batch._asdict().items() if isinstance(v, Tensor)}
-    moved = {name: tensor.to(device, non_blocking=True) for name, tensor in tensors.items()}
+    """Return the batch with its tensors on `device`, not waiting for the copies."""
+    moved: dict[str, Any] = {
+        name: value.to(device, non_blocking=True)
+        for name, value in batch._asdict().items()
+        if isinstance(value, Tensor)
+    }
     return batch._replace(**moved)
+
+
+def read_sources(config: Config) -> tuple[Source, Source | None]:
+    """Return the paired and, if a step has such images, the unpaired source."""
+    data = config.data
+    check_shares((data.paired_batch, data.unpaired_batch), dist.get_world_size())
+    paired = _source("paired", data.paired, config)
+    return paired, _source("unpaired", data.unpaired, config) if data.unpaired_batch else None
 
 
 def _source(name: str, directories: tuple[str, ...], config: Config) -> Source:
     datasets = [Shards(Path(directory)) for directory in directories]
     source = Source(name, datasets, config.seed, captioned=name == "paired")
-    if source.left_out and torch.distributed.get_rank() == 0:
+    if source.left_out and dist.get_rank() == 0:
         logger.info("data.%s: %d samples have no caption and stay out", name, source.left_out)
     return source
 
 
-def _length(config: Config, paired: Source, unpaired: Source | None) -> tuple[float, int]:
+def length(config: Config, paired: Source, unpaired: Source | None) -> tuple[float, int]:
     """Return (steps in a pass of the larger source, steps of the run)."""
     steps = len(paired) / config.data.paired_batch
     if unpaired is not None and len(unpaired) > len(paired):
@@ -157,7 +181,8 @@ def _length(config: Config, paired: Source, unpaired: Source | None) -> tuple[fl
     return steps, config.optim.steps or math.ceil(config.optim.epochs * steps)
 
 
-def _view(config: Config) -> View:
+def view(config: Config) -> View:
+    """Return how a sample becomes a row."""
     grid = config.model.image_size // config.model.patch_size
     return View(
         image_size=config.model.image_size,
@@ -169,26 +194,28 @@ def _view(config: Config) -> View:
     )
 
 
-def _claim(config: Config, world: int) -> None:
+def claim(config: Config) -> None:
     """Write config.json and provenance.json; ValueError where the directory is another run's."""
-    run = config.directory
-    run.mkdir(parents=True, exist_ok=True)
-    path = run / "config.json"
-    if path.exists():
+    path = config.directory / "config.json"
+    if path.exists():  # looked at by every rank, so that all of them stop
         before = load(path, Config)
         for part in ("seed", "model", "loss", "optim"):
             if getattr(before, part) != getattr(config, part):
                 raise ValueError(
-                    f"{run} holds a run with another {part} configuration; choose another --name, "
-                    f"or remove it"
+                    f"{config.directory} holds a run with another {part} configuration; choose "
+                    f"another --name, or remove it"
                 )
-    save(config, path)
-    directories = [Path(p) for p in (*config.data.paired, *config.data.unpaired)]
-    record(provenance(directories, config.seed, world), run / "provenance.json")
+    dist.barrier()
+    if dist.get_rank() == 0:
+        config.directory.mkdir(parents=True, exist_ok=True)
+        save(config, path)
+        directories = [Path(p) for p in (*config.data.paired, *config.data.unpaired)]
+        facts = provenance(directories, config.seed, dist.get_world_size())
+        record(facts, config.directory / "provenance.json")
 
 
 @torch.no_grad()
-def _picture(image_BCHW: Tensor, out: Outputs, config: Config) -> Tensor:
+def picture(image_BCHW: Tensor, out: Outputs, config: Config) -> Tensor:
     """Return picture_CHW: for six images what E_I saw, what D_I drew between, and the original."""
     chosen = [0, 1, 2, -3, -2, -1]  # from both ends, so that paired and unpaired ones show
     image_BCHW = image_BCHW[chosen].cpu()

@@ -66,7 +66,7 @@ def test_flags_go_to_the_launch_or_to_the_recipe():
     assert (config.name, config.optim.base_lr, config.model.size) == ("x", 1e-4, "micro")
 
 
-def test_without_a_recipe_it_is_the_papers(tmp_path):
+def test_without_a_recipe_it_is_the_papers():
     config, _ = read_config("", LaunchConfig(), "maskedclip_vitl", ["--nodes", "1", "--gpus", "4"])
     assert config.name == "maskedclip_vitl"
     assert config.data.paired_batch == config.data.unpaired_batch == 4 * 180

@@ -54,7 +54,7 @@ def test_a_finding_is_classified_by_the_mean_of_its_prompts(exported: Any) -> No
     names = ["glaucoma", "moderate diabetic retinopathy", "something else"]
     means = torch.stack([model.encode_text(prompts(name)).mean(dim=0) for name in names])
     cosine_BY = model.encode_image(some_images()) @ (means / means.norm(dim=1, keepdim=True)).T
-    by_hand = (network.logit_scale.exp().detach() * cosine_BY).softmax(dim=1)
+    by_hand = (network.temperature().detach() * cosine_BY).softmax(dim=1)
     found = model.classify(some_images(), names)
     torch.testing.assert_close(found.float(), by_hand)
     worded = {name: prompts(name) for name in names}

@@ -28,7 +28,7 @@ def permuted(position_B: np.ndarray, size: int, key: int) -> np.ndarray:
     A balanced Feistel network on the next even number of bits; places that fall outside 0..size-1
     walk on until they are inside (Black and Rogaway, 2002), fewer than 4 times on average.
     """
-    assert size > 0 and (position_B < size).all()
+    assert (position_B < size).all()
     half = max(1, ((size - 1).bit_length() + 1) // 2)
     index_B = _feistel(position_B.astype(np.uint64), half, key)
     while (outside_B := index_B >= size).any():

@@ -230,9 +230,7 @@ def stream(  # noqa: PLR0913 (what is read, then who reads it)
             pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _collate(
-    rows: list[Row], tokenize: Callable[[list[str]], tuple[Tensor, Tensor]]
-) -> Batch:
+def _collate(rows: list[Row], tokenize: Callable[[list[str]], tuple[Tensor, Tensor]]) -> Batch:
     captions = [row.caption for row in rows if row.caption]
     token_AL, token_mask_AL = tokenize(captions)
     image_BHWC = torch.from_numpy(np.stack([row.image_HWC for row in rows]))

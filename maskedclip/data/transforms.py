@@ -41,7 +41,8 @@ def random_crop(
     image_HWC: np.ndarray, size: int, area: tuple[float, float], generator: np.random.Generator
 ) -> np.ndarray:
     """Return a random resized crop of `size` pixels square."""
-    top, left, high, wide = crop_box(*image_HWC.shape[:2], area, generator)
+    height, width, _ = image_HWC.shape
+    top, left, high, wide = crop_box(height, width, area, generator)
     return resize(image_HWC[top : top + high, left : left + wide], size)
 
 

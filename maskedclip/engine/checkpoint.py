@@ -13,7 +13,7 @@ import os
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.distributed as dist
@@ -89,16 +89,18 @@ def _cannot_write(target: Path, reason: BaseException) -> str:
     )
 
 
-def restore(
-    folder: Path, model: nn.Module, teacher: nn.Module, optimizer: Optimizer
-) -> int:
+def restore(folder: Path, model: nn.Module, teacher: nn.Module, optimizer: Optimizer) -> int:
     """Load the newest verified checkpoint into all three; return its step, or 0 where none is."""
     found: list[Any] = [newest(folder) if dist.get_rank() == 0 else None]
     dist.broadcast_object_list(found)
     if found[0] is None:
         return 0
     weights, moments = get_state_dict(model, optimizer)
-    state = {"model": weights, "teacher": get_model_state_dict(teacher), "optimizer": moments}
+    state: dict[str, Any] = {
+        "model": weights,
+        "teacher": get_model_state_dict(teacher),
+        "optimizer": moments,
+    }
     dcp.load(state, checkpoint_id=found[0])
     set_state_dict(
         model, optimizer, model_state_dict=state["model"], optim_state_dict=state["optimizer"]
@@ -148,7 +150,7 @@ def verify(directory: Path) -> str | None:
 def full_weights(model: nn.Module) -> dict[str, torch.Tensor]:
     """Return all weights on rank 0's CPU (elsewhere an empty dict); every rank calls it."""
     options = StateDictOptions(full_state_dict=True, cpu_offload=True)
-    return get_model_state_dict(model, options=options)
+    return cast(dict[str, torch.Tensor], get_model_state_dict(model, options=options))
 
 
 def _digest(path: Path) -> str:

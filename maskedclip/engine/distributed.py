@@ -73,7 +73,9 @@ def shard(
     """
     # a linear layer's output is a view of its 2-D product; none of ours is changed in place
     warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")
-    mesh = init_device_mesh("cuda" if torch.cuda.is_available() else "cpu", (dist.get_world_size(),))
+    mesh = init_device_mesh(
+        "cuda" if torch.cuda.is_available() else "cpu", (dist.get_world_size(),)
+    )
     policy = MixedPrecisionPolicy(param_dtype=compute, reduce_dtype=torch.float32)
     for unit in exact:
         fully_shard(unit, mesh=mesh)

@@ -1,6 +1,7 @@
 """metrics.jsonl and TensorBoard, written by rank 0; a resumed run leaves no fold in its curves."""
 
 import json
+import math
 import sys
 import time
 from pathlib import Path
@@ -15,7 +16,7 @@ class Recorder:
     def __init__(self, directory: Path, first_step: int) -> None:
         self._path = directory / "metrics.jsonl"
         rows = self._path.read_text().splitlines() if self._path.exists() else []
-        kept = [row for row in rows if _step(row) is not None and _step(row) <= first_step]
+        kept = [row for row in rows if _step(row) <= first_step]
         temporary = self._path.with_suffix(".tmp")
         temporary.write_text("".join(row + "\n" for row in kept))
         temporary.replace(self._path)
@@ -37,13 +38,12 @@ class Recorder:
         self._board.add_image(name, image_CHW, step)
 
 
-
-def _step(row: str) -> int | None:
-    """Return the step of a line, None where a killed run left half of one."""
+def _step(row: str) -> float:
+    """Return the step of a line, infinity where a killed run left half of one."""
     try:
         return int(json.loads(row)["step"])
     except (ValueError, KeyError, TypeError):
-        return None
+        return math.inf
 
 
 class Progress:

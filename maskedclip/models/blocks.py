@@ -94,9 +94,7 @@ def sincos_positions(width: int, grid: int) -> Tensor:
         raise ValueError(f"width {width} is not a multiple of 4, as 2-D sine positions need")
     place = torch.arange(grid, dtype=torch.float64)
     quarter = width // 4
-    omega = torch.exp(
-        -math.log(10000.0) * torch.arange(quarter, dtype=torch.float64) / quarter
-    )
+    omega = torch.exp(-math.log(10000.0) * torch.arange(quarter, dtype=torch.float64) / quarter)
     angle = place[:, None] * omega
     coded = torch.cat([angle.sin(), angle.cos()], dim=1)  # (grid, width / 2)
     column = coded[None, :, :].expand(grid, grid, -1)

@@ -1,4 +1,4 @@
-"""D_I and D_F: from the visible patches' tokens to pixels of the hidden ones, or features of all."""
+"""D_I and D_F: from tokens of visible patches to pixels of the hidden ones, or features of all."""
 
 import torch
 from torch import Tensor, nn
@@ -8,6 +8,8 @@ from maskedclip.models.blocks import Block, Group, initialise, run, sincos_posit
 
 class Decoder(nn.Module):
     """Blocks over visible tokens and a learnt mask token at every hidden place (MAE's decoder)."""
+
+    position: Tensor
 
     def __init__(
         self, *, width_in: int, width: int, depth: int, heads: int, width_out: int, grid: int

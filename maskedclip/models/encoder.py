@@ -9,6 +9,8 @@ from maskedclip.models.blocks import Block, Group, initialise, run, sincos_posit
 class Encoder(nn.Module):
     """ViT with fixed 2-D sine positions, [CLS] token and a final norm."""
 
+    pos_embed: Tensor
+
     def __init__(
         self, *, image_size: int, patch_size: int, width: int, depth: int, heads: int
     ) -> None:
@@ -21,7 +23,6 @@ class Encoder(nn.Module):
         self.norm = nn.LayerNorm(width, eps=1e-6)
         initialise(self)
         nn.init.xavier_uniform_(self.patch_embed.proj.weight.view(width, -1))
-        nn.init.zeros_(self.patch_embed.proj.bias)
         nn.init.normal_(self.cls_token, std=0.02)
 
     def forward(
@@ -65,6 +66,7 @@ class PatchEmbed(nn.Module):
     def __init__(self, *, patch_size: int, width: int) -> None:
         super().__init__()
         self.proj = nn.Conv2d(3, width, kernel_size=patch_size, stride=patch_size)
+        nn.init.constant_(self.proj.get_parameter("bias"), 0.0)
 
     def forward(self, image_BCHW: Tensor) -> Tensor:
         return self.proj(image_BCHW).flatten(2).transpose(1, 2)

@@ -1,4 +1,4 @@
-"""The student networks together: one forward pass gives everything that the losses of eq. 6 need."""
+"""The student networks together: one forward pass gives all that the losses of eq. 6 need."""
 
 import math
 from typing import NamedTuple

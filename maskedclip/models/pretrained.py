@@ -8,7 +8,7 @@ import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -34,6 +34,8 @@ class LoadReport:
     share: float  # of the encoder's values (the head left out) that the file gave
 
     def __str__(self) -> str:
+        if self.source == RANDOM:
+            return "an untrained encoder"
         return (
             f"{self.source}: {len(self.matched)} tensors loaded, {self.share:.1%} of the encoder; "
             f"missing {', '.join(self.missing) or 'none'}; "
@@ -78,7 +80,7 @@ def load_encoder(
     image_size: int = 224,
     num_classes: int = 0,
     drop_path: float = 0.0,
-    global_pool: str = "avg",
+    global_pool: Literal["", "avg", "token"] = "avg",
     size: str = "large",
 ) -> tuple[VisionTransformer, LoadReport]:
     """Return a timm ViT with the encoder of `path`, and the report of what was loaded.

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from maskedclip.models.bridge import Bridge
 from maskedclip.models.encoder import Encoder
+from maskedclip.models.maskedclip import MaskedCLIP
 
 
 class Teacher(nn.Module):
@@ -29,10 +30,10 @@ class Teacher(nn.Module):
         return self.bridge(token_BND)[:, 1:]
 
     @torch.no_grad()
-    def follow(self, student: nn.Module, momentum: float) -> None:
+    def follow(self, student: MaskedCLIP, momentum: float) -> None:
         """Move every weight to momentum * itself + (1 - momentum) * the student's.
 
-        `student` has the attributes `encoder` and `bridge`. Under FSDP both sides are sharded
+        Under FSDP both sides are sharded
         alike, so each rank moves its own shards and nothing is communicated.
         """
         for ours, theirs in ((self.encoder, student.encoder), (self.bridge, student.bridge)):

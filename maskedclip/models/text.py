@@ -1,7 +1,7 @@
 """E_T: a BERT, its tokens' mean, and a linear map into the joint space.
 
-Any Hugging Face BERT serves, by name or folder; `builtin` is a small one with a WordPiece vocabulary
-over the expert dictionary, for the demo and for machines without network.
+Any Hugging Face BERT serves, by name or folder; `builtin` is a small one with a WordPiece
+vocabulary over the expert dictionary, for the demo and for machines without network.
 """
 
 from collections.abc import Iterator
@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
 from tokenizers import Tokenizer as Tokenizers
 from tokenizers.models import WordPiece
 from tokenizers.normalizers import BertNormalizer
 from tokenizers.pre_tokenizers import BertPreTokenizer
 from tokenizers.processors import BertProcessing
+from torch import Tensor, nn
+from torch.nn import functional as F
 from transformers import (
     AutoConfig,
     AutoTokenizer,
@@ -118,10 +118,9 @@ def check_text(name: str) -> None:
 def _from_hub(name: str, dropout: float, pretrained: bool) -> tuple[Any, BertModel]:
     logging.set_verbosity_error()
     # a compute node often has no network: look at the disk alone, and say how to fill it
-    here = {"local_files_only": True}
     with _missing(name):
-        config = AutoConfig.from_pretrained(name, **here)
-        tokenizer = AutoTokenizer.from_pretrained(name, **here)
+        config = AutoConfig.from_pretrained(name, local_files_only=True)
+        tokenizer = AutoTokenizer.from_pretrained(name, local_files_only=True)
         if not pretrained:
             return tokenizer, _bert(config, dropout)
         bert = BertModel.from_pretrained(
@@ -130,7 +129,7 @@ def _from_hub(name: str, dropout: float, pretrained: bool) -> tuple[Any, BertMod
             hidden_dropout_prob=dropout,
             attention_probs_dropout_prob=dropout,
             dtype=torch.float32,
-            **here,
+            local_files_only=True,
         )
     return tokenizer, bert
 

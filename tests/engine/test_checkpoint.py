@@ -11,8 +11,8 @@ from maskedclip.engine.distributed import process_group, shard
 from maskedclip.engine.optimizer import adamw
 
 
-@pytest.fixture
-def group():
+@pytest.fixture(autouse=True)
+def _group():
     with process_group():
         yield
 
@@ -36,7 +36,7 @@ def numbers(model, teacher, optimizer) -> list[torch.Tensor]:
     return [x.full_tensor() if hasattr(x, "full_tensor") else x for x in found]
 
 
-def test_what_is_restored_is_what_was_saved(group, tmp_path):
+def test_what_is_restored_is_what_was_saved(tmp_path):
     ours, other = state(0), state(1)
     checkpoint.save(tmp_path, 7, *ours, keep=3)
     assert checkpoint.restore(tmp_path, *other) == 7
@@ -44,11 +44,11 @@ def test_what_is_restored_is_what_was_saved(group, tmp_path):
         assert x.equal(y)
 
 
-def test_without_a_checkpoint_the_run_begins_at_0(group, tmp_path):
+def test_without_a_checkpoint_the_run_begins_at_0(tmp_path):
     assert checkpoint.restore(tmp_path / "none", *state(0)) == 0
 
 
-def test_only_the_newest_are_kept_and_left_overs_are_cleared(group, tmp_path):
+def test_only_the_newest_are_kept_and_left_overs_are_cleared(tmp_path):
     (tmp_path / "step-00000001.tmp").mkdir(parents=True)
     for step in (1, 2, 3, 4):
         checkpoint.save(tmp_path, step, *state(0), keep=2)
@@ -67,7 +67,7 @@ def spoil_end(path: Path) -> None:
 
 @pytest.mark.parametrize("spoil", [spoil_bit, spoil_end, Path.unlink])
 @pytest.mark.parametrize("which", [".metadata", "__0_0.distcp", "manifest.json"])
-def test_a_checkpoint_that_was_touched_does_not_verify(group, tmp_path, spoil, which):
+def test_a_checkpoint_that_was_touched_does_not_verify(tmp_path, spoil, which):
     checkpoint.save(tmp_path, 1, *state(0), keep=3)
     checkpoint.save(tmp_path, 2, *state(0), keep=3)
     spoil(tmp_path / "step-00000002" / which)
@@ -75,14 +75,14 @@ def test_a_checkpoint_that_was_touched_does_not_verify(group, tmp_path, spoil, w
     assert checkpoint.newest(tmp_path) == tmp_path / "step-00000001"
 
 
-def test_a_full_disk_leaves_the_older_checkpoint_and_one_line(group, tmp_path, monkeypatch):
+def test_a_full_disk_leaves_the_older_checkpoint_and_one_line(tmp_path, monkeypatch):
     checkpoint.save(tmp_path, 1, *state(0), keep=3)
 
     def full(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(checkpoint, "seal", full)
-    with pytest.raises(RuntimeError, match="No space left on device.*make room") as error:
+    with pytest.raises(RuntimeError, match=r"No space left on device.*make room") as error:
         checkpoint.save(tmp_path, 2, *state(0), keep=3)
     assert "\n" not in str(error.value)
     assert checkpoint.newest(tmp_path) == tmp_path / "step-00000001"
@@ -91,7 +91,7 @@ def test_a_full_disk_leaves_the_older_checkpoint_and_one_line(group, tmp_path, m
     assert checkpoint.newest(tmp_path) == tmp_path / "step-00000002"
 
 
-def test_all_weights_come_together_for_export(group):
+def test_all_weights_come_together_for_export():
     model, *_ = state(0)
     weights = checkpoint.full_weights(model)
     assert list(weights) == ["0.weight", "0.bias", "1.weight", "1.bias"]

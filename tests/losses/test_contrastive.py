@@ -29,9 +29,7 @@ def by_hand(image_BD: Tensor, text_BD: Tensor, labels: list[int], tau: float) ->
 def test_the_loss_is_equations_2_to_4_written_out_in_loops():
     image_BD, text_BD = unit(6, 8, 0), unit(6, 8, 1)
     labels = [3, 5, 3, -1, 5, 3]
-    ours = label_guided_clip_loss(
-        image_BD, text_BD, torch.tensor(labels), torch.tensor([10.0])
-    )
+    ours = label_guided_clip_loss(image_BD, text_BD, torch.tensor(labels), torch.tensor([10.0]))
     torch.testing.assert_close(ours, by_hand(image_BD, text_BD, labels, 10.0))
 
 

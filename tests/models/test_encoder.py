@@ -82,8 +82,10 @@ def test_hidden_patches_never_reach_the_masked_pass():
 def test_patches_of_a_split_are_each_named_once():
     hidden_BN = some_hidden()
     visible_BK, hidden_BM = split_patches(hidden_BN, 4)
-    assert torch.cat([visible_BK, hidden_BM], 1).sort(dim=1).values.equal(
-        torch.arange(16).expand(4, -1)
+    assert (
+        torch.cat([visible_BK, hidden_BM], 1)
+        .sort(dim=1)
+        .values.equal(torch.arange(16).expand(4, -1))
     )
     assert hidden_BN.gather(1, hidden_BM).all()
     assert not hidden_BN.gather(1, visible_BK).any()
@@ -118,5 +120,7 @@ def test_positions_are_sines_of_the_column_then_of_the_row():
     assert (position[0] == 0).all()
     row, column = 2, 1
     omega = torch.tensor([1.0, 10000 ** (-1 / 2)])
-    by_hand = torch.cat([f(place * omega) for place in (column, row) for f in (torch.sin, torch.cos)])
+    by_hand = torch.cat(
+        [f(place * omega) for place in (column, row) for f in (torch.sin, torch.cos)]
+    )
     torch.testing.assert_close(position[1 + row * 3 + column], by_hand)

@@ -52,9 +52,7 @@ def contrast_on_a_rank(rank: int, out: Path) -> None:
     dist.init_process_group("gloo")
     image_BD, text_BD, scale = features()
     mine = slice(3 * rank, 3 * rank + 3)
-    loss = label_guided_clip_loss(
-        image_BD[mine], text_BD[mine], torch.tensor(LABELS)[mine], scale
-    )
+    loss = label_guided_clip_loss(image_BD[mine], text_BD[mine], torch.tensor(LABELS)[mine], scale)
     loss.backward()
     found = [loss.detach().view(1), image_BD.grad, text_BD.grad, scale.grad]
     for tensor in found:  # what FSDP does with gradients: the mean over ranks
