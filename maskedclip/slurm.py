@@ -103,7 +103,8 @@ def submit(config: Config, launch: LaunchConfig) -> None:
         # waiting threads sleep: beside another busy process spinning ones made a step 7 times
         # slower, and alone sleeping costs 7 % (docs/lab_notes.md, 2026-11-23)
         os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-    executor = submitit.AutoExecutor(folder=folder, cluster=cluster)
+    # a run is expected to outlast its time limit, many times if need be
+    executor = submitit.AutoExecutor(folder=folder, cluster=cluster, slurm_max_num_timeout=100)
     executor.update_parameters(**_parameters(config, launch, cluster, ranks))
     job = executor.submit(Job(config))
     if cluster == "slurm":
@@ -137,7 +138,6 @@ def plan(config: Config, launch: LaunchConfig, cluster: str, ranks: int, folder:
         plain["job_name"] = plain.pop("name")
         if "mem_gb" in plain:
             plain["mem"] = f"{plain.pop('mem_gb')}GB"
-        plain.pop("max_num_timeout")
         command = f"{sys.executable} -u -m submitit.core._submit {folder}"
         lines += ["", _make_sbatch_string(command=command, folder=folder, **plain)]
     return "\n".join(lines) + "\n"
@@ -159,7 +159,6 @@ def _parameters(config: Config, launch: LaunchConfig, cluster: str, ranks: int) 
             "slurm_partition": launch.partition,
             "slurm_account": launch.account,
             "slurm_qos": launch.qos,
-            "slurm_max_num_timeout": 100,
             "slurm_signal_delay_s": 120,
             # one rank's failure ends the others at once instead of at NCCL's timeout
             "slurm_srun_args": ["--kill-on-bad-exit=1"],

@@ -7,7 +7,7 @@ the number of ranks, and the mean over ranks of value and gradient is that of on
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed._functional_collectives import all_gather_tensor_autograd
+from torch.distributed._functional_collectives import all_gather_single_autograd
 from torch.nn import functional as F
 
 
@@ -31,12 +31,12 @@ def label_guided_clip_loss(
         group = dist.group.WORLD
     all_image_AD, all_text_AD, all_labels_A = image_BD, text_BD, labels_B
     if group is not None and group.size() > 1:
-        all_image_AD = all_gather_tensor_autograd(image_BD, 0, group)
-        all_text_AD = all_gather_tensor_autograd(text_BD, 0, group)
+        all_image_AD = all_gather_single_autograd(image_BD, 0, group)
+        all_text_AD = all_gather_single_autograd(text_BD, 0, group)
         all_labels_A = torch.empty(
             len(labels_B) * group.size(), dtype=labels_B.dtype, device=labels_B.device
         )
-        dist.all_gather_into_tensor(all_labels_A, labels_B.contiguous(), group=group)
+        dist.all_gather_single(all_labels_A, labels_B.contiguous(), group=group)
 
     # P(x) holds x itself, so no row is empty
     positive_BA = (labels_B[:, None] == all_labels_A[None, :]).float()
