@@ -176,6 +176,13 @@ class FinetuneConfig:
     def __post_init__(self) -> None:
         if not 0 < self.fraction <= 1:
             raise ValueError(f"fraction {self.fraction}: write a share of the labels, 0 < f <= 1")
+        if self.batch < 1 or self.epochs < 1:
+            raise ValueError(f"batch {self.batch}, epochs {self.epochs}: both are at least 1")
+        if not 0 <= self.warmup_epochs < self.epochs:
+            raise ValueError(
+                f"warmup_epochs {self.warmup_epochs} is not below epochs {self.epochs}; "
+                f"use --warmup_epochs={self.epochs // 5}"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -191,11 +191,6 @@ def predict(
 
 def read_labels(config: FinetuneConfig) -> Labels:
     """Return the dataset's labelled samples, `fraction` of the training ones."""
-    if not 0 <= config.warmup_epochs < config.epochs:
-        raise ValueError(
-            f"warmup_epochs {config.warmup_epochs} is not below epochs {config.epochs}; "
-            f"use --warmup_epochs={max(0, config.epochs // 5)}"
-        )
     dataset = Shards(Path(config.dataset))
     task = labelled(dataset, config.task)
     parts = divide(task, validation_share=config.validation_share)
