@@ -8,6 +8,7 @@ import logging
 import os
 import shutil
 import signal
+import subprocess
 import sys
 import time
 from dataclasses import dataclass
@@ -168,11 +169,23 @@ def _parameters(config: Config, launch: LaunchConfig, cluster: str, ranks: int) 
 
 
 def _cluster(launch: LaunchConfig) -> str:
-    if launch.cluster == "auto":
-        return "slurm" if shutil.which("sbatch") else "local"
-    if launch.cluster == "slurm" and not shutil.which("sbatch") and not launch.dry_run:
+    """Return slurm, local or debug; ValueError where SLURM is wanted and does not answer."""
+    present = shutil.which("sbatch") is not None
+    if launch.cluster in ("local", "debug") or (launch.cluster == "auto" and not present):
+        return "local" if launch.cluster == "auto" else launch.cluster
+    if launch.dry_run:
+        return "slurm"
+    if not present:
         raise ValueError("--cluster slurm: no sbatch on this machine; use --cluster local")
-    return launch.cluster
+    # not local by itself: on a login node that would be the wrong machine
+    answer = subprocess.run(["scontrol", "ping"], capture_output=True, text=True, check=False)
+    if answer.returncode:
+        words = (answer.stdout + answer.stderr).strip().splitlines() or ["no answer"]
+        raise ValueError(
+            f"sbatch is here, but SLURM does not answer ({words[-1]}); try again later, or run on "
+            f"this machine with --cluster local"
+        )
+    return "slurm"
 
 
 def _ranks(launch: LaunchConfig, cluster: str) -> int:

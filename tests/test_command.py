@@ -37,7 +37,7 @@ def run(*words: str, folder: Path) -> subprocess.CompletedProcess:
     ],
 )
 def test_a_mistake_ends_in_one_line_and_touches_nothing(words, said, tmp_path):
-    done = run(LAUNCHER, *words, folder=tmp_path)
+    done = run(LAUNCHER, "--cluster=local", *words, folder=tmp_path)
     assert done.returncode == 2
     assert said in done.stderr
     assert done.stderr.count("\n") == 1

@@ -12,9 +12,16 @@ ROOT = Path(__file__).parents[1]
 
 def test_the_demo_trains_measures_and_says_what_to_do_next(tmp_path):
     words = [
-        "demo", "--gpus=0", "--data.draw_phantoms=60", "--optim.steps=8", "--model.image_size=32",
-        "--data.paired_batch=8", "--data.unpaired_batch=8", "--engine.save_every=4",
-    ]  # fmt: skip
+        "demo",
+        "--cluster=local",
+        "--gpus=0",
+        "--data.draw_phantoms=60",
+        "--optim.steps=8",
+        "--model.image_size=32",
+        "--data.paired_batch=8",
+        "--data.unpaired_batch=8",
+        "--engine.save_every=4",
+    ]
     command = [sys.executable, str(ROOT / "launchers" / "submit_pretrain.py"), *words]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -45,11 +52,19 @@ def test_the_demo_trains_measures_and_says_what_to_do_next(tmp_path):
 
 def test_an_error_inside_a_local_job_is_one_line_with_the_way_to_its_log(tmp_path, phantoms):
     words = [
-        "demo", "--gpus=0", "--optim.steps=3", "--optim.lr=1e30", "--model.image_size=32",
-        "--optim.warmup_epochs=0.1", f"--data.paired={phantoms['paired']}",
-        f"--data.unpaired={phantoms['unpaired']}", f"--after.datasets={phantoms['heldout']}",
-        "--data.paired_batch=4", "--data.unpaired_batch=4",
-    ]  # fmt: skip
+        "demo",
+        "--cluster=local",
+        "--gpus=0",
+        "--optim.steps=3",
+        "--optim.lr=1e30",
+        "--model.image_size=32",
+        "--optim.warmup_epochs=0.1",
+        f"--data.paired={phantoms['paired']}",
+        f"--data.unpaired={phantoms['unpaired']}",
+        f"--after.datasets={phantoms['heldout']}",
+        "--data.paired_batch=4",
+        "--data.unpaired_batch=4",
+    ]
     command = [sys.executable, str(ROOT / "launchers" / "submit_pretrain.py"), *words]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 2

@@ -83,9 +83,12 @@ def _on_first_rank(action: Callable[[], None], target: Path) -> None:
 
 
 def _cannot_write(target: Path, reason: BaseException) -> str:
+    # torch's own words for a full disk do not say that it is full
+    free = shutil.disk_usage(target.parent if target.parent.exists() else "/").free / 1e6
     return (
-        f"{target}: the checkpoint cannot be written ({reason}); make room or give write "
-        f"permission, then run the same command: it goes on from the last whole checkpoint"
+        f"{target}: the checkpoint cannot be written ({reason}; {free:.0f} MB free there); make "
+        f"room or give write permission, then run the same command: it goes on from the last "
+        f"whole checkpoint"
     )
 
 

@@ -1,4 +1,5 @@
-import errno
+import resource
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -75,18 +76,24 @@ def test_a_checkpoint_that_was_touched_does_not_verify(tmp_path, spoil, which):
     assert checkpoint.newest(tmp_path) == tmp_path / "step-00000001"
 
 
-def test_a_full_disk_leaves_the_older_checkpoint_and_one_line(tmp_path, monkeypatch):
+@contextmanager
+def no_room(limit: int):
+    """Let the kernel refuse every file larger than `limit` bytes, as a full disk would."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize("limit", [0, 500])  # the first file fails, or a later one
+def test_a_disk_without_room_leaves_the_older_checkpoint_and_one_line(tmp_path, limit):
     checkpoint.save(tmp_path, 1, *state(0), keep=3)
-
-    def full(*_: object, **__: object) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(checkpoint, "seal", full)
-    with pytest.raises(RuntimeError, match=r"No space left on device.*make room") as error:
+    with no_room(limit), pytest.raises(RuntimeError, match=r"File too large.*make room") as error:
         checkpoint.save(tmp_path, 2, *state(0), keep=3)
     assert "\n" not in str(error.value)
-    assert checkpoint.newest(tmp_path) == tmp_path / "step-00000001"
-    monkeypatch.undo()
+    assert [path.name for path in tmp_path.iterdir()] == ["step-00000001"]
     checkpoint.save(tmp_path, 2, *state(0), keep=3)
     assert checkpoint.newest(tmp_path) == tmp_path / "step-00000002"
 
