@@ -40,6 +40,7 @@ def stopped_after(config: Config, step: int, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_a_run_leaves_the_files_of_the_contract(small):
+    small = override(small, {"loss.clip": 0.3, "loss.mfd": 0.2})
     run = pretrain(small)
     assert load(run / "config.json", Config) == small
     assert {path.name for path in run.iterdir()} >= {
@@ -54,9 +55,10 @@ def test_a_run_leaves_the_files_of_the_contract(small):
         "grad_norm", "images_per_s", "data_wait",
     }  # fmt: skip
     assert [row["step"] for row in rows(run)] == [1, 2, 3, 4, 5, 6]
+    weights = {"mim": 1.0, "clip": 0.3, "mfd": 0.2}
     for row in rows(run):
         assert wanted <= row.keys()
-        total = row["loss_mim"] + 0.01 * row["loss_clip"] + 0.01 * row["loss_mfd"]
+        total = sum(weight * row[f"loss_{name}"] for name, weight in weights.items())
         assert row["loss"] == pytest.approx(total, rel=1e-5)
         assert 0 <= row["data_wait"] <= 1
     facts = json.loads((run / "provenance.json").read_text())[0]
