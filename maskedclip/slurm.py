@@ -11,6 +11,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
@@ -107,7 +109,9 @@ def submit(config: Config, launch: LaunchConfig) -> None:
     # a run is expected to outlast its time limit, many times if need be
     executor = submitit.AutoExecutor(folder=folder, cluster=cluster, slurm_max_num_timeout=100)
     executor.update_parameters(**_parameters(config, launch, cluster, ranks))
-    job = executor.submit(Job(config))
+    folder.mkdir(parents=True, exist_ok=True)
+    with _stderr_to(folder / "submitit.log"):
+        job = executor.submit(Job(config))
     if cluster == "slurm":
         sys.stdout.write(
             f"submitted job {job.job_id}: {config.directory}\n"
@@ -117,6 +121,19 @@ def submit(config: Config, launch: LaunchConfig) -> None:
         )
         return
     _follow(job)
+
+
+@contextmanager
+def _stderr_to(path: Path) -> Iterator[None]:
+    """Point stderr at a file: submitit's local watcher inherits it, and is loud when stopped."""
+    ours = os.dup(2)
+    with path.open("ab") as log:
+        os.dup2(log.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(ours, 2)
+        os.close(ours)
 
 
 def plan(config: Config, launch: LaunchConfig, cluster: str, ranks: int, folder: Path) -> str:
