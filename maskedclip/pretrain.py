@@ -28,6 +28,7 @@ from maskedclip.engine.distributed import compute_type, process_group, shard
 from maskedclip.engine.log import Log
 from maskedclip.engine.optimizer import adamw
 from maskedclip.engine.provenance import provenance, record
+from maskedclip.engine.rate import peak_flops
 from maskedclip.engine.schedule import warmup_cosine
 from maskedclip.losses import label_guided_clip_loss, masked_feature_loss, masked_pixel_loss
 from maskedclip.models.maskedclip import MaskedCLIP, Outputs, build
@@ -102,14 +103,18 @@ def pretrain(config: Config) -> Path:
         )  # fmt: skip
         warmup = config.optim.warmup_epochs / config.optim.epochs * total
         images = data.paired_batch + data.unpaired_batch
-        with Log(run, done, total, epoch_steps=epoch_steps, images=images) as log:
+        peak = peak_flops(device, compute_type(engine.precision, device)) * dist.get_world_size()
+        with Log(run, done, total, epoch_steps=epoch_steps, images=images, peak_flops=peak) as log:
             for step in range(done, total):
                 batch = log.waited(lambda: to_device(next(batches), device))
                 image_BCHW = normalise(batch.image_BCHW, batch.flip_B)
                 lr = config.peak_lr * warmup_cosine(step, warmup, total)
                 values, out = train_step(networks, image_BCHW, batch, lr, config)
 
-                log.add(values)
+                flops = networks.model.step_flops(
+                    images, data.paired_batch, batch.token_AL.shape[1]
+                )
+                log.add(values, flops)
                 log.list_lost(batch.lost)
                 saves = due(step, engine.save_every, total)
                 if saves or due(step, engine.log_every, total):  # only what is finite is saved

@@ -52,7 +52,7 @@ def test_a_run_leaves_the_files_of_the_contract(small):
     ]  # fmt: skip
     wanted = {
         "step", "epoch", "loss", "loss_mim", "loss_clip", "loss_mfd", "lr", "logit_scale",
-        "grad_norm", "images_per_s", "data_wait",
+        "grad_norm", "images_per_s", "data_wait", "mfu",
     }  # fmt: skip
     assert [row["step"] for row in rows(run)] == [1, 2, 3, 4, 5, 6]
     weights = {"mim": 1.0, "clip": 0.3, "mfd": 0.2}
@@ -61,6 +61,7 @@ def test_a_run_leaves_the_files_of_the_contract(small):
         total = sum(weight * row[f"loss_{name}"] for name, weight in weights.items())
         assert row["loss"] == pytest.approx(total, rel=1e-5)
         assert 0 <= row["data_wait"] <= 1
+        assert 0 < row["mfu"] < 1
     facts = json.loads((run / "provenance.json").read_text())[0]
     assert facts["packages"]["torch"] == torch.__version__.split("+")[0]
     assert len(facts["manifests_sha256"]) == 2

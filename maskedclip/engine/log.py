@@ -24,9 +24,18 @@ class Log:
     """Means over the steps since the last row; rank 0 writes them, every rank takes part."""
 
     def __init__(
-        self, directory: Path, done: int, total: int, *, epoch_steps: float, images: int
+        self,
+        directory: Path,
+        done: int,
+        total: int,
+        *,
+        epoch_steps: float,
+        images: int,
+        peak_flops: float,
     ) -> None:
+        """peak_flops is that of all ranks together; images are those of a step."""
         self._directory, self._epoch_steps, self._images = directory, epoch_steps, images
+        self._peak_flops = peak_flops
         first = dist.get_rank() == 0
         self._recorder = Recorder(directory, done) if first else None
         self._progress = Progress(done, total) if first else None
@@ -35,6 +44,7 @@ class Log:
     def _start_over(self) -> None:
         self._sums: dict[str, Tensor] = {}
         self._steps, self._wait_s, self._since = 0, 0.0, time.monotonic()
+        self._flops = 0.0
 
     def __enter__(self) -> Self:
         return self
@@ -55,8 +65,9 @@ class Log:
         self._wait_s += time.monotonic() - start
         return got
 
-    def add(self, values: dict[str, Tensor]) -> None:
-        """Add one step's values without waiting for the device."""
+    def add(self, values: dict[str, Tensor], flops: float) -> None:
+        """Add one step's values, without waiting for the device, and its operations."""
+        self._flops += flops
         for name, value in values.items():
             whole = value.full_tensor() if hasattr(value, "full_tensor") else value
             self._sums[name] = self._sums.get(name, 0) + whole.detach().float().sum()
@@ -86,6 +97,7 @@ class Log:
         row["lr"] = lr
         row["images_per_s"] = self._steps * self._images / seconds
         row["data_wait"] = self._wait_s / seconds  # share of the time
+        row["mfu"] = self._flops / seconds / self._peak_flops
         if self._recorder is not None and self._progress is not None:
             self._recorder.record(step, row)
             self._progress.show(step, row["loss"], row["images_per_s"])

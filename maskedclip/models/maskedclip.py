@@ -143,6 +143,40 @@ class MaskedCLIP(nn.Module):
             *self.text.bert.encoder.layer,
         ]
 
+    def step_flops(self, images: int, paired: int, text_tokens: int) -> float:
+        """Return the floating point operations of one training step, teacher included.
+
+        A product of n x k and k x m counts 2nkm, backward twice the forward; norms, activations and
+        the optimizer are left out, as is usual for MFU. text_tokens are those of one caption.
+        """
+        patches, width = self.encoder.pos_embed.shape[1] - 1, self.encoder.pos_embed.shape[2]
+        visible, hidden = self.visible, patches - self.visible
+        embed = 2 * images * patches * 3 * self.patch_size**2 * width
+
+        def blocks(stack: nn.ModuleList, rows: int, length: int, wide: int = width) -> float:
+            return rows * length * len(stack) * (24 * wide**2 + 4 * length * wide)
+
+        def decoder(part: Decoder, predicted: int) -> float:
+            ends = (visible + 1) * part.embed.weight.numel() + predicted * part.head.weight.numel()
+            wide = part.embed.out_features
+            return blocks(part.blocks, images, patches + 1, wide) + 2 * images * ends
+
+        bert = self.text.bert.config
+        token = 4 * bert.hidden_size**2 + 2 * bert.hidden_size * bert.intermediate_size
+        token += 2 * text_tokens * bert.hidden_size
+        student = (
+            embed
+            + blocks(self.encoder.blocks, images, visible + 1)
+            + blocks(self.encoder.blocks, paired, patches + 1)
+            + blocks(self.bridge.blocks, paired, patches + 1)
+            + decoder(self.pixel_decoder, hidden)
+            + decoder(self.feature_decoder, patches)
+            + 2 * paired * text_tokens * bert.num_hidden_layers * token
+        )
+        teacher = blocks(self.encoder.blocks, images, patches + 1)
+        teacher += blocks(self.bridge.blocks, images, patches + 1)
+        return 3 * student + embed + teacher
+
     def encode_image(self, image_BCHW: Tensor) -> Tensor:
         """Return unit rows of the joint space for normalised images."""
         _, whole_BND = self.encoder(image_BCHW, None, len(image_BCHW))

@@ -1,6 +1,7 @@
 import pytest
 import torch
 from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode
 
 from maskedclip.models.decoders import Decoder
 from maskedclip.models.maskedclip import MaskedCLIP, build
@@ -115,3 +116,18 @@ def test_a_decoder_puts_visible_tokens_back_in_their_places():
     torch.testing.assert_close(out_BND[0, 0], decoder.mask_token[0, 0])
     wanted = decoder(token_BKD, torch.tensor([[1, 3]]), torch.tensor([[0, 2]]))
     torch.testing.assert_close(wanted - decoder.position[:, [1, 3]], out_BND[:, [0, 2]])
+
+
+def test_the_operations_of_a_step_are_those_that_torch_counts():
+    model, tokenize = networks()
+    teacher = Teacher(model.encoder, model.bridge)
+    image_BCHW, hidden_BN, token_AL, token_mask_AL = batch(tokenize)
+    with FlopCounterMode(display=False) as counter:
+        out = model(image_BCHW, hidden_BN, token_AL, token_mask_AL)
+        teacher(image_BCHW)
+        (
+            out.pixel_BMP.sum() + out.feature_BND.sum() + (out.image_AD @ out.text_AD.T).sum()
+        ).backward()
+    ours = model.step_flops(5, 2, token_AL.shape[1])
+    # ours counts a backward pass to the pixels, and leaves out the projections and tiny attention
+    assert ours == pytest.approx(counter.get_total_flops(), rel=0.06)
