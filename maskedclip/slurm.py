@@ -100,7 +100,6 @@ def submit(config: Config, launch: LaunchConfig) -> None:
         return
     import submitit
 
-    config.directory.mkdir(parents=True, exist_ok=True)
     if cluster == "local":
         os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // ranks)))
         # waiting threads sleep: beside another busy process spinning ones made a step 7 times
