@@ -10,7 +10,7 @@ if __name__ == "__main__":  # before torch is imported: --help and misspelt flag
 
 import logging
 import math
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,7 +19,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.optim import AdamW
 
-from maskedclip.config import Config, check_shares, load, save
+from maskedclip.config import Config, DataConfig, check_shares, load, save
 from maskedclip.data.shards import Shards
 from maskedclip.data.stream import Batch, Source, View, stream
 from maskedclip.data.transforms import denormalise, normalise
@@ -199,13 +199,27 @@ def view(config: Config) -> View:
     )
 
 
+def _learnt_from(part: Any) -> Any:
+    """Return what of a part of the configuration decides what is learnt: not places, nor speed."""
+    if not isinstance(part, DataConfig):
+        return part
+    return replace(
+        part,
+        paired=tuple(Path(directory).name for directory in part.paired),
+        unpaired=tuple(Path(directory).name for directory in part.unpaired),
+        threads=0,
+        prefetch=0,
+        draw_phantoms=0,
+    )
+
+
 def claim(config: Config) -> None:
     """Write config.json and provenance.json; ValueError where the directory is another run's."""
     path = config.directory / "config.json"
     if path.exists():  # looked at by every rank, so that all of them stop
         before = load(path, Config)
-        for part in ("seed", "model", "loss", "optim"):
-            if getattr(before, part) != getattr(config, part):
+        for part in ("seed", "data", "model", "loss", "optim"):
+            if _learnt_from(getattr(before, part)) != _learnt_from(getattr(config, part)):
                 raise ValueError(
                     f"{config.directory} holds a run with another {part} configuration; choose "
                     f"another --name, or remove it"
@@ -221,8 +235,9 @@ def claim(config: Config) -> None:
 
 @torch.no_grad()
 def picture(image_BCHW: Tensor, out: Outputs, config: Config) -> Tensor:
-    """Return picture_CHW: for six images what E_I saw, what D_I drew between, and the original."""
-    chosen = [0, 1, 2, -3, -2, -1]  # from both ends, so that paired and unpaired ones show
+    """Return picture_CHW: of up to six images what E_I saw, what D_I drew, and the original."""
+    ends = min(3, len(image_BCHW))  # from both ends, so that paired and unpaired ones show
+    chosen = [*range(ends), *range(-ends, 0)]
     image_BCHW = image_BCHW[chosen].cpu()
     pixel_BMP, hidden_BM = out.pixel_BMP[chosen].float().cpu(), out.hidden_BM[chosen].cpu()
     seen, drawn = seen_and_drawn(

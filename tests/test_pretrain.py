@@ -6,10 +6,11 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from maskedclip.config import Config, load, override
+from maskedclip.config import Config, load, override, save
 from maskedclip.data.shards import Shards
+from maskedclip.engine.distributed import process_group
 from maskedclip.models.pretrained import read_weights
-from maskedclip.pretrain import pretrain
+from maskedclip.pretrain import claim, pretrain
 
 
 def rows(run: Path) -> list[dict]:
@@ -112,10 +113,25 @@ def test_a_finished_run_is_not_run_again(small):
     assert (run / "metrics.jsonl").read_text() == before
 
 
-def test_a_directory_belongs_to_one_configuration(small):
-    pretrain(small)
-    with pytest.raises(ValueError, match="another optim configuration"):
-        pretrain(override(small, {"optim.base_lr": 1e-3}))
+@pytest.mark.parametrize(
+    ("changes", "part"),
+    [
+        ({"optim.base_lr": 1e-3}, "optim"),
+        ({"data.paired_batch": 8}, "data"),
+        ({"data.paired": ("elsewhere/other",)}, "data"),
+        ({"data.threads": 2, "engine.keep": 9, "data.paired": ("moved/to/paired",)}, None),
+    ],
+)
+def test_a_directory_belongs_to_one_configuration(small, changes, part):
+    small.directory.mkdir(parents=True)
+    save(small, small.directory / "config.json")
+    with process_group():
+        if part is None:
+            with pytest.raises(FileNotFoundError, match="moved"):  # past the check, at the shards
+                claim(override(small, changes))
+        else:
+            with pytest.raises(ValueError, match=f"another {part} configuration"):
+                claim(override(small, changes))
 
 
 def test_the_loss_falls(small):
@@ -170,3 +186,11 @@ def test_in_bf16_tau_is_still_exact(small):
     run = pretrain(override(small, {"engine.precision": "bf16"}))
     first = rows(run)[0]["logit_scale"]
     assert first == pytest.approx(1 / 0.07, rel=1e-6)  # bf16 would round it to 14.25
+
+
+def test_a_step_of_two_images_has_its_pictures_too(small):
+    """Four ranks of a small batch may hold no more than that."""
+    changes = {"data.paired_batch": 1, "data.unpaired_batch": 1, "engine.pictures_every": 1}
+    run = pretrain(override(small, changes | {"optim.steps": 2}))
+    events = EventAccumulator(str(run / "tensorboard")).Reload()
+    assert len(events.Images(events.Tags()["images"][0])) == 2
