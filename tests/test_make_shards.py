@@ -249,7 +249,7 @@ def test_with_anonymise_no_name_of_a_file_is_left(root: Path, tmp_path: Path) ->
     assert (tmp_path / "shards" / ".maskedclip_key").stat().st_mode & 0o777 == 0o600
     text = b"".join(contents(out).values())
     assert b"empty.jpg" not in text
-    assert b"01.jpg" not in text
+    assert b"/01.jpg" not in text  # a key may end in 01 by chance, but has no slash
     again = tmp_path / "shards" / "again"
     build(request(root, again, anonymise=True), progress=False)
     assert contents(again) == contents(out)
