@@ -36,7 +36,7 @@ from maskedclip.data.transforms import MEAN, STD
 from maskedclip.data.views import Views, prepared_batches, training_batches
 from maskedclip.engine.distributed import compute_type
 from maskedclip.engine.metrics import Recorder
-from maskedclip.engine.provenance import provenance, record
+from maskedclip.engine.provenance import check_data, provenance, record
 from maskedclip.engine.schedule import warmup_cosine
 from maskedclip.eval import results
 from maskedclip.eval.results import Measured
@@ -227,6 +227,7 @@ def _finished(config: FinetuneConfig, run: Path) -> bool:
             f"{run} holds a fine-tuning with another configuration; choose another --name, "
             f"or remove it"
         )
+    check_data(run / "provenance.json", [Path(config.dataset)])
     return {row["metric"] for row in results.read_rows(run)} >= set(METRICS)
 
 

@@ -27,7 +27,7 @@ from maskedclip.engine import checkpoint
 from maskedclip.engine.distributed import compute_type, process_group, shard
 from maskedclip.engine.log import Log
 from maskedclip.engine.optimizer import adamw
-from maskedclip.engine.provenance import provenance, record
+from maskedclip.engine.provenance import check_data, provenance, record
 from maskedclip.engine.rate import peak_flops
 from maskedclip.engine.schedule import warmup_cosine
 from maskedclip.losses import label_guided_clip_loss, masked_feature_loss, masked_pixel_loss
@@ -175,6 +175,8 @@ def _source(name: str, directories: tuple[str, ...], config: Config) -> Source:
     source = Source(name, datasets, config.seed, captioned=name == "paired")
     if source.left_out and dist.get_rank() == 0:
         logger.info("data.%s: %d samples have no caption and stay out", name, source.left_out)
+    if source.excluded and dist.get_rank() == 0:
+        logger.info("data.%s: %d samples are left out by exclude.csv", name, source.excluded)
     return source
 
 
@@ -224,11 +226,12 @@ def claim(config: Config) -> None:
                     f"{config.directory} holds a run with another {part} configuration; choose "
                     f"another --name, or remove it"
                 )
+    directories = [Path(p) for p in (*config.data.paired, *config.data.unpaired)]
+    check_data(config.directory / "provenance.json", directories)
     dist.barrier()
     if dist.get_rank() == 0:
         config.directory.mkdir(parents=True, exist_ok=True)
         save(config, path)
-        directories = [Path(p) for p in (*config.data.paired, *config.data.unpaired)]
         facts = provenance(directories, config.seed, dist.get_world_size())
         record(facts, config.directory / "provenance.json")
 

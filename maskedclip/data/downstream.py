@@ -5,6 +5,7 @@ for every seed of a run, so that repeats are compared on the same test images.
 """
 
 import difflib
+import logging
 import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
@@ -14,6 +15,7 @@ from typing import Any, NamedTuple
 from maskedclip.data.order import number
 from maskedclip.data.shards import DamagedSample, Shards
 
+logger = logging.getLogger(__name__)
 TEST_SHARE = 0.3  # RETFound's rule, where no test split is published
 _NAMES = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 
@@ -42,12 +44,18 @@ class Task(NamedTuple):
 def labelled(dataset: Shards, task: str = "") -> Task:
     """Return the samples that have a label of `task`; an empty name takes the dataset's first.
 
-    Classes are in alphabetic order, or in that of their numbers where all are numbers. Raises
-    ValueError where there are no labels, no such task, or a split of an unknown name.
+    Those that exclude.csv names take no part. Classes are in alphabetic order, or in that of their
+    numbers where all are numbers. Raises ValueError where there are no labels, no such task, or a
+    split of an unknown name.
     """
     found: list[tuple[int, dict[str, Any]]] = []
     lost: list[DamagedSample] = []
+    if dataset.excluded:
+        count = len(dataset.excluded)
+        logger.info("%s: %d samples are left out by exclude.csv", dataset.directory, count)
     for index in range(len(dataset)):
+        if index in dataset.excluded:
+            continue
         try:
             found.append((index, dataset.metadata(index)))
         except DamagedSample as damage:

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from maskedclip.data.exclusions import read_exclusions
 from maskedclip.data.shard_writer import (
     FORMAT_VERSION,
     INDEX_HEADER,
@@ -39,7 +40,9 @@ class DamagedSample(RuntimeError):  # noqa: N818 - the contract's name
 class Shards:
     """One finished dataset directory, opened for reading; safe in threads and in forked workers.
 
-    Raises ValueError, in one line, where the directory is missing, empty, unfinished or not whole.
+    `excluded` are the places of the samples that exclude.csv names: they can be read, but take no
+    part in training or testing. Raises ValueError, in one line, where the directory is missing,
+    empty, unfinished or not whole, or its exclude.csv is not of this dataset.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -60,6 +63,8 @@ class Shards:
         self._keys = np.array(keys, dtype=np.str_)
         self._places = np.array(places, dtype=np.int64).reshape(-1, 6)
         self._starts = np.array(starts, dtype=np.int64)
+        left_out = {entry.key for entry in read_exclusions(self.directory, keys)}
+        self.excluded = frozenset(i for i, key in enumerate(keys) if key in left_out)
 
     def _read_index(self, entry: dict[str, Any]) -> Iterator[list[str]]:
         for file in (entry["file"], entry["index"]):

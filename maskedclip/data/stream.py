@@ -73,8 +73,9 @@ class View:
 class Source:
     """Several shard directories read as one, in an order that is new each epoch.
 
-    With `captioned`, samples that have neither categories nor a report take no part. Raises
-    ValueError where nothing is left.
+    Samples that an exclude.csv names take no part (`excluded` of them), nor, with `captioned`,
+    those that have neither categories nor a report (`left_out`). Raises ValueError where nothing
+    is left.
     """
 
     def __init__(self, name: str, datasets: Sequence[Shards], seed: int, captioned: bool) -> None:
@@ -82,16 +83,24 @@ class Source:
         self.seed = seed
         self._datasets = list(datasets)
         self._inside = [
-            np.array([i for i in range(len(dataset)) if not captioned or _has_caption(dataset, i)])
+            np.array(
+                [
+                    i
+                    for i in range(len(dataset))
+                    if i not in dataset.excluded and (not captioned or _has_caption(dataset, i))
+                ]
+            )
             for dataset in self._datasets
         ]
         self._ends = np.cumsum([len(inside) for inside in self._inside])
-        self.left_out = sum(map(len, self._datasets)) - len(self)
+        self.excluded = sum(len(dataset.excluded) for dataset in self._datasets)
+        self.left_out = sum(map(len, self._datasets)) - self.excluded - len(self)
         if not len(self):
             names = ", ".join(str(dataset.directory) for dataset in self._datasets)
             raise ValueError(
                 f"data.{name}: no sample in {names or 'no directory'}"
                 + (" has a caption; name shards with labels or reports" if captioned else "")
+                + (f" ({self.excluded} are left out by exclude.csv)" if self.excluded else "")
             )
 
     def __len__(self) -> int:

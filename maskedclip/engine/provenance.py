@@ -7,30 +7,61 @@ import platform
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 _PACKAGES = ("torch", "timm", "transformers", "numpy", "scikit-learn", "webdataset", "submitit")
 
+MANIFEST, EXCLUSIONS = "manifest.json", "exclude.csv"
 
-def provenance(datasets: Iterable[Path], seed: int, world: int) -> dict[str, Any]:
+
+def provenance(datasets: Sequence[Path], seed: int, world: int) -> dict[str, Any]:
     """Return the facts as a JSON object; `datasets` are shard directories."""
+    data = {str(path): _data_sha256(path) for path in datasets}
     return {
         "git": _git(),
         "python": platform.python_version(),
         "packages": {name: version(name) for name in _PACKAGES},
-        "manifests_sha256": {
-            str(path): hashlib.sha256((path / "manifest.json").read_bytes()).hexdigest()
-            for path in datasets
-        },
+        "manifests_sha256": {name: manifest for name, (manifest, _) in data.items()},
+        "exclusions_sha256": {name: listed for name, (_, listed) in data.items() if listed},
         "seed": seed,
         "world": world,
         "host": platform.node(),
         "slurm": {k: v for k, v in sorted(os.environ.items()) if k.startswith("SLURM_JOB")},
         "command": shlex.join(sys.argv),
     }
+
+
+def check_data(path: Path, datasets: Sequence[Path]) -> None:
+    """Raise ValueError where the last start of a run, noted in `path`, read other data.
+
+    Other data are another manifest or another exclude.csv; a directory that was moved is the same.
+    """
+    lives = json.loads(path.read_text()) if path.exists() else []
+    if not lives:
+        return
+    before = lives[-1]
+    excluded = before.get("exclusions_sha256", {})  # absent before there were such lists
+    earlier = [(digest, excluded.get(name)) for name, digest in before["manifests_sha256"].items()]
+    for then, directory in zip(earlier, dict.fromkeys(datasets), strict=False):
+        now = _data_sha256(directory)
+        if then != now:
+            changed = MANIFEST if then[0] != now[0] else EXCLUSIONS
+            raise ValueError(
+                f"{path.parent} holds a run that read {directory} with another {changed}; "
+                f"choose another --name, or remove it"
+            )
+
+
+def _data_sha256(directory: Path) -> tuple[str, str | None]:
+    """Return the hashes of a dataset's manifest and of its list of excluded samples."""
+    manifest, exclusions = directory / MANIFEST, directory / EXCLUSIONS
+    digest = hashlib.sha256(manifest.read_bytes()).hexdigest()
+    if not exclusions.is_file():
+        return digest, None
+    return digest, hashlib.sha256(exclusions.read_bytes()).hexdigest()
 
 
 def record(facts: dict[str, Any], path: Path) -> None:
