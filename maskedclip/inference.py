@@ -19,7 +19,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from maskedclip.data.captions import prompts as prompts_of
-from maskedclip.data.fundus import UnreadableImage, crop_field, decode
+from maskedclip.data.decoding import UnreadableImage, decode
+from maskedclip.data.field import crop_field
 from maskedclip.data.transforms import normalise
 from maskedclip.data.views import preparation
 from maskedclip.engine.distributed import compute_type
@@ -164,7 +165,7 @@ def _opened(image: Image.Image | np.ndarray | str | Path, field_of_view: bool) -
     if isinstance(image, str | Path):
         try:
             # the whole resolution: the field of view may be a small part of the picture
-            image_HWC, _, _ = decode(Path(image).read_bytes(), _FULL)
+            image_HWC = decode(Path(image).read_bytes(), _FULL).image_HWC
         except FileNotFoundError:
             raise ValueError(f"{image}: no such image") from None
         except UnreadableImage as error:
