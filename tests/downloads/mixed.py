@@ -26,8 +26,20 @@ STARE = {
                _diagnosis("Age Related Macular Degeneration or Epiretinal Membrane",
                           "age related macular degeneration", "epiretinal membrane")),
     "im0061": ("\t14\t  asteroud hyalosis", _diagnosis("asteroud hyalosis", "asteroid hyalosis")),
+    "im0077": (
+        "\t10\tHypertensive Retinopathy [V: how could it be]",
+        _diagnosis(
+            "Hypertensive Retinopathy [V: how could it be]",
+            "hypertensive retinopathy",
+        ),
+    ),
     "im0119": ("\t9 10\tASR &HTR", _diagnosis("ASR &HTR", "arteriosclerotic retinopathy",
                                               "hypertensive retinopathy")),
+    "im0140": ("\t14\tUnknown Diagnosis", _diagnosis(None)),
+    "im0355": (
+        "\t9\tand Arteriosclerotic Retinopathy",
+        _diagnosis("and Arteriosclerotic Retinopathy", "arteriosclerotic retinopathy"),
+    ),
     "im0386": ("\t14\tChoroidal Hemangioma (recommendation: don't use)",
                _diagnosis("Choroidal Hemangioma (recommendation: don't use)",
                           "choroidal hemangioma")),

@@ -1,0 +1,149 @@
+"""Every card on its dataset's download in miniature: tests/downloads says what is to be found."""
+
+import random
+import re
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+
+import pytest
+from downloads import FORMS, Expected, Facts, WrongRoot, build, wrong_root
+
+from maskedclip import make_shards
+from maskedclip.data.shards import Shards
+from maskedclip.data.sources import ENDINGS, Sources, card_names, read_card
+from maskedclip.make_shards import Request
+
+WITHOUT_A_DOWNLOAD = {"csv", "folder", "phantom"}
+ABOVE = ("unpacked", "My downloads", "v1.0")
+Found = Callable[[str], tuple[Path, Expected, Sources]]
+every_form = pytest.mark.parametrize("form", FORMS)
+
+
+def read(card: str, root: Path) -> Sources:
+    return make_shards._sources(Request(dataset=card, root=root), read_card(card))
+
+
+def facts_of(sources: Sources) -> dict[str, Facts]:
+    return {record.source: Facts(*record[2:]) for record in sources.records}
+
+
+def files_of(root: Path) -> list[str]:
+    return sorted(p.relative_to(root).as_posix() for p in root.rglob("*") if p.is_file())
+
+
+def images_of(root: Path) -> list[str]:
+    return [name for name in files_of(root) if Path(name).suffix.lower() in ENDINGS]
+
+
+def is_junk(source: str) -> bool:
+    return Path(source).name.startswith("._")
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory) -> Found:
+    """What was written of a form, what is to be found there, and what has been."""
+
+    @cache
+    def once(form: str) -> tuple[Path, Expected, Sources]:
+        root = tmp_path_factory.mktemp(form)
+        expected = build(form, root)
+        return root, expected, read(FORMS[form], root)
+
+    return once
+
+
+@every_form
+def test_every_image_says_what_the_dataset_says_of_it(form: str, found: Found) -> None:
+    _, expected, sources = found(form)
+    assert facts_of(sources) == expected.samples
+    assert len(sources.records) == len(expected.samples)
+
+
+@every_form
+def test_labels_and_images_that_do_not_meet_are_named(form: str, found: Found) -> None:
+    _, expected, sources = found(form)
+    named = sorted(text.lower() for text in sources.remarks.get("labels_without_image", []))
+    wanted = sorted(stem.lower() for stem in expected.labels_without_image)
+    assert len(named) == len(wanted)
+    assert all(stem in text for stem, text in zip(wanted, named, strict=True)), named
+    unlabelled = sources.remarks.get("images_without_label", [])
+    assert sorted(unlabelled) == sorted(expected.images_without_label)
+
+
+@every_form
+def test_a_build_accounts_for_every_image_file(form: str, found: Found, tmp_path: Path) -> None:
+    root, expected, sources = found(form)
+    request = Request(dataset=FORMS[form], root=root, out=tmp_path / "out", size=64, workers=1)
+    manifest = make_shards.build(request, progress=False).manifest
+    shards = Shards(tmp_path / "out")
+    samples = [shards.metadata(number)["source"] for number in range(len(shards))]
+    rejected = {entry["source"]: entry["reason"] for entry in manifest["rejected"]}
+    assert sorted([*samples, *rejected]) == sorted(expected.samples)
+    assert rejected.keys() == set(expected.unreadable)
+    assert all(rejected.values())
+    rest = set(images_of(root)).difference(samples, rejected)
+    assert {name for name in rest if not is_junk(name)} == set(expected.ignored)
+    texts = {text for named in manifest["remarks"].values() for text in named}
+    counted = dict(re.fullmatch("(.*): ([0-9]+) images", t).groups() for t in texts - rest
+                   if re.fullmatch("(.*): ([0-9]+) images", t))  # fmt: skip
+    unnamed = rest - texts
+    assert sum(map(int, counted.values())) == len(unnamed)
+    lost = [s for s in unnamed if not any(f == "." or s.startswith(f"{f}/") for f in counted)]
+    assert lost == []
+    assert manifest["remarks"] == sources.remarks
+
+
+@every_form
+def test_the_case_of_endings_changes_nothing(form: str, tmp_path: Path) -> None:
+    for seed in range(2):
+        root = tmp_path / str(seed)
+        expected = build(form, root)
+        chance = random.Random(f"{form} {seed}")
+        for name in files_of(root):
+            path = root / name
+            if seed == 0 or chance.random() < 0.5:  # all of them, then any
+                path.rename(path.with_suffix(path.suffix.swapcase()))
+        found = {
+            source.lower(): facts for source, facts in facts_of(read(FORMS[form], root)).items()
+        }
+        assert found == {source.lower(): facts for source, facts in expected.samples.items()}
+
+
+@every_form
+def test_a_folder_more_above_changes_nothing(form: str, tmp_path: Path) -> None:
+    above = random.Random(form).choice(ABOVE)
+    expected = build(form, tmp_path / above)
+    found = facts_of(read(FORMS[form], tmp_path))
+    assert found == {f"{above}/{source}": facts for source, facts in expected.samples.items()}
+
+
+def test_a_wrong_root_is_told_in_one_line_what_is_missing_and_what_is_there(
+    tmp_path: Path,
+) -> None:
+    def message_of(wrong: WrongRoot) -> str:
+        with pytest.raises(ValueError, match=wrong.root.name) as raised:
+            read(wrong.card, wrong.root)
+        return str(raised.value)
+
+    for wrong in wrong_root(tmp_path):
+        message = message_of(wrong)
+        assert "\n" not in message
+        for word in wrong.words:
+            assert word.lower() in message.lower(), message
+
+
+def test_a_download_in_miniature_has_the_same_bytes_every_time(tmp_path: Path) -> None:
+    for form in FORMS:
+        written = []
+        for time in ("once", "again"):
+            root = tmp_path / time / form
+            build(form, root)
+            written.append({name: (root / name).read_bytes() for name in files_of(root)})
+        assert written[0] == written[1], form
+        pictures = [content for name, content in written[0].items() if not is_junk(name)]
+        assert len(pictures) > 2
+
+
+def test_every_card_with_a_download_is_tried_on_one() -> None:
+    assert set(card_names()) - WITHOUT_A_DOWNLOAD == set(FORMS.values())
