@@ -15,7 +15,7 @@ from maskedclip.data.sources import ENDINGS, Sources, card_names, read_card
 from maskedclip.make_shards import Request
 
 WITHOUT_A_DOWNLOAD = {"csv", "folder", "phantom"}
-ABOVE = ("unpacked", "My downloads", "v1.0")
+ABOVE = ("unpacked", "My downloads", "v1.0", "Ch\u00e1k\u1e63u & Co")
 Found = Callable[[str], tuple[Path, Expected, Sources]]
 every_form = pytest.mark.parametrize("form", FORMS)
 

@@ -1,4 +1,4 @@
-"""A miniature of DeepDRiD: regular and ultra-widefield images, as the clone has them."""
+"""Miniatures of DeepDRiD: paths with back-slashes, and an eye that its name does not tell."""
 
 from pathlib import Path
 
@@ -6,73 +6,85 @@ from downloads.drawing import book, cut_short, draw, empty, table
 from downloads.expected import Expected, Facts, expected
 from downloads.grading import graded
 
-DEEPDRID_HEADING = [
+HEADING = [
     "patient_id", "image_id", "image_path", "Overall quality", "left_eye_DR_Level",
     "right_eye_DR_Level", "patient_DR_Level", "Clarity", "Field definition", "Artifact",
 ]  # fmt: skip
+TRAIN, VAL = "regular-fundus-training", "regular-fundus-validation"
+ONLINE = "Online-Challenge1&2-Evaluation"
+WIDE = "DeepDRiD-master/ultra-widefield_images/ultra-widefield-training"
 
 
-def _eye(name: str, split: str, grade: str, eye: str, quality: str) -> Facts:
-    patient = name.partition("_")[0]
+def _known(patient: str, split: str, grade: str, eye: str, quality: str) -> Facts:
     return graded(grade, patient=patient, eye=eye, split=split, overall_quality=quality)
 
 
-def deepdrid(root: Path) -> Expected:
-    """The clone: paths with back-slashes, an ampersand in a folder, a template of labels."""
-    top = "DeepDRiD-master/regular_fundus_images"
-    parts = [f"{top}/{name}" for name in ("regular-fundus-training", "regular-fundus-validation",
-                                          "Online-Challenge1&2-Evaluation")]  # fmt: skip
-    # image: grade, eye, quality; the letter in a name is not always that of the eye
-    known = {
-        "train": {"1_l1": ("0", "L", "0"), "1_r1": ("2", "R", "1"), "56_l1": ("3", "L", "1"),
-                  "56_r3": ("3", "L", "1"), "56_l3": ("4", "R", "0"), "56_r2": ("4", "R", "1")},
-        "val": {"265_l1": ("1", "L", "1"), "265_r2": ("0", "R", "1")},
-    }  # fmt: skip
-    samples, rows = {}, {"train": [], "val": []}
-    for part, folder in zip(known, parts, strict=False):
-        for name, (grade, eye, quality) in known[part].items():
-            patient = name.partition("_")[0]
-            samples[f"{folder}/Images/{patient}/{name}.jpg"] = _eye(name, part, grade, eye, quality)
-            path = f"\\{Path(folder).name}\\{patient}\\{name}.jpg"
-            levels = [grade, "", grade] if eye == "L" else ["", grade, grade]
-            rows[part].append([patient, name, path, quality, *levels, 8, 8, 4])
-    extra = f"{parts[1]}/Images/266/266_l1.jpg"
-    samples[extra] = Facts("266", None, "val")
-    online = parts[2]
-    samples[f"{online}/Images/347/347_l1.jpg"] = graded("2", patient="347", split="test")
-    samples[f"{online}/Images/347/347_r1.jpg"] = graded("4", patient="347", split="test")
-    wide = [f"DeepDRiD-master/ultra-widefield_images/ultra-widefield-training/Images/1/1_{n}.jpg"
-            for n in ("l1", "r1")]  # fmt: skip
-    draw(root, *samples, *wide)
-    broken = [cut_short(root, f"{parts[0]}/Images/56/56_r2.jpg"),
-              empty(root, f"{parts[1]}/Images/265/265_r2.jpg")]  # fmt: skip
-    gone = ["2", "2_l1", "\\regular-fundus-training\\2\\2_l1.jpg", 1, 0, "", 0, 8, 8, 4]
-    for part, folder in zip(("train", "val"), parts, strict=False):
-        name = f"{folder}/{Path(folder).name}.csv"
-        more = [gone] if part == "train" else []
-        table(root, name, DEEPDRID_HEADING, *rows[part], *more)
-    _deepdrid_rest(root, parts[2])
+SAMPLES = {
+    f"{TRAIN}/Images/1/1_l1.jpg": _known("1", "train", "0", "L", "0"),
+    f"{TRAIN}/Images/1/1_r1.jpg": _known("1", "train", "2", "R", "1"),
+    f"{TRAIN}/Images/56/56_l1.jpg": _known("56", "train", "3", "L", "1"),
+    f"{TRAIN}/Images/56/56_r3.jpg": _known("56", "train", "3", "L", "1"),
+    f"{TRAIN}/Images/56/56_l3.jpg": _known("56", "train", "4", "R", "0"),
+    f"{TRAIN}/Images/56/56_r2.jpg": _known("56", "train", "4", "R", "1"),
+    f"{VAL}/Images/265/265_l1.jpg": _known("265", "val", "1", "L", "1"),
+    f"{VAL}/Images/265/265_r2.jpg": _known("265", "val", "0", "R", "1"),
+    f"{VAL}/Images/266/266_l1.jpg": Facts("266", None, "val"),
+    f"{ONLINE}/Images/347/347_l1.jpg": graded("2", patient="347", split="test"),
+    f"{ONLINE}/Images/347/347_r1.jpg": graded("4", patient="347", split="test"),
+}
+
+
+def clone(root: Path) -> Expected:
+    """The whole clone; the ultra-widefield images repeat names of the regular ones."""
+    top = "DeepDRiD-master/regular_fundus_images/"
+    found = _regular(root, top)
+    labels = [["image_id", "DR_Levels"], ["347_l1", 2], ["347_r1", 4]]
+    book(root, f"{top}{ONLINE}/Challenge1_labels.xlsx", Sheet1=labels)
+    ignored = [f"{WIDE}/Images/1/1_{name}.jpg" for name in ("l1", "r1")]
+    draw(root, *ignored)
+    rows = [
+        [1, "1_l1", "ultra-widefield-training\\1\\1_l1.jpg", 5, "left_eye"],
+        [1, "1_r1", "ultra-widefield-training\\1\\1_r1.jpg", 3, "right_eye"],
+    ]
+    heading = ["patient_id", "image_id", "image_path", "DR_level", "position"]
+    table(root, f"{WIDE}/ultra-widefield-training.csv", heading, *rows)
+    return found._replace(ignored=ignored)
+
+
+def regular(root: Path) -> Expected:
+    """The folder of the regular images alone, the labels of the challenge turned into a CSV."""
+    found = _regular(root, "")
+    labels = [["image_id", "DR_Levels"], ["347_l1", 2], ["347_r1", 4]]
+    table(root, f"{ONLINE}/Challenge1_labels.csv", *labels)
+    return found
+
+
+def _regular(root: Path, top: str) -> Expected:
+    samples = {top + name: facts for name, facts in SAMPLES.items()}
+    draw(root, *samples)
+    broken = [cut_short(root, f"{top}{TRAIN}/Images/56/56_r2.jpg")]
+    broken += [empty(root, f"{top}{VAL}/Images/265/265_r2.jpg")]
+    absent = [2, "2_l1", f"\\{TRAIN}\\2\\2_l1.jpg", 1, 0, "", 0, 8, 8, 4]
+    table(root, f"{top}{TRAIN}/{TRAIN}.csv", HEADING, *_rows(TRAIN), absent)
+    table(root, f"{top}{VAL}/{VAL}.csv", HEADING, *_rows(VAL))
+    template = [["347_l1", ""], ["347_r1", ""]]
+    table(root, f"{top}{ONLINE}/Challenge1_upload.csv", ["image_id", "DR_Level"], *template)
+    table(root, f"{top}{ONLINE}/Challenge2_upload.csv", ["image_id", "Overall quality"], *template)
     return expected(
         samples,
-        ignored=wide,
         labels_without_image=["2_l1"],
-        images_without_label=[extra],
+        images_without_label=[f"{top}{VAL}/Images/266/266_l1.jpg"],
         unreadable=broken,
     )
 
 
-def _deepdrid_rest(root: Path, online: str) -> None:
-    """Write the labels of the online challenge, its template, and the ultra-widefield table."""
-    template = [["347_l1", ""], ["347_r1", ""]]
-    table(root, f"{online}/Challenge1_upload.csv", ["image_id", "DR_Level"], *template)
-    table(root, f"{online}/Challenge2_upload.csv", ["image_id", "Overall quality"], *template)
-    labels = [["image_id", "DR_Levels"], ["347_l1", 2], ["347_r1", 4]]
-    book(root, f"{online}/Challenge1_labels.xlsx", Sheet1=labels)
-    folder = "DeepDRiD-master/ultra-widefield_images/ultra-widefield-training"
-    table(
-        root,
-        f"{folder}/ultra-widefield-training.csv",
-        ["patient_id", "image_id", "image_path", "DR_level", "position"],
-        *([1, "1_l1", "ultra-widefield-training\\1\\1_l1.jpg", 5, "left_eye"],),
-        [1, "1_r1", "ultra-widefield-training\\1\\1_r1.jpg", 3, "right_eye"],
-    )
+def _rows(part: str) -> list[list[str | int]]:
+    rows = []
+    for source, facts in SAMPLES.items():
+        if source.startswith(part) and facts.labels:
+            grade = facts.labels["diabetic_retinopathy"]
+            path = f"\\{part}\\{facts.patient}\\{Path(source).name}"  # without the level Images
+            levels = [grade, "", grade] if facts.eye == "L" else ["", grade, grade]
+            quality = facts.labels["overall_quality"]
+            rows.append([str(facts.patient), Path(source).stem, path, quality, *levels, 8, 8, 4])
+    return rows

@@ -12,38 +12,49 @@ def _diagnosis(report: str | None, *categories: str) -> Facts:
 
 # the line of each image behind its number, and what it says
 STARE = {
-    "im0003": ("\t0\tNormal", _diagnosis("Normal", "normal")),
-    "im0008": ("\t8\tProliferative Diabetic Retinopathy",
-               _diagnosis("Proliferative Diabetic Retinopathy",
-                          "proliferative diabetic retinopathy")),
-    "im0011": ("\t5 10\tCentral Retinal Vein Occlusion AND Hypertensuve  Retinopathy",
-               _diagnosis("Central Retinal Vein Occlusion AND Hypertensuve Retinopathy",
-                          "central retinal vein occlusion", "hypertensive retinopathy")),
-    "im0017": ("\t4\t\tBranch Retinal Vein Occlusion",
-               _diagnosis("Branch Retinal Vein Occlusion", "branch retinal vein occlusion")),
-    "im0023": ("\t14\t", _diagnosis(None)),
-    "im0039": ('\t14\t"Age Related Macular Degeneration or Epiretinal Membrane"',
-               _diagnosis("Age Related Macular Degeneration or Epiretinal Membrane",
-                          "age related macular degeneration", "epiretinal membrane")),
-    "im0061": ("\t14\t  asteroud hyalosis", _diagnosis("asteroud hyalosis", "asteroid hyalosis")),
-    "im0077": (
-        "\t10\tHypertensive Retinopathy [V: how could it be]",
+    "im0003": ("0\tNormal", _diagnosis("Normal", "normal")),
+    "im0008": (
+        "8\tProliferative Diabetic Retinopathy",
+        _diagnosis("Proliferative Diabetic Retinopathy", "proliferative diabetic retinopathy"),
+    ),
+    "im0011": (
+        "5 10\tCentral Retinal Vein Occlusion AND Hypertensuve  Retinopathy",
         _diagnosis(
-            "Hypertensive Retinopathy [V: how could it be]",
-            "hypertensive retinopathy",
+            "Central Retinal Vein Occlusion AND Hypertensuve Retinopathy",
+            *("central retinal vein occlusion", "hypertensive retinopathy"),
         ),
     ),
-    "im0119": ("\t9 10\tASR &HTR", _diagnosis("ASR &HTR", "arteriosclerotic retinopathy",
-                                              "hypertensive retinopathy")),
-    "im0140": ("\t14\tUnknown Diagnosis", _diagnosis(None)),
+    "im0017": (
+        "4\t\tBranch Retinal Vein Occlusion",
+        _diagnosis("Branch Retinal Vein Occlusion", "branch retinal vein occlusion"),
+    ),
+    "im0023": ("14\t", _diagnosis(None)),
+    "im0039": (
+        '14\t"Age Related Macular Degeneration or Epiretinal Membrane"',
+        _diagnosis(
+            "Age Related Macular Degeneration or Epiretinal Membrane",
+            *("age related macular degeneration", "epiretinal membrane"),
+        ),
+    ),
+    "im0061": ("14\t  asteroud hyalosis", _diagnosis("asteroud hyalosis", "asteroid hyalosis")),
+    "im0077": (
+        "10\tHypertensive Retinopathy [V: how could it be]",
+        _diagnosis("Hypertensive Retinopathy [V: how could it be]", "hypertensive retinopathy"),
+    ),
+    "im0119": (
+        "9 10\tASR &HTR",
+        _diagnosis("ASR &HTR", "arteriosclerotic retinopathy", "hypertensive retinopathy"),
+    ),
+    "im0140": ("14\tUnknown Diagnosis", _diagnosis(None)),
     "im0355": (
-        "\t9\tand Arteriosclerotic Retinopathy",
+        "9\tand Arteriosclerotic Retinopathy",
         _diagnosis("and Arteriosclerotic Retinopathy", "arteriosclerotic retinopathy"),
     ),
-    "im0386": ("\t14\tChoroidal Hemangioma (recommendation: don't use)",
-               _diagnosis("Choroidal Hemangioma (recommendation: don't use)",
-                          "choroidal hemangioma")),
-}  # fmt: skip
+    "im0386": (
+        "14\tChoroidal Hemangioma (recommendation: don't use)",
+        _diagnosis("Choroidal Hemangioma (recommendation: don't use)", "choroidal hemangioma"),
+    ),
+}
 
 
 def stare(root: Path) -> Expected:
@@ -66,7 +77,7 @@ def _stare(root: Path, folder: str, text: str) -> Expected:
     ]
     draw(root, *samples, *ignored)
     broken = [cut_short(root, f"{folder}/im0008.ppm"), empty(root, f"{folder}/im0017.ppm")]
-    lines = [name + line for name, (line, _) in STARE.items()]
+    lines = [f"{name}\t{line}" for name, (line, _) in STARE.items()]
     write(root, text, "\n".join([*lines, "im0047\t7\tBackground Diabetic Retinopathy"]) + "\n")
     return expected(
         samples,
