@@ -170,7 +170,7 @@ class FinetuneConfig:
     weight_decay: float = 0.05
     drop_path: float = 0.2
     smoothing: float = 0.1  # of labels
-    validation_share: float = 0.2  # of the training split, where the dataset has no val split
+    split: str = ""  # file of tools/make_splits.py; empty: the dataset's splits/TASK.csv
     threads: int = 2  # decoding threads
 
     def __post_init__(self) -> None:

@@ -20,9 +20,10 @@ import torch
 from torch import Tensor
 
 from maskedclip.data.captions import prompts
-from maskedclip.data.downstream import Sample, Task, divide, labelled, share_of
+from maskedclip.data.downstream import Sample, Task, labelled
 from maskedclip.data.ledger import Ledger
 from maskedclip.data.shards import Shards
+from maskedclip.data.splits import Division, division_of, training_share
 from maskedclip.data.views import prepared_batches
 from maskedclip.downstream_command import check_protocols
 from maskedclip.engine.distributed import compute_type
@@ -33,7 +34,6 @@ from maskedclip.inference import Model, load, name_of, read_header
 from maskedclip.models.pretrained import ENCODER, load_encoder
 
 logger = logging.getLogger(__name__)
-VALIDATION_SHARE = 0.2  # of the training split, where the dataset has no val split
 LOST = "lost_samples_evaluate.jsonl"
 _BATCH = 64
 
@@ -43,7 +43,7 @@ class Held(NamedTuple):
 
     dataset: Shards
     task: Task
-    parts: dict[str, list[Sample]]
+    division: Division
     threads: int
     ledger: Ledger
 
@@ -79,8 +79,8 @@ def evaluate(  # noqa: PLR0913 (one keyword a knob)
     for directory in datasets:
         dataset = Shards(Path(directory))
         found = labelled(dataset, task)
-        parts = divide(found, validation_share=VALIDATION_SHARE)
-        held = Held(dataset, found, parts, threads, Ledger(out / LOST, dataset.name))
+        division = division_of(dataset, found)
+        held = Held(dataset, found, division, threads, Ledger(out / LOST, dataset.name))
         held.ledger.add(found.lost)
         if encode is not None:
             samples, probability_BY = _linear(held, *encode, fraction, seed)
@@ -137,7 +137,7 @@ def _features(
 def _linear(
     held: Held, encode: Callable[[Tensor], Tensor], image_size: int, fraction: float, seed: int
 ) -> tuple[list[Sample], np.ndarray]:
-    parts = held.parts | {"train": share_of(held.parts["train"], fraction, seed)}
+    parts = held.division.parts | {"train": training_share(held.division, fraction, seed)}
     found = {name: _features(held, parts[name], encode, image_size) for name in parts}
     pairs = {name: (rows.numpy(), _labels(samples)) for name, (samples, rows) in found.items()}
     probe = linear_probe(pairs["train"], pairs["val"], pairs["test"][0], len(held.task.classes))
@@ -148,7 +148,9 @@ def _linear(
 
 
 def _zero_shot(held: Held, model: Model) -> tuple[list[Sample], np.ndarray]:
-    samples, image_BD = _features(held, held.parts["test"], model.features, model.image_size)
+    samples, image_BD = _features(
+        held, held.division.parts["test"], model.features, model.image_size
+    )
     names = categories(held.task.name, held.task.classes, _published(held))
     class_YD = model.class_embeddings([prompts(name) for name in names])
     return samples, model.zero_shot(image_BD, class_YD).numpy()

@@ -9,6 +9,7 @@ if __name__ == "__main__":  # before torch is imported: --help and mistakes answ
 
     CONFIG = read_finetune(__doc__)
 
+import hashlib
 import logging
 import math
 import shutil
@@ -28,10 +29,11 @@ from torch.nn import functional as F
 from torch.optim import AdamW
 
 from maskedclip.config import FinetuneConfig, load, save
-from maskedclip.data.downstream import Sample, Task, divide, labelled, share_of
+from maskedclip.data.downstream import Sample, Task, labelled
 from maskedclip.data.ledger import Ledger
 from maskedclip.data.order import number
 from maskedclip.data.shards import Shards
+from maskedclip.data.splits import division_of, split_file, training_share
 from maskedclip.data.transforms import MEAN, STD
 from maskedclip.data.views import Views, prepared_batches, training_batches
 from maskedclip.engine.distributed import compute_type
@@ -193,9 +195,9 @@ def read_labels(config: FinetuneConfig) -> Labels:
     """Return the dataset's labelled samples, `fraction` of the training ones."""
     dataset = Shards(Path(config.dataset))
     task = labelled(dataset, config.task)
-    parts = divide(task, validation_share=config.validation_share)
-    parts["train"] = share_of(parts["train"], config.fraction, config.seed)
-    return Labels(dataset, task, parts)
+    division = division_of(dataset, task, Path(config.split) if config.split else None)
+    share = training_share(division, config.fraction, config.seed)
+    return Labels(dataset, task, division.parts | {"train": share})
 
 
 def learning_rate(config: FinetuneConfig, epoch: float) -> float:
@@ -239,7 +241,15 @@ def _claim(config: FinetuneConfig, run: Path) -> None:
         shutil.rmtree(run / name, ignore_errors=True)
     run.mkdir(parents=True, exist_ok=True)
     save(config, run / CONFIG_FILE)
-    record(provenance([Path(config.dataset)], config.seed, 1), run / "provenance.json")
+    facts = provenance([Path(config.dataset)], config.seed, 1)
+    record(facts | {"split_sha256": _split_sha256(config)}, run / "provenance.json")
+
+
+def _split_sha256(config: FinetuneConfig) -> str | None:
+    """Return the hash of the split's file; None where the split is made by rule."""
+    own = split_file(Path(config.dataset), config.task)
+    path = Path(config.split) if config.split else own
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
 
 
 def _write(

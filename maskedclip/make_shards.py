@@ -16,7 +16,7 @@ if TYPE_CHECKING:  # these import OpenCV, and `--help` must not wait for that
 
 PUBLIC_KEY = b"maskedclip public key: no secret"
 KEY_FILE = ".maskedclip_key"
-BUILDER_VERSION = 1  # raise it where the same request would give other bytes
+BUILDER_VERSION = 2  # raise it where the same request would give other bytes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +45,7 @@ class Request:
     categories_column: str = ""
     count: int = 2000
     seed: int = 0
+    caption_template: str = "A fundus photograph of [CLS]"  # of the examples that are printed
 
     def __post_init__(self) -> None:
         limits = {
@@ -78,7 +79,8 @@ class Summary(NamedTuple):
 
     directory: Path
     manifest: dict[str, Any]
-    captions: tuple[str, ...]  # up to three that its samples can get
+    captions: tuple[tuple[str, tuple[str, ...]], ...]  # (source, the captions that it can get)
+    splits: dict[str, Path | str]  # of a task, its file, or why it has none
     built: bool  # False where it was there already
     seconds: float
 
@@ -86,20 +88,38 @@ class Summary(NamedTuple):
 def build(request: Request, *, progress: bool = True) -> Summary:
     """Build one dataset; ValueError, RuntimeError or OSError, each of one line, where it cannot."""
     from maskedclip.data.building import build_shards
-    from maskedclip.data.shards import Shards
 
     start = time.monotonic()
     plan = plan_of(request)
-    workers = request.workers or len(os.sched_getaffinity(0))
-    built = build_shards(request.directory, plan, workers=workers, progress=progress)
+    built = build_shards(request.directory, plan, workers=cores(request), progress=progress)
+    return finish(request, built, start)
+
+
+def finish(request: Request, built: bool, start: float) -> Summary:
+    """Add what is made of the finished shards, where it is missing: contact sheet and splits."""
+    from maskedclip.data.contact_sheet import FILE, write_contact_sheet
+    from maskedclip.data.shards import Shards
+    from maskedclip.data.splits import write_missing_splits
+
     shards = Shards(request.directory)
+    if not (request.directory / FILE).is_file():
+        write_contact_sheet(shards, request.directory / FILE)
     return Summary(
         directory=request.directory,
         manifest=shards.manifest,
-        captions=_example_captions([shards.metadata(i) for i in range(min(len(shards), 200))]),
+        captions=_example_captions(
+            [shards.metadata(i) for i in range(0, len(shards), max(1, len(shards) // 200))],
+            request.caption_template,
+        ),
+        splits=write_missing_splits(shards),
         built=built,
         seconds=time.monotonic() - start,
     )
+
+
+def cores(request: Request) -> int:
+    """Return the processes of a build."""
+    return request.workers or len(os.sched_getaffinity(0))
 
 
 def plan_of(request: Request) -> "Plan":
@@ -132,6 +152,8 @@ def plan_of(request: Request) -> "Plan":
         samples_per_shard=request.samples_per_shard,
         digest=digest.hexdigest(),
         facts=facts,
+        classes={task: list(classes) for task, classes in card.classes.items()},
+        expected=card.expected,
     )
 
 
@@ -164,8 +186,9 @@ def _facts(request: Request, card: "Card", sources: "Sources", key: bytes) -> di
 
 
 def _sources(request: Request, card: "Card") -> "Sources":
-    from maskedclip.data.sources import Record, Sources, read_tables
+    from maskedclip.data.sources import Record, Sources, read_dataset
     from maskedclip.data.sources_odir import read_odir
+    from maskedclip.data.sources_stare import read_stare
     from maskedclip.data.sources_user import Columns, read_csv, read_folder
 
     if card.reader == "phantom":
@@ -191,9 +214,10 @@ def _sources(request: Request, card: "Card") -> "Sources":
             categories=request.categories_column,
         )
         return read_csv(card, request.root, request.csv, columns)
-    readers = {"table": read_tables, "odir": read_odir}
+    readers = {"card": read_dataset, "odir": read_odir, "stare": read_stare}
     if card.reader not in readers:
-        raise ValueError(f"{request.dataset}: unknown reader {card.reader!r}; use table or odir")
+        known = ", ".join(readers)
+        raise ValueError(f"{request.dataset}: unknown reader {card.reader!r}; use one of {known}")
     return readers[card.reader](card, request.root)
 
 
@@ -215,11 +239,16 @@ def _key(request: Request) -> bytes:
     return hashlib.sha256(content).digest()
 
 
-def _example_captions(samples: list[dict[str, Any]]) -> tuple[str, ...]:
+def _example_captions(
+    samples: list[dict[str, Any]], template: str
+) -> tuple[tuple[str, tuple[str, ...]], ...]:
+    """Return three samples that say different things, and all that each can say."""
     from maskedclip.data.captions import captions
 
-    found: dict[str, None] = {}
+    found: dict[tuple[str, ...], str] = {}
     for sample in samples:
-        possible = captions(sample["categories"], sample["report"])
-        found |= dict.fromkeys(possible[:1] + possible[-1:])
-    return tuple(found)[:3]
+        possible = tuple(captions(sample["categories"], sample["report"], template))
+        found.setdefault(possible, sample["source"])
+    found.pop((), None)
+    most = sorted(found, key=lambda possible: (-len(possible), possible))
+    return tuple((found[possible], possible) for possible in most[:3])

@@ -3,7 +3,7 @@
 import difflib
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -131,15 +131,36 @@ def report(summary: Summary) -> str:
         *(f"{task}: {_listed(found)}" for task, found in manifest["counts"]["labels"].items()),
         *(f"rejected: {count} {reason}" for reason, count in sorted(rejected.items())),
         *(
-            f"{name.replace(chr(95), chr(32))}: {len(found)}"
+            f"{name.replace(chr(95), chr(32))}: {len(found)}, such as {found[0]}"
             for name, found in manifest["remarks"].items()
         ),
+        *_published(manifest["against_published"]),
     ]
     if manifest["duplicates"]:
         lines.append(f"groups of equal files, all kept: {len(manifest['duplicates'])}")
-    lines += [f"caption: {text}" for text in summary.captions]
-    lines += [f"in {summary.directory}", *_next(summary)]
+    if manifest["removed"]:
+        lines.append(f"left behind with the files: {_listed(manifest['removed'])}")
+    for source, possible in summary.captions:
+        lines += [f"a caption of {source} is one of {len(possible)}:", *_indented(possible)]
+    for task, file in summary.splits.items():
+        lines.append(f"split of {task}: {file}")
+    lines += [f"to look at: {summary.directory / 'contact_sheet.png'}", *_next(summary)]
     return "\n".join(lines) + "\n"
+
+
+def _published(against: Mapping[str, Any]) -> list[str]:
+    if not against:
+        return []
+    if not against["differences"]:
+        return [f"all numbers as published: {against['form']}"]
+    return [
+        f"WARNING: not the published numbers ({against['form']}); is the download complete?",
+        *_indented(against["differences"]),
+    ]
+
+
+def _indented(lines: Iterable[str]) -> list[str]:
+    return [f"    {line}" for line in lines]
 
 
 def _next(summary: Summary) -> list[str]:

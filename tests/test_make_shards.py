@@ -14,7 +14,7 @@ import pytest
 import simplejpeg
 from PIL import Image
 
-from maskedclip.data import building
+from maskedclip.data import building, building_lock
 from maskedclip.data.phantom import draw
 from maskedclip.data.shards import Shards
 from maskedclip.make_shards import Request, build
@@ -199,7 +199,7 @@ def test_a_directory_of_something_else_is_not_written_to(root: Path, tmp_path: P
 def test_two_builds_do_not_write_to_one_directory(root: Path, tmp_path: Path) -> None:
     (tmp_path / "toy").mkdir()
     with (
-        building._locked(tmp_path / "toy"),
+        building_lock.locked(tmp_path / "toy"),
         pytest.raises(RuntimeError, match="another build is writing"),
     ):
         build(request(root, tmp_path / "toy"), progress=False)

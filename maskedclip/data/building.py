@@ -1,44 +1,41 @@
 """Write the shards of a dataset in parallel, so that a killed build goes on where it was.
 
 A chunk of records is a shard. Each finished shard leaves a note in OUT/.building; the manifest is
-made of the notes at the end. Nothing written depends on the number of workers or on the clock.
+made of the notes at the end. Nothing written depends on the number of workers, on how many jobs
+shared the shards out, or on the clock.
 """
 
-import fcntl
 import hashlib
 import json
-import multiprocessing
-import os
 import shutil
-import signal
 import sys
-import threading
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import cv2
 from tqdm import tqdm
 
-from maskedclip.data.counts import facts_of, summary_of
+from maskedclip.data.building_lock import LOCK, locked
+from maskedclip.data.counts import summary_of, tally_of
+from maskedclip.data.expectations import compared
+from maskedclip.data.looks import Look
 from maskedclip.data.shard_writer import MANIFEST, replacing, write_manifest, write_shard
 from maskedclip.data.shards import read_manifest
 from maskedclip.data.sources import Record
+from maskedclip.data.workers import made_in_order
 
 NOTES = ".building"
-LOCK = ".lock"
 
 
 class Sample(NamedTuple):
-    """One photograph ready to be written."""
+    """One photograph ready to be written, and what is counted of it but not stored."""
 
     key: str
     jpeg: bytes
     metadata: dict[str, Any]
+    look: Look | None = None  # None for what is drawn
+    carried: tuple[str, ...] = ()
 
 
 class Rejected(NamedTuple):
@@ -60,46 +57,89 @@ class Plan(NamedTuple):
     samples_per_shard: int
     digest: str  # of the request and of the files it reads
     facts: dict[str, Any]  # written to the manifest as they are
+    classes: Mapping[str, Sequence[str]]  # of a task, in the order that a table shows them
+    expected: Sequence[Mapping[str, Any]] = ()  # the published numbers, as in a card
+
+    def chunk(self, number: int) -> Sequence[Record]:
+        """Return the records of one shard."""
+        first = number * self.samples_per_shard
+        return self.records[first : first + self.samples_per_shard]
+
+    @property
+    def chunks(self) -> int:
+        """How many shards there are, if no file is rejected."""
+        return -(-len(self.records) // self.samples_per_shard)
 
 
 def build_shards(out: Path, plan: Plan, *, workers: int, progress: bool) -> bool:
-    """Write the dataset to `out`; False, and nothing done, where it is there already.
+    """Write what is missing of the dataset at `out`; False where nothing was.
 
     Raises ValueError where `out` holds anything else, RuntimeError where another build writes to
     it or no file of the dataset could be read.
     """
-    if _is_done(out, plan):
-        return False
-    _refuse_foreign(out, plan)
     made = not out.exists()
-    out.mkdir(parents=True, exist_ok=True)
-    with _locked(out):
-        if _is_done(out, plan):  # another build has just finished it
+    if not begin(out, plan):
+        return False
+    with locked(out):
+        if is_done(out, plan):  # another build has just finished it
             return False
-        (out / NOTES).mkdir(exist_ok=True)
         for left in [*out.glob("*.tmp"), *(out / NOTES).glob("*.tmp")]:
             left.unlink()
-        _write_json(out / NOTES / "request.json", {"digest": plan.digest})
-        notes = _write_all(out, plan, workers, progress)
+        notes = _write(out, plan, range(plan.chunks), workers, progress)
         entries = [note["entry"] for note in notes if note["entry"]]
         if not entries:
             first = notes[0]["rejected"][0]
             shutil.rmtree(out if made else out / NOTES)
             found = f"none of its {len(plan.records)} files gives a photograph"
             raise RuntimeError(f"{plan.name}: {found}; the first, {first[0]}: {first[1]}")
-        facts = plan.facts | {"digest": plan.digest} | summary_of(notes)
+        facts = plan.facts | {"digest": plan.digest} | summary_of(notes, plan.classes)
+        found = facts["counts"] | {"images": len(plan.records)}
+        facts["against_published"] = compared(plan.expected, found)
         write_manifest(out, plan.name, entries, **facts)
         shutil.rmtree(out / NOTES)
     return True
 
 
-def _is_done(out: Path, plan: Plan) -> bool:
+def build_part(out: Path, plan: Plan, part: int, parts: int, *, workers: int) -> None:
+    """Write every `parts`-th shard from `part` on; `begin` came before, `build_shards` comes after.
+
+    Several parts may be written at once, on several machines. Raises as `build_shards` does.
+    """
+    if is_done(out, plan):
+        return
+    with locked(out, f"part-{part}-of-{parts}"):
+        if is_done(out, plan):
+            return
+        _refuse_foreign(out, plan)
+        _write(out, plan, range(part, plan.chunks, parts), workers, progress=True)
+
+
+def begin(out: Path, plan: Plan) -> bool:
+    """Make `out` the place of this build; False, and nothing done, where it is finished.
+
+    Raises ValueError where `out` holds anything else.
+    """
+    if is_done(out, plan):
+        return False
+    _refuse_foreign(out, plan)
+    (out / NOTES).mkdir(parents=True, exist_ok=True)
+    _write_json(out / NOTES / "request.json", {"digest": plan.digest})
+    return True
+
+
+def is_done(out: Path, plan: Plan) -> bool:
+    """Return whether `out` holds this dataset; ValueError where it holds another one."""
     if not (out / MANIFEST).is_file():
         return False
     if read_manifest(out).get("digest") != plan.digest:
         found = "holds a dataset of another request or of other files"
         raise ValueError(f"{out}: {found}; remove it or choose another --out")
     return True
+
+
+def shards_written(out: Path) -> int:
+    """Return how many shards of an unfinished build are done."""
+    return sum(1 for _ in (out / NOTES).glob("[0-9]*.json"))
 
 
 def _refuse_foreign(out: Path, plan: Plan) -> None:
@@ -113,67 +153,52 @@ def _refuse_foreign(out: Path, plan: Plan) -> None:
         raise ValueError(f"{out}: {found}; remove it or choose another --out")
 
 
-@contextmanager
-def _locked(out: Path) -> Iterator[None]:
-    path = out / LOCK
-    with path.open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise RuntimeError(f"{out}: another build is writing to it; wait for it") from None
-        try:
-            yield
-        finally:
-            path.unlink(missing_ok=True)
-
-
-def _write_all(out: Path, plan: Plan, workers: int, progress: bool) -> list[dict[str, Any]]:
-    """Return the note of every shard, written now or by an earlier build."""
-    size = plan.samples_per_shard
-    starts = range(0, len(plan.records), size)
-    done = {n: note for n in range(len(starts)) if (note := _finished(out, n)) is not None}
-    ahead = (r for n, s in enumerate(starts) if n not in done for r in plan.records[s : s + size])
-    total = len(plan.records)
-    kept = sum(len(plan.records[starts[n] : starts[n] + size]) for n in done)
+def _write(
+    out: Path, plan: Plan, numbers: Sequence[int], workers: int, progress: bool
+) -> list[dict[str, Any]]:
+    """Return the note of each of these shards, written now or by an earlier build."""
+    done = {n: note for n in numbers if (note := _finished(out, n)) is not None}
+    ahead = (record for n in numbers if n not in done for record in plan.chunk(n))
+    sizes = {n: len(plan.chunk(n)) for n in numbers}
     with (
         tqdm(
-            total=total,
-            initial=kept,
+            total=sum(sizes.values()),
+            initial=sum(sizes[n] for n in done),
             unit=" images",
             desc=plan.name,
             disable=not progress,
             mininterval=0.2 if sys.stderr.isatty() else 10,  # a log file wants few lines
         ) as bar,
-        _prepared(plan.prepare, ahead, workers) as prepared,
+        made_in_order(plan.prepare, ahead, workers) as prepared,
     ):
-        for number, start in enumerate(starts):
-            if number not in done:
-                chunk = islice(prepared, len(plan.records[start : start + size]))
-                done[number] = _write_one(out, f"{plan.name}-{number:06d}", chunk, bar)
-                _write_json(_note(out, number), done[number])
-    return [done[number] for number in sorted(done)]
+        for n in numbers:
+            if n not in done:
+                done[n] = _write_one(out, f"{plan.name}-{n:06d}", islice(prepared, sizes[n]), bar)
+                _write_json(_note(out, n), done[n])
+    return [done[n] for n in numbers]
 
 
 def _write_one(
     out: Path, stem: str, chunk: Iterable[Sample | Rejected], bar: "tqdm[Any]"
 ) -> dict[str, Any]:
     rejected: list[Rejected] = []
-    facts: list[dict[str, Any]] = []
+    kept: list[Sample] = []
 
-    def accepted() -> Iterator[Sample]:
+    def accepted() -> Iterator[tuple[str, bytes, dict[str, Any]]]:
         for item in chunk:
             bar.update()
             if isinstance(item, Rejected):
                 rejected.append(item)
             else:
-                facts.append(facts_of(item.metadata))
-                yield item
+                kept.append(item._replace(jpeg=b""))
+                yield item.key, item.jpeg, item.metadata
 
     entry = write_shard(out, stem, accepted())
     if not entry["samples"]:  # every file of the chunk was rejected
         (out / entry["file"]).unlink()
         (out / entry["index"]).unlink()
-    return {"entry": entry if entry["samples"] else None, "rejected": rejected, "facts": facts}
+    tally = tally_of((s.key, s.metadata, s.look, s.carried) for s in kept)
+    return {"entry": entry if entry["samples"] else None, "rejected": rejected, "tally": tally}
 
 
 def _note(out: Path, number: int) -> Path:
@@ -201,45 +226,3 @@ def _finished(out: Path, number: int) -> dict[str, Any] | None:
             if hashlib.file_digest(opened, "sha256").hexdigest() != entry[digest]:
                 return None
     return note
-
-
-@contextmanager
-def _prepared(
-    prepare: Prepare, records: Iterable[Record], workers: int
-) -> Iterator[Iterator[Sample | Rejected]]:
-    """Give the prepared records in order, made in `workers` processes a few ahead."""
-    if workers == 1:
-        yield map(prepare, records)
-        return
-    # Not fork: OpenCV and the progress bar hold threads. Not threads: much of the work is Python's.
-    context = multiprocessing.get_context("forkserver")
-    pool = ProcessPoolExecutor(workers, context, initializer=_start_worker)
-
-    def in_order() -> Iterator[Sample | Rejected]:
-        waiting: deque[Future[Sample | Rejected]] = deque()
-        for record in records:
-            waiting.append(pool.submit(prepare, record))
-            if len(waiting) > 8 * workers:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-
-    try:
-        yield in_order()
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _start_worker() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent hears it, and ends the workers
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    cv2.setNumThreads(1)
-    os.environ["OMP_NUM_THREADS"] = "1"
-
-
-def _end_with_parent() -> None:
-    """A worker waits for work for ever where its parent was killed: end it then."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()
-    os._exit(1)

@@ -17,7 +17,9 @@ from maskedclip.data.shards import DamagedSample, Shards
 
 logger = logging.getLogger(__name__)
 TEST_SHARE = 0.3  # RETFound's rule, where no test split is published
+VALIDATION_SHARE = 0.2  # of what is then left, where no validation split is
 _NAMES = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+_NAMES |= {"off-site test": "test", "on-site test": "test"}  # of OIA-ODIR
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,9 +46,9 @@ class Task(NamedTuple):
 def labelled(dataset: Shards, task: str = "") -> Task:
     """Return the samples that have a label of `task`; an empty name takes the dataset's first.
 
-    Those that exclude.csv names take no part. Classes are in alphabetic order, or in that of their
-    numbers where all are numbers. Raises ValueError where there are no labels, no such task, or a
-    split of an unknown name.
+    Those that exclude.csv names take no part. Classes are in the manifest's order, else alphabetic,
+    or in that of their numbers where all are numbers. Raises ValueError where there are no labels,
+    no such task, or a split of an unknown name.
     """
     found: list[tuple[int, dict[str, Any]]] = []
     lost: list[DamagedSample] = []
@@ -69,7 +71,7 @@ def labelled(dataset: Shards, task: str = "") -> Task:
         raise ValueError(f"{dataset.directory}: no task {task!r}; {hint}it has {', '.join(tasks)}")
     name = task or tasks[0]
     found = [(index, metadata) for index, metadata in found if name in metadata["labels"]]
-    classes = in_order({metadata["labels"][name] for _, metadata in found})
+    classes = _classes(dataset, name, {metadata["labels"][name] for _, metadata in found})
     place = {value: label for label, value in enumerate(classes)}
     samples = [
         Sample(
@@ -84,6 +86,12 @@ def labelled(dataset: Shards, task: str = "") -> Task:
         for index, metadata in found
     ]
     return Task(name, classes, samples, lost)
+
+
+def _classes(dataset: Shards, task: str, present: set[str]) -> tuple[str, ...]:
+    """Return the classes in the order of the manifest, which is that of the dataset's card."""
+    named = [name for name in dataset.manifest.get("classes", {}).get(task, ()) if name in present]
+    return tuple(named) if len(named) == len(present) else in_order(present)
 
 
 def in_order(classes: Iterable[str]) -> tuple[str, ...]:
@@ -105,32 +113,39 @@ def _split(dataset: Shards, index: int, published: str | None) -> str | None:
     )
 
 
-def divide(task: Task, *, validation_share: float) -> dict[str, list[Sample]]:
+def divide(
+    task: Task,
+    *,
+    test_share: float = TEST_SHARE,
+    validation_share: float = VALIDATION_SHARE,
+    seed: int = 0,
+) -> dict[str, list[Sample]]:
     """Return the samples of train, val and test.
 
     Published test and val splits are kept, and samples of none are for training. Where no test is
-    published, ceil(0.3 n) units of each class become it, and where no val is,
+    published, ceil(test_share * n) units of each class become it, and where no val is,
     ceil(validation_share * n) of the rest (the rule behind RETFound's splits; a class with few
-    units keeps one for training). Raises ValueError for a split that is empty or of one class.
+    units keeps one for training). A unit is a patient, or where none is known an image with its
+    copies. Raises ValueError for a split that is empty or of one class.
     """
     parts: dict[str, list[Sample]] = {"train": [], "val": [], "test": []}
     for sample in task.samples:
         parts[sample.split or "train"].append(sample)
-    for name, share in (("test", TEST_SHARE), ("val", validation_share)):
+    for name, share in (("test", test_share), ("val", validation_share)):
         if not parts[name]:
-            parts[name], parts["train"] = _part_off(parts["train"], share, name)
+            parts[name], parts["train"] = _part_off(parts["train"], share, (seed, name))
     for name, samples in parts.items():
         if len({sample.label for sample in samples}) < 2:
             raise ValueError(
                 f"task {task.name}: {len(samples)} samples of "
                 f"{len({sample.label for sample in samples})} classes are left for {name}, "
-                f"two classes are needed; use a larger dataset or another validation_share"
+                f"two classes are needed; use a larger dataset or other shares"
             )
     return parts
 
 
 def _part_off(
-    samples: Sequence[Sample], share: float, name: str
+    samples: Sequence[Sample], share: float, draw: tuple[int, str]
 ) -> tuple[list[Sample], list[Sample]]:
     """Return (part, rest), whole units, the same share of the units of each class."""
     count = Counter(sample.label for sample in samples)
@@ -142,8 +157,9 @@ def _part_off(
         strata[min(seen, key=lambda label: (count[label], label))].append(unit)
     chosen: set[str] = set()
     for units in strata.values():
-        ranked = sorted(units, key=lambda unit: number("split", name, unit))
-        chosen.update(ranked[: min(math.ceil(share * len(units)), len(units) - 1)])
+        ranked = sorted(units, key=lambda unit: number("split", *draw, unit))
+        wanted = math.ceil(round(share * len(units), 6))  # 0.07 * 100 is 7.000000000000001
+        chosen.update(ranked[: min(wanted, len(units) - 1)])
     part = [sample for sample in samples if sample.unit in chosen]
     return part, [sample for sample in samples if sample.unit not in chosen]
 

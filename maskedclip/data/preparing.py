@@ -4,6 +4,8 @@ import hashlib
 
 from maskedclip.data import fundus
 from maskedclip.data.building import Rejected, Sample
+from maskedclip.data.decoding import UnreadableImage
+from maskedclip.data.looks import look_of
 from maskedclip.data.phantom import draw
 from maskedclip.data.sources import Record
 
@@ -23,7 +25,7 @@ def prepare_photograph(
     try:
         content = record.path.read_bytes()
         photograph = fundus.photograph(content, size)
-    except fundus.UnreadableImage as error:
+    except UnreadableImage as error:
         return Rejected(source, str(error))
     except OSError as error:
         return Rejected(source, f"cannot be read: {error.strerror}")
@@ -41,7 +43,8 @@ def prepare_photograph(
         "sha256": hashlib.sha256(content).hexdigest(),
         "phash": fundus.perceptual_hash(photograph.image_HWC),
     }
-    return Sample(code, fundus.encode(photograph.image_HWC, quality), metadata)
+    jpeg = fundus.encode(photograph.image_HWC, quality)
+    return Sample(code, jpeg, metadata, look_of(photograph.image_HWC), photograph.carried)
 
 
 def prepare_phantom(

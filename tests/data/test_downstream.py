@@ -35,7 +35,7 @@ def keys(samples: Sequence[Any]) -> set[str]:
 
 
 def divided(task: Task) -> dict[str, list[Any]]:
-    return divide(task, validation_share=0.2)
+    return divide(task)
 
 
 def test_an_official_test_split_is_kept_and_validation_comes_from_training(tmp_path: Path) -> None:

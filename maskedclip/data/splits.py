@@ -1,0 +1,133 @@
+"""A task's split as a file, so that another machine, or another laboratory, uses the same one.
+
+DIR/splits/TASK.csv has a row a sample: key, class, split, and for each of five seeds the smallest
+of the usual label fractions that holds it: 10 % are the rows up to 0.1, and lie inside 20 %.
+"""
+
+import csv
+import io
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from maskedclip.data.downstream import Sample, Task, divide, labelled, share_of
+from maskedclip.data.shard_writer import replacing
+from maskedclip.data.shards import Shards
+
+FOLDER = "splits"
+FRACTIONS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
+SEEDS = 5
+_WORDS = {f"{fraction:g}" for fraction in FRACTIONS}
+_HEADING = ["key", "class", "split", *(f"fraction_seed{seed}" for seed in range(SEEDS))]
+_MEND = "write it anew with tools/make_splits.py"
+
+
+def split_file(directory: Path, task: str, seed: int = 0) -> Path:
+    """Return where the split of a task lies."""
+    return directory / FOLDER / (f"{task}-seed{seed}.csv" if seed else f"{task}.csv")
+
+
+def write_split(path: Path, task: Task, parts: Mapping[str, Sequence[Sample]]) -> None:
+    """Write a split and its label fractions; the same split, the same bytes."""
+    smallest = _smallest_fractions(parts["train"])
+    rows = [
+        [sample.key, task.classes[sample.label], name, *smallest.get(sample.key, [""] * SEEDS)]
+        for name, samples in parts.items()
+        for sample in samples
+    ]
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([_HEADING, *sorted(rows)])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as file:
+        file.write(text.getvalue().encode())
+
+
+def _smallest_fractions(samples: Sequence[Sample]) -> dict[str, list[str]]:
+    found = {sample.key: [""] * SEEDS for sample in samples}
+    for seed in range(SEEDS):
+        for fraction in reversed(FRACTIONS):
+            for sample in share_of(samples, fraction, seed):
+                found[sample.key][seed] = f"{fraction:g}"
+    return found
+
+
+class Division(NamedTuple):
+    """Who trains, who validates and who tests, and which few train with a part of the labels."""
+
+    parts: dict[str, list[Sample]]
+    smallest: Mapping[str, Sequence[float]]  # of a training key, a fraction a seed; empty: by rule
+
+
+def read_split(path: Path, task: Task, excluded: Collection[str] = ()) -> Division:
+    """Return the division that a file names, without the samples of the keys `excluded`.
+
+    Raises ValueError, in one line, where the file is no split of exactly these samples.
+    """
+    rows = _rows(path)
+    by_key = {sample.key: sample for sample in task.samples}
+    found = Division({"train": [], "val": [], "test": []}, smallest := {})
+    for number, row in enumerate(rows, 2):
+        if row[0] in excluded:
+            continue
+        sample = by_key.pop(row[0], None)
+        if sample is None or row[1] != task.classes[sample.label] or row[2] not in found.parts:
+            raise ValueError(f"{path}: row {number} is of no sample of this dataset; {_MEND}")
+        found.parts[row[2]].append(sample)
+        if row[2] == "train":
+            if not set(row[3:]) <= _WORDS:
+                raise ValueError(f"{path}: row {number} has a fraction that is none; {_MEND}")
+            smallest[sample.key] = [float(word) for word in row[3:]]
+    if by_key:
+        missing = f"{len(by_key)} samples, {min(by_key)} the first, are in no row"
+        raise ValueError(f"{path}: {missing}; {_MEND}")
+    for samples in found.parts.values():
+        samples.sort(key=lambda sample: sample.index)
+    return found
+
+
+def _rows(path: Path) -> list[list[str]]:
+    try:
+        heading, *rows = csv.reader(io.StringIO(path.read_text("utf-8"), newline=""), strict=True)
+    except FileNotFoundError:
+        raise ValueError(f"{path}: no such file; {_MEND}") from None
+    except (ValueError, csv.Error) as error:  # not UTF-8, empty, or no table
+        raise ValueError(f"{path}: is not a CSV ({error}); {_MEND}") from None
+    if heading != _HEADING or any(len(row) != len(_HEADING) for row in rows):
+        found = ",".join(heading)[:60]
+        raise ValueError(f"{path}: begins with {found!r} or has a short row; {_MEND}")
+    return rows
+
+
+def division_of(dataset: Shards, task: Task, file: Path | None = None) -> Division:
+    """Return the division that `file` names, or the dataset's own file, or else the rule.
+
+    Raises ValueError as `read_split` and `divide` do.
+    """
+    own = split_file(dataset.directory, task.name)
+    if file or own.is_file():
+        excluded = {dataset.key(index) for index in dataset.excluded}
+        return read_split(file or own, task, excluded)
+    return Division(divide(task), {})
+
+
+def training_share(division: Division, fraction: float, seed: int) -> list[Sample]:
+    """Return the training samples of a label fraction: the file's, where it has a column of it."""
+    training = division.parts["train"]
+    if division.smallest and fraction in FRACTIONS and seed in range(SEEDS):
+        return [s for s in training if division.smallest[s.key][seed] <= fraction]
+    return share_of(training, fraction, seed)
+
+
+def write_missing_splits(dataset: Shards) -> dict[str, Path | str]:
+    """Write the split of every task that has none; return its file, or why it has none."""
+    found: dict[str, Path | str] = {}
+    for name in dataset.manifest.get("classes", {}):
+        path = split_file(dataset.directory, name)
+        try:
+            if not path.is_file():
+                task = labelled(dataset, name)
+                write_split(path, task, divide(task))
+            found[name] = path
+        except ValueError as error:
+            found[name] = str(error)
+    return found

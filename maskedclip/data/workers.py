@@ -1,0 +1,60 @@
+"""Processes that prepare photographs, a few ahead of the one who writes them."""
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from contextlib import contextmanager
+from typing import TypeVar
+
+import cv2
+
+Given = TypeVar("Given")
+Made = TypeVar("Made")
+
+_AHEAD = 8  # pieces of work a process: more would only take memory
+
+
+@contextmanager
+def made_in_order(
+    make: Callable[[Given], Made], given: Iterable[Given], workers: int
+) -> Iterator[Iterator[Made]]:
+    """Give `make` of each, in the order given, worked out in `workers` processes; 1 is this one."""
+    if workers == 1:
+        yield map(make, given)
+        return
+    # Not fork: OpenCV and the progress bar hold threads. Not threads: much of the work is Python's.
+    context = multiprocessing.get_context("forkserver")
+    pool = ProcessPoolExecutor(workers, context, initializer=_start_worker)
+
+    def in_order() -> Iterator[Made]:
+        waiting: deque[Future[Made]] = deque()
+        for one in given:
+            waiting.append(pool.submit(make, one))
+            if len(waiting) > _AHEAD * workers:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+
+    try:
+        yield in_order()
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _start_worker() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent hears it, and ends the workers
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    cv2.setNumThreads(1)
+    os.environ["OMP_NUM_THREADS"] = "1"
+
+
+def _end_with_parent() -> None:
+    """A worker waits for work for ever where its parent was killed: end it then."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
