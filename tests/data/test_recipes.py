@@ -141,6 +141,18 @@ def test_a_wrong_root_is_told_in_one_line_what_is_missing_and_what_is_there(
             assert word.lower() in message.lower(), message
 
 
+@pytest.mark.parametrize("card", sorted(set(FORMS.values())))
+def test_a_card_refuses_the_download_of_another_dataset(card: str, found: Found) -> None:
+    first = {dataset: form for form, dataset in reversed(FORMS.items())}
+    others = [form for dataset, form in first.items() if dataset != card]
+    if card != "idrid":
+        others.append("idrid_retfound")  # one of its five folders is called as no other is
+    for form in others:
+        with pytest.raises(ValueError, match=re.escape(str(found(form)[0]))) as raised:
+            pytest.fail(f"{card} takes {form} for its own: {read(card, found(form)[0])}")
+        assert "\n" not in str(raised.value)
+
+
 def test_a_download_in_miniature_has_the_same_bytes_every_time(tmp_path: Path) -> None:
     for form in FORMS:
         written = []
