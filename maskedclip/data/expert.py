@@ -294,7 +294,7 @@ KEYWORDS: dict[str, str] = {
     "suspicious diabetic retinopathy": "suspected diabetic retinopathy",
 }
 
-# Remarks on the picture and not on the eye.
+# Remarks on the picture and not on the eye, or that nothing is known of it.
 NOT_DIAGNOSTIC = frozenset(
     {
         "lens dust",
@@ -303,5 +303,9 @@ NOT_DIAGNOSTIC = frozenset(
         "anterior segment image",
         "no fundus image",
         "image offset",
+        "unknown diagnosis",
+        "unsure",
+        "poor quality",
+        "unannotated",
     }
 )

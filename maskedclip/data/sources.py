@@ -1,48 +1,45 @@
-"""What a downloaded dataset says of each of its images: cards in, records out.
+"""What a downloaded dataset says of each of its images: a card in, records out.
 
-A card (shards/*.toml) names the label files, their columns and the classes. Label files and images
-are searched for under the root, since the archives unpack into one, two or three nested folders.
+The path of an image tells some of it, label files tell the rest; where both speak, the file counts.
 """
 
-import csv
-import difflib
-import io
 import os
 import re
-import tomllib
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
-from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-CARDS = Path(__file__).resolve().parents[2] / "shards"
-ENDINGS = frozenset({".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".ppm"})
-JUNK = re.compile(r"^(\._.*|\.ds_store|thumbs\.db|__macosx)$")
+from maskedclip.data.cards import Card, Table, card_names, read_card
+from maskedclip.data.files import (
+    ENDINGS,
+    files_under,
+    image_files,
+    left_out_folders,
+    list_files,
+    source_of,
+)
+from maskedclip.data.tables import Row, cell, names_of, rows_of
+from maskedclip.data.wrong_root import wrong_root
+
+__all__ = [
+    "ENDINGS",
+    "Card",
+    "Record",
+    "Sources",
+    "card_names",
+    "files_under",
+    "image_files",
+    "in_order",
+    "read_card",
+    "read_dataset",
+    "source_of",
+]
 SPLITS = {
     **dict.fromkeys(("train", "training"), "train"),
     **dict.fromkeys(("val", "valid", "validation"), "val"),
     **dict.fromkeys(("test", "testing"), "test"),
 }
-
-
-@dataclass(frozen=True, kw_only=True)
-class Card:
-    """One dataset: what it is, and how its files are read."""
-
-    name: str
-    title: str
-    role: str  # paired, unpaired or downstream: what the paper uses it for
-    licence: str
-    citation: str
-    obtain: str
-    reader: str  # table, odir, folder, csv or phantom
-    images: int = 0  # as published; 0 where that is up to the user
-    identity: str = ""  # regular expression on the file's stem, groups `patient` and `eye`
-    tables: tuple[Mapping[str, Any], ...] = ()
-    classes: Mapping[str, Mapping[str, str]] = field(default_factory=dict)  # task, class, category
-    findings: Mapping[str, Mapping[str, str]] = field(default_factory=dict)  # task, category, class
-    exclude: tuple[str, ...] = ()  # folders that repeat images, in lower case
+SIDES = dict.fromkeys(("l", "left", "os"), "L") | dict.fromkeys(("r", "right", "od"), "R")
 
 
 class Record(NamedTuple):
@@ -65,164 +62,163 @@ class Sources(NamedTuple):
     remarks: dict[str, list[str]]
 
 
-def card_names() -> list[str]:
-    """Return the names of the cards that come with the code."""
-    return sorted(path.stem for path in CARDS.glob("*.toml"))
+Remarks = dict[str, set[str]]
 
 
-def read_card(dataset: str) -> Card:
-    """Return the card of a dataset's name, or of a TOML file; ValueError with the nearest name."""
-    path = Path(dataset) if dataset.endswith(".toml") else CARDS / f"{dataset}.toml"
-    if not path.is_file():
-        if dataset.endswith(".toml"):
-            raise ValueError(f"{dataset}: no such card; copy one of {CARDS}")
-        near = difflib.get_close_matches(dataset.lower(), card_names(), n=1, cutoff=0.4)
-        hint = f"did you mean {near[0]}?" if near else f"use one of {', '.join(card_names())}"
-        raise ValueError(f"unknown dataset {dataset!r}; {hint}")
-    try:
-        facts = tomllib.loads(path.read_text(encoding="utf-8"))
-        facts["tables"] = tuple(facts.pop("table", ()))
-        facts["exclude"] = tuple(facts.get("exclude", ()))
-        return Card(**facts)
-    except (tomllib.TOMLDecodeError, TypeError) as error:
-        raise ValueError(f"{path}: {error}; compare it with the cards of {CARDS}") from None
-
-
-def files_under(root: Path) -> list[Path]:
-    """Return every file under `root` in order, also behind linked folders, each of those once."""
-
-    def refuse(error: OSError) -> None:
-        raise error
-
-    found, seen = [], set()
-    for folder, inner, names in os.walk(root, onerror=refuse, followlinks=True):
-        place = os.path.realpath(folder)
-        if place in seen:
-            inner.clear()
-            continue
-        seen.add(place)
-        inner.sort()  # which of two links to one folder is taken must not depend on the disk
-        found += [Path(folder, name) for name in names]
-    return sorted(found)
-
-
-def image_files(root: Path, exclude: Iterable[str] = ()) -> list[Path]:
-    """Return every image under `root` in order; ValueError where there is none."""
-    if not root.is_dir():
-        raise ValueError(f"--root {root}: no such directory; give the folder of the download")
-    hidden = frozenset(exclude)
-    found = []
-    for path in files_under(root):
-        parts = [part.lower() for part in path.relative_to(root).parts]
-        if path.suffix.lower() in ENDINGS and not any(JUNK.match(p) or p in hidden for p in parts):
-            found.append(path)
-    if not found:
-        raise ValueError(f"--root {root}: no image in it; give the folder that holds the images")
-    return found
-
-
-def source_of(path: Path, root: Path) -> str:
-    """Return the path under the root, the same on every machine."""
-    return path.relative_to(root).as_posix()
-
-
-def rows_of(path: Path) -> list[dict[str, str]]:
-    """Return the rows of a CSV by lower-cased, stripped heading; values stripped, all strings."""
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: not UTF-8 ({error.reason}); save it as UTF-8") from None
-    first = text.partition("\n")[0]
-    lines = csv.reader(io.StringIO(text, newline=""), delimiter=";" if ";" in first else ",")
-    heading = [name.strip().lower() for name in next(lines, [])]
-    return [
-        {n: value.strip() for n, value in zip(heading, line, strict=False) if n}
-        for line in lines
-        if any(value.strip() for value in line)
-    ]
-
-
-def identity(card: Card, path: Path) -> tuple[str | None, str | None]:
-    """Return the patient and the eye ("L" or "R") that the file's name tells, else None."""
-    match = re.search(card.identity, path.stem, re.IGNORECASE) if card.identity else None
-    found = match.groupdict() if match else {}
-    return found.get("patient"), eye_of(found.get("eye"))
+def in_order(records: Iterable[Record], remarks: Mapping[str, Iterable[str]]) -> Sources:
+    """Return records sorted by source, with the remarks that there are."""
+    found = {name: sorted(values) for name, values in remarks.items()}
+    found = {name: values for name, values in found.items() if values}
+    return Sources(sorted(records, key=lambda record: record.source), found)
 
 
 def eye_of(word: str | None) -> str | None:
     """Return "L" or "R" for left, right, l, r, OS or OD; None for anything else."""
-    sides = dict.fromkeys(("l", "left", "os"), "L") | dict.fromkeys(("r", "right", "od"), "R")
-    return sides.get((word or "").strip().lower())
+    return SIDES.get((word or "").strip().lower())
 
 
-def read_tables(card: Card, root: Path) -> Sources:
-    """Return the records of a dataset whose labels stand in CSV files."""
-    files = image_files(root, card.exclude)
-    tables = list(_tables_under(card, root))
-    if not tables:
-        wanted = " or ".join(str(table["file"]) for table in card.tables)
-        raise ValueError(f"--root {root}: no {wanted} under it; is it the folder of {card.title}?")
-    remarks: dict[str, list[str]] = {"labels_without_image": [], "unknown_classes": []}
-    records: dict[Path, Record] = {}
-    for table, rows in tables:
-        inside = str(table.get("inside", ""))
-        by_stem: dict[str, Path] = {}
-        for path in files:
-            if inside in source_of(path, root).lower():
-                by_stem.setdefault(path.stem.lower(), path)
+def read_dataset(card: Card, root: Path) -> Sources:
+    """Return the records of a dataset by its card alone; ValueError where the root is another."""
+    files = list_files(card, root)
+    if not files.images:
+        raise wrong_root(card, root, files)
+    told = dict(files.images)
+    places: dict[str, dict[str, list[str]]] = {}
+    remarks: Remarks = {name: set() for name in ("labels_without_image", "unknown_classes")}
+    named: set[str] = set()  # by a row that may hold a label
+    copies: set[str] = set()
+    for table, groups, rows in _label_files(card, root, files.others, remarks):
+        inside = table.inside.format(**groups).lower()
+        by_stem = places.setdefault(inside, _by_stem(files.images, inside))
         for row in rows:
-            stem = Path(row[table["image"].lower()]).name.lower()
-            match = by_stem.get(stem) or by_stem.get(Path(stem).stem)
-            if match is None:
-                remarks["labels_without_image"].append(stem)
-            else:
-                records[match] = _labelled(card, table, row, match, root, remarks)
-    remarks["images_without_label"] = [source_of(p, root) for p in files if p not in records]
-    for path in files:
-        if path not in records:
-            patient, eye = identity(card, path)
-            records[path] = Record(source_of(path, root), path, patient, eye)
-    return in_order(records.values(), remarks)
+            name = _image_name(table, row)
+            if name is None:
+                remarks.setdefault("rows_that_name_no_image", set()).add(" ".join(row.values()))
+                continue
+            chosen, *others = _called(name, by_stem) or [""]
+            if not chosen:
+                remarks["labels_without_image"].add(stem_of(name))
+                continue
+            told[chosen] = told[chosen] | _told(table, row, groups)
+            copies.update(others)
+            named.update([chosen] if table.labels else [])
+    copies -= named
+    records = [
+        record_of(card, root, source, facts, remarks)
+        for source, facts in told.items()
+        if source not in copies
+    ]
+    if card.classes and not any(record.labels for record in records):
+        raise wrong_root(card, root, files)
+    silent = {record.source for record in records if not record.labels}
+    remarks["repeated_names"] = copies
+    remarks["images_without_label"] = silent - named
+    remarks["images_with_an_empty_label"] = {
+        source for source in silent & named if not told[source].keys() & card.classes.keys()
+    }
+    return in_order(records, remarks | {"left_out_folders": left_out_folders(files)})
 
 
-def _tables_under(
-    card: Card, root: Path
-) -> Iterator[tuple[Mapping[str, Any], list[dict[str, str]]]]:
-    candidates = [path for path in files_under(root) if path.suffix.lower() == ".csv"]
-    for table in card.tables:
-        wanted = {table["image"].lower(), *(c.lower() for c in table["labels"].values())}
-        for path in candidates:
-            if fnmatch(path.name.lower(), table["file"]):
-                rows = rows_of(path)
-                if rows and wanted <= rows[0].keys():
-                    yield table, rows
-                    break
-
-
-def _labelled(
-    card: Card,
-    table: Mapping[str, Any],
-    row: Mapping[str, str],
-    path: Path,
-    root: Path,
-    remarks: dict[str, list[str]],
+def record_of(
+    card: Card, root: Path, source: str, facts: Mapping[str, str], remarks: Remarks
 ) -> Record:
-    labels = {}
-    for task, column in table["labels"].items():
-        value = row.get(column.lower(), "")
-        if value in card.classes[task]:
-            labels[task] = value
-        elif value:
-            remarks["unknown_classes"].append(f"{path.stem}: {task} {value}")
-    categories = [card.classes[task][value] for task, value in labels.items()]
-    split = table.get("split") or table.get("splits", {}).get(
-        row.get(str(table.get("split_column", "")).lower(), "")
+    """Return the record of an image of which `facts` are told, in the words of the dataset."""
+    labels, categories = {}, []
+    for task, classes in card.classes.items():
+        written = facts.get(task, "")
+        label = _class_of(written, classes, card.values.get(task, {}))
+        if label is not None:
+            labels[task] = label
+            categories += [classes[label]] if classes[label] else []
+        elif written:
+            remarks["unknown_classes"].add(f"{source}: {task} {written}")
+    eye, split = (
+        _class_of(facts.get(name, ""), {}, card.values.get(name, {})) or facts.get(name, "")
+        for name in ("eye", "split")
     )
-    patient, eye = identity(card, path)
-    return Record(source_of(path, root), path, patient, eye, split, labels, tuple(categories), None)
+    return Record(
+        source=source,
+        path=root / source,
+        patient=facts.get("patient"),
+        eye=eye_of(eye),
+        split=SPLITS.get(split.lower(), split) or None,
+        labels=labels,
+        categories=tuple(dict.fromkeys(categories)),
+    )
 
 
-def in_order(records: Iterable[Record], remarks: Mapping[str, list[str]]) -> Sources:
-    """Return records sorted by source, with the remarks that there are."""
-    found = {name: sorted(values) for name, values in remarks.items() if values}
-    return Sources(sorted(records, key=lambda record: record.source), found)
+def _class_of(written: str, classes: Mapping[str, str], values: Mapping[str, str]) -> str | None:
+    """Return the class that a cell or a folder name means; "2.0" is "2", case does not count."""
+    if not written:
+        return None
+    (word,) = names_of(re.sub(r"^(\d+)\.0+$", r"\1", written))
+    known = {name: name for name in classes} | dict(values)
+    return next((label for name, label in known.items() if names_of(name) == (word,)), None)
+
+
+def _label_files(
+    card: Card, root: Path, others: list[str], remarks: Remarks
+) -> Iterator[tuple[Table, dict[str, str], list[Row]]]:
+    """Give the rows of every label file with what its own path tells; later ones count more.
+
+    Raises ValueError where all files of a table's name lack columns.
+    """
+    for table in card.tables:
+        matches = [(s, re.search(table.file, "/" + s, re.IGNORECASE)) for s in others]
+        read, refused = 0, []
+        for source, match in matches:
+            if match is None:
+                continue
+            rows, lacking = rows_of(root / source, table.wanted, table.sheet)
+            if lacking:
+                refused.append(f"{source}: {lacking}")
+            else:
+                read += 1
+                yield table, {name: text or "" for name, text in match.groupdict().items()}, rows
+        if refused and not read:
+            raise ValueError(f"--root {root}: {refused[0]}; is it the label file of {card.title}?")
+        remarks.setdefault("label_files_not_read", set()).update(refused)
+
+
+def _by_stem(sources: Iterable[str], inside: str) -> dict[str, list[str]]:
+    """Return the images inside a part of the tree by stem, those nearest the root first."""
+    found: dict[str, list[str]] = {}
+    for source in sorted(sources, key=lambda s: s.count("/")):
+        if inside in "/" + source.lower():
+            found.setdefault(stem_of(source.rpartition("/")[2]).lower(), []).append(source)
+    return found
+
+
+def stem_of(name: str) -> str:
+    """Return a file's name without its ending where that is one of an image."""
+    stem, ending = os.path.splitext(name)  # noqa: PTH122 - quick on many
+    return stem if ending.lower() in ENDINGS else name
+
+
+def _image_name(table: Table, row: Row) -> str | None:
+    name = cell(row, table.image).replace("\\", "/")
+    match = re.search(table.image_pattern, name) if table.image_pattern else None
+    if match:
+        name = match[1]
+    return name.strip() if name and (match or not table.image_pattern) else None
+
+
+def _called(name: str, by_stem: Mapping[str, list[str]]) -> list[str]:
+    """Return the images of a name; where it has folders, those that lie in them count alone."""
+    folder, _, last = name.lower().removeprefix("./").rpartition("/")
+    found = by_stem.get(stem_of(last), [])
+    within = [s for s in found if f"/{s.lower()}".rpartition("/")[0].endswith(f"/{folder}")]
+    return within if folder and within else found
+
+
+def _told(table: Table, row: Row, groups: Mapping[str, str]) -> dict[str, str]:
+    """Return what a row says, in the words of the dataset; what it leaves empty is not there."""
+    told = {task: cell(row, columns) for task, columns in table.labels.items()}
+    told["patient"] = stem_of(cell(row, table.patient)) if table.patient else ""
+    if isinstance(table.eye, str):
+        told["eye"] = cell(row, table.eye)
+    else:
+        told["eye"] = next((side for side, name in table.eye.items() if cell(row, name)), "")
+    of_row = cell(row, table.split_column)
+    told["split"] = of_row or table.split or groups.get("split", "")
+    return {name: text for name, text in told.items() if text}

@@ -5,27 +5,19 @@ patient, and so of the other eye too; `labels` of full_df.csv keeps the first ke
 """
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-import openpyxl
-
 from maskedclip.data.captions import categories_of, keywords_of
-from maskedclip.data.sources import (
-    Card,
-    Record,
-    Sources,
-    files_under,
-    identity,
-    image_files,
-    in_order,
-    rows_of,
-    source_of,
-)
+from maskedclip.data.cards import Card
+from maskedclip.data.files import left_out_folders, list_files
+from maskedclip.data.sources import Record, Sources, in_order, record_of, stem_of
+from maskedclip.data.tables import rows_of
+from maskedclip.data.wrong_root import wrong_root
 
-NEEDED = {"id", "left-fundus", "right-fundus", "left-diagnostic keywords"}
+NEEDED = ("ID", "Left-Fundus", "Right-Fundus", "Left-Diagnostic Keywords")
 CODED = re.compile("^[A-Z](\\s*[\N{FULLWIDTH COMMA},]\\s*[A-Z])*$")  # letters in place of words
+SETS = re.compile(r"(off|on)-?site", re.IGNORECASE)  # of OIA-ODIR, each with a table of its own
 
 
 class Eye(NamedTuple):
@@ -38,84 +30,73 @@ class Eye(NamedTuple):
 
 def read_odir(card: Card, root: Path) -> Sources:
     """Return a record for every eye on disk; one with no finding has no category and no report."""
-    files = image_files(root, card.exclude)
-    eyes = _eyes(root, card)
-    chosen: dict[str, Path] = {}
+    files = list_files(card, root)
+    if not files.images:
+        raise wrong_root(card, root, files)
+    eyes = _eyes(card, root, files.others)
+    if not eyes:
+        raise wrong_root(card, root, files)
+    chosen: dict[tuple[str, str], str] = {}
     # The cropped copies of the Kaggle form carry the names of the originals: originals first.
-    for path in sorted(files, key=lambda file: ("preprocessed" in source_of(file, root), file)):
-        chosen.setdefault(path.stem.lower(), path)
-    records, remarks = [], {"labels_without_image": sorted(eyes.keys() - chosen.keys())}
-    repeated = set(files) - set(chosen.values())
-    remarks["repeated_names"] = [source_of(path, root) for path in repeated]
-    remarks["images_without_label"] = []
-    remarks["eyes_without_finding"] = []
-    for stem, path in chosen.items():
-        source, eye = source_of(path, root), eyes.get(stem)
+    for source in sorted(files.images, key=lambda name: ("preprocessed" in name, name)):
+        chosen.setdefault((_set(source), stem_of(source.rpartition("/")[2]).lower()), source)
+    remarks: dict[str, set[str]] = {
+        "labels_without_image": {stem for _, stem in eyes.keys() - chosen.keys()},
+        "repeated_names": set(files.images) - set(chosen.values()),
+        "images_without_label": set(),
+        "eyes_without_finding": set(),
+    }
+    records = []
+    for place, source in chosen.items():
+        record, eye = record_of(card, root, source, files.images[source], remarks), eyes.get(place)
         if eye is None:
-            remarks["images_without_label"].append(source)
-            patient, side = identity(card, path)
-            records.append(Record(source, path, patient, side, _split(source)))
-            continue
-        categories = tuple(categories_of(eye.keywords))
-        if not categories:
-            remarks["eyes_without_finding"].append(source)
-        labels = _labels(card, categories)
-        report = ", ".join(keywords_of(eye.keywords)) or None
-        record = Record(source, path, eye.patient, eye.side, _split(source), labels, categories)
-        records.append(record._replace(report=report))
-    return in_order(records, remarks)
+            remarks["images_without_label"].add(source)
+        else:
+            record = _with_findings(card, record, eye)
+            remarks["eyes_without_finding"].update([] if record.categories else [source])
+        records.append(record)
+    return in_order(records, remarks | {"left_out_folders": left_out_folders(files)})
 
 
-def _labels(card: Card, categories: tuple[str, ...]) -> dict[str, str]:
-    """Return the class of each task on which all findings of the eye agree."""
-    labels = {}
+def _with_findings(card: Card, record: Record, eye: Eye) -> Record:
+    """Return the record with the class of each task on which all findings of the eye agree."""
+    categories, labels = tuple(categories_of(eye.keywords)), {}
     for task, classes in card.findings.items():
         found = {classes.get(category) for category in categories}
         if len(found) == 1 and None not in found:
             labels[task] = str(found.pop())
-    return labels
+    return record._replace(
+        patient=eye.patient,
+        eye=eye.side,
+        labels=labels,
+        categories=categories,
+        report=", ".join(keywords_of(eye.keywords)) or None,
+    )
 
 
-def _split(source: str) -> str:
-    place = source.lower().replace("_", " ")
-    published = {"off-site": "off-site test", "on-site": "on-site test", "testing": "test"}
-    return next((split for word, split in published.items() if word in place), "train")
+def _set(source: str) -> str:
+    match = SETS.search(source)
+    return match[1].lower() if match else ""
 
 
-def _eyes(root: Path, card: Card) -> dict[str, Eye]:
-    eyes: dict[str, Eye] = {}
-    tables = 0
-    for rows in _tables(root):
-        tables += 1
-        for row in rows:
-            for side, name in (("L", "left"), ("R", "right")):
-                keywords = row.get(f"{name}-diagnostic keywords", "")
-                stem = Path(row.get(f"{name}-fundus", "")).stem.lower()
-                if stem and keywords and not CODED.match(keywords):
-                    eyes.setdefault(stem, Eye(row["id"], side, keywords))
-    if not eyes:
-        found = "no full_df.csv or xlsx" if not tables else "only letter codes for keywords"
-        raise ValueError(f"--root {root}: {found} under it; is it the folder of {card.title}?")
+def _eyes(card: Card, root: Path, others: list[str]) -> dict[tuple[str, str], Eye]:
+    """Return the eyes by set and stem; CSV first, since some copies of the xlsx hold codes."""
+    eyes: dict[tuple[str, str], Eye] = {}
+    lacking, coded = "", ""
+    for ending in (".csv", ".xlsx"):
+        for source in (name for name in others if name.lower().endswith(ending)):
+            if "chinese" in source.lower() or Path(source).name.startswith(("~", ".")):
+                continue
+            rows, missing = rows_of(root / source, NEEDED)
+            lacking = lacking or (missing and f"{root / source}: {missing}")
+            for row in rows:
+                for side, name in (("L", "left"), ("R", "right")):
+                    keywords = row.get(f"{name}-diagnostic keywords", "")
+                    stem = stem_of(row.get(f"{name}-fundus", "")).lower()
+                    if CODED.match(keywords):
+                        coded = f"{root / source}: only letter codes for keywords"
+                    elif stem and keywords:
+                        eyes.setdefault((_set(source), stem), Eye(row["id"], side, keywords))
+    if not eyes and (coded or lacking):
+        raise ValueError(f"{coded or lacking}; is it the label file of {card.title}?")
     return eyes
-
-
-def _tables(root: Path) -> Iterator[list[dict[str, str]]]:
-    """Give the rows of each table under `root`, CSV first: some copies of the xlsx hold codes."""
-    for path in files_under(root):
-        if path.suffix.lower() == ".csv":
-            rows = rows_of(path)
-            if rows and rows[0].keys() >= NEEDED:
-                yield rows
-    for path in files_under(root):
-        if path.suffix.lower() == ".xlsx" and not path.name.startswith(("~", ".")):
-            sheet = openpyxl.load_workbook(path, read_only=True).worksheets[0]
-            lines = [["" if c is None else str(c) for c in line] for line in sheet.values]
-            rows = list(_by_heading(lines))
-            if "chinese" not in path.name.lower() and rows and rows[0].keys() >= NEEDED:
-                yield rows
-
-
-def _by_heading(lines: list[list[str]]) -> Iterator[dict[str, str]]:
-    heading = [name.strip().lower() for name in lines[0]] if lines else []
-    for line in lines[1:]:
-        yield {n: value.strip() for n, value in zip(heading, line, strict=False) if n}

@@ -7,18 +7,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from maskedclip.data.captions import categories_of
-from maskedclip.data.sources import (
-    SPLITS,
-    Card,
-    Record,
-    Sources,
-    eye_of,
-    identity,
-    image_files,
-    in_order,
-    rows_of,
-    source_of,
-)
+from maskedclip.data.cards import Card
+from maskedclip.data.files import image_files, source_of
+from maskedclip.data.sources import SPLITS, Record, Sources, eye_of, in_order
+from maskedclip.data.tables import rows_of
 
 
 def words_of_class(name: str) -> tuple[str, ...]:
@@ -44,10 +36,9 @@ def read_folder(card: Card, root: Path, classes: str) -> Sources:
         if classes and not named:
             unlabelled.append(source_of(path, root))
         categories = words_of_class(named[-1]) if labels else ()
-        patient, eye = identity(card, path)
         split = splits[0] if splits else None
-        source = source_of(path, root)
-        records.append(Record(source, path, patient, eye, split, labels, categories))
+        record = Record(source_of(path, root), path, split=split, labels=labels)
+        records.append(record._replace(categories=categories))
     return in_order(records, {"images_without_label": unlabelled})
 
 
@@ -68,7 +59,7 @@ def read_csv(card: Card, root: Path, file: Path, columns: Columns) -> Sources:
     """Return the records of a user's CSV; ValueError for a column that it has not."""
     if not file.is_file():
         raise ValueError(f"--csv {file}: no such file; give the table of labels")
-    rows = rows_of(file)
+    rows, _ = rows_of(file)
     heading = list(rows[0]) if rows else []
     wanted = columns._replace(task="")
     for flag, column in wanted._asdict().items():
@@ -90,25 +81,22 @@ def read_csv(card: Card, root: Path, file: Path, columns: Columns) -> Sources:
         if path is None:
             remarks["labels_without_image"].append(row[columns.image.lower()])
         else:
-            records[path] = _row_of_csv(card, columns, row, path, root)
+            records[path] = _row_of_csv(columns, row, path, root)
     remarks["images_without_label"] = [source_of(p, root) for p in files if p not in records]
     return in_order(records.values(), remarks)
 
 
-def _row_of_csv(
-    card: Card, columns: Columns, row: Mapping[str, str], path: Path, root: Path
-) -> Record:
+def _row_of_csv(columns: Columns, row: Mapping[str, str], path: Path, root: Path) -> Record:
     def cell(column: str) -> str:
         return row.get(column.lower(), "") if column else ""
 
     label, findings = cell(columns.label), cell(columns.categories)
-    patient, eye = identity(card, path)
     split = cell(columns.split)
     return Record(
         source=source_of(path, root),
         path=path,
-        patient=cell(columns.patient) or patient,
-        eye=eye_of(cell(columns.eye)) or eye,
+        patient=cell(columns.patient) or None,
+        eye=eye_of(cell(columns.eye)),
         split=SPLITS.get(split.lower(), split) or None,
         labels={columns.task: label} if label else {},
         categories=tuple(categories_of(findings)) if findings else words_of_class(label),
