@@ -16,6 +16,28 @@ from maskedclip.make_shards import Request
 
 WITHOUT_A_DOWNLOAD = {"csv", "folder", "phantom"}
 ABOVE = ("unpacked", "My downloads", "v1.0", "Ch\u00e1k\u1e63u & Co")
+TABLES = (".csv", ".xlsx", ".json")
+WITH_TABLES = [
+    form
+    for form in FORMS
+    if form.startswith(
+        (
+            "eyepacs",
+            "odir5k",
+            "airogs",
+            "deepdrid",
+            "drishti",
+            "refuge",
+            "chaksu",
+            "sustech",
+            "aptos2019",
+            "idrid",
+            "messidor2",
+            "origa",
+        )
+    )
+    and not form.endswith("retfound")
+]
 Found = Callable[[str], tuple[Path, Expected, Sources]]
 every_form = pytest.mark.parametrize("form", FORMS)
 
@@ -34,6 +56,10 @@ def files_of(root: Path) -> list[str]:
 
 def images_of(root: Path) -> list[str]:
     return [name for name in files_of(root) if Path(name).suffix.lower() in ENDINGS]
+
+
+def tables_of(root: Path) -> list[str]:
+    return [name for name in files_of(root) if Path(name).suffix in TABLES]
 
 
 def is_junk(source: str) -> bool:
@@ -119,11 +145,44 @@ def test_the_case_of_endings_changes_nothing(form: str, tmp_path: Path) -> None:
 
 
 @every_form
-def test_a_folder_more_above_changes_nothing(form: str, tmp_path: Path) -> None:
+def test_a_folder_more_above_and_junk_beside_tables_change_nothing(
+    form: str, tmp_path: Path
+) -> None:
     above = random.Random(form).choice(ABOVE)
     expected = build(form, tmp_path / above)
+    for table in map(tmp_path.joinpath, tables_of(tmp_path)):
+        office = (f"~${table.name}",) if table.suffix == ".xlsx" else ()
+        for name in (*office, f"._{table.name}", f".~lock.{table.name}#"):
+            table.with_name(name).write_bytes(b"\x05owner\xff")
     found = facts_of(read(FORMS[form], tmp_path))
     assert found == {f"{above}/{source}": facts for source, facts in expected.samples.items()}
+
+
+@pytest.mark.parametrize("form", WITH_TABLES)
+def test_a_table_cut_short_costs_no_label_that_is_not_named(form: str, tmp_path: Path) -> None:
+    chance = random.Random(form)
+    for cut in ("one", "two"):
+        root = tmp_path / cut
+        expected = build(form, root)
+        table = root / chance.choice(tables_of(root))
+        content = table.read_bytes()
+        table.write_bytes(content[: chance.randrange(len(content))])
+        sources, message = read_or_message(FORMS[form], root)
+        if message:
+            assert str(root) in message
+            assert "\n" not in message
+        named = " ".join(text for remark in sources.remarks.values() for text in remark)
+        for source, facts in facts_of(sources).items():
+            wanted = expected.samples[source].labels
+            assert facts.labels.items() <= wanted.items(), source
+            assert facts.labels or not wanted or Path(source).stem in named, source
+
+
+def read_or_message(card: str, root: Path) -> tuple[Sources, str]:
+    try:
+        return read(card, root), ""
+    except ValueError as error:
+        return Sources([], {}), str(error)
 
 
 def test_a_wrong_root_is_told_in_one_line_what_is_missing_and_what_is_there(
