@@ -107,9 +107,27 @@ JSIEC = {
     "10.1.Optic atrophy": "optic atrophy",
     "11.Severe hypertensive retinopathy": "severe hypertensive retinopathy",
     "15.0.Retinitis pigmentosa": "retinitis pigmentosa",
+    "12.Disc swelling and elevation": "disc swelling and elevation",
+    "13.Dragged Disc": "dragged disk",
+    "14.Congenital disc abnormality": "congenital disk abnormality",
+    "15.1.Bietti crystalline dystrophy": "Bietti crystalline dystrophy",
+    "16.Peripheral retinal degeneration and break": "peripheral retinal degeneration and break",
+    "17.Myelinated nerve fiber": "myelinated nerve fibers",
+    "19.Fundus neoplasm": "neoplasm",
     "2.0.BRVO": "branch retinal vein occlusion",
     "2.1.CRVO": "central retinal vein occlusion",
+    "20.Massive hard exudates": "hard exudates",
+    "21.Yellow-white spots-flecks": "yellow-white spots flecks",
     "22.Cotton-wool spots": "cotton wool spots",
+    "23.Vessel tortuosity": "tortuous vessels",
+    "25.Preretinal hemorrhage": "preretinal haemorrhage",
+    "26.Fibrosis": "fibrosis",
+    "27.Laser Spots": "laser scar",
+    "28.Silicon oil in eye": "silicon oil",
+    "4.Rhegmatogenous RD": "retina detachment",
+    "5.0.CSCR": "central serous retinopathy",
+    "5.1.VKH disease": "Vogt-Koyanagi syndrome",
+    "6.Maculopathy": "maculopathy",
     "7.ERM": "epiretinal membrane",
     "8.MH": "macular hole",
     "9.Pathological myopia": "pathologic myopia",
@@ -124,17 +142,16 @@ def jsiec_facts(folder: str, split: str | None = None) -> Facts:
 def jsiec(root: Path) -> Expected:
     """Two dots before the ending, a TIFF among JPEG, and the whole set again one folder down."""
     samples = {
-        f"1000images/{folder}/{name}": jsiec_facts(folder)
+        f"1000images/{folder}/1ffa96{number:02x}-8d87-11e8-9daf..JPG": jsiec_facts(folder)
         for number, folder in enumerate(JSIEC)
-        for name in (f"1ffa96{number:02x}-8d87-11e8-9daf-6045cb817f5b..JPG", f"{number}.jpg")
     }
-    tif = "1000images/2.0.BRVO/a.b.tif"
-    samples[tif] = jsiec_facts("2.0.BRVO")
+    samples["1000images/7.ERM/9.jpg"] = jsiec_facts("7.ERM")
+    samples["1000images/2.0.BRVO/a.b.tif"] = jsiec_facts("2.0.BRVO")
     draw(root, *samples)
     nested = {name.replace("1000images/", "1000images/1000images/", 1): name for name in samples}
     ignored = copy(root, nested)
     broken = [empty(root, "1000images/7.ERM/9.jpg")]
-    junk(root, "1000images/8.MH", "10.jpg")
+    junk(root, "1000images/8.MH", "1ffa9620-8d87-11e8-9daf..JPG")
     return expected(samples, ignored=ignored, unreadable=broken)
 
 

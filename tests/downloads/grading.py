@@ -148,6 +148,7 @@ def _sustech(root: Path, images: str, labels: str, above: str) -> Expected:
         f"{images}0002.jpg": graded("2", eye="R"),
         f"{images}0010.jpg": graded("3", eye="L"),  # 5, that is laser scars, graded again
         f"{images}0011.jpg": Facts(eye="R"),  # 5, and not graded again
+        f"{images}0012.jpg": graded("1", eye="L"),
         f"{images}0656.jpg": graded("4", eye="R"),
         f"{images}1219.jpg": Facts(),
     }
@@ -159,6 +160,7 @@ def _sustech(root: Path, images: str, labels: str, above: str) -> Expected:
         ["0002.jpg", 1, 1, 2, 3],
         ["0010.jpg", 0, 5, 5, 5],
         ["0011.jpg", 1, 5, 5, 5],
+        ["0012.jpg", 0, 2, 1, 0],
         ["0656.jpg", 1, 3, 4, 1],
         ["1218.jpg", 1, 3, 3, 3],
     ]

@@ -50,6 +50,34 @@ STARE = {
         "9\tand Arteriosclerotic Retinopathy",
         _diagnosis("and Arteriosclerotic Retinopathy", "arteriosclerotic retinopathy"),
     ),
+    "im0200": (
+        "7\tBackground Diabetic Retinopathy",
+        _diagnosis("Background Diabetic Retinopathy", "background diabetic retinopathy"),
+    ),
+    "im0201": (
+        "5\tCentral Retinal Vein Occlusion (old)",
+        _diagnosis("Central Retinal Vein Occlusion (old)", "central retinal vein occlusion"),
+    ),
+    "im0202": ("14\tDrusen, large", _diagnosis("Drusen, large", "drusens")),
+    "im0203": ("14\tDrusen, fine", _diagnosis("Drusen, fine", "drusens")),
+    "im0204": ("12\tMacroaneurism", _diagnosis("Macroaneurism", "macroaneurysm")),
+    "im0205": (
+        "12\tMacroaneurism, disease",
+        _diagnosis("Macroaneurism, disease", "macroaneurysm"),
+    ),
+    "im0206": (
+        "14\tAge Related Macular",
+        _diagnosis("Age Related Macular", "age related macular degeneration"),
+    ),
+    "im0207": ("14\tRD", _diagnosis("RD", "retina detachment")),
+    "im0208": ("14\tHigh Myopia", _diagnosis("High Myopia", "pathologic myopia")),
+    "im0209": (
+        "13 14\tChoroidal Neovascularization AND Histoplasmosis",
+        _diagnosis(
+            "Choroidal Neovascularization AND Histoplasmosis",
+            *("neovascularisation", "histoplasmosis"),
+        ),
+    ),
     "im0386": (
         "14\tChoroidal Hemangioma (recommendation: don't use)",
         _diagnosis("Choroidal Hemangioma (recommendation: don't use)", "choroidal hemangioma"),

@@ -22,6 +22,10 @@ WORDS = {
     ),
     4: ("hypertensive retinopathy,diabetic retinopathy", "drusen ", "DHO"),
     7: (f"lens dust{COMMA}drusen", "lens dust", "O"),
+    10: ("mild nonproliferative retinopathy", "severe nonproliferative retinopathy", "D"),
+    11: ("proliferative diabetic retinopathy", "dry age-related macular degeneration", "DA"),
+    12: ("hypertensive retinopathy", "pathological myopia", "HM"),
+    13: ("diabetic retinopathy", f"suspected glaucoma{COMMA}epiretinal membrane", "DGO"),
     4580: ("no fundus image", "glaucoma", "G"),
     4784: (
         f"pathological  myopia{COMMA} refractive media opacity",
@@ -51,6 +55,38 @@ EYES = {
     "4_right": (("drusens",), None, "drusen"),
     "7_left": (("drusens",), None, "drusen"),
     "7_right": ((), None, None),
+    "10_left": (
+        ("mild diabetic retinopathy",),
+        "diabetic retinopathy",
+        "mild nonproliferative retinopathy",
+    ),
+    "10_right": (
+        ("severe diabetic retinopathy",),
+        "diabetic retinopathy",
+        "severe nonproliferative retinopathy",
+    ),
+    "11_left": (
+        ("proliferative diabetic retinopathy",),
+        "diabetic retinopathy",
+        "proliferative diabetic retinopathy",
+    ),
+    "11_right": (
+        ("age related macular degeneration",),
+        "age related macular degeneration",
+        "dry age-related macular degeneration",
+    ),
+    "12_left": (
+        ("hypertensive retinopathy",),
+        "hypertensive retinopathy",
+        "hypertensive retinopathy",
+    ),
+    "12_right": (("pathologic myopia",), "pathologic myopia", "pathological myopia"),
+    "13_left": (("diabetic retinopathy",), "diabetic retinopathy", "diabetic retinopathy"),
+    "13_right": (
+        ("suspected glaucoma", "epiretinal membrane"),
+        None,
+        "suspected glaucoma, epiretinal membrane",
+    ),
     "4580_left": ((), None, None),
     "4580_right": (("glaucoma",), "glaucoma", "glaucoma"),
     "4784_left": (

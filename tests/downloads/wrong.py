@@ -20,6 +20,7 @@ def wrong_root(root: Path) -> list[WrongRoot]:
         _first_messidor(root / "messidor1"),
         _pairs_without_grades(root / "pairs"),
         _no_table(root / "bare"),
+        _light_edition(root / "light"),
     ]
 
 
@@ -76,3 +77,9 @@ def _pairs_without_grades(root: Path) -> WrongRoot:
 def _no_table(root: Path) -> WrongRoot:
     draw(root, "ORIGA/Images/001.jpg")
     return WrongRoot("origa", root, ("OrigaList.csv",))
+
+
+def _light_edition(root: Path) -> WrongRoot:
+    draw(root, *(f"{split}/{name}/{split}.jpg" for split in ("train", "test")
+                 for name in ("RG", "NRG")))  # fmt: skip
+    return WrongRoot("airogs", root, ("light",))
