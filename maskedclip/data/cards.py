@@ -49,9 +49,9 @@ class Table(NamedTuple):
 
 
 class Lookalike(NamedTuple):
-    """A dataset that is easily taken for this one."""
+    """A dataset that is easily taken for this one; its files under a root are an error."""
 
-    file: str  # a pattern as in PathRule
+    file: str  # a pattern as in PathRule, after the name of the root
     title: str
     columns: Sequence[str] = ()  # that the file must have to be told by it
 

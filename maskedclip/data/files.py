@@ -14,7 +14,7 @@ from typing import NamedTuple
 from maskedclip.data.cards import Card
 
 ENDINGS = frozenset({".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".ppm"})
-JUNK = re.compile(r"^(\._.*|\.ds_store|thumbs\.db|__macosx)$", re.IGNORECASE)
+JUNK = re.compile(r"^(\._.*|~\$.*|\.ds_store|thumbs\.db|__macosx)$", re.IGNORECASE)
 
 
 class Files(NamedTuple):

@@ -3,13 +3,13 @@
 The path of an image tells some of it, label files tell the rest; where both speak, the file counts.
 """
 
-import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from maskedclip.data.cards import Card, Table, card_names, read_card
+from maskedclip.data.cards import Card, card_names, read_card
 from maskedclip.data.files import (
     ENDINGS,
     files_under,
@@ -18,8 +18,9 @@ from maskedclip.data.files import (
     list_files,
     source_of,
 )
-from maskedclip.data.tables import Row, cell, names_of, rows_of
-from maskedclip.data.wrong_root import wrong_root
+from maskedclip.data.label_files import Remarks, label_files, rows_of_images
+from maskedclip.data.tables import names_of
+from maskedclip.data.wrong_root import refuse_lookalikes, wrong_root
 
 __all__ = [
     "ENDINGS",
@@ -62,9 +63,6 @@ class Sources(NamedTuple):
     remarks: dict[str, list[str]]
 
 
-Remarks = dict[str, set[str]]
-
-
 def in_order(records: Iterable[Record], remarks: Mapping[str, Iterable[str]]) -> Sources:
     """Return records sorted by source, with the remarks that there are."""
     found = {name: sorted(values) for name, values in remarks.items()}
@@ -80,29 +78,20 @@ def eye_of(word: str | None) -> str | None:
 def read_dataset(card: Card, root: Path) -> Sources:
     """Return the records of a dataset by its card alone; ValueError where the root is another."""
     files = list_files(card, root)
+    refuse_lookalikes(card, root, files)
     if not files.images:
         raise wrong_root(card, root, files)
+    remarks: Remarks = defaultdict(set)
     told = dict(files.images)
-    places: dict[str, dict[str, list[str]]] = {}
-    remarks: Remarks = {name: set() for name in ("labels_without_image", "unknown_classes")}
-    named: set[str] = set()  # by a row that may hold a label
+    graded: dict[str, set[str]] = {}  # images with a row that may hold labels; their tasks
     copies: set[str] = set()
-    for table, groups, rows in _label_files(card, root, files.others, remarks):
-        inside = table.inside.format(**groups).lower()
-        by_stem = places.setdefault(inside, _by_stem(files.images, inside))
-        for row in rows:
-            name = _image_name(table, row)
-            if name is None:
-                remarks.setdefault("rows_that_name_no_image", set()).add(" ".join(row.values()))
-                continue
-            chosen, *others = _called(name, by_stem) or [""]
-            if not chosen:
-                remarks["labels_without_image"].add(stem_of(name))
-                continue
-            told[chosen] = told[chosen] | _told(table, row, groups)
+    for file in label_files(card, root, files.others, remarks):
+        for source, row, others in rows_of_images(file, files.images, remarks):
+            told[source] = told[source] | row
             copies.update(others)
-            named.update([chosen] if table.labels else [])
-    copies -= named
+            if file.table.labels:
+                graded.setdefault(source, set()).update(file.table.labels)
+    copies -= graded.keys()
     records = [
         record_of(card, root, source, facts, remarks)
         for source, facts in told.items()
@@ -110,11 +99,14 @@ def read_dataset(card: Card, root: Path) -> Sources:
     ]
     if card.classes and not any(record.labels for record in records):
         raise wrong_root(card, root, files)
-    silent = {record.source for record in records if not record.labels}
     remarks["repeated_names"] = copies
-    remarks["images_without_label"] = silent - named
+    remarks["images_without_label"] = {
+        record.source for record in records if not record.labels and record.source not in graded
+    }
     remarks["images_with_an_empty_label"] = {
-        source for source in silent & named if not told[source].keys() & card.classes.keys()
+        f"{source}: {', '.join(sorted(tasks - told[source].keys()))}"
+        for source, tasks in graded.items()
+        if tasks - told[source].keys()
     }
     return in_order(records, remarks | {"left_out_folders": left_out_folders(files)})
 
@@ -152,73 +144,5 @@ def _class_of(written: str, classes: Mapping[str, str], values: Mapping[str, str
     if not written:
         return None
     (word,) = names_of(re.sub(r"^(\d+)\.0+$", r"\1", written))
-    known = {name: name for name in classes} | dict(values)
-    return next((label for name, label in known.items() if names_of(name) == (word,)), None)
-
-
-def _label_files(
-    card: Card, root: Path, others: list[str], remarks: Remarks
-) -> Iterator[tuple[Table, dict[str, str], list[Row]]]:
-    """Give the rows of every label file with what its own path tells; later ones count more.
-
-    Raises ValueError where all files of a table's name lack columns.
-    """
-    for table in card.tables:
-        matches = [(s, re.search(table.file, "/" + s, re.IGNORECASE)) for s in others]
-        read, refused = 0, []
-        for source, match in matches:
-            if match is None:
-                continue
-            rows, lacking = rows_of(root / source, table.wanted, table.sheet)
-            if lacking:
-                refused.append(f"{source}: {lacking}")
-            else:
-                read += 1
-                yield table, {name: text or "" for name, text in match.groupdict().items()}, rows
-        if refused and not read:
-            raise ValueError(f"--root {root}: {refused[0]}; is it the label file of {card.title}?")
-        remarks.setdefault("label_files_not_read", set()).update(refused)
-
-
-def _by_stem(sources: Iterable[str], inside: str) -> dict[str, list[str]]:
-    """Return the images inside a part of the tree by stem, those nearest the root first."""
-    found: dict[str, list[str]] = {}
-    for source in sorted(sources, key=lambda s: s.count("/")):
-        if inside in "/" + source.lower():
-            found.setdefault(stem_of(source.rpartition("/")[2]).lower(), []).append(source)
-    return found
-
-
-def stem_of(name: str) -> str:
-    """Return a file's name without its ending where that is one of an image."""
-    stem, ending = os.path.splitext(name)  # noqa: PTH122 - quick on many
-    return stem if ending.lower() in ENDINGS else name
-
-
-def _image_name(table: Table, row: Row) -> str | None:
-    name = cell(row, table.image).replace("\\", "/")
-    match = re.search(table.image_pattern, name) if table.image_pattern else None
-    if match:
-        name = match[1]
-    return name.strip() if name and (match or not table.image_pattern) else None
-
-
-def _called(name: str, by_stem: Mapping[str, list[str]]) -> list[str]:
-    """Return the images of a name; where it has folders, those that lie in them count alone."""
-    folder, _, last = name.lower().removeprefix("./").rpartition("/")
-    found = by_stem.get(stem_of(last), [])
-    within = [s for s in found if f"/{s.lower()}".rpartition("/")[0].endswith(f"/{folder}")]
-    return within if folder and within else found
-
-
-def _told(table: Table, row: Row, groups: Mapping[str, str]) -> dict[str, str]:
-    """Return what a row says, in the words of the dataset; what it leaves empty is not there."""
-    told = {task: cell(row, columns) for task, columns in table.labels.items()}
-    told["patient"] = stem_of(cell(row, table.patient)) if table.patient else ""
-    if isinstance(table.eye, str):
-        told["eye"] = cell(row, table.eye)
-    else:
-        told["eye"] = next((side for side, name in table.eye.items() if cell(row, name)), "")
-    of_row = cell(row, table.split_column)
-    told["split"] = of_row or table.split or groups.get("split", "")
-    return {name: text for name, text in told.items() if text}
+    known = [*values.items(), *((name, name) for name in classes)]
+    return next((label for name, label in known if names_of(name) == (word,)), None)

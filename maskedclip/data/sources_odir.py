@@ -11,7 +11,8 @@ from typing import NamedTuple
 from maskedclip.data.captions import categories_of, keywords_of
 from maskedclip.data.cards import Card
 from maskedclip.data.files import left_out_folders, list_files
-from maskedclip.data.sources import Record, Sources, in_order, record_of, stem_of
+from maskedclip.data.label_files import Remarks, stem_of
+from maskedclip.data.sources import Record, Sources, in_order, record_of
 from maskedclip.data.tables import rows_of
 from maskedclip.data.wrong_root import wrong_root
 
@@ -40,7 +41,7 @@ def read_odir(card: Card, root: Path) -> Sources:
     # The cropped copies of the Kaggle form carry the names of the originals: originals first.
     for source in sorted(files.images, key=lambda name: ("preprocessed" in name, name)):
         chosen.setdefault((_set(source), stem_of(source.rpartition("/")[2]).lower()), source)
-    remarks: dict[str, set[str]] = {
+    remarks: Remarks = {
         "labels_without_image": {stem for _, stem in eyes.keys() - chosen.keys()},
         "repeated_names": set(files.images) - set(chosen.values()),
         "images_without_label": set(),

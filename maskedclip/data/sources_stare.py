@@ -6,7 +6,8 @@ from pathlib import Path
 from maskedclip.data.captions import categories_of
 from maskedclip.data.cards import Card
 from maskedclip.data.files import left_out_folders, list_files
-from maskedclip.data.sources import Record, Sources, in_order, record_of, stem_of
+from maskedclip.data.label_files import Remarks, stem_of
+from maskedclip.data.sources import Record, Sources, in_order, record_of
 from maskedclip.data.wrong_root import wrong_root
 
 DIAGNOSES = re.compile(r"/(all-mg-codes|diagnos[ie]s)\.txt$", re.IGNORECASE)
@@ -25,7 +26,7 @@ def read_stare(card: Card, root: Path) -> Sources:
     if not files.images or not names:
         raise wrong_root(card, root, files)
     texts = _texts(root / names[0])
-    remarks: dict[str, set[str]] = {"images_without_label": set(), "images_without_finding": set()}
+    remarks: Remarks = {"images_without_label": set(), "images_without_finding": set()}
     stems = {stem_of(source.rpartition("/")[2]).lower(): source for source in files.images}
     remarks["labels_without_image"] = set(texts.keys() - stems.keys())
     remarks["repeated_names"] = files.images.keys() - set(stems.values())

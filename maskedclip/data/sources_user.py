@@ -2,15 +2,17 @@
 
 import difflib
 import re
-from collections.abc import Mapping
+from collections import defaultdict
 from pathlib import Path
 from typing import NamedTuple
 
 from maskedclip.data.captions import categories_of
 from maskedclip.data.cards import Card
-from maskedclip.data.files import image_files, source_of
+from maskedclip.data.files import left_out_folders, list_files
+from maskedclip.data.label_files import Remarks, called, images_by_stem
 from maskedclip.data.sources import SPLITS, Record, Sources, eye_of, in_order
-from maskedclip.data.tables import rows_of
+from maskedclip.data.tables import Row, cell, names_of, rows_of
+from maskedclip.data.wrong_root import wrong_root
 
 
 def words_of_class(name: str) -> tuple[str, ...]:
@@ -27,19 +29,23 @@ def read_folder(card: Card, root: Path, classes: str) -> Sources:
 
     A folder train, val or test anywhere above the class is the split.
     """
+    files = list_files(card, root)
+    if not files.images:
+        raise wrong_root(card, root, files)
     records, unlabelled = [], []
-    for path in image_files(root, card.exclude):
-        folders = path.relative_to(root).parts[:-1]
+    for source in files.images:
+        folders = source.split("/")[:-1]
         splits = [SPLITS[name.lower()] for name in folders if name.lower() in SPLITS]
         named = [name for name in folders if name.lower() not in SPLITS]
         labels = {classes: named[-1]} if classes and named else {}
         if classes and not named:
-            unlabelled.append(source_of(path, root))
+            unlabelled.append(source)
         categories = words_of_class(named[-1]) if labels else ()
         split = splits[0] if splits else None
-        record = Record(source_of(path, root), path, split=split, labels=labels)
+        record = Record(source, root / source, split=split, labels=labels)
         records.append(record._replace(categories=categories))
-    return in_order(records, {"images_without_label": unlabelled})
+    remarks = {"images_without_label": unlabelled, "left_out_folders": left_out_folders(files)}
+    return in_order(records, remarks)
 
 
 class Columns(NamedTuple):
@@ -61,44 +67,44 @@ def read_csv(card: Card, root: Path, file: Path, columns: Columns) -> Sources:
         raise ValueError(f"--csv {file}: no such file; give the table of labels")
     rows, _ = rows_of(file)
     heading = list(rows[0]) if rows else []
-    wanted = columns._replace(task="")
-    for flag, column in wanted._asdict().items():
-        if column and column.lower() not in heading:
+    for flag, column in columns._replace(task="")._asdict().items():
+        if column and names_of(column)[0] not in heading:
             near = difflib.get_close_matches(column.lower(), heading, n=1) or heading
             raise ValueError(
                 f"--{flag}_column {column!r} is not in {file}; it has {', '.join(near)}"
             )
-    files = image_files(root, card.exclude)
-    by_source = {source_of(path, root).lower(): path for path in files}
-    by_name = {path.name.lower(): path for path in reversed(files)}
-    by_stem = {path.stem.lower(): path for path in reversed(files)}
-    remarks: dict[str, list[str]] = {"labels_without_image": []}
-    records: dict[Path, Record] = {}
+    files = list_files(card, root)
+    if not files.images:
+        raise wrong_root(card, root, files)
+    by_stem = images_by_stem(files.images, "")
+    remarks: Remarks = defaultdict(set)
+    records: dict[str, Record] = {}
     for row in rows:
-        named = row[columns.image.lower()].replace("\\", "/").removeprefix("./").lower()
-        last = named.rpartition("/")[2]
-        path = by_source.get(named) or by_name.get(last) or by_stem.get(last)
-        if path is None:
-            remarks["labels_without_image"].append(row[columns.image.lower()])
+        name = cell(row, columns.image)
+        source, *others = called(name.replace("\\", "/"), by_stem) or [""]
+        if source:
+            records[source] = _row_of_csv(columns, row, source, root)
+            remarks["repeated_names"].update(others)
         else:
-            records[path] = _row_of_csv(columns, row, path, root)
-    remarks["images_without_label"] = [source_of(p, root) for p in files if p not in records]
+            remarks["labels_without_image"].add(name)
+    remarks["images_without_label"] = files.images.keys() - records.keys()
+    remarks["repeated_names"] -= records.keys()
+    remarks["left_out_folders"] = set(left_out_folders(files))
     return in_order(records.values(), remarks)
 
 
-def _row_of_csv(columns: Columns, row: Mapping[str, str], path: Path, root: Path) -> Record:
-    def cell(column: str) -> str:
-        return row.get(column.lower(), "") if column else ""
+def _row_of_csv(columns: Columns, row: Row, source: str, root: Path) -> Record:
+    def of(column: str) -> str:
+        return cell(row, column) if column else ""
 
-    label, findings = cell(columns.label), cell(columns.categories)
-    split = cell(columns.split)
+    label, findings, split = of(columns.label), of(columns.categories), of(columns.split)
     return Record(
-        source=source_of(path, root),
-        path=path,
-        patient=cell(columns.patient) or None,
-        eye=eye_of(cell(columns.eye)),
+        source=source,
+        path=root / source,
+        patient=of(columns.patient) or None,
+        eye=eye_of(of(columns.eye)),
         split=SPLITS.get(split.lower(), split) or None,
         labels={columns.task: label} if label else {},
         categories=tuple(categories_of(findings)) if findings else words_of_class(label),
-        report=" ".join(cell(columns.report).split()) or None,
+        report=" ".join(of(columns.report).split()) or None,
     )

@@ -15,10 +15,6 @@ def wrong_root(card: Card, root: Path, files: Files) -> ValueError:
     """Return the error, in one line: what was looked for, what is there, and what to do."""
     where = f"--root {root}"
     images = [*files.images, *files.left_out]
-    for other in card.lookalikes:
-        for source in images + files.others:
-            if _is_of(other, root, source):
-                return ValueError(f"{where}: {source} tells that this is {other.title}")
     archives = [source for source in files.others if ARCHIVE.search(source)]
     if archives and not files.images:
         more = f" and {len(archives) - 1} more archives" if archives[1:] else ""
@@ -46,12 +42,20 @@ def _advice(card: Card, root: Path, files: Files) -> str:
     return f"give the folder of {card.title}"
 
 
-def _is_of(other: Lookalike, root: Path, source: str) -> bool:
-    if not re.search(other.file, "/" + source, re.IGNORECASE):
-        return False
+def refuse_lookalikes(card: Card, root: Path, files: Files) -> None:
+    """Raise ValueError where a file tells that this is a dataset which could be taken for it."""
+    above = "/" + root.absolute().name
+    for other in card.lookalikes:
+        pattern = re.compile(other.file, re.IGNORECASE)
+        for source in [*files.images, *files.left_out, *files.others]:
+            if pattern.search(f"{above}/{source}") and _has_columns(other, root / source):
+                raise ValueError(f"--root {root}: {source} tells that this is {other.title}")
+
+
+def _has_columns(other: Lookalike, path: Path) -> bool:
     if not other.columns:
         return True
-    with (root / source).open(encoding="latin-1") as file:
+    with path.open(encoding="latin-1") as file:
         heading = file.readline().lower()
     return all(column.lower() in heading for column in other.columns)
 

@@ -16,7 +16,7 @@ def card(*patterns: str, exclude: tuple[str, ...] = (), nearest: bool = False) -
 
 def test_images_are_found_whatever_the_case_and_junk_is_not(tmp_path: Path) -> None:
     draw(tmp_path, "a/1.JPG", "b/2.png", "mask/3.png")
-    for junk in ("a/Thumbs.db", "a/._1.JPG", "__MACOSX/1.jpg", "a/readme.txt"):
+    for junk in ("a/Thumbs.db", "a/._1.JPG", "a/~$1.jpg", "__MACOSX/1.jpg", "a/readme.txt"):
         write(tmp_path, junk, "x")
     assert [path.name for path in image_files(tmp_path, ["mask"])] == ["1.JPG", "2.png"]
 

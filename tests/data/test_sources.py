@@ -70,7 +70,7 @@ def test_an_image_is_found_by_its_name_or_by_its_path(tmp_path: Path) -> None:
         "b/2.jpg": ("2", ()),
         "b/3.x.jpg": (None, ()),
     }
-    assert found.remarks == {"images_with_an_empty_label": ["b/3.x.jpg"]}
+    assert found.remarks == {"images_with_an_empty_label": ["b/3.x.jpg: grade"]}
 
 
 def test_of_copies_with_one_name_the_one_nearest_the_root_is_taken(tmp_path: Path) -> None:
@@ -94,9 +94,12 @@ def test_a_later_table_counts_more_and_one_without_columns_is_named(tmp_path: Pa
     draw(root, "1.png", "2.png")
     table(root, "labels_1.csv", ["image", "grade"], ["1", 5], ["2", 1])
     table(root, "labels_2.csv", ["image", "grade"], ["1", 2], ["2", ""])
+    table(root, "labels_4.csv", ["image", "grade"], ["1", 1], ["1", 2], ["", 2])
     table(root, "labels_3.csv", ["image", "level"], ["1", 1])
     found = read_dataset(card, root)
     assert [record.labels for record in found.records] == [{"grade": "2"}, {"grade": "1"}]
+    assert found.remarks["images_with_two_rows"] == ["labels_4.csv: 1"]
+    assert found.remarks["rows_that_name_no_image"] == ["labels_4.csv: 1 rows"]
     (words,) = found.remarks["label_files_not_read"]
     assert "labels_3.csv: no column grade; it has image, level" in words
     assert str(tmp_path) not in words  # it goes to the manifest

@@ -72,6 +72,8 @@ def test_a_label_file_without_its_columns_is_named(tmp_path: Path) -> None:
          "Messidor-1"),
         ("airogs", ["train/RG/EyePACS-TRAIN-1.jpg"], "a,b", "AIROGS-light"),
         ("airogs", ["0/TRAIN000000.JPG"], "Eye ID;Final Label;Age", "JustRAIGS"),
+        ("aptos2019", ["MESSIDOR2/train/anodr/x.png"], "a,b", "MESSIDOR-2 as RETFound"),
+        ("messidor2", ["train/eproDR/x.png"], "a,b", "IDRiD as RETFound"),
     ],
 )  # fmt: skip
 def test_a_dataset_that_is_easily_taken_for_another_is_told_apart(
