@@ -46,6 +46,13 @@ class Request:
     count: int = 2000
     seed: int = 0
     caption_template: str = "A fundus photograph of [CLS]"  # of the examples that are printed
+    jobs: int = 1  # that share the build out
+    cluster: str = "auto"  # slurm where sbatch is, else local: this machine
+    hours: int = 24  # time limit of a job on slurm; a longer build goes on after it
+    partition: str = ""
+    account: str = ""
+    qos: str = ""
+    memory_gb: int = 0  # of a job, asked of slurm
 
     def __post_init__(self) -> None:
         limits = {
@@ -53,6 +60,9 @@ class Request:
             "quality": (50, 100),
             "workers": (0, 1024),
             "samples_per_shard": (1, 100_000),
+            "jobs": (1, 1000),
+            "hours": (1, 10_000),
+            "memory_gb": (0, 100_000),
             "count": (1, 10**8),
             "seed": (0, 10**8),
         }
@@ -60,6 +70,11 @@ class Request:
             if not low <= getattr(self, flag) <= high:
                 found = getattr(self, flag)
                 raise ValueError(f"--{flag} {found} is out of range; use {low} to {high}")
+        if self.cluster not in ("auto", "slurm", "local"):
+            raise ValueError(f"--cluster {self.cluster}: use auto, slurm or local")
+        if "[CLS]" not in self.caption_template:
+            found = self.caption_template
+            raise ValueError(f"--caption_template {found!r} has no [CLS]; put it where words go")
         if not re.fullmatch(r"[A-Za-z0-9_-]+", self.dataset_name):
             raise ValueError(f"--name {self.dataset_name!r}: use letters, digits, _ and - only")
 

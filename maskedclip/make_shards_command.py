@@ -28,6 +28,13 @@ make_shards: turn a downloaded dataset into shards.
   --samples_per_shard 1000
   --anonymise             hash the file names too, with a secret key
   --key_file FILE         that key; OUT/../.maskedclip_key, made at first use, if not given
+  --caption_template "A fundus photograph of [CLS]"     of the examples that are printed; a run has
+                          its own: --data.caption_template
+
+  --jobs N                share the build out to N jobs: an array on SLURM, processes elsewhere;
+                          the bytes are the same, and a job that is lost costs time alone
+  --cluster auto          slurm where sbatch is, else local; with it go
+                          --partition --account --qos --hours 24 --memory_gb
 
   folder:   --classes TASK    the folder of an image is its class in this task
   csv:      --csv FILE        the table; each of the following names one of its columns
@@ -45,6 +52,7 @@ ONLY_FOR = {
     **dict.fromkeys(("eye_column", "split_column", "report_column", "categories_column"), "csv"),
     **dict.fromkeys(("count", "seed"), "phantom"),
 }
+ONLY_WITH_JOBS = ("cluster", "hours", "partition", "account", "qos", "memory_gb")
 
 
 def parse(arguments: Sequence[str]) -> Request:
@@ -60,6 +68,9 @@ def parse(arguments: Sequence[str]) -> Request:
                 near = difflib.get_close_matches(flag, known, n=1, cutoff=0.5)
                 hint = f"did you mean --{near[0]}?" if near else "see --help"
                 raise ValueError(f"unknown flag --{flag}; {hint}")
+        for flag in ONLY_WITH_JOBS:
+            if flag in flags and flags.get("jobs", "1") == "1":
+                raise ValueError(f"--{flag} is only for --jobs; add --jobs=N or remove it")
         if len(names) != 1:
             raise ValueError(f"one dataset is needed, {len(names)} given; see --help and --list")
         return Request(dataset=_known(names[0], flags), **_converted(flags))
@@ -190,7 +201,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if "--list" in arguments:
             sys.stdout.write(listing())
             return
-        sys.stdout.write(report(build(parse(arguments))))
+        summary = _carried_out(parse(arguments))
+        sys.stdout.write(report(summary) if summary else "")
     except OSError as error:
         where = error.filename or "the output"
         found = error.strerror or str(error)
@@ -200,6 +212,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except KeyboardInterrupt:
         sys.stderr.write("\nstopped; the same command goes on from here\n")
         raise SystemExit(130) from None
+
+
+def _carried_out(request: Request) -> Summary | None:
+    """Build here, or share out to jobs; None where they are queued."""
+    if request.jobs == 1:
+        return build(request)
+    from maskedclip.shard_jobs import submit
+
+    return submit(request)
 
 
 def _stop(message: str) -> None:

@@ -85,7 +85,7 @@ def submit(config: Config, launch: LaunchConfig) -> None:
     Raises ValueError for more GPUs or nodes than there are, a batch that the ranks cannot share,
     or data that is not there; RuntimeError where the job fails.
     """
-    cluster = _cluster(launch)
+    cluster = cluster_of(launch)
     ranks = _ranks(launch, cluster)
     check_shares((config.data.paired_batch, config.data.unpaired_batch), ranks * launch.nodes)
     folder = config.directory.resolve() / "jobs"
@@ -109,7 +109,7 @@ def submit(config: Config, launch: LaunchConfig) -> None:
     executor = submitit.AutoExecutor(folder=folder, cluster=cluster, slurm_max_num_timeout=100)
     executor.update_parameters(**_parameters(config, launch, cluster, ranks))
     folder.mkdir(parents=True, exist_ok=True)
-    with _stderr_to(folder / "submitit.log"):
+    with stderr_to(folder / "submitit.log"):
         job = executor.submit(Job(config))
     if cluster == "slurm":
         sys.stdout.write(
@@ -123,7 +123,7 @@ def submit(config: Config, launch: LaunchConfig) -> None:
 
 
 @contextmanager
-def _stderr_to(path: Path) -> Iterator[None]:
+def stderr_to(path: Path) -> Iterator[None]:
     """Point stderr at a file: submitit's local watcher inherits it, and is loud when stopped."""
     ours = os.dup(2)
     with path.open("ab") as log:
@@ -184,7 +184,7 @@ def _parameters(config: Config, launch: LaunchConfig, cluster: str, ranks: int) 
     return {name: value for name, value in wanted.items() if value is not None}
 
 
-def _cluster(launch: LaunchConfig) -> str:
+def cluster_of(launch: LaunchConfig) -> str:
     """Return slurm, local or debug; ValueError where SLURM is wanted and does not answer."""
     present = shutil.which("sbatch") is not None
     if launch.cluster in ("local", "debug") or (launch.cluster == "auto" and not present):
@@ -235,6 +235,11 @@ def _follow(job: Any) -> None:
         job.cancel(check=False)
         raise RuntimeError("stopped; the same command goes on from the last checkpoint") from None
     _relay(paths, shown)
+    raise_if_failed(job)
+
+
+def raise_if_failed(job: Any) -> None:
+    """Raise RuntimeError with the last words of a job that has ended badly."""
     error = job.exception()
     if error is not None:
         lines = [line for line in str(error).splitlines() if line.strip("- ")]

@@ -1,0 +1,48 @@
+"""A real SLURM on this machine, for the tests marked slurm; .ci/run installs its packages."""
+
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).parent
+
+
+@pytest.fixture(scope="session")
+def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[], list[str]]]:
+    """Start three nodes without accounting; give a function that lists the jobs still there."""
+    if shutil.which("slurmctld", path=f"{os.environ['PATH']}:/usr/sbin") is None:
+        pytest.fail("no slurmctld; apt-get install slurmctld slurmd slurm-client munge")
+    place = tmp_path_factory.mktemp("slurm")
+    settings = {"SLURM_SANDBOX": str(place), "SLURM_ACCT": "none", "SLURM_PORT": "17800"}
+    before = dict(os.environ)
+    os.environ.update(settings)
+    subprocess.run([HERE / "start_slurm.sh"], check=True)
+    os.environ["SLURM_CONF"] = str(place / "etc" / "slurm.conf")
+
+    def waiting() -> list[str]:
+        listed = subprocess.run(["squeue", "-h", "-o", "%i %T"], capture_output=True, text=True)
+        return listed.stdout.splitlines()
+
+    yield waiting
+    subprocess.run([HERE / "stop_slurm.sh", "--wipe"], check=True)
+    os.environ.clear()
+    os.environ.update(before)
+
+
+@pytest.fixture
+def until_idle(slurm: Callable[[], list[str]]) -> Callable[[float], None]:
+    """Give a function that waits until no job is left; it fails after so many seconds."""
+
+    def wait(seconds: float) -> None:
+        end = time.monotonic() + seconds
+        while jobs := slurm():
+            if time.monotonic() > end:
+                pytest.fail(f"jobs are left after {seconds} s: {jobs}")
+            time.sleep(0.3)
+
+    return wait
