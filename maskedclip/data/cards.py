@@ -78,7 +78,7 @@ class Card:
     nearest: bool = False  # only the images nearest the root: the same again lies further down
     lookalikes: tuple[Lookalike, ...] = ()
     expected: tuple[Mapping[str, Any], ...] = ()  # numbers of each form in which it is handed out
-    overlaps: tuple[str, ...] = ()  # datasets that hold the same images
+    overlaps: tuple[str, ...] = ()  # folders, as in a shell, by which others hand out its images
 
 
 def card_names() -> list[str]:

@@ -10,6 +10,7 @@ from maskedclip.data.captions import categories_of
 from maskedclip.data.cards import Card
 from maskedclip.data.files import left_out_folders, list_files
 from maskedclip.data.label_files import Remarks, called, images_by_stem
+from maskedclip.data.recognition import known_datasets
 from maskedclip.data.sources import SPLITS, Record, Sources, eye_of, in_order
 from maskedclip.data.tables import Row, cell, names_of, rows_of
 from maskedclip.data.wrong_root import wrong_root
@@ -45,7 +46,7 @@ def read_folder(card: Card, root: Path, classes: str) -> Sources:
         record = Record(source, root / source, split=split, labels=labels)
         records.append(record._replace(categories=categories))
     remarks = {"images_without_label": unlabelled, "left_out_folders": left_out_folders(files)}
-    return in_order(records, remarks)
+    return in_order(records, remarks | {"known_datasets": known_datasets(root, files)})
 
 
 class Columns(NamedTuple):
@@ -90,6 +91,7 @@ def read_csv(card: Card, root: Path, file: Path, columns: Columns) -> Sources:
     remarks["images_without_label"] = files.images.keys() - records.keys()
     remarks["repeated_names"] -= records.keys()
     remarks["left_out_folders"] = set(left_out_folders(files))
+    remarks["known_datasets"] = set(known_datasets(root, files))
     return in_order(records.values(), remarks)
 
 

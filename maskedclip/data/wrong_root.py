@@ -1,12 +1,11 @@
 """What to say of a folder that is not the download it was taken for."""
 
 import re
-from fnmatch import translate
 from pathlib import Path
 
 from maskedclip.data.cards import Card, Lookalike, card_names, read_card
 from maskedclip.data.files import Files
-from maskedclip.data.tables import rows_of
+from maskedclip.data.recognition import fits
 
 ARCHIVE = re.compile(r"\.(zip|rar|7z|tar|tgz|gz|z\d\d|\d{3})$", re.IGNORECASE)
 
@@ -37,7 +36,7 @@ def _advice(card: Card, root: Path, files: Files) -> str:
         rest = "with its label files, or use `make_shards.py folder` for images alone"
         return f"give the folder of {card.title} {rest}"
     for name in card_names():
-        if name != card.name and _fits(read_card(name), root, files):
+        if name != card.name and fits(read_card(name), root, files):
             return f"it looks like {name}, not {card.name}: use `make_shards.py {name}`"
     return f"give the folder of {card.title}"
 
@@ -58,21 +57,3 @@ def _has_columns(other: Lookalike, path: Path) -> bool:
     with path.open(encoding="latin-1") as file:
         heading = file.readline().lower()
     return all(column.lower() in heading for column in other.columns)
-
-
-def _fits(card: Card, root: Path, files: Files) -> bool:
-    """Tell whether a marker of the card is there, and is a table of it where it is no image."""
-    globs = [re.compile(translate(marker), re.IGNORECASE) for marker in card.marker]
-    images = [*files.images, *files.left_out]
-    if any(glob.match("/" + source) for source in images for glob in globs):
-        return True
-    named = [s for s in files.others if any(glob.match("/" + s) for glob in globs)]
-    tables = [
-        (root / source, table)
-        for source in named
-        for table in card.tables
-        if re.search(table.file, "/" + source, re.IGNORECASE)
-    ]
-    if not card.tables:
-        return bool(named)
-    return any(not rows_of(path, table.wanted, table.sheet)[1] for path, table in tables)

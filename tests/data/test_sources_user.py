@@ -19,12 +19,12 @@ def test_a_tree_without_classes_is_pictures_alone(tmp_path: Path) -> None:
 
 
 def test_splits_and_classes_are_taken_from_the_folders(tmp_path: Path) -> None:
-    draw(tmp_path, "IDRiD/train/2_cataract/x.png", "IDRiD/val/anormal/x.png")
+    draw(tmp_path, "IDRiD/train/4_cataract/x.png", "IDRiD/val/anormal/x.png")
     draw(tmp_path, "IDRiD/test/3/x.png", "y.png")
     found = read_folder(read_card("folder"), tmp_path, "disease")
     facts = {r.source: (r.split, r.labels.get("disease"), r.categories) for r in found.records}
     assert facts == {
-        "IDRiD/train/2_cataract/x.png": ("train", "2_cataract", ("cataract",)),
+        "IDRiD/train/4_cataract/x.png": ("train", "4_cataract", ("cataract",)),
         "IDRiD/val/anormal/x.png": ("val", "anormal", ("anormal",)),
         "IDRiD/test/3/x.png": ("test", "3", ()),
         "y.png": (None, None, ()),
