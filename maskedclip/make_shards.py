@@ -177,11 +177,9 @@ def _facts(request: Request, card: "Card", sources: "Sources", key: bytes) -> di
     import cv2
     import simplejpeg
 
-    from maskedclip.data.preparing import keyed_hash
-
     names = ["size", "quality", "samples_per_shard", "anonymise", "classes", "task"]
     names += ["count", "seed"] if card.reader == "phantom" else []
-    hidden = partial(keyed_hash, key=key) if request.anonymise else str
+
     secret = f"by secret key {hashlib.blake2b(key, digest_size=4).hexdigest()}"
     public = "by the public key: whoever has the file names can recompute them"
     return {
@@ -191,13 +189,28 @@ def _facts(request: Request, card: "Card", sources: "Sources", key: bytes) -> di
         "published_images": card.images,
         "settings": {name: getattr(request, name) for name in names},
         "pseudonyms": public if key == PUBLIC_KEY else secret,
-        "remarks": {name: [hidden(v) for v in found] for name, found in sources.remarks.items()},
+        "remarks": _hidden(sources.remarks, key) if request.anonymise else sources.remarks,
         "created_by": {
             "make_shards": BUILDER_VERSION,
             "simplejpeg": simplejpeg.__version__,
             "opencv": cv2.__version__,
         },
     }
+
+
+def _hidden(remarks: dict[str, list[str]], key: bytes) -> dict[str, list[str]]:
+    """Return the remarks without a name of a file or a folder: their counts, and what was known."""
+    from maskedclip.data.preparing import keyed_hash
+
+    def hidden(remark: str) -> str:
+        counted = re.fullmatch(r"(.*): (\d+ \w+)", remark)  # such as "masks: 40 images"
+        return (
+            f"{keyed_hash(counted[1], key)}: {counted[2]}" if counted else keyed_hash(remark, key)
+        )
+
+    found = {name: [hidden(remark) for remark in texts] for name, texts in remarks.items()}
+    known = [remark.partition(":")[0] for remark in remarks.get("known_datasets", ())]
+    return found | ({"known_datasets": known} if known else {})
 
 
 def _sources(request: Request, card: "Card") -> "Sources":

@@ -1,3 +1,4 @@
+import io
 import json
 import os
 import resource
@@ -6,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +17,11 @@ import simplejpeg
 from PIL import Image
 
 from maskedclip.data import building, building_lock
+from maskedclip.data.captions import captions
+from maskedclip.data.downstream import labelled
 from maskedclip.data.phantom import draw
 from maskedclip.data.shards import Shards
+from maskedclip.data.splits import read_split
 from maskedclip.make_shards import Request, build
 from maskedclip.make_shards_command import main, parse
 
@@ -51,7 +56,8 @@ def request(root: Path, out: Path, **changes: Any) -> Request:
 
 
 def contents(directory: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in sorted(directory.iterdir())}
+    files = sorted(path for path in directory.rglob("*") if path.is_file())
+    return {str(path.relative_to(directory)): path.read_bytes() for path in files}
 
 
 def test_a_dataset_is_built_with_all_that_the_contract_asks(root: Path, tmp_path: Path) -> None:
@@ -72,7 +78,7 @@ def test_a_dataset_is_built_with_all_that_the_contract_asks(root: Path, tmp_path
     one = seen["train/cataract/00.jpg"]
     assert (one["dataset"], one["split"], one["width"], one["height"]) == ("toy", "train", 96, 96)
     assert (one["labels"], one["categories"]) == ({"disease": "cataract"}, ["cataract"])
-    assert "A fundus photograph of cataract" in summary.captions
+    assert "A fundus photograph of cataract" in dict(summary.captions)["test/cataract/14.jpg"]
 
 
 def test_the_manifest_counts_and_names_every_file(root: Path, tmp_path: Path) -> None:
@@ -342,7 +348,10 @@ def test_the_end_says_what_there_is_and_what_to_do_next(
         "21 samples in 1 shards, 21 with a caption",
         "rejected: 1 the file is empty",
         "disease: cataract 10, normal 11",
-        "caption: A fundus photograph of",
+        "a caption of test/cataract/14.jpg is one of 2:",
+        "    A fundus photograph of cataract",
+        f"split of disease: {tmp_path / 'toy' / 'splits' / 'disease.csv'}",
+        f"to look at: {tmp_path / 'toy' / 'contact_sheet.png'}",
         f"next: python launchers/submit_pretrain.py --data.paired={tmp_path / 'toy'}",
         f"--dataset {tmp_path / 'toy'} --task disease",
     ):
@@ -363,3 +372,129 @@ def test_help_and_list_need_no_heavy_module() -> None:
         )
         assert done.returncode == 0, done.stderr
         assert "odir5k" in done.stdout or "DATASET" in done.stdout
+
+
+def grades(root: Path, patients: int) -> Path:
+    """Write a small EyePACS: two eyes of each patient, graded 0 to 4 in turn."""
+    (root / "train").mkdir(parents=True)
+    rows = ["image,level"]
+    for number in range(2 * patients):
+        name = f"{number // 2}_{'left' if number % 2 else 'right'}"
+        photograph = Image.fromarray(draw(number, 64).image_HWC)
+        photograph.save(root / "train" / f"{name}.jpeg", quality=90)
+        rows.append(f"{name},{number % 5}")
+    (root / "trainLabels.csv").write_text("\n".join(rows))
+    return root
+
+
+def test_what_a_file_tells_of_a_patient_is_left_behind_and_counted(tmp_path: Path) -> None:
+    root = tmp_path / "download"
+    root.mkdir()
+    exif = Image.Exif()
+    exif[0x013B] = "Doe, Jane"  # artist
+    exif.get_ifd(0x8825)[1] = "N"
+    picture = Image.fromarray(draw(0, 64).image_HWC)
+    picture.save(root / "one.jpg", exif=exif, comment=b"Doe, Jane")
+    picture.transpose(Image.Transpose.ROTATE_90).save(root / "two.jpg", comment=b"Doe, Jane")
+    summary = build(
+        Request(dataset="folder", root=root, out=tmp_path / "toy", name="toy", workers=1),
+        progress=False,
+    )
+    assert summary.manifest["removed"] == {"EXIF": 1, "GPS position": 1, "comment": 2}
+    shards = Shards(tmp_path / "toy")
+    for number in range(2):
+        content, _ = shards.read(number)
+        stored = Image.open(io.BytesIO(content))
+        assert not stored.getexif()
+        assert not {"comment", "icc_profile", "xmp"} & set(stored.info)
+        assert b"Doe" not in content
+    assert b"Doe" not in b"".join(contents(tmp_path / "toy").values())
+
+
+def test_a_download_that_is_half_there_is_told_by_the_numbers(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = grades(tmp_path / "eyepacs", 10)
+    main(["eyepacs", f"--root={root}", f"--out={tmp_path / 'out'}", "--workers=1"])
+    said = capsys.readouterr().out
+    assert "WARNING: not the published numbers" in said
+    assert "images: 20 of 35,126" in said
+    against = Shards(tmp_path / "out").manifest["against_published"]
+    assert any(line.startswith("diabetic_retinopathy: 0 4 of") for line in against["differences"])
+
+
+def test_the_end_shows_every_caption_that_some_samples_can_get(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = grades(tmp_path / "eyepacs", 10)
+    template = "--caption_template=A retina with [CLS]"
+    main(["eyepacs", f"--root={root}", f"--out={tmp_path / 'out'}", "--workers=1", template])
+    lines = capsys.readouterr().out.splitlines()
+    start = next(n for n, line in enumerate(lines) if "is one of 7:" in line)
+    wordings = [line.strip() for line in lines[start + 1 : start + 8]]
+    assert wordings == captions(["moderate diabetic retinopathy"], None, "A retina with [CLS]")
+
+
+def test_splits_and_contact_sheet_come_with_the_shards_and_again_if_they_are_lost(
+    tmp_path: Path,
+) -> None:
+    root = grades(tmp_path / "eyepacs", 40)
+    asked = Request(dataset="eyepacs", root=root, out=tmp_path / "out", workers=1)
+    first = build(asked, progress=False)
+    split = tmp_path / "out" / "splits" / "diabetic_retinopathy.csv"
+    sheet = tmp_path / "out" / "contact_sheet.png"
+    assert first.splits == {"diabetic_retinopathy": split}
+    before = split.read_bytes(), sheet.read_bytes()
+    split.unlink()
+    sheet.unlink()
+    assert not build(asked, progress=False).built
+    assert (split.read_bytes(), sheet.read_bytes()) == before
+    parts = read_split(split, labelled(Shards(tmp_path / "out"))).parts
+    patients = [{sample.patient for sample in samples} for samples in parts.values()]
+    assert sum(map(len, patients)) == len(set.union(*patients)) == 40
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_with_the_pixels_of_20000_files(tmp_path: Path) -> None:
+    """A file costs about two kilobytes of notes, and no photograph is kept."""
+
+    def peak_megabytes(count: int) -> float:
+        root = tmp_path / f"download{count}"
+        root.mkdir()
+        picture = tmp_path / "eye.jpg"
+        Image.fromarray(draw(0, 160).image_HWC).save(picture)
+        content = picture.read_bytes()
+        for number in range(count):  # a comment makes each file another one
+            name = f"{number:05d}.jpg"
+            (root / name).write_bytes(
+                content[:2] + b"\xff\xfe\x00\x07" + name[:5].encode() + content[2:]
+            )
+        code = (
+            "import resource, sys; sys.path.insert(0, '.'); from pathlib import Path;"
+            "from maskedclip.make_shards import Request, build;"
+            f"build(Request(dataset='folder', name='many', root=Path({str(root)!r}), workers=1,"
+            f" size=128, out=Path({str(tmp_path / f'out{count}')!r})), progress=False);"
+            "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)"
+        )
+        done = subprocess.run(
+            [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+        )
+        assert len(Shards(tmp_path / f"out{count}")) == count
+        return float(done.stdout)
+
+    assert peak_megabytes(20_000) < peak_megabytes(2_000) + 18_000 * 4e-3
+
+
+def test_with_anonymise_remarks_keep_their_counts_and_no_name(tmp_path: Path) -> None:
+    root = grades(tmp_path / "eyepacs", 5)
+    (root / "Doe Jane" / "masks").mkdir(parents=True)
+    shutil.copy(root / "train" / "0_left.jpeg", root / "train" / "Doe_left.jpeg")
+    (root / "trainLabels.csv").open("a").write("\nDoe_right,1\nDoe_left,9")
+    asked = Request(dataset="eyepacs", root=root, out=tmp_path / "s" / "e", workers=1)
+    plain = build(replace(asked, out=tmp_path / "plain"), progress=False).manifest["remarks"]
+    hidden = build(replace(asked, anonymise=True), progress=False).manifest["remarks"]
+    assert "Doe" in json.dumps(plain)
+    assert "Doe" not in json.dumps(hidden)
+    assert {n: len(found) for n, found in hidden.items()} == {
+        n: len(found) for n, found in plain.items()
+    }

@@ -10,7 +10,8 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from sys import intern
+from typing import NamedTuple
 
 from maskedclip.data.order import number
 from maskedclip.data.shards import DamagedSample, Shards
@@ -50,7 +51,7 @@ def labelled(dataset: Shards, task: str = "") -> Task:
     or in that of their numbers where all are numbers. Raises ValueError where there are no labels,
     no such task, or a split of an unknown name.
     """
-    found: list[tuple[int, dict[str, Any]]] = []
+    found: list[tuple[int, dict[str, str], str | None, str | None, str]] = []
     lost: list[DamagedSample] = []
     if dataset.excluded:
         count = len(dataset.excluded)
@@ -59,10 +60,16 @@ def labelled(dataset: Shards, task: str = "") -> Task:
         if index in dataset.excluded:
             continue
         try:
-            found.append((index, dataset.metadata(index)))
+            metadata = dataset.metadata(index)
         except DamagedSample as damage:
             lost.append(damage)
-    tasks = sorted({name for _, metadata in found for name in metadata["labels"]})
+            continue
+        # what is needed, and each word once: there may be a million of them
+        labels = {intern(name): intern(value) for name, value in metadata["labels"].items()}
+        # copies of one file are one unit: in two splits they would be a leak
+        unit = metadata["patient"] or metadata["sha256"] or dataset.key(index)
+        found.append((index, labels, metadata["split"], metadata["patient"], unit))
+    tasks = sorted({name for _, labels, *_ in found for name in labels})
     if not tasks:
         raise ValueError(f"{dataset.directory}: no sample has a label; choose a labelled dataset")
     if task and task not in tasks:
@@ -70,20 +77,19 @@ def labelled(dataset: Shards, task: str = "") -> Task:
         hint = f"did you mean {near[0]}? " if near else ""
         raise ValueError(f"{dataset.directory}: no task {task!r}; {hint}it has {', '.join(tasks)}")
     name = task or tasks[0]
-    found = [(index, metadata) for index, metadata in found if name in metadata["labels"]]
-    classes = _classes(dataset, name, {metadata["labels"][name] for _, metadata in found})
+    found = [facts for facts in found if name in facts[1]]
+    classes = _classes(dataset, name, {labels[name] for _, labels, *_ in found})
     place = {value: label for label, value in enumerate(classes)}
     samples = [
         Sample(
             index,
             dataset.key(index),
-            place[metadata["labels"][name]],
-            _split(dataset, index, metadata["split"]),
-            metadata["patient"],
-            # copies of one file are one unit: in two splits they would be a leak
-            metadata["patient"] or metadata["sha256"] or dataset.key(index),
+            place[labels[name]],
+            _split(dataset, index, split),
+            patient,
+            unit,
         )
-        for index, metadata in found
+        for index, labels, split, patient, unit in found
     ]
     return Task(name, classes, samples, lost)
 

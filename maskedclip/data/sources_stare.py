@@ -26,6 +26,8 @@ def read_stare(card: Card, root: Path) -> Sources:
     if not files.images or not names:
         raise wrong_root(card, root, files)
     texts = _texts(root / names[0])
+    if not texts:
+        raise ValueError(f"{root / names[0]}: no line of it names an image; download it again")
     remarks: Remarks = {"images_without_label": set(), "images_without_finding": set()}
     stems = {stem_of(source.rpartition("/")[2]).lower(): source for source in files.images}
     remarks["labels_without_image"] = set(texts.keys() - stems.keys())
