@@ -154,7 +154,8 @@ def report(summary: Summary) -> str:
     for source, possible in summary.captions:
         lines += [f"a caption of {source} is one of {len(possible)}:", *_indented(possible)]
     for task, file in summary.splits.items():
-        lines.append(f"split of {task}: {file}")
+        none = f"none, since {file}" if isinstance(file, str) else file
+        lines.append(f"split of {task}: {none}")
     lines += [f"to look at: {summary.directory / 'contact_sheet.png'}", *_next(summary)]
     return "\n".join(lines) + "\n"
 
@@ -175,16 +176,19 @@ def _indented(lines: Iterable[str]) -> list[str]:
 
 
 def _next(summary: Summary) -> list[str]:
-    """Return the commands that this dataset is good for."""
-    counts, source = summary.manifest["counts"], "unpaired"
-    if counts["with_caption"]:
-        source = "paired"
-    lines = [f"next: python launchers/submit_pretrain.py --data.{source}={summary.directory} ..."]
-    for task in list(counts["labels"])[:1]:
-        lines.append(
-            f"   or: python -m maskedclip.finetune RUN --dataset {summary.directory} --task {task}"
-        )
-    return lines
+    """Return the commands that this dataset is good for, by what the paper uses it for."""
+    manifest, directory = summary.manifest, summary.directory
+    role = manifest["recipe"]["role"]
+    if manifest["recipe"]["name"] in ("folder", "csv"):
+        role = "paired" if manifest["counts"]["with_caption"] else "unpaired"
+    train = f"python launchers/submit_pretrain.py --data.{role}={directory} ..."
+    tune = [
+        f"python -m maskedclip.finetune RUN --dataset {directory} --task {task}"
+        for task in list(manifest["counts"]["labels"])[:1]
+    ]
+    steps = tune if role == "downstream" else [train, *tune]
+    check = f"python tools/check_shards.py {directory}"
+    return [f"next: {check}", *(f"   or: {step}" for step in steps)]
 
 
 def _listed(counts: dict[str, int]) -> str:

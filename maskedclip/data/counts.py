@@ -28,6 +28,7 @@ def tally_of(
         captioned = bool(metadata["categories"] or metadata["report"])
         counts.update({"with_caption": captioned, "without_caption": not captioned})
         counts["with_report"] += metadata["report"] is not None
+        counts["labelled"] += bool(metadata["labels"])
         splits[metadata["split"] or "none"] += 1
         categories.update(metadata["categories"])
         removed.update(carried)
@@ -72,6 +73,7 @@ def summary_of(
             "with_caption": counts["with_caption"],
             "without_caption": counts["without_caption"],
             "with_report": counts["with_report"],
+            "labelled": counts["labelled"],
             "patients": len({patient for tally in tallies for patient in tally["patients"]}),
             "splits": _sorted(_sum(tally["splits"] for tally in tallies)),
             "labels": labels,

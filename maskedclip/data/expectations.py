@@ -8,17 +8,19 @@ def compared(expected: Sequence[Mapping[str, Any]], found: Mapping[str, Any]) ->
     """Return the form in which a dataset is handed out that is nearest, and what differs from it.
 
     Args:
-        expected: each a form with its number of images and, where they are known, splits and
-            labels (task, class, number); empty where nothing is known.
-        found: `images` (files, also rejected ones), `splits` and `labels` of the samples.
+        expected: each a form with its number of images and, where they are known, of labelled ones,
+            splits and labels (task, class, number); empty where nothing is known.
+        found: `images` (files, also rejected ones), `labelled`, `splits` and `labels` of samples.
 
     Returns form and differences, lines such as "images: 300 of 516"; {} where nothing is expected.
     """
     if not expected:
         return {}
     nearest = min(expected, key=lambda form: abs(form["images"] - found["images"]))
-    wanted = {"images": {"": nearest["images"]}, "splits": nearest.get("splits", {})}
-    there = {"images": {"": found["images"]}, "splits": found["splits"]}
+    totals = [name for name in ("images", "labelled") if name in nearest]
+    wanted = {name: {"": nearest[name]} for name in totals}
+    there = {name: {"": found[name]} for name in totals}
+    wanted["splits"], there["splits"] = nearest.get("splits", {}), found["splits"]
     wanted |= nearest.get("labels", {})
     there |= found["labels"]
     lines = []

@@ -32,5 +32,11 @@ def test_half_a_download_is_told_by_every_number_that_differs() -> None:
     ]
 
 
+def test_images_that_lost_their_labels_are_missed_too() -> None:
+    form = {"form": "whole", "images": 3, "labelled": 2}
+    there = compared([form], found(3, {}) | {"labelled": 1})
+    assert there["differences"] == ["labelled: 1 of 2"]
+
+
 def test_where_nothing_was_published_nothing_is_missed() -> None:
     assert compared([], found(3, {})) == {}
