@@ -184,7 +184,7 @@ def _next(summary: Summary) -> list[str]:
     train = f"python launchers/submit_pretrain.py --data.{role}={directory} ..."
     tune = [
         f"python -m maskedclip.finetune RUN --dataset {directory} --task {task}"
-        for task in list(manifest["counts"]["labels"])[:1]
+        for task in [task for task, file in summary.splits.items() if isinstance(file, Path)][:1]
     ]
     steps = tune if role == "downstream" else [train, *tune]
     check = f"python tools/check_shards.py {directory}"
