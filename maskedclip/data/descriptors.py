@@ -74,7 +74,9 @@ def well_inside(field_HW: np.ndarray, margin: int) -> np.ndarray:
 def field_of(image_HWC: np.ndarray) -> np.ndarray:
     """Return field_HW, uint8: 1 in the field of view, 0 in the frame."""
     red_HW, green_HW, blue_HW = cv2.split(image_HWC)
-    value_HW = cv2.blur(cv2.max(cv2.max(red_HW, green_HW), blue_HW), (3, 3))
+    value_HW = cv2.max(cv2.max(red_HW, green_HW), blue_HW)
+    value_HW[cv2.min(cv2.min(red_HW, green_HW), blue_HW) > 248] = 0  # a white frame is one too
+    value_HW = cv2.blur(value_HW, (3, 3))
     edge = max(2, len(value_HW) // 24)
     ends = (slice(0, edge), slice(-edge, None))
     frame = min(float(np.median(value_HW[rows, columns])) for rows in ends for columns in ends)

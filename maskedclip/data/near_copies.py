@@ -28,10 +28,11 @@ from maskedclip.data.registration import (
 )
 
 NEAREST = 4  # photographs of a set that each one is compared with
-NEAR_SCORE, NEAR_CORRELATION = 0.3, 0.6
+# How these limits were found, and what each costs, is in docs/leakage.md.
+NEAR_SCORE, NEAR_CORRELATION, NEAR_TONE = 0.25, 0.6, 0.88
+CLEAR_SCORE = 0.6  # from here on the vessels speak for themselves
 UNCLEAR_SCORE, UNCLEAR_CORRELATION = 0.15, 0.5
-LEAST_DETAIL = 0.004  # of the brightness: less contrast is noise
-SAME_FIELD = 0.006  # a larger shift of the field is another exposure
+LEAST_DETAIL = 0.0025  # of the brightness: less contrast is noise
 LEAST_OVERLAP, LARGEST_STRETCH = 0.5, 1.4
 _KEPT = 1500  # photographs in memory, 250 kB each
 _CHUNK = 4096
@@ -137,6 +138,13 @@ def _likely(
     return {pair: (variant, swapped) for pair, (_, variant, swapped) in best.items()}
 
 
+def _is_elsewhere(found: Agreement) -> bool:
+    fields = found.fields
+    moved = fields.shift > 0.38 and fields.loss > 0.025
+    grown = fields.growth > 0.6 and fields.loss > 0.02 and found.score < CLEAR_SCORE
+    return moved or grown
+
+
 def _judged(first: int, second: int, found: Agreement, turned: bool) -> Copy | None:
     if found.score < UNCLEAR_SCORE or found.correlation < UNCLEAR_CORRELATION:
         return None
@@ -150,8 +158,10 @@ def _judged(first: int, second: int, found: Agreement, turned: bool) -> Copy | N
         reason = "they fit only when distorted"
     elif found.score < NEAR_SCORE or found.correlation < NEAR_CORRELATION:
         reason = "the vessels agree in part"
-    elif found.shift > SAME_FIELD:
-        reason = "the same eye in another exposure"
+    elif _is_elsewhere(found):
+        reason = "another exposure of the eye"
+    elif found.tone < NEAR_TONE and found.score < CLEAR_SCORE:
+        reason = "lit in another way"
     mirrored = bool(np.linalg.det(linear_22) < 0)
     cosine = -linear_22[0, 0] if mirrored else linear_22[0, 0]
     return Copy(

@@ -1,6 +1,6 @@
 """Whether two photographs are one exposure: laid over each other, their vessels must agree."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -17,9 +17,17 @@ class Fine(NamedTuple):
     """A photograph for the second, exact comparison."""
 
     band_HW: np.ndarray  # float32, vessel-sized structure as a share of the local brightness
+    smooth_HW: np.ndarray  # float32, grey without what noise and compression change
     inside_HW: np.ndarray  # uint8, well inside the field
-    field_HW: np.ndarray  # uint8, in the field
-    frame_HW: np.ndarray  # uint8, black, in a corner of the box around the field
+    edge_HW: np.ndarray  # uint8, in the field, whose edge is where its brightness halves
+
+
+class FieldFit(NamedTuple):
+    """How the edges of the fields lie where the vessels lie on each other; 0 where none is seen."""
+
+    shift: float  # pixels at FINE
+    growth: float  # pixels at FINE
+    loss: float  # of the vessels' agreement, if the fields are laid on each other instead
 
 
 class Agreement(NamedTuple):
@@ -29,7 +37,8 @@ class Agreement(NamedTuple):
     correlation: float  # of all vessels at once
     detail: float  # contrast of the vessels of the poorer one, a share of the brightness
     overlap: float  # share of the smaller field that both show
-    shift: float  # area of the crescents where only one shows retina, a share of the field
+    tone: float  # share of the brightness that a curve of the other's explains; 1 for copies
+    fields: FieldFit
     matrix_23: np.ndarray  # from pixels of the second to those of the first, at FINE
 
 
@@ -47,11 +56,22 @@ def fine(image_HWC: np.ndarray) -> Fine:
     wide_HW = cv2.GaussianBlur(green_HW, (0, 0), 4)
     inside_HW = well_inside(field_HW, 12)  # three times the wide blur
     band_HW = np.clip((narrow_HW - wide_HW) / (wide_HW + 8), -0.3, 0.3) * inside_HW
-    frame_HW = np.zeros_like(field_HW)
-    x, y, width, height = cv2.boundingRect(field_HW)
-    # Beyond this box the picture may have been cut: black there says nothing of the field.
-    frame_HW[y : y + height, x : x + width] = 1 - field_HW[y : y + height, x : x + width]
-    return Fine(band_HW, inside_HW, field_HW, frame_HW)
+    grey_HW = cv2.cvtColor(image_HWC, cv2.COLOR_RGB2GRAY).astype(np.float32)
+    smooth_HW = cv2.GaussianBlur(grey_HW, (0, 0), 2)
+    return Fine(band_HW, smooth_HW, inside_HW, _up_to_the_edge(image_HWC, field_HW))
+
+
+def _up_to_the_edge(image_HWC: np.ndarray, field_HW: np.ndarray) -> np.ndarray:
+    """Return edge_HW: half of the brightness nearby is a place that no change of tone moves far."""
+    value_HW = cv2.blur(image_HWC.max(axis=2), (3, 3)).astype(np.float32)
+    frame = float(np.median(value_HW[field_HW == 0])) if (field_HW == 0).any() else 0.0
+    nearby_HW = cv2.dilate(value_HW, np.ones((15, 15), np.uint8)) - frame
+    lit_HW = ((value_HW - frame > nearby_HW / 2) & (nearby_HW > 8)).astype(np.uint8)
+    outlines, _ = cv2.findContours(lit_HW, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
+    edge_HW = np.zeros_like(field_HW)
+    if outlines:
+        cv2.fillConvexPoly(edge_HW, cv2.convexHull(max(outlines, key=cv2.contourArea)), 1)
+    return edge_HW
 
 
 def coarse_alignment(
@@ -89,32 +109,103 @@ def agreement(first: Fine, second: Fine, coarse_23: np.ndarray) -> Agreement | N
         correlation=float(one_P @ other_P) / (lengths + 1e-9),
         detail=float(min(one_P.std(), other_P.std())),
         overlap=float(both_HW.sum()) / smaller,
-        shift=_shift(first, second, matrix_23),
+        tone=_tone(_moved(first.smooth_HW, matrix_23)[both_HW], second.smooth_HW[both_HW]),
+        fields=_field_fit(first, second, matrix_23),
         matrix_23=matrix_23,
     )
 
 
-def _shift(first: Fine, second: Fine, matrix_23: np.ndarray) -> float:
-    """Return the area of the smaller of two crescents, as a share of the field.
+def _tone(one_P: np.ndarray, other_P: np.ndarray) -> float:
+    """Return how much of the brightness of each is a function of the other's, the worse of both.
 
-    Another exposure of an eye shows a little more of it on one side and a little less on the
-    other. A field that is found larger, or cut, in one of two copies gives one crescent alone.
+    Brightness, contrast and gamma are such functions; dust on the lens over another eye is none.
     """
-    field_HW = _moved(first.field_HW, matrix_23, cv2.INTER_NEAREST)
-    frame_HW = _moved(first.frame_HW, matrix_23, cv2.INTER_NEAREST)
-    area = min(float(field_HW.sum()), float(second.field_HW.sum()))
-    gained = float((field_HW & second.frame_HW).sum())
-    lost = float((frame_HW & second.field_HW).sum())
-    return min(gained, lost) / max(area, 1.0)
+    found = []
+    for known_P, wanted_P in ((one_P, other_P), (other_P, one_P)):
+        levels = np.array_split(wanted_P[np.argsort(known_P, kind="stable")], 40)
+        left = sum(float(((level - level.mean()) ** 2).sum()) for level in levels)
+        found.append(1 - left / (float(((wanted_P - wanted_P.mean()) ** 2).sum()) + 1e-9))
+    return min(found)
+
+
+def _field_fit(first: Fine, second: Fine, matrix_23: np.ndarray) -> FieldFit:
+    """Return how far the edges of the fields lie apart where the vessels lie on each other.
+
+    In two copies the edge goes with the vessels. Another exposure of an eye shows it from a little
+    elsewhere. Where a picture was cropped there is no edge, and nothing is said.
+    """
+    there = _edge_offsets(first.edge_HW, second.edge_HW, matrix_23)
+    back = _edge_offsets(second.edge_HW, first.edge_HW, cv2.invertAffineTransform(matrix_23))
+    if there is None or back is None:
+        return FieldFit(0.0, 0.0, 0.0)
+    growth = (there[0] - back[0]) / 2
+    middle = (FINE - 1) / 2
+    forced_23 = matrix_23.astype(np.float64)  # as if the fields were laid on each other
+    factor = 1 + growth / middle
+    forced_23[:, :2] *= factor
+    forced_23[:, 2] = factor * (forced_23[:, 2] - middle) + middle + there[1:]
+    before, after = (
+        [_local(moved_HW, second.band_HW, both_HW, at) for at in (0.25, 0.5)]
+        for moved_HW, both_HW in (
+            _overlaid(first, second, matrix_23),
+            _overlaid(first, second, forced_23.astype(np.float32)),
+        )
+    )
+    shift = min(float(np.hypot(*there[1:])), float(np.hypot(*back[1:])))
+    return FieldFit(shift, abs(float(growth)), sum(before) - sum(after))
+
+
+def _edge_offsets(
+    field_HW: np.ndarray, other_HW: np.ndarray, matrix_23: np.ndarray
+) -> np.ndarray | None:
+    """Return (growth, shift right, shift down) in pixels that lay the other's edge on the field's.
+
+    None where too little of both edges is seen.
+    """
+    outlines, _ = cv2.findContours(other_HW, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+    if not outlines:
+        return None
+    edge_P2 = max(outlines, key=cv2.contourArea)[:, 0].astype(np.float64)
+    edge_P2 = edge_P2[_off_border(edge_P2)]
+    moved_P2 = edge_P2 @ matrix_23[:, :2].T.astype(np.float64) + matrix_23[:, 2]
+    moved_P2 = moved_P2[_off_border(moved_P2)]
+    if len(moved_P2) < FINE // 3:
+        return None
+    depth_P = _depth(field_HW, moved_P2)
+    near_P = np.abs(depth_P - np.median(depth_P)) < 4
+    outward_P2 = moved_P2[near_P] - (FINE - 1) / 2
+    outward_P2 /= np.linalg.norm(outward_P2, axis=1, keepdims=True) + 1e-9
+    known_P3, wanted_P = np.column_stack([np.ones(len(outward_P2)), outward_P2]), depth_P[near_P]
+    weight_P = np.ones(len(wanted_P))
+    for _ in range(5):  # towards least absolute residuals: a notch is no shift
+        root_P = np.sqrt(weight_P)
+        found_3 = np.linalg.lstsq(known_P3 * root_P[:, None], wanted_P * root_P, rcond=None)[0]
+        weight_P = 1 / np.maximum(np.abs(wanted_P - known_P3 @ found_3), 0.3)
+    return np.asarray(found_3)
+
+
+def _off_border(point_P2: np.ndarray) -> np.ndarray:
+    """Return whether points are off the border of the picture, where an edge may be a cut."""
+    return np.asarray(((point_P2 > 2) & (point_P2 < FINE - 3)).all(axis=1))
+
+
+def _depth(field_HW: np.ndarray, point_P2: np.ndarray) -> np.ndarray:
+    """Return how deep points lie inside a field, in pixels; negative outside."""
+    inside_HW = cv2.distanceTransform(field_HW, cv2.DIST_L2, 5)
+    outside_HW = cv2.distanceTransform(1 - field_HW, cv2.DIST_L2, 5)
+    signed_HW = np.where(field_HW > 0, inside_HW - 0.5, 0.5 - outside_HW).astype(np.float32)
+    place_P2 = point_P2.astype(np.float32)
+    found = cv2.remap(signed_HW, place_P2[:, :1], place_P2[:, 1:], cv2.INTER_LINEAR)
+    return np.asarray(found[:, 0], np.float64)
 
 
 def _aligned(
     first_HW: np.ndarray, second_HW: np.ndarray, matrix_23: np.ndarray, steps: int
 ) -> np.ndarray:
     criteria = (cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, steps, 1e-4)
-    start_23, affine = matrix_23.copy(), cv2.MOTION_AFFINE
+    rest: Any = (cv2.MOTION_AFFINE, criteria, None, 5)  # no mask, and smoothed over 5 pixels
     try:
-        _, found_23 = cv2.findTransformECC(second_HW, first_HW, start_23, affine, criteria, None, 5)
+        _, found_23 = cv2.findTransformECC(second_HW, first_HW, matrix_23.copy(), *rest)
     except cv2.error:  # its way of saying that nothing fits
         return matrix_23
     return np.asarray(found_23)
