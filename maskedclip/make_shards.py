@@ -5,10 +5,11 @@ import os
 import re
 import secrets
 import time
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
+
+from maskedclip.shard_request import Request
 
 if TYPE_CHECKING:  # these import OpenCV, and `--help` must not wait for that
     from maskedclip.data.building import Plan
@@ -17,76 +18,6 @@ if TYPE_CHECKING:  # these import OpenCV, and `--help` must not wait for that
 PUBLIC_KEY = b"maskedclip public key: no secret"
 KEY_FILE = ".maskedclip_key"
 BUILDER_VERSION = 2  # raise it where the same request would give other bytes
-
-
-@dataclass(frozen=True, kw_only=True)
-class Request:
-    """One dataset to build; the fields are the flags of tools/make_shards.py."""
-
-    dataset: str
-    root: Path | None = None
-    out: Path | None = None
-    name: str = ""
-    size: int = 512  # pixels
-    quality: int = 95  # of the JPEGs
-    workers: int = 0  # processes; 0 for all cores
-    samples_per_shard: int = 1000
-    anonymise: bool = False
-    key_file: Path | None = None
-    classes: str = ""
-    csv: Path | None = None
-    image_column: str = ""
-    label_column: str = ""
-    task: str = ""
-    patient_column: str = ""
-    eye_column: str = ""
-    split_column: str = ""
-    report_column: str = ""
-    categories_column: str = ""
-    count: int = 2000
-    seed: int = 0
-    caption_template: str = "A fundus photograph of [CLS]"  # of the examples that are printed
-    jobs: int = 1  # that share the build out
-    cluster: str = "auto"  # slurm where sbatch is, else local: this machine
-    hours: int = 24  # time limit of a job on slurm; a longer build goes on after it
-    partition: str = ""
-    account: str = ""
-    qos: str = ""
-    memory_gb: int = 0  # of a job, asked of slurm
-
-    def __post_init__(self) -> None:
-        limits = {
-            "size": (32, 8192),
-            "quality": (50, 100),
-            "workers": (0, 1024),
-            "samples_per_shard": (1, 100_000),
-            "jobs": (1, 1000),
-            "hours": (1, 10_000),
-            "memory_gb": (0, 100_000),
-            "count": (1, 10**8),
-            "seed": (0, 10**8),
-        }
-        for flag, (low, high) in limits.items():
-            if not low <= getattr(self, flag) <= high:
-                found = getattr(self, flag)
-                raise ValueError(f"--{flag} {found} is out of range; use {low} to {high}")
-        if self.cluster not in ("auto", "slurm", "local"):
-            raise ValueError(f"--cluster {self.cluster}: use auto, slurm or local")
-        if "[CLS]" not in self.caption_template:
-            found = self.caption_template
-            raise ValueError(f"--caption_template {found!r} has no [CLS]; put it where words go")
-        if not re.fullmatch(r"[A-Za-z0-9_-]+", self.dataset_name):
-            raise ValueError(f"--name {self.dataset_name!r}: use letters, digits, _ and - only")
-
-    @property
-    def dataset_name(self) -> str:
-        """The name that the shards carry."""
-        return self.name or Path(self.dataset).stem
-
-    @property
-    def directory(self) -> Path:
-        """Where the shards go."""
-        return self.out or Path("shards") / self.dataset_name
 
 
 class Summary(NamedTuple):

@@ -11,7 +11,8 @@ from typing import Any
 import fire
 from fire.decorators import SetParseFn
 
-from maskedclip.make_shards import Request, Summary, build
+from maskedclip.make_shards import Summary, build
+from maskedclip.shard_request import Request
 
 HELP = """\
 make_shards: turn a downloaded dataset into shards.

@@ -4,7 +4,8 @@ from pathlib import Path
 
 from maskedclip.config import Config
 from maskedclip.data.shards import read_manifest
-from maskedclip.make_shards import Request, build
+from maskedclip.make_shards import build
+from maskedclip.shard_request import Request
 
 
 def prepare(config: Config) -> None:

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 from tqdm import tqdm
 
 from maskedclip.config import LaunchConfig
-from maskedclip.make_shards import Request, Summary, build, cores, finish, plan_of
+from maskedclip.make_shards import Summary, build, cores, finish, plan_of
+from maskedclip.shard_request import Request
 from maskedclip.slurm import cluster_of, raise_if_failed, stderr_to
 
 if TYPE_CHECKING:

@@ -22,8 +22,9 @@ from maskedclip.data.downstream import labelled
 from maskedclip.data.phantom import draw
 from maskedclip.data.shards import Shards
 from maskedclip.data.splits import read_split
-from maskedclip.make_shards import Request, build
+from maskedclip.make_shards import build
 from maskedclip.make_shards_command import main, parse
+from maskedclip.shard_request import Request
 
 ROOT = Path(__file__).parents[1]
 
@@ -472,7 +473,8 @@ def test_memory_does_not_grow_with_the_pixels_of_20000_files(tmp_path: Path) -> 
             )
         code = (
             "import resource, sys; sys.path.insert(0, '.'); from pathlib import Path;"
-            "from maskedclip.make_shards import Request, build;"
+            "from maskedclip.make_shards import build;"
+            "from maskedclip.shard_request import Request;"
             f"build(Request(dataset='folder', name='many', root=Path({str(root)!r}), workers=1,"
             f" size=128, out=Path({str(tmp_path / f'out{count}')!r})), progress=False);"
             "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)"

@@ -5,8 +5,9 @@ import pytest
 from maskedclip.data.building import begin, build_part
 from maskedclip.data.building_lock import locked
 from maskedclip.data.shards import Shards
-from maskedclip.make_shards import Request, build, plan_of
+from maskedclip.make_shards import build, plan_of
 from maskedclip.make_shards_command import main
+from maskedclip.shard_request import Request
 
 FLAGS = ["phantom", "--count=50", "--size=48", "--samples_per_shard=8", "--workers=1"]
 

@@ -55,7 +55,8 @@ def phantom() -> dict[str, float]:
 
 def shards(images: str = "1000", rounds: str = "5", root: str = "") -> dict[str, float]:
     """Return the speed of make_shards and of Pillow, their ratio, and where our time goes."""
-    from maskedclip.make_shards import Request, build
+    from maskedclip.make_shards import build
+    from maskedclip.shard_request import Request
 
     cores = len(os.sched_getaffinity(0))
     with tempfile.TemporaryDirectory() as place:

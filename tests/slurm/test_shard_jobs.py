@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from maskedclip.make_shards import Request, build
+from maskedclip.make_shards import build
 from maskedclip.make_shards_command import main
+from maskedclip.shard_request import Request
 
 pytestmark = pytest.mark.slurm
 FLAGS = ["phantom", "--count=90", "--size=96", "--samples_per_shard=10"]
