@@ -394,7 +394,7 @@ def test_what_a_file_tells_of_a_patient_is_left_behind_and_counted(tmp_path: Pat
     root.mkdir()
     exif = Image.Exif()
     exif[0x013B] = "Doe, Jane"  # artist
-    exif.get_ifd(0x8825)[1] = "N"
+    exif.get_ifd(0x8825)[2] = (47.0, 22.0, 0.0)  # latitude
     picture = Image.fromarray(draw(0, 64).image_HWC)
     picture.save(root / "one.jpg", exif=exif, comment=b"Doe, Jane")
     picture.transpose(Image.Transpose.ROTATE_90).save(root / "two.jpg", comment=b"Doe, Jane")

@@ -90,7 +90,8 @@ def _carried(opened: Image.Image) -> tuple[str, ...]:
     found = {_CARRIERS[name] for name in _CARRIERS if opened.info.get(name)}
     tags = set(exif) & _TELLING if opened.format == "TIFF" else set(exif)
     found |= {"EXIF"} if tags else set()
-    found |= {"GPS position"} if exif.get_ifd(_GPS) else set()
+    # some programs write a block of GPS that holds no more than its own version
+    found |= {"GPS position"} if exif.get_ifd(_GPS).keys() & {2, 4} else set()
     found |= {"text"} if getattr(opened, "text", None) else set()  # chunks of a PNG
     return tuple(sorted(found))
 

@@ -117,11 +117,13 @@ def test_an_original_is_decoded_at_a_scale_that_holds_the_pixels_asked_for(facto
 def test_what_a_file_tells_beside_its_pixels_is_named_and_not_told() -> None:
     exif = Image.Exif()
     exif[0x010F] = "a camera"
-    exif.get_ifd(0x8825)[1] = "N"
+    exif.get_ifd(0x8825)[0] = b"\2\3\0\0"  # the version alone is no position
     photograph = Image.fromarray(COLOUR_HWC)
     text = PngInfo()
     text.add_text("Patient", "Doe")
     assert decode(jpeg(COLOUR_HWC), 96).carried == ()
+    assert decode(written(photograph, "JPEG", exif=exif), 96).carried == ("EXIF",)
+    exif.get_ifd(0x8825)[2] = (47.0, 22.0, 0.0)
     assert decode(written(photograph, "JPEG", exif=exif), 96).carried == ("EXIF", "GPS position")
     assert decode(written(photograph, "JPEG", comment=b"Doe"), 96).carried == ("comment",)
     assert decode(png(photograph, pnginfo=text), 96).carried == ("text",)
