@@ -75,7 +75,8 @@ def field_of(image_HWC: np.ndarray) -> np.ndarray:
     """Return field_HW, uint8: 1 in the field of view, 0 in the frame."""
     red_HW, green_HW, blue_HW = cv2.split(image_HWC)
     value_HW = cv2.max(cv2.max(red_HW, green_HW), blue_HW)
-    value_HW[cv2.min(cv2.min(red_HW, green_HW), blue_HW) > 248] = 0  # a white frame is one too
+    white_HW = (cv2.min(cv2.min(red_HW, green_HW), blue_HW) > 248).astype(np.uint8)
+    value_HW[cv2.dilate(white_HW, np.ones((7, 7), np.uint8)) > 0] = 0  # a white frame is one too
     value_HW = cv2.blur(value_HW, (3, 3))
     edge = max(2, len(value_HW) // 24)
     ends = (slice(0, edge), slice(-edge, None))

@@ -39,6 +39,8 @@ _CHUNK = 4096
 
 Read = Callable[[int], bytes]
 Progress = Callable[[int], object]
+# Two places to the variant that makes them alike, and whether it is one of the second.
+Likely = dict[tuple[int, int], tuple[int, bool]]
 
 
 class Described(NamedTuple):
@@ -82,17 +84,32 @@ def describe_all(read: Read, count: int, folder: Path, workers: int, done: Progr
     return Described(read, descriptor_NVD, coarse_NHW)
 
 
-def near_copies(
-    first: Described, second: Described, workers: int, searched: Progress, compared: Progress
-) -> Iterator[Copy]:
-    """Yield the pairs that are copies, or may be; first and second may be one set.
+def likely(first: Described, second: Described, done: Progress) -> Likely:
+    """Return the pairs worth a comparison; first and second may be one set.
 
-    Args:
-        searched: called with the numbers of photographs that were looked up, each once a way.
-        compared: called with the numbers of likely pairs, first their negative count, then each.
+    `done` is called with the number of photographs looked up: of the first set, and of the second.
     """
-    pairs = sorted(_likely(first, second, searched).items())
-    compared(-len(pairs))
+    best: dict[tuple[int, int], tuple[float, int, bool]] = {}
+    same = first is second
+    ways = [(first, second, False)] if same else [(first, second, False), (second, first, True)]
+    for one, other, turned in ways:
+        for candidate in candidates(
+            one.descriptor_NVD, other.descriptor_NVD, NEAREST, same=same, progress=done
+        ):
+            pair = candidate.first, candidate.second
+            swapped = turned or (same and pair[0] > pair[1])
+            if swapped:
+                pair = pair[1], pair[0]
+            if pair not in best or candidate.cosine > best[pair][0]:
+                best[pair] = candidate.cosine, candidate.variant, swapped
+    return {pair: (variant, swapped) for pair, (_, variant, swapped) in best.items()}
+
+
+def near_copies(
+    first: Described, second: Described, pairs: Likely, workers: int, done: Progress
+) -> Iterator[Copy]:
+    """Yield those of the likely pairs that are copies, or may be."""
+    listed = sorted(pairs.items())
 
     @lru_cache(_KEPT)
     def seen(other: bool, place: int) -> Fine:
@@ -100,7 +117,7 @@ def near_copies(
 
     def compare(pair: tuple[tuple[int, int], tuple[int, bool]]) -> Copy | None:
         places, (variant, turned) = pair
-        compared(1)
+        done(1)
         one, other = first.coarse_NHW[places[0]], second.coarse_NHW[places[1]]
         if turned:
             one, other = other, one
@@ -112,30 +129,10 @@ def near_copies(
         return None if found is None else _judged(*places, found, turned)
 
     with ThreadPoolExecutor(workers) as pool:
-        for start in range(0, len(pairs), _CHUNK):
-            for copy in pool.map(compare, pairs[start : start + _CHUNK]):
+        for start in range(0, len(listed), _CHUNK):
+            for copy in pool.map(compare, listed[start : start + _CHUNK]):
                 if copy is not None:
                     yield copy
-
-
-def _likely(
-    first: Described, second: Described, searched: Progress
-) -> dict[tuple[int, int], tuple[int, bool]]:
-    """Return, for each pair worth a look, the variant, and whether it is one of the second."""
-    best: dict[tuple[int, int], tuple[float, int, bool]] = {}
-    same = first is second
-    ways = [(first, second, False)] if same else [(first, second, False), (second, first, True)]
-    for one, other, turned in ways:
-        for candidate in candidates(
-            one.descriptor_NVD, other.descriptor_NVD, NEAREST, same=same, progress=searched
-        ):
-            pair = candidate.first, candidate.second
-            swapped = turned or (same and pair[0] > pair[1])
-            if swapped:
-                pair = pair[1], pair[0]
-            if pair not in best or candidate.cosine > best[pair][0]:
-                best[pair] = candidate.cosine, candidate.variant, swapped
-    return {pair: (variant, swapped) for pair, (_, variant, swapped) in best.items()}
 
 
 def _is_elsewhere(found: Agreement) -> bool:

@@ -1,0 +1,313 @@
+"""Check shards before they are trained on: every byte, and whether a picture is seen twice."""
+
+import csv
+import io
+import json
+import os
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # these import torch and OpenCV, and `--help` must not wait for that
+    from maskedclip.data.integrity import Checked
+    from maskedclip.data.leakage import Member, Pair
+
+CSV_FILE, SHEET_FILE, UNCLEAR_FILE, REPORT_FILE = (
+    "pairs.csv",
+    "pairs.png",
+    "unclear.png",
+    "report.json",
+)
+_COLUMNS = [
+    "kind", "where",
+    *(f"{name}_a" for name in ("dataset", "split", "key", "source", "labels")),
+    *(f"{name}_b" for name in ("dataset", "split", "key", "source", "labels")),
+    "score", "angle", "mirrored", "scale", "labels_agree", "drop", "remark",
+]  # fmt: skip
+SHOWN = 40  # pairs on a sheet
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What is checked; the fields are the flags of tools/check_shards.py."""
+
+    directories: tuple[Path, ...]
+    against: tuple[Path, ...] = ()
+    out: Path = Path("check")
+    drop: bool = False
+    workers: int = 0  # threads; 0 for all cores
+    json: bool = False
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.workers <= 1024:
+            raise ValueError(f"--workers {self.workers} is out of range; use 0 to 1024")
+        seen: set[Path] = set()
+        for directory in (*self.directories, *self.against):
+            if directory.resolve() in seen:
+                raise ValueError(f"{directory}: is named twice; name each directory once")
+            seen.add(directory.resolve())
+
+
+@dataclass
+class Findings:
+    """What a check has found, and what it did about it."""
+
+    request: Request
+    checked: list["Checked"] = field(default_factory=list)  # directories, then those of --against
+    pairs: list["Pair"] = field(default_factory=list)
+    dropped: dict[Path, int] = field(default_factory=dict)  # by directory, newly
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def problems(self) -> int:
+        """How many things are wrong with the files."""
+        return sum(len(checked.problems) for checked in self.checked)
+
+    @property
+    def counts(self) -> dict[str, dict[str, int]]:
+        """Pairs by kind and place."""
+        from maskedclip.data.leakage import KINDS, PLACES
+
+        count = Counter((pair.kind, pair.place) for pair in self.pairs)
+        return {kind: {place: count[kind, place] for place in PLACES} for kind in KINDS}
+
+    @property
+    def clean(self) -> bool:
+        """Whether nothing is wrong: unclear pairs are for a person to judge."""
+        return not self.problems and all(pair.kind == "unclear" for pair in self.pairs)
+
+
+def check(request: Request, *, progress: bool = True) -> Findings:
+    """Check the directories, write what was found to `out`, and with `drop` the exclusion lists.
+
+    Raises ValueError, RuntimeError or OSError, each of one line, where it cannot.
+    """
+    import cv2
+    import torch
+
+    workers = request.workers or len(os.sched_getaffinity(0))
+    cv2.setNumThreads(1)  # our threads are the parallelism
+    torch.set_num_threads(workers)
+    findings = Findings(request)
+    request.out.mkdir(parents=True, exist_ok=True)
+    stage = partial(_stage, findings, progress)
+    _check_files(findings, workers, stage)
+    _find_pairs(findings, workers, stage)
+    if request.drop:
+        findings.dropped = drop(findings.pairs)
+    _write(findings)
+    return findings
+
+
+Stage = Callable[[str, int], Any]
+
+
+@contextmanager
+def _stage(
+    findings: Findings, progress: bool, name: str, total: int
+) -> Iterator[Callable[[int], object]]:
+    """Show how far a stage is and how long it will take; give what is called with each advance."""
+    import sys
+
+    from tqdm import tqdm
+
+    start = time.monotonic()
+    interval = 0.2 if sys.stderr.isatty() else 10  # a log file wants few lines
+    with tqdm(total=total, desc=name, disable=not progress, mininterval=interval) as bar:
+        yield bar.update
+    passed = time.monotonic() - start
+    findings.seconds[name] = findings.seconds.get(name, 0.0) + passed
+
+
+def _check_files(findings: Findings, workers: int, stage: Stage) -> None:
+    from maskedclip.data import integrity
+    from maskedclip.data.shards import read_manifest
+
+    directories = (*findings.request.directories, *findings.request.against)
+    counts = [read_manifest(directory).get("samples") for directory in directories]
+    total = sum(count for count in counts if isinstance(count, int))
+    with stage("files", total) as done:
+        for directory in directories:
+            findings.checked.append(integrity.check(directory, workers, done))
+
+
+def _find_pairs(findings: Findings, workers: int, stage: Stage) -> None:
+    from maskedclip.data.leakage import exact_pairs, members, patient_pairs
+
+    own = len(findings.request.directories)
+    sets = members(findings.checked[:own], False) + members(findings.checked[own:], True)
+    findings.pairs += exact_pairs(sets)
+    for found in sets[:own]:
+        findings.pairs += patient_pairs(found)
+    with tempfile.TemporaryDirectory(prefix=".check-", dir=findings.request.out) as folder:
+        findings.pairs += _near(sets, own, Path(folder), workers, stage)
+    order = {"exact": 0, "near": 1, "unclear": 2, "patient": 3}
+    findings.pairs.sort(key=lambda pair: (order[pair.kind], _score(pair), pair.one.name))
+
+
+def _near(
+    sets: "Sequence[Sequence[Member]]", own: int, folder: Path, workers: int, stage: Stage
+) -> "list[Pair]":
+    from maskedclip.data.leakage import near_pairs
+    from maskedclip.data.near_copies import describe_all, near_copies
+
+    described = []
+    with stage("descriptors", sum(map(len, sets))) as done:
+        for number, found in enumerate(sets):
+            place = folder / str(number)
+            place.mkdir()
+            read = partial(_read, found)
+            described.append(describe_all(read, len(found), place, workers, done))
+    ways = [(i, j) for i in range(own) for j in range(i, len(sets)) if sets[i] and sets[j]]
+    pairs: list[Pair] = []
+    looked_up = sum(len(sets[i]) + (len(sets[j]) if i != j else 0) for i, j in ways)
+    with stage("search", looked_up) as done:
+        likely = [_likely(described[i], described[j], done) for i, j in ways]
+    with stage("comparison", sum(map(len, likely))) as done:
+        for (i, j), candidates in zip(ways, likely, strict=True):
+            copies = near_copies(described[i], described[j], candidates, workers, done)
+            pairs += near_pairs(copies, sets[i], sets[j])
+    return pairs
+
+
+def _likely(one: Any, other: Any, done: Callable[[int], object]) -> Any:
+    from maskedclip.data.near_copies import likely
+
+    return likely(one, other, done)
+
+
+def _read(found: "Sequence[Member]", place: int) -> bytes:
+    from maskedclip.data.integrity import read_jpeg
+
+    return read_jpeg(found[place].dataset.directory, found[place].sample)
+
+
+def drop(pairs: "Sequence[Pair]") -> dict[Path, int]:
+    """Add the losers of the pairs to the exclude.csv of their directories; return how many."""
+    from maskedclip.data.exclusions import Exclusion, read_exclusions, write_exclusions
+
+    new: dict[Path, dict[str, Exclusion]] = {}
+    keys: dict[Path, frozenset[str]] = {}
+    for pair in pairs:
+        for loser in pair.losers:
+            kept = pair.other if loser is pair.one else pair.one
+            entry = Exclusion(loser.sample.key, _why(pair), kept.name)
+            directory = loser.dataset.directory
+            new.setdefault(directory, {}).setdefault(entry.key, entry)
+            keys[directory] = loser.dataset.keys
+    for directory, entries in new.items():
+        before = read_exclusions(directory, keys[directory])
+        write_exclusions(directory, [*before, *entries.values()])
+    return {directory: len(entries) for directory, entries in new.items()}
+
+
+def _why(pair: "Pair") -> str:
+    both = "; their labels disagree" if len(pair.losers) == 2 else ""
+    return f"{pair.kind} copy {pair.place}{both}"
+
+
+def _score(pair: "Pair") -> float:
+    return pair.copy.score if pair.copy else 1.0
+
+
+def _write(findings: Findings) -> None:
+    from maskedclip.data.shard_writer import replacing
+
+    out = findings.request.out
+    text = io.StringIO()
+    writer = csv.DictWriter(text, _COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(_row(pair) for pair in findings.pairs)
+    with replacing(out / CSV_FILE) as file:
+        file.write(text.getvalue().encode())
+    certain = [pair for pair in findings.pairs if pair.kind in ("near", "exact")]
+    certain.sort(key=_score)
+    _sheet(out / SHEET_FILE, certain)
+    _sheet(out / UNCLEAR_FILE, [pair for pair in findings.pairs if pair.kind == "unclear"])
+    with replacing(out / REPORT_FILE) as file:
+        file.write((json.dumps(_report(findings), indent=1) + "\n").encode())
+
+
+def _row(pair: "Pair") -> dict[str, object]:
+    copy, agree = pair.copy, pair.labels_agree
+    row: dict[str, object] = {"kind": pair.kind, "where": pair.place}
+    for side, member in (("a", pair.one), ("b", pair.other)):
+        metadata = member.sample.metadata
+        row |= {
+            f"dataset_{side}": member.dataset.name,
+            f"split_{side}": metadata.split or "",
+            f"key_{side}": member.sample.key,
+            f"source_{side}": metadata.source,
+            f"labels_{side}": ";".join(f"{k}={v}" for k, v in sorted(metadata.labels.items())),
+        }
+    return row | {
+        "score": f"{copy.score:.3f}" if copy else "",
+        "angle": f"{copy.angle:.1f}" if copy else "",
+        "mirrored": ("yes" if copy.mirrored else "no") if copy else "",
+        "scale": f"{copy.scale:.3f}" if copy else "",
+        "labels_agree": "" if agree is None else ("yes" if agree else "no"),
+        "drop": ";".join(member.name for member in pair.losers),
+        "remark": copy.reason if copy else "",
+    }
+
+
+def _sheet(path: Path, pairs: "Sequence[Pair]") -> None:
+    from maskedclip.data.integrity import read_jpeg
+    from maskedclip.data.pair_sheet import Tile, write_sheet
+
+    path.unlink(missing_ok=True)  # of an earlier check
+    tiles = []
+    for pair in pairs[:SHOWN]:
+        row, sides = _row(pair), (pair.one, pair.other)
+        names = [f"{m.dataset.name} {m.sample.metadata.split or ''} " for m in sides]
+        tails = [
+            m.sample.metadata.source[-(55 - len(n)) :] for m, n in zip(sides, names, strict=True)
+        ]
+        differ = " LABELS DIFFER" if pair.labels_agree is False else ""
+        turned = f" {row['score']} {row['angle']} deg" if pair.copy else ""
+        mirrored = " mirrored" if pair.copy and pair.copy.mirrored else ""
+        reads = [partial(read_jpeg, m.dataset.directory, m.sample) for m in sides]
+        lines = [f"{pair.kind}{turned}{mirrored}{differ} {row['remark']}"]
+        lines += [name + tail for name, tail in zip(names, tails, strict=True)]
+        tiles.append(Tile((reads[0], reads[1]), lines))
+    if tiles:
+        write_sheet(path, tiles)
+
+
+def _report(findings: Findings) -> dict[str, Any]:
+    from maskedclip.data.contents import tables
+
+    return summary(findings) | {
+        "datasets": {
+            str(checked.directory): {
+                "problems": [problem._asdict() for problem in checked.problems],
+                **tables(checked.samples),
+            }
+            for checked in findings.checked
+        }
+    }
+
+
+def summary(findings: Findings) -> dict[str, Any]:
+    """Return the numbers of a check, without its lists."""
+    return {
+        "samples": sum(len(checked.keys) for checked in findings.checked),
+        "whole": sum(len(checked.samples) for checked in findings.checked),
+        "excluded": sum(len(checked.excluded) for checked in findings.checked),
+        "problems": findings.problems,
+        "pairs": findings.counts,
+        "labels_disagree": sum(
+            pair.labels_agree is False for pair in findings.pairs if pair.kind != "unclear"
+        ),
+        "to_drop": len({loser.name for pair in findings.pairs for loser in pair.losers}),
+        "dropped": sum(findings.dropped.values()),
+        "clean": findings.clean,
+        "seconds": {name: round(value, 2) for name, value in findings.seconds.items()},
+        "out": str(findings.request.out),
+    }
