@@ -51,7 +51,9 @@ def write_contact_sheet(shards: Shards, path: Path) -> None:
         tiles = [_tile(shards, place[key], note) for key, note in zip(keys, notes, strict=True)]
         parts += [_row(tiles[first : first + COLUMNS]) for first in range(0, len(tiles), COLUMNS)]
     with replacing(path) as file:
-        Image.fromarray(np.concatenate(parts)).save(file, "PNG")
+        Image.fromarray(np.concatenate(parts)).save(
+            file, "PNG", compress_level=2
+        )  # 6 takes half a second
 
 
 def _tile(shards: Shards, index: int, note: str) -> Tile:

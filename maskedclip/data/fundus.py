@@ -20,6 +20,7 @@ class Photograph(NamedTuple):
     """A square of the field of view, and what is known of the picture it was cut from."""
 
     image_HWC: np.ndarray  # uint8, red green blue
+    small_HWC: np.ndarray  # the same at 128 pixels or more, to judge it by
     width: int  # of the original, in pixels
     height: int
     carried: tuple[str, ...]  # what the file told beside the pixels, by kind; none of it is kept
@@ -39,9 +40,10 @@ def photograph(content: bytes, size: int) -> Photograph:
     square_HWC = square_field(picture.image_HWC, box, size)
     if len(square_HWC) < SMALLEST_FIELD:
         raise UnreadableImage(f"the field of view is only {len(square_HWC)} pixels wide")
-    if int(np.ptp(reduced(square_HWC, 64))) < 4:
+    small_HWC = reduced(square_HWC, 128)
+    if int(np.ptp(reduced(small_HWC, 64))) < 4:
         raise UnreadableImage("blank: the same value everywhere")
-    return Photograph(square_HWC, picture.width, picture.height, picture.carried)
+    return Photograph(square_HWC, small_HWC, picture.width, picture.height, picture.carried)
 
 
 def encode(image_HWC: np.ndarray, quality: int) -> bytes:

@@ -44,7 +44,7 @@ def prepare_photograph(
         "phash": fundus.perceptual_hash(photograph.image_HWC),
     }
     jpeg = fundus.encode(photograph.image_HWC, quality)
-    return Sample(code, jpeg, metadata, look_of(photograph.image_HWC), photograph.carried)
+    return Sample(code, jpeg, metadata, look_of(photograph.small_HWC), photograph.carried)
 
 
 def prepare_phantom(

@@ -5,9 +5,10 @@ import os
 import signal
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import contextmanager
+from itertools import islice
 from typing import TypeVar
 
 import cv2
@@ -15,7 +16,8 @@ import cv2
 Given = TypeVar("Given")
 Made = TypeVar("Made")
 
-_AHEAD = 8  # pieces of work a process: more would only take memory
+_TOGETHER = 4  # given to a process at once: each hand-over takes time of both
+_AHEAD = 3  # of these a process: more would only take memory
 
 
 @contextmanager
@@ -31,18 +33,23 @@ def made_in_order(
     pool = ProcessPoolExecutor(workers, context, initializer=_start_worker)
 
     def in_order() -> Iterator[Made]:
-        waiting: deque[Future[Made]] = deque()
-        for one in given:
-            waiting.append(pool.submit(make, one))
+        waiting: deque[Future[list[Made]]] = deque()
+        source = iter(given)
+        while few := list(islice(source, _TOGETHER)):
+            waiting.append(pool.submit(_each, make, few))
             if len(waiting) > _AHEAD * workers:
-                yield waiting.popleft().result()
+                yield from waiting.popleft().result()
         while waiting:
-            yield waiting.popleft().result()
+            yield from waiting.popleft().result()
 
     try:
         yield in_order()
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _each(make: Callable[[Given], Made], given: Sequence[Given]) -> list[Made]:
+    return [make(one) for one in given]
 
 
 def _start_worker() -> None:
