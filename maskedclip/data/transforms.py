@@ -6,7 +6,11 @@ import cv2
 import numpy as np
 import simplejpeg
 import torch
+from PIL import Image
 from torch import Tensor
+from torch.nn import functional
+
+from maskedclip.data.decoding import PIXEL_LIMIT
 
 # ImageNet's, over RGB in 0..1: what MAE, RETFound and timm's fine-tuning use
 MEAN = (0.485, 0.456, 0.406)
@@ -17,6 +21,59 @@ ASPECT = (3 / 4, 4 / 3)
 def decode(jpeg: bytes) -> np.ndarray:
     """Return image_HWC, uint8 RGB; ValueError where the bytes are no whole JPEG."""
     return simplejpeg.decode_jpeg(jpeg, "RGB")
+
+
+def crop_of(
+    jpeg: bytes,
+    image_size: int,
+    crop_area: tuple[float, float],
+    generator: np.random.Generator,
+    fidelity: str,
+) -> np.ndarray:
+    """Return image_HWC, uint8 RGB: a random resized crop of a JPEG, `image_size` pixels square.
+
+    Args:
+        crop_area: lowest and highest share of the picture that the crop shows.
+        fidelity: "exact" gives the bits of torchvision's RandomResizedCrop of a Pillow image,
+            bicubic; "fine" stays within 50 dB of that; "fast" decodes at the smallest scale that
+            holds the crop. The box that is cut is the same in all three.
+
+    Raises ValueError where the bytes are no whole JPEG or the picture has over PIXEL_LIMIT pixels.
+    """
+    assert fidelity in ("exact", "fine", "fast"), fidelity
+    height, width, _, _ = simplejpeg.decode_jpeg_header(jpeg)
+    if height * width > PIXEL_LIMIT:
+        raise ValueError(f"{width} x {height} pixels, more than {PIXEL_LIMIT:,}")
+    top, left, high, wide = crop_box(height, width, crop_area, generator)
+    if fidelity == "fast":
+        return _fast(jpeg, (height, width), (top, left, high, wide), image_size)
+    crop_HWC = decode(jpeg)[top : top + high, left : left + wide]
+    if fidelity == "exact":
+        image = Image.fromarray(crop_HWC)
+        return np.asarray(image.resize((image_size, image_size), Image.Resampling.BICUBIC))
+    return _bicubic(crop_HWC, image_size)
+
+
+def _bicubic(image_HWC: np.ndarray, size: int) -> np.ndarray:
+    """Return the picture by Pillow's bicubic filter, up to rounding (over 70 dB)."""
+    image_CHW = torch.from_numpy(image_HWC).permute(2, 0, 1)
+    resized_BCHW = functional.interpolate(
+        image_CHW[None], (size, size), mode="bicubic", antialias=True
+    )
+    return resized_BCHW[0].permute(1, 2, 0).numpy()
+
+
+def _fast(
+    jpeg: bytes, full: tuple[int, int], box: tuple[int, int, int, int], size: int
+) -> np.ndarray:
+    """Return the crop from the smallest power of two that holds it, then linearly."""
+    factor = max(n for n in (1, 2, 4, 8) if n == 1 or min(box[2:]) >= n * size)
+    image_HWC = simplejpeg.decode_jpeg(
+        jpeg, "RGB", min_height=-(-full[0] // factor), min_width=-(-full[1] // factor)
+    )
+    top, left, high, wide = (round(value / factor) for value in box)
+    crop_HWC = image_HWC[top : top + high, left : left + wide]
+    return np.asarray(cv2.resize(crop_HWC, (size, size), interpolation=cv2.INTER_LINEAR))
 
 
 def crop_box(
