@@ -25,6 +25,8 @@ from maskedclip.data.shard_writer import (
     write_shard,
 )
 
+_PIECE = 8 << 20  # bytes of one read of many samples
+
 
 class DamagedSample(RuntimeError):  # noqa: N818 - the contract's name
     """One sample whose bytes are not those that were written."""
@@ -114,6 +116,24 @@ class Shards:
             reason = "metadata is not a JSON object"
             raise DamagedSample(self.shard(index), self.key(index), reason)
         return metadata
+
+    def warm(self, start: int, stop: int) -> Iterator[int]:
+        """Read samples start..stop-1 into the system's cache, in order; yields bytes as they come.
+
+        What cannot be read is left to the reads of its samples, which name it.
+        """
+        # posix_fadvise(WILLNEED) stops after one readahead: 8 of 256 MB where it was measured
+        for number in range(self._shard_number(start), self._shard_number(stop - 1) + 1):
+            first, last = max(start, self._starts[number]), min(stop, self._starts[number + 1])
+            offset_SM, size_SM = self._places[first:last, 0::3], self._places[first:last, 1::3]
+            if not len(offset_SM):
+                continue
+            end = int((offset_SM + size_SM).max())
+            for offset in range(int(offset_SM.min()), end, _PIECE):
+                try:
+                    yield len(os.pread(self._descriptor(number), min(_PIECE, end - offset), offset))
+                except OSError:
+                    break
 
     def _shard_number(self, index: int) -> int:
         if not 0 <= index < len(self):
