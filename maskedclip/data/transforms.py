@@ -16,11 +16,25 @@ from maskedclip.data.decoding import PIXEL_LIMIT
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
 ASPECT = (3 / 4, 4 / 3)
+# how much larger than the image a crop must be at the scale it is decoded at: with a quarter more
+# the worst of 500 crops of photographs keeps 50 dB to the full scale, with nothing more 45 dB
+_ROOM = {"fine": 1.25, "fast": 1.0}
 
 
 def decode(jpeg: bytes) -> np.ndarray:
-    """Return image_HWC, uint8 RGB; ValueError where the bytes are no whole JPEG."""
-    return simplejpeg.decode_jpeg(jpeg, "RGB")
+    """Return image_HWC, uint8 RGB; ValueError where the bytes are no whole JPEG, or too large."""
+    return _decode(jpeg, size_of(jpeg), 1)
+
+
+def size_of(jpeg: bytes) -> tuple[int, int]:
+    """Return (height, width) from the header of a JPEG; ValueError where it has none, or lies.
+
+    PIXEL_LIMIT is the largest picture that is decoded: a bomb says its size and is small.
+    """
+    height, width, _, _ = simplejpeg.decode_jpeg_header(jpeg)
+    if height * width > PIXEL_LIMIT:
+        raise ValueError(f"{width} x {height} pixels, more than {PIXEL_LIMIT:,}")
+    return height, width
 
 
 def crop_of(
@@ -34,64 +48,69 @@ def crop_of(
 
     Args:
         crop_area: lowest and highest share of the picture that the crop shows.
-        fidelity: "exact" gives the bits of torchvision's RandomResizedCrop of a Pillow image,
-            bicubic; "fine" stays within 50 dB of that; "fast" decodes at the smallest scale that
-            holds the crop. The box that is cut is the same in all three.
+        fidelity: "exact" has the bits of torchvision's resized_crop of a Pillow image, bicubic;
+            "fine" is within 50 dB of that; "fast" decodes at the smallest scale that holds the
+            crop and resizes linearly (within 40 dB). The box is the same in all three.
 
     Raises ValueError where the bytes are no whole JPEG or the picture has over PIXEL_LIMIT pixels.
     """
-    assert fidelity in ("exact", "fine", "fast"), fidelity
-    height, width, _, _ = simplejpeg.decode_jpeg_header(jpeg)
-    if height * width > PIXEL_LIMIT:
-        raise ValueError(f"{width} x {height} pixels, more than {PIXEL_LIMIT:,}")
-    top, left, high, wide = crop_box(height, width, crop_area, generator)
-    if fidelity == "fast":
-        return _fast(jpeg, (height, width), (top, left, high, wide), image_size)
-    crop_HWC = decode(jpeg)[top : top + high, left : left + wide]
+    size = size_of(jpeg)
+    box = crop_box(*size, image_size, crop_area, generator)
+    factor = 1 if fidelity == "exact" else _factor(min(box[2:]) / image_size / _ROOM[fidelity])
+    top, left, height, width = (value // factor for value in box)
+    crop_HWC = _decode(jpeg, size, factor)[top : top + height, left : left + width]
     if fidelity == "exact":
         image = Image.fromarray(crop_HWC)
         return np.asarray(image.resize((image_size, image_size), Image.Resampling.BICUBIC))
-    return _bicubic(crop_HWC, image_size)
-
-
-def _bicubic(image_HWC: np.ndarray, size: int) -> np.ndarray:
-    """Return the picture by Pillow's bicubic filter, up to rounding (over 70 dB)."""
-    image_CHW = torch.from_numpy(image_HWC).permute(2, 0, 1)
+    if fidelity == "fast":
+        return np.asarray(cv2.resize(crop_HWC, (image_size, image_size)))
+    crop_BCHW = torch.from_numpy(crop_HWC).permute(2, 0, 1)[None]
     resized_BCHW = functional.interpolate(
-        image_CHW[None], (size, size), mode="bicubic", antialias=True
+        crop_BCHW, (image_size, image_size), mode="bicubic", antialias=True
     )
     return resized_BCHW[0].permute(1, 2, 0).numpy()
 
 
-def _fast(
-    jpeg: bytes, full: tuple[int, int], box: tuple[int, int, int, int], size: int
-) -> np.ndarray:
-    """Return the crop from the smallest power of two that holds it, then linearly."""
-    factor = max(n for n in (1, 2, 4, 8) if n == 1 or min(box[2:]) >= n * size)
-    image_HWC = simplejpeg.decode_jpeg(
-        jpeg, "RGB", min_height=-(-full[0] // factor), min_width=-(-full[1] // factor)
-    )
-    top, left, high, wide = (round(value / factor) for value in box)
-    crop_HWC = image_HWC[top : top + high, left : left + wide]
-    return np.asarray(cv2.resize(crop_HWC, (size, size), interpolation=cv2.INTER_LINEAR))
+def _factor(room: float) -> int:
+    # libjpeg-turbo has fast transforms for these scales alone: 7/8 takes five times as long as 1/1
+    return max(n for n in (1, 2, 4, 8) if n == 1 or n <= room)
+
+
+def _decode(jpeg: bytes, size: tuple[int, int], factor: int) -> np.ndarray:
+    height, width = (-(-n // factor) for n in size)
+    return simplejpeg.decode_jpeg(jpeg, "RGB", min_height=height, min_width=width)
 
 
 def crop_box(
-    height: int, width: int, area: tuple[float, float], generator: np.random.Generator
+    height: int,
+    width: int,
+    image_size: int,
+    area: tuple[float, float],
+    generator: np.random.Generator,
 ) -> tuple[int, int, int, int]:
     """Return (top, left, height, width) in pixels of a random resized crop (Inception's).
 
     The share of the area is uniform in `area`, the aspect log-uniform in 3/4..4/3; after ten tries
-    that do not fit, the largest crop of a fitting aspect in the middle.
+    that do not fit, the largest crop of a fitting aspect in the middle. Where the crop is twice
+    `image_size` or more, its edges are on multiples of 2 (of 4, of 8 ...): they are then between
+    pixels of the picture decoded at that scale, too.
     """
-    for share, log_aspect, down, right in generator.random((10, 4)):
+    high, wide = min(height, round(width / ASPECT[0])), min(width, round(height * ASPECT[1]))
+    box = (height - high) // 2, (width - wide) // 2, high, wide
+    for share, log_aspect, down, right in generator.random((10, 4)).tolist():
         pixels = height * width * (area[0] + share * (area[1] - area[0]))
         aspect = math.exp(math.log(ASPECT[0]) + log_aspect * math.log(ASPECT[1] / ASPECT[0]))
         high, wide = round(math.sqrt(pixels / aspect)), round(math.sqrt(pixels * aspect))
         if 0 < high <= height and 0 < wide <= width:
-            return int(down * (height - high + 1)), int(right * (width - wide + 1)), high, wide
-    high, wide = min(height, round(width / ASPECT[0])), min(width, round(height * ASPECT[1]))
-    return (height - high) // 2, (width - wide) // 2, high, wide
+            box = int(down * (height - high + 1)), int(right * (width - wide + 1)), high, wide
+            break
+    unit = _factor(min(box[2:]) / image_size)
+    return (
+        box[0] // unit * unit,
+        box[1] // unit * unit,
+        box[2] // unit * unit,
+        box[3] // unit * unit,
+    )
 
 
 def random_crop(
@@ -99,7 +118,7 @@ def random_crop(
 ) -> np.ndarray:
     """Return a random resized crop of `size` pixels square."""
     height, width, _ = image_HWC.shape
-    top, left, high, wide = crop_box(height, width, area, generator)
+    top, left, high, wide = crop_box(height, width, size, area, generator)
     return resize(image_HWC[top : top + high, left : left + wide], size)
 
 

@@ -33,7 +33,7 @@ def test_exact_has_the_bits_of_pillow_and_torchvision(form: str, side: int) -> N
     jpeg = jpeg_of(draw(3, side).image_HWC, **FORMS[form])
     for seed in range(5):
         ours_HWC = crop_of(jpeg, 64, AREA, generator(seed), "exact")
-        top, left, height, width = crop_box(side, side, AREA, generator(seed))
+        top, left, height, width = crop_box(side, side, 64, AREA, generator(seed))
         image = Image.open(io.BytesIO(jpeg)).convert("RGB")
         theirs = resized_crop(image, top, left, height, width, [64, 64], InterpolationMode.BICUBIC)
         assert (ours_HWC == np.asarray(theirs)).all()
