@@ -11,7 +11,7 @@ from maskedclip.data.integrity import Stored
 _SHARES = (0, 5, 25, 50, 75, 95, 100)  # percent
 
 
-def overview(samples: Sequence[Stored]) -> dict[str, Any]:
+def tables(samples: Sequence[Stored]) -> dict[str, Any]:
     """Return counts by split, by class and split, and quantiles of sizes in pixels."""
     splits = Counter(sample.metadata.split or "none" for sample in samples)
     labels: defaultdict[str, defaultdict[str, Counter[str]]] = defaultdict(

@@ -27,7 +27,7 @@ from maskedclip.data.registration import (
     fine,
 )
 
-NEAREST = 4  # photographs of a set that each one is compared with
+NEAREST = 2  # photographs of a set that each one is compared with
 # How these limits were found, and what each costs, is in docs/leakage.md.
 NEAR_SCORE, NEAR_CORRELATION, NEAR_TONE = 0.25, 0.6, 0.88
 CLEAR_SCORE = 0.6  # from here on the vessels speak for themselves

@@ -5,7 +5,13 @@ from typing import Any, NamedTuple
 import cv2
 import numpy as np
 
-from maskedclip.data.descriptors import field_of, placement, structure, well_inside
+from maskedclip.data.descriptors import (
+    brightest_channel,
+    field_of,
+    placement,
+    structure,
+    well_inside,
+)
 
 COARSE, FINE = 64, 192  # pixels
 _BLOCKS = 8  # a side, each of which must agree by itself
@@ -63,7 +69,7 @@ def fine(image_HWC: np.ndarray) -> Fine:
 
 def _up_to_the_edge(image_HWC: np.ndarray, field_HW: np.ndarray) -> np.ndarray:
     """Return edge_HW: half of the brightness nearby is a place that no change of tone moves far."""
-    value_HW = cv2.blur(image_HWC.max(axis=2), (3, 3)).astype(np.float32)
+    value_HW = cv2.blur(brightest_channel(image_HWC), (3, 3)).astype(np.float32)
     frame = float(np.median(value_HW[field_HW == 0])) if (field_HW == 0).any() else 0.0
     nearby_HW = cv2.dilate(value_HW, np.ones((15, 15), np.uint8)) - frame
     lit_HW = ((value_HW - frame > nearby_HW / 2) & (nearby_HW > 8)).astype(np.uint8)
@@ -82,7 +88,7 @@ def coarse_alignment(
     None where even then they are unlike.
     """
     first_HW, second_HW = first_HW.astype(np.float32), second_HW.astype(np.float32)
-    matrix_23 = _aligned(first_HW, second_HW, placement(variant, COARSE), steps=15)
+    matrix_23 = _aligned(first_HW, second_HW, placement(variant, COARSE), steps=8)
     moved_HW = _moved(first_HW, matrix_23)
     median = _local(moved_HW, second_HW, (moved_HW != 0) & (second_HW != 0), 0.5)
     return matrix_23 if median >= _PROMISING_COARSE else None
