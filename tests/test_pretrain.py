@@ -7,6 +7,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from maskedclip.config import Config, load, override, save
+from maskedclip.data.exclusions import Exclusion, write_exclusions
 from maskedclip.data.shards import Shards
 from maskedclip.engine.distributed import process_group
 from maskedclip.models.pretrained import read_weights
@@ -194,3 +195,16 @@ def test_a_step_of_two_images_has_its_pictures_too(small):
     run = pretrain(override(small, changes | {"optim.steps": 2}))
     events = EventAccumulator(str(run / "tensorboard")).Reload()
     assert len(events.Images(events.Tags()["images"][0])) == 2
+
+
+def test_a_run_does_not_go_on_with_another_list_of_exclusions(small, tmp_path, phantoms):
+    import shutil
+
+    copy = tmp_path / "unpaired"
+    shutil.copytree(phantoms["unpaired"], copy)
+    config = override(small, {"data.unpaired": (str(copy),), "optim.steps": 2})
+    pretrain(config)
+    write_exclusions(copy, [Exclusion(Shards(copy).key(0), "near copy", "test/x")])
+    with pytest.raises(ValueError, match=r"another exclude\.csv"):
+        pretrain(config)
+    pretrain(override(config, {"name": "anew"}))
