@@ -24,11 +24,19 @@ class DataConfig:
     unpaired: tuple[str, ...] = ()  # shard directories used as pictures alone
     paired_batch: int = 720  # paired images a step, over all ranks (4 GPUs x 180)
     unpaired_batch: int = 720  # unpaired images a step, over all ranks
+    paired_weights: tuple[
+        float, ...
+    ] = ()  # shares of the datasets; none: each sample once an epoch
+    unpaired_weights: tuple[float, ...] = ()  # the same of the unpaired ones
+    window: int = 0  # neighbouring samples read as one and mixed within; 0 mixes all of a source
     crop_area: tuple[float, float] = (0.2, 1.0)  # share of the picture that a crop shows
     caption_template: str = "A fundus photograph of [CLS]"  # [CLS] becomes the finding
     caption_from: Literal["report", "categories", "both"] = "report"  # where a sample has both
+    fidelity: Literal["fast", "fine", "exact"] = "fine"  # of a crop: exact equals Pillow's bits
+    readers: int = 16  # reading threads a rank: they wait for the disk
     threads: int = 4  # decoding threads a rank; 0 decodes in the training thread
     prefetch: int = 3  # batches decoded ahead
+    max_lost: float = 0.01  # share of damaged samples that stops the run; 1 never does
     draw_phantoms: int = 0  # phantoms drawn into each phantom_* directory that is not there
 
     def __post_init__(self) -> None:
@@ -39,9 +47,38 @@ class DataConfig:
             raise ValueError(
                 "data.paired_batch 0: the contrast of eq. 4 needs pairs; use 1 or more"
             )
-        for name in ("paired_batch", "unpaired_batch", "threads", "prefetch", "draw_phantoms"):
+        counts = ("window", "readers", "threads", "prefetch", "draw_phantoms")
+        for name in ("paired_batch", "unpaired_batch", *counts):
             if getattr(self, name) < 0:
                 raise ValueError(f"data.{name} {getattr(self, name)} is negative; use 0 or more")
+        if not 0 <= self.max_lost <= 1:
+            raise ValueError(f"data.max_lost {self.max_lost}: write a share, 0 to 1")
+        if "[CLS]" not in self.caption_template:
+            raise ValueError(
+                f"data.caption_template {self.caption_template!r} has no [CLS]; put it where the "
+                f"finding goes"
+            )
+        _check_weights("paired", self.paired, self.paired_weights)
+        _check_weights("unpaired", self.unpaired, self.unpaired_weights)
+
+
+def _check_weights(name: str, datasets: tuple[str, ...], weights: tuple[float, ...]) -> None:
+    shown = ",".join(f"{weight:g}" for weight in weights)
+    where, total = f"data.{name}_weights {shown}", sum(weights)
+    if weights and len(weights) != len(datasets):
+        raise ValueError(
+            f"{where}: {len(weights)} for {len(datasets)} datasets of data.{name}; write one a "
+            f"dataset, or none"
+        )
+    if any(weight < 0 for weight in weights):
+        raise ValueError(f"{where}: one is negative; use 0 or more")
+    if weights and not total:
+        raise ValueError(f"{where}: none is above 0; write a share for at least one dataset")
+    if any(0 < weight < total / 1000 for weight in weights):
+        raise ValueError(
+            f"{where}: one is below a thousandth of their sum, the finest share; raise it, or "
+            f"set it to 0"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

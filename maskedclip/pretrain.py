@@ -9,7 +9,6 @@ if __name__ == "__main__":  # before torch is imported: --help and misspelt flag
     CONFIG, _ = read_config(__doc__, None, "maskedclip_vitl")
 
 import logging
-import math
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,9 +18,9 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.optim import AdamW
 
-from maskedclip.config import Config, DataConfig, check_shares, load, save
-from maskedclip.data.shards import Shards
-from maskedclip.data.stream import Batch, Source, View, stream
+from maskedclip.config import Config, DataConfig, load, save
+from maskedclip.data.ledger import RunLedger
+from maskedclip.data.stream import Batch, stream
 from maskedclip.data.transforms import denormalise, normalise
 from maskedclip.engine import checkpoint
 from maskedclip.engine.distributed import compute_type, process_group, shard
@@ -36,6 +35,15 @@ from maskedclip.models.patches import pixel_target, seen_and_drawn
 from maskedclip.models.pretrained import export
 from maskedclip.models.teacher import Teacher
 from maskedclip.models.text import Tokenizer
+from maskedclip.run_data import (
+    LOST,
+    everywhere,
+    keep_silent,
+    length,
+    list_unseen,
+    read_sources,
+    view,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -94,19 +102,23 @@ def pretrain(config: Config) -> Path:
         sources = read_sources(config)
         epoch_steps, total = length(config, *sources)
         claim(config)
+        keep_silent(sources[0], run)
         networks, tokenize = set_up(config, device)
         done = checkpoint.restore(run / "checkpoints", *networks)
         batches = stream(
             *sources, (data.paired_batch, data.unpaired_batch), view(config), tokenize,
             first_step=done, rank=dist.get_rank(), world=dist.get_world_size(),
-            threads=data.threads, prefetch=data.prefetch,
+            readers=data.readers, threads=data.threads, prefetch=data.prefetch,
         )  # fmt: skip
         warmup = config.optim.warmup_epochs / config.optim.epochs * total
         images = data.paired_batch + data.unpaired_batch
+        first = dist.get_rank() == 0
+        ledger = RunLedger(run / LOST, done, images, data.max_lost, writes=first)
         peak = peak_flops(device, compute_type(engine.precision, device)) * dist.get_world_size()
         with Log(run, done, total, epoch_steps=epoch_steps, images=images, peak_flops=peak) as log:
             for step in range(done, total):
                 batch = log.waited(lambda: to_device(next(batches), device))
+                ledger.add(step, everywhere(batch.lost))
                 image_BCHW = normalise(batch.image_BCHW, batch.flip_B)
                 lr = config.peak_lr * warmup_cosine(step, warmup, total)
                 values, out = train_step(networks, image_BCHW, batch, lr, config)
@@ -115,7 +127,6 @@ def pretrain(config: Config) -> Path:
                     images, data.paired_batch, batch.token_AL.shape[1]
                 )
                 log.add(values, flops)
-                log.list_lost(batch.lost)
                 saves = due(step, engine.save_every, total)
                 if saves or due(step, engine.log_every, total):  # only what is finite is saved
                     log.write(step + 1, lr)
@@ -124,7 +135,8 @@ def pretrain(config: Config) -> Path:
                 if saves:
                     checkpoint.save(run / "checkpoints", step + 1, *networks, engine.keep)
         weights = checkpoint.full_weights(networks.model)
-        if dist.get_rank() == 0:
+        if first:
+            list_unseen(config, *sources, total)
             export(weights, model_shape(config), run)
     return run
 
@@ -162,45 +174,6 @@ def to_device(batch: Batch, device: torch.device) -> Batch:
     return batch._replace(**moved)
 
 
-def read_sources(config: Config) -> tuple[Source, Source | None]:
-    """Return the paired and, if a step has such images, the unpaired source."""
-    data = config.data
-    check_shares((data.paired_batch, data.unpaired_batch), dist.get_world_size())
-    paired = _source("paired", data.paired, config)
-    return paired, _source("unpaired", data.unpaired, config) if data.unpaired_batch else None
-
-
-def _source(name: str, directories: tuple[str, ...], config: Config) -> Source:
-    datasets = [Shards(Path(directory)) for directory in directories]
-    source = Source(name, datasets, config.seed, captioned=name == "paired")
-    if source.left_out and dist.get_rank() == 0:
-        logger.info("data.%s: %d samples have no caption and stay out", name, source.left_out)
-    if source.excluded and dist.get_rank() == 0:
-        logger.info("data.%s: %d samples are left out by exclude.csv", name, source.excluded)
-    return source
-
-
-def length(config: Config, paired: Source, unpaired: Source | None) -> tuple[float, int]:
-    """Return (steps in a pass of the larger source, steps of the run)."""
-    steps = len(paired) / config.data.paired_batch
-    if unpaired is not None and len(unpaired) > len(paired):
-        steps = len(unpaired) / config.data.unpaired_batch
-    return steps, config.optim.steps or math.ceil(config.optim.epochs * steps)
-
-
-def view(config: Config) -> View:
-    """Return how a sample becomes a row."""
-    grid = config.model.image_size // config.model.patch_size
-    return View(
-        image_size=config.model.image_size,
-        num_patches=grid * grid,
-        mask_ratio=config.model.mask_ratio,
-        crop_area=config.data.crop_area,
-        caption_template=config.data.caption_template,
-        caption_from=config.data.caption_from,
-    )
-
-
 def _learnt_from(part: Any) -> Any:
     """Return what of a part of the configuration decides what is learnt: not places, nor speed."""
     if not isinstance(part, DataConfig):
@@ -209,8 +182,10 @@ def _learnt_from(part: Any) -> Any:
         part,
         paired=tuple(Path(directory).name for directory in part.paired),
         unpaired=tuple(Path(directory).name for directory in part.unpaired),
+        readers=0,
         threads=0,
         prefetch=0,
+        max_lost=0,
         draw_phantoms=0,
     )
 

@@ -1,13 +1,23 @@
-"""The list of samples that could not be read, so that what is missing has a name."""
+"""The lists of samples that were not delivered, so that what is missing has a name.
+
+`expected = delivered + listed`: each slot of a run's batches shows the sample that its order names,
+or stands in the ledger with the reason and with what was shown instead.
+"""
 
 import json
 import logging
-from collections.abc import Iterable
+import os
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+from maskedclip.data.rows import Lost
 from maskedclip.data.shards import DamagedSample
+from maskedclip.data.source import Source
 
 logger = logging.getLogger(__name__)
+_ENOUGH = 1000  # expected samples, from which on a share of lost ones says something
+_SHOWN = 10
 
 
 class Ledger:
@@ -22,10 +32,82 @@ class Ledger:
         for damage in lost:
             place = {"dataset": self._dataset, "shard": damage.shard, "key": damage.key}
             line = json.dumps(place | {"reason": damage.reason})
-            if line in self._known:
-                continue
-            self._known.add(line)
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            with self._path.open("a") as file:
-                file.write(line + "\n")
-            logger.warning("left out: %s", damage)
+            if line not in self._known:
+                self._known.add(line)
+                _append(self._path, [line])
+                logger.warning("left out: %s", damage)
+
+
+class RunLedger:
+    """The lost slots of a run that may die and go on at any step: step, row, sample, substitute.
+
+    Every rank counts, the one that `writes` has the file. What an earlier life listed from
+    `first_step` on is taken back, as those steps come again.
+    """
+
+    def __init__(
+        self, path: Path, first_step: int, images: int, max_lost: float, *, writes: bool
+    ) -> None:
+        """Images are those of a step; max_lost is a share of all that were expected so far."""
+        self._path, self._images, self._max_lost = path, images, max_lost
+        self._writes = writes
+        kept = [entry for entry in _entries(path) if entry["step"] < first_step]
+        self._count, self._first = len(kept), [_words(entry) for entry in kept[:_SHOWN]]
+        if writes and path.exists():
+            temporary = path.with_suffix(".tmp")
+            temporary.write_text("".join(json.dumps(entry) + "\n" for entry in kept))
+            temporary.replace(path)
+
+    def add(self, step: int, lost: Sequence[Lost]) -> None:
+        """List what all ranks together lost in a step; RuntimeError where that is too much."""
+        entries = [entry._asdict() for entry in sorted(lost, key=lambda e: (e.source, e.row))]
+        self._count += len(entries)
+        self._first += [_words(entry) for entry in entries[: _SHOWN - len(self._first)]]
+        if entries and self._writes:
+            _append(self._path, [json.dumps(entry) for entry in entries])
+            logger.warning("%d damaged samples replaced; listed in %s", len(lost), self._path)
+        expected = (step + 1) * self._images
+        if expected >= _ENOUGH and self._count > self._max_lost * expected:
+            raise RuntimeError(
+                f"{self._path}: {self._count} of the first {expected} samples are lost, more than "
+                f"data.max_lost={self._max_lost:g} allows: {', '.join(self._first)}"
+                + (", ..." if self._count > _SHOWN else "")
+                + "; build these shards again, or raise data.max_lost"
+            )
+
+
+def write_unseen(path: Path, shown: Iterable[tuple[Source, int]]) -> dict[str, int]:
+    """List what is missing to whole epochs after so many rows of each source; return how much.
+
+    A line is source, epoch, dataset and key of a sample that this epoch has not shown.
+    """
+    counts: dict[str, int] = {}
+    temporary = path.with_suffix(".tmp")
+    with temporary.open("w") as file:
+        for source, rows in shown:
+            counts[source.name] = 0
+            for place in source.unseen(rows):
+                dataset = source.datasets[place.dataset]
+                line = {"source": source.name, "epoch": place.epoch, "dataset": dataset.name}
+                file.write(json.dumps(line | {"key": dataset.key(place.sample)}) + "\n")
+                counts[source.name] += 1
+    temporary.replace(path)
+    return counts
+
+
+def _entries(path: Path) -> list[dict[str, Any]]:
+    """Return the lines of a run's ledger, but for half a line that a killed run left at the end."""
+    text = path.read_text() if path.exists() else ""
+    return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
+
+
+def _words(entry: Mapping[str, Any]) -> str:
+    return f"{entry['dataset']}/{entry['key']} ({entry['reason']})"
+
+
+def _append(path: Path, lines: Sequence[str]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as file:
+        file.write("".join(line + "\n" for line in lines))
+        file.flush()
+        os.fsync(file.fileno())

@@ -1,7 +1,7 @@
 """Rows made by threads, in order: readers that wait for the disk run ahead of those that decode."""
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
@@ -22,7 +22,7 @@ def rows_in_order(
     readers: int,
     threads: int,
     prefetch: int,
-) -> Iterator[list[Row]]:
+) -> Generator[list[Row], None, None]:
     """Yield the rows of each step, `make(job, read(job))` of each of its jobs, in their order.
 
     Args:

@@ -5,10 +5,14 @@ integer and seeking costs nothing.
 """
 
 import hashlib
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 
 _ROUNDS = 6
+CYCLE = 1000  # slots in which the shares of a mixture come out exactly
 
 
 def number(*parts: object, bits: int = 64) -> int:
@@ -30,17 +34,18 @@ def permuted(position_B: np.ndarray, size: int, key: int) -> np.ndarray:
     """
     assert (position_B < size).all()
     half = max(1, ((size - 1).bit_length() + 1) // 2)
-    index_B = _feistel(position_B.astype(np.uint64), half, key)
+    turns = [number(key, turn) for turn in range(_ROUNDS)]
+    index_B = _feistel(position_B.astype(np.uint64), half, turns)
     while (outside_B := index_B >= size).any():
-        index_B[outside_B] = _feistel(index_B[outside_B], half, key)
+        index_B[outside_B] = _feistel(index_B[outside_B], half, turns)
     return index_B.astype(np.int64)
 
 
-def _feistel(value_B: np.ndarray, half: int, key: int) -> np.ndarray:
+def _feistel(value_B: np.ndarray, half: int, turns: Sequence[int]) -> np.ndarray:
     bits, mask = np.uint64(half), np.uint64((1 << half) - 1)
     left, right = value_B >> bits, value_B & mask
-    for turn in range(_ROUNDS):
-        left, right = right, left ^ (_mix(right, number(key, turn)) & mask)
+    for key in turns:
+        left, right = right, left ^ (_mix(right, key) & mask)
     return (left << bits) | right
 
 
@@ -51,3 +56,88 @@ def _mix(value_B: np.ndarray, key: int) -> np.ndarray:
         x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
         x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
         return x ^ (x >> np.uint64(31))
+
+
+class Window(NamedTuple):
+    """Neighbouring samples from `first` on that stand, mixed, at positions start..stop-1."""
+
+    start: int
+    stop: int
+    first: int
+
+
+def window_at(position: int, size: int, window: int, key: int) -> Window:
+    """Return the window that `position` of an epoch of `size` samples lies in.
+
+    The whole windows are permuted; what is left over is a shorter one, between any two of them.
+    """
+    whole, rest = divmod(size, window)
+    short = number(key, "short") % (whole + 1) * window  # where the shorter one stands
+    if short <= position < short + rest:
+        return Window(short, short + rest, whole * window)
+    after = rest if position >= short + rest else 0
+    turn = (position - after) // window
+    start = turn * window + after
+    which = int(permuted(np.array([turn]), whole, number(key, "windows"))[0])
+    return Window(start, start + window, which * window)
+
+
+def ordered(first: int, rows: int, size: int, window: int, key: int) -> np.ndarray:
+    """Return index_B: which of `size` samples stand at the positions from `first` on of an epoch.
+
+    window 0 is one bijection of all; else each window of neighbouring samples has one of its own,
+    and is read before the next begins.
+    """
+    if not window:
+        return permuted(np.arange(first, first + rows), size, key)
+    found, end = [np.zeros(0, np.int64)], first + rows
+    while first < end:
+        here = window_at(first, size, window, key)
+        stop = min(here.stop, end)
+        inside_B = np.arange(first - here.start, stop - here.start)
+        length = here.stop - here.start
+        found.append(here.first + permuted(inside_B, length, number(key, here.first)))
+        first = stop
+    return np.concatenate(found)
+
+
+def shares_of(weights: Sequence[float]) -> tuple[int, ...]:
+    """Return how many slots of a cycle each weight gets: the largest remainders are rounded up.
+
+    A cycle has CYCLE slots, or a little fewer where whole numbers then come out exactly.
+    """
+    total = sum(weights)
+    whole = all(weight == int(weight) for weight in weights) and total <= CYCLE
+    cycle = int(CYCLE // total * total) if whole else CYCLE
+    exact = [weight * cycle / total for weight in weights]
+    shares = [int(share) for share in exact]
+    by_rest = sorted(range(len(exact)), key=lambda i: (shares[i] - exact[i], i))
+    for i in by_rest[: cycle - sum(shares)]:
+        shares[i] += 1
+    return tuple(shares)
+
+
+class Turns(NamedTuple):
+    """Whose turn it is in a run of slots, and how many slots each had before it."""
+
+    which_B: np.ndarray
+    before: list[int]
+
+
+def turns_at(first: int, rows: int, shares: tuple[int, ...], key: int) -> Turns:
+    """Return whose slots `first`.. of an endless mixture are; each cycle has its own order."""
+    cycle, place = divmod(first, sum(shares))
+    which_B = _cycle(cycle, shares, key)
+    earlier = np.bincount(which_B[:place], minlength=len(shares)).tolist()
+    before = [cycle * share + n for share, n in zip(shares, earlier, strict=True)]
+    found = [which_B[place : place + rows]]
+    while (missing := rows - sum(map(len, found))) > 0:
+        cycle += 1
+        found.append(_cycle(cycle, shares, key)[:missing])
+    return Turns(np.concatenate(found), before)
+
+
+@lru_cache(maxsize=16)
+def _cycle(cycle: int, shares: tuple[int, ...], key: int) -> np.ndarray:
+    slot_B = permuted(np.arange(sum(shares)), sum(shares), number(key, "cycle", cycle))
+    return np.searchsorted(np.cumsum(shares), slot_B, side="right")

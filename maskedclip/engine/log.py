@@ -1,13 +1,11 @@
 """The loop's account: sums stay on the device and are read once a log step."""
 
-import json
-import logging
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NamedTuple, Self, TypeVar
+from typing import Any, Self, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -16,7 +14,6 @@ from torch import Tensor
 from maskedclip.engine.distributed import mean_over_ranks
 from maskedclip.engine.metrics import Progress, Recorder
 
-logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
@@ -72,15 +69,6 @@ class Log:
             whole = value.full_tensor() if hasattr(value, "full_tensor") else value
             self._sums[name] = self._sums.get(name, 0) + whole.detach().float().sum()
         self._steps += 1
-
-    def list_lost(self, lost: Sequence[NamedTuple]) -> None:
-        """Append samples that could not be delivered to the run's lost_samples.jsonl."""
-        if lost:
-            ledger = self._directory / "lost_samples.jsonl"
-            lines = "".join(json.dumps(sample._asdict()) + "\n" for sample in lost)
-            with ledger.open("a") as file:  # one write, so that ranks do not mix their lines
-                file.write(lines)
-            logger.warning("%d damaged samples replaced; listed in %s", len(lost), ledger)
 
     def write(self, step: int, lr: float) -> None:
         """Write the means after `step` steps; RuntimeError on all ranks where one is not finite."""

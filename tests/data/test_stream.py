@@ -6,8 +6,10 @@ import pytest
 import simplejpeg
 import torch
 
+from maskedclip.data.rows import View, label_of
 from maskedclip.data.shards import Shards, ShardWriter
-from maskedclip.data.stream import Batch, Source, View, label_of, stream
+from maskedclip.data.source import Source
+from maskedclip.data.stream import Batch, stream
 
 VIEW = View(
     image_size=32,
@@ -16,6 +18,7 @@ VIEW = View(
     crop_area=(0.2, 1.0),
     caption_template="A fundus photograph of [CLS]",
     caption_from="report",
+    fidelity="fine",
 )
 
 

@@ -1,0 +1,152 @@
+"""From a place in a source to one row of a batch, and to the name of what could not be read.
+
+Reading and decoding are two functions, so that they can wait and work in different threads.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from maskedclip.data.captions import caption
+from maskedclip.data.order import generator, number
+from maskedclip.data.shards import DamagedSample
+from maskedclip.data.source import Place, Source
+from maskedclip.data.transforms import crop_of, random_mask
+
+_SUBSTITUTES = 100  # damaged samples in a row before a source is given up
+
+
+class Lost(NamedTuple):
+    """A sample that could not be delivered, and what stands in its slot."""
+
+    step: int
+    source: str
+    row: int  # of the global batch's rows of this source; with step and source the slot's name
+    dataset: str
+    shard: str
+    key: str
+    reason: str
+    replaced_by: str  # dataset/key
+
+
+class Row(NamedTuple):
+    """One sample as the networks want it; `lost` tells that it is a substitute, and of what."""
+
+    image_HWC: np.ndarray
+    flip: bool
+    hidden_N: np.ndarray
+    caption: str
+    label: int
+    key: str
+    lost: Lost | None
+
+
+@dataclass(frozen=True)
+class View:
+    """How one sample becomes one row."""
+
+    image_size: int  # pixels
+    num_patches: int
+    mask_ratio: float
+    crop_area: tuple[float, float]
+    caption_template: str
+    caption_from: str
+    fidelity: str
+
+
+class Job(NamedTuple):
+    """A slot to be filled: `row` counts the rows of this source in the global batch."""
+
+    source: Source
+    place: Place
+    step: int
+    row: int
+    paired: bool
+
+
+class Raw(NamedTuple):
+    """A sample as it is stored; attempt 0 is the one meant, others stand in for it."""
+
+    jpeg: bytes
+    metadata: dict[str, Any]
+    place: Place
+    attempt: int
+    damage: DamagedSample | None  # why the one meant is not here
+
+
+def read_row(job: Job) -> Raw:
+    """Return the bytes for a slot: the sample at its place or, if that is damaged, a substitute.
+
+    Raises RuntimeError where none of many draws is whole.
+    """
+    return _read(job, 0, None)
+
+
+def _read(job: Job, first: int, damage: DamagedSample | None) -> Raw:
+    """Try the place itself (attempt 0) and then fixed draws, from attempt `first` on."""
+    source = job.source
+    for attempt in range(first, _SUBSTITUTES):
+        place = source.instead(job.place, attempt) if attempt else job.place
+        try:
+            jpeg, metadata = source.datasets[place.dataset].read(place.sample)
+        except DamagedSample as found:  # a damaged substitute is listed at its own place alone
+            damage = damage or found
+        else:
+            return Raw(jpeg, metadata, place, attempt, damage)
+    raise RuntimeError(
+        f"data.{source.name}, step {job.step}: {_SUBSTITUTES} samples in a row are damaged, the "
+        f"first {damage}; build these shards again"
+    )
+
+
+def make_row(job: Job, raw: Raw, view: View) -> Row:
+    """Return the row of a slot, cut as `view` says; what does not decode is lost and replaced."""
+    while True:
+        try:
+            row = _decoded(job, raw, view)
+        except DamagedSample as damage:
+            raw = _read(job, raw.attempt + 1, raw.damage or damage)
+        else:
+            return row._replace(lost=_lost(job, raw.damage, row.key) if raw.damage else None)
+
+
+def _lost(job: Job, damage: DamagedSample, substitute: str) -> Lost:
+    dataset = job.source.datasets[job.place.dataset].name
+    return Lost(
+        job.step, job.source.name, job.row, dataset, damage.shard, damage.key, damage.reason,
+        substitute,
+    )  # fmt: skip
+
+
+def _decoded(job: Job, raw: Raw, view: View) -> Row:
+    dataset, index = job.source.datasets[raw.place.dataset], raw.place.sample
+    key = f"{dataset.name}/{dataset.key(index)}"
+    draws = generator(job.source.seed, raw.place.epoch, key)
+    flip, word = draws.random(2)  # drawn for every row, so that a caption shifts nothing else
+    hidden_N = random_mask(view.num_patches, view.mask_ratio, draws)
+    try:
+        image_HWC = crop_of(raw.jpeg, view.image_size, view.crop_area, draws, view.fidelity)
+    except ValueError as error:
+        raise DamagedSample(dataset.shard(index), dataset.key(index), str(error)) from error
+    text, label = "", 0
+    if job.paired:
+        categories, report = raw.metadata["categories"], raw.metadata["report"]
+        template, prefer = view.caption_template, view.caption_from
+        if not categories and not report:  # unreadable when the pairs were chosen
+            raise DamagedSample(dataset.shard(index), dataset.key(index), "has no caption")
+        text = caption(categories, report, template, prefer, draw=float(word))
+        label = label_of(categories, job.row)
+    return Row(image_HWC, bool(flip < 0.5), hidden_N, text, label, key, None)
+
+
+def label_of(categories: Sequence[str], row: int) -> int:
+    """Return the label of a pair: of its set of categories, or its own where it has none.
+
+    Two pairs with the same set are positives, whatever the dataset. `row` is the row in the global
+    batch, so an id of its own is unique over all ranks.
+    """
+    if not categories:
+        return -1 - row
+    return number("categories", *sorted(set(categories)), bits=64) >> 1

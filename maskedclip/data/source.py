@@ -1,0 +1,229 @@
+"""Several shard directories read as one endless sequence, in an order that is new each epoch.
+
+Nothing grows with the number of samples: the place in the sequence is one integer, and of the
+samples that take no part alone there is a list.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from maskedclip.data.order import number, ordered, shares_of, turns_at, window_at
+from maskedclip.data.shards import DamagedSample, Shards
+
+_AT_ONCE = 4096  # places computed at a time where many are asked for
+
+
+class Place(NamedTuple):
+    """A sample, and in which epoch of its order it is shown."""
+
+    epoch: int
+    dataset: int  # of the source's datasets
+    sample: int  # index in the dataset
+
+
+class Span(NamedTuple):
+    """Samples start..stop-1 of a dataset, which lie side by side in its shards."""
+
+    dataset: int
+    start: int
+    stop: int
+
+
+class Source:
+    """The samples of `datasets`, each once an epoch; with `weights`, each dataset has its epochs.
+
+    Samples that an exclude.csv names take no part (`excluded` of them), nor, with `captioned`,
+    those that have neither categories nor a report (`left_out`); `silent` are those, an array of
+    sorted indices a dataset, where they are known from before. Raises ValueError where nothing is
+    left, or a weight has nothing to give.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        datasets: Sequence[Shards],
+        seed: int,
+        captioned: bool,
+        *,
+        window: int = 0,
+        weights: Sequence[float] = (),
+        silent: Sequence[np.ndarray] | None = None,
+    ) -> None:
+        self.name, self.seed, self.datasets = name, seed, list(datasets)
+        if silent is None:
+            nothing = np.zeros(0, np.int64)
+            silent = [without_caption(d) if captioned else nothing for d in datasets]
+        self.silent = list(silent)
+        kept = [_Kept(d, quiet) for d, quiet in zip(datasets, self.silent, strict=True)]
+        self._size = sum(map(len, kept))
+        self.excluded = sum(len(dataset.excluded) for dataset in self.datasets)
+        self.left_out = sum(map(len, self.datasets)) - self.excluded - self._size
+        self._check(captioned, kept, weights)
+        key, parts = number(seed, name, "mixture"), [(i,) for i in range(len(kept))]
+        self._key, self._shares = key, shares_of(weights) if weights else (1,)
+        self._parts = [
+            _Part(self, kept, members, window)
+            for members in (parts if weights else [tuple(range(len(kept)))])
+        ]
+
+    def _check(self, captioned: bool, kept: Sequence["_Kept"], weights: Sequence[float]) -> None:
+        if not self._size:
+            names = ", ".join(str(dataset.directory) for dataset in self.datasets)
+            raise ValueError(
+                f"data.{self.name}: no sample in {names or 'no directory'}"
+                + (" has a caption; name shards with labels or reports" if captioned else "")
+                + (f" ({self.excluded} are left out by exclude.csv)" if self.excluded else "")
+            )
+        for dataset, samples, weight in zip(self.datasets, kept, weights, strict=bool(weights)):
+            if weight and not len(samples):
+                raise ValueError(
+                    f"data.{self.name}_weights: {dataset.directory} has the weight {weight:g} and "
+                    f"no sample to show; leave it out, or give it the weight 0"
+                )
+
+    def __len__(self) -> int:
+        return self._size
+
+    def places(self, first: int, rows: int) -> list[Place]:
+        """Return what stands at `rows` positions of the endless sequence from `first` on."""
+        which_B, before = self._turns(first, rows)
+        counts = np.bincount(which_B, minlength=len(self._parts)).tolist()
+        found = [
+            iter(part.places(start, count))
+            for part, start, count in zip(self._parts, before, counts, strict=True)
+        ]
+        return [next(found[which]) for which in which_B]
+
+    def _turns(self, first: int, rows: int) -> tuple[np.ndarray, list[int]]:
+        if len(self._parts) == 1:
+            return np.zeros(rows, np.int64), [first]
+        return turns_at(first, rows, self._shares, self._key)
+
+    def instead(self, place: Place, attempt: int) -> Place:
+        """Return the substitute of a damaged sample, from the datasets that it is mixed with."""
+        part = self._parts[place.dataset if len(self._parts) > 1 else 0]
+        draw = number(self.seed, self.name, *place, attempt) % len(part)
+        return Place(place.epoch, *part.locate(draw))
+
+    def unseen(self, rows: int) -> Iterator[Place]:
+        """Yield what the first `rows` positions leave out of the epochs that they end within."""
+        _, before = self._turns(rows, 0)
+        for part, shown in zip(self._parts, before, strict=True):
+            end = -(-shown // max(1, len(part))) * len(part)
+            for start in range(shown, end, _AT_ONCE):
+                yield from part.places(start, min(_AT_ONCE, end - start))
+
+    def ahead(self, first: int, rows: int, fresh: bool) -> list[Span]:
+        """Return what to read into the cache when these positions are first needed.
+
+        That is the window behind each that begins here; at a `fresh` start also the first itself.
+        """
+        which_B, before = self._turns(first, rows)
+        counts = np.bincount(which_B, minlength=len(self._parts)).tolist()
+        return [
+            span
+            for part, start, count in zip(self._parts, before, counts, strict=True)
+            for span in part.ahead(start, count, fresh)
+        ]
+
+
+class _Kept:
+    """The samples of a dataset that take part; only the others are stored."""
+
+    def __init__(self, dataset: Shards, silent: np.ndarray) -> None:
+        excluded = np.array(sorted(dataset.excluded), np.int64)
+        out = np.union1d(excluded, silent).astype(np.int64)
+        self._size = len(dataset) - len(out)
+        self._before = out - np.arange(len(out))  # kept samples in front of each that is not
+
+    def __len__(self) -> int:
+        return self._size
+
+    def index(self, place: int) -> int:
+        """Return the index in the dataset of the sample at `place` of those kept."""
+        return place + int(np.searchsorted(self._before, place, side="right"))
+
+
+class _Part:
+    """Datasets of a source that are mixed in one permutation an epoch."""
+
+    def __init__(
+        self, source: Source, kept: Sequence[_Kept], members: tuple[int, ...], window: int
+    ) -> None:
+        self._kept, self._members, self._window = kept, members, window
+        self._ends = np.cumsum([len(kept[i]) for i in members]).tolist()
+        alone = (members[0],) if len(members) == 1 and len(kept) > 1 else ()
+        self._name = (source.seed, source.name, "order", *alone)
+
+    def __len__(self) -> int:
+        return int(self._ends[-1])
+
+    def _key(self, epoch: int) -> int:
+        return number(*self._name, epoch)
+
+    def locate(self, place: int) -> tuple[int, int]:
+        """Return the dataset and the index within it of the sample at `place` of this part."""
+        which = int(np.searchsorted(self._ends, place, side="right"))
+        start = self._ends[which - 1] if which else 0
+        dataset = self._members[which]
+        return dataset, self._kept[dataset].index(place - start)
+
+    def places(self, first: int, rows: int) -> list[Place]:
+        found: list[Place] = []
+        while rows:
+            epoch, inside = divmod(first, len(self))
+            count = min(rows, len(self) - inside)
+            index_B = ordered(inside, count, len(self), self._window, self._key(epoch))
+            found += [Place(epoch, *self.locate(int(i))) for i in index_B]
+            first, rows = first + count, rows - count
+        return found
+
+    def ahead(self, first: int, rows: int, fresh: bool) -> list[Span]:
+        if rows >= self._window:  # its windows are shorter than a step
+            return []
+        found, position = [], first
+        while position < first + rows:
+            begins, here, behind = self._window_of(position)
+            if fresh and position == first:
+                found += self._spans(here)
+            if begins or (fresh and position == first):
+                found += self._spans(self._window_of(behind)[1])
+            position = behind
+        return found
+
+    def _window_of(self, position: int) -> tuple[bool, tuple[int, int], int]:
+        """Return (whether one begins here, its first sample and the one behind, where it ends)."""
+        epoch, inside = divmod(position, len(self))
+        found = window_at(inside, len(self), self._window, self._key(epoch))
+        here = (found.first, found.first + found.stop - found.start)
+        return found.start == inside, here, epoch * len(self) + found.stop
+
+    def _spans(self, window: tuple[int, int]) -> list[Span]:
+        place, stop = window
+        found = []
+        while place < stop:
+            end = min(stop, self._ends[int(np.searchsorted(self._ends, place, side="right"))])
+            dataset, index = self.locate(place)
+            found.append(Span(dataset, index, self.locate(end - 1)[1] + 1))
+            place = end
+        return found
+
+
+def without_caption(dataset: Shards) -> np.ndarray:
+    """Return the sorted indices of the samples that have neither categories nor a report.
+
+    One whose metadata is damaged is not among them: it keeps its slot, so that the ledger names it.
+    """
+    if dataset.manifest.get("counts", {}).get("without_caption") == 0:
+        return np.zeros(0, np.int64)
+    return np.array([i for i in range(len(dataset)) if not _has_caption(dataset, i)], np.int64)
+
+
+def _has_caption(dataset: Shards, index: int) -> bool:
+    try:
+        metadata = dataset.metadata(index)
+    except DamagedSample:
+        return True
+    return bool(metadata["categories"] or metadata["report"])

@@ -1,0 +1,103 @@
+"""The data of a pre-training run: who takes part, in which shares, and the lists of who did not."""
+
+import json
+import logging
+import math
+from pathlib import Path
+
+import numpy as np
+import torch.distributed as dist
+
+from maskedclip.config import Config, check_shares
+from maskedclip.data.ledger import write_unseen
+from maskedclip.data.rows import Lost, View
+from maskedclip.data.shards import Shards
+from maskedclip.data.source import Source, without_caption
+from maskedclip.engine.distributed import gathered
+
+logger = logging.getLogger(__name__)
+LOST, UNSEEN, SILENT = "lost_samples.jsonl", "unseen_samples.jsonl", "without_caption.json"
+
+
+def read_sources(config: Config) -> tuple[Source, Source | None]:
+    """Return the paired and, if a step has such images, the unpaired source."""
+    data = config.data
+    check_shares((data.paired_batch, data.unpaired_batch), dist.get_world_size())
+    paired = _source("paired", data.paired, config)
+    return paired, _source("unpaired", data.unpaired, config) if data.unpaired_batch else None
+
+
+def _source(name: str, directories: tuple[str, ...], config: Config) -> Source:
+    datasets = [Shards(Path(directory)) for directory in directories]
+    captioned = name == "paired"
+    source = Source(
+        name, datasets, config.seed, captioned, window=config.data.window,
+        weights=getattr(config.data, f"{name}_weights"),
+        silent=_silent(datasets, config.directory / SILENT) if captioned else None,
+    )  # fmt: skip
+    if source.left_out and dist.get_rank() == 0:
+        logger.info("data.%s: %d samples have no caption and stay out", name, source.left_out)
+    if source.excluded and dist.get_rank() == 0:
+        logger.info("data.%s: %d samples are left out by exclude.csv", name, source.excluded)
+    return source
+
+
+def _silent(datasets: list[Shards], path: Path) -> list[np.ndarray]:
+    """Return which samples of each dataset have no caption, as at the run's first start.
+
+    One rank looks, and what it found stays: metadata that breaks later would change who takes part,
+    and with that the place of every other sample.
+    """
+    found = ""
+    if dist.get_rank() == 0:
+        known = json.loads(path.read_text()) if path.exists() else {}
+        found = json.dumps(
+            [known[d.name] if d.name in known else without_caption(d).tolist() for d in datasets]
+        )
+    (line,) = gathered([found] if found else [])
+    return [np.array(indices, np.int64) for indices in json.loads(line)]
+
+
+def keep_silent(paired: Source, run: Path) -> None:
+    """Write what `_silent` found, once."""
+    path = run / SILENT
+    if dist.get_rank() == 0 and not path.exists():
+        datasets = zip(paired.datasets, paired.silent, strict=True)
+        path.write_text(json.dumps({d.name: silent.tolist() for d, silent in datasets}) + "\n")
+
+
+def length(config: Config, paired: Source, unpaired: Source | None) -> tuple[float, int]:
+    """Return (steps in a pass of the larger source, steps of the run)."""
+    steps = len(paired) / config.data.paired_batch
+    if unpaired is not None and len(unpaired) > len(paired):
+        steps = len(unpaired) / config.data.unpaired_batch
+    return steps, config.optim.steps or math.ceil(config.optim.epochs * steps)
+
+
+def view(config: Config) -> View:
+    """Return how a sample becomes a row."""
+    grid = config.model.image_size // config.model.patch_size
+    return View(
+        image_size=config.model.image_size,
+        num_patches=grid * grid,
+        mask_ratio=config.model.mask_ratio,
+        crop_area=config.data.crop_area,
+        caption_template=config.data.caption_template,
+        caption_from=config.data.caption_from,
+        fidelity=config.data.fidelity,
+    )
+
+
+def everywhere(lost: list[Lost]) -> list[Lost]:
+    """Return what all ranks lost in this step."""
+    return [Lost(*json.loads(line)) for line in gathered([json.dumps(entry) for entry in lost])]
+
+
+def list_unseen(config: Config, paired: Source, unpaired: Source | None, steps: int) -> None:
+    """Write which samples the last, unfinished epochs of the sources did not come to."""
+    path, data = config.directory / UNSEEN, config.data
+    shown = [(paired, steps * data.paired_batch)]
+    shown += [(unpaired, steps * data.unpaired_batch)] if unpaired else []
+    for name, count in write_unseen(path, shown).items():
+        if count:
+            logger.info("data.%s: %d samples short of whole epochs, see %s", name, count, path)
