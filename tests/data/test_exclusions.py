@@ -1,26 +1,17 @@
 """The list of samples that are left out: it is a file that anyone can read, and nothing forgets."""
 
-import itertools
 from pathlib import Path
 
 import numpy as np
 import pytest
 import simplejpeg
+import test_stream
 import torch
+from test_stream import Batch, Source
 
 from maskedclip.data.downstream import labelled
 from maskedclip.data.exclusions import EXCLUSIONS, Exclusion, read_exclusions, write_exclusions
 from maskedclip.data.shards import Shards, ShardWriter
-from maskedclip.data.stream import Batch, Source, View, stream
-
-VIEW = View(
-    image_size=32,
-    num_patches=4,
-    mask_ratio=0.75,
-    crop_area=(0.2, 1.0),
-    caption_template="A fundus photograph of [CLS]",
-    caption_from="report",
-)
 
 
 def dataset(directory: Path, samples: int) -> Path:
@@ -37,19 +28,10 @@ def exclude(directory: Path, *numbers: int) -> None:
     write_exclusions(directory, [Exclusion(f"k{i:02d}", "near copy", "test/x") for i in numbers])
 
 
-def tokenize(captions: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
-    token_AL = torch.tensor([[len(caption)] for caption in captions])
-    return token_AL, torch.ones_like(token_AL)
-
-
 def batches(directory: Path, steps: int, *, first: int = 0, rank: int = 0, world: int = 1):
     paired = Source("paired", [Shards(directory)], 5, True)
     unpaired = Source("unpaired", [Shards(directory)], 5, False)
-    endless = stream(
-        paired, unpaired, (4, 4), VIEW, tokenize,
-        first_step=first, rank=rank, world=world, threads=0, prefetch=1,
-    )  # fmt: skip
-    return list(itertools.islice(endless, steps))
+    return test_stream.batches(paired, unpaired, steps, first=first, rank=rank, world=world)
 
 
 def keys(found: list[Batch]) -> set[str]:
