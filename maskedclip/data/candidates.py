@@ -10,7 +10,7 @@ from torch import Tensor
 from maskedclip.data.descriptors import dihedral
 
 _QUERIES, _GALLERY = 48, 4096  # rows of a block: 20 million products, 80 MB
-FLOOR = 0.6  # below this cosine no copy was seen
+FLOOR = 0.3  # below this cosine no copy was seen
 
 
 class Candidate(NamedTuple):
