@@ -23,10 +23,11 @@ class Exclusion(NamedTuple):
     copy_of: str
 
 
-def read_exclusions(directory: Path, keys: Collection[str]) -> list[Exclusion]:
+def read_exclusions(directory: Path, keys: Collection[str] | None) -> list[Exclusion]:
     """Return the list of a dataset with these keys, empty where there is none.
 
-    Raises ValueError, in one line, where the list is damaged or names a key that is not there.
+    Raises ValueError, in one line, where the list is damaged or names a key that is not there
+    (keys None: not all are known, of a damaged dataset).
     """
     path = directory / EXCLUSIONS
     if not path.is_file():
@@ -43,9 +44,9 @@ def read_exclusions(directory: Path, keys: Collection[str]) -> list[Exclusion]:
         if len(row) != len(header):
             raise ValueError(f"{path}: row {number} has {len(row)} of 3 fields; {_MEND}")
         found.append(Exclusion(*row))
-    known = set(keys)
+    known = set(keys or ())
     for entry in found:
-        if entry.key not in known:
+        if keys is not None and entry.key not in known:
             raise ValueError(f"{path}: the dataset has no sample {entry.key[:40]!r}; {_MEND}")
     return found
 

@@ -1,31 +1,35 @@
 """A dataset on disk: plain tars, an index beside each, and a manifest that is written last.
 
 Samples are read by position with `os.pread`, not streamed: the place of a sample in an epoch is
-then a pure function of the step. Each member has a checksum, so a flipped bit costs one sample.
+then a pure function of the step. Each member has a checksum, so damage costs the samples that it
+hit: the dataset keeps its length, and each of them is named when it is read.
 """
 
-import hashlib
-import json
-import os
-import zlib
-from collections.abc import Iterator
-from contextlib import suppress
+import logging
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from itertools import accumulate
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
 
 from maskedclip.data.exclusions import read_exclusions
-from maskedclip.data.shard_writer import (
-    FORMAT_VERSION,
-    INDEX_HEADER,
-    MANIFEST,
-    write_manifest,
-    write_shard,
-)
+from maskedclip.data.foreign import foreign_manifest, foreign_tars, read_foreign
+from maskedclip.data.foreign_index import COLUMNS as FOREIGN_COLUMNS
+from maskedclip.data.index_file import Table
+from maskedclip.data.manifest import read_manifest, verified_manifest
+from maskedclip.data.own_index import COLUMNS, read_own
+from maskedclip.data.salvage import Salvage, Wanted
+from maskedclip.data.sample_metadata import foreign_metadata, own_metadata
+from maskedclip.data.shard_writer import ShardWriter
+from maskedclip.data.storage import Files, Storage
+from maskedclip.data.tar_headers import shown
 
+__all__ = ["DamagedSample", "ShardWriter", "Shards", "read_manifest"]
+logger = logging.getLogger(__name__)
 _PIECE = 8 << 20  # bytes of one read of many samples
+_MEMBERS = (("image", "jpg"), ("metadata", "json"), ("txt", "txt"), ("cls", "cls"))
 
 
 class DamagedSample(RuntimeError):  # noqa: N818 - the contract's name
@@ -40,82 +44,103 @@ class DamagedSample(RuntimeError):  # noqa: N818 - the contract's name
 
 
 class Shards:
-    """One finished dataset directory, opened for reading; safe in threads and in forked workers.
+    """One dataset, opened for reading; safe in threads and in forked workers.
 
-    `excluded` are the places of the samples that exclude.csv names: they can be read, but take no
-    part in training or testing. Raises ValueError, in one line, where the directory is missing,
-    empty, unfinished or not whole, or its exclude.csv is not of this dataset.
+    That is a finished dataset directory, or a directory of WebDataset tars of others, or one such
+    tar. `excluded` are the places of the samples that exclude.csv names: they can be read, but
+    take no part in training or testing. A sample that is lost keeps its place; where not even its
+    key is known it is called SHARD#POSITION.
+
+    Raises ValueError, in one line, where the directory is missing, empty or unfinished, its
+    manifest is not whole, none of its samples can be had, or its exclude.csv is not of it.
     """
 
-    def __init__(self, directory: Path) -> None:
-        self.directory = Path(directory)
-        self.manifest = read_manifest(self.directory)
+    def __init__(self, directory: Path, storage: Storage | None = None) -> None:
+        self.directory, self._storage = Path(directory), storage or Storage()
+        tars = foreign_tars(self.directory)
+        self.foreign = bool(tars)
+        if tars:
+            read = [read_foreign(tar, self._storage) for tar in tars]
+            tables = [indexed.found.table for indexed in read]
+            self.manifest = foreign_manifest(self.directory, tars, read)
+        else:
+            self.manifest = verified_manifest(self.directory, self._storage)
+            entries = self.manifest["shards"]
+            tars = [self.directory / entry["file"] for entry in entries]
+            tables = [read_own(self.directory, entry, self._storage) for entry in entries]
         self.name = str(self.manifest["name"])
-        self._files = [str(entry["file"]) for entry in self.manifest["shards"]]
-        self._descriptors: dict[int, int] = {}
-        keys: list[str] = []
-        places: list[list[int]] = []
-        starts = [0]
-        for entry in self.manifest["shards"]:
-            for key, *place in self._read_index(entry):
-                keys.append(key)
-                places.append([int(value) for value in place])
-            starts.append(len(keys))
-        # Arrays and not lists of tuples: a forked worker would copy every page of those.
-        self._keys = np.array(keys, dtype=np.str_)
-        self._places = np.array(places, dtype=np.int64).reshape(-1, 6)
-        self._starts = np.array(starts, dtype=np.int64)
-        left_out = {entry.key for entry in read_exclusions(self.directory, keys)}
-        self.excluded = frozenset(i for i, key in enumerate(keys) if key in left_out)
+        self._tars = [tar.name for tar in tars]
+        self._files = Files(tars, self._storage)
+        self._salvage = Salvage(self._files)
+        self._set(tables)
 
-    def _read_index(self, entry: dict[str, Any]) -> Iterator[list[str]]:
-        for file in (entry["file"], entry["index"]):
-            if not (self.directory / file).is_file():
-                raise ValueError(f"{self.directory / file}: missing; build the dataset again")
-        path = self.directory / entry["index"]
-        content = path.read_bytes()
-        if hashlib.sha256(content).hexdigest() != entry["index_sha256"]:
-            raise ValueError(f"{path}: not the index named by {MANIFEST}; build the dataset again")
-        lines = content.decode().splitlines()
-        if lines[0] != INDEX_HEADER:
-            raise ValueError(f"{path}: begins with {lines[0]!r}, not {INDEX_HEADER!r}; build again")
-        yield from (line.split("\t") for line in lines[1:])
+    def _set(self, tables: Sequence[Table]) -> None:
+        self._starts = [0, *accumulate(len(table.keys) for table in tables)]
+        self._reasons = {i: table.reason for i, table in enumerate(tables) if table.reason}
+        self._lost: dict[int, str] = {}
+        columns = FOREIGN_COLUMNS if self.foreign else COLUMNS
+        # One array and one text: a forked worker would copy every page of many small objects.
+        self._places = np.zeros((self._starts[-1], columns), dtype=np.int64)
+        for start, table in zip(self._starts, tables, strict=False):
+            self._lost |= {start + row: reason for row, reason in table.lost.items()}
+            if not table.reason:
+                self._places[start : start + len(table.keys)] = table.places
+        self._places[list(self._lost)] = 0
+        keys = [key for table in tables for key in table.keys]
+        self._refuse_repeated(keys)
+        known = keys if all(keys) else None  # the list may name a sample whose key is not known
+        left_out = {entry.key for entry in read_exclusions(self.directory, known)}
+        self.excluded = frozenset(i for i, key in enumerate(keys) if key and key in left_out)
+        self._text = "".join(keys)
+        self._ends = np.fromiter(accumulate(map(len, keys)), dtype=np.int64, count=len(keys))
+        if self.foreign and all(self._reason(i) for i in range(len(keys))):
+            first = f": {self._reason(0)}" if keys else ""
+            raise ValueError(f"{self.directory}: no sample of its tars can be had{first}")
+
+    def _refuse_repeated(self, keys: list[str]) -> None:
+        if len(set(keys)) == len(keys):
+            return
+        first: dict[str, int] = {}
+        for index, key in enumerate(keys):
+            if key and (before := first.setdefault(key, index)) != index:
+                self._lost[index] = f"the key {shown(key)} is there before, in {self.shard(before)}"
+                keys[index] = ""
 
     def __len__(self) -> int:
-        return len(self._keys)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_descriptors": {}}  # open files do not travel to another process
-
-    def __del__(self) -> None:
-        for descriptor in getattr(self, "_descriptors", {}).values():
-            with suppress(OSError):
-                os.close(descriptor)
+        return self._starts[-1]
 
     def key(self, index: int) -> str:
         """Return the sample's key, unique in the dataset."""
-        return str(self._keys[index])
+        number = self._shard_number(index)
+        first = int(self._ends[index - 1]) if index else 0
+        key = self._text[first : int(self._ends[index])]
+        return key or f"{self._tars[number]}#{index - self._starts[number]}"
 
     def shard(self, index: int) -> str:
         """Return the file name of the shard that holds the sample."""
-        return self._files[self._shard_number(index)]
+        return self._tars[self._shard_number(index)]
 
     def read(self, index: int) -> tuple[bytes, dict[str, Any]]:
         """Return the JPEG bytes and the metadata of a sample; DamagedSample if either is bad."""
         return self._member(index, 0), self.metadata(index)
 
+    def read_members(self, index: int) -> list[bytes]:
+        """Return the bytes of a sample's members, each as written or empty where there is none.
+
+        They are the JPEG and the JSON; with a foreign dataset also a txt and a cls. Raises
+        DamagedSample.
+        """
+        return [self._member(index, which) for which in range(self._places.shape[1] // 3)]
+
     def metadata(self, index: int) -> dict[str, Any]:
         """Return the metadata alone; DamagedSample if its bytes are not those written."""
-        content = self._member(index, 3)
+        members = [self._member(index, which) for which in range(1, self._places.shape[1] // 3)]
         try:
-            metadata = json.loads(content)
+            if self.foreign:
+                return foreign_metadata(self.name, self.key(index), members)
+            return own_metadata(members[0])
         except ValueError as error:
-            reason = f"metadata is not JSON ({error})"
-            raise DamagedSample(self.shard(index), self.key(index), reason) from None
-        if not isinstance(metadata, dict):
-            reason = "metadata is not a JSON object"
-            raise DamagedSample(self.shard(index), self.key(index), reason)
-        return metadata
+            raise self._damage(index, str(error)) from None
 
     def warm(self, start: int, stop: int) -> Iterator[int]:
         """Read samples start..stop-1 into the system's cache, in order; yields bytes as they come.
@@ -126,104 +151,69 @@ class Shards:
         for number in range(self._shard_number(start), self._shard_number(stop - 1) + 1):
             first, last = max(start, self._starts[number]), min(stop, self._starts[number + 1])
             offset_SM, size_SM = self._places[first:last, 0::3], self._places[first:last, 1::3]
-            if not len(offset_SM):
+            known_SM = offset_SM > 0
+            if not known_SM.any():
                 continue
             end = int((offset_SM + size_SM).max())
-            for offset in range(int(offset_SM.min()), end, _PIECE):
+            for offset in range(int(offset_SM[known_SM].min()), end, _PIECE):
                 try:
-                    yield len(os.pread(self._descriptor(number), min(_PIECE, end - offset), offset))
+                    content = self._files.read(number, min(_PIECE, end - offset), offset)
                 except OSError:
                     break
+                if not content:
+                    break
+                yield len(content)
+
+    def _reason(self, index: int) -> str:
+        """Return why a sample was lost before it is read, empty where it was not."""
+        return self._lost.get(index) or self._reasons.get(self._shard_number(index), "")
+
+    def _damage(self, index: int, reason: str) -> DamagedSample:
+        return DamagedSample(self.shard(index), self.key(index), reason)
 
     def _shard_number(self, index: int) -> int:
         if not 0 <= index < len(self):
             raise IndexError(f"sample {index} of {self.name}, which has {len(self)}")
-        return int(np.searchsorted(self._starts, index, side="right")) - 1
+        return bisect_right(self._starts, index) - 1
 
-    def _member(self, index: int, column: int) -> bytes:
+    def _member(self, index: int, which: int) -> bytes:
         number = self._shard_number(index)
-        offset, size, checksum = (int(v) for v in self._places[index, column : column + 3])
-        member = "image" if column == 0 else "metadata"
+        if index in self._lost or number in self._reasons:
+            raise self._damage(index, self._reason(index))
+        place = self._places[index, 3 * which : 3 * which + 3].tolist()
+        if not place[0]:  # a foreign sample need not have every member
+            return b""
+        member, extension = _MEMBERS[which]
+        wanted = Wanted("" if self.foreign else f"{self.key(index)}.{extension}", *place)
         try:
-            content = os.pread(self._descriptor(number), size, offset)
+            content = self._files.read(number, wanted.size, wanted.offset)
+            if wanted.is_whole(content):
+                return content
+            found, content = self._second_try(number, wanted, content)
+        except FileNotFoundError:
+            raise self._damage(index, f"{member} cannot be read: the shard is missing") from None
         except OSError as error:
             reason = f"{member} cannot be read ({error.strerror})"
-            raise DamagedSample(self._files[number], self.key(index), reason) from error
-        if len(content) < size:
-            reason = f"{member} has {len(content)} of {size} bytes: the shard is cut short"
-        elif zlib.crc32(content) != checksum:
-            reason = f"{member} has another checksum than when it was written"
+            raise self._damage(index, reason) from error
+        if found is not None:
+            return found
+        if len(content) < wanted.size:
+            reason = f"{member} has {len(content)} of {wanted.size} bytes: the shard is cut short"
         else:
-            return content
-        raise DamagedSample(self._files[number], self.key(index), reason)
+            reason = f"{member} has another checksum than when it was written"
+        raise self._damage(index, reason)
 
-    def _descriptor(self, number: int) -> int:
-        if number not in self._descriptors:
-            opened = os.open(self.directory / self._files[number], os.O_RDONLY | os.O_CLOEXEC)
-            if self._descriptors.setdefault(number, opened) != opened:  # another thread was first
-                os.close(opened)
-        return self._descriptors[number]
+    def _second_try(
+        self, number: int, wanted: Wanted, content: bytes
+    ) -> tuple[bytes | None, bytes]:
+        """Return the bytes of a member if they are anywhere, and those that are in its place."""
+        if self._files.was_replaced(number):
+            self._salvage.forget(number)
+            content = self._files.read(number, wanted.size, wanted.offset)
+            if wanted.is_whole(content):
+                return content, content
+        return self._salvage.find(number, wanted, lambda: self._names(number)), content
 
-
-def read_manifest(directory: Path) -> dict[str, Any]:
-    """Return the manifest of a finished dataset; ValueError, in one line, where there is none."""
-    path = directory / MANIFEST
-    if not directory.is_dir():
-        raise ValueError(f"{directory}: no such directory; build it with tools/make_shards.py")
-    if not path.is_file():
-        found = "is empty" if not any(directory.iterdir()) else f"has no {MANIFEST}: not finished"
-        raise ValueError(f"{directory}: {found}; build it with tools/make_shards.py")
-    try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path}: is not JSON ({error}); build the dataset again") from None
-    if not isinstance(manifest, dict) or not {"format", "name", "shards"} <= manifest.keys():
-        raise ValueError(f"{path}: is not a manifest of shards; build the dataset again")
-    if manifest["format"] != FORMAT_VERSION:
-        found = f"has format {manifest['format']}, this code reads {FORMAT_VERSION}"
-        raise ValueError(f"{path}: {found}; build the dataset again")
-    if not manifest["shards"]:
-        raise ValueError(f"{path}: names no shard; build the dataset again")
-    return manifest
-
-
-class ShardWriter:
-    """Write a dataset sample by sample; the manifest comes when the `with` block ends well."""
-
-    def __init__(
-        self, directory: Path, name: str, *, samples_per_shard: int = 1000, **facts: Any
-    ) -> None:
-        self.directory, self.name, self.facts = Path(directory), name, facts
-        self.samples_per_shard = samples_per_shard
-        self._waiting: list[tuple[str, bytes, dict[str, Any]]] = []
-        self._keys: set[str] = set()
-        self._shards: list[dict[str, Any]] = []
-
-    def __enter__(self) -> "ShardWriter":
-        self.directory.mkdir(parents=True, exist_ok=True)
-        return self
-
-    def add(self, key: str, jpeg: bytes, metadata: dict[str, Any]) -> None:
-        """Append one sample; ValueError where the key is taken or has a dot or a slash."""
-        if not key or "." in key or "/" in key or key in self._keys:
-            raise ValueError(f"{self.directory}: key {key!r} is taken, empty or has a dot or slash")
-        self._keys.add(key)
-        self._waiting.append((key, jpeg, metadata))
-        if len(self._waiting) == self.samples_per_shard:
-            self._flush()
-
-    def _flush(self) -> None:
-        stem = f"{self.name}-{len(self._shards):06d}"
-        self._shards.append(write_shard(self.directory, stem, self._waiting))
-        self._waiting = []
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if kind is None:
-            if self._waiting:
-                self._flush()
-            write_manifest(self.directory, self.name, self._shards, **self.facts)
+    def _names(self, number: int) -> list[str]:
+        keys = map(self.key, range(self._starts[number], self._starts[number + 1]))
+        return [f"{key}.{extension}" for key in keys for _, extension in _MEMBERS[:2]]

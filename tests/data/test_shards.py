@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import webdataset
 
-from maskedclip.data.shard_writer import write_shard
+from maskedclip.data.shard_writer import write_manifest, write_shard
 from maskedclip.data.shards import DamagedSample, Shards, ShardWriter
 
 JPEGS = [bytes([i]) * (700 + i) for i in range(5)]
@@ -73,8 +73,7 @@ def test_metadata_that_is_not_json_is_a_damaged_sample(
     monkeypatch.setattr("maskedclip.data.shard_writer.encode_metadata", lambda _: b"{")
     entry = write_shard(directory, "toy-000002", [("key4", b"jpeg", {})])
     manifest = json.loads((directory / "manifest.json").read_text())
-    manifest["shards"][2] = entry
-    (directory / "manifest.json").write_text(json.dumps(manifest))
+    write_manifest(directory, "toy", [*manifest["shards"][:2], entry])
     with pytest.raises(DamagedSample, match="metadata is not JSON"):
         Shards(directory).metadata(4)
 
@@ -91,7 +90,7 @@ def test_the_samples_before_the_cut_of_a_truncated_tar_still_read(directory: Pat
 def test_a_shard_that_goes_away_costs_its_samples(directory: Path) -> None:
     shards = Shards(directory)
     (directory / "toy-000000.tar").unlink()
-    with pytest.raises(DamagedSample, match="cannot be read"):
+    with pytest.raises(DamagedSample, match="image cannot be read: the shard is missing"):
         shards.read(0)
     assert shards.read(4)[0] == JPEGS[4]
 
@@ -113,19 +112,9 @@ def test_there_is_no_sample_outside_the_dataset(directory: Path, index: int) -> 
         Shards(directory).read(index)
 
 
-@pytest.mark.parametrize(
-    ("spoil", "message"),
-    [
-        ("manifest.json", "not finished"),
-        ("toy-000001.tar", r"toy-000001\.tar: missing"),
-        ("toy-000001.idx", r"toy-000001\.idx: missing"),
-    ],
-)
-def test_a_directory_that_is_not_whole_is_refused_in_one_line(
-    directory: Path, spoil: str, message: str
-) -> None:
-    (directory / spoil).unlink()
-    with pytest.raises(ValueError, match=message) as error:
+def test_a_directory_without_a_manifest_is_refused_in_one_line(directory: Path) -> None:
+    (directory / "manifest.json").unlink()
+    with pytest.raises(ValueError, match="not finished") as error:
         Shards(directory)
     assert "\n" not in str(error.value)
 
@@ -149,12 +138,6 @@ def test_missing_and_empty_directories_are_told_apart(tmp_path: Path) -> None:
 def test_a_strange_manifest_is_refused(directory: Path, content: str, message: str) -> None:
     (directory / "manifest.json").write_text(content)
     with pytest.raises(ValueError, match=message):
-        Shards(directory)
-
-
-def test_an_index_of_another_build_is_refused(directory: Path) -> None:
-    (directory / "toy-000000.idx").write_bytes((directory / "toy-000001.idx").read_bytes())
-    with pytest.raises(ValueError, match="not the index named by manifest"):
         Shards(directory)
 
 
