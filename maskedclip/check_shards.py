@@ -8,7 +8,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -95,9 +95,9 @@ def check(request: Request, *, progress: bool = True) -> Findings:
     cv2.setNumThreads(1)  # our threads are the parallelism
     torch.set_num_threads(workers)
     findings = Findings(request)
-    request.out.mkdir(parents=True, exist_ok=True)
     stage = partial(_stage, findings, progress)
     _check_files(findings, workers, stage)
+    request.out.mkdir(parents=True, exist_ok=True)
     _find_pairs(findings, workers, stage)
     if request.drop:
         findings.dropped = drop(findings.pairs)
@@ -127,11 +127,12 @@ def _stage(
 
 def _check_files(findings: Findings, workers: int, stage: Stage) -> None:
     from maskedclip.data import integrity
-    from maskedclip.data.shards import read_manifest
 
     directories = (*findings.request.directories, *findings.request.against)
-    counts = [read_manifest(directory).get("samples") for directory in directories]
-    total = sum(count for count in counts if isinstance(count, int))
+    total = 0
+    for directory in directories:  # a misspelt one ends here, before hours of reading
+        with suppress(integrity.DamagedManifest):
+            total += integrity.manifest_of(directory)["samples"]
     with stage("files", total) as done:
         for directory in directories:
             findings.checked.append(integrity.check(directory, workers, done))

@@ -18,7 +18,6 @@ class Candidate(NamedTuple):
 
     first: int
     second: int
-    variant: int  # of the first
     cosine: float
 
 
@@ -30,7 +29,7 @@ def candidates(
     same: bool,
     progress: Callable[[int], object],
 ) -> Iterator[Candidate]:
-    """Yield, for each photograph of the first set, the `nearest` ones of the second.
+    """Yield, for each photograph of either set, the `nearest` ones of the other.
 
     Args:
         first_NVD, second_NVD: of `describe`, float16; all variants of the first are compared with
@@ -40,9 +39,9 @@ def candidates(
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     order_8D = torch.from_numpy(dihedral())
+    backwards = _Best(len(second_NVD), nearest, device)
     for start in range(0, len(first_NVD), _QUERIES):
-        block_BVD = torch.from_numpy(first_NVD[start : start + _QUERIES].astype(np.float32))
-        query_BWD = block_BVD[:, :, order_8D].flatten(1, 2).to(device)
+        query_BWD = _variants(first_NVD[start : start + _QUERIES], order_8D).to(device)
         best = _Best(len(query_BWD), nearest, device)
         for begin in range(0, len(second_NVD), _GALLERY):
             rows_GD = second_NVD[begin : begin + _GALLERY, 0].astype(np.float32)
@@ -54,13 +53,29 @@ def candidates(
                 here_B = (own_B >= 0) & (own_B < len(gallery_GD))
                 cosine_BG[here_B, own_B[here_B]] = -1
             best.add(cosine_BG, begin)
-        for row, (cosine_K, place_K) in enumerate(zip(*best.found(), strict=True)):
-            for cosine, place in zip(cosine_K, place_K, strict=True):
-                if cosine >= FLOOR:
-                    second_D = second_NVD[place, 0].astype(np.float32)
-                    variant = int((query_BWD[row].cpu().numpy() @ second_D).argmax())
-                    yield Candidate(start + row, int(place), variant, float(cosine))
+            backwards.add(cosine_BG.T, start, slice(begin, begin + len(gallery_GD)))
+        yield from _pairs(best, range(start, start + len(query_BWD)), False)
         progress(len(query_BWD))
+    yield from _pairs(backwards, range(len(second_NVD)), True)
+
+
+def variant_of(first_VD: np.ndarray, second_VD: np.ndarray) -> int:
+    """Return the variant of the first that looks most like the second as it is."""
+    query_WD = _variants(first_VD[None], torch.from_numpy(dihedral()))[0].numpy()
+    return int((query_WD @ second_VD[0].astype(np.float32)).argmax())
+
+
+def _variants(descriptor_BVD: np.ndarray, order_8D: Tensor) -> Tensor:
+    """Return query_BWD: each descriptor in the 8 orders of `dihedral`."""
+    return torch.from_numpy(descriptor_BVD.astype(np.float32))[:, :, order_8D].flatten(1, 2)
+
+
+def _pairs(best: "_Best", places: range, backwards: bool) -> Iterator[Candidate]:
+    for place, cosine_K, found_K in zip(places, *best.found(), strict=True):
+        for cosine, found in zip(cosine_K, found_K, strict=True):
+            if cosine >= FLOOR:
+                pair = (int(found), place) if backwards else (place, int(found))
+                yield Candidate(*pair, float(cosine))
 
 
 class _Best:
@@ -70,13 +85,14 @@ class _Best:
         self._cosine_BK = torch.full((rows, nearest), -1.0, device=device)
         self._place_BK = torch.zeros((rows, nearest), dtype=torch.int64, device=device)
 
-    def add(self, cosine_BG: Tensor, begin: int) -> None:
+    def add(self, cosine_BG: Tensor, begin: int, rows: slice = slice(None)) -> None:
+        """Look at cosines of `rows` with what begins at the place `begin`."""
         nearest = self._cosine_BK.shape[1]
         new_BK, place_BK = cosine_BG.topk(min(nearest, cosine_BG.shape[1]), dim=1)
-        both_BK = torch.cat([self._cosine_BK, new_BK], dim=1)
-        places_BK = torch.cat([self._place_BK, place_BK + begin], dim=1)
-        self._cosine_BK, chosen_BK = both_BK.topk(nearest, dim=1)
-        self._place_BK = places_BK.gather(1, chosen_BK)
+        both_BK = torch.cat([self._cosine_BK[rows], new_BK], dim=1)
+        places_BK = torch.cat([self._place_BK[rows], place_BK + begin], dim=1)
+        self._cosine_BK[rows], chosen_BK = both_BK.topk(nearest, dim=1)
+        self._place_BK[rows] = places_BK.gather(1, chosen_BK)
 
     def found(self) -> tuple[np.ndarray, np.ndarray]:
         return self._cosine_BK.cpu().numpy(), self._place_BK.cpu().numpy()

@@ -74,9 +74,13 @@ def check(directory: Path, workers: int, done: Callable[[int], object]) -> Check
     """Return every problem of a dataset directory, and its whole samples.
 
     `done` is called with the number of samples looked at. Raises ValueError, in one line, where
-    the directory has no manifest that can be read.
+    the directory has no manifest.
     """
-    manifest = read_manifest(directory)
+    try:
+        manifest = manifest_of(directory)
+    except DamagedManifest as error:
+        problem = Problem(MANIFEST, "", str(error).removeprefix(f"{directory / MANIFEST}: "))
+        return Checked(directory, directory.name, [problem], [], frozenset(), frozenset())
     entries, problems = _entries(manifest)
     name = str(manifest["name"])
     settings = manifest.get("settings")
@@ -106,6 +110,23 @@ def check(directory: Path, workers: int, done: Callable[[int], object]) -> Check
     return Checked(directory, name, problems, samples, frozenset(keys), frozenset(excluded))
 
 
+class DamagedManifest(ValueError):  # noqa: N818 - it is not the code that erred
+    """A manifest that cannot be read as one."""
+
+
+def manifest_of(directory: Path) -> dict[str, Any]:
+    """Return the manifest; DamagedManifest where it is none, ValueError where there is none."""
+    try:
+        manifest = read_manifest(directory)
+    except ValueError as error:
+        if (directory / MANIFEST).is_file():
+            raise DamagedManifest(str(error)) from None
+        raise
+    if not isinstance(manifest["shards"], list) or not isinstance(manifest.get("samples"), int):
+        raise DamagedManifest(f"{directory / MANIFEST}: has no list of shards or no count")
+    return manifest
+
+
 def read_jpeg(directory: Path, sample: Stored) -> bytes:
     """Return the bytes of a stored photograph; RuntimeError where they changed meanwhile."""
     with (directory / sample.shard).open("rb") as file:
@@ -118,9 +139,8 @@ def read_jpeg(directory: Path, sample: Stored) -> bytes:
 def _entries(manifest: dict[str, Any]) -> tuple[list[dict[str, Any]], list[Problem]]:
     """Return the entries that can be followed: plain file names and hashes."""
     entries, problems = [], []
-    listed = manifest["shards"] if isinstance(manifest["shards"], list) else []
     kinds = {"file": str, "index": str, "sha256": str, "index_sha256": str, "bytes": int}
-    for number, entry in enumerate(listed):
+    for number, entry in enumerate(manifest["shards"]):
         if not isinstance(entry, dict) or not all(
             isinstance(entry.get(name), kind) for name, kind in (kinds | {"samples": int}).items()
         ):

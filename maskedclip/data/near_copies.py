@@ -14,7 +14,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from maskedclip.data.candidates import candidates
+from maskedclip.data.candidates import candidates, variant_of
 from maskedclip.data.descriptors import LENGTH, SIDE, VARIANTS, decode_square, describe
 from maskedclip.data.registration import (
     COARSE,
@@ -39,8 +39,8 @@ _CHUNK = 4096
 
 Read = Callable[[int], bytes]
 Progress = Callable[[int], object]
-# Two places to the variant that makes them alike, and whether it is one of the second.
-Likely = dict[tuple[int, int], tuple[int, bool]]
+# Two places to whether it is a variant of the second that looks like the first.
+Likely = dict[tuple[int, int], bool]
 
 
 class Described(NamedTuple):
@@ -89,7 +89,7 @@ def likely(first: Described, second: Described, done: Progress) -> Likely:
 
     `done` is called with the number of photographs looked up: of the first set, and of the second.
     """
-    best: dict[tuple[int, int], tuple[float, int, bool]] = {}
+    best: dict[tuple[int, int], tuple[float, bool]] = {}
     same = first is second
     ways = [(first, second, False)] if same else [(first, second, False), (second, first, True)]
     for one, other, turned in ways:
@@ -101,8 +101,8 @@ def likely(first: Described, second: Described, done: Progress) -> Likely:
             if swapped:
                 pair = pair[1], pair[0]
             if pair not in best or candidate.cosine > best[pair][0]:
-                best[pair] = candidate.cosine, candidate.variant, swapped
-    return {pair: (variant, swapped) for pair, (_, variant, swapped) in best.items()}
+                best[pair] = candidate.cosine, swapped
+    return {pair: swapped for pair, (_, swapped) in best.items()}
 
 
 def near_copies(
@@ -115,13 +115,15 @@ def near_copies(
     def seen(other: bool, place: int) -> Fine:
         return fine(decode_square((second if other else first).read(place), FINE))
 
-    def compare(pair: tuple[tuple[int, int], tuple[int, bool]]) -> Copy | None:
-        places, (variant, turned) = pair
+    def compare(pair: tuple[tuple[int, int], bool]) -> Copy | None:
+        places, turned = pair
         done(1)
-        one, other = first.coarse_NHW[places[0]], second.coarse_NHW[places[1]]
+        one, other = (first, places[0]), (second, places[1])
         if turned:
             one, other = other, one
-        coarse_23 = coarse_alignment(one, other, variant)
+        (of, place), (by, beside) = one, other
+        variant = variant_of(of.descriptor_NVD[place], by.descriptor_NVD[beside])
+        coarse_23 = coarse_alignment(of.coarse_NHW[place], by.coarse_NHW[beside], variant)
         if coarse_23 is None:
             return None
         views = seen(False, places[0]), seen(first is not second, places[1])
