@@ -1,7 +1,5 @@
 """Check shards before they are trained on: every byte, and whether a picture is seen twice."""
 
-import csv
-import io
 import json
 import os
 import tempfile
@@ -24,13 +22,6 @@ CSV_FILE, SHEET_FILE, UNCLEAR_FILE, REPORT_FILE = (
     "unclear.png",
     "report.json",
 )
-_COLUMNS = [
-    "kind", "where",
-    *(f"{name}_a" for name in ("dataset", "split", "key", "source", "labels")),
-    *(f"{name}_b" for name in ("dataset", "split", "key", "source", "labels")),
-    "score", "angle", "mirrored", "scale", "labels_agree", "drop", "remark",
-]  # fmt: skip
-SHOWN = 40  # pairs on a sheet
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,6 +91,8 @@ def check(request: Request, *, progress: bool = True) -> Findings:
     request.out.mkdir(parents=True, exist_ok=True)
     _find_pairs(findings, workers, stage)
     if request.drop:
+        from maskedclip.data.leakage import drop
+
         findings.dropped = drop(findings.pairs)
     _write(findings)
     return findings
@@ -149,7 +142,7 @@ def _find_pairs(findings: Findings, workers: int, stage: Stage) -> None:
     with tempfile.TemporaryDirectory(prefix=".check-", dir=findings.request.out) as folder:
         findings.pairs += _near(sets, own, Path(folder), workers, stage)
     order = {"exact": 0, "near": 1, "unclear": 2, "patient": 3}
-    findings.pairs.sort(key=lambda pair: (order[pair.kind], _score(pair), pair.one.name))
+    findings.pairs.sort(key=lambda pair: (order[pair.kind], pair.score, pair.one.name))
 
 
 def _near(
@@ -184,101 +177,23 @@ def _likely(one: Any, other: Any, done: Callable[[int], object]) -> Any:
 
 
 def _read(found: "Sequence[Member]", place: int) -> bytes:
-    from maskedclip.data.integrity import read_jpeg
+    from maskedclip.data.shard_checks import read_jpeg
 
     return read_jpeg(found[place].dataset.directory, found[place].sample)
 
 
-def drop(pairs: "Sequence[Pair]") -> dict[Path, int]:
-    """Add the losers of the pairs to the exclude.csv of their directories; return how many."""
-    from maskedclip.data.exclusions import Exclusion, read_exclusions, write_exclusions
-
-    new: dict[Path, dict[str, Exclusion]] = {}
-    keys: dict[Path, frozenset[str]] = {}
-    for pair in pairs:
-        for loser in pair.losers:
-            kept = pair.other if loser is pair.one else pair.one
-            entry = Exclusion(loser.sample.key, _why(pair), kept.name)
-            directory = loser.dataset.directory
-            new.setdefault(directory, {}).setdefault(entry.key, entry)
-            keys[directory] = loser.dataset.keys
-    for directory, entries in new.items():
-        before = read_exclusions(directory, keys[directory])
-        write_exclusions(directory, [*before, *entries.values()])
-    return {directory: len(entries) for directory, entries in new.items()}
-
-
-def _why(pair: "Pair") -> str:
-    both = "; their labels disagree" if len(pair.losers) == 2 else ""
-    return f"{pair.kind} copy {pair.place}{both}"
-
-
-def _score(pair: "Pair") -> float:
-    return pair.copy.score if pair.copy else 1.0
-
-
 def _write(findings: Findings) -> None:
+    from maskedclip.data.pair_files import write_csv, write_pictures
     from maskedclip.data.shard_writer import replacing
 
     out = findings.request.out
-    text = io.StringIO()
-    writer = csv.DictWriter(text, _COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(_row(pair) for pair in findings.pairs)
-    with replacing(out / CSV_FILE) as file:
-        file.write(text.getvalue().encode())
+    write_csv(out / CSV_FILE, findings.pairs)
     certain = [pair for pair in findings.pairs if pair.kind in ("near", "exact")]
-    certain.sort(key=_score)
-    _sheet(out / SHEET_FILE, certain)
-    _sheet(out / UNCLEAR_FILE, [pair for pair in findings.pairs if pair.kind == "unclear"])
+    certain.sort(key=lambda pair: pair.score)
+    write_pictures(out / SHEET_FILE, certain)
+    write_pictures(out / UNCLEAR_FILE, [pair for pair in findings.pairs if pair.kind == "unclear"])
     with replacing(out / REPORT_FILE) as file:
         file.write((json.dumps(_report(findings), indent=1) + "\n").encode())
-
-
-def _row(pair: "Pair") -> dict[str, object]:
-    copy, agree = pair.copy, pair.labels_agree
-    row: dict[str, object] = {"kind": pair.kind, "where": pair.place}
-    for side, member in (("a", pair.one), ("b", pair.other)):
-        metadata = member.sample.metadata
-        row |= {
-            f"dataset_{side}": member.dataset.name,
-            f"split_{side}": metadata.split or "",
-            f"key_{side}": member.sample.key,
-            f"source_{side}": metadata.source,
-            f"labels_{side}": ";".join(f"{k}={v}" for k, v in sorted(metadata.labels.items())),
-        }
-    return row | {
-        "score": f"{copy.score:.3f}" if copy else "",
-        "angle": f"{copy.angle:.1f}" if copy else "",
-        "mirrored": ("yes" if copy.mirrored else "no") if copy else "",
-        "scale": f"{copy.scale:.3f}" if copy else "",
-        "labels_agree": "" if agree is None else ("yes" if agree else "no"),
-        "drop": ";".join(member.name for member in pair.losers),
-        "remark": copy.reason if copy else "",
-    }
-
-
-def _sheet(path: Path, pairs: "Sequence[Pair]") -> None:
-    from maskedclip.data.integrity import read_jpeg
-    from maskedclip.data.pair_sheet import Tile, write_sheet
-
-    path.unlink(missing_ok=True)  # of an earlier check
-    tiles = []
-    for pair in pairs[:SHOWN]:
-        row, sides = _row(pair), (pair.one, pair.other)
-        names = [f"{m.dataset.name} {m.sample.metadata.split or ''} " for m in sides]
-        tails = [
-            m.sample.metadata.source[-(55 - len(n)) :] for m, n in zip(sides, names, strict=True)
-        ]
-        differ = " LABELS DIFFER" if pair.labels_agree is False else ""
-        turned = f" {row['score']} {row['angle']} deg" if pair.copy else ""
-        mirrored = " mirrored" if pair.copy and pair.copy.mirrored else ""
-        reads = [partial(read_jpeg, m.dataset.directory, m.sample) for m in sides]
-        lines = [f"{pair.kind}{turned}{mirrored}{differ} {row['remark']}"]
-        lines += [name + tail for name, tail in zip(names, tails, strict=True)]
-        tiles.append(Tile((reads[0], reads[1]), lines))
-    if tiles:
-        write_sheet(path, tiles)
 
 
 def _report(findings: Findings) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from maskedclip.data.integrity import Stored
+from maskedclip.data.shard_checks import Stored
 
 _SHARES = (0, 5, 25, 50, 75, 95, 100)  # percent
 

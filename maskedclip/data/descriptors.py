@@ -5,6 +5,7 @@ compression matter little to it, but place does. So one photograph has several d
 itself turned and cropped, and one of them is near that of a copy.
 """
 
+from functools import cache
 from typing import NamedTuple
 
 import cv2
@@ -137,6 +138,7 @@ def _cells(detail_HW: np.ndarray) -> np.ndarray:
     return np.asarray(cell_D / (np.linalg.norm(cell_D) + 1e-6), np.float32)
 
 
+@cache
 def dihedral() -> np.ndarray:
     """Return order_8D: descriptor[order_8D[k]] is that of the photograph turned by k quarters.
 

@@ -2,10 +2,13 @@
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
-from maskedclip.data.integrity import Checked, Stored
+from maskedclip.data.exclusions import Exclusion, read_exclusions, write_exclusions
+from maskedclip.data.integrity import Checked
 from maskedclip.data.near_copies import Copy
+from maskedclip.data.shard_checks import Stored
 
 KINDS = ("exact", "near", "unclear", "patient")
 PLACES = ("within a split", "across splits", "between directories", "with --against")
@@ -37,6 +40,11 @@ class Pair(NamedTuple):
     one: Member
     other: Member
     copy: Copy | None = None  # of a near or unclear pair
+
+    @property
+    def score(self) -> float:
+        """How well the two agree; 1 where that was not measured."""
+        return self.copy.score if self.copy else 1.0
 
     @property
     def place(self) -> str:
@@ -121,3 +129,25 @@ def patient_pairs(found: Sequence[Member]) -> Iterator[Pair]:
     for seen in splits.values():
         keeper, *others = sorted(seen.values(), key=lambda m: (-m.rank, m.sample.key))
         yield from (Pair("patient", keeper, other) for other in others)
+
+
+def drop(pairs: Sequence[Pair]) -> dict[Path, int]:
+    """Add the losers of the pairs to the exclude.csv of their directories; return how many."""
+    new: dict[Path, dict[str, Exclusion]] = {}
+    keys: dict[Path, frozenset[str]] = {}
+    for pair in pairs:
+        for loser in pair.losers:
+            kept = pair.other if loser is pair.one else pair.one
+            entry = Exclusion(loser.sample.key, _why(pair), kept.name)
+            directory = loser.dataset.directory
+            new.setdefault(directory, {}).setdefault(entry.key, entry)
+            keys[directory] = loser.dataset.keys
+    for directory, entries in new.items():
+        before = read_exclusions(directory, keys[directory])
+        write_exclusions(directory, [*before, *entries.values()])
+    return {directory: len(entries) for directory, entries in new.items()}
+
+
+def _why(pair: Pair) -> str:
+    both = "; their labels disagree" if len(pair.losers) == 2 else ""
+    return f"{pair.kind} copy {pair.place}{both}"

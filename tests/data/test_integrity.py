@@ -12,7 +12,8 @@ import pytest
 from PIL import Image
 
 from maskedclip.data.fundus import encode
-from maskedclip.data.integrity import Checked, check, read_jpeg
+from maskedclip.data.integrity import Checked, check
+from maskedclip.data.shard_checks import read_jpeg
 from maskedclip.data.shards import Shards, ShardWriter
 
 FACTS = {"width": 64, "height": 48, "sha256": "0" * 64, "phash": "0" * 16, "source": "a.jpg"}

@@ -4,10 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from maskedclip.data.integrity import Checked, Place, Stored
+from maskedclip.data.integrity import Checked
 from maskedclip.data.leakage import Member, Pair, exact_pairs, members, near_pairs, patient_pairs
 from maskedclip.data.near_copies import Copy
 from maskedclip.data.sample_checks import Metadata
+from maskedclip.data.shard_checks import Place, Stored
 
 PLACE = Place(0, 1, 2)
 
