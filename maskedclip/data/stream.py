@@ -81,7 +81,7 @@ def stream(  # noqa: PLR0913 (what is read, then who reads it)
     )  # fmt: skip
     try:
         for found in rows:
-            yield _collate(found, tokenize)
+            yield collate(found, tokenize)
     finally:
         rows.close()
         cache.close()
@@ -118,7 +118,7 @@ class _Cache:
 _SPANS = 16  # windows that may wait: those of both sources, at the ends of datasets in pieces
 
 
-def _collate(rows: list[Row], tokenize: Callable[[list[str]], tuple[Tensor, Tensor]]) -> Batch:
+def collate(rows: list[Row], tokenize: Callable[[list[str]], tuple[Tensor, Tensor]]) -> Batch:
     captions = [row.caption for row in rows if row.caption]
     token_AL, token_mask_AL = tokenize(captions)
     image_BHWC = torch.from_numpy(np.stack([row.image_HWC for row in rows]))

@@ -54,15 +54,26 @@ def crop_of(
 
     Raises ValueError where the bytes are no whole JPEG or the picture has over PIXEL_LIMIT pixels.
     """
-    size = size_of(jpeg)
-    box = crop_box(*size, image_size, crop_area, generator)
-    factor = 1 if fidelity == "exact" else _factor(min(box[2:]) / image_size / _ROOM[fidelity])
-    top, left, height, width = (value // factor for value in box)
-    crop_HWC = _decode(jpeg, size, factor)[top : top + height, left : left + width]
+    crop_HWC = cut(jpeg, image_size, crop_area, generator, fidelity)
     if fidelity == "exact":
         image = Image.fromarray(crop_HWC)
         return np.asarray(image.resize((image_size, image_size), Image.Resampling.BICUBIC))
     return _bicubic(crop_HWC, image_size)
+
+
+def cut(
+    jpeg: bytes,
+    image_size: int,
+    crop_area: tuple[float, float],
+    generator: np.random.Generator,
+    fidelity: str,
+) -> np.ndarray:
+    """Return the crop of `crop_of` before it is resized, at the scale that it is decoded at."""
+    size = size_of(jpeg)
+    box = crop_box(*size, image_size, crop_area, generator)
+    factor = 1 if fidelity == "exact" else _factor(min(box[2:]) / image_size / _ROOM[fidelity])
+    top, left, height, width = (value // factor for value in box)
+    return _decode(jpeg, size, factor)[top : top + height, left : left + width]
 
 
 def _bicubic(image_HWC: np.ndarray, size: int) -> np.ndarray:
