@@ -34,14 +34,14 @@ def permuted(position_B: np.ndarray, size: int, key: int) -> np.ndarray:
     Rogaway, 2002); the few places that fall beyond the last cell walk on until they are inside.
     """
     assert (position_B < size).all()
-    turns = [number(key, turn) for turn in range(_ROUNDS)]
+    turns = np.frombuffer(hashlib.shake_128(str(key).encode()).digest(8 * _ROUNDS), "<u8")
     index_B = _feistel(position_B.astype(np.uint64), size, turns)
     while (outside_B := index_B >= size).any():
         index_B[outside_B] = _feistel(index_B[outside_B], size, turns)
     return index_B.astype(np.int64)
 
 
-def _feistel(value_B: np.ndarray, size: int, turns: Sequence[int]) -> np.ndarray:
+def _feistel(value_B: np.ndarray, size: int, turns: np.ndarray) -> np.ndarray:
     wide = math.isqrt(size - 1) + 1
     sides = np.uint64(-(-size // wide)), np.uint64(wide)
     row, column = np.divmod(value_B, sides[1])
@@ -53,9 +53,9 @@ def _feistel(value_B: np.ndarray, size: int, turns: Sequence[int]) -> np.ndarray
     return row * sides[1] + column
 
 
-def _mix(value_B: np.ndarray, key: int) -> np.ndarray:
+def _mix(value_B: np.ndarray, key: np.uint64) -> np.ndarray:
     """Return a 63-bit hash of each value (the finaliser of splitmix64): a sum does not overflow."""
-    x = value_B ^ np.uint64(key)
+    x = value_B ^ key
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return (x ^ (x >> np.uint64(31))) >> np.uint64(1)
