@@ -160,7 +160,8 @@ def _at_zeros(window: _Window, place: int) -> tuple[Member | None, int]:
     if following >= 0:
         return _broken(place, "is zero, the end of a tar, and yet members follow"), following
     if end < window.length:
-        return _broken(end, "and what follows was not looked at: the tar ended long before"), -1
+        reason = "and what follows was not looked at: the tar ended long before"
+        return _broken(end, reason)._replace(broken=False), -1
     return None, -1
 
 
