@@ -62,7 +62,7 @@ def read_foreign(path: Path, storage: Storage) -> Indexed:
         kept = _kept(path, identity, storage)
         if kept is not None:
             return kept
-        indexed = _index(files)
+        indexed, lines = _index(files)
         if _identity(Files([path], storage)) != identity:
             raise ValueError(f"{path}: changed while it was read; wait until it is whole")
     except OSError as error:
@@ -70,19 +70,23 @@ def read_foreign(path: Path, storage: Storage) -> Indexed:
         if error.errno not in RETRIED:  # no plain file, or not ours to read: for every process
             return Indexed(Found(nothing_of(1, reason), {}), hashlib.sha256(b"").hexdigest())
         raise ValueError(f"{path}: {reason}; try again, or name other shards") from None
-    _keep(path, identity, indexed)
+    if lines:
+        _keep(path, identity, indexed, lines)
     return indexed
 
 
-def _index(files: Files) -> Indexed:
+def _index(files: Files) -> tuple[Indexed, bytes]:
+    """Return the samples of a tar and the lines of its index, no lines where it is packed."""
     first = files.read(0, 6, 0)
     for start, kind in _PACKED.items():
         if first.startswith(start):
             reason = f"is compressed with {kind}; unpack it to a plain tar"
-            return Indexed(Found(nothing_of(1, reason), {}), hashlib.sha256(first).hexdigest())
+            found = Found(nothing_of(1, reason), {})
+            return Indexed(found, hashlib.sha256(first).hexdigest()), b""
     walk = members(lambda size, offset: files.read(0, size, offset), files.size(0))
     found = Grouping().found(walk)
-    return Indexed(found, hashlib.sha256(_lines(found.table)).hexdigest())
+    lines = _lines(found.table)
+    return Indexed(found, hashlib.sha256(lines).hexdigest()), lines
 
 
 def _lines(table: Table) -> bytes:
@@ -105,13 +109,11 @@ def _places(path: Path, identity: dict[str, Any]) -> list[Path]:
     return [path.with_name(path.name + ".index"), Path(home) / "maskedclip" / f"{name}.index"]
 
 
-def _keep(path: Path, identity: dict[str, Any], indexed: Indexed) -> None:
+def _keep(path: Path, identity: dict[str, Any], indexed: Indexed, lines: bytes) -> None:
     table, ignored = indexed.found
-    if table.reason:
-        return
     facts = {"maskedclip_foreign_index": _FORMAT, **identity, "lines_sha256": indexed.sha256}
     facts |= {"ignored": ignored, "lost": table.lost}
-    content = json.dumps(facts).encode() + b"\n" + _lines(table)
+    content = json.dumps(facts).encode() + b"\n" + lines
     failed = []
     for place in _places(path, identity):
         try:

@@ -29,9 +29,11 @@ from maskedclip.data.tar_headers import (
 IMAGE_LIMIT, TEXT_LIMIT = 1 << 26, 1 << 20  # bytes of a member; what is larger is not read
 HEADER_LIMIT = 4_000_000  # of one tar, of all kinds
 REFUSED_LIMIT = 100_000  # of one tar
-_WINDOW = 1 << 23  # bytes read at once
+_WINDOW = 1 << 21  # bytes read at once: they stay in the processor's cache for the checksum
 _AHEAD = 2  # windows whose checksums may be outstanding
 _END_LIMIT = 1 << 22  # bytes behind the end of an archive that are looked at
+
+_ZEROS = bytes(BLOCK)
 
 Read = Callable[[int, int], bytes]  # (size, offset) to bytes, fewer where the file ends
 
@@ -106,7 +108,7 @@ def _walk(window: _Window) -> Iterator[tuple[Member, memoryview]]:
     place, told, nothing = 0, Told(), memoryview(b"")
     for _ in range(HEADER_LIMIT):
         block = bytes(window.at(place, BLOCK))
-        if len(block) == BLOCK and not block.strip(b"\0"):
+        if block == _ZEROS:
             broken, place = _at_zeros(window, place)
             if broken is not None:
                 yield broken, nothing

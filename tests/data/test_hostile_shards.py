@@ -63,6 +63,10 @@ MEMBERS = {
     "not UTF-8": (member(b"a\xff.jpg", JPEG), "has a name that is not UTF-8"),
     "no name": (member("", JPEG), "has no name"),
     "long name": (member(LONG, JPEG), "has a name of 256 bytes, over the limit of 255"),
+    "long usual GNU name": (
+        member("L", b"n" * 252 + b".jpg", b"L") + member("a.jpg", JPEG),
+        "has a name of 256 bytes, over the limit of 255",
+    ),
     "long GNU name": (
         member("L", b"n" * 9000, b"L") + member("a.jpg", JPEG),
         "has a name of 9000 bytes, over the limit of 255",
@@ -239,10 +243,10 @@ def test_very_many_tiny_members_take_little_time_and_memory(tmp_path: Path, coun
             checksum = int(first[148:154], 8) + sum(name) - sum(first[:11])
             file.write(name + first[11:148] + b"%06o\0 " % checksum + first[156:])
         file.write(sample("good1") + END)
-    start, before = time.perf_counter(), peak_memory()
+    start, before = time.process_time(), peak_memory()
     shards = Shards(tmp_path)
-    assert len(shards) == count + 2 or count > 100_000
-    assert time.perf_counter() - start < 5 * max(1, count / 100_000)
+    assert len(shards) == count + 2
+    assert time.process_time() - start < 5 + count / 20_000  # seconds
     assert peak_memory() - before < 400 << 20
 
 
