@@ -68,10 +68,10 @@ class Computed:
         yield stop - start
 
 
-def stored(folder: Path, name: str, samples: int, samples_per_shard: int = 7) -> Shards:
-    with ShardWriter(folder / name, name, samples_per_shard=samples_per_shard) as writer:
+def stored(folder: Path, name: str, samples: int, captioned: bool = True) -> Shards:
+    with ShardWriter(folder / name, name, samples_per_shard=7) as writer:
         for i in range(samples):
-            writer.add(f"{i:04d}", picture(i), {"dataset": name, **facts(i)})
+            writer.add(f"{i:04d}", picture(i), {"dataset": name, **facts(i, captioned)})
     return Shards(folder / name)
 
 

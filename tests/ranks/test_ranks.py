@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import socket
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import torch.multiprocessing as multiprocessing
 from torch.nn import functional as F
 
 from maskedclip.config import Config, override
+from maskedclip.data.shards import Shards
 from maskedclip.losses import label_guided_clip_loss
 from maskedclip.models.pretrained import read_weights
 from maskedclip.pretrain import pretrain
@@ -77,6 +79,30 @@ def pretrain_on_a_rank(_rank: int, config: Config) -> None:
     pretrain(config)
 
 
+def stop_on_a_rank(rank: int, config: Config, out: Path) -> None:
+    with pytest.raises(RuntimeError) as error:
+        pretrain(config)
+    (out / str(rank)).write_text(str(error.value))
+
+
+def test_a_budget_of_lost_samples_stops_all_ranks_with_the_same_words(small, phantoms, tmp_path):
+    copy = shutil.copytree(phantoms["unpaired"], tmp_path / "unpaired")
+    shards = Shards(copy)
+    jpeg, _ = shards.read(4)
+    tar = copy / shards.shard(4)
+    tar.write_bytes(tar.read_bytes().replace(jpeg, bytes(len(jpeg))))
+    changes = {"data.unpaired": (str(copy),), "data.paired_batch": 250, "data.unpaired_batch": 250}
+    config = override(small, changes)
+    on_ranks(2, stop_on_a_rank, config, tmp_path)
+    ours, theirs = ((tmp_path / str(rank)).read_text() for rank in range(2))
+    assert "of the first 1000 samples are lost" in ours
+    assert ours == theirs
+    lines = (config.directory / "lost_samples.jsonl").read_text().splitlines()
+    slots = [(entry["step"], entry["row"]) for entry in map(json.loads, lines)]
+    assert slots == sorted(set(slots))
+    assert {row < 125 for _, row in slots} == {True, False}  # of both ranks, written by one
+
+
 def losses(run: Path) -> list[list[float]]:
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     terms = ("loss", "loss_mim", "loss_clip", "loss_mfd", "grad_norm", "logit_scale")
@@ -102,8 +128,6 @@ def test_a_run_on_two_ranks_is_the_run_of_one(small, alone):
 
 
 def test_a_checkpoint_of_two_ranks_is_resumed_by_one(small, alone):
-    import shutil
-
     on_ranks(2, pretrain_on_a_rank, small)
     shutil.rmtree(small.directory / "checkpoints" / "step-00000006")
     pretrain(small)
