@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from maskedclip.command import field_lines, one_line_errors, read_flags, stop
 from maskedclip.config import FinetuneConfig, field_names, override
-from maskedclip.data.shards import read_manifest
+from maskedclip.data.opening import describe
 
 T = TypeVar("T")
 PROTOCOLS = ("linear", "zeroshot")
@@ -64,7 +64,7 @@ def check_inputs(weights: str, datasets: Sequence[str], task: str) -> None:
     if weights != RANDOM and not Path(weights).exists():
         raise ValueError(f"{weights}: no such run or file of weights; give one, or {RANDOM}")
     for directory in datasets:
-        tasks = list(read_manifest(Path(directory)).get("classes", {}))
+        tasks = list(describe(Path(directory)).get("classes", {}))
         if task and tasks and task not in tasks:
             near = difflib.get_close_matches(task, tasks, n=1)
             hint = f"did you mean {near[0]}? " if near else ""

@@ -31,6 +31,7 @@ from torch.optim import AdamW
 from maskedclip.config import FinetuneConfig, load, save
 from maskedclip.data.downstream import Sample, Task, labelled
 from maskedclip.data.ledger import Ledger
+from maskedclip.data.opening import dataset_sha256
 from maskedclip.data.order import number
 from maskedclip.data.shards import Shards
 from maskedclip.data.splits import division_of, split_file, training_share
@@ -229,7 +230,7 @@ def _finished(config: FinetuneConfig, run: Path) -> bool:
             f"{run} holds a fine-tuning with another configuration; choose another --name, "
             f"or remove it"
         )
-    check_data(run / "provenance.json", [Path(config.dataset)])
+    check_data(run / "provenance.json", [Path(config.dataset)], dataset_sha256)
     return {row["metric"] for row in results.read_rows(run)} >= set(METRICS)
 
 
@@ -241,7 +242,7 @@ def _claim(config: FinetuneConfig, run: Path) -> None:
         shutil.rmtree(run / name, ignore_errors=True)
     run.mkdir(parents=True, exist_ok=True)
     save(config, run / CONFIG_FILE)
-    facts = provenance([Path(config.dataset)], config.seed, 1)
+    facts = provenance([Path(config.dataset)], config.seed, 1, dataset_sha256)
     record(facts | {"split_sha256": _split_sha256(config)}, run / "provenance.json")
 
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from maskedclip.config import Config
-from maskedclip.data.shards import read_manifest
+from maskedclip.data.opening import describe
 from maskedclip.make_shards import build
 from maskedclip.shard_request import Request
 
@@ -25,7 +25,7 @@ def prepare(config: Config) -> None:
         drawn = config.data.draw_phantoms and directory.name.startswith("phantom")
         if drawn and not (directory / "manifest.json").exists():
             _draw(directory, config, number)
-        read_manifest(directory)
+        describe(directory)
     from maskedclip.models.text import check_text
 
     check_text(config.model.text)

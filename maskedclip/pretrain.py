@@ -20,6 +20,7 @@ from torch.optim import AdamW
 
 from maskedclip.config import Config, DataConfig, load, save
 from maskedclip.data.ledger import RunLedger
+from maskedclip.data.opening import dataset_sha256
 from maskedclip.data.stream import Batch, stream
 from maskedclip.data.transforms import denormalise, normalise
 from maskedclip.engine import checkpoint
@@ -202,12 +203,12 @@ def claim(config: Config) -> None:
                     f"another --name, or remove it"
                 )
     directories = [Path(p) for p in (*config.data.paired, *config.data.unpaired)]
-    check_data(config.directory / "provenance.json", directories)
+    check_data(config.directory / "provenance.json", directories, dataset_sha256)
     dist.barrier()
     if dist.get_rank() == 0:
         config.directory.mkdir(parents=True, exist_ok=True)
         save(config, path)
-        facts = provenance(directories, config.seed, dist.get_world_size())
+        facts = provenance(directories, config.seed, dist.get_world_size(), dataset_sha256)
         record(facts, config.directory / "provenance.json")
 
 

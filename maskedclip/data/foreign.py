@@ -39,14 +39,18 @@ def foreign_tars(path: Path) -> list[Path]:
     """Return the tars of a dataset of another maker, none where the path is not one.
 
     A directory with an index or the notes of a build of ours is a dataset that is not finished.
+    Raises ValueError where tars are compressed.
     """
     if path.suffix == ".tar" and not path.is_dir():
         return [path] if path.exists() else []
     if not path.is_dir() or (path / MANIFEST).exists():
         return []
     names = sorted(os.listdir(path))  # noqa: PTH208 - only names are asked for
-    if any(name == ".building" or name.endswith(".idx") for name in names):
+    if ".building" in names or any(f"{Path(name).stem}.idx" in names for name in names):
         return []
+    packed = [name for name in names if name.endswith((".tar.gz", ".tgz", ".tar.xz", ".tar.zst"))]
+    if packed:
+        raise ValueError(f"{path / packed[0]}: is compressed; unpack it to a plain tar")
     return [path / name for name in names if name.endswith(".tar") and name[0] != "."]
 
 

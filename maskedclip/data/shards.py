@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 
 from maskedclip.data.exclusions import read_exclusions
-from maskedclip.data.foreign import foreign_manifest, foreign_tars, read_foreign
 from maskedclip.data.foreign_index import COLUMNS as FOREIGN_COLUMNS
 from maskedclip.data.index_file import Table
-from maskedclip.data.manifest import read_manifest, verified_manifest
-from maskedclip.data.own_index import COLUMNS, read_own
+from maskedclip.data.manifest import read_manifest
+from maskedclip.data.opening import open_dataset
+from maskedclip.data.own_index import COLUMNS
 from maskedclip.data.salvage import Salvage, Wanted
 from maskedclip.data.sample_metadata import foreign_metadata, own_metadata
 from maskedclip.data.shard_writer import ShardWriter
@@ -57,22 +57,13 @@ class Shards:
 
     def __init__(self, directory: Path, storage: Storage | None = None) -> None:
         self.directory, self._storage = Path(directory), storage or Storage()
-        tars = foreign_tars(self.directory)
-        self.foreign = bool(tars)
-        if tars:
-            read = [read_foreign(tar, self._storage) for tar in tars]
-            tables = [indexed.found.table for indexed in read]
-            self.manifest = foreign_manifest(self.directory, tars, read)
-        else:
-            self.manifest = verified_manifest(self.directory, self._storage)
-            entries = self.manifest["shards"]
-            tars = [self.directory / entry["file"] for entry in entries]
-            tables = [read_own(self.directory, entry, self._storage) for entry in entries]
+        opened = open_dataset(self.directory, self._storage)
+        self.manifest, self.foreign = opened.manifest, opened.foreign
         self.name = str(self.manifest["name"])
-        self._tars = [tar.name for tar in tars]
-        self._files = Files(tars, self._storage)
+        self._tars = [tar.name for tar in opened.tars]
+        self._files = Files(opened.tars, self._storage)
         self._salvage = Salvage(self._files)
-        self._set(tables)
+        self._set(opened.tables)
 
     def _set(self, tables: Sequence[Table]) -> None:
         self._starts = [0, *accumulate(len(table.keys) for table in tables)]
@@ -122,7 +113,11 @@ class Shards:
 
     def read(self, index: int) -> tuple[bytes, dict[str, Any]]:
         """Return the JPEG bytes and the metadata of a sample; DamagedSample if either is bad."""
-        return self._member(index, 0), self.metadata(index)
+        return self.image(index), self.metadata(index)
+
+    def image(self, index: int) -> bytes:
+        """Return the JPEG bytes alone; DamagedSample if they are not those written."""
+        return self._member(index, 0)
 
     def read_members(self, index: int) -> list[bytes]:
         """Return the bytes of a sample's members, each as written or empty where there is none.

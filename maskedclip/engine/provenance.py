@@ -7,7 +7,7 @@ import platform
 import shlex
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -15,11 +15,23 @@ from typing import Any
 _PACKAGES = ("torch", "timm", "transformers", "numpy", "scikit-learn", "webdataset", "submitit")
 
 MANIFEST, EXCLUSIONS = "manifest.json", "exclude.csv"
+Identify = Callable[[Path], str]
 
 
-def provenance(datasets: Sequence[Path], seed: int, world: int) -> dict[str, Any]:
-    """Return the facts as a JSON object; `datasets` are shard directories."""
-    data = {str(path): _data_sha256(path) for path in datasets}
+def manifest_file_sha256(directory: Path) -> str:
+    """Return the hash of a dataset's manifest."""
+    return hashlib.sha256((directory / MANIFEST).read_bytes()).hexdigest()
+
+
+def provenance(
+    datasets: Sequence[Path], seed: int, world: int, identify: Identify = manifest_file_sha256
+) -> dict[str, Any]:
+    """Return the facts as a JSON object; `datasets` are shard directories.
+
+    Args:
+        identify: gives the hash that tells a dataset from others.
+    """
+    data = {str(path): _data_sha256(path, identify) for path in datasets}
     return {
         "git": _git(),
         "python": platform.python_version(),
@@ -34,7 +46,9 @@ def provenance(datasets: Sequence[Path], seed: int, world: int) -> dict[str, Any
     }
 
 
-def check_data(path: Path, datasets: Sequence[Path]) -> None:
+def check_data(
+    path: Path, datasets: Sequence[Path], identify: Identify = manifest_file_sha256
+) -> None:
     """Raise ValueError where the last start of a run, noted in `path`, read other data.
 
     Other data are another manifest or another exclude.csv; a directory that was moved is the same.
@@ -46,7 +60,7 @@ def check_data(path: Path, datasets: Sequence[Path]) -> None:
     excluded = before.get("exclusions_sha256", {})  # absent before there were such lists
     earlier = [(digest, excluded.get(name)) for name, digest in before["manifests_sha256"].items()]
     for then, directory in zip(earlier, dict.fromkeys(datasets), strict=False):
-        now = _data_sha256(directory)
+        now = _data_sha256(directory, identify)
         if then != now:
             changed = MANIFEST if then[0] != now[0] else EXCLUSIONS
             raise ValueError(
@@ -55,10 +69,9 @@ def check_data(path: Path, datasets: Sequence[Path]) -> None:
             )
 
 
-def _data_sha256(directory: Path) -> tuple[str, str | None]:
-    """Return the hashes of a dataset's manifest and of its list of excluded samples."""
-    manifest, exclusions = directory / MANIFEST, directory / EXCLUSIONS
-    digest = hashlib.sha256(manifest.read_bytes()).hexdigest()
+def _data_sha256(directory: Path, identify: Identify) -> tuple[str, str | None]:
+    """Return the hashes of a dataset and of its list of excluded samples."""
+    digest, exclusions = identify(directory), directory / EXCLUSIONS
     if not exclusions.is_file():
         return digest, None
     return digest, hashlib.sha256(exclusions.read_bytes()).hexdigest()
