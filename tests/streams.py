@@ -60,8 +60,11 @@ class Computed:
     def shard(self, index: int) -> str:
         return f"{self.name}-{index // 1000:06d}.tar"
 
-    def read(self, index: int) -> tuple[bytes, dict[str, Any]]:
-        return PICTURES[index % 16], facts(index)
+    def image(self, index: int) -> bytes:
+        return PICTURES[index % 16]
+
+    def metadata(self, index: int) -> dict[str, Any]:
+        return facts(index)
 
     def warm(self, start: int, stop: int) -> Iterator[int]:
         self.warmed.append((start, stop))

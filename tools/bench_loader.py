@@ -116,10 +116,10 @@ def rate(batches: Iterator[Any], batch: int, seconds: float = SECONDS) -> float:
 
 def our_batches(dataset: Shards, batch: int, threads: int, fidelity: str) -> Iterator[Any]:
     """Return the stream that pretrain reads, of unpaired images alone."""
-    source = Source("unpaired", [dataset], 0, captioned=False)
+    source, pairs = (Source(name, [dataset], 0, captioned=False) for name in ("unpaired", "paired"))
     nothing = torch.zeros(0, 1, dtype=torch.int64)
     return stream(
-        source, source, (0, batch), view(fidelity), lambda _: (nothing, nothing),
+        pairs, source, (0, batch), view(fidelity), lambda _: (nothing, nothing),
         first_step=0, rank=0, world=1, threads=threads, prefetch=3, readers=16,
     )  # fmt: skip
 

@@ -6,6 +6,7 @@ integer and seeking costs nothing.
 
 import hashlib
 import math
+import threading
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import NamedTuple
@@ -22,9 +23,27 @@ def number(*parts: object, bits: int = 64) -> int:
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=bits // 8).digest(), "little")
 
 
+class _Generator(threading.local):
+    """A generator a thread: a new one asks the system for entropy first, which takes longer."""
+
+    def __init__(self) -> None:
+        self.bits = np.random.Philox(key=0)
+        self.start = self.bits.state
+        self.generator = np.random.Generator(self.bits)
+
+
+_GENERATOR = _Generator()
+
+
 def generator(*parts: object) -> np.random.Generator:
-    """Return a generator that depends on `parts` alone."""
-    return np.random.Generator(np.random.Philox(key=number(*parts, bits=128)))
+    """Return this thread's generator, set to where a new one for `parts` would begin.
+
+    Draw what is needed before the next call: that sets the same object.
+    """
+    key = number(*parts, bits=128)
+    _GENERATOR.start["state"]["key"][:] = key & 0xFFFFFFFFFFFFFFFF, key >> 64
+    _GENERATOR.bits.state = _GENERATOR.start
+    return _GENERATOR.generator
 
 
 def permuted(position_B: np.ndarray, size: int, key: int) -> np.ndarray:

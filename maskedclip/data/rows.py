@@ -70,7 +70,7 @@ class Raw(NamedTuple):
     """A sample as it is stored; attempt 0 is the one meant, others stand in for it."""
 
     jpeg: bytes
-    metadata: dict[str, Any]
+    metadata: dict[str, Any]  # empty where the job is not of a pair
     place: Place
     attempt: int
     damage: DamagedSample | None  # why the one meant is not here
@@ -90,7 +90,9 @@ def _read(job: Job, first: int, damage: DamagedSample | None) -> Raw:
     for attempt in range(first, _SUBSTITUTES):
         place = source.instead(job.place, attempt) if attempt else job.place
         try:
-            jpeg, metadata = source.datasets[place.dataset].read(place.sample)
+            dataset = source.datasets[place.dataset]
+            jpeg = dataset.image(place.sample)
+            metadata = dataset.metadata(place.sample) if job.paired else {}
         except DamagedSample as found:  # a damaged substitute is listed at its own place alone
             damage = damage or found
         else:

@@ -123,7 +123,7 @@ def collate(rows: list[Row], tokenize: Callable[[list[str]], tuple[Tensor, Tenso
     token_AL, token_mask_AL = tokenize(captions)
     image_BHWC = torch.from_numpy(np.stack([row.image_HWC for row in rows]))
     return Batch(
-        image_BCHW=image_BHWC.permute(0, 3, 1, 2).contiguous(),
+        image_BCHW=image_BHWC.permute(0, 3, 1, 2),
         flip_B=torch.tensor([row.flip for row in rows]),
         hidden_BN=torch.from_numpy(np.stack([row.hidden_N for row in rows])),
         token_AL=token_AL,

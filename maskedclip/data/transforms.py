@@ -154,10 +154,13 @@ def random_mask(num_patches: int, ratio: float, generator: np.random.Generator) 
 
 
 def normalise(image_BCHW: Tensor, flip_B: Tensor | None = None) -> Tensor:
-    """Return float32 images at ImageNet's mean and deviation, mirrored where flip_B is True."""
+    """Return float32 images at ImageNet's mean and deviation, mirrored where flip_B is True.
+
+    For uint8 images of any strides; all of it happens where the images are.
+    """
     mean = torch.tensor(MEAN, device=image_BCHW.device).view(3, 1, 1) * 255
     std = torch.tensor(STD, device=image_BCHW.device).view(3, 1, 1) * 255
-    x_BCHW = (image_BCHW.float() - mean) / std
+    x_BCHW = (image_BCHW.contiguous().float() - mean) / std
     if flip_B is None:
         return x_BCHW
     return torch.where(flip_B[:, None, None, None], x_BCHW.flip(-1), x_BCHW)

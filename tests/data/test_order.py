@@ -44,6 +44,10 @@ def test_numbers_and_generators_depend_on_their_parts_alone():
     assert number("a", 1) == number("a", 1) != number("a", 2)
     assert number("a", "b") != number("ab")
     assert generator(1, "x").random() == generator(1, "x").random() != generator(2, "x").random()
+    draws = generator(1, "x")
+    draws.integers(0, 9, 3, dtype=np.uint32)  # half of a 64-bit number is left over
+    new = np.random.Generator(np.random.Philox(key=number(2, "x", bits=128)))
+    assert (generator(2, "x").integers(0, 2**32, 9) == new.integers(0, 2**32, 9)).all()
 
 
 @pytest.mark.parametrize("size", [5, 6, 9, 12])
