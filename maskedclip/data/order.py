@@ -14,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 _ROUNDS = 10
+BLOCKS = 16  # of a window: each is one read, and comes from anywhere
 CYCLE = 1000  # slots in which the shares of a mixture come out exactly
 
 
@@ -80,47 +81,47 @@ def _mix(value_B: np.ndarray, key: np.uint64) -> np.ndarray:
     return (x ^ (x >> np.uint64(31))) >> np.uint64(1)
 
 
-class Window(NamedTuple):
-    """Neighbouring samples from `first` on that stand, mixed, at positions start..stop-1."""
-
-    start: int
-    stop: int
-    first: int
-
-
-def window_at(position: int, size: int, window: int, key: int) -> Window:
-    """Return the window that `position` of an epoch of `size` samples lies in.
-
-    The whole windows are permuted; what is left over is a shorter one, between any two of them.
-    """
-    whole, rest = divmod(size, window)
-    short = number(key, "short") % (whole + 1) * window  # where the shorter one stands
-    if short <= position < short + rest:
-        return Window(short, short + rest, whole * window)
-    after = rest if position >= short + rest else 0
-    turn = (position - after) // window
-    start = turn * window + after
-    which = int(permuted(np.array([turn]), whole, number(key, "windows"))[0])
-    return Window(start, start + window, which * window)
-
-
 def ordered(first: int, rows: int, size: int, window: int, key: int) -> np.ndarray:
     """Return index_B: which of `size` samples stand at the positions from `first` on of an epoch.
 
-    window 0 is one bijection of all; else each window of neighbouring samples has one of its own,
-    and is read before the next begins.
+    window 0 is one bijection of all. Else the samples are dealt out in blocks of neighbours, blocks
+    in a new order, and each `window` of them (BLOCKS blocks from anywhere) is mixed on its own.
     """
     if not window:
         return permuted(np.arange(first, first + rows), size, key)
     found, end = [np.zeros(0, np.int64)], first + rows
     while first < end:
-        here = window_at(first, size, window, key)
-        stop = min(here.stop, end)
-        inside_B = np.arange(first - here.start, stop - here.start)
-        length = here.stop - here.start
-        found.append(here.first + permuted(inside_B, length, number(key, here.first)))
+        start = first // window * window
+        length = min(window, size - start)
+        stop = min(start + length, end)
+        inside_B = np.arange(first - start, stop - start)
+        found.append(start + permuted(inside_B, length, number(key, "window", start)))
         first = stop
-    return np.concatenate(found)
+    return _in_blocks(np.concatenate(found), size, window, key)
+
+
+def pieces(position: int, size: int, window: int, key: int) -> tuple[int, list[tuple[int, int]]]:
+    """Return where the window of a position begins, and the runs of samples start..stop-1 in it."""
+    start = position // window * window
+    places = np.arange(start, min(start + window, size))
+    index_B = np.sort(_in_blocks(places, size, window, key))
+    breaks = np.flatnonzero(np.diff(index_B) != 1)
+    firsts, lasts = index_B[[0, *(breaks + 1)]], index_B[[*breaks, -1]]
+    return start, [(int(a), int(b) + 1) for a, b in zip(firsts, lasts, strict=True)]
+
+
+def _in_blocks(place_B: np.ndarray, size: int, window: int, key: int) -> np.ndarray:
+    """Return index_B of samples dealt out in blocks; the shorter one may come at any turn."""
+    block = max(1, window // BLOCKS)
+    whole, rest = divmod(size, block)
+    if not whole:
+        return place_B
+    short = number(key, "short") % (whole + 1) * block
+    turn_B, inside_B = np.divmod(place_B - np.where(place_B >= short + rest, rest, 0), block)
+    within_B = (place_B >= short) & (place_B < short + rest)
+    turn_B[within_B] = 0
+    index_B = permuted(turn_B, whole, number(key, "blocks")) * block + inside_B
+    return np.where(within_B, whole * block + place_B - short, index_B)
 
 
 def shares_of(weights: Sequence[float]) -> tuple[int, ...]:

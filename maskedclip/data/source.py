@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from maskedclip.data.order import number, ordered, shares_of, turns_at, window_at
+from maskedclip.data.order import number, ordered, pieces, shares_of, turns_at
 from maskedclip.data.shards import DamagedSample, Shards
 
 _AT_ONCE = 4096  # places computed at a time where many are asked for
@@ -86,10 +86,15 @@ class Source:
     def __len__(self) -> int:
         return self._size
 
+    @property
+    def parts(self) -> int:
+        """The number of orders that the samples stand in: one, or with weights one a dataset."""
+        return len(self._parts)
+
     def places(self, first: int, rows: int) -> list[Place]:
         """Return what stands at `rows` positions of the endless sequence from `first` on."""
         which_B, before = self._turns(first, rows)
-        counts = np.bincount(which_B, minlength=len(self._parts)).tolist()
+        counts = np.bincount(which_B, minlength=self.parts).tolist()
         found = [
             iter(part.places(start, count))
             for part, start, count in zip(self._parts, before, counts, strict=True)
@@ -97,13 +102,13 @@ class Source:
         return [next(found[which]) for which in which_B]
 
     def _turns(self, first: int, rows: int) -> tuple[np.ndarray, list[int]]:
-        if len(self._parts) == 1:
+        if self.parts == 1:
             return np.zeros(rows, np.int64), [first]
         return turns_at(first, rows, self._shares, self._key)
 
     def instead(self, place: Place, attempt: int) -> Place:
         """Return the substitute of a damaged sample, from the datasets that it is mixed with."""
-        part = self._parts[place.dataset if len(self._parts) > 1 else 0]
+        part = self._parts[place.dataset if self.parts > 1 else 0]
         draw = number(self.seed, self.name, *place, attempt) % len(part)
         return Place(place.epoch, *part.locate(draw))
 
@@ -115,17 +120,17 @@ class Source:
             for start in range(shown, end, _AT_ONCE):
                 yield from part.places(start, min(_AT_ONCE, end - start))
 
-    def ahead(self, first: int, rows: int, fresh: bool) -> list[Span]:
-        """Return what to read into the cache when these positions are first needed.
+    def ahead(self, first: int, rows: int, fresh: bool) -> list[list[Span]]:
+        """Return the windows to read into the cache when these positions are first needed.
 
         That is the window behind each that begins here; at a `fresh` start also the first itself.
         """
         which_B, before = self._turns(first, rows)
-        counts = np.bincount(which_B, minlength=len(self._parts)).tolist()
+        counts = np.bincount(which_B, minlength=self.parts).tolist()
         return [
-            span
+            window
             for part, start, count in zip(self._parts, before, counts, strict=True)
-            for span in part.ahead(start, count, fresh)
+            for window in part.ahead(start, count, fresh)
         ]
 
 
@@ -180,28 +185,26 @@ class _Part:
             first, rows = first + count, rows - count
         return found
 
-    def ahead(self, first: int, rows: int, fresh: bool) -> list[Span]:
+    def ahead(self, first: int, rows: int, fresh: bool) -> list[list[Span]]:
         if rows >= self._window:  # its windows are shorter than a step
             return []
         found, position = [], first
         while position < first + rows:
-            begins, here, behind = self._window_of(position)
-            if fresh and position == first:
-                found += self._spans(here)
-            if begins or (fresh and position == first):
-                found += self._spans(self._window_of(behind)[1])
-            position = behind
+            begin, end, here = self._window_at(position)
+            new = fresh and position == first
+            found += [here] if new else []
+            found += [self._window_at(end)[2]] if new or begin == position else []
+            position = end
         return found
 
-    def _window_of(self, position: int) -> tuple[bool, tuple[int, int], int]:
-        """Return (whether one begins here, its first sample and the one behind, where it ends)."""
+    def _window_at(self, position: int) -> tuple[int, int, list[Span]]:
+        """Return where the window of a position begins and ends, and what lies in it."""
         epoch, inside = divmod(position, len(self))
-        found = window_at(inside, len(self), self._window, self._key(epoch))
-        here = (found.first, found.first + found.stop - found.start)
-        return found.start == inside, here, epoch * len(self) + found.stop
+        begin, runs = pieces(inside, len(self), self._window, self._key(epoch))
+        start, length = epoch * len(self) + begin, sum(stop - first for first, stop in runs)
+        return start, start + length, [span for run in runs for span in self._spans(*run)]
 
-    def _spans(self, window: tuple[int, int]) -> list[Span]:
-        place, stop = window
+    def _spans(self, place: int, stop: int) -> list[Span]:
         found = []
         while place < stop:
             end = min(stop, self._ends[int(np.searchsorted(self._ends, place, side="right"))])

@@ -18,8 +18,7 @@ from torch import Tensor
 
 from maskedclip.data.loading import rows_in_order
 from maskedclip.data.rows import Job, Lost, Row, View, make_row, read_row
-from maskedclip.data.shards import Shards
-from maskedclip.data.source import Source
+from maskedclip.data.source import Source, Span
 
 
 class Batch(NamedTuple):
@@ -66,15 +65,15 @@ def stream(  # noqa: PLR0913 (what is read, then who reads it)
     def jobs(step: int) -> list[Job]:
         found = []
         for source, size, is_paired in shares:
-            for span in source.ahead(step * size, size, step == first_step):
-                cache.add(source.datasets[span.dataset], span.start, span.stop)
+            for window in source.ahead(step * size, size, step == first_step):
+                cache.add(source, window)
             first = rank * (size // world)
             places = source.places(step * size + first, size // world)
             rows = zip(count(first), places, strict=False)
             found += [Job(source, place, step, row, is_paired) for row, place in rows]
         return found
 
-    cache = _Cache()
+    cache = _Cache(2 * sum(source.parts for source, _, _ in shares))
     rows = rows_in_order(
         map(jobs, count(first_step)), read_row, partial(make_row, view=view),
         readers=readers, threads=threads, prefetch=prefetch,
@@ -90,32 +89,31 @@ def stream(  # noqa: PLR0913 (what is read, then who reads it)
 class _Cache:
     """A thread that reads windows into the system's cache, before their samples are asked for.
 
-    It holds nothing itself. A window that has not begun when the next is due is given up: its
-    samples are then being read one by one already.
+    It holds nothing itself. Of more than `limit` windows that wait the oldest are given up: their
+    samples are being read one by one already.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
         self._pool = ThreadPoolExecutor(1)
         self._closed = Event()
         self._waiting: list[Future[None]] = []
 
-    def add(self, dataset: Shards, start: int, stop: int) -> None:
-        for future in self._waiting[:-_SPANS]:
-            future.cancel()
+    def add(self, source: Source, window: list[Span]) -> None:
         self._waiting = [future for future in self._waiting if not future.done()]
-        self._waiting.append(self._pool.submit(self._read, dataset, start, stop))
+        for future in self._waiting[: -self._limit]:
+            future.cancel()
+        self._waiting.append(self._pool.submit(self._read, source, window))
 
-    def _read(self, dataset: Shards, start: int, stop: int) -> None:
-        for _ in dataset.warm(start, stop):
-            if self._closed.is_set():
-                return
+    def _read(self, source: Source, window: list[Span]) -> None:
+        for span in window:
+            for _ in source.datasets[span.dataset].warm(span.start, span.stop):
+                if self._closed.is_set():
+                    return
 
     def close(self) -> None:
         self._closed.set()
         self._pool.shutdown(wait=True, cancel_futures=True)
-
-
-_SPANS = 16  # windows that may wait: those of both sources, at the ends of datasets in pieces
 
 
 def collate(rows: list[Row], tokenize: Callable[[list[str]], tuple[Tensor, Tensor]]) -> Batch:
