@@ -23,7 +23,7 @@ from maskedclip.data.own_index import COLUMNS
 from maskedclip.data.salvage import Salvage, Wanted
 from maskedclip.data.sample_metadata import foreign_metadata, own_metadata
 from maskedclip.data.shard_writer import ShardWriter
-from maskedclip.data.storage import Files, Storage
+from maskedclip.data.storage import Files, Storage, crc32
 from maskedclip.data.tar_headers import shown
 
 __all__ = ["DamagedSample", "ShardWriter", "Shards", "read_manifest"]
@@ -175,33 +175,34 @@ class Shards:
         number = self._shard_number(index)
         if index in self._lost or number in self._reasons:
             raise self._damage(index, self._reason(index))
-        place = self._places[index, 3 * which : 3 * which + 3].tolist()
-        if not place[0]:  # a foreign sample need not have every member
+        offset, size, checksum = self._places[index, 3 * which : 3 * which + 3].tolist()
+        if not offset:  # a foreign sample need not have every member
             return b""
-        member, extension = _MEMBERS[which]
-        wanted = Wanted("" if self.foreign else f"{self.key(index)}.{extension}", *place)
         try:
-            content = self._files.read(number, wanted.size, wanted.offset)
-            if wanted.is_whole(content):
+            content = self._files.read(number, size, offset)
+            if crc32(content) == checksum and len(content) == size:
                 return content
-            found, content = self._second_try(number, wanted, content)
+            found, content = self._second_try(index, which, content)
         except FileNotFoundError:
-            raise self._damage(index, f"{member} cannot be read: the shard is missing") from None
+            raise self._damage(
+                index, f"{_MEMBERS[which][0]} cannot be read: the shard is missing"
+            ) from None
         except OSError as error:
-            reason = f"{member} cannot be read ({error.strerror})"
+            reason = f"{_MEMBERS[which][0]} cannot be read ({error.strerror})"
             raise self._damage(index, reason) from error
         if found is not None:
             return found
-        if len(content) < wanted.size:
-            reason = f"{member} has {len(content)} of {wanted.size} bytes: the shard is cut short"
+        if len(content) < size:
+            reason = f"has {len(content)} of {size} bytes: the shard is cut short"
         else:
-            reason = f"{member} has another checksum than when it was written"
-        raise self._damage(index, reason)
+            reason = "has another checksum than when it was written"
+        raise self._damage(index, f"{_MEMBERS[which][0]} {reason}")
 
-    def _second_try(
-        self, number: int, wanted: Wanted, content: bytes
-    ) -> tuple[bytes | None, bytes]:
+    def _second_try(self, index: int, which: int, content: bytes) -> tuple[bytes | None, bytes]:
         """Return the bytes of a member if they are anywhere, and those that are in its place."""
+        number = self._shard_number(index)
+        name = "" if self.foreign else f"{self.key(index)}.{_MEMBERS[which][1]}"
+        wanted = Wanted(name, *self._places[index, 3 * which : 3 * which + 3].tolist())
         if self._files.was_replaced(number):
             self._salvage.forget(number)
             content = self._files.read(number, wanted.size, wanted.offset)
