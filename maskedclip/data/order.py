@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 _ROUNDS = 10
-BLOCKS = 16  # of a window: each is one read, and comes from anywhere
+BLOCK = 64  # neighbours of a window that are read as one: some 4 MB at 512 pixels
 CYCLE = 1000  # slots in which the shares of a mixture come out exactly
 
 
@@ -85,7 +85,7 @@ def ordered(first: int, rows: int, size: int, window: int, key: int) -> np.ndarr
     """Return index_B: which of `size` samples stand at the positions from `first` on of an epoch.
 
     window 0 is one bijection of all. Else the samples are dealt out in blocks of neighbours, blocks
-    in a new order, and each `window` of them (BLOCKS blocks from anywhere) is mixed on its own.
+    in a new order, and each `window` samples (blocks from anywhere) are mixed on their own.
     """
     if not window:
         return permuted(np.arange(first, first + rows), size, key)
@@ -112,7 +112,7 @@ def pieces(position: int, size: int, window: int, key: int) -> tuple[int, list[t
 
 def _in_blocks(place_B: np.ndarray, size: int, window: int, key: int) -> np.ndarray:
     """Return index_B of samples dealt out in blocks; the shorter one may come at any turn."""
-    block = max(1, window // BLOCKS)
+    block = min(window, BLOCK)
     whole, rest = divmod(size, block)
     if not whole:
         return place_B

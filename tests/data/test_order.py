@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from maskedclip.data.order import (
-    BLOCKS,
+    BLOCK,
     generator,
     number,
     ordered,
@@ -63,10 +63,10 @@ def test_each_pair_of_places_holds_each_pair_of_a_small_source_equally_often(siz
     assert abs(chi - freedom) < 5 * np.sqrt(2 * freedom)
 
 
-@pytest.mark.parametrize("window", [1, 2, 17, 40, 64, 99, 100, 1000])
-@pytest.mark.parametrize("size", [1, 10, 63, 100])
+@pytest.mark.parametrize("window", [1, 2, 40, 64, 99, 130, 1000])
+@pytest.mark.parametrize("size", [1, 10, 63, 200])
 def test_an_order_in_windows_holds_each_place_once_and_each_window_is_a_few_runs(size, window):
-    for key in range(20):
+    for key in range(3):
         order = ordered(0, size, size, window, key)
         assert sorted(order) == list(range(size))
         for place in range(size):
@@ -74,7 +74,7 @@ def test_an_order_in_windows_holds_each_place_once_and_each_window_is_a_few_runs
             assert start == place // window * window
             inside = [index for first, stop in runs for index in range(first, stop)]
             assert sorted(order[start : start + window]) == inside
-            block = max(1, window // BLOCKS)
+            block = min(window, BLOCK)
             assert len(runs) <= len(inside) // block + 3  # cut at its ends, and the shorter block
 
 
