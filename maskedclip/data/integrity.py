@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from maskedclip.data.exclusions import EXCLUSIONS, read_exclusions
 from maskedclip.data.sample_checks import SIDE_LIMIT
 from maskedclip.data.shard_checks import Problem, Stored, check_shard
-from maskedclip.data.shard_writer import MANIFEST
+from maskedclip.data.shard_writer import MANIFEST, SELF_SHA256, manifest_sha256
 from maskedclip.data.shards import read_manifest
 
 
@@ -94,6 +94,8 @@ def _entries(manifest: dict[str, Any]) -> tuple[list[dict[str, Any]], list[Probl
             problems.append(Problem(MANIFEST, "", f"entry {number} names a file elsewhere"))
         else:
             entries.append(entry)
+    if SELF_SHA256 in manifest and manifest[SELF_SHA256] != manifest_sha256(manifest):
+        problems.append(Problem(MANIFEST, "", f"{SELF_SHA256} is not that of its content"))
     return entries, problems
 
 
