@@ -28,7 +28,7 @@ class DataConfig:
         float, ...
     ] = ()  # shares of the datasets; none: each sample once an epoch
     unpaired_weights: tuple[float, ...] = ()  # the same of the unpaired ones
-    window: int = 0  # neighbouring samples read as one and mixed within; 0 mixes all of a source
+    window: int = 0  # samples read ahead in large pieces and mixed; 0 mixes all of a source
     crop_area: tuple[float, float] = (0.2, 1.0)  # share of the picture that a crop shows
     caption_template: str = "A fundus photograph of [CLS]"  # [CLS] becomes the finding
     caption_from: Literal["report", "categories", "both"] = "report"  # where a sample has both

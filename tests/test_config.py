@@ -1,3 +1,5 @@
+import re
+
 import pytest
 
 from maskedclip.config import (
@@ -95,3 +97,22 @@ def test_a_batch_that_cannot_be_shared_evenly_is_refused():
     check_shares((12, 0), 4)
     with pytest.raises(ValueError, match=r"10 images a step cannot be shared by 4 ranks; .* as 12"):
         check_shares((12, 10), 4)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"data.paired": "a,b", "data.paired_weights": "1"}, "1 for 2 datasets of data.paired"),
+        ({"data.paired_weights": "1"}, "1 for 0 datasets"),
+        ({"data.unpaired": "a,b", "data.unpaired_weights": "1,-2"}, "1,-2: one is negative"),
+        ({"data.paired": "a,b", "data.paired_weights": "0,0"}, "none is above 0"),
+        ({"data.paired": "a,b", "data.paired_weights": "1,1e-4"}, "below a thousandth"),
+        ({"data.window": "-1"}, "data.window -1 is negative"),
+        ({"data.max_lost": "2"}, "data.max_lost 2.0: write a share"),
+        ({"data.caption_template": "an eye"}, "has no [CLS]"),
+    ],
+)
+def test_a_mixture_or_budget_that_cannot_be_is_said_in_one_line(changes, said):
+    with pytest.raises(ValueError, match=re.escape(said)) as error:
+        override(Config(), changes)
+    assert "\n" not in str(error.value)

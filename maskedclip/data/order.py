@@ -100,14 +100,14 @@ def ordered(first: int, rows: int, size: int, window: int, key: int) -> np.ndarr
     return _in_blocks(np.concatenate(found), size, window, key)
 
 
-def pieces(position: int, size: int, window: int, key: int) -> tuple[int, list[tuple[int, int]]]:
-    """Return where the window of a position begins, and the runs of samples start..stop-1 in it."""
+def pieces(position: int, size: int, window: int, key: int) -> list[tuple[int, int]]:
+    """Return the runs of samples start..stop-1 in the window of a position."""
     start = position // window * window
     places = np.arange(start, min(start + window, size))
     index_B = np.sort(_in_blocks(places, size, window, key))
     breaks = np.flatnonzero(np.diff(index_B) != 1)
     firsts, lasts = index_B[[0, *(breaks + 1)]], index_B[[*breaks, -1]]
-    return start, [(int(a), int(b) + 1) for a, b in zip(firsts, lasts, strict=True)]
+    return [(int(a), int(b) + 1) for a, b in zip(firsts, lasts, strict=True)]
 
 
 def _in_blocks(place_B: np.ndarray, size: int, window: int, key: int) -> np.ndarray:

@@ -110,7 +110,7 @@ class Source:
         """Return the substitute of a damaged sample, from the datasets that it is mixed with."""
         part = self._parts[place.dataset if self.parts > 1 else 0]
         draw = number(self.seed, self.name, *place, attempt) % len(part)
-        return Place(place.epoch, *part.locate(draw))
+        return Place(place.epoch, *part.locate(np.array([draw]))[0])
 
     def unseen(self, rows: int) -> Iterator[Place]:
         """Yield what the first `rows` positions leave out of the epochs that they end within."""
@@ -146,9 +146,9 @@ class _Kept:
     def __len__(self) -> int:
         return self._size
 
-    def index(self, place: int) -> int:
-        """Return the index in the dataset of the sample at `place` of those kept."""
-        return place + int(np.searchsorted(self._before, place, side="right"))
+    def index(self, place_B: np.ndarray) -> np.ndarray:
+        """Return the indices in the dataset of the samples at these places of those kept."""
+        return place_B + np.searchsorted(self._before, place_B, side="right")
 
 
 class _Part:
@@ -168,12 +168,17 @@ class _Part:
     def _key(self, epoch: int) -> int:
         return number(*self._name, epoch)
 
-    def locate(self, place: int) -> tuple[int, int]:
-        """Return the dataset and the index within it of the sample at `place` of this part."""
-        which = int(np.searchsorted(self._ends, place, side="right"))
-        start = self._ends[which - 1] if which else 0
-        dataset = self._members[which]
-        return dataset, self._kept[dataset].index(place - start)
+    def locate(self, place_B: np.ndarray) -> list[tuple[int, int]]:
+        """Return the dataset and the index within it of the samples at these places of the part."""
+        which_B = np.searchsorted(self._ends, place_B, side="right")
+        sample_B = np.empty_like(place_B)
+        for which in set(which_B.tolist()):
+            start = self._ends[which - 1] if which else 0
+            here_B = which_B == which
+            kept = self._kept[self._members[which]]
+            sample_B[here_B] = kept.index(place_B[here_B] - start)
+        members = [self._members[which] for which in which_B.tolist()]
+        return list(zip(members, sample_B.tolist(), strict=True))
 
     def places(self, first: int, rows: int) -> list[Place]:
         found: list[Place] = []
@@ -181,7 +186,7 @@ class _Part:
             epoch, inside = divmod(first, len(self))
             count = min(rows, len(self) - inside)
             index_B = ordered(inside, count, len(self), self._window, self._key(epoch))
-            found += [Place(epoch, *self.locate(int(i))) for i in index_B]
+            found += [Place(epoch, *sample) for sample in self.locate(index_B)]
             first, rows = first + count, rows - count
         return found
 
@@ -190,26 +195,26 @@ class _Part:
             return []
         found, position = [], first
         while position < first + rows:
-            begin, end, here = self._window_at(position)
+            inside = position % len(self)
+            left = min(self._window - inside % self._window, len(self) - inside)
             new = fresh and position == first
-            found += [here] if new else []
-            found += [self._window_at(end)[2]] if new or begin == position else []
-            position = end
+            found += [self._window_at(position)] if new else []
+            begins = inside % self._window == 0
+            found += [self._window_at(position + left)] if new or begins else []
+            position += left
         return found
 
-    def _window_at(self, position: int) -> tuple[int, int, list[Span]]:
-        """Return where the window of a position begins and ends, and what lies in it."""
+    def _window_at(self, position: int) -> list[Span]:
         epoch, inside = divmod(position, len(self))
-        begin, runs = pieces(inside, len(self), self._window, self._key(epoch))
-        start, length = epoch * len(self) + begin, sum(stop - first for first, stop in runs)
-        return start, start + length, [span for run in runs for span in self._spans(*run)]
+        runs = pieces(inside, len(self), self._window, self._key(epoch))
+        return [span for run in runs for span in self._spans(*run)]
 
     def _spans(self, place: int, stop: int) -> list[Span]:
         found = []
         while place < stop:
             end = min(stop, self._ends[int(np.searchsorted(self._ends, place, side="right"))])
-            dataset, index = self.locate(place)
-            found.append(Span(dataset, index, self.locate(end - 1)[1] + 1))
+            (dataset, first), (_, last) = self.locate(np.array([place, end - 1]))
+            found.append(Span(dataset, first, last + 1))
             place = end
         return found
 
