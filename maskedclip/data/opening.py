@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import logging
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,6 +14,8 @@ from maskedclip.data.manifest import verified_manifest
 from maskedclip.data.own_index import read_own
 from maskedclip.data.shard_writer import MANIFEST
 from maskedclip.data.storage import Storage
+
+logger = logging.getLogger(__name__)
 
 
 class Opened(NamedTuple):
@@ -32,6 +36,12 @@ def open_dataset(path: Path, storage: Storage) -> Opened:
         return Opened(foreign_manifest(path, tars, read), tars, tables, foreign=True)
     manifest = verified_manifest(path, storage)
     entries = manifest["shards"]
+    there = set(os.listdir(path))  # noqa: PTH208 - one call, and names are all that is asked for
+    missing = [entry["file"] for entry in entries if entry["file"] not in there]
+    if missing:
+        logger.warning(
+            "%s: %d of %d shards are missing: %s ...", path, len(missing), len(entries), missing[0]
+        )
     tables = [read_own(path, entry, storage) for entry in entries]
     return Opened(manifest, [path / entry["file"] for entry in entries], tables, foreign=False)
 

@@ -8,16 +8,20 @@ import json
 import lzma
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from maskedclip.data.shard_writer import manifest_sha256, write_manifest, write_shard
 from maskedclip.data.shards import DamagedSample, Shards
 from maskedclip.data.tar_members import IMAGE_LIMIT, TEXT_LIMIT
+from maskedclip.data.transforms import crop_of, decode
 from tests.tars import END, JPEG, header, member, padded, pax, sample
 
 LONG = b"d" * 155 + b"/" + b"n" * 96 + b".jpg"
+RANDOM = np.random.default_rng(0)
 GOOD = {"good0", "good1"}
 
 
@@ -161,6 +165,17 @@ def test_a_broken_place_is_listed_and_the_samples_beside_it_too(tmp_path: Path, 
     assert reason in listed["x.tar#2"]
     assert all(reason in why for why in listed.values())
     assert "may lack a member" in listed["good0"]
+
+
+@pytest.mark.parametrize("read", [decode, lambda jpeg: crop_of(jpeg, 8, (0.2, 1), RANDOM, "fast")])
+def test_a_pixel_bomb_is_refused_before_it_is_decoded(tmp_path: Path, read: Callable) -> None:
+    place = JPEG.index(b"\xff\xc0") + 5
+    bomb = JPEG[:place] + b"\xfd\xe8\xfd\xe8" + JPEG[place + 4 :]  # says 65000 x 65000
+    (tmp_path / "x.tar").write_bytes(member("a.jpg", bomb) + END)
+    before = peak_memory()
+    with pytest.raises(ValueError, match="65000 x 65000 pixels, more than 80,000,000"):
+        read(Shards(tmp_path).read(0)[0])
+    assert peak_memory() - before < 50 << 20
 
 
 PACKED = {"gzip": gzip.compress, "bzip2": bz2.compress, "xz": lzma.compress}

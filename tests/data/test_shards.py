@@ -6,7 +6,9 @@ from pathlib import Path
 import pytest
 import webdataset
 
-from maskedclip.data.shard_writer import write_manifest, write_shard
+from maskedclip.data.exclusions import Exclusion, write_exclusions
+from maskedclip.data.integrity import check
+from maskedclip.data.shard_writer import SELF_SHA256, write_manifest, write_shard
 from maskedclip.data.shards import DamagedSample, Shards, ShardWriter
 
 JPEGS = [bytes([i]) * (700 + i) for i in range(5)]
@@ -117,6 +119,95 @@ def test_a_directory_without_a_manifest_is_refused_in_one_line(directory: Path) 
     with pytest.raises(ValueError, match="not finished") as error:
         Shards(directory)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("content", [None, b"", b"#maskedclip-index 1\n", b"\xff\n"])
+def test_a_damaged_index_is_found_anew_from_the_tar_with_one_warning(
+    directory: Path, content: bytes | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = directory / "toy-000001.idx"
+    expected = [Shards(directory).read(number) for number in range(5)]
+    path.unlink()
+    if content is not None:
+        path.write_bytes(content)
+    shards = Shards(directory)
+    assert [shards.read(number) for number in range(5)] == expected
+    found = "is missing" if content is None else "is not the index that the manifest names"
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{path}: {found}; the samples are looked for in the tar; build it again"
+    ]
+
+
+def test_where_tar_and_index_are_damaged_in_different_samples_one_is_lost(directory: Path) -> None:
+    tar, index = directory / "toy-000001.tar", directory / "toy-000001.idx"
+    tar.write_bytes(tar.read_bytes().replace(JPEGS[2], JPEGS[2][:-1] + b"x"))
+    lines = index.read_bytes().splitlines(keepends=True)
+    index.write_bytes(b"".join([*lines[:-1], lines[-1].replace(b"key3", b"key9")]))
+    shards = Shards(directory)
+    assert shards.read(3)[0] == JPEGS[3]
+    with pytest.raises(DamagedSample, match="sample key2: image has another checksum"):
+        shards.read(2)
+
+
+def test_without_anything_that_vouches_the_samples_of_a_shard_are_listed_by_place(
+    directory: Path,
+) -> None:
+    tar = directory / "toy-000001.tar"
+    tar.write_bytes(tar.read_bytes().replace(JPEGS[2], JPEGS[2][:-1] + b"x"))
+    (directory / "toy-000001.idx").unlink()
+    shards = Shards(directory)
+    for index, place in ((2, 0), (3, 1)):
+        assert shards.key(index) == f"toy-000001.tar#{place}"
+        with pytest.raises(DamagedSample, match="nothing vouches for a sample"):
+            shards.metadata(index)
+    assert [len(shards.read(index)[0]) for index in (0, 1, 4)] == [700, 701, 704]
+    assert list(shards.warm(0, 5))
+
+
+def test_exclusions_of_a_damaged_dataset_may_name_samples_that_are_lost(directory: Path) -> None:
+    write_exclusions(directory, [Exclusion("key2", "copy", ""), Exclusion("key4", "copy", "")])
+    assert Shards(directory).excluded == {2, 4}
+    for end in ("tar", "idx"):
+        (directory / f"toy-000001.{end}").unlink()
+    assert Shards(directory).excluded == {4}
+
+
+def test_a_block_that_was_dropped_costs_one_sample_and_not_those_behind_it(directory: Path) -> None:
+    tar = directory / "toy-000000.tar"
+    content = tar.read_bytes()
+    tar.write_bytes(content[:512] + content[1024:])
+    shards = Shards(directory)
+    with pytest.raises(DamagedSample, match="key0: image has another checksum"):
+        shards.read(0)
+    assert shards.read(1)[0] == JPEGS[1]
+
+
+def test_missing_shards_are_warned_of_and_cost_their_samples(
+    directory: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (directory / "toy-000000.tar").unlink()
+    shards = Shards(directory)
+    assert "1 of 3 shards are missing: toy-000000.tar" in caplog.text
+    with pytest.raises(DamagedSample, match="key1: image cannot be read: the shard is missing"):
+        shards.read(1)
+    assert shards.read(2)[0] == JPEGS[2]
+
+
+def test_a_manifest_of_before_it_had_a_hash_is_read(directory: Path) -> None:
+    path = directory / "manifest.json"
+    manifest = json.loads(path.read_text())
+    del manifest[SELF_SHA256]
+    path.write_text(json.dumps(manifest))
+    assert len(Shards(directory)) == 5
+
+
+def test_a_manifest_changed_by_hand_is_refused_and_named_by_a_check(directory: Path) -> None:
+    path = directory / "manifest.json"
+    path.write_text(path.read_text().replace('"none"', '"CC0"'))
+    with pytest.raises(ValueError, match="is damaged or was changed by hand"):
+        Shards(directory)
+    problems = check(directory, 1, lambda _: None).problems
+    assert ("manifest.json", "", f"{SELF_SHA256} is not that of its content") in problems
 
 
 def test_missing_and_empty_directories_are_told_apart(tmp_path: Path) -> None:
