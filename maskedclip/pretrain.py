@@ -9,6 +9,7 @@ if __name__ == "__main__":  # before torch is imported: --help and misspelt flag
     CONFIG, _ = read_config(__doc__, None, "maskedclip_vitl")
 
 import logging
+from contextlib import closing
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,7 +20,6 @@ from torch import Tensor
 from torch.optim import AdamW
 
 from maskedclip.config import Config, DataConfig, load, save
-from maskedclip.data.ledger import RunLedger
 from maskedclip.data.opening import dataset_sha256
 from maskedclip.data.stream import Batch, stream
 from maskedclip.data.transforms import denormalise, normalise
@@ -37,11 +37,11 @@ from maskedclip.models.pretrained import export
 from maskedclip.models.teacher import Teacher
 from maskedclip.models.text import Tokenizer
 from maskedclip.run_data import (
-    LOST,
     everywhere,
     keep_silent,
     length,
     list_unseen,
+    open_ledger,
     read_sources,
     view,
 )
@@ -96,7 +96,8 @@ def pretrain(config: Config) -> Path:
     """Train from the run's newest verified checkpoint to its last step; return its directory.
 
     Every rank calls it. Raises ValueError for shards that are not there or a directory of another
-    run, RuntimeError where the loss is not finite or a checkpoint cannot be written.
+    run, RuntimeError where the loss is not finite, more samples are lost than data.max_lost allows,
+    or a checkpoint cannot be written.
     """
     run, engine, data = config.directory, config.engine, config.data
     with process_group() as device:
@@ -113,10 +114,10 @@ def pretrain(config: Config) -> Path:
         )  # fmt: skip
         warmup = config.optim.warmup_epochs / config.optim.epochs * total
         images = data.paired_batch + data.unpaired_batch
-        first = dist.get_rank() == 0
-        ledger = RunLedger(run / LOST, done, images, data.max_lost, writes=first)
+        ledger = open_ledger(config, done)
         peak = peak_flops(device, compute_type(engine.precision, device)) * dist.get_world_size()
-        with Log(run, done, total, epoch_steps=epoch_steps, images=images, peak_flops=peak) as log:
+        account = Log(run, done, total, epoch_steps=epoch_steps, images=images, peak_flops=peak)
+        with account as log, closing(batches):
             for step in range(done, total):
                 batch = log.waited(lambda: to_device(next(batches), device))
                 ledger.add(step, everywhere(batch.lost))
@@ -136,7 +137,7 @@ def pretrain(config: Config) -> Path:
                 if saves:
                     checkpoint.save(run / "checkpoints", step + 1, *networks, engine.keep)
         weights = checkpoint.full_weights(networks.model)
-        if first:
+        if dist.get_rank() == 0:
             list_unseen(config, *sources, total)
             export(weights, model_shape(config), run)
     return run

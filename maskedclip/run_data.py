@@ -9,7 +9,7 @@ import numpy as np
 import torch.distributed as dist
 
 from maskedclip.config import Config, check_shares
-from maskedclip.data.ledger import write_unseen
+from maskedclip.data.ledger import RunLedger, lines_before, write_unseen
 from maskedclip.data.rows import Lost, View
 from maskedclip.data.shards import Shards
 from maskedclip.data.source import Source, without_caption
@@ -86,6 +86,14 @@ def view(config: Config) -> View:
         caption_from=config.data.caption_from,
         fidelity=config.data.fidelity,
     )
+
+
+def open_ledger(config: Config, done: int) -> RunLedger:
+    """Return the list of lost samples of a run that has taken `done` steps."""
+    path, data, first = config.directory / LOST, config.data, dist.get_rank() == 0
+    kept = gathered(lines_before(path, done) if first else [])
+    images = data.paired_batch + data.unpaired_batch
+    return RunLedger(path, kept, images, data.max_lost, writes=first)
 
 
 def everywhere(lost: list[Lost]) -> list[Lost]:

@@ -41,21 +41,21 @@ class Ledger:
 class RunLedger:
     """The lost slots of a run that may die and go on at any step: step, row, sample, substitute.
 
-    Every rank counts, the one that `writes` has the file. What an earlier life listed from
-    `first_step` on is taken back, as those steps come again.
+    Every rank counts, the one that `writes` has the file. `kept` are the lines of earlier lives,
+    for all ranks from the one that read them.
     """
 
     def __init__(
-        self, path: Path, first_step: int, images: int, max_lost: float, *, writes: bool
+        self, path: Path, kept: Sequence[str], images: int, max_lost: float, *, writes: bool
     ) -> None:
         """Images are those of a step; max_lost is a share of all that were expected so far."""
         self._path, self._images, self._max_lost = path, images, max_lost
         self._writes = writes
-        kept = [entry for entry in _entries(path) if entry["step"] < first_step]
-        self._count, self._first = len(kept), [_words(entry) for entry in kept[:_SHOWN]]
+        self._count = len(kept)
+        self._first = [_words(json.loads(line)) for line in kept[:_SHOWN]]
         if writes and path.exists():
             temporary = path.with_suffix(".tmp")
-            temporary.write_text("".join(json.dumps(entry) + "\n" for entry in kept))
+            temporary.write_text("".join(line + "\n" for line in kept))
             temporary.replace(path)
 
     def add(self, step: int, lost: Sequence[Lost]) -> None:
@@ -76,6 +76,16 @@ class RunLedger:
             )
 
 
+def lines_before(path: Path, step: int) -> list[str]:
+    """Return the lines of a run's ledger that a life which goes on at `step` keeps.
+
+    What comes again is taken back, and so is half a line that a killed run left at the end.
+    """
+    text = path.read_text() if path.exists() else ""
+    lines = text[: text.rfind("\n") + 1].splitlines()
+    return [line for line in lines if json.loads(line)["step"] < step]
+
+
 def write_unseen(path: Path, shown: Iterable[tuple[Source, int]]) -> dict[str, int]:
     """List what is missing to whole epochs after so many rows of each source; return how much.
 
@@ -93,12 +103,6 @@ def write_unseen(path: Path, shown: Iterable[tuple[Source, int]]) -> dict[str, i
                 counts[source.name] += 1
     temporary.replace(path)
     return counts
-
-
-def _entries(path: Path) -> list[dict[str, Any]]:
-    """Return the lines of a run's ledger, but for half a line that a killed run left at the end."""
-    text = path.read_text() if path.exists() else ""
-    return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
 
 
 def _words(entry: Mapping[str, Any]) -> str:

@@ -4,7 +4,7 @@ Ranks and threads only share the work out, so resuming is one integer, at any nu
 sample that is damaged costs that sample: another takes its slot and every other slot stays.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from itertools import count
@@ -48,7 +48,7 @@ def stream(  # noqa: PLR0913 (what is read, then who reads it)
     threads: int,
     prefetch: int,
     readers: int = 1,
-) -> Iterator[Batch]:
+) -> Generator[Batch, None, None]:
     """Yield this rank's share of the batches from `first_step` on, without end.
 
     batch_sizes are paired and unpaired images a step over all ranks, multiples of `world`. Raises
@@ -100,9 +100,12 @@ class _Cache:
         self._waiting: list[Future[None]] = []
 
     def add(self, source: Source, window: list[Span]) -> None:
-        self._waiting = [future for future in self._waiting if not future.done()]
         for future in self._waiting[: -self._limit]:
             future.cancel()
+        for future in self._waiting:
+            if future.done() and not future.cancelled():
+                future.result()  # an error of ours is not to be lost in a thread
+        self._waiting = [future for future in self._waiting if not future.done()]
         self._waiting.append(self._pool.submit(self._read, source, window))
 
     def _read(self, source: Source, window: list[Span]) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from maskedclip.data.ledger import RunLedger, write_unseen
+from maskedclip.data.ledger import RunLedger, lines_before, write_unseen
 from maskedclip.data.rows import Lost
 from maskedclip.data.shards import Shards
 from maskedclip.data.source import Source
@@ -99,6 +99,10 @@ def assert_accounted(plan: Plan, found: Sequence[Batch], first: int = 0) -> list
     return listed
 
 
+def opened(path: Path, first: int, images: int, max_lost: float, writes: bool = True) -> RunLedger:
+    return RunLedger(path, lines_before(path, first), images, max_lost, writes=writes)
+
+
 def run(ledger: RunLedger, found: Sequence[Batch], first: int) -> None:
     for step, batch in enumerate(found, first):
         ledger.add(step, batch.lost)
@@ -123,7 +127,7 @@ def test_in_whole_epochs_of_damaged_shards_expected_is_delivered_plus_listed(see
             times = [f"{entry.dataset}/{entry.key}" for entry in of_first].count(key)
             assert times in (whole_epochs, whole_epochs + 1)
 
-    ledger = RunLedger(tmp_path / "lost.jsonl", 0, sum(BATCH), 1.0, writes=True)
+    ledger = opened(tmp_path / "lost.jsonl", 0, sum(BATCH), 1.0)
     run(ledger, found, 0)
     lines = (tmp_path / "lost.jsonl").read_text().splitlines()
     assert [Lost(**json.loads(line)) for line in lines] == sorted(listed)
@@ -134,15 +138,15 @@ def test_a_ledger_written_over_stops_and_replays_is_that_of_an_uninterrupted_run
     damage(place, np.random.default_rng(3))
     plan, total = plan_of(place, 3), 14
     once, often = tmp_path / "once.jsonl", tmp_path / "often.jsonl"
-    run(RunLedger(once, 0, sum(BATCH), 1.0, writes=True), batches(plan, 0, total), 0)
+    run(opened(once, 0, sum(BATCH), 1.0), batches(plan, 0, total), 0)
     assert len(once.read_text().splitlines()) > 20
     lives = [(0, 5, 1), (3, 9, 2), (9, 10, 3), (2, 11, 6), (10, 14, 1), (14, 14, 1)]
     for first, stop, world in lives:
-        ledger = RunLedger(often, first, sum(BATCH), 1.0, writes=True)
+        ledger = opened(often, first, sum(BATCH), 1.0)
         run(ledger, batches(plan, first, stop - first, world), first)
         with often.open("a") as file:
             file.write('{"step": 7, "sour')  # killed while it wrote a line
-    RunLedger(often, total, sum(BATCH), 1.0, writes=True)
+    opened(often, total, sum(BATCH), 1.0)
     assert often.read_text() == once.read_text()
 
 
@@ -152,7 +156,7 @@ def lost_one(step: int, row: int = 0) -> Lost:
 
 def test_a_run_stops_when_it_has_lost_more_than_its_budget(tmp_path):
     path = tmp_path / "lost.jsonl"
-    ledger = RunLedger(path, 0, 100, 0.01, writes=True)
+    ledger = opened(path, 0, 100, 0.01)
     for step in range(20):  # one in a hundred is allowed
         ledger.add(step, [lost_one(step)])
     with pytest.raises(RuntimeError) as error:
@@ -168,10 +172,10 @@ def test_a_run_stops_when_it_has_lost_more_than_its_budget(tmp_path):
 
 def test_a_budget_is_counted_over_all_lives_of_a_run(tmp_path):
     path = tmp_path / "lost.jsonl"
-    ledger = RunLedger(path, 0, 100, 0.01, writes=True)
+    ledger = opened(path, 0, 100, 0.01)
     for step in range(15):
         ledger.add(step, [lost_one(step)])
-    again = RunLedger(path, 12, 100, 0.01, writes=True)
+    again = opened(path, 12, 100, 0.01)
     for step in range(12, 15):
         again.add(step, [lost_one(step)])
     with pytest.raises(RuntimeError, match="17 of the first 1600"):
@@ -179,19 +183,19 @@ def test_a_budget_is_counted_over_all_lives_of_a_run(tmp_path):
 
 
 def test_a_budget_says_nothing_of_the_first_thousand_samples_and_1_never_stops(tmp_path):
-    ledger = RunLedger(tmp_path / "lost.jsonl", 0, 100, 0.0, writes=True)
+    ledger = opened(tmp_path / "lost.jsonl", 0, 100, 0.0)
     for step in range(9):
         ledger.add(step, [lost_one(step)])
     with pytest.raises(RuntimeError, match="9 of the first 1000"):
         ledger.add(9, [])
-    generous = RunLedger(tmp_path / "other.jsonl", 0, 100, 1.0, writes=True)
+    generous = opened(tmp_path / "other.jsonl", 0, 100, 1.0)
     for step in range(20):
         generous.add(step, [lost_one(step, row) for row in range(100)])
 
 
 def test_a_rank_that_does_not_write_counts_all_the_same(tmp_path):
     path = tmp_path / "lost.jsonl"
-    ledger = RunLedger(path, 0, 1000, 0.001, writes=False)
+    ledger = opened(path, 0, 1000, 0.001, writes=False)
     ledger.add(0, [lost_one(0)])
     with pytest.raises(RuntimeError, match="3 of the first 2000"):
         ledger.add(1, [lost_one(1), lost_one(1, 1)])
