@@ -176,7 +176,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except (ValueError, RuntimeError) as error:
         _stop(" ".join(str(error).split()))
     except KeyboardInterrupt:
-        sys.stderr.write("\nstopped; nothing was changed\n")
+        sys.stderr.write("\nstopped; the same command begins anew\n")
         raise SystemExit(130) from None
     sys.stdout.write(report(findings))
     if findings.request.json:

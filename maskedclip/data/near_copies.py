@@ -34,7 +34,7 @@ CLEAR_SCORE = 0.6  # from here on the vessels speak for themselves
 UNCLEAR_SCORE, UNCLEAR_CORRELATION = 0.15, 0.5
 LEAST_DETAIL = 0.0025  # of the brightness: less contrast is noise
 LEAST_OVERLAP, LARGEST_STRETCH = 0.5, 1.4
-_KEPT = 1500  # photographs in memory, 250 kB each
+_KEPT = 600  # photographs in memory, 370 kB each
 _CHUNK = 4096
 
 Read = Callable[[int], bytes]
