@@ -1,16 +1,21 @@
 """Whether a dataset directory is what its manifest says, to the last byte of each sample."""
 
+import re
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from maskedclip.data.contact_sheet import FILE as CONTACT_SHEET
+from maskedclip.data.downstream import labelled
 from maskedclip.data.exclusions import EXCLUSIONS, read_exclusions
 from maskedclip.data.sample_checks import SIDE_LIMIT
 from maskedclip.data.shard_checks import Problem, Stored, check_shard
 from maskedclip.data.shard_writer import MANIFEST, SELF_SHA256, manifest_sha256
-from maskedclip.data.shards import read_manifest
+from maskedclip.data.shards import Shards, read_manifest
+from maskedclip.data.splits import FOLDER as SPLITS
+from maskedclip.data.splits import read_split
 
 
 class Checked(NamedTuple):
@@ -53,7 +58,8 @@ def check(directory: Path, workers: int, done: Callable[[int], object]) -> Check
     if manifest.get("samples") != len(keys):
         reason = f"says {manifest.get('samples')} samples, the indexes name {len(keys)}"
         problems.append(Problem(MANIFEST, "", reason))
-    known = {MANIFEST, EXCLUSIONS, *(entry[k] for entry in entries for k in ("file", "index"))}
+    known = {MANIFEST, EXCLUSIONS, CONTACT_SHEET, SPLITS}
+    known |= {entry[k] for entry in entries for k in ("file", "index")}
     extra = sorted(path.name for path in directory.iterdir() if path.name not in known)
     problems += [Problem(file, "", f"is not named by {MANIFEST}") for file in extra]
     try:
@@ -61,7 +67,22 @@ def check(directory: Path, workers: int, done: Callable[[int], object]) -> Check
     except ValueError as error:
         excluded = set()
         problems.append(Problem(EXCLUSIONS, "", str(error).partition(": ")[2]))
+    problems += _of_splits(directory) if not problems else []
     return Checked(directory, name, problems, samples, frozenset(keys), frozenset(excluded))
+
+
+def _of_splits(directory: Path) -> list[Problem]:
+    """Return what is wrong with the files of splits; only a whole dataset can say it."""
+    dataset, problems = Shards(directory), []
+    excluded = {dataset.key(index) for index in dataset.excluded}
+    for path in sorted((directory / SPLITS).glob("*")):
+        name = re.sub(r"(-seed\d+)?\.csv$", "", path.name)
+        try:
+            read_split(path, labelled(dataset, name), excluded)
+        except ValueError as error:
+            reason = str(error).removeprefix(f"{path}: ")
+            problems.append(Problem(f"{SPLITS}/{path.name}", "", reason))
+    return problems
 
 
 class DamagedManifest(ValueError):  # noqa: N818 - it is not the code that erred

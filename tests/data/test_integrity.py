@@ -15,6 +15,8 @@ from maskedclip.data.fundus import encode
 from maskedclip.data.integrity import Checked, check
 from maskedclip.data.shard_checks import read_jpeg
 from maskedclip.data.shards import Shards, ShardWriter
+from maskedclip.make_shards import build
+from maskedclip.shard_request import Request
 
 FACTS = {"width": 64, "height": 48, "sha256": "0" * 64, "phash": "0" * 16, "source": "a.jpg"}
 
@@ -250,3 +252,16 @@ def test_an_exclusion_list_is_no_extra_file_but_must_be_of_this_dataset(tmp_path
     (directory / "exclude.csv").write_text("key,reason,copy_of\nelsewhere,near,t/x\n")
     (line,) = said(directory)
     assert "no sample 'elsewhere'" in line
+
+
+def test_contact_sheet_and_splits_belong_and_a_split_must_be_of_this_dataset(
+    tmp_path: Path,
+) -> None:
+    out = tmp_path / "p"
+    build(Request(dataset="phantom", count=60, size=48, workers=1, out=out), progress=False)
+    assert not check(out, 1, lambda _: None).problems
+    path = next((out / "splits").glob("*.csv"))
+    path.write_text(path.read_text().replace(",train,", ",holdout,", 1))
+    problem = check(out, 1, lambda _: None).problems[0]
+    assert problem.file == f"splits/{path.name}"
+    assert "is of no sample of this dataset" in problem.reason
