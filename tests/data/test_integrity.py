@@ -254,7 +254,7 @@ def test_an_exclusion_list_is_no_extra_file_but_must_be_of_this_dataset(tmp_path
     assert "no sample 'elsewhere'" in line
 
 
-def test_contact_sheet_and_splits_belong_and_a_split_must_be_of_this_dataset(
+def test_contact_sheet_and_splits_belong_and_a_split_must_be_whole(
     tmp_path: Path,
 ) -> None:
     out = tmp_path / "p"
