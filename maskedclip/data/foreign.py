@@ -19,6 +19,7 @@ from maskedclip.data.tar_members import members
 
 logger = logging.getLogger(__name__)
 _FORMAT = 1
+_AT_ONCE = 10_000  # samples, whose numbers are Python's for a moment
 _PACKED = {
     b"\x1f\x8b": "gzip",
     b"BZh": "bzip2",
@@ -94,9 +95,12 @@ def _index(files: Files) -> tuple[Indexed, bytes]:
 
 
 def _lines(table: Table) -> bytes:
-    rows = table.places.tolist()
-    lines = [format_line(key, row) for key, row in zip(table.keys, rows, strict=True)]
-    return "".join(f"{line}\n" for line in lines).encode()
+    pieces = []
+    for first in range(0, len(table.keys), _AT_ONCE):
+        last = first + _AT_ONCE
+        rows = zip(table.keys[first:last], table.places[first:last].tolist(), strict=True)
+        pieces.append("".join(f"{format_line(*row)}\n" for row in rows).encode())
+    return b"".join(pieces)
 
 
 def _identity(files: Files) -> dict[str, Any]:

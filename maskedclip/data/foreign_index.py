@@ -14,7 +14,7 @@ import numpy as np
 
 from maskedclip.data.index_file import Table
 from maskedclip.data.tar_headers import name_problem, shown
-from maskedclip.data.tar_members import TEXT_LIMIT, Member
+from maskedclip.data.tar_members import REFUSED_LIMIT, TEXT_LIMIT, Member
 
 KINDS = {"jpg": 0, "jpeg": 0, "json": 1, "txt": 2, "cls": 3}  # extension to place in a row
 COLUMNS = 12  # offset, size, crc32 of image, json, txt and cls
@@ -79,8 +79,12 @@ class Grouping:
                 self._doubt = f"may lack a member: {member.problem}"
             else:
                 self._add(member)
+            if len(self._lost) > REFUSED_LIMIT:
+                reason = f"comes behind {REFUSED_LIMIT:,} samples that cannot be had, the limit"
+                self._append("", [0] * COLUMNS, reason)
+                break
         self._end()
-        places = np.array(self._numbers, dtype=np.int64).reshape(-1, COLUMNS)
+        places = np.frombuffer(self._numbers, dtype=np.int64).reshape(-1, COLUMNS)
         ignored = dict(sorted(self._ignored.items()))
         return Found(Table(self._keys, places, self._lost), ignored)
 

@@ -88,8 +88,10 @@ def _entry_problem(entry: Any, name: str) -> str:
         file = entry.get(kind)
         if not isinstance(file, str) or not _is_file_name(file):
             return f"has the {kind} {ascii(file)[:60]}, which is no name of a file beside it"
-        if not (file.startswith(f"{name}-") and file.endswith(end)):
+        if not re.fullmatch(re.escape(name) + "-[0-9]{6,9}" + re.escape(end), file):
             return f"has the {kind} {ascii(file)[:60]}, not {name}-NUMBER{end}"
+    if Path(entry["file"]).stem != Path(entry["index"]).stem:
+        return f"has the file {entry['file']} and the index {entry['index']}"
     for kind in ("sha256", "index_sha256"):
         if not isinstance(entry.get(kind), str) or not _SHA256.fullmatch(entry[kind]):
             return f"has the {kind} {ascii(entry.get(kind))[:20]}, not 64 hex digits"

@@ -250,19 +250,34 @@ def test_members_that_are_code_or_packed_are_never_opened(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("count", [20_000, pytest.param(1_000_000, marks=pytest.mark.slow)])
 def test_very_many_tiny_members_take_little_time_and_memory(tmp_path: Path, count: int) -> None:
-    first = header(b"0000000.jpg", 0)
+    first, content = header(b"0000000.jpg", 1), padded(b"x")
     with (tmp_path / "x.tar").open("wb") as file:
         file.write(sample("good0"))
         for number in range(count):
             name = b"%07d.jpg" % number
             checksum = int(first[148:154], 8) + sum(name) - sum(first[:11])
-            file.write(name + first[11:148] + b"%06o\0 " % checksum + first[156:])
+            file.write(name + first[11:148] + b"%06o\0 " % checksum + first[156:] + content)
         file.write(sample("good1") + END)
     start, before = time.process_time(), peak_memory()
     shards = Shards(tmp_path)
     assert len(shards) == count + 2
     assert time.process_time() - start < 5 + count / 20_000  # seconds
     assert peak_memory() - before < 400 << 20
+
+
+def test_very_many_members_that_are_refused_end_at_a_limit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("maskedclip.data.tar_members.REFUSED_LIMIT", 20)
+    monkeypatch.setattr("maskedclip.data.foreign_index.REFUSED_LIMIT", 20)
+    empty = b"".join(member(f"{number}.jpg", b"") for number in range(50))
+    links = b"".join(header(b"%d.jpg" % number, 0, b"2") for number in range(50))
+    (tmp_path / "x.tar").write_bytes(sample("good0") + empty + END)
+    (tmp_path / "y.tar").write_bytes(sample("good1") + links + END)
+    delivered, listed = outcome(tmp_path)
+    assert delivered == GOOD
+    assert "comes behind 20 samples that cannot be had" in listed["x.tar#22"]
+    assert "has over 20 members that are refused" in listed["y.tar#21"]
 
 
 def peak_memory() -> int:
@@ -358,6 +373,7 @@ ENTRIES = {
     "no tar": ({"file": "toy-000000.pickle"}, "not toy-NUMBER.tar"),
     "index above": ({"index": "../toy-000000.idx"}, "which is no name of a file beside it"),
     "index is a tar": ({"index": "toy-000000.tar"}, "not toy-NUMBER.idx"),
+    "index of another": ({"index": "toy-000001.idx"}, "toy-000000.tar and the index toy-000001"),
     "file of a number": ({"file": 7}, "which is no name of a file beside it"),
     "short hash": ({"sha256": "ab"}, "not 64 hex digits"),
     "no hash": ({"index_sha256": None}, "not 64 hex digits"),
