@@ -9,6 +9,7 @@ import time
 import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -37,8 +38,6 @@ AREA = (0.2, 1.0)
 SECONDS = 3.0  # of each measurement
 _DIFFERENT = 64  # JPEGs, each in the shards many times
 
-Reference = Callable[[Path, int, int], Iterator[Any]]
-
 
 def loader(
     size: str = "512", rounds: str = "5", root: str = "", fidelity: str = "fine"
@@ -48,8 +47,7 @@ def loader(
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
     batch = 32 if int(size) > 1024 else 128
-    with tempfile.TemporaryDirectory() as place:
-        directory = Path(root) if root else write(Path(place) / "bench", int(size))
+    with shards_of(size, root) as directory:
         dataset = Shards(directory)
         jpegs = [dataset.read(i)[0] for i in range(min(256, len(dataset)))]
         best = max(range(5), key=lambda workers: rate(reference(directory, batch, workers), batch))
@@ -76,6 +74,13 @@ def loader(
         **{f"ms_{name}": value for name, value in stages.items()},
         "binds": max(stages, key=lambda name: stages[name]),
     }
+
+
+@contextmanager
+def shards_of(size: str, root: str) -> Iterator[Path]:
+    """Give a directory of shards: root, or one written for the time being."""
+    with tempfile.TemporaryDirectory() as place:
+        yield Path(root) if root else write(Path(place) / "bench", int(size))
 
 
 def write(directory: Path, size: int) -> Path:

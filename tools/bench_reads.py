@@ -6,6 +6,16 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from bench_loader import shards_of
+
+
+def reads(size: str = "512", rounds: str = "5", root: str = "") -> dict[str, float]:
+    """Return `raw_reads` of a tar, or of the first one of a directory of shards."""
+    with shards_of(size, root) as place:
+        tar = place if place.suffix == ".tar" else min(place.glob("*.tar"))
+        found = raw_reads(tar, int(rounds))
+    return found | {"ratio": found["ours_ratio"]}
+
 
 def raw_reads(tar: Path, rounds: int = 5) -> dict[str, float]:
     """Return samples and GB a second of our reads (in order, at random; each with its crc32) and of
