@@ -10,10 +10,10 @@ import pytest
 
 from maskedclip.data.ledger import RunLedger, lines_before, write_unseen
 from maskedclip.data.rows import Lost
-from maskedclip.data.shards import Shards
+from maskedclip.data.shards import Shards, ShardWriter
 from maskedclip.data.source import Source
 from maskedclip.data.stream import Batch
-from tests.streams import Plan, batches, stored
+from tests.streams import Plan, batches, facts, picture, stored
 
 NAMES = {"paired": ("p", "pp"), "unpaired": ("u", "uu")}
 SAMPLES = {"p": 30, "pp": 11, "u": 40, "uu": 23}
@@ -219,3 +219,23 @@ def test_what_the_last_epochs_did_not_show_is_listed(weights, whole, tmp_path):
         rest = [key for key in unseen if key.startswith(name and f"{name}/")]
         last = mine[len(mine) // size * size :]
         assert len({*last, *rest}) == len(last) + len(rest) == (size if last else 0)
+
+
+def test_what_does_not_decode_or_has_no_caption_is_listed_and_replaced(tmp_path):
+    """The bytes are those that were written: only the decoder, or the caption, tells."""
+    with ShardWriter(tmp_path / "p", "p") as writer:
+        for i in range(6):
+            writer.add(f"{i:04d}", picture(i), facts(i))
+        writer.add("text", b"this is no photograph", facts(0))
+        writer.add("silent", picture(7), {})
+    nobody = [np.zeros(0, np.int64)]  # its metadata could not be read when pairs were chosen
+    source = Source("paired", [Shards(tmp_path / "p")], 0, True, silent=nobody)
+    found = batches(Plan(source, None, (8, 0)), 0, 3, threads=1)
+    for batch in found:
+        lost = {entry.key: entry for entry in batch.lost}
+        assert set(lost) == {"text", "silent"}
+        assert lost["silent"].reason == "has no caption"
+        assert len(set(batch.keys) | {"p/text", "p/silent"}) == 8
+        for entry in batch.lost:
+            assert batch.keys[entry.row] == entry.replaced_by
+            assert entry.replaced_by not in ("p/text", "p/silent")
