@@ -26,12 +26,11 @@ from torchvision import transforms
 from maskedclip.data.captions import caption
 from maskedclip.data.field import find_field, square_field
 from maskedclip.data.fundus import encode
-from maskedclip.data.order import generator
-from maskedclip.data.rows import Row, View
+from maskedclip.data.rows import Row, View, draws_of
 from maskedclip.data.shards import Shards, ShardWriter
 from maskedclip.data.source import Source
 from maskedclip.data.stream import collate, stream
-from maskedclip.data.transforms import MEAN, STD, crop_of, cut, random_mask
+from maskedclip.data.transforms import MEAN, STD, TRIES, crop_of, cut
 
 IMAGE = 224  # pixels
 AREA = (0.2, 1.0)
@@ -165,7 +164,7 @@ def decoded(jpegs: list[bytes], threads: int, fidelity: str, seconds: float = SE
         draws, count = np.random.default_rng(seed), 0
         for chunk in itertools.islice(itertools.cycle(chunks), seed, None):
             for jpeg in chunk:
-                crop_of(jpeg, IMAGE, AREA, draws, fidelity)
+                crop_of(jpeg, IMAGE, AREA, draws.random((TRIES, 4)), fidelity)
             count += len(chunk)
             if time.perf_counter() > end:
                 return count
@@ -192,20 +191,21 @@ def stages_of(dataset: Shards, fidelity: str, rows: int = 200) -> dict[str, floa
         index = number % len(dataset)
         jpeg, _ = timed("read_check", partial(dataset.read, index))
         timed("check", partial(zlib.crc32, jpeg))
-        draws = timed("draws", partial(generator, 0, 0, dataset.key(index)))
-        timed("mask", partial(random_mask, 196, 0.75, draws))
         timed("caption", partial(caption, ["glaucoma"], None, draw=0.5))
-        timed("decode", partial(cut, jpeg, IMAGE, AREA, generator(number), fidelity))
-        image_HWC = timed(
-            "decode_crop", partial(crop_of, jpeg, IMAGE, AREA, generator(number), fidelity)
-        )
+        numbers = np.random.default_rng(number).random((TRIES, 4))
+        timed("decode", partial(cut, jpeg, IMAGE, AREA, numbers, fidelity))
+        image_HWC = timed("decode_crop", partial(crop_of, jpeg, IMAGE, AREA, numbers, fidelity))
         made.append(Row(image_HWC, False, np.zeros(196, bool), "", 0, "", None))
     found = {name: statistics.median(values) for name, values in took.items()}
     nothing = torch.zeros(0, 1, dtype=torch.int64)
+    source = Source("unpaired", [dataset], 0, captioned=False)
+    start = time.perf_counter()
+    draws_of(source, source.places(0, rows), view(fidelity))
+    found["draws_mask"] = 1000 * (time.perf_counter() - start) / rows
     start = time.perf_counter()
     collate(made, lambda _: (nothing, nothing))
     found["collate"] = 1000 * (time.perf_counter() - start) / rows
     found["read"] = found["read_check"] - found["check"]
     found["crop_resize"] = found["decode_crop"] - found["decode"]
-    order = ("read", "check", "draws", "mask", "caption", "decode", "crop_resize", "collate")
+    order = ("read", "check", "draws_mask", "caption", "decode", "crop_resize", "collate")
     return {name: found[name] for name in order}

@@ -10,10 +10,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from maskedclip.data.captions import caption
-from maskedclip.data.order import generator, number
+from maskedclip.data.order import number, uniform
 from maskedclip.data.shards import DamagedSample
 from maskedclip.data.source import Place, Source
-from maskedclip.data.transforms import crop_of, random_mask
+from maskedclip.data.transforms import TRIES, crop_of, hidden_patches
 
 _SUBSTITUTES = 100  # damaged samples in a row before a source is given up
 
@@ -56,6 +56,16 @@ class View:
     fidelity: str
 
 
+class Draws(NamedTuple):
+    """What chance decides of a sample in an epoch."""
+
+    name: str  # dataset/key, which they depend on
+    flip: bool
+    word: float  # in [0, 1), of the caption
+    crop_TF: np.ndarray  # in [0, 1)
+    hidden_N: np.ndarray
+
+
 class Job(NamedTuple):
     """A slot to be filled: `row` counts the rows of this source in the global batch."""
 
@@ -64,6 +74,7 @@ class Job(NamedTuple):
     step: int
     row: int
     paired: bool
+    draws: Draws  # of the sample at `place`
 
 
 class Raw(NamedTuple):
@@ -74,6 +85,18 @@ class Raw(NamedTuple):
     place: Place
     attempt: int
     damage: DamagedSample | None  # why the one meant is not here
+
+
+def draws_of(source: Source, places: Sequence[Place], view: View) -> list[Draws]:
+    """Return the draws of samples, each a function of (seed, epoch, dataset/key) alone."""
+    datasets = [source.datasets[place.dataset] for place in places]
+    names = [f"{d.name}/{d.key(p.sample)}" for d, p in zip(datasets, places, strict=True)]
+    keys = [number(source.seed, p.epoch, name) for p, name in zip(places, names, strict=True)]
+    value_BK = uniform(np.array(keys, dtype=np.uint64), 2 + 4 * TRIES + view.num_patches)
+    crop_BTF = value_BK[:, 2 : 2 + 4 * TRIES].reshape(-1, TRIES, 4)
+    hidden_BN = hidden_patches(value_BK[:, 2 + 4 * TRIES :], view.mask_ratio)
+    flips, words = (value_BK[:, 0] < 0.5).tolist(), value_BK[:, 1].tolist()
+    return list(map(Draws, names, flips, words, crop_BTF, hidden_BN))
 
 
 def read_row(job: Job) -> Raw:
@@ -124,12 +147,9 @@ def _lost(job: Job, damage: DamagedSample, substitute: str) -> Lost:
 
 def _decoded(job: Job, raw: Raw, view: View) -> Row:
     dataset, index = job.source.datasets[raw.place.dataset], raw.place.sample
-    key = f"{dataset.name}/{dataset.key(index)}"
-    draws = generator(job.source.seed, raw.place.epoch, key)
-    flip, word = draws.random(2)  # drawn for every row, so that a caption shifts nothing else
-    hidden_N = random_mask(view.num_patches, view.mask_ratio, draws)
+    draws = draws_of(job.source, [raw.place], view)[0] if raw.attempt else job.draws
     try:
-        image_HWC = crop_of(raw.jpeg, view.image_size, view.crop_area, draws, view.fidelity)
+        image_HWC = crop_of(raw.jpeg, view.image_size, view.crop_area, draws.crop_TF, view.fidelity)
     except ValueError as error:
         raise DamagedSample(dataset.shard(index), dataset.key(index), str(error)) from error
     text, label = "", 0
@@ -138,9 +158,9 @@ def _decoded(job: Job, raw: Raw, view: View) -> Row:
         template, prefer = view.caption_template, view.caption_from
         if not categories and not report:  # unreadable when the pairs were chosen
             raise DamagedSample(dataset.shard(index), dataset.key(index), "has no caption")
-        text = caption(categories, report, template, prefer, draw=float(word))
+        text = caption(categories, report, template, prefer, draw=draws.word)
         label = label_of(categories, job.row)
-    return Row(image_HWC, bool(flip < 0.5), hidden_N, text, label, key, None)
+    return Row(image_HWC, draws.flip, draws.hidden_N, text, label, draws.name, None)
 
 
 def label_of(categories: Sequence[str], row: int) -> int:

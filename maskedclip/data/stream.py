@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from maskedclip.data.loading import rows_in_order
-from maskedclip.data.rows import Job, Lost, Row, View, make_row, read_row
+from maskedclip.data.rows import Job, Lost, Row, View, draws_of, make_row, read_row
 from maskedclip.data.source import Source, Span
 
 
@@ -69,8 +69,8 @@ def stream(  # noqa: PLR0913 (what is read, then who reads it)
                 cache.add(source, window)
             first = rank * (size // world)
             places = source.places(step * size + first, size // world)
-            rows = zip(count(first), places, strict=False)
-            found += [Job(source, place, step, row, is_paired) for row, place in rows]
+            rows = zip(count(first), places, draws_of(source, places, view), strict=False)
+            found += [Job(source, place, step, row, is_paired, draws) for row, place, draws in rows]
         return found
 
     cache = _Cache(2 * sum(source.parts for source, _, _ in shares))

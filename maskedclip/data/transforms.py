@@ -2,7 +2,6 @@
 
 import math
 
-import cv2
 import numpy as np
 import simplejpeg
 import torch
@@ -16,6 +15,7 @@ from maskedclip.data.decoding import PIXEL_LIMIT
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
 ASPECT = (3 / 4, 4 / 3)
+TRIES = 10  # boxes drawn, of which the first that lies in the picture is cut
 # how much larger than the image a crop must be at the scale it is decoded at: with a quarter more
 # the worst of 500 crops of photographs keeps 50 dB to the full scale, with nothing more 45 dB
 _ROOM = {"fine": 1.25, "fast": 1.0}
@@ -41,20 +41,21 @@ def crop_of(
     jpeg: bytes,
     image_size: int,
     crop_area: tuple[float, float],
-    generator: np.random.Generator,
+    draw_TF: np.ndarray,
     fidelity: str,
 ) -> np.ndarray:
     """Return image_HWC, uint8 RGB: a random resized crop of a JPEG, `image_size` pixels square.
 
     Args:
         crop_area: lowest and highest share of the picture that the crop shows.
+        draw_TF: TRIES x 4 numbers drawn in [0, 1).
         fidelity: "exact" has the bits of torchvision's resized_crop of a Pillow image, bicubic;
             "fine" is within 50 dB of that; "fast", within 45, decodes at the smallest scale that
             holds the crop. The box is the same in all three.
 
     Raises ValueError where the bytes are no whole JPEG or the picture has over PIXEL_LIMIT pixels.
     """
-    crop_HWC = cut(jpeg, image_size, crop_area, generator, fidelity)
+    crop_HWC = cut(jpeg, image_size, crop_area, draw_TF, fidelity)
     if fidelity == "exact":
         image = Image.fromarray(crop_HWC)
         return np.asarray(image.resize((image_size, image_size), Image.Resampling.BICUBIC))
@@ -65,12 +66,12 @@ def cut(
     jpeg: bytes,
     image_size: int,
     crop_area: tuple[float, float],
-    generator: np.random.Generator,
+    draw_TF: np.ndarray,
     fidelity: str,
 ) -> np.ndarray:
     """Return the crop of `crop_of` before it is resized, at the scale that it is decoded at."""
     size = size_of(jpeg)
-    box = crop_box(*size, image_size, crop_area, generator)
+    box = crop_box(*size, image_size, crop_area, draw_TF)
     factor = 1 if fidelity == "exact" else _factor(min(box[2:]) / image_size / _ROOM[fidelity])
     top, left, height, width = (value // factor for value in box)
     return _decode(jpeg, size, factor)[top : top + height, left : left + width]
@@ -103,18 +104,18 @@ def crop_box(
     width: int,
     image_size: int,
     area: tuple[float, float],
-    generator: np.random.Generator,
+    draw_TF: np.ndarray,
 ) -> tuple[int, int, int, int]:
     """Return (top, left, height, width) in pixels of a random resized crop (Inception's).
 
-    The share of the area is uniform in `area`, the aspect log-uniform in 3/4..4/3; after ten tries
+    The share of the area is uniform in `area`, the aspect log-uniform in 3/4..4/3; after TRIES
     that do not fit, the largest crop of a fitting aspect in the middle. Where the crop is twice
     `image_size` or more, its edges are on multiples of 2 (of 4, of 8 ...): they are then between
     pixels of the picture decoded at that scale, too.
     """
     high, wide = min(height, round(width / ASPECT[0])), min(width, round(height * ASPECT[1]))
     box = (height - high) // 2, (width - wide) // 2, high, wide
-    for share, log_aspect, down, right in generator.random((10, 4)).tolist():
+    for share, log_aspect, down, right in draw_TF.tolist():
         pixels = height * width * (area[0] + share * (area[1] - area[0]))
         aspect = math.exp(math.log(ASPECT[0]) + log_aspect * math.log(ASPECT[1] / ASPECT[0]))
         high, wide = round(math.sqrt(pixels / aspect)), round(math.sqrt(pixels * aspect))
@@ -130,27 +131,14 @@ def crop_box(
     )
 
 
-def random_crop(
-    image_HWC: np.ndarray, size: int, area: tuple[float, float], generator: np.random.Generator
-) -> np.ndarray:
-    """Return a random resized crop of `size` pixels square."""
-    height, width, _ = image_HWC.shape
-    top, left, high, wide = crop_box(height, width, size, area, generator)
-    return resize(image_HWC[top : top + high, left : left + wide], size)
-
-
-def resize(image_HWC: np.ndarray, size: int) -> np.ndarray:
-    """Return the picture at `size` pixels square, averaged when shrunk, bicubic when enlarged."""
-    shrinks = min(image_HWC.shape[:2]) >= size
-    method = cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC
-    return cv2.resize(image_HWC, (size, size), interpolation=method)
-
-
-def random_mask(num_patches: int, ratio: float, generator: np.random.Generator) -> np.ndarray:
-    """Return hidden_N, True where hidden; always round(ratio * num_patches) of them."""
-    hidden_N = np.zeros(num_patches, dtype=bool)
-    hidden_N[generator.permutation(num_patches)[: round(num_patches * ratio)]] = True
-    return hidden_N
+def hidden_patches(draw_BN: np.ndarray, ratio: float) -> np.ndarray:
+    """Return hidden_BN, True for the round(ratio * N) patches of each row with the lowest draws."""
+    hidden_BN = np.zeros(draw_BN.shape, dtype=bool)
+    count = round(draw_BN.shape[1] * ratio)
+    if count:
+        lowest_BM = np.argpartition(draw_BN, count - 1)[:, :count]
+        np.put_along_axis(hidden_BN, lowest_BM, True, axis=1)
+    return hidden_BN
 
 
 def normalise(image_BCHW: Tensor, flip_B: Tensor | None = None) -> Tensor:

@@ -3,13 +3,13 @@ import pytest
 
 from maskedclip.data.order import (
     BLOCK,
-    generator,
     number,
     ordered,
     permuted,
     pieces,
     shares_of,
     turns_at,
+    uniform,
 )
 
 
@@ -44,11 +44,18 @@ def test_a_far_place_of_a_huge_source_is_found_at_once():
 def test_numbers_and_generators_depend_on_their_parts_alone():
     assert number("a", 1) == number("a", 1) != number("a", 2)
     assert number("a", "b") != number("ab")
-    assert generator(1, "x").random() == generator(1, "x").random() != generator(2, "x").random()
-    draws = generator(1, "x")
-    draws.integers(0, 9, 3, dtype=np.uint32)  # half of a 64-bit number is left over
-    new = np.random.Generator(np.random.Philox(key=number(2, "x", bits=128)))
-    assert (generator(2, "x").integers(0, 2**32, 9) == new.integers(0, 2**32, 9)).all()
+
+
+def test_uniform_numbers_depend_on_their_key_alone_and_are_uniform():
+    key_B = np.array([number("a", i) for i in range(500)], np.uint64)
+    value_BK = uniform(key_B, 200)
+    assert (uniform(key_B[7:8], 200)[0] == value_BK[7]).all()
+    assert (uniform(key_B, 20) == value_BK[:, :20]).all()
+    assert ((value_BK >= 0) & (value_BK < 1)).all()
+    counts, _ = np.histogram(value_BK, 100, (0, 1))
+    assert abs(((counts - 1000) ** 2 / 1000).sum() - 99) < 5 * (2 * 99) ** 0.5
+    assert abs(np.corrcoef(value_BK)[~np.eye(500, dtype=bool)]).max() < 0.4
+    assert abs(np.corrcoef(value_BK.T)[~np.eye(200, dtype=bool)]).max() < 0.25
 
 
 @pytest.mark.parametrize("size", [5, 6, 9, 12])
