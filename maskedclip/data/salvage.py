@@ -8,7 +8,9 @@ import logging
 from collections.abc import Callable, Collection
 from typing import NamedTuple
 
-from maskedclip.data.storage import Files, crc32
+from isal.isal_zlib import crc32
+
+from maskedclip.data.storage import Files
 from maskedclip.data.tar_headers import BLOCK, Header, read_header
 from maskedclip.data.tar_members import headers
 

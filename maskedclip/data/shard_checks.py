@@ -7,12 +7,12 @@ links, devices, long names and sizes beyond the file end as lines of the report.
 import hashlib
 import os
 import tarfile
-import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 import simplejpeg
+from isal.isal_zlib import crc32
 
 from maskedclip.data.sample_checks import (
     JPEG_LIMIT,
@@ -58,7 +58,7 @@ def read_jpeg(directory: Path, sample: Stored) -> bytes:
     """Return the bytes of a stored photograph; RuntimeError where they changed meanwhile."""
     with (directory / sample.shard).open("rb") as file:
         content = os.pread(file.fileno(), sample.jpeg.size, sample.jpeg.offset)
-    if zlib.crc32(content) != sample.jpeg.crc32:
+    if crc32(content) != sample.jpeg.crc32:
         raise RuntimeError(f"{directory / sample.shard}: changed while it was read; check again")
     return content
 
@@ -189,7 +189,7 @@ def _check_sample(
             content = os.pread(file.fileno(), place.size, place.offset)
             if len(content) < place.size:
                 reasons.append(f"{member} has {len(content)} of {place.size} bytes")
-            elif zlib.crc32(content) != place.crc32:
+            elif crc32(content) != place.crc32:
                 reasons.append(f"{member} has another checksum than the index says")
         contents.append(content)
     if reasons:  # what is inside is not what was written: no use in saying so field by field

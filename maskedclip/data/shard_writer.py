@@ -12,8 +12,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO
 
+from isal.isal_zlib import crc32
+
 from maskedclip.data.index_file import INDEX_HEADER, format_line
-from maskedclip.data.storage import crc32
 
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from isal.isal_zlib import crc32
 
 from maskedclip.data.exclusions import read_exclusions
 from maskedclip.data.foreign_index import COLUMNS as FOREIGN_COLUMNS
@@ -23,7 +24,7 @@ from maskedclip.data.own_index import COLUMNS
 from maskedclip.data.salvage import Salvage, Wanted
 from maskedclip.data.sample_metadata import foreign_metadata, own_metadata
 from maskedclip.data.shard_writer import ShardWriter
-from maskedclip.data.storage import Files, Storage, crc32
+from maskedclip.data.storage import Files, Storage
 from maskedclip.data.tar_headers import shown
 
 __all__ = ["DamagedSample", "ShardWriter", "Shards", "read_manifest"]

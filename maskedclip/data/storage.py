@@ -10,12 +10,10 @@ import os
 import stat
 import threading
 import time
-import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-crc32 = zlib.crc32
 RETRIED = frozenset({errno.EIO, errno.ESTALE, errno.EINTR, errno.ETIMEDOUT})
 _KINDS = {
     stat.S_IFDIR: "a directory",

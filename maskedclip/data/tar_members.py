@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple
 
-from maskedclip.data.storage import crc32
+from isal.isal_zlib import crc32
+
 from maskedclip.data.tar_headers import (
     BLOCK,
     EXTENSION_LIMIT,
