@@ -9,11 +9,12 @@ shards    photographs of 2048 x 1536 to shards of 512 px by make_shards (field o
           camera's photographs, or those of --root DIR, resized
 loader    the stream of pre-training, of unpaired images cut to 224 px (areas of 0.2 to 1), against
           webdataset, Pillow, torchvision and a DataLoader with the best of 0 to 4 workers, and
-          against decoding and cropping alone on all cores (the ceiling), in turn; the median of
-          --rounds 5. The shards are phantoms with a camera's noise of --size 256, 512 (default) or
-          2048 (not cut: 2048 x 1536), or those of --root DIR. --fidelity fast, fine or exact
+          against decoding and cropping alone on all cores (the ceiling), in turns of a second; the
+          median of --rounds 15. The shards are phantoms with a camera's noise of --size 256, 512
+          (default) or 2048 (not cut: 2048 x 1536), or those of --root DIR. --fidelity fast, fine or
+          exact
 stalls    the stream as above from a storage on which one read in a hundred takes 200 ms more,
-          against the same without; the median of --rounds 5. --size, --root as above
+          against the same without, in turn; the median of --rounds 15. --size, --root as above
 reads     samples read and checked a second from one tar in the page cache, against webdataset's
           plain iteration; the median of --rounds 5. --size, --root as above
 """

@@ -7,7 +7,7 @@ import threading
 import time
 
 import torch
-from bench_loader import our_batches, rate, shards_of
+from bench_loader import PREFETCH, READERS, our_batches, rate, shards_of
 
 from maskedclip.data.shards import Shards
 from maskedclip.data.storage import Storage
@@ -15,10 +15,10 @@ from maskedclip.data.storage import Storage
 SHARE, SECONDS = 0.01, 0.2  # of the reads that hang, and how long
 
 
-def stalls(size: str = "512", rounds: str = "5", root: str = "") -> dict[str, float]:
+def stalls(size: str = "512", rounds: str = "15", root: str = "") -> dict[str, float]:
     """Return the speed with and without stalls, in turn, and what is lost by them."""
     torch.set_num_threads(1)
-    cores, batch = len(os.sched_getaffinity(0)), 32 if int(size) > 1024 else 128
+    cores, batch = len(os.sched_getaffinity(0)), 32 if int(size) > 1024 else 64
     draws, reads, hung = random.Random(0), [], []
 
     def pread(descriptor: int, size: int, offset: int) -> bytes:
@@ -33,10 +33,14 @@ def stalls(size: str = "512", rounds: str = "5", root: str = "") -> dict[str, fl
         plain, hanging = Shards(directory), Shards(directory, Storage(pread=pread))
         in_stream.set()
         reads.clear()
+        streams = [our_batches(shards, batch, cores, "fine") for shards in (plain, hanging)]
         without, with_stalls = [], []
         for _ in range(int(rounds)):
-            without.append(rate(our_batches(plain, batch, cores, "fine"), batch))
-            with_stalls.append(rate(our_batches(hanging, batch, cores, "fine"), batch))
+            # what the readers had ahead is used up before: they had time to get over all stalls
+            for speeds, batches in zip((without, with_stalls), streams, strict=True):
+                speeds.append(rate(batches, batch, stored=PREFETCH + READERS * 64 // batch + 1))
+        for batches in streams:
+            batches.close()
     losses = [1 - a / b for a, b in zip(with_stalls, without, strict=True)]
     return {
         "images_per_s": statistics.median(with_stalls),

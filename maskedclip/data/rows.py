@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
+from torch import Tensor
 
 from maskedclip.data.captions import caption
 from maskedclip.data.order import number, uniform
 from maskedclip.data.shards import DamagedSample
 from maskedclip.data.source import Place, Source
-from maskedclip.data.transforms import TRIES, crop_of, hidden_patches
+from maskedclip.data.transforms import TRIES, hidden_patches, write_crop
 
 _SUBSTITUTES = 100  # damaged samples in a row before a source is given up
 
@@ -32,9 +33,8 @@ class Lost(NamedTuple):
 
 
 class Row(NamedTuple):
-    """One sample as the networks want it; `lost` tells that it is a substitute, and of what."""
+    """What goes with an image; `lost` tells that it is a substitute, and of what."""
 
-    image_HWC: np.ndarray
     flip: bool
     hidden_N: np.ndarray
     caption: str
@@ -75,6 +75,7 @@ class Job(NamedTuple):
     row: int
     paired: bool
     draws: Draws  # of the sample at `place`
+    image_BCHW: Tensor  # (1, 3, height, width), of the batch: here the image goes
 
 
 class Raw(NamedTuple):
@@ -127,7 +128,10 @@ def _read(job: Job, first: int, damage: DamagedSample | None) -> Raw:
 
 
 def make_row(job: Job, raw: Raw, view: View) -> Row:
-    """Return the row of a slot, cut as `view` says; what does not decode is lost and replaced."""
+    """Write the image of a slot, cut as `view` says, and return what goes with it.
+
+    What does not decode is lost and replaced.
+    """
     while True:
         try:
             row = _decoded(job, raw, view)
@@ -149,7 +153,7 @@ def _decoded(job: Job, raw: Raw, view: View) -> Row:
     dataset, index = job.source.datasets[raw.place.dataset], raw.place.sample
     draws = draws_of(job.source, [raw.place], view)[0] if raw.attempt else job.draws
     try:
-        image_HWC = crop_of(raw.jpeg, view.image_size, view.crop_area, draws.crop_TF, view.fidelity)
+        write_crop(job.image_BCHW, raw.jpeg, view.crop_area, draws.crop_TF, view.fidelity)
     except ValueError as error:
         raise DamagedSample(dataset.shard(index), dataset.key(index), str(error)) from error
     text, label = "", 0
@@ -160,7 +164,7 @@ def _decoded(job: Job, raw: Raw, view: View) -> Row:
             raise DamagedSample(dataset.shard(index), dataset.key(index), "has no caption")
         text = caption(categories, report, template, prefer, draw=draws.word)
         label = label_of(categories, job.row)
-    return Row(image_HWC, draws.flip, draws.hidden_N, text, label, draws.name, None)
+    return Row(draws.flip, draws.hidden_N, text, label, draws.name, None)
 
 
 def label_of(categories: Sequence[str], row: int) -> int:

@@ -4,12 +4,13 @@ Ranks and threads only share the work out, so resuming is one integer, at any nu
 sample that is damaged costs that sample: another takes its slot and every other slot stays.
 """
 
+from collections import deque
 from collections.abc import Callable, Generator
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from itertools import count
 from threading import Event
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -24,7 +25,7 @@ from maskedclip.data.source import Source, Span
 class Batch(NamedTuple):
     """This rank's share of a step: paired rows first (A of them), then unpaired ones."""
 
-    image_BCHW: Tensor  # uint8 RGB, not yet mirrored
+    image_BCHW: Tensor  # uint8 RGB, channels last, not yet mirrored
     flip_B: Tensor  # bool, mirror on the device
     hidden_BN: Tensor  # bool, True where E_I must not look
     token_AL: Tensor  # int64
@@ -63,16 +64,27 @@ def stream(  # noqa: PLR0913 (what is read, then who reads it)
     ]
 
     def jobs(step: int) -> list[Job]:
-        found = []
+        found: list[Job] = []
+        # no image is copied again: the threads write to the batch, channels last as they decode
+        image_BHWC = torch.empty((rows_a_step, view.image_size, view.image_size, 3), **memory)
+        images.append(image_BHWC.permute(0, 3, 1, 2))
+        slots = iter(images[-1].split(1))
         for source, size, is_paired in shares:
             for window in source.ahead(step * size, size, step == first_step):
                 cache.add(source, window)
             first = rank * (size // world)
             places = source.places(step * size + first, size // world)
-            rows = zip(count(first), places, draws_of(source, places, view), strict=False)
-            found += [Job(source, place, step, row, is_paired, draws) for row, place, draws in rows]
+            draws = draws_of(source, places, view)
+            found += [
+                Job(source, place, step, row, is_paired, drawn, next(slots))
+                for row, place, drawn in zip(count(first), places, draws, strict=False)
+            ]
         return found
 
+    rows_a_step = sum(size // world for _, size, _ in shares)
+    # pinned, the copy to the device is not waited for; and torch keeps such memory for reuse
+    memory: dict[str, Any] = {"dtype": torch.uint8, "pin_memory": torch.cuda.is_available()}
+    images: deque[Tensor] = deque()  # of the batches under way
     cache = _Cache(2 * sum(source.parts for source, _, _ in shares))
     rows = rows_in_order(
         map(jobs, count(first_step)), read_row, partial(make_row, view=view),
@@ -80,7 +92,7 @@ def stream(  # noqa: PLR0913 (what is read, then who reads it)
     )  # fmt: skip
     try:
         for found in rows:
-            yield collate(found, tokenize)
+            yield collate(images.popleft(), found, tokenize)
     finally:
         rows.close()
         cache.close()
@@ -119,12 +131,14 @@ class _Cache:
         self._pool.shutdown(wait=True, cancel_futures=True)
 
 
-def collate(rows: list[Row], tokenize: Callable[[list[str]], tuple[Tensor, Tensor]]) -> Batch:
+def collate(
+    image_BCHW: Tensor, rows: list[Row], tokenize: Callable[[list[str]], tuple[Tensor, Tensor]]
+) -> Batch:
+    """Return the batch of the rows of a step, whose images are there already."""
     captions = [row.caption for row in rows if row.caption]
     token_AL, token_mask_AL = tokenize(captions)
-    image_BHWC = torch.from_numpy(np.stack([row.image_HWC for row in rows]))
     return Batch(
-        image_BCHW=image_BHWC.permute(0, 3, 1, 2),
+        image_BCHW=image_BCHW,
         flip_B=torch.tensor([row.flip for row in rows]),
         hidden_BN=torch.from_numpy(np.stack([row.hidden_N for row in rows])),
         token_AL=token_AL,
