@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # these import torch and OpenCV, and `--help` must not wait for that
-    from maskedclip.data.integrity import Checked
-    from maskedclip.data.leakage import Member, Pair
+    from maskedclip.data.checks.integrity import Checked
+    from maskedclip.data.copies.leakage import Member, Pair
 
 CSV_FILE, SHEET_FILE, UNCLEAR_FILE, REPORT_FILE = (
     "pairs.csv",
@@ -63,7 +63,7 @@ class Findings:
     @property
     def counts(self) -> dict[str, dict[str, int]]:
         """Pairs by kind and place."""
-        from maskedclip.data.leakage import KINDS, PLACES
+        from maskedclip.data.copies.leakage import KINDS, PLACES
 
         count = Counter((pair.kind, pair.place) for pair in self.pairs)
         return {kind: {place: count[kind, place] for place in PLACES} for kind in KINDS}
@@ -91,7 +91,7 @@ def check(request: Request, *, progress: bool = True) -> Findings:
     request.out.mkdir(parents=True, exist_ok=True)
     _find_pairs(findings, workers, stage)
     if request.drop:
-        from maskedclip.data.leakage import drop
+        from maskedclip.data.copies.leakage import drop
 
         findings.dropped = drop(findings.pairs)
     _write(findings)
@@ -119,7 +119,7 @@ def _stage(
 
 
 def _check_files(findings: Findings, workers: int, stage: Stage) -> None:
-    from maskedclip.data import integrity
+    from maskedclip.data.checks import integrity
 
     directories = (*findings.request.directories, *findings.request.against)
     total = 0
@@ -132,7 +132,7 @@ def _check_files(findings: Findings, workers: int, stage: Stage) -> None:
 
 
 def _find_pairs(findings: Findings, workers: int, stage: Stage) -> None:
-    from maskedclip.data.leakage import exact_pairs, members, patient_pairs
+    from maskedclip.data.copies.leakage import exact_pairs, members, patient_pairs
 
     own = len(findings.request.directories)
     sets = members(findings.checked[:own], False) + members(findings.checked[own:], True)
@@ -148,8 +148,8 @@ def _find_pairs(findings: Findings, workers: int, stage: Stage) -> None:
 def _near(
     sets: "Sequence[Sequence[Member]]", own: int, folder: Path, workers: int, stage: Stage
 ) -> "list[Pair]":
-    from maskedclip.data.leakage import near_pairs
-    from maskedclip.data.near_copies import describe_all, near_copies
+    from maskedclip.data.copies.leakage import near_pairs
+    from maskedclip.data.copies.near_copies import describe_all, near_copies
 
     described = []
     with stage("descriptors", sum(map(len, sets))) as done:
@@ -171,20 +171,20 @@ def _near(
 
 
 def _likely(one: Any, other: Any, done: Callable[[int], object]) -> Any:
-    from maskedclip.data.near_copies import likely
+    from maskedclip.data.copies.near_copies import likely
 
     return likely(one, other, done)
 
 
 def _read(found: "Sequence[Member]", place: int) -> bytes:
-    from maskedclip.data.shard_checks import read_jpeg
+    from maskedclip.data.checks.shard_checks import read_jpeg
 
     return read_jpeg(found[place].dataset.directory, found[place].sample)
 
 
 def _write(findings: Findings) -> None:
-    from maskedclip.data.pair_files import write_csv, write_pictures
-    from maskedclip.data.shard_writer import replacing
+    from maskedclip.data.copies.pair_files import write_csv, write_pictures
+    from maskedclip.data.storage.shard_writer import replacing
 
     out = findings.request.out
     write_csv(out / CSV_FILE, findings.pairs)
@@ -197,7 +197,7 @@ def _write(findings: Findings) -> None:
 
 
 def _report(findings: Findings) -> dict[str, Any]:
-    from maskedclip.data.contents import tables
+    from maskedclip.data.checks.contents import tables
 
     return summary(findings) | {
         "datasets": {

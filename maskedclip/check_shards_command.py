@@ -98,7 +98,7 @@ def _convert(flag: str, text: str) -> Any:
 
 def report(findings: Findings) -> str:
     """Return what a check has found, in words and tables."""
-    from maskedclip.data.contents import tables
+    from maskedclip.data.checks.contents import tables
 
     lines = []
     for checked in findings.checked:

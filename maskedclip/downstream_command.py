@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from maskedclip.command import field_lines, one_line_errors, read_flags, stop
 from maskedclip.config import FinetuneConfig, field_names, override
-from maskedclip.data.opening import describe
+from maskedclip.data.storage.opening import describe
 
 T = TypeVar("T")
 PROTOCOLS = ("linear", "zeroshot")

@@ -22,8 +22,8 @@ from torch import Tensor
 from maskedclip.data.captions import prompts
 from maskedclip.data.downstream import Sample, Task, labelled
 from maskedclip.data.ledger import Ledger
-from maskedclip.data.shards import Shards
 from maskedclip.data.splits import Division, division_of, training_share
+from maskedclip.data.storage.shards import Shards
 from maskedclip.data.views import prepared_batches
 from maskedclip.downstream_command import check_protocols
 from maskedclip.engine.distributed import compute_type

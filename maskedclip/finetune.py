@@ -31,10 +31,10 @@ from torch.optim import AdamW
 from maskedclip.config import FinetuneConfig, load, save
 from maskedclip.data.downstream import Sample, Task, labelled
 from maskedclip.data.ledger import Ledger
-from maskedclip.data.opening import dataset_sha256
 from maskedclip.data.order import number
-from maskedclip.data.shards import Shards
 from maskedclip.data.splits import division_of, split_file, training_share
+from maskedclip.data.storage.opening import dataset_sha256
+from maskedclip.data.storage.shards import Shards
 from maskedclip.data.transforms import MEAN, STD
 from maskedclip.data.views import Views, prepared_batches, training_batches
 from maskedclip.engine.distributed import compute_type

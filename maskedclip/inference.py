@@ -19,8 +19,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from maskedclip.data.captions import prompts as prompts_of
-from maskedclip.data.decoding import UnreadableImage, decode
-from maskedclip.data.field import crop_field
+from maskedclip.data.photographs.decoding import UnreadableImage, decode
+from maskedclip.data.photographs.field import crop_field
 from maskedclip.data.transforms import normalise
 from maskedclip.data.views import preparation
 from maskedclip.engine.distributed import compute_type

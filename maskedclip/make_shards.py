@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from maskedclip.shard_request import Request
 
 if TYPE_CHECKING:  # these import OpenCV, and `--help` must not wait for that
-    from maskedclip.data.building import Plan
-    from maskedclip.data.sources import Card, Sources
+    from maskedclip.data.building.building import Plan
+    from maskedclip.data.downloads.sources import Card, Sources
 
 PUBLIC_KEY = b"maskedclip public key: no secret"
 KEY_FILE = ".maskedclip_key"
@@ -33,7 +33,7 @@ class Summary(NamedTuple):
 
 def build(request: Request, *, progress: bool = True) -> Summary:
     """Build one dataset; ValueError, RuntimeError or OSError, each of one line, where it cannot."""
-    from maskedclip.data.building import build_shards
+    from maskedclip.data.building.building import build_shards
 
     start = time.monotonic()
     plan = plan_of(request)
@@ -43,9 +43,9 @@ def build(request: Request, *, progress: bool = True) -> Summary:
 
 def finish(request: Request, built: bool, start: float) -> Summary:
     """Add what is made of the finished shards, where it is missing: contact sheet and splits."""
-    from maskedclip.data.contact_sheet import FILE, write_contact_sheet
-    from maskedclip.data.shards import Shards
+    from maskedclip.data.building.contact_sheet import FILE, write_contact_sheet
     from maskedclip.data.splits import write_missing_splits
+    from maskedclip.data.storage.shards import Shards
 
     shards = Shards(request.directory)
     if not (request.directory / FILE).is_file():
@@ -70,9 +70,9 @@ def cores(request: Request) -> int:
 
 def plan_of(request: Request) -> "Plan":
     """Read the labels and list the files of a request; nothing is written but a missing key."""
-    from maskedclip.data.building import Plan
-    from maskedclip.data.preparing import prepare_phantom, prepare_photograph
-    from maskedclip.data.sources import read_card
+    from maskedclip.data.building.building import Plan
+    from maskedclip.data.building.preparing import prepare_phantom, prepare_photograph
+    from maskedclip.data.downloads.sources import read_card
 
     card = read_card(request.dataset)
     sources = _sources(request, card)
@@ -131,7 +131,7 @@ def _facts(request: Request, card: "Card", sources: "Sources", key: bytes) -> di
 
 def _hidden(remarks: dict[str, list[str]], key: bytes) -> dict[str, list[str]]:
     """Return the remarks without a name of a file or a folder: their counts, and what was known."""
-    from maskedclip.data.preparing import keyed_hash
+    from maskedclip.data.building.preparing import keyed_hash
 
     def hidden(remark: str) -> str:
         counted = re.fullmatch(r"(.*): (\d+ \w+)", remark)  # such as "masks: 40 images"
@@ -145,10 +145,10 @@ def _hidden(remarks: dict[str, list[str]], key: bytes) -> dict[str, list[str]]:
 
 
 def _sources(request: Request, card: "Card") -> "Sources":
-    from maskedclip.data.sources import Record, Sources, read_dataset
-    from maskedclip.data.sources_odir import read_odir
-    from maskedclip.data.sources_stare import read_stare
-    from maskedclip.data.sources_user import Columns, read_csv, read_folder
+    from maskedclip.data.downloads.odir import read_odir
+    from maskedclip.data.downloads.own import Columns, read_csv, read_folder
+    from maskedclip.data.downloads.sources import Record, Sources, read_dataset
+    from maskedclip.data.downloads.stare import read_stare
 
     if card.reader == "phantom":
         numbers = range(request.seed, request.seed + request.count)

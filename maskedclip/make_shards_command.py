@@ -84,7 +84,7 @@ def parse(arguments: Sequence[str]) -> Request:
 
 
 def _known(dataset: str, flags: dict[str, str]) -> str:
-    from maskedclip.data.sources import read_card
+    from maskedclip.data.downloads.sources import read_card
 
     card = read_card(dataset)
     for flag in flags:
@@ -116,7 +116,7 @@ def _convert(flag: str, text: str, kind: str) -> Any:
 
 def listing() -> str:
     """Return every dataset there is a card for."""
-    from maskedclip.data.sources import card_names, read_card
+    from maskedclip.data.downloads.sources import card_names, read_card
 
     lines = []
     for name in card_names():

@@ -39,7 +39,6 @@ class SplitsConfig:
 def make_splits(directory: Path, config: SplitsConfig) -> list[Path]:
     """Write the files and print what is in them; ValueError for a task that cannot be divided."""
     from maskedclip.data.downstream import divide, labelled
-    from maskedclip.data.shards import Shards
     from maskedclip.data.splits import (
         FRACTIONS,
         read_split,
@@ -47,6 +46,7 @@ def make_splits(directory: Path, config: SplitsConfig) -> list[Path]:
         training_share,
         write_split,
     )
+    from maskedclip.data.storage.shards import Shards
 
     dataset = Shards(directory)
     written = []

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from maskedclip.config import Config
-from maskedclip.data.opening import describe
+from maskedclip.data.storage.opening import describe
 from maskedclip.make_shards import build
 from maskedclip.shard_request import Request
 

@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.optim import AdamW
 
 from maskedclip.config import Config, DataConfig, load, save
-from maskedclip.data.opening import dataset_sha256
+from maskedclip.data.storage.opening import dataset_sha256
 from maskedclip.data.stream import Batch, stream
 from maskedclip.data.transforms import denormalise, normalise
 from maskedclip.engine import checkpoint

@@ -11,8 +11,8 @@ import torch.distributed as dist
 from maskedclip.config import Config, check_shares
 from maskedclip.data.ledger import RunLedger, lines_before, write_unseen
 from maskedclip.data.rows import Lost, View
-from maskedclip.data.shards import Shards
 from maskedclip.data.source import Source, without_caption
+from maskedclip.data.storage.shards import Shards
 from maskedclip.engine.distributed import gathered
 
 logger = logging.getLogger(__name__)

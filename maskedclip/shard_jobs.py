@@ -36,7 +36,7 @@ class Part:
     parts: int
 
     def __call__(self) -> None:
-        from maskedclip.data.building import build_part
+        from maskedclip.data.building.building import build_part
 
         _spare_the_workers()
         plan = plan_of(self.request)
@@ -85,7 +85,7 @@ def submit(request: Request) -> Summary | None:
     Elsewhere they run on this machine, and the summary is of the finished dataset. Raises as
     `build` does, RuntimeError where a part failed.
     """
-    from maskedclip.data.building import begin
+    from maskedclip.data.building.building import begin
 
     start = time.monotonic()
     cluster = cluster_of(LaunchConfig(cluster=request.cluster))  # type: ignore[arg-type]
@@ -163,7 +163,7 @@ def _queued(request: Request, logs: Path, parts: int) -> None:
 def _run_here(request: Request, logs: Path, parts: int, shards: int) -> None:
     import submitit
 
-    from maskedclip.data.building import shards_written
+    from maskedclip.data.building.building import shards_written
 
     executor = submitit.AutoExecutor(folder=logs, cluster="local")
     executor.update_parameters(name="shards", timeout_min=60 * 24 * 30)

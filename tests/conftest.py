@@ -8,8 +8,8 @@ import simplejpeg
 import torch
 
 from maskedclip.config import Config, override
-from maskedclip.data.phantom import draw
-from maskedclip.data.shards import ShardWriter
+from maskedclip.data.phantoms.phantom import draw
+from maskedclip.data.storage.shards import ShardWriter
 from maskedclip.recipes import demo
 
 # spinning threads of two test processes on two cores would wait for each other's time slices

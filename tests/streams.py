@@ -10,8 +10,8 @@ import simplejpeg
 import torch
 
 from maskedclip.data.rows import View
-from maskedclip.data.shards import Shards, ShardWriter
 from maskedclip.data.source import Source
+from maskedclip.data.storage.shards import Shards, ShardWriter
 from maskedclip.data.stream import Batch, stream
 
 VIEW = View(

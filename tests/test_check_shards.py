@@ -11,9 +11,9 @@ import pytest
 
 from maskedclip.check_shards import Request
 from maskedclip.check_shards_command import main, parse
-from maskedclip.data.fundus import encode, perceptual_hash
-from maskedclip.data.phantom import draw
-from maskedclip.data.shards import Shards, ShardWriter
+from maskedclip.data.phantoms.phantom import draw
+from maskedclip.data.photographs.fundus import encode, perceptual_hash
+from maskedclip.data.storage.shards import Shards, ShardWriter
 from maskedclip.data.stream import Source
 
 EYES = [draw(number, 128).image_HWC for number in range(10)]

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from maskedclip.data.fundus import encode
-from maskedclip.data.shards import Shards, ShardWriter
+from maskedclip.data.photographs.fundus import encode
+from maskedclip.data.storage.shards import Shards, ShardWriter
 from maskedclip.downstream_command import read_evaluate
 from maskedclip.eval.results import read_predictions, read_rows
 from maskedclip.eval.scores import macro

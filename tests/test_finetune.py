@@ -9,9 +9,9 @@ import pytest
 from timm.models.vision_transformer import VisionTransformer
 
 from maskedclip.config import FinetuneConfig
-from maskedclip.data.fundus import encode
 from maskedclip.data.ledger import Ledger
-from maskedclip.data.shards import Shards, ShardWriter
+from maskedclip.data.photographs.fundus import encode
+from maskedclip.data.storage.shards import Shards, ShardWriter
 from maskedclip.downstream_command import read_finetune
 from maskedclip.eval.results import read_predictions, read_rows
 from maskedclip.eval.scores import macro

@@ -10,7 +10,7 @@ from PIL import Image
 
 import maskedclip
 from maskedclip.data.captions import prompts
-from maskedclip.data.fundus import encode
+from maskedclip.data.photographs.fundus import encode
 from maskedclip.data.transforms import normalise
 from maskedclip.models.maskedclip import build
 from maskedclip.models.pretrained import export

@@ -15,8 +15,8 @@ import simplejpeg
 from real_data import real
 
 from maskedclip.check_shards import Request, check
-from maskedclip.data.fundus import encode, perceptual_hash, photograph
-from maskedclip.data.shards import Shards, ShardWriter
+from maskedclip.data.photographs.fundus import encode, perceptual_hash, photograph
+from maskedclip.data.storage.shards import Shards, ShardWriter
 from maskedclip.make_shards import Request as Build
 from maskedclip.make_shards import build
 

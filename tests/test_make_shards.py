@@ -16,12 +16,13 @@ import pytest
 import simplejpeg
 from PIL import Image
 
-from maskedclip.data import building, building_lock
+from maskedclip.data.building import building
+from maskedclip.data.building import lock as building_lock
 from maskedclip.data.captions import captions
 from maskedclip.data.downstream import labelled
-from maskedclip.data.phantom import draw
-from maskedclip.data.shards import Shards
+from maskedclip.data.phantoms.phantom import draw
 from maskedclip.data.splits import read_split
+from maskedclip.data.storage.shards import Shards
 from maskedclip.make_shards import build
 from maskedclip.make_shards_command import main, parse
 from maskedclip.shard_request import Request

@@ -7,8 +7,8 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from maskedclip.config import Config, load, override, save
-from maskedclip.data.exclusions import Exclusion, write_exclusions
-from maskedclip.data.shards import Shards
+from maskedclip.data.storage.exclusions import Exclusion, write_exclusions
+from maskedclip.data.storage.shards import Shards
 from maskedclip.engine.distributed import process_group
 from maskedclip.models.pretrained import read_weights
 from maskedclip.pretrain import claim, pretrain

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from maskedclip.config import Config, override
-from maskedclip.data.shards import Shards
+from maskedclip.data.storage.shards import Shards
 from maskedclip.engine.distributed import process_group
 from maskedclip.pretrain import claim, pretrain
 from maskedclip.run_data import LOST, SILENT, UNSEEN, keep_silent, read_sources

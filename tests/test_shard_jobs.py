@@ -2,9 +2,9 @@ from pathlib import Path
 
 import pytest
 
-from maskedclip.data.building import begin, build_part
-from maskedclip.data.building_lock import locked
-from maskedclip.data.shards import Shards
+from maskedclip.data.building.building import begin, build_part
+from maskedclip.data.building.lock import locked
+from maskedclip.data.storage.shards import Shards
 from maskedclip.make_shards import build, plan_of
 from maskedclip.make_shards_command import main
 from maskedclip.shard_request import Request

@@ -37,7 +37,7 @@ def phantom() -> dict[str, float]:
     """Return the median speed of drawing and its spread."""
     import cv2
 
-    from maskedclip.data.phantom import draw
+    from maskedclip.data.phantoms.phantom import draw
 
     cv2.setNumThreads(1)
     draw(0)

@@ -24,11 +24,11 @@ from torch.utils.data import DataLoader
 from torchvision import transforms
 
 from maskedclip.data.captions import caption
-from maskedclip.data.field import find_field, square_field
-from maskedclip.data.fundus import encode
+from maskedclip.data.photographs.field import find_field, square_field
+from maskedclip.data.photographs.fundus import encode
 from maskedclip.data.rows import Row, View, draws_of
-from maskedclip.data.shards import Shards, ShardWriter
 from maskedclip.data.source import Source
+from maskedclip.data.storage.shards import Shards, ShardWriter
 from maskedclip.data.stream import Batch, collate, stream
 from maskedclip.data.transforms import MEAN, STD, TRIES, crop_of, cut
 

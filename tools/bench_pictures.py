@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from maskedclip.data.phantom import draw
-from maskedclip.data.sources import image_files
+from maskedclip.data.downloads.sources import image_files
+from maskedclip.data.phantoms.phantom import draw
 
 ORIGINAL = (2048, 1536)  # pixels, as many cameras write
 _NOISE = 3.5  # levels: a JPEG of quality 92 then has the bytes of a camera's

@@ -26,7 +26,7 @@ def raw_reads(tar: Path, rounds: int = 5) -> dict[str, float]:
     """
     import webdataset
 
-    from maskedclip.data.shards import Shards
+    from maskedclip.data.storage.shards import Shards
 
     shards = Shards(tar)
     places = list(range(len(shards)))

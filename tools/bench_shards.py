@@ -15,11 +15,11 @@ import cv2
 from bench_pictures import pictures
 from PIL import Image
 
-from maskedclip.data.decoding import decode
-from maskedclip.data.field import find_field, square_field
-from maskedclip.data.fundus import encode, perceptual_hash
-from maskedclip.data.looks import look_of
-from maskedclip.data.shard_writer import write_shard
+from maskedclip.data.photographs.decoding import decode
+from maskedclip.data.photographs.field import find_field, square_field
+from maskedclip.data.photographs.fundus import encode, perceptual_hash
+from maskedclip.data.photographs.looks import look_of
+from maskedclip.data.storage.shard_writer import write_shard
 from maskedclip.make_shards import build
 from maskedclip.shard_request import Request
 

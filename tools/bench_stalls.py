@@ -9,8 +9,8 @@ import time
 import torch
 from bench_loader import PREFETCH, READERS, our_batches, rate, shards_of
 
-from maskedclip.data.shards import Shards
-from maskedclip.data.storage import Storage
+from maskedclip.data.storage.reading import Storage
+from maskedclip.data.storage.shards import Shards
 
 SHARE, SECONDS = 0.01, 0.2  # of the reads that hang, and how long
 

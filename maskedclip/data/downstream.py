@@ -14,7 +14,7 @@ from sys import intern
 from typing import NamedTuple
 
 from maskedclip.data.order import number
-from maskedclip.data.shards import DamagedSample, Shards
+from maskedclip.data.storage.shards import DamagedSample, Shards
 
 logger = logging.getLogger(__name__)
 TEST_SHARE = 0.3  # RETFound's rule, where no test split is published

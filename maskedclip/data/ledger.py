@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from maskedclip.data.rows import Lost
-from maskedclip.data.shards import DamagedSample
 from maskedclip.data.source import Source
+from maskedclip.data.storage.shards import DamagedSample
 
 logger = logging.getLogger(__name__)
 _ENOUGH = 1000  # expected samples, from which on a share of lost ones says something

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from maskedclip.data.captions import caption
 from maskedclip.data.order import number, uniform
-from maskedclip.data.shards import DamagedSample
 from maskedclip.data.source import Place, Source
+from maskedclip.data.storage.shards import DamagedSample
 from maskedclip.data.transforms import TRIES, hidden_patches, write_crop
 
 _SUBSTITUTES = 100  # damaged samples in a row before a source is given up

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from maskedclip.data.order import number, ordered, pieces, shares_of, turns_at
-from maskedclip.data.shards import DamagedSample, Shards
+from maskedclip.data.storage.shards import DamagedSample, Shards
 
 _AT_ONCE = 4096  # places computed at a time where many are asked for
 

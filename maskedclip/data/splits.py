@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from maskedclip.data.downstream import Sample, Task, divide, labelled, share_of
-from maskedclip.data.shard_writer import replacing
-from maskedclip.data.shards import Shards
+from maskedclip.data.storage.shard_writer import replacing
+from maskedclip.data.storage.shards import Shards
 
 FOLDER = "splits"
 FRACTIONS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)

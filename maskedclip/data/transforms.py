@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from maskedclip.data.decoding import PIXEL_LIMIT
+from maskedclip.data.photographs.decoding import PIXEL_LIMIT
 
 # ImageNet's, over RGB in 0..1: what MAE, RETFound and timm's fine-tuning use
 MEAN = (0.485, 0.456, 0.406)

@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from maskedclip.data.downstream import Sample
 from maskedclip.data.order import number, permuted
-from maskedclip.data.shards import DamagedSample, Shards
+from maskedclip.data.storage.shards import DamagedSample, Shards
 from maskedclip.data.transforms import MEAN, STD, decode
 
 RESIZE = 256 / 224  # of the image size: the shorter side before the middle is cut out (MAE)

@@ -10,8 +10,8 @@ import pytest
 
 from maskedclip.data.ledger import RunLedger, lines_before, write_unseen
 from maskedclip.data.rows import Lost
-from maskedclip.data.shards import Shards, ShardWriter
 from maskedclip.data.source import Source
+from maskedclip.data.storage.shards import Shards, ShardWriter
 from maskedclip.data.stream import Batch
 from tests.streams import Plan, batches, facts, picture, stored
 

@@ -10,8 +10,8 @@ from typing import NamedTuple
 
 import pytest
 
-from maskedclip.data.shard_writer import SELF_SHA256
-from maskedclip.data.shards import DamagedSample, Shards, ShardWriter
+from maskedclip.data.storage.shard_writer import SELF_SHA256
+from maskedclip.data.storage.shards import DamagedSample, Shards, ShardWriter
 
 SHARDS, PER_SHARD = 3, 4
 SECONDS = 5  # a trial that takes longer hangs

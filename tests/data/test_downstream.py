@@ -11,8 +11,8 @@ import torch
 from PIL import Image
 
 from maskedclip.data.downstream import Task, divide, in_order, labelled, share_of
-from maskedclip.data.fundus import encode
-from maskedclip.data.shards import Shards, ShardWriter
+from maskedclip.data.photographs.fundus import encode
+from maskedclip.data.storage.shards import Shards, ShardWriter
 from maskedclip.data.views import augmentation, prepared_batches, seeded, training_batches
 
 

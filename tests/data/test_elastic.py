@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from maskedclip.data.shards import Shards
 from maskedclip.data.source import Source
+from maskedclip.data.storage.shards import Shards
 from maskedclip.data.stream import Batch, stream
 from tests.streams import (
     VIEW,

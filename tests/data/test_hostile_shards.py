@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from maskedclip.data.shard_writer import manifest_sha256, write_manifest, write_shard
-from maskedclip.data.shards import DamagedSample, Shards
-from maskedclip.data.tar_members import IMAGE_LIMIT, TEXT_LIMIT
+from maskedclip.data.storage.shard_writer import manifest_sha256, write_manifest, write_shard
+from maskedclip.data.storage.shards import DamagedSample, Shards
+from maskedclip.data.storage.tar_members import IMAGE_LIMIT, TEXT_LIMIT
 from maskedclip.data.transforms import crop_of, decode
 from tests.tars import END, JPEG, header, member, padded, pax, sample
 
@@ -268,8 +268,8 @@ def test_very_many_tiny_members_take_little_time_and_memory(tmp_path: Path, coun
 def test_very_many_members_that_are_refused_end_at_a_limit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("maskedclip.data.tar_members.REFUSED_LIMIT", 20)
-    monkeypatch.setattr("maskedclip.data.foreign_index.REFUSED_LIMIT", 20)
+    monkeypatch.setattr("maskedclip.data.storage.tar_members.REFUSED_LIMIT", 20)
+    monkeypatch.setattr("maskedclip.data.storage.foreign_index.REFUSED_LIMIT", 20)
     empty = b"".join(member(f"{number}.jpg", b"") for number in range(50))
     links = b"".join(header(b"%d.jpg" % number, 0, b"2") for number in range(50))
     (tmp_path / "x.tar").write_bytes(sample("good0") + empty + END)
@@ -336,7 +336,7 @@ def test_metadata_of_ours_that_is_not_as_it_must_is_refused(
     tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     content, reason = METADATA[kind]
-    monkeypatch.setattr("maskedclip.data.shard_writer.encode_metadata", lambda _: content)
+    monkeypatch.setattr("maskedclip.data.storage.shard_writer.encode_metadata", lambda _: content)
     write_manifest(tmp_path, "toy", [write_shard(tmp_path, "toy-000000", [("a", JPEG, {})])])
     assert reason in outcome_of_one(tmp_path)
 
@@ -517,7 +517,7 @@ def test_a_shard_may_be_a_link_to_a_plain_file_elsewhere(tmp_path: Path) -> None
 
 FORBIDDEN = {"pickle", "cPickle", "dill", "cloudpickle", "marshal", "shelve", "subprocess", "pty"}
 FORBIDDEN |= {"eval", "exec", "compile", "__import__", "system", "popen", "execv", "extractall"}
-FILES = sorted((Path(__file__).parents[2] / "maskedclip" / "data").glob("*.py"))
+FILES = sorted((Path(__file__).parents[2] / "maskedclip" / "data").rglob("*.py"))
 
 
 def dangerous(code: str) -> set[str]:

@@ -104,7 +104,7 @@ def seconds_of_1000_rows(hanging: frozenset[int]) -> float:
         time.sleep(0.2 if job in hanging else 0)
         return job
 
-    def make(job: int, raw: int) -> int:
+    def make(_: int, raw: int) -> int:
         time.sleep(0.002)
         return raw
 

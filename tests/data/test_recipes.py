@@ -10,8 +10,8 @@ import pytest
 from downloads import FORMS, Expected, Facts, WrongRoot, build, wrong_root
 
 from maskedclip import make_shards
-from maskedclip.data.shards import Shards
-from maskedclip.data.sources import ENDINGS, Sources, card_names, read_card
+from maskedclip.data.downloads.sources import ENDINGS, Sources, card_names, read_card
+from maskedclip.data.storage.shards import Shards
 from maskedclip.shard_request import Request
 
 SIMILAR = ("aptos2019_retfound", "idrid_retfound", "messidor2_retfound")  # folders of one name

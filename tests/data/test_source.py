@@ -6,8 +6,8 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from maskedclip.data.shards import Shards
 from maskedclip.data.source import Source, without_caption
+from maskedclip.data.storage.shards import Shards
 from maskedclip.data.stream import stream
 from tests.streams import VIEW, Computed, Plan, share, stored, tokenize
 

@@ -8,9 +8,7 @@ import numpy as np
 import pytest
 
 from maskedclip.data.downstream import divide, labelled, share_of
-from maskedclip.data.exclusions import Exclusion, write_exclusions
-from maskedclip.data.fundus import encode
-from maskedclip.data.shards import Shards, ShardWriter
+from maskedclip.data.photographs.fundus import encode
 from maskedclip.data.splits import (
     FRACTIONS,
     SEEDS,
@@ -21,6 +19,8 @@ from maskedclip.data.splits import (
     write_missing_splits,
     write_split,
 )
+from maskedclip.data.storage.exclusions import Exclusion, write_exclusions
+from maskedclip.data.storage.shards import Shards, ShardWriter
 
 JPEG = encode(np.zeros((8, 8, 3), np.uint8), 90)
 

@@ -7,8 +7,8 @@ import simplejpeg
 import torch
 
 from maskedclip.data.rows import View, label_of
-from maskedclip.data.shards import Shards, ShardWriter
 from maskedclip.data.source import Source
+from maskedclip.data.storage.shards import Shards, ShardWriter
 from maskedclip.data.stream import Batch, stream
 
 VIEW = View(

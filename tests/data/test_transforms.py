@@ -6,7 +6,7 @@ import simplejpeg
 from PIL import Image
 from torchvision.transforms.functional import InterpolationMode, resized_crop
 
-from maskedclip.data.phantom import draw
+from maskedclip.data.phantoms.phantom import draw
 from maskedclip.data.transforms import PIXEL_LIMIT, TRIES, crop_box, crop_of, hidden_patches
 
 AREA = (0.2, 1.0)

@@ -13,7 +13,7 @@ import torch.multiprocessing as multiprocessing
 from torch.nn import functional as F
 
 from maskedclip.config import Config, override
-from maskedclip.data.shards import Shards
+from maskedclip.data.storage.shards import Shards
 from maskedclip.losses import label_guided_clip_loss
 from maskedclip.models.pretrained import read_weights
 from maskedclip.pretrain import pretrain

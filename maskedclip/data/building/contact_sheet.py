@@ -1,0 +1,92 @@
+"""A picture of a dataset: samples drawn at random, and those that look worst."""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+import simplejpeg
+from PIL import Image, ImageDraw, ImageFont
+
+from maskedclip.data.order import number
+from maskedclip.data.storage.shard_writer import replacing
+from maskedclip.data.storage.shards import Shards
+
+FILE = "contact_sheet.png"
+COLUMNS, ROWS = 6, 4  # of the random samples; the worst have a row a reason
+_TILE, _TEXT, _GAP = 160, 28, 6  # pixels
+
+
+class Tile(NamedTuple):
+    """One photograph and the two lines below it."""
+
+    image_HWC: np.ndarray
+    lines: tuple[str, str]
+
+
+def write_contact_sheet(shards: Shards, path: Path) -> None:
+    """Write a PNG of random and of worst-looking samples; the same dataset, the same bytes.
+
+    Raises DamagedSample where a sample of it is not what was written.
+    """
+    place = {shards.key(index): index for index in range(len(shards))}
+    drawn = sorted(place, key=lambda key: number("contact sheet", key))[: COLUMNS * ROWS]
+    worst = shards.manifest.get("worst_looking", [])
+    reasons = list(dict.fromkeys(entry["reason"] for entry in worst))
+    rows = [
+        (
+            f"{shards.name}: {len(shards):,} samples, some of them at random",
+            drawn,
+            [""] * len(drawn),
+        )
+    ]
+    for reason in reasons:
+        found = [entry for entry in worst if entry["reason"] == reason]
+        values = [f"{entry['value']:.3f}" for entry in found]
+        rows.append((f"worst: {reason}", [entry["key"] for entry in found], values))
+    parts: list[np.ndarray] = []
+    for title, keys, notes in rows:
+        parts.append(_line(title))
+        tiles = [_tile(shards, place[key], note) for key, note in zip(keys, notes, strict=True)]
+        parts += [_row(tiles[first : first + COLUMNS]) for first in range(0, len(tiles), COLUMNS)]
+    with replacing(path) as file:
+        Image.fromarray(np.concatenate(parts)).save(
+            file, "PNG", compress_level=2
+        )  # 6 takes half a second
+
+
+def _tile(shards: Shards, index: int, note: str) -> Tile:
+    jpeg, metadata = shards.read(index)
+    image_HWC = simplejpeg.decode_jpeg(jpeg, "RGB", min_height=_TILE, min_width=_TILE, min_factor=1)
+    said = [*metadata["categories"], *metadata["labels"].values(), metadata["report"] or ""]
+    return Tile(image_HWC, (f"{shards.key(index)[:10]} {note}", said[0] if said else ""))
+
+
+def _row(tiles: Sequence[Tile]) -> np.ndarray:
+    """Return a row of photographs with their lines below, white where there is none."""
+    strip_HWC = np.full((_TILE + _TEXT + _GAP, COLUMNS * (_TILE + _GAP), 3), 255, np.uint8)
+    for column, tile in enumerate(tiles):
+        left = column * (_TILE + _GAP)
+        small_HWC = cv2.resize(tile.image_HWC, (_TILE, _TILE), interpolation=cv2.INTER_AREA)
+        strip_HWC[:_TILE, left : left + _TILE] = small_HWC
+    return _written(
+        strip_HWC,
+        [
+            ((column * (_TILE + _GAP), _TILE + 2 + 12 * n), line[:26])
+            for column, tile in enumerate(tiles)
+            for n, line in enumerate(tile.lines)
+        ],
+    )
+
+
+def _line(text: str) -> np.ndarray:
+    return _written(np.full((20, COLUMNS * (_TILE + _GAP), 3), 255, np.uint8), [((2, 4), text)])
+
+
+def _written(image_HWC: np.ndarray, words: Iterable[tuple[tuple[int, int], str]]) -> np.ndarray:
+    picture = Image.fromarray(image_HWC)
+    pen, font = ImageDraw.Draw(picture), ImageFont.load_default(11)
+    for place, text in words:
+        pen.text(place, text, fill=(0, 0, 0), font=font)
+    return np.asarray(picture)

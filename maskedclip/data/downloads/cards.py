@@ -1,0 +1,119 @@
+"""Cards: what a dataset is and how its files are read, one TOML file a dataset (shards/*.toml)."""
+
+import difflib
+import re
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+CARDS = Path(__file__).resolve().parents[3] / "shards"
+FACTS = ("patient", "eye", "split")  # what a file or a row may tell besides its classes
+
+
+class PathRule(NamedTuple):
+    """What the path of an image tells; an image that no rule of its card matches is left out.
+
+    `pattern` is searched, whatever the case, in "/" and the path under the root. Its groups are
+    patient, eye, split or a task; `split` and `labels` hold for every image that it matches.
+    """
+
+    pattern: str
+    split: str = ""
+    labels: Mapping[str, str] = {}
+
+
+class Table(NamedTuple):
+    """A label file and its columns; a list of columns means the first that says something.
+
+    `file` is a pattern as in PathRule; its group `split` is a split, and its groups stand for
+    their names in braces in `inside`, the part that the path of a labelled image must hold.
+    """
+
+    file: str
+    image: str | Sequence[str]
+    image_pattern: str = ""  # its first group is the name; a cell without it names no image
+    labels: Mapping[str, str | Sequence[str]] = {}
+    patient: str = ""
+    eye: str | Mapping[str, str] = ""  # a column, or for L and R the one that is filled
+    split: str = ""
+    split_column: str = ""
+    inside: str = ""
+    sheet: str = ""  # of an xlsx; the first if not given
+
+    @property
+    def wanted(self) -> list[str | Sequence[str]]:
+        """The columns that the file must have."""
+        return [self.image, *self.labels.values()]
+
+
+class Lookalike(NamedTuple):
+    """A dataset that is easily taken for this one; its files under a root are an error."""
+
+    file: str  # a pattern as in PathRule, after the name of the root
+    title: str
+    columns: Sequence[str] = ()  # that the file must have to be told by it
+
+
+@dataclass(frozen=True, kw_only=True)
+class Card:
+    """One dataset: what it is, and how its files are read."""
+
+    name: str
+    title: str
+    role: str  # paired, unpaired or downstream: what the paper uses it for
+    licence: str
+    citation: str
+    obtain: str
+    reader: str = "card"  # card, odir, stare, folder, csv or phantom
+    images: int = 0  # as published; 0 where that is up to the user
+    marker: tuple[str, ...] = ()  # paths as in a shell, by which the download is told
+    paths: tuple[PathRule, ...] = ()
+    tables: tuple[Table, ...] = ()
+    values: Mapping[str, Mapping[str, str]] = field(default_factory=dict)  # task, written, class
+    classes: Mapping[str, Mapping[str, str]] = field(default_factory=dict)  # task, class, category
+    findings: Mapping[str, Mapping[str, str]] = field(default_factory=dict)  # task, category, class
+    exclude: tuple[str, ...] = ()  # folders, as in a shell: decoys and copies
+    nearest: bool = False  # only the images nearest the root: the same again lies further down
+    lookalikes: tuple[Lookalike, ...] = ()
+    expected: tuple[Mapping[str, Any], ...] = ()  # numbers of each form in which it is handed out
+    overlaps: tuple[str, ...] = ()  # folders, as in a shell, by which others hand out its images
+
+
+def card_names() -> list[str]:
+    """Return the names of the cards that come with the code."""
+    return sorted(path.stem for path in CARDS.glob("*.toml"))
+
+
+def read_card(dataset: str) -> Card:
+    """Return the card of a dataset's name, or of a TOML file; ValueError with the nearest name."""
+    path = Path(dataset) if dataset.endswith(".toml") else CARDS / f"{dataset}.toml"
+    if not path.is_file():
+        if dataset.endswith(".toml"):
+            raise ValueError(f"{dataset}: no such card; copy one of {CARDS}")
+        near = difflib.get_close_matches(dataset.lower(), card_names(), n=1, cutoff=0.4)
+        hint = f"did you mean {near[0]}?" if near else f"use one of {', '.join(card_names())}"
+        raise ValueError(f"unknown dataset {dataset!r}; {hint}")
+    try:
+        return _card(tomllib.loads(path.read_text(encoding="utf-8")))
+    except (tomllib.TOMLDecodeError, TypeError, ValueError, re.error) as error:
+        raise ValueError(f"{path}: {error}; compare it with the cards of {CARDS}") from None
+
+
+def _card(facts: dict[str, Any]) -> Card:
+    """Return the card of a parsed file; TypeError, ValueError or re.error where it is wrong."""
+    facts["paths"] = [PathRule(**rule) for rule in facts.pop("path", ())]
+    facts["tables"] = [Table(**table) for table in facts.pop("table", ())]
+    facts["lookalikes"] = [Lookalike(**other) for other in facts.pop("lookalike", ())]
+    content: dict[str, Any] = {n: tuple(v) if isinstance(v, list) else v for n, v in facts.items()}
+    card = Card(**content)
+    patterns = [rule.pattern for rule in card.paths] + [table.file for table in card.tables]
+    patterns += [table.image_pattern for table in card.tables]
+    for pattern in patterns + [other.file for other in card.lookalikes]:
+        re.compile(pattern)
+    groups = {name for rule in card.paths for name in re.compile(rule.pattern).groupindex}
+    tasks = groups.difference(FACTS).union(*(entry.labels for entry in card.paths + card.tables))
+    for task in sorted(tasks - card.classes.keys()):
+        raise ValueError(f"no [classes.{task}] for the task {task!r}")
+    return card

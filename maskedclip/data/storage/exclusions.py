@@ -1,0 +1,66 @@
+"""The list of samples that a dataset is used without: exclude.csv beside its shards.
+
+The shards stay as they were built, and so does the manifest: the list can be made, looked at and
+removed without touching either.
+"""
+
+import csv
+import io
+from collections.abc import Collection, Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+from maskedclip.data.storage.shard_writer import replacing
+
+EXCLUSIONS = "exclude.csv"
+
+
+class Exclusion(NamedTuple):
+    """One sample that is left out, why, and (dataset/key) what it is a copy of."""
+
+    key: str
+    reason: str
+    copy_of: str
+
+
+def read_exclusions(directory: Path, keys: Collection[str] | None) -> list[Exclusion]:
+    """Return the list of a dataset with these keys, empty where there is none.
+
+    Raises ValueError, in one line, where the list is damaged or names a key that is not there
+    (keys None: not all are known, of a damaged dataset).
+    """
+    path = directory / EXCLUSIONS
+    if not path.is_file():
+        return []
+    try:
+        header, *rows = csv.reader(io.StringIO(path.read_text("utf-8"), newline=""), strict=True)
+    except (ValueError, csv.Error) as error:  # not UTF-8, empty, or not a table
+        raise ValueError(f"{path}: is not a CSV ({error}); {_MEND}") from None
+    if header != list(Exclusion._fields):
+        wanted = ",".join(Exclusion._fields)
+        raise ValueError(f"{path}: begins with {','.join(header)[:80]!r}, not {wanted}; {_MEND}")
+    found = []
+    for number, row in enumerate(rows, 2):
+        if len(row) != len(header):
+            raise ValueError(f"{path}: row {number} has {len(row)} of 3 fields; {_MEND}")
+        found.append(Exclusion(*row))
+    known = set(keys or ())
+    for entry in found:
+        if keys is not None and entry.key not in known:
+            raise ValueError(f"{path}: the dataset has no sample {entry.key[:40]!r}; {_MEND}")
+    return found
+
+
+_MEND = "remove it, and write it anew with tools/check_shards.py --drop"
+
+
+def write_exclusions(directory: Path, entries: Iterable[Exclusion]) -> None:
+    """Write the list in the order of keys; of two entries of a key the first is kept."""
+    by_key: dict[str, Exclusion] = {}
+    for entry in entries:
+        by_key.setdefault(entry.key, entry)
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerows([Exclusion._fields, *(by_key[key] for key in sorted(by_key))])
+    with replacing(directory / EXCLUSIONS) as file:
+        file.write(text.getvalue().encode())

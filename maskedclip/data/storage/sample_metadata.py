@@ -1,0 +1,125 @@
+"""The JSON and text of a sample: read without trust, and brought to the fields of the format."""
+
+import json
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+from maskedclip.data.storage.shard_writer import EMPTY_METADATA
+
+_PIXELS = 1 << 31
+_CAPTIONS = ("caption", "text", "report")
+
+
+def own_metadata(content: bytes) -> dict[str, Any]:
+    """Return the metadata of a sample of ours; ValueError, in words, where it is not as it must."""
+    found = _object(content)
+    for name, (fits, words) in _FIELDS.items():
+        if name not in found:
+            raise ValueError(f"metadata has no {name}")
+        if not fits(found[name]):
+            raise ValueError(f"metadata: {name} is not {words}")
+    return found
+
+
+def foreign_metadata(dataset: str, key: str, members: list[bytes]) -> dict[str, Any]:
+    """Return what a sample of others says, in our fields; ValueError where it is not text or JSON.
+
+    The caption is the json's caption, text or report, else the txt; other fields are taken where
+    they are of our types; the text of a cls is the label `cls`.
+
+    Args:
+        members: bytes of the json, txt and cls, empty where there is none.
+    """
+    content, text, label = members
+    found = _object(content) if content else {}
+    taken = {
+        name: found[name]
+        for name in ("patient", "eye", "split", "labels", "categories", "width", "height")
+        if name in found and _FIELDS[name][0](found[name])
+    }
+    captions = [found[name] for name in _CAPTIONS if _text(found.get(name)) and found[name].strip()]
+    captions += [_decoded(text, "txt").strip()] if text else []
+    metadata = EMPTY_METADATA | {"labels": {}, "categories": []} | taken
+    metadata |= {"dataset": dataset, "source": key}
+    metadata["report"] = next(filter(None, captions), None)
+    if label:
+        metadata["labels"] = {"cls": _decoded(label, "cls").strip()} | metadata["labels"]
+    return metadata
+
+
+def _decoded(content: bytes, member: str) -> str:
+    try:
+        return content.decode()
+    except UnicodeDecodeError:
+        raise ValueError(f"{member} is not UTF-8") from None
+
+
+def _object(content: bytes) -> dict[str, Any]:
+    try:
+        found = _DECODER.decode(_decoded(content, "metadata"))
+    except RecursionError:
+        raise ValueError("metadata is not JSON (nested too deeply)") from None
+    except json.JSONDecodeError as error:
+        raise ValueError(f"metadata is not JSON ({error})") from None
+    except ValueError as error:
+        raise ValueError(f"metadata is refused ({' '.join(str(error).split())[:100]})") from None
+    if not isinstance(found, dict):
+        raise ValueError("metadata is not a JSON object")
+    return found
+
+
+def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a name stands twice in one object")
+    return found
+
+
+def _no_constant(word: str) -> NoReturn:
+    raise ValueError(f"{word} is no number")
+
+
+_DECODER = json.JSONDecoder(parse_constant=_no_constant, object_pairs_hook=_without_repeats)
+
+
+def _text(value: Any) -> bool:
+    """Return whether a value is text that can be written: JSON may hold half of a character."""
+    if not isinstance(value, str):
+        return False
+    try:
+        return value.isascii() or bool(value.encode())
+    except UnicodeEncodeError:
+        return False
+
+
+def _text_or_null(value: Any) -> bool:
+    return value is None or _text(value)
+
+
+def _texts(value: Any) -> bool:
+    return isinstance(value, list) and all(map(_text, value))
+
+
+def _labels(value: Any) -> bool:
+    return isinstance(value, dict) and all(_text(k) and _text(v) for k, v in value.items())
+
+
+def _pixels(value: Any) -> bool:
+    return type(value) is int and 0 <= value < _PIXELS
+
+
+_FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "dataset": (_text, "text"),
+    "source": (_text, "text"),
+    "patient": (_text_or_null, "text or null"),
+    "eye": (lambda value: value in (None, "L", "R"), "L, R or null"),
+    "split": (_text_or_null, "text or null"),
+    "labels": (_labels, "texts by text"),
+    "categories": (_texts, "a list of texts"),
+    "report": (_text_or_null, "text or null"),
+    "width": (_pixels, "a number of pixels"),
+    "height": (_pixels, "a number of pixels"),
+    "sha256": (_text, "text"),
+    "phash": (_text, "text"),
+}
+assert _FIELDS.keys() == EMPTY_METADATA.keys()
