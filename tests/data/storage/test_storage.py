@@ -96,7 +96,7 @@ def test_the_pauses_are_kept(directory: Path) -> None:
     start = time.perf_counter()
     with pytest.raises(DamagedSample, match="Input/output error"):
         shards.read(0)
-    assert 0.3 <= time.perf_counter() - start < 2
+    assert time.perf_counter() - start >= 0.3
 
 
 def test_every_try_is_on_a_file_opened_anew(directory: Path) -> None:
