@@ -76,12 +76,10 @@ def write_crop(
         image = Image.fromarray(crop_HWC).resize((size, size), Image.Resampling.BICUBIC)
         out_BCHW[0].permute(1, 2, 0).numpy()[:] = image
         return
-    height, width, channels = crop_HWC.shape
-    # numpy copies the crop: torch would start a team of threads for it in each of ours
-    copy_HWC = torch.from_numpy(np.ascontiguousarray(crop_HWC))
-    # strides that say "channels last" even for a batch of one: a third of the time
-    strides = (copy_HWC.numel(), 1, width * channels, channels)
-    crop_BCHW = copy_HWC.as_strided((1, channels, height, width), strides)
+    # numpy copies the crop: torch would start a team of threads for it in each of ours. And it
+    # makes strides that say "channels last" for a batch of one: half the time
+    crop_BHWC = np.ascontiguousarray(crop_HWC).reshape(1, *crop_HWC.shape)
+    crop_BCHW = torch.from_numpy(crop_BHWC.transpose(0, 3, 1, 2))
     _bicubic(crop_BCHW, [size, size], False, None, None, out=out_BCHW)
 
 
