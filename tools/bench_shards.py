@@ -64,7 +64,7 @@ def _originals(place: Path, count: int, root: str) -> Iterable[Path]:
     """Write JPEGs of 20 pictures in three qualities, and links to them up to `count`."""
     different: list[Path] = []
     for image in pictures(20, root):
-        for quality in (90, 92, 94)[: count - len(different)]:
+        for quality in (89, 90, 91)[: count - len(different)]:  # some 340 kB, as of a camera
             different.append(place / f"{len(different):05d}.jpg")
             image.save(different[-1], quality=quality)
     for number in range(count):
