@@ -1,6 +1,5 @@
 """The stream of pre-training against webdataset, Pillow and torchvision, on the same shards."""
 
-import io
 import itertools
 import os
 import statistics
@@ -19,7 +18,6 @@ import numpy as np
 import torch
 import webdataset
 from bench_pictures import pictures
-from PIL import Image
 from torch.utils.data import DataLoader
 from torchvision import transforms
 
@@ -155,10 +153,6 @@ def view(fidelity: str) -> View:
     )  # fmt: skip
 
 
-def _decoded_by_pillow(jpeg: bytes) -> Image.Image:
-    return Image.open(io.BytesIO(jpeg)).convert("RGB")
-
-
 def reference(directory: Path, batch: int, workers: int) -> Iterator[Any]:
     """Return the batches of the usual recipe: webdataset, Pillow, torchvision, DataLoader."""
     augment = transforms.Compose(
@@ -170,8 +164,8 @@ def reference(directory: Path, batch: int, workers: int) -> Iterator[Any]:
         ]
     )
     tars = [str(path) for path in sorted(directory.glob("*.tar"))]
-    dataset = webdataset.WebDataset(tars, shardshuffle=False, empty_check=False).repeat()
-    dataset = dataset.to_tuple("jpg").map_tuple(_decoded_by_pillow).map_tuple(augment)
+    dataset = webdataset.WebDataset(tars, shardshuffle=False, empty_check=False)
+    dataset = dataset.repeat().decode("pil").to_tuple("jpg").map_tuple(augment)
     return iter(DataLoader(dataset, batch_size=batch, num_workers=workers))
 
 

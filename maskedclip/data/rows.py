@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
-from torch import Tensor
 
 from maskedclip.data.captions import caption
 from maskedclip.data.order import number, uniform
@@ -75,7 +74,7 @@ class Job(NamedTuple):
     row: int
     paired: bool
     draws: Draws  # of the sample at `place`
-    image_BCHW: Tensor  # (1, 3, height, width), of the batch: here the image goes
+    image_HWC: np.ndarray  # of the batch: here the image goes
 
 
 class Raw(NamedTuple):
@@ -153,7 +152,7 @@ def _decoded(job: Job, raw: Raw, view: View) -> Row:
     dataset, index = job.source.datasets[raw.place.dataset], raw.place.sample
     draws = draws_of(job.source, [raw.place], view)[0] if raw.attempt else job.draws
     try:
-        write_crop(job.image_BCHW, raw.jpeg, view.crop_area, draws.crop_TF, view.fidelity)
+        write_crop(job.image_HWC, raw.jpeg, view.crop_area, draws.crop_TF, view.fidelity)
     except ValueError as error:
         raise DamagedSample(dataset.shard(index), dataset.key(index), str(error)) from error
     text, label = "", 0

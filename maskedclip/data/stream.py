@@ -68,7 +68,7 @@ def stream(  # noqa: PLR0913 (what is read, then who reads it)
         # no image is copied again: the threads write to the batch, channels last as they decode
         image_BHWC = torch.empty((rows_a_step, view.image_size, view.image_size, 3), **memory)
         images.append(image_BHWC.permute(0, 3, 1, 2))
-        slots = iter(images[-1].split(1))
+        slots = iter(image_BHWC.numpy())
         for source, size, is_paired in shares:
             for window in source.ahead(step * size, size, step == first_step):
                 cache.add(source, window)
