@@ -2,7 +2,6 @@
 
 import math
 
-import cv2
 import numpy as np
 import simplejpeg
 import torch
@@ -76,8 +75,6 @@ def write_crop(
     if fidelity == "exact":
         image = Image.fromarray(crop_HWC)
         out_HWC[:] = image.resize((size, size), Image.Resampling.BICUBIC)
-    elif max(crop_HWC.shape) <= size:  # enlarged: OpenCV's cubic is much the same and faster
-        cv2.resize(crop_HWC, (size, size), dst=out_HWC, interpolation=cv2.INTER_CUBIC)
     else:
         # numpy copies the crop: torch would start a team of threads for it in each of ours
         crop_BCHW = _channels_first(np.ascontiguousarray(crop_HWC))
