@@ -121,6 +121,21 @@ def test_every_row_hides_its_share_of_patches_and_not_always_the_same(sources):
     assert hidden_BN.float().mean(dim=0).min() > 0.5
 
 
+def test_images_leave_the_stream_as_bytes_in_one_block(sources):
+    (batch,) = batches(*sources, 1, threads=2)
+    assert batch.image_BCHW.dtype == torch.uint8
+    assert batch.image_BCHW.shape == (10, 3, 32, 32)
+    assert batch.image_BCHW.is_contiguous(memory_format=torch.channels_last)
+    assert batch.image_BCHW.is_pinned() == torch.cuda.is_available()
+
+
+def test_a_batch_is_not_written_to_again(sources):
+    held = batches(*sources, 8, threads=2)
+    assert len({batch.image_BCHW.data_ptr() for batch in held}) == 8
+    for ours, alone in zip(held, batches(*sources, 8), strict=True):
+        assert ours.image_BCHW.equal(alone.image_BCHW)
+
+
 def test_equal_sets_of_categories_are_positives_across_datasets():
     assert label_of(["drusens", "cataract"], 3) == label_of(["cataract", "drusens"], 8) > 0
     assert label_of(["cataract"], 3) != label_of(["cataract", "drusens"], 3)
