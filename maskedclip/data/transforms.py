@@ -1,6 +1,7 @@
 """From JPEG bytes to a crop on the host, and from uint8 to normalised values on the device."""
 
 import math
+import threading
 
 import numpy as np
 import simplejpeg
@@ -25,7 +26,7 @@ _bicubic = torch.ops.aten._upsample_bicubic2d_aa.out
 
 def decode(jpeg: bytes) -> np.ndarray:
     """Return image_HWC, uint8 RGB; ValueError where the bytes are no whole JPEG, or too large."""
-    return _decode(jpeg, size_of(jpeg), 1)
+    return _decode(jpeg, size_of(jpeg), 1, None)
 
 
 def size_of(jpeg: bytes) -> tuple[int, int]:
@@ -93,12 +94,16 @@ def cut(
     draw_TF: np.ndarray,
     fidelity: str,
 ) -> np.ndarray:
-    """Return the crop of `crop_of` before it is resized, at the scale that it is decoded at."""
+    """Return the crop of `crop_of` before it is resized, at the scale that it is decoded at.
+
+    It lies where this thread's next one will lie, too.
+    """
     size = size_of(jpeg)
     box = crop_box(*size, image_size, crop_area, draw_TF)
     factor = 1 if fidelity == "exact" else _factor(min(box[2:]) / image_size / _ROOM[fidelity])
     top, left, height, width = (value // factor for value in box)
-    return _decode(jpeg, size, factor)[top : top + height, left : left + width]
+    image_HWC = _decode(jpeg, size, factor, _scratch)
+    return image_HWC[top : top + height, left : left + width]
 
 
 def _factor(room: float) -> int:
@@ -106,9 +111,26 @@ def _factor(room: float) -> int:
     return max(n for n in (1, 2, 4, 8) if n == 1 or n <= room)
 
 
-def _decode(jpeg: bytes, size: tuple[int, int], factor: int) -> np.ndarray:
+def _decode(
+    jpeg: bytes, size: tuple[int, int], factor: int, scratch: "_Scratch | None"
+) -> np.ndarray:
     height, width = (-(-n // factor) for n in size)
-    return simplejpeg.decode_jpeg(jpeg, "RGB", min_height=height, min_width=width)
+    place = scratch.of(3 * height * width) if scratch else None
+    return simplejpeg.decode_jpeg(jpeg, "RGB", min_height=height, min_width=width, buffer=place)
+
+
+class _Scratch(threading.local):
+    """Memory of a thread for decoded pictures: new memory for each costs page faults."""
+
+    memory = np.empty(0, np.uint8)
+
+    def of(self, size: int) -> np.ndarray:
+        if len(self.memory) < size:
+            self.memory = np.empty(size, np.uint8)
+        return self.memory
+
+
+_scratch = _Scratch()
 
 
 def crop_box(

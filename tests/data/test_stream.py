@@ -136,6 +136,19 @@ def test_a_batch_is_not_written_to_again(sources):
         assert ours.image_BCHW.equal(alone.image_BCHW)
 
 
+def test_the_memory_of_a_batch_is_used_again_once_no_part_of_it_is_held(sources):
+    endless = stream(
+        *sources, (4, 6), VIEW, tokenize, first_step=0, rank=0, world=1, threads=2, prefetch=1
+    )
+    one_HWC = next(endless).image_BCHW[3].permute(1, 2, 0).numpy()  # all that is kept of it
+    before_HWC, held = one_HWC.copy(), one_HWC.ctypes.data
+    places = {next(endless).image_BCHW.data_ptr() for _ in range(40)}
+    endless.close()
+    assert len(places) < 12  # those under way
+    assert not any(place <= held < place + 10 * one_HWC.nbytes for place in places)
+    assert (one_HWC == before_HWC).all()
+
+
 def test_equal_sets_of_categories_are_positives_across_datasets():
     assert label_of(["drusens", "cataract"], 3) == label_of(["cataract", "drusens"], 8) > 0
     assert label_of(["cataract"], 3) != label_of(["cataract", "drusens"], 3)
