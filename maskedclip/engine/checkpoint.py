@@ -1,24 +1,18 @@
-"""A checkpoint exists only if it is whole: written aside, fsynced, hashed, renamed.
+"""Training state to the disk and back: written aside while training goes on."""
 
-    checkpoints/step-00012000/   DCP files and manifest.json with the sha256 of each
-    checkpoints/step-*.tmp       what a killed run was writing; removed at the next save
-
-DCP's own metadata is a pickle, so nothing is handed to DCP before its hash has been checked.
-"""
-
-import hashlib
-import json
 import logging
-import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, cast
+from types import TracebackType
+from typing import Any, Self, TypeVar, cast
 
 import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from torch import nn
+from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
     get_model_state_dict,
@@ -28,68 +22,157 @@ from torch.distributed.checkpoint.state_dict import (
 )
 from torch.optim import Optimizer
 
+from maskedclip.engine.checkpoint_files import (
+    bring_to_disk,
+    clear,
+    directory_of,
+    newest,
+    publish,
+    remove_older,
+)
+
 logger = logging.getLogger(__name__)
-MANIFEST = "manifest.json"
+T = TypeVar("T")
+
+
+class Checkpoints:
+    """Saves a run in `folder`, and keeps the newest `keep`; every rank makes the same calls.
+
+    with Checkpoints(folder, keep=3, aside=True) as checkpoints:
+        checkpoints.save(step, model, teacher, optimizer)
+
+    A save that fails is named in a warning and leaves older checkpoints alone. Leaving the block
+    without an error is `finish`; with one, it only waits for what is being written.
+    """
+
+    def __init__(self, folder: Path, keep: int, *, aside: bool) -> None:
+        """aside: write in a thread, from a copy in the processor's memory as large as the state."""
+        self._folder, self._keep, self._aside = folder, keep, aside
+        # its own group, for the thread's exchanges to stay apart from those of training
+        self._group = cast(dist.ProcessGroup, dist.new_group(backend="gloo"))
+        cuda = torch.cuda.is_available()
+        self._stager = DefaultStager(StagingOptions(cuda, False, False, cuda))
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
+        self._writing: Future[str | None] | None = None
+        self._fault: str | None = None  # of the last save, the same on every rank
+        self._known: dict[Path, str | None] = {}  # what verify said; None: whole
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        try:
+            if error is None:
+                self.finish()
+        finally:
+            self._thread.shutdown()
+            self._stager.close()
+            dist.destroy_process_group(self._group)
+
+    def save(self, step: int, model: nn.Module, teacher: nn.Module, optimizer: Optimizer) -> None:
+        """Save the state after `step` steps, once the save before it is done.
+
+        Aside, it returns with a copy taken: what is changed afterwards does not reach the disk.
+        """
+        self.wait()
+        state = _state(model, teacher, optimizer)
+        if self._aside:
+            self._writing = self._thread.submit(self._write, step, self._stager.stage(state))
+        else:
+            self._fault = self._write(step, state)
+
+    def wait(self) -> None:
+        """Return when nothing is being written, as is needed before `restore`."""
+        if self._writing is not None:
+            self._fault = self._writing.result()
+            self._writing = None
+
+    def finish(self) -> None:
+        """Wait, and raise RuntimeError on every rank if the last save has failed."""
+        self.wait()
+        if self._fault is not None:
+            raise RuntimeError(
+                f"{self._fault}; make room or give write permission, then run the same command: "
+                f"it goes on from the last whole checkpoint"
+            )
+
+    def _write(self, step: int, state: Any) -> str | None:
+        """Publish a state when all ranks have written it; return what has failed, or None."""
+        rank, target = dist.get_rank(), directory_of(self._folder, step)
+        temporary = target.with_suffix(".tmp")
+        try:
+            self._first(lambda: clear(self._folder, temporary))
+            dcp.save(state, checkpoint_id=temporary, process_group=self._group)
+            parts = self._together(lambda: bring_to_disk(temporary, rank))
+            sha256 = {name: digest for part in parts for name, digest in part.items()}
+            self._first(lambda: publish(temporary, target, step, sha256))
+        except (OSError, dcp.api.CheckpointException) as error:  # on every rank, whichever failed
+            fault = f"{target}: the checkpoint cannot be written ({_reason(error)}"
+            fault += f"; {_free_mb(target):.0f} MB free there)"
+            if rank == 0:
+                # what cannot be removed now is removed, or named, by the next save
+                shutil.rmtree(temporary, ignore_errors=True)
+                logger.warning("%s; the run goes on, and tries again at the next save", fault)
+            return fault
+        if rank == 0:
+            self._known[target] = None  # it was hashed and brought to the disk here and now
+            try:
+                remove_older(self._folder, self._keep, self._known)
+            except OSError as error:
+                logger.warning("%s: older checkpoints cannot be removed (%s)", target, error)
+        return None
+
+    def _first(self, action: Callable[[], None]) -> None:
+        """Run `action` on rank 0 while the threads of all wait; OSError on all if it raised one."""
+        self._together(action if dist.get_rank() == 0 else lambda: None)
+
+    def _together(self, action: Callable[[], T]) -> list[T]:
+        """Run `action` on every rank and return what each did; OSError on all if one raised it."""
+        mine: tuple[T | None, str | None]
+        try:
+            mine = action(), None
+        except OSError as error:
+            mine = None, f"rank {dist.get_rank()}: {error}"
+        found: list[Any] = [None] * dist.get_world_size()
+        dist.all_gather_object(found, mine, group=self._group)
+        for _, fault in found:
+            if fault is not None:
+                raise OSError(fault)
+        return [result for result, _ in found]
+
+
+def _reason(error: OSError | dcp.api.CheckpointException) -> str:
+    """Return in one line what the storage did; what is no fault of it is raised again."""
+    if isinstance(error, OSError):
+        return str(error)
+    rank, (cause, _) = next(iter(error.failures.items()))
+    if not isinstance(cause, OSError | RuntimeError):
+        raise error
+    return f"rank {rank}: {cause}".splitlines()[0]
+
+
+def _free_mb(target: Path) -> float:
+    # torch's own words for a full disk do not say that it is full
+    there = next(path for path in target.absolute().parents if path.exists())
+    return shutil.disk_usage(there).free / 1e6
+
+
+def _state(model: nn.Module, teacher: nn.Module, optimizer: Optimizer) -> dict[str, Any]:
+    weights, moments = get_state_dict(model, optimizer)
+    return {"model": weights, "teacher": get_model_state_dict(teacher), "optimizer": moments}
 
 
 def save(
     folder: Path, step: int, model: nn.Module, teacher: nn.Module, optimizer: Optimizer, keep: int
 ) -> None:
-    """Write step-NNNNNNNN, then remove all but the newest `keep`; every rank calls it.
-
-    Raises RuntimeError on every rank where one cannot write; older checkpoints are left alone.
-    """
-    target = folder / f"step-{step:08d}"
-    temporary = target.with_suffix(".tmp")
-    _on_first_rank(lambda: _make_room(folder, temporary), target)
-    weights, moments = get_state_dict(model, optimizer)
-    state = {"model": weights, "teacher": get_model_state_dict(teacher), "optimizer": moments}
-    try:
-        dcp.save(state, checkpoint_id=temporary)
-    except dcp.api.CheckpointException as error:  # raised on every rank, whichever failed
-        _on_first_rank(lambda: shutil.rmtree(temporary), target)
-        reason = next(iter(error.failures.values()))[0]
-        raise RuntimeError(_cannot_write(target, reason)) from error
-    _on_first_rank(lambda: _publish(temporary, target, step, keep), target)
-
-
-def _make_room(folder: Path, temporary: Path) -> None:
-    for left_over in folder.glob("step-*.tmp"):
-        shutil.rmtree(left_over)
-    temporary.mkdir(parents=True)
-
-
-def _publish(temporary: Path, target: Path, step: int, keep: int) -> None:
-    seal(temporary, step)
-    if target.exists():  # damaged, or restore would have gone on from it
-        shutil.rmtree(target)
-    temporary.rename(target)
-    _sync(target.parent)
-    for old in sorted(target.parent.glob("step-????????"))[:-keep]:
-        shutil.rmtree(old)
-
-
-def _on_first_rank(action: Callable[[], None], target: Path) -> None:
-    """Run `action` on rank 0 while all wait; its OSError becomes everyone's RuntimeError."""
-    fault: list[str | None] = [None]
-    if dist.get_rank() == 0:
-        try:
-            action()
-        except OSError as error:
-            fault = [_cannot_write(target, error)]
-    dist.broadcast_object_list(fault)
-    if fault[0] is not None:
-        raise RuntimeError(fault[0])
-
-
-def _cannot_write(target: Path, reason: BaseException) -> str:
-    # torch's own words for a full disk do not say that it is full
-    free = shutil.disk_usage(target.parent if target.parent.exists() else "/").free / 1e6
-    return (
-        f"{target}: the checkpoint cannot be written ({reason}; {free:.0f} MB free there); make "
-        f"room or give write permission, then run the same command: it goes on from the last "
-        f"whole checkpoint"
-    )
+    """Write one checkpoint; RuntimeError on every rank where it cannot be written."""
+    with Checkpoints(folder, keep, aside=False) as checkpoints:
+        checkpoints.save(step, model, teacher, optimizer)
 
 
 def restore(folder: Path, model: nn.Module, teacher: nn.Module, optimizer: Optimizer) -> int:
@@ -98,12 +181,7 @@ def restore(folder: Path, model: nn.Module, teacher: nn.Module, optimizer: Optim
     dist.broadcast_object_list(found)
     if found[0] is None:
         return 0
-    weights, moments = get_state_dict(model, optimizer)
-    state: dict[str, Any] = {
-        "model": weights,
-        "teacher": get_model_state_dict(teacher),
-        "optimizer": moments,
-    }
+    state = _state(model, teacher, optimizer)
     dcp.load(state, checkpoint_id=found[0])
     set_state_dict(
         model, optimizer, model_state_dict=state["model"], optim_state_dict=state["optimizer"]
@@ -112,58 +190,7 @@ def restore(folder: Path, model: nn.Module, teacher: nn.Module, optimizer: Optim
     return int(found[0].name.removeprefix("step-"))
 
 
-def newest(folder: Path) -> Path | None:
-    """Return the newest checkpoint that verifies; damaged ones are named and passed over."""
-    for path in sorted(folder.glob("step-????????"), reverse=True):
-        fault = verify(path)
-        if fault is None:
-            return path
-        logger.warning("%s: %s; passed over for an older checkpoint", path, fault)
-    return None
-
-
-def seal(directory: Path, step: int) -> None:
-    """Write the manifest over every file of `directory`, and bring all to the disk."""
-    files = {path.name: _digest(path) for path in sorted(directory.iterdir())}
-    manifest = directory / MANIFEST
-    manifest.write_text(json.dumps({"step": step, "sha256": files}, indent=1) + "\n")
-    for path in directory.iterdir():
-        _sync(path)
-    _sync(directory)
-
-
-def verify(directory: Path) -> str | None:
-    """Return what is wrong with a checkpoint, or None."""
-    manifest = directory / MANIFEST
-    if not manifest.is_file():
-        return f"no {MANIFEST}"
-    try:
-        expected: Mapping[str, str] = json.loads(manifest.read_text())["sha256"]
-    except (ValueError, KeyError) as error:
-        return f"{MANIFEST} cannot be read ({error})"
-    present = {path.name for path in directory.iterdir()} - {MANIFEST}
-    if missing := sorted(set(expected) ^ present):
-        return f"{missing[0]} is missing or was added"
-    for name, digest in expected.items():
-        if _digest(directory / name) != digest:
-            return f"{name} is not what was written (sha256)"
-    return None
-
-
 def full_weights(model: nn.Module) -> dict[str, torch.Tensor]:
     """Return all weights on rank 0's CPU (elsewhere an empty dict); every rank calls it."""
     options = StateDictOptions(full_state_dict=True, cpu_offload=True)
     return cast(dict[str, torch.Tensor], get_model_state_dict(model, options=options))
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

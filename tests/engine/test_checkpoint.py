@@ -7,7 +7,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from maskedclip.engine import checkpoint
+from maskedclip.engine import checkpoint, checkpoint_files
 from maskedclip.engine.distributed import process_group, shard
 from maskedclip.engine.optimizer import adamw
 
@@ -72,8 +72,8 @@ def test_a_checkpoint_that_was_touched_does_not_verify(tmp_path, spoil, which):
     checkpoint.save(tmp_path, 1, *state(0), keep=3)
     checkpoint.save(tmp_path, 2, *state(0), keep=3)
     spoil(tmp_path / "step-00000002" / which)
-    assert checkpoint.verify(tmp_path / "step-00000002")
-    assert checkpoint.newest(tmp_path) == tmp_path / "step-00000001"
+    assert checkpoint_files.verify(tmp_path / "step-00000002")
+    assert checkpoint_files.newest(tmp_path) == tmp_path / "step-00000001"
 
 
 @contextmanager
@@ -95,7 +95,7 @@ def test_a_disk_without_room_leaves_the_older_checkpoint_and_one_line(tmp_path, 
     assert "\n" not in str(error.value)
     assert [path.name for path in tmp_path.iterdir()] == ["step-00000001"]
     checkpoint.save(tmp_path, 2, *state(0), keep=3)
-    assert checkpoint.newest(tmp_path) == tmp_path / "step-00000002"
+    assert checkpoint_files.newest(tmp_path) == tmp_path / "step-00000002"
 
 
 def test_all_weights_come_together_for_export():
