@@ -1,0 +1,199 @@
+"""A rank that takes no step for too long ends the job, and says where every rank of its node stood.
+
+RUN/hang/rank-N.txt holds the Python stacks of rank N's threads. A rank that was stopped, or whose
+interpreter is held by foreign code, cannot write them: another rank of its node sends the signal on
+which `faulthandler` writes them without the interpreter's help, and wakes it. SIGQUIT is that
+signal, as in other runtimes: `kill -QUIT PID` shows where a rank is, at any time and without harm.
+"""
+
+import faulthandler
+import json
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import TracebackType
+from typing import NamedTuple, Self, TextIO
+
+import torch.distributed as dist
+
+from maskedclip.engine.distributed import gathered
+
+HUNG = 75  # exit code; EX_TEMPFAIL of sysexits.h: try again later
+_FIRST_STEPS = 3  # compiling and the first batch may take so many times as long as a step
+_GRACE_S = 5.0  # at most, between the time-out and the end of a rank
+
+
+class _Rank(NamedTuple):
+    rank: int
+    place: str  # ranks of equal place see one another's process ids
+    pid: int
+    started: str  # tells it from a later process of the same id
+
+
+class Watch:
+    """Ends this process with exit code 75 where `beat` is not called for `minutes`.
+
+    Every rank enters it together; 0 minutes watch nothing. Before the first beat it is three times
+    as patient.
+    """
+
+    def __init__(self, folder: Path, minutes: float) -> None:
+        self._folder, self._limit_s = folder, 60 * minutes
+        self._rank = dist.get_rank()
+        self._step: int | None = None
+        self._since, self._clock = time.monotonic(), time.time()
+        self._pauses = 0
+        self._ended, self._thread = threading.Event(), threading.Thread()
+        self._ranks: list[_Rank] = []
+        self._file: TextIO | None = None
+
+    def __enter__(self) -> Self:
+        if not self._limit_s:
+            return self
+        self._folder.mkdir(parents=True, exist_ok=True)
+        self._file = self._path(self._rank).open("a")
+        faulthandler.register(signal.SIGQUIT, self._file)
+        me = _Rank(self._rank, _place(), os.getpid(), _started(os.getpid()))
+        self._ranks = [_Rank(*json.loads(line)) for line in gathered([json.dumps(me)])]
+        self._touch()
+        self._thread = threading.Thread(target=self._look, name="hang watch", daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._file is not None:
+            self._ended.set()
+            self._thread.join()
+            faulthandler.cancel_dump_traceback_later()
+            faulthandler.unregister(signal.SIGQUIT)
+            self._file.close()
+            path = self._path(self._rank)
+            if not path.stat().st_size:
+                path.unlink()
+                with suppress(OSError):  # another rank's file may still be there
+                    self._folder.rmdir()
+
+    def beat(self, step: int) -> None:
+        """Say that this rank has finished `step` steps."""
+        self._step = step
+        self._touch()
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Watch nothing meanwhile, as what may take long is no step; all ranks pause together."""
+        self._pauses += 1
+        try:
+            yield
+        finally:
+            self._touch()
+            self._pauses -= 1
+
+    def _touch(self) -> None:
+        self._clock, self._since = time.time(), time.monotonic()
+
+    def _path(self, rank: int) -> Path:
+        return self._folder / f"rank-{rank}.txt"
+
+    def _look(self) -> None:
+        assert self._file is not None
+        interval_s, looked = min(1.0, self._limit_s / 10), time.monotonic()
+        while True:
+            limit = self._limit_s * (_FIRST_STEPS if self._step is None else 1)
+            # where foreign code holds the interpreter this thread stands still too; this timer,
+            # wound up again each time, does not
+            spare = limit + 2 * _GRACE_S
+            faulthandler.dump_traceback_later(spare, file=self._file, exit=True)
+            if self._ended.wait(interval_s):
+                return
+            now, before = time.monotonic(), looked
+            waited, looked = now - self._since, now
+            if waited <= limit or self._pauses:
+                continue
+            if now - before > interval_s + self._limit_s / 4 and not self._written(self._rank):
+                self._touch()  # the whole job was suspended, and now goes on
+            else:
+                self._end(waited)
+
+    def _end(self, waited: float) -> None:
+        """Write this rank's stacks, see to those of the others of its node, and end."""
+        assert self._file is not None
+        here = f"rank {self._rank} of {len(self._ranks)}"
+        since = "before its first step" if self._step is None else f"after step {self._step}"
+        if not self._written(self._rank):
+            self._file.write(f"{here}: nothing for {waited:.1f} s {since}\n")
+            self._file.flush()
+            faulthandler.dump_traceback(self._file)
+        woken = self._see_to_others()
+        silent = "".join(f"; rank {other.rank} did not answer" for other in woken)
+        line = (
+            f"hang: {here} has done nothing for {waited:.1f} s {since}{silent}; its stacks are in "
+            f"{self._path(self._rank)}; the same command goes on from the last checkpoint\n"
+        )
+        os.write(2, line.encode())  # whoever holds the lock of sys.stderr may be what hangs
+        _see_them_gone(woken)
+        sys.stdout.flush()
+        os._exit(HUNG)
+
+    def _see_to_others(self) -> list[_Rank]:
+        """Wait until all ranks of this node have written; return those that had to be told to."""
+        mine = self._ranks[self._rank]
+        here = [other for other in self._ranks if other.place == mine.place and other.place]
+        begun, woken = time.monotonic(), list[_Rank]()
+        own_turn_s = 1.5 + 0.3 * here.index(mine) if here else 0.0  # one wakes, not all at once
+        while (silent := [o for o in here if not self._written(o.rank)]) and (
+            time.monotonic() < begun + _GRACE_S
+        ):
+            time.sleep(0.1)
+            if time.monotonic() > begun + own_turn_s:
+                for other in silent:
+                    if other not in woken and _started(other.pid) == other.started:
+                        with suppress(ProcessLookupError):
+                            os.kill(other.pid, signal.SIGQUIT)  # before it runs on
+                            os.kill(other.pid, signal.SIGCONT)
+                        woken.append(other)
+        time.sleep(0.2)  # they may be in the middle of a line
+        return woken
+
+    def _written(self, rank: int) -> bool:
+        """Return whether a rank has written since the last beat; clocks may differ a little."""
+        state = self._path(rank).stat()
+        return state.st_size > 0 and state.st_mtime > self._clock + self._limit_s / 2
+
+
+def _see_them_gone(ranks: list[_Rank]) -> None:
+    """Wait until processes have ended, and kill what is left."""
+    end = time.monotonic() + 2.0
+    while left := [rank for rank in ranks if _started(rank.pid) == rank.started]:
+        if time.monotonic() > end:
+            for rank in left:
+                with suppress(ProcessLookupError):
+                    os.kill(rank.pid, signal.SIGKILL)
+            return
+        time.sleep(0.1)
+
+
+def _place() -> str:
+    """Return a name of the machine and of its process ids; empty where the system has none."""
+    boot = Path("/proc/sys/kernel/random/boot_id")
+    if not boot.exists():
+        return ""
+    return f"{boot.read_text().strip()} {Path('/proc/self/ns/pid').readlink()}"
+
+
+def _started(pid: int) -> str:
+    """Return when a process was started, in the system's ticks; empty where none runs."""
+    try:
+        facts = Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
+    return "" if facts[0] == "Z" else facts[19]
