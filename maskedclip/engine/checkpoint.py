@@ -107,7 +107,9 @@ class Checkpoints:
         temporary = target.with_suffix(".tmp")
         try:
             self._first(lambda: clear(self._folder, temporary))
-            dcp.save(state, checkpoint_id=temporary, process_group=self._group)
+            # bring_to_disk calls fsync
+            writer = dcp.FileSystemWriter(temporary, sync_files=False)
+            dcp.save(state, storage_writer=writer, process_group=self._group)
             parts = self._together(lambda: bring_to_disk(temporary, rank))
             sha256 = {name: digest for part in parts for name, digest in part.items()}
             self._first(lambda: publish(temporary, target, step, sha256))
@@ -182,7 +184,7 @@ def restore(folder: Path, model: nn.Module, teacher: nn.Module, optimizer: Optim
     if found[0] is None:
         return 0
     state = _state(model, teacher, optimizer)
-    dcp.load(state, checkpoint_id=found[0])
+    dcp.load(state, storage_reader=dcp.FileSystemReader(found[0]))
     set_state_dict(
         model, optimizer, model_state_dict=state["model"], optim_state_dict=state["optimizer"]
     )
