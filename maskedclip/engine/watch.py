@@ -85,6 +85,9 @@ class Watch:
 
     def beat(self, step: int) -> None:
         """Say that this rank has finished `step` steps."""
+        late = time.monotonic() - self._since > self._patience_s()
+        if self._file is not None and late and not self._pauses and self._written(self._rank):
+            self._thread.join()  # found to hang, and woken: it ends with the others
         self._step = step
         self._touch()
 
@@ -101,6 +104,9 @@ class Watch:
     def _touch(self) -> None:
         self._clock, self._since = time.time(), time.monotonic()
 
+    def _patience_s(self) -> float:
+        return self._limit_s * (_FIRST_STEPS if self._step is None else 1)
+
     def _path(self, rank: int) -> Path:
         return self._folder / f"rank-{rank}.txt"
 
@@ -108,7 +114,7 @@ class Watch:
         assert self._file is not None
         interval_s, looked = min(1.0, self._limit_s / 10), time.monotonic()
         while True:
-            limit = self._limit_s * (_FIRST_STEPS if self._step is None else 1)
+            limit = self._patience_s()
             # where foreign code holds the interpreter this thread stands still too; this timer,
             # wound up again each time, does not
             spare = limit + 2 * _GRACE_S

@@ -35,6 +35,7 @@ def run_rank(rank: int, world: int, port: int, folder: Path, step: Step) -> None
             watch.beat(number + 1)
         step(rank, watch)
         dist.all_reduce(torch.ones(1))
+        watch.beat(100)
     os._exit(0)  # nothing of the test session's own exit
 
 
@@ -66,6 +67,7 @@ def ends(processes: list[multiprocessing.process.BaseProcess], seconds: float) -
 def stops(rank: int, _watch: Watch) -> None:
     if rank == 1:
         os.kill(os.getpid(), signal.SIGSTOP)
+        time.sleep(0.2)  # woken, it is still here while another thread takes the signal
 
 
 def falls_asleep(rank: int, _watch: Watch) -> None:
