@@ -4,8 +4,8 @@ import time
 
 import torch
 
-# dense, without sparsity, from the vendors' data sheets; bf16 FLOP a second
-_PEAKS = {"A100": 312e12, "H100": 989e12, "H200": 989e12, "L40S": 362e12, "V100": 125e12}
+from maskedclip.engine.gpus import bf16_peak
+
 _ROUNDS = 5
 
 
@@ -16,10 +16,9 @@ def peak_flops(device: torch.device, compute: torch.dtype) -> float:
     second; on a processor it uses this process's threads.
     """
     if device.type == "cuda" and compute == torch.bfloat16:
-        name = torch.cuda.get_device_name(device)
-        for part, peak in _PEAKS.items():
-            if part in name:
-                return peak
+        known = bf16_peak(torch.cuda.get_device_name(device))
+        if known is not None:
+            return known
     size = 8192 if device.type == "cuda" else 1024
     left, right = (torch.randn(size, size, device=device).to(compute) for _ in range(2))
     best = float("inf")

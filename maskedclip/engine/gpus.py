@@ -1,0 +1,53 @@
+"""The cards that runs are planned for and rated by, from their makers' data sheets."""
+
+import difflib
+from typing import NamedTuple
+
+
+class Gpu(NamedTuple):
+    """One card; operations are dense, without sparsity, and bf16 products add up in fp32."""
+
+    part_of_name: str  # by which CUDA's name of the device tells it
+    memory_gb: int  # as sold
+    usable_gib: float  # as CUDA reports it
+    bf16_flops: float  # a second; 0 where the card multiplies no bf16
+    fp32_flops: float  # a second, without TF32
+    watts: int  # of the board
+    link_gb: float  # a second, both directions, to the cards beside it
+
+
+# SXM boards with NVLink where there are such; PCIe 4.0 x16 (64 GB/s) for those without NVLink
+GPUS = {
+    "v100-16": Gpu("V100", 16, 15.77, 0, 15.7e12, 300, 300),
+    "v100-32": Gpu("V100", 32, 31.74, 0, 15.7e12, 300, 300),
+    "a100-40": Gpu("A100", 40, 39.39, 312e12, 19.5e12, 400, 600),
+    "a100-80": Gpu("A100", 80, 79.14, 312e12, 19.5e12, 400, 600),
+    "h100-80": Gpu("H100", 80, 79.10, 989e12, 67e12, 700, 900),
+    "h200-141": Gpu("H200", 141, 139.7, 989e12, 67e12, 700, 900),
+    "l40s-48": Gpu("L40S", 48, 44.39, 362e12, 91.6e12, 350, 64),
+    "a40-48": Gpu("A40", 48, 44.34, 149.7e12, 37.4e12, 300, 64),
+    "a6000-48": Gpu("RTX A6000", 48, 47.4, 154.8e12, 38.7e12, 300, 64),
+    "a10-24": Gpu("A10", 24, 22.0, 125e12, 31.2e12, 150, 64),
+    "l4-24": Gpu("L4", 24, 22.0, 121e12, 30.3e12, 72, 64),
+    "rtx3090-24": Gpu("RTX 3090", 24, 23.5, 71e12, 35.6e12, 350, 64),
+    "rtx4090-24": Gpu("RTX 4090", 24, 23.5, 165.2e12, 82.6e12, 450, 64),
+}
+
+
+def find_gpu(name: str) -> Gpu:
+    """Return the card of that name; ValueError, with the nearest ones, where it is not known."""
+    key = name.lower()
+    if key not in GPUS:
+        same_chip = [known for known in GPUS if known.startswith(f"{key}-")]
+        near = same_chip or difflib.get_close_matches(key, GPUS, n=1) or list(GPUS)
+        raise ValueError(f"gpu {name!r} is not known; did you mean {' or '.join(near)}?")
+    return GPUS[key]
+
+
+def bf16_peak(device_name: str) -> float | None:
+    """Return FLOP a second in bf16 of the device that CUDA calls so; None where it is not known."""
+    words = f" {device_name.replace('-', ' ')} "  # whole words: A100 is no A10, L40S no L4
+    for gpu in GPUS.values():
+        if f" {gpu.part_of_name} " in words and gpu.bf16_flops:
+            return gpu.bf16_flops
+    return None
