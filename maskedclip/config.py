@@ -129,8 +129,11 @@ class OptimConfig:
     betas: tuple[float, float] = (0.9, 0.95)
     weight_decay: float = 0.05  # not on biases, norms and other 1-D parameters
     clip_norm: float | None = None  # largest gradient norm
+    accumulate: int = 1  # parts that a rank's share of a step is computed in, to save memory
 
     def __post_init__(self) -> None:
+        if self.accumulate < 1:
+            raise ValueError(f"optim.accumulate {self.accumulate}: use 1 or more")
         if self.warmup_epochs >= self.epochs:
             raise ValueError(
                 f"optim.warmup_epochs {self.warmup_epochs} is not below optim.epochs {self.epochs}"
@@ -142,9 +145,15 @@ class EngineConfig:
     """How it runs, with no effect on what is learnt beyond rounding."""
 
     precision: Literal["auto", "bf16", "fp32"] = "auto"  # auto: bf16 where the processor is fast
+    recompute: bool = False  # blocks forget their activations: less memory, a third more work
+    compile: bool = False  # blocks by torch.compile: faster steps after minutes of compiling
     log_every: int = 20  # steps
     save_every: int = 500  # steps
     keep: int = 3  # checkpoints
+    save_aside: bool = True  # checkpoints are written while training goes on
+    on_fault: Literal["stop", "skip"] = "stop"  # of a step that is not finite, or a spike
+    spike: float = 0.0  # gradient norms above so many times their mean are faults; 0: none is
+    hang_minutes: float = 10.0  # without a step on any rank: stacks are written, the job ends
     pictures_every: int = 500  # steps between reconstructions in TensorBoard
 
 
@@ -164,6 +173,7 @@ class Config:
     name: str = "maskedclip_vitl"
     out: str = "runs"
     seed: int = 0
+    init_from: str = ""  # weights to begin with: MAE, RETFound or a run; empty: random ones
     data: DataConfig = DataConfig()
     model: ModelConfig = ModelConfig()
     loss: LossConfig = LossConfig()
@@ -172,6 +182,11 @@ class Config:
     after: AfterConfig = AfterConfig()
 
     def __post_init__(self) -> None:
+        if self.optim.accumulate > 1 and self.model.text_dropout:
+            raise ValueError(
+                "optim.accumulate reads each caption twice, and model.text_dropout would drop "
+                "others the second time; set one of them to 1 or 0"
+            )
         if not self.name or self.name in (".", "..") or set(self.name) & set("/\\"):
             raise ValueError(f"name {self.name!r}: write a plain folder name")
 
@@ -243,13 +258,17 @@ class LaunchConfig:
             raise ValueError("nodes, cpu_ranks and hours are at least 1, gpus at least 0")
 
 
-def check_shares(batch_sizes: Iterable[int], world: int) -> None:
-    """Raise ValueError where images a step cannot be shared out evenly to `world` ranks."""
+def check_shares(batch_sizes: Iterable[int], world: int, parts: int) -> None:
+    """Raise ValueError where a step's images cannot be shared out evenly to ranks and their parts.
+
+    parts is optim.accumulate.
+    """
     for size in batch_sizes:
-        if size % world:
+        if size % (world * parts):
+            in_parts = f" in {parts} parts each (optim.accumulate)" if parts > 1 else ""
             raise ValueError(
-                f"data: {size} images a step cannot be shared by {world} ranks; use a multiple, "
-                f"such as {-(-size // world) * world}"
+                f"data: {size} images a step cannot be shared by {world} ranks{in_parts}; use a "
+                f"multiple, such as {-(-size // (world * parts)) * world * parts}"
             )
 
 

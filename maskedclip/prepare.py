@@ -26,6 +26,8 @@ def prepare(config: Config) -> None:
         if drawn and not (directory / "manifest.json").exists():
             _draw(directory, config, number)
         describe(directory)
+    if config.init_from and not Path(config.init_from).exists():
+        raise ValueError(f"init_from {config.init_from}: no such run or file of weights")
     from maskedclip.models.text import check_text
 
     check_text(config.model.text)

@@ -9,6 +9,7 @@ if __name__ == "__main__":  # before torch is imported: --help and misspelt flag
     CONFIG, _ = read_config(__doc__, None, "maskedclip_vitl")
 
 import logging
+from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -19,21 +20,34 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.optim import AdamW
 
-from maskedclip.config import Config, DataConfig, load, save
+from maskedclip.accumulating import Contrast, contrast_of_all, contrasts, parts_of
+from maskedclip.config import Config, DataConfig, OptimConfig, load, save
+from maskedclip.data.source import Source
 from maskedclip.data.storage.opening import dataset_sha256
 from maskedclip.data.stream import Batch, stream
 from maskedclip.data.transforms import denormalise, normalise
-from maskedclip.engine import checkpoint
-from maskedclip.engine.distributed import compute_type, process_group, shard
+from maskedclip.engine.checkpoint import Checkpoints, full_weights, restore
+from maskedclip.engine.distributed import (
+    compute_type,
+    mean_over_ranks,
+    process_group,
+    shard,
+    total_norm,
+    whole,
+)
+from maskedclip.engine.guard import Guard
 from maskedclip.engine.log import Log
 from maskedclip.engine.optimizer import adamw
+from maskedclip.engine.preemption import Preempted, Preemption
 from maskedclip.engine.provenance import check_data, provenance, record
 from maskedclip.engine.rate import peak_flops
 from maskedclip.engine.schedule import warmup_cosine
-from maskedclip.losses import label_guided_clip_loss, masked_feature_loss, masked_pixel_loss
+from maskedclip.engine.watch import Watch
+from maskedclip.faults import Faults
+from maskedclip.losses import masked_feature_loss, masked_pixel_loss
 from maskedclip.models.maskedclip import MaskedCLIP, Outputs, build
 from maskedclip.models.patches import pixel_target, seen_and_drawn
-from maskedclip.models.pretrained import export
+from maskedclip.models.pretrained import begin_from, export
 from maskedclip.models.teacher import Teacher
 from maskedclip.models.text import Tokenizer
 from maskedclip.run_data import (
@@ -58,7 +72,11 @@ class Networks(NamedTuple):
 
 
 def objective(
-    networks: Networks, image_BCHW: Tensor, batch: Batch, config: Config
+    networks: Networks,
+    image_BCHW: Tensor,
+    batch: Batch,
+    config: Config,
+    contrast: Contrast = contrast_of_all,
 ) -> tuple[dict[str, Tensor], Outputs]:
     """Return the losses of one batch by name, the weighted sum of eq. 6 as `loss`."""
     out = networks.model(image_BCHW, batch.hidden_BN, batch.token_AL, batch.token_mask_AL)
@@ -67,29 +85,57 @@ def objective(
     )
     all_BM = torch.ones_like(out.hidden_BM, dtype=torch.bool)  # D_I predicts hidden patches alone
     mim = masked_pixel_loss(out.pixel_BMP, target_BMP, all_BM)
-    clip = label_guided_clip_loss(out.image_AD, out.text_AD, batch.label_A, out.logit_scale)
+    clip = contrast(out, batch.label_A)
     mfd = masked_feature_loss(out.feature_BND, networks.teacher(image_BCHW))
     loss = config.loss.mim * mim + config.loss.clip * clip + config.loss.mfd * mfd
     return {"loss": loss, "loss_mim": mim, "loss_clip": clip, "loss_mfd": mfd}, out
 
 
+def gradients(
+    networks: Networks, image_BCHW: Tensor, batch: Batch, config: Config
+) -> tuple[dict[str, Tensor], tuple[Tensor, Outputs]]:
+    """Add the gradients of eq. 6; return its terms, and some images with their forward pass."""
+    parts, weights = config.optim.accumulate, config.loss
+    if parts == 1:
+        losses, out = objective(networks, image_BCHW, batch, config)
+        losses["loss"].backward()
+        return {name: value.detach() for name, value in losses.items()}, (image_BCHW, out)
+    clip, pulls = contrasts(networks.model, image_BCHW, batch, parts)
+    found: list[dict[str, Tensor]] = []
+    for (part_BCHW, part), pull in zip(parts_of(image_BCHW, batch, parts), pulls, strict=True):
+        losses, out = objective(networks, part_BCHW, part, config, pull)
+        (losses["loss"] / parts).backward()
+        found.append({name: value.detach() for name, value in losses.items()})
+    mim, mfd = (
+        torch.stack([part[name] for part in found]).mean() for name in ("loss_mim", "loss_mfd")
+    )
+    loss = weights.mim * mim + weights.clip * clip + weights.mfd * mfd
+    return {"loss": loss, "loss_mim": mim, "loss_clip": clip, "loss_mfd": mfd}, (part_BCHW, out)
+
+
 def train_step(
-    networks: Networks, image_BCHW: Tensor, batch: Batch, lr: float, config: Config
-) -> tuple[dict[str, Tensor], Outputs]:
-    """Move the weights once; return what is logged (on the device) and the forward pass."""
+    networks: Networks, guard: Guard, image_BCHW: Tensor, batch: Batch, step: int, lr: float,
+    config: Config,
+) -> tuple[dict[str, Tensor], tuple[Tensor, Outputs]]:  # fmt: skip
+    """Move the weights once; return what is logged (on the device) and what can be drawn.
+
+    The values are means over all ranks. A step that `guard` does not admit moves nothing.
+    """
     model, teacher, optimizer = networks
     for group in optimizer.param_groups:
         group["lr"] = lr
-    losses, out = objective(networks, image_BCHW, batch, config)
     optimizer.zero_grad()
-    losses["loss"].backward()
-    norm = torch.nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None])
+    losses, shown = gradients(networks, image_BCHW, batch, config)
+    norm = total_norm(model)
     if config.optim.clip_norm is not None:
         torch.nn.utils.clip_grads_with_norm_(model.parameters(), config.optim.clip_norm, norm)
+    values = mean_over_ranks(losses) | {"logit_scale": whole(shown[1].logit_scale)}
+    values["grad_norm"] = whole(norm)
+    guard.admit(step, values)
     optimizer.step()
     model.temperature.clamp()
-    teacher.follow(model, config.model.teacher_momentum)
-    return losses | {"logit_scale": out.logit_scale, "grad_norm": norm}, out
+    teacher.follow(model, config.model.teacher_momentum, guard.held)
+    return values, shown
 
 
 def pretrain(config: Config) -> Path:
@@ -97,61 +143,96 @@ def pretrain(config: Config) -> Path:
 
     Every rank calls it. Raises ValueError for shards that are not there or a directory of another
     run, RuntimeError where the loss is not finite, more samples are lost than data.max_lost allows,
-    or a checkpoint cannot be written.
+    or the last checkpoint cannot be written; Preempted where a signal asked to leave.
     """
-    run, engine, data = config.directory, config.engine, config.data
+    run = config.directory
     with process_group() as device:
         sources = read_sources(config)
-        epoch_steps, total = length(config, *sources)
         claim(config)
         keep_silent(sources[0], run)
         networks, tokenize = set_up(config, device)
-        done = checkpoint.restore(run / "checkpoints", *networks)
-        batches = stream(
-            *sources, (data.paired_batch, data.unpaired_batch), view(config), tokenize,
-            first_step=done, rank=dist.get_rank(), world=dist.get_world_size(),
-            readers=data.readers, threads=data.threads, prefetch=data.prefetch,
-        )  # fmt: skip
-        warmup = config.optim.warmup_epochs / config.optim.epochs * total
-        images = data.paired_batch + data.unpaired_batch
-        ledger = open_ledger(config, done)
-        peak = peak_flops(device, compute_type(engine.precision, device)) * dist.get_world_size()
-        account = Log(run, done, total, epoch_steps=epoch_steps, images=images, peak_flops=peak)
-        with account as log, closing(batches):
-            for step in range(done, total):
-                batch = log.waited(lambda: to_device(next(batches), device))
-                ledger.add(step, everywhere(batch.lost))
-                image_BCHW = normalise(batch.image_BCHW, batch.flip_B)
-                lr = config.peak_lr * warmup_cosine(step, warmup, total)
-                values, out = train_step(networks, image_BCHW, batch, lr, config)
-
-                flops = networks.model.step_flops(
-                    images, data.paired_batch, batch.token_AL.shape[1]
-                )
-                log.add(values, flops)
-                saves = due(step, engine.save_every, total)
-                if saves or due(step, engine.log_every, total):  # only what is finite is saved
-                    log.write(step + 1, lr)
-                if due(step, engine.pictures_every, total):
-                    log.picture(step + 1, picture(image_BCHW, out, config))
-                if saves:
-                    checkpoint.save(run / "checkpoints", step + 1, *networks, engine.keep)
-        weights = checkpoint.full_weights(networks.model)
+        done = restore(run / "checkpoints", *networks)
+        train(config, networks, tokenize, sources, done, device)
+        weights = full_weights(networks.model)
         if dist.get_rank() == 0:
-            list_unseen(config, *sources, total)
+            list_unseen(config, *sources, length(config, *sources)[1])
             export(weights, model_shape(config), run)
     return run
 
 
+def train(
+    config: Config, networks: Networks, tokenize: Tokenizer,
+    sources: tuple[Source, Source | None], done: int, device: torch.device,
+) -> None:  # fmt: skip
+    """Take all steps from `done` on, those again that a fault held back."""
+    run, engine, data = config.directory, config.engine, config.data
+    sizes, (epoch_steps, total) = (data.paired_batch, data.unpaired_batch), length(config, *sources)
+    warmup, images = config.optim.warmup_epochs / config.optim.epochs * total, sum(sizes)
+    guard = Guard(networks.optimizer, device, spike=engine.spike)
+    faults = Faults(run, engine.on_fault, engine.log_every)
+    peak = peak_flops(device, compute_type(engine.precision, device)) * dist.get_world_size()
+
+    def steps(first: int, batches: Iterator[Batch]) -> int:
+        """Return where to go on: at the end, or where a fault says."""
+        ledger = open_ledger(config, first)
+        for step in range(first, total):
+            batch = log.waited(lambda: to_device(next(batches), device))
+            lost, asked = everywhere(batch.lost, preemption.asked)
+            ledger.add(step, lost)
+            faults.remember(step, batch.keys)
+            image_BCHW = normalise(batch.image_BCHW, batch.flip_B)
+            lr = config.peak_lr * warmup_cosine(step, warmup, total)
+            values, shown = train_step(networks, guard, image_BCHW, batch, step, lr, config)
+
+            tokens = batch.token_AL.shape[1]
+            log.add(values, networks.model.step_flops(images, data.paired_batch, tokens))
+            saves = due(step, engine.save_every, total) or bool(asked)
+            if saves or due(step, engine.log_every, total):  # only what is finite is saved
+                if fault := guard.fault():
+                    guard.release()
+                    log.start_over()
+                    return faults.answer(fault)
+                faults.passed(step)
+                log.write(step + 1, lr)
+            if due(step, engine.pictures_every, total):
+                log.picture(step + 1, picture(*shown, config))
+            if saves:
+                with watch.paused():
+                    checkpoints.save(step + 1, *networks)
+                    if asked:
+                        checkpoints.finish()
+                        raise Preempted(run, step + 1, asked)
+            watch.beat(step + 1)
+        return total
+
+    with (
+        Checkpoints(run / "checkpoints", engine.keep, aside=engine.save_aside) as checkpoints,
+        Log(run, done, total, epoch_steps=epoch_steps, images=images, peak_flops=peak) as log,
+        Watch(run / "hang", engine.hang_minutes) as watch,
+        Preemption() as preemption,
+    ):
+        while done < total:
+            batches = stream(
+                *sources, sizes, view(config), tokenize,
+                first_step=done, rank=dist.get_rank(), world=dist.get_world_size(),
+                readers=data.readers, threads=data.threads, prefetch=data.prefetch,
+            )  # fmt: skip
+            with closing(batches):
+                done = steps(done, batches)
+
+
 def set_up(config: Config, device: torch.device) -> tuple[Networks, Tokenizer]:
     """Return the networks, sharded over all ranks and equal for every number of them."""
-    compute = compute_type(config.engine.precision, device)
+    engine, compute = config.engine, compute_type(config.engine.precision, device)
     torch.manual_seed(config.seed)
     model, tokenize = build(**model_shape(config))
+    if config.init_from:  # a checkpoint of the run itself is put over it
+        logger.info("%s", begin_from(model, config.init_from))
     model = model.to(device)
     teacher = Teacher(model.encoder, model.bridge)
-    shard(model, model.units(), compute, exact=[model.temperature])
-    shard(teacher, teacher.units(), compute, trains=False)
+    ways: dict[str, Any] = {"recompute": engine.recompute, "compiled": engine.compile}
+    shard(model, model.units(), compute, exact=[model.temperature], methods=["features"], **ways)
+    shard(teacher, teacher.units(), compute, trains=False, **ways)
     optimizer = adamw(model, betas=config.optim.betas, weight_decay=config.optim.weight_decay)
     return Networks(model, teacher, optimizer), tokenize
 
@@ -178,6 +259,8 @@ def to_device(batch: Batch, device: torch.device) -> Batch:
 
 def _learnt_from(part: Any) -> Any:
     """Return what of a part of the configuration decides what is learnt: not places, nor speed."""
+    if isinstance(part, OptimConfig):
+        return replace(part, accumulate=1)
     if not isinstance(part, DataConfig):
         return part
     return replace(
@@ -197,7 +280,7 @@ def claim(config: Config) -> None:
     path = config.directory / "config.json"
     if path.exists():  # looked at by every rank, so that all of them stop
         before = load(path, Config)
-        for part in ("seed", "data", "model", "loss", "optim"):
+        for part in ("seed", "init_from", "data", "model", "loss", "optim"):
             if _learnt_from(getattr(before, part)) != _learnt_from(getattr(config, part)):
                 raise ValueError(
                     f"{config.directory} holds a run with another {part} configuration; choose "

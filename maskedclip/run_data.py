@@ -14,6 +14,7 @@ from maskedclip.data.rows import Lost, View
 from maskedclip.data.source import Source, without_caption
 from maskedclip.data.storage.shards import Shards
 from maskedclip.engine.distributed import gathered
+from maskedclip.engine.preemption import agreed
 
 logger = logging.getLogger(__name__)
 LOST, UNSEEN, SILENT = "lost_samples.jsonl", "unseen_samples.jsonl", "without_caption.json"
@@ -22,7 +23,8 @@ LOST, UNSEEN, SILENT = "lost_samples.jsonl", "unseen_samples.jsonl", "without_ca
 def read_sources(config: Config) -> tuple[Source, Source | None]:
     """Return the paired and, if a step has such images, the unpaired source."""
     data = config.data
-    check_shares((data.paired_batch, data.unpaired_batch), dist.get_world_size())
+    sizes = data.paired_batch, data.unpaired_batch
+    check_shares(sizes, dist.get_world_size(), config.optim.accumulate)
     paired = _source("paired", data.paired, config)
     return paired, _source("unpaired", data.unpaired, config) if data.unpaired_batch else None
 
@@ -96,9 +98,10 @@ def open_ledger(config: Config, done: int) -> RunLedger:
     return RunLedger(path, kept, images, data.max_lost, writes=first)
 
 
-def everywhere(lost: list[Lost]) -> list[Lost]:
-    """Return what all ranks lost in this step."""
-    return [Lost(*json.loads(line)) for line in gathered([json.dumps(entry) for entry in lost])]
+def everywhere(lost: list[Lost], asked: int) -> tuple[list[Lost], int]:
+    """Return what all ranks lost in this step, and what any was asked to do (Preemption)."""
+    lines, asked = agreed([json.dumps(entry) for entry in lost], asked)
+    return [Lost(*json.loads(line)) for line in lines], asked
 
 
 def list_unseen(config: Config, paired: Source, unpaired: Source | None, steps: int) -> None:

@@ -1,15 +1,18 @@
 import json
 import math
+import signal
 from pathlib import Path
 
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from maskedclip import pretrain as module
 from maskedclip.config import Config, load, override, save
 from maskedclip.data.storage.exclusions import Exclusion, write_exclusions
 from maskedclip.data.storage.shards import Shards
 from maskedclip.engine.distributed import process_group
+from maskedclip.engine.preemption import GO_ON_LATER, LEAVE, Preempted
 from maskedclip.models.pretrained import read_weights
 from maskedclip.pretrain import claim, pretrain
 
@@ -27,16 +30,16 @@ def losses(run: Path) -> list[tuple]:
 
 def stopped_after(config: Config, step: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Run, and die like a killed process once the checkpoint of `step` is written."""
-    from maskedclip.engine import checkpoint
+    from maskedclip.engine.checkpoint import Checkpoints
 
-    def save_and_die(folder, at, *rest):
-        saved(folder, at, *rest)
+    def save_and_die(checkpoints, at, *rest):
+        saved(checkpoints, at, *rest)
         if at == step:
             raise KeyboardInterrupt
 
-    saved = checkpoint.save
+    saved = Checkpoints.save
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoint, "save", save_and_die)
+        patch.setattr(Checkpoints, "save", save_and_die)
         with pytest.raises(KeyboardInterrupt):
             pretrain(config)
 
@@ -107,6 +110,26 @@ def test_a_damaged_checkpoint_is_passed_over_for_an_older_one(small, caplog):
     assert losses(again) == expected
 
 
+@pytest.mark.parametrize("number", [signal.SIGUSR2, signal.SIGTERM])
+def test_a_signal_saves_the_step_and_leaves_and_the_same_command_goes_on(
+    small, tmp_path, monkeypatch, number
+):
+    whole = pretrain(override(small, {"out": str(tmp_path / "whole")}))
+    step = module.train_step
+
+    def asked_in_the_second(*arguments):
+        if arguments[4] == 1:
+            signal.raise_signal(number)
+        return step(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "train_step", asked_in_the_second)
+        with pytest.raises(Preempted, match="step 3 is saved") as stop:
+            pretrain(small)
+    assert stop.value.asked == {signal.SIGTERM: LEAVE, signal.SIGUSR2: GO_ON_LATER}[number]
+    assert losses(pretrain(small)) == losses(whole)
+
+
 def test_a_finished_run_is_not_run_again(small):
     run = pretrain(small)
     before = (run / "metrics.jsonl").read_text()
@@ -165,6 +188,41 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_term(small):
     with pytest.raises(RuntimeError, match=r"loss(_\w+)? is (nan|inf)"):
         pretrain(override(small, {"optim.lr": 1e30, "optim.warmup_epochs": 0.1}))
     assert not list((small.directory / "checkpoints").glob("step-????????"))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"optim.accumulate": 2},
+        {"optim.accumulate": 4, "engine.recompute": True},
+        pytest.param({"engine.compile": True, "engine.recompute": True}, marks=pytest.mark.slow),
+    ],
+)
+def test_a_way_to_save_memory_or_time_changes_nothing_but_rounding(small, changes):
+    expected = losses(pretrain(override(small, {"name": "plain"})))
+    for ours, theirs in zip(losses(pretrain(override(small, changes))), expected, strict=True):
+        assert ours == pytest.approx(theirs, rel=1e-5)
+
+
+def test_recomputing_is_exact(small):
+    plain = pretrain(override(small, {"name": "plain"}))
+    assert losses(pretrain(override(small, {"engine.recompute": True}))) == losses(plain)
+
+
+def test_a_run_that_is_given_less_memory_goes_on_in_parts(small, tmp_path, monkeypatch):
+    whole = pretrain(override(small, {"out": str(tmp_path / "whole")}))
+    stopped_after(small, 3, monkeypatch)
+    resumed = pretrain(override(small, {"optim.accumulate": 2}))
+    for ours, theirs in zip(losses(resumed), losses(whole), strict=True):
+        assert ours == pytest.approx(theirs, rel=1e-5)
+
+
+def test_a_run_begins_from_the_weights_it_is_given(small):
+    first = pretrain(override(small, {"name": "first"}))
+    changes = {"init_from": str(first), "optim.lr": 0.0}
+    weights, _ = read_weights(pretrain(override(small, changes)) / "model.safetensors")
+    expected, _ = read_weights(first / "model.safetensors")
+    assert all(weights[name].equal(expected[name]) for name in expected)
 
 
 def test_missing_shards_are_said_in_one_line(small):

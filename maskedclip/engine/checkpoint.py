@@ -169,14 +169,6 @@ def _state(model: nn.Module, teacher: nn.Module, optimizer: Optimizer) -> dict[s
     return {"model": weights, "teacher": get_model_state_dict(teacher), "optimizer": moments}
 
 
-def save(
-    folder: Path, step: int, model: nn.Module, teacher: nn.Module, optimizer: Optimizer, keep: int
-) -> None:
-    """Write one checkpoint; RuntimeError on every rank where it cannot be written."""
-    with Checkpoints(folder, keep, aside=False) as checkpoints:
-        checkpoints.save(step, model, teacher, optimizer)
-
-
 def restore(folder: Path, model: nn.Module, teacher: nn.Module, optimizer: Optimizer) -> int:
     """Load the newest verified checkpoint into all three; return its step, or 0 where none is."""
     found: list[Any] = [newest(folder) if dist.get_rank() == 0 else None]

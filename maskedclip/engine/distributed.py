@@ -3,16 +3,23 @@
 import os
 import platform
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from torch import nn
+from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.distributed.fsdp import (
+    MixedPrecisionPolicy,
+    fully_shard,
+    register_fsdp_forward_method,
+)
+from torch.distributed.tensor import DTensor
+from torch.utils.checkpoint import checkpoint
 
 
 @contextmanager
@@ -57,20 +64,32 @@ def _fast_bf16(device: torch.device) -> bool:
     return "avx512_bf16" in known or "amx_bf16" in known
 
 
-def shard(
+def shard(  # noqa: PLR0913 (what is sharded, and how it runs)
     model: nn.Module,
     units: Iterable[nn.Module],
     compute: torch.dtype,
     *,
     exact: Iterable[nn.Module] = (),
+    methods: Iterable[str] = (),
     trains: bool = True,
+    recompute: bool = False,
+    compiled: bool = False,
 ) -> None:
     """Shard `model` over all ranks, each of `units` gathered on its own (FSDP2).
 
     Master weights stay fp32, matrix work runs in `compute` but for the modules `exact`, and
     gradients are reduced in fp32. A model that does not train goes back to its shards after each
-    forward pass.
+    forward pass. With `recompute` a unit keeps its inputs alone for the backward pass, with
+    `compiled` it runs as torch.compile makes it. `methods` can be called as forward can.
     """
+    units = list(units)
+    # checkpointing within what is compiled, and both within what FSDP gathers: its hooks see one
+    # forward and one backward pass of a unit; names of parameters stay as no module is wrapped
+    for unit in units:
+        if recompute and trains:
+            unit.forward = partial(checkpoint, unit.forward, use_reentrant=False)
+        if compiled:
+            unit.forward = torch.compile(unit.forward)
     # a linear layer's output is a view of its 2-D product; none of ours is changed in place
     warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")
     mesh = init_device_mesh(
@@ -83,12 +102,26 @@ def shard(
         fully_shard(unit, mesh=mesh, mp_policy=policy)
     # by default a root keeps its weights gathered for a backward pass that never comes here
     fully_shard(model, mesh=mesh, mp_policy=policy, reshard_after_forward=None if trains else True)
+    for name in methods:
+        register_fsdp_forward_method(model, name)
 
 
-def mean_over_ranks(values: torch.Tensor) -> torch.Tensor:
-    """Return the mean of a vector over all ranks, in place."""
-    dist.all_reduce(values)
-    return values.div_(dist.get_world_size())
+def mean_over_ranks(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the means of numbers over all ranks, in one exchange and without waiting for it."""
+    sums = torch.stack([value.float().reshape(()) for value in values.values()])
+    dist.all_reduce(sums)
+    return dict(zip(values, (sums / dist.get_world_size()).unbind(), strict=True))
+
+
+def total_norm(model: nn.Module) -> Tensor:
+    """Return the norm of all gradients together, on all ranks."""
+    return torch.nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None])
+
+
+def whole(value: Tensor) -> Tensor:
+    """Return a tensor of all ranks' shards, itself where it is not sharded."""
+    found: Tensor = value.full_tensor() if isinstance(value, DTensor) else value
+    return found.detach()
 
 
 def gathered(lines: Sequence[str]) -> list[str]:

@@ -1,6 +1,5 @@
 """The loop's account: sums stay on the device and are read once a log step."""
 
-import math
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +10,6 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from maskedclip.engine.distributed import mean_over_ranks
 from maskedclip.engine.metrics import Progress, Recorder
 
 T = TypeVar("T")
@@ -36,9 +34,10 @@ class Log:
         first = dist.get_rank() == 0
         self._recorder = Recorder(directory, done) if first else None
         self._progress = Progress(done, total) if first else None
-        self._start_over()
+        self.start_over()
 
-    def _start_over(self) -> None:
+    def start_over(self) -> None:
+        """Forget the steps since the last row."""
         self._sums: dict[str, Tensor] = {}
         self._steps, self._wait_s, self._since = 0, 0.0, time.monotonic()
         self._flops = 0.0
@@ -66,20 +65,13 @@ class Log:
         """Add one step's values, without waiting for the device, and its operations."""
         self._flops += flops
         for name, value in values.items():
-            whole = value.full_tensor() if hasattr(value, "full_tensor") else value
-            self._sums[name] = self._sums.get(name, 0) + whole.detach().float().sum()
+            self._sums[name] = self._sums.get(name, 0) + value.float().sum()
         self._steps += 1
 
     def write(self, step: int, lr: float) -> None:
-        """Write the means after `step` steps; RuntimeError on all ranks where one is not finite."""
-        means = mean_over_ranks(torch.stack(list(self._sums.values())) / self._steps).tolist()
+        """Write the means after `step` steps; this waits for the device."""
+        means = (torch.stack(list(self._sums.values())) / self._steps).tolist()
         row: dict[str, Any] = dict(zip(self._sums, means, strict=True))
-        for name, value in row.items():
-            if not math.isfinite(value):
-                raise RuntimeError(
-                    f"{self._directory}: {name} is {value} in the {self._steps} steps up to {step};"
-                    f" lower optim.base_lr or set optim.clip_norm=1 under another --name"
-                )
         seconds = time.monotonic() - self._since
         row["epoch"] = step / self._epoch_steps
         row["lr"] = lr
@@ -89,7 +81,7 @@ class Log:
         if self._recorder is not None and self._progress is not None:
             self._recorder.record(step, row)
             self._progress.show(step, row["loss"], row["images_per_s"])
-        self._start_over()
+        self.start_over()
 
     def picture(self, step: int, picture_CHW: Tensor) -> None:
         """Show an image in TensorBoard: seen by the encoder, reconstruction, original."""

@@ -177,6 +177,13 @@ class MaskedCLIP(nn.Module):
         teacher += blocks(self.bridge.blocks, images, patches + 1)
         return 3 * student + embed + teacher
 
+    def features(
+        self, image_ACHW: Tensor, token_AL: Tensor, token_mask_AL: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return what the contrast looks at, of pairs alone: image_AD, text_AD, logit_scale."""
+        text_AD = self.text(token_AL, token_mask_AL)
+        return self.encode_image(image_ACHW), text_AD, self.temperature()
+
     def encode_image(self, image_BCHW: Tensor) -> Tensor:
         """Return unit rows of the joint space for normalised images."""
         _, whole_BND = self.encoder(image_BCHW, None, len(image_BCHW))

@@ -4,6 +4,7 @@ Our files are safetensors whose header says how to build the network again; no p
 """
 
 import json
+import math
 import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from timm.layers import resample_abs_pos_embed
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
-from maskedclip.models.maskedclip import SIZES
+from maskedclip.models.maskedclip import SIZES, MaskedCLIP
 
 ENCODER, MODEL, RANDOM = "encoder.safetensors", "model.safetensors", "random"
 _ENOUGH = 0.95  # share of an encoder's values below which loading is refused
@@ -31,13 +32,13 @@ class LoadReport:
     matched: list[str]
     missing: list[str]  # in the network, not in the file: left at their first values
     unexpected: list[str]  # in the file, not in the network: not used
-    share: float  # of the encoder's values (the head left out) that the file gave
+    share: float  # of the network's values (a fresh head left out) that the file gave
 
     def __str__(self) -> str:
         if self.source == RANDOM:
             return "an untrained encoder"
         return (
-            f"{self.source}: {len(self.matched)} tensors loaded, {self.share:.1%} of the encoder; "
+            f"{self.source}: {len(self.matched)} tensors loaded, {self.share:.1%} of the network; "
             f"missing {', '.join(self.missing) or 'none'}; "
             f"unexpected {', '.join(self.unexpected) or 'none'}"
         )
@@ -113,6 +114,50 @@ def load_encoder(
         grid = image_size // patch_size
         tensors["pos_embed"] = resample_abs_pos_embed(tensors["pos_embed"], [grid, grid])
     return model, _load(model, tensors, source)
+
+
+def begin_from(model: MaskedCLIP, path: str | Path) -> LoadReport:
+    """Put the weights of `path` into a network that is not yet trained, nor sharded.
+
+    path is a run directory or a model.safetensors, of which everything is taken, or an encoder as
+    `load_encoder` reads it: MAE's, RETFound's, timm's ImageNet ones, an encoder.safetensors. Their
+    positions stay fixed, the class token's is added to the token itself. Raises ValueError where
+    one tensor of the encoder (of a whole network: of all) is missing or has another shape.
+    """
+    source = Path(path)
+    tensors, _ = _read_any(source / MODEL if source.is_dir() else source)
+    if not any(name.startswith("encoder.") for name in tensors):
+        tensors = {f"encoder.{name}": value for name, value in _fixed(tensors, model).items()}
+    wanted = model.state_dict()
+    begun = "encoder." if all(name.startswith("encoder.") for name in tensors) else ""
+    fits = {k: v for k, v in tensors.items() if k in wanted and v.shape == wanted[k].shape}
+    report = LoadReport(
+        source=str(path),
+        matched=sorted(fits),
+        missing=sorted(name for name in wanted if name.startswith(begun) and name not in fits),
+        unexpected=sorted(set(tensors) - set(fits)),
+        share=sum(fits[name].numel() for name in fits) / sum(v.numel() for v in wanted.values()),
+    )
+    if report.missing:
+        raise ValueError(
+            f"init_from {path}: has no {report.missing[0]} of shape "
+            f"{tuple(wanted[report.missing[0]].shape)} ({len(report.missing)} are missing); name "
+            f"weights of model.size and model.patch_size"
+        )
+    model.load_state_dict(fits, strict=False)
+    return report
+
+
+def _fixed(tensors: dict[str, Tensor], model: MaskedCLIP) -> dict[str, Tensor]:
+    """Return an encoder's tensors with its positions as ours are: of our grid, none for [CLS]."""
+    if "pos_embed" not in tensors or "cls_token" not in tensors:
+        return tensors
+    grid = math.isqrt(model.encoder.pos_embed.shape[1] - 1)
+    position = resample_abs_pos_embed(tensors["pos_embed"].float(), [grid, grid])
+    return tensors | {
+        "cls_token": tensors["cls_token"] + position[:, :1],
+        "pos_embed": torch.cat([torch.zeros_like(position[:, :1]), position[:, 1:]], dim=1),
+    }
 
 
 def _load(model: VisionTransformer, tensors: dict[str, Tensor], source: str) -> LoadReport:

@@ -30,17 +30,18 @@ class Teacher(nn.Module):
         return self.bridge(token_BND)[:, 1:]
 
     @torch.no_grad()
-    def follow(self, student: MaskedCLIP, momentum: float) -> None:
+    def follow(self, student: MaskedCLIP, momentum: float, held: Tensor) -> None:
         """Move every weight to momentum * itself + (1 - momentum) * the student's.
 
-        Under FSDP both sides are sharded
+        Nothing moves where held, a number on the device, is 1. Under FSDP both sides are sharded
         alike, so each rank moves its own shards and nothing is communicated.
         """
+        weight = (1 - momentum) * (1 - held)
         for ours, theirs in ((self.encoder, student.encoder), (self.bridge, student.bridge)):
             # local shards where the parameters are DTensors, the parameters themselves elsewhere
             targets = [_local(parameter) for parameter in ours.parameters()]
             sources = [_local(parameter) for parameter in theirs.parameters()]
-            torch._foreach_lerp_(targets, sources, 1 - momentum)
+            torch._foreach_lerp_(targets, sources, [weight] * len(targets))
 
 
 def _local(parameter: Tensor) -> Tensor:

@@ -80,7 +80,7 @@ def test_the_teacher_is_the_average_of_the_students_weights():
         with torch.no_grad():
             for parameter in model.parameters():
                 parameter.add_(0.1 * (step + 1))
-        teacher.follow(model, 0.9)
+        teacher.follow(model, 0.9, torch.zeros(()))
         student = dict(model.encoder.named_parameters())[name].detach()
         expected = 0.9 * expected + 0.1 * student
         torch.testing.assert_close(dict(teacher.encoder.named_parameters())[name], expected)

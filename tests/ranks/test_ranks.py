@@ -127,6 +127,22 @@ def test_a_run_on_two_ranks_is_the_run_of_one(small, alone):
         torch.testing.assert_close(trained[name], tensor, rtol=1e-3, atol=1e-5)
 
 
+def test_two_ranks_of_two_parts_each_are_the_run_of_one(small, alone):
+    on_ranks(2, pretrain_on_a_rank, override(small, {"optim.accumulate": 2}))
+    for row, expected in zip(losses(small.directory), losses(alone), strict=True):
+        assert row == pytest.approx(expected, rel=1e-5, abs=1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("world", [2, 4])
+def test_over_fifty_steps_the_losses_of_any_number_of_ranks_are_those_of_one(small, world):
+    config = override(small, {"optim.steps": 50, "engine.save_every": 50})
+    whole = pretrain(override(config, {"name": "whole"}))
+    on_ranks(world, pretrain_on_a_rank, config)
+    for row, expected in zip(losses(config.directory), losses(whole), strict=True):
+        assert row[:4] == pytest.approx(expected[:4], rel=1e-5)
+
+
 def test_a_checkpoint_of_two_ranks_is_resumed_by_one(small, alone):
     on_ranks(2, pretrain_on_a_rank, small)
     shutil.rmtree(small.directory / "checkpoints" / "step-00000006")
