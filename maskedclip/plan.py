@@ -140,7 +140,8 @@ def plan(  # noqa: PLR0913 (one keyword a flag)
             *assumed,
             *said,
             f"CO2e: {card.watts} W a board x PUE {pue:g} x {kg_per_kwh:g} kg/kWh",
-            f"captions of {whole.text_tokens} tokens",
+            f"captions of {whole.text_tokens} tokens (those of categories have 8 to 23)",
+            *([] if nodes == 1 else ["exchange at the link's rate; between nodes it is slower"]),
             f"{'bf16' if value == 2 else 'fp32'} at {peak / 1e12:g} TFLOP/s a card (data sheet)",
         ),
     )  # fmt: skip

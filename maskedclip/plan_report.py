@@ -3,6 +3,7 @@
 from maskedclip.plan import FULL, Plan
 
 _PARTS = ("E_I", "D_I", "B", "D_F", "E_T", "projections", "teacher")
+_TIGHT = 0.97  # share of a card's memory beyond which CUDA's own cannot find room
 
 
 def report(plan: Plan) -> str:
@@ -47,7 +48,9 @@ def _verdict(plan: Plan) -> str:
     if plan.fits:
         return "fits"
     mends = "more GPUs, --optim.accumulate=2 or --engine.recompute=true"
-    return f"DOES NOT FIT in {FULL:.0%}; use {mends}"
+    if plan.memory.total <= _TIGHT * plan.usable_bytes:
+        return f"TIGHT, over {FULL:.0%}: may run out; safer with {mends}"
+    return f"DOES NOT FIT; use {mends}"
 
 
 def _whole_run(plan: Plan) -> list[str]:

@@ -145,12 +145,13 @@ def _moments(network: Network, load: Load, ways: Ways) -> Iterator[Memory]:
 def _fixed(network: Network, load: Load, ways: Ways) -> dict[str, float]:
     pixels = load.images * network.image_values
     outside = network.parameters - sum(part.depth * part.unit for part in network.students)
+    copies = ways.value % _FP32 + (_FP32 if ways.parts > 1 else 0)  # in bf16, and of one part
     return {
         "parameters": _FP32 * network.parameters / ways.world,
         "moments": 2 * _FP32 * network.parameters / ways.world,
         "teacher": _FP32 * network.teacher_parameters / ways.world,
         "gathered outside of blocks": ways.value * outside,
-        "images": pixels * (1 + _FP32) + pixels / ways.parts * (ways.value % _FP32),
+        "images": pixels * (1 + _FP32 + copies / ways.parts),
     }
 
 
