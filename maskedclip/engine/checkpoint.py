@@ -51,7 +51,14 @@ class Checkpoints:
         # its own group, for the thread's exchanges to stay apart from those of training
         self._group = cast(dist.ProcessGroup, dist.new_group(backend="gloo"))
         cuda = torch.cuda.is_available()
-        self._stager = DefaultStager(StagingOptions(cuda, False, False, cuda))
+        self._stager = DefaultStager(
+            StagingOptions(
+                use_pinned_memory=cuda,
+                use_non_blocking_copy=cuda,
+                use_shared_memory=False,
+                use_async_staging=False,
+            )
+        )
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
         self._writing: Future[str | None] | None = None
         self._fault: str | None = None  # of the last save, the same on every rank
@@ -114,8 +121,8 @@ class Checkpoints:
             sha256 = {name: digest for part in parts for name, digest in part.items()}
             self._first(lambda: publish(temporary, target, step, sha256))
         except (OSError, dcp.api.CheckpointException) as error:  # on every rank, whichever failed
-            fault = f"{target}: the checkpoint cannot be written ({_reason(error)}"
-            fault += f"; {_free_mb(target):.0f} MB free there)"
+            why, free_mb = _reason(error), self._together(lambda: _free_mb(target))[0]
+            fault = f"{target}: the checkpoint cannot be written ({why}; {free_mb:.0f} MB free)"
             if rank == 0:
                 # what cannot be removed now is removed, or named, by the next save
                 shutil.rmtree(temporary, ignore_errors=True)

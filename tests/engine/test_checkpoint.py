@@ -184,7 +184,7 @@ def test_a_disk_without_room_leaves_older_checkpoints_and_the_run(tmp_path, capl
         (line,) = [r.message for r in caplog.records if r.name.startswith("maskedclip")]
         assert "step-00000002: the checkpoint cannot be written (" in line
         assert "File too large" in line
-        assert "MB free there); the run goes on" in line
+        assert "MB free); the run goes on" in line
         checkpoints.save(3, *state(0))
     assert names(tmp_path) == [1, 3]
     assert newest(tmp_path) == tmp_path / "step-00000003"

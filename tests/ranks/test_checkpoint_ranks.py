@@ -1,7 +1,9 @@
 """Checkpoints of several ranks: of one moment, agreed on by all, elastic, and killed at will."""
 
+import json
 import os
 import random
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -10,9 +12,11 @@ import pytest
 import torch
 import torch.distributed as dist
 
+from maskedclip.config import Config, override
 from maskedclip.engine.checkpoint import Checkpoints, restore
 from maskedclip.engine.checkpoint_files import newest
 from maskedclip.engine.distributed import process_group
+from maskedclip.pretrain import pretrain
 from tests.engine.test_checkpoint import names, no_room, numbers, state, train
 from tests.ranks.processes import on_ranks, start_ranks
 
@@ -100,6 +104,29 @@ def test_a_checkpoint_of_four_ranks_is_resumed_by_one_two_and_three(tmp_path):
     on_ranks(4, save_and_go_on, tmp_path)
     for world in (1, 2, 3):
         on_ranks(world, resume_and_go_on, tmp_path)
+
+
+def losses(run: Path) -> list[list[float]]:
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [[row[term] for term in ("loss", "grad_norm", "logit_scale")] for row in rows]
+
+
+def pretrain_on_a_rank(_rank: int, config: Config) -> None:
+    pretrain(config)
+
+
+@pytest.mark.slow
+def test_a_run_of_four_ranks_goes_on_with_one_two_and_three_as_if_nothing_had_been(small, tmp_path):
+    whole = override(small, {"data.paired_batch": 12, "data.unpaired_batch": 12})
+    on_ranks(4, pretrain_on_a_rank, whole)
+    for world in (1, 2, 3):
+        parted = override(whole, {"out": str(tmp_path / f"{world}")})
+        shutil.copytree(whole.directory, parted.directory)
+        shutil.rmtree(parted.directory / "checkpoints" / "step-00000006")
+        on_ranks(world, pretrain_on_a_rank, parted)
+        assert len(losses(parted.directory)) == 6
+        for row, expected in zip(losses(parted.directory), losses(whole.directory), strict=True):
+            assert row == pytest.approx(expected, rel=1e-5, abs=1e-6)
 
 
 def save_without_end(_rank: int, folder: Path) -> None:
