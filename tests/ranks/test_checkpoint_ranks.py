@@ -16,7 +16,6 @@ from maskedclip.config import Config, override
 from maskedclip.engine.checkpoint import Checkpoints, restore
 from maskedclip.engine.checkpoint_files import newest
 from maskedclip.engine.distributed import process_group
-from maskedclip.pretrain import pretrain
 from tests.engine.test_checkpoint import names, no_room, numbers, state, train
 from tests.ranks.processes import on_ranks, start_ranks
 
@@ -112,6 +111,8 @@ def losses(run: Path) -> list[list[float]]:
 
 
 def pretrain_on_a_rank(_rank: int, config: Config) -> None:
+    from maskedclip.pretrain import pretrain  # seconds of imports that the other tests go without
+
     pretrain(config)
 
 
