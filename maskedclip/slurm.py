@@ -15,12 +15,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
 from maskedclip.config import Config, LaunchConfig, check_shares
 
 if TYPE_CHECKING:
     import submitit
+
+_STOPPED = "stopped; the same command goes on from the last checkpoint"
 
 
 @dataclass(frozen=True)
@@ -30,9 +32,14 @@ class Job:
     config: Config
 
     def __call__(self) -> None:
+        requeue = signal.getsignal(signal.SIGUSR2)
+        if "SUBMITIT_EXECUTOR" in os.environ:
+            # submitit's handler only logs it; where nothing can be saved the end may come at once
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        _forget_signals_in_children()
+        from maskedclip.engine.preemption import GO_ON_LATER, Preempted
         from maskedclip.pretrain import pretrain
 
-        _forget_signals_in_children()
         logging.basicConfig(level=logging.INFO, format="%(message)s", force=True)
         if "SUBMITIT_EXECUTOR" in os.environ:
             import submitit
@@ -41,7 +48,15 @@ class Job:
             # SLURM's own list of GPUs stays; submitit would write the local rank over it
             environment = submitit.helpers.TorchDistributedEnvironment()
             environment.export(set_cuda_visible_devices=False, overwrite=True)
-        run = pretrain(self.config)
+        try:
+            run = pretrain(self.config)
+        except Preempted as stop:
+            if "SUBMITIT_EXECUTOR" not in os.environ:
+                raise
+            logging.getLogger(__name__).info("%s", stop)
+            if stop.asked == GO_ON_LATER:
+                _go_on_later(requeue)
+            raise SystemExit(128 + signal.SIGTERM) from None
         if os.environ.get("RANK", "0") == "0":
             self.measure(run)
 
@@ -68,6 +83,26 @@ class Job:
         return submitit.helpers.DelayedSubmission(self)
 
 
+def _go_on_later(requeue: Any) -> NoReturn:
+    """End this rank of a run that has been saved; rank 0 has submitit queue the job again."""
+    # a second one would break off the requeueing, and end scontrol
+    signal.signal(signal.SIGUSR2, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    if os.environ.get("RANK", "0") == "0":
+        try:
+            requeue(signal.SIGUSR2, None)
+        except subprocess.CalledProcessError:
+            # SLURM queues a pre-empted job by itself, and then refuses to do it again
+            if _state(os.environ["SLURM_JOB_ID"]) == "RUNNING":
+                raise
+    raise SystemExit(0)  # neither a result nor, to srun, a failure
+
+
+def _state(job_id: str) -> str:
+    command = ["squeue", "--noheader", "--format=%T", f"--jobs={job_id}"]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+
 def _forget_signals_in_children() -> None:
     """Keep forked children from requeueing the job: they would inherit submitit's handlers."""
 
@@ -87,7 +122,8 @@ def submit(config: Config, launch: LaunchConfig) -> None:
     """
     cluster = cluster_of(launch)
     ranks = _ranks(launch, cluster)
-    check_shares((config.data.paired_batch, config.data.unpaired_batch), ranks * launch.nodes)
+    sizes = config.data.paired_batch, config.data.unpaired_batch
+    check_shares(sizes, ranks * launch.nodes, config.optim.accumulate)
     folder = config.directory.resolve() / "jobs"
     if launch.dry_run:
         sys.stdout.write(plan(config, launch, cluster, ranks, folder))
@@ -109,7 +145,7 @@ def submit(config: Config, launch: LaunchConfig) -> None:
     executor = submitit.AutoExecutor(folder=folder, cluster=cluster, slurm_max_num_timeout=100)
     executor.update_parameters(**_parameters(config, launch, cluster, ranks))
     folder.mkdir(parents=True, exist_ok=True)
-    with stderr_to(folder / "submitit.log"):
+    with stderr_to(folder / "submitit.log"), _deaf_to_ctrl_c():
         job = executor.submit(Job(config))
     if cluster == "slurm":
         sys.stdout.write(
@@ -120,6 +156,16 @@ def submit(config: Config, launch: LaunchConfig) -> None:
         )
         return
     _follow(job)
+
+
+@contextmanager
+def _deaf_to_ctrl_c() -> Iterator[None]:
+    """Let what is started meanwhile ignore Ctrl-C: submitit's local watcher kills at once on it."""
+    ours = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, ours)
 
 
 @contextmanager
@@ -224,18 +270,34 @@ def _ranks(launch: LaunchConfig, cluster: str) -> int:
 
 
 def _follow(job: Any) -> None:
-    """Show a local job's lines as they come; RuntimeError with its own last words if it fails."""
-    paths = (job.paths.stderr, job.paths.stdout)
+    """Show a local job's lines as they come; RuntimeError with its own last words if it fails.
+
+    Ctrl-C and SIGTERM are passed on to its ranks, which save and leave.
+    """
     shown = [0, 0]
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        while not job.done():
-            _relay(paths, shown)
-            time.sleep(0.2)
+        try:
+            _show_until_done(job, shown)
+        except KeyboardInterrupt:
+            sys.stderr.write("saving; a second Ctrl-C does not wait for it\n")
+            job._process.terminate()  # submitit's watcher, which passes it on
+            _show_until_done(job, shown)
+            if not job.paths.result_pickle.exists():  # there was nothing to save yet
+                raise RuntimeError(_STOPPED) from None
     except KeyboardInterrupt:
-        job.cancel(check=False)
-        raise RuntimeError("stopped; the same command goes on from the last checkpoint") from None
-    _relay(paths, shown)
+        raise RuntimeError(_STOPPED) from None
+    finally:
+        signal.signal(signal.SIGTERM, before)
     raise_if_failed(job)
+
+
+def _show_until_done(job: Any, shown: list[int]) -> None:
+    paths = (job.paths.stderr, job.paths.stdout)
+    while not job.done():
+        _relay(paths, shown)
+        time.sleep(0.2)
+    _relay(paths, shown)
 
 
 def raise_if_failed(job: Any) -> None:
