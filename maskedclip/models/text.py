@@ -38,7 +38,9 @@ class TextTower(nn.Module):
 
     def forward(self, token_BL: Tensor, token_mask_BL: Tensor) -> Tensor:
         """Return unit rows: the mean of the last hidden state over tokens; padding never counts."""
-        hidden_BLD = self.bert(input_ids=token_BL, attention_mask=token_mask_BL).last_hidden_state
+        # of a mask of two axes transformers asks, waiting for the device, whether it hides anything
+        mask_B1LL = token_mask_BL[:, None, None, :].bool().expand(-1, 1, token_BL.shape[1], -1)
+        hidden_BLD = self.bert(input_ids=token_BL, attention_mask=mask_B1LL).last_hidden_state
         weight_BL1 = token_mask_BL[:, :, None].to(hidden_BLD.dtype)
         mean_BD = (hidden_BLD * weight_BL1).sum(dim=1) / weight_BL1.sum(dim=1)
         return F.normalize(self.projection(mean_BD).float(), dim=-1)

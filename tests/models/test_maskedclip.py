@@ -3,8 +3,11 @@ import torch
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
+from maskedclip.losses import masked_feature_loss
+from maskedclip.models.blocks import Group, attend
 from maskedclip.models.decoders import Decoder
 from maskedclip.models.maskedclip import MaskedCLIP, build
+from maskedclip.models.patches import patchify, unpatchify
 from maskedclip.models.teacher import Teacher
 from maskedclip.models.text import Tokenizer
 
@@ -104,6 +107,78 @@ def test_tau_stays_at_most_100():
     model.temperature.logit_scale.data.fill_(9.0)
     model.temperature.clamp()
     assert model.temperature().item() == pytest.approx(100)
+
+
+def inputs_of(module: torch.nn.Module) -> list[tuple[object, ...]]:
+    """Return a list that gets the inputs of each call."""
+    calls: list[tuple[object, ...]] = []
+    module.register_forward_pre_hook(lambda _, inputs: calls.append(inputs))
+    return calls
+
+
+def test_the_pixel_head_runs_on_hidden_patches_alone():
+    model, tokenize = networks()
+    pixel, feature = inputs_of(model.pixel_decoder.head), inputs_of(model.feature_decoder.head)
+    model(*batch(tokenize, images=5))
+    assert [x.shape for (x,) in pixel] == [(5, 12, 96)]  # of 16 patches; eq. 1 ignores the others
+    assert [x.shape for (x,) in feature] == [(5, 16, 128)]  # eq. 5 looks at all
+
+
+def test_each_block_of_the_encoder_runs_once_over_visible_tokens_and_those_of_pairs():
+    model, tokenize = networks()
+    calls = [inputs_of(block) for block in model.encoder.blocks]
+    bridge = [inputs_of(block) for block in model.bridge.blocks]
+    model(*batch(tokenize, images=5))
+    for found in calls:
+        ((x_TD, groups),) = found
+        assert groups == (Group(5, 1 + 4), Group(2, 1 + 16))
+        assert len(x_TD) == 5 * 5 + 2 * 17
+    assert [groups for ((_, groups),) in bridge] == [(Group(2, 17),)] * 2
+
+
+def test_the_teacher_is_not_given_the_students_mask():
+    model, tokenize = networks()
+    teacher = Teacher(model.encoder, model.bridge)
+    image_BCHW, hidden_BN, _, _ = batch(tokenize, images=5)
+    encoder, block = inputs_of(teacher.encoder), inputs_of(teacher.encoder.blocks[0])
+    target_BND = teacher(image_BCHW)
+    ((seen_BCHW, visible, whole),) = encoder
+    assert seen_BCHW is image_BCHW
+    assert visible is None
+    assert whole == 5
+    assert block[0][1] == (Group(5, 17),)
+    # what hides from the student does not hide from the teacher
+    spoilt = unpatchify(patchify(image_BCHW, 16).masked_fill(hidden_BN[:, :, None], 9.0), 16)
+    assert not torch.allclose(teacher(spoilt), target_BND, atol=1e-2)
+
+
+def test_the_teacher_takes_no_gradients_and_gives_none():
+    model, tokenize = networks()
+    teacher = Teacher(model.encoder, model.bridge)
+    image_BCHW, *others = batch(tokenize)
+    out = model(image_BCHW, *others)
+    masked_feature_loss(out.feature_BND, teacher(image_BCHW)).backward()
+    assert all(parameter.grad is None for parameter in teacher.parameters())
+    assert all(parameter.grad is None for parameter in model.bridge.parameters())
+    assert model.feature_decoder.head.weight.grad is not None
+
+
+@pytest.mark.parametrize("length", [1, 5, 50])
+def test_attention_is_torchs_own(length):
+    generator = torch.Generator().manual_seed(0)
+    q, k, v = (
+        torch.randn(3, 2, length, 8, generator=generator, dtype=torch.float64).requires_grad_()
+        for _ in range(3)
+    )
+    ours, theirs = attend(q, k, v), F.scaled_dot_product_attention(q, k, v)
+    torch.testing.assert_close(ours, theirs)
+    weight = torch.randn(ours.shape, generator=generator, dtype=torch.float64)
+    for mine, expected in zip(
+        torch.autograd.grad((ours * weight).sum(), (q, k, v)),
+        torch.autograd.grad((theirs * weight).sum(), (q, k, v)),
+        strict=True,
+    ):
+        torch.testing.assert_close(mine, expected)
 
 
 def test_a_decoder_puts_visible_tokens_back_in_their_places():

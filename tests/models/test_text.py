@@ -89,3 +89,15 @@ def test_a_tower_that_is_not_here_is_said_with_the_command_that_fetches_it(check
 
 
 SETTINGS = {"projection": 8, "dropout": 0.0, "max_tokens": 77}
+
+
+def test_the_tower_is_berts_own_mean_over_tokens():
+    tower, tokenize = builtin()
+    token_AL, mask_AL = tokenize(["glaucoma", "a retina with a handful of microaneurysms"])
+    with torch.no_grad():
+        hidden_ALD = tower.bert(token_AL, attention_mask=mask_AL).last_hidden_state
+        mean_AD = torch.stack(
+            [x[m.bool()].mean(0) for x, m in zip(hidden_ALD, mask_AL, strict=True)]
+        )
+        expected = torch.nn.functional.normalize(tower.projection(mean_AD), dim=-1)
+        torch.testing.assert_close(tower(token_AL, mask_AL), expected)
