@@ -81,8 +81,8 @@ def traffic(network: Network, ways: Ways) -> dict[str, float]:
     once, the teacher once; gradients are reduced in fp32. Each of the parts of a share does so.
     """
     share = (ways.world - 1) / ways.world * ways.parts
-    blocks = sum(part.depth * part.unit for part in network.students)
-    rest = network.parameters - blocks
+    rest = network.outside
+    blocks = network.parameters - rest
     first_pass = 0.0
     if ways.parts > 1:
         first = (network.encoder, network.bridge, network.text)
@@ -120,7 +120,7 @@ def _moments(network: Network, load: Load, ways: Ways) -> Iterator[Memory]:
     yield Memory("backward of the losses", now | {"working": 3 * pixels})
 
     fixed["losses"] = (values + pixels) * ways.value / _FP32  # their slopes alone are left
-    done = 0
+    done, outside = 0, network.outside
     left = dict(kept)
     for part in reversed(network.students):
         tokens = sum(images * length for images, length in network.groups(part, part_load))
@@ -131,26 +131,27 @@ def _moments(network: Network, load: Load, ways: Ways) -> Iterator[Memory]:
         # weights of this block and the next, its gradients, and both buffers of the reduction
         shards = _FP32 / ways.world
         buffers = part.unit * (4 * ways.value + _FP32 + shards) if part.depth else 0.0
+        buffers += outside * ways.value  # gradients of what is outside of blocks
         gradients = max(before, done * shards)
         now = fixed | left | {"gradients": gradients, "working": work + buffers}
         yield Memory(f"backward of {part.name}", now)
         left[part.name] = 0.0
         done += part.depth * part.unit
 
-    outside = network.parameters - done
-    work = outside * (ways.value + _FP32 + _FP32 / ways.world)
+    # what is outside of blocks is reduced last, in one piece, its gathered weights gone by then
+    fixed["gathered outside of blocks"] = 0.0
+    work = outside * _FP32
     yield Memory("the end of backward", fixed | left | {"gradients": sharded, "working": work})
 
 
 def _fixed(network: Network, load: Load, ways: Ways) -> dict[str, float]:
     pixels = load.images * network.image_values
-    outside = network.parameters - sum(part.depth * part.unit for part in network.students)
     copies = ways.value % _FP32 + (_FP32 if ways.parts > 1 else 0)  # in bf16, and of one part
     return {
         "parameters": _FP32 * network.parameters / ways.world,
         "moments": 2 * _FP32 * network.parameters / ways.world,
         "teacher": _FP32 * network.teacher_parameters / ways.world,
-        "gathered outside of blocks": ways.value * outside,
+        "gathered outside of blocks": ways.value * network.outside,
         "images": pixels * (1 + _FP32 + copies / ways.parts),
     }
 

@@ -69,6 +69,11 @@ class Network(NamedTuple):
         return sum(part.parameters for part in self.students) + self.projections
 
     @property
+    def outside(self) -> int:
+        """Parameters of the student outside of blocks: gathered together, by FSDP's root."""
+        return self.parameters - sum(part.depth * part.unit for part in self.students)
+
+    @property
     def teacher_parameters(self) -> int:
         return self.encoder.parameters + self.bridge.parameters
 
