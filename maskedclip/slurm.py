@@ -283,12 +283,12 @@ def _follow(job: Any) -> None:
             sys.stderr.write("saving; a second Ctrl-C does not wait for it\n")
             job._process.terminate()  # submitit's watcher, which passes it on
             _show_until_done(job, shown)
-            if not job.paths.result_pickle.exists():  # there was nothing to save yet
-                raise RuntimeError(_STOPPED) from None
     except KeyboardInterrupt:
         raise RuntimeError(_STOPPED) from None
     finally:
         signal.signal(signal.SIGTERM, before)
+    if not job.paths.result_pickle.exists():  # told to stop, hung, or killed
+        raise RuntimeError(f"{_STOPPED} (whole log: {job.paths.stderr})")
     raise_if_failed(job)
 
 
