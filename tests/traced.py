@@ -12,6 +12,7 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.distributed._tools.fsdp2_mem_tracker import FSDPMemTracker
 from torch.distributed.fsdp import FSDPModule
+from torch.nn import functional as F
 from torch.testing._internal.distributed.fake_pg import FakeStore
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import BertConfig, BertModel
@@ -20,6 +21,7 @@ from maskedclip.config import Config
 from maskedclip.data.stream import Batch
 from maskedclip.engine.distributed import shard
 from maskedclip.engine.optimizer import adamw
+from maskedclip.models import blocks
 from maskedclip.models.maskedclip import MaskedCLIP, build
 from maskedclip.models.teacher import Teacher
 from maskedclip.models.text import TextTower
@@ -54,9 +56,12 @@ class _Exchanged(TorchDispatchMode):
 def traced(config: Config, *, world: int, text_tokens: int, recompute: bool = False) -> Traced:
     """Return what a step in bf16 takes of one of `world` ranks."""
     dist.init_process_group("fake", rank=0, world_size=world, store=FakeStore())
+    on_processors = blocks.attend
+    blocks.attend = F.scaled_dot_product_attention  # what GPUs run, whose memory is planned
     try:
         return _traced(config, world, text_tokens, recompute)
     finally:
+        blocks.attend = on_processors
         dist.destroy_process_group()
 
 
