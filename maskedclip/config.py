@@ -245,7 +245,8 @@ class LaunchConfig:
     gpus: int | None = None  # a node; unset: all of this machine, 1 a node on slurm
     cpu_ranks: int = 1  # processes a node where gpus is 0
     cluster: Literal["auto", "slurm", "local", "debug"] = "auto"  # auto: slurm where sbatch is
-    dry_run: bool = False  # print what would be submitted and touch nothing
+    dry_run: bool = False  # print what would be submitted, and its cost, and touch nothing
+    card: str = "a100-80"  # what the cost is counted for; tools/plan.py has the names
     hours: float = 24.0  # time limit; a run that needs more goes on after it by itself
     partition: str | None = None
     account: str | None = None

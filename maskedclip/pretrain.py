@@ -12,6 +12,7 @@ import logging
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import asdict, replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -146,7 +147,9 @@ def pretrain(config: Config) -> Path:
     or the last checkpoint cannot be written; Preempted where a signal asked to leave.
     """
     run = config.directory
-    with process_group() as device:
+    # longer than the watch, which has more to say, is patient before the first step
+    timeout = timedelta(minutes=10 + 4 * config.engine.hang_minutes)
+    with process_group(timeout) as device:
         sources = read_sources(config)
         claim(config)
         keep_silent(sources[0], run)
@@ -206,10 +209,10 @@ def train(
         return total
 
     with (
+        Preemption() as preemption,  # first, so that the last save is over when handlers are back
         Checkpoints(run / "checkpoints", engine.keep, aside=engine.save_aside) as checkpoints,
         Log(run, done, total, epoch_steps=epoch_steps, images=images, peak_flops=peak) as log,
         Watch(run / "hang", engine.hang_minutes) as watch,
-        Preemption() as preemption,
     ):
         while done < total:
             batches = stream(

@@ -182,7 +182,7 @@ def stderr_to(path: Path) -> Iterator[None]:
 
 
 def plan(config: Config, launch: LaunchConfig, cluster: str, ranks: int, folder: Path) -> str:
-    """Return what would be submitted, in words and, for SLURM, as the sbatch script."""
+    """Return what would be submitted, for SLURM with the sbatch script, and on GPUs its cost."""
     share = (config.data.paired_batch + config.data.unpaired_batch) / (ranks * launch.nodes)
     lines = [
         f"cluster      {cluster}",
@@ -203,6 +203,11 @@ def plan(config: Config, launch: LaunchConfig, cluster: str, ranks: int, folder:
             plain["mem"] = f"{plain.pop('mem_gb')}GB"
         command = f"{sys.executable} -u -m submitit.core._submit {folder}"
         lines += ["", _make_sbatch_string(command=command, folder=folder, **plain)]
+    if launch.gpus:
+        from maskedclip.plan import plan as cost
+        from maskedclip.plan_report import report
+
+        lines += ["", report(cost(config, nodes=launch.nodes, gpus=ranks, gpu=launch.card))]
     return "\n".join(lines) + "\n"
 
 

@@ -17,6 +17,8 @@ stalls    the stream as above from a storage on which one read in a hundred take
           against the same without, in turn; the median of --rounds 15. --size, --root as above
 reads     samples read and checked a second from one tar in the page cache, against webdataset's
           plain iteration; the median of --rounds 5. --size, --root as above
+save      seconds that a checkpoint keeps training waiting, of --millions 50 parameters and their
+          moments, aside and at once, against torch's plain dcp.save; the median of --rounds 5
 step      images trained a second in bf16 on all cores, --size large (or micro, tiny, small, base),
           --paired 4 and --unpaired 4 a step, against the same method from public parts under
           autocast (transformers' ViTMAE and BERT, timm's blocks, open_clip's loss); the share of
@@ -67,6 +69,7 @@ BENCHES = {
     "loader": ("bench_loader", ("size", "rounds", "root", "fidelity")),
     "stalls": ("bench_stalls", ("size", "rounds", "root")),
     "reads": ("bench_reads", ("size", "rounds", "root")),
+    "save": ("bench_save", ("millions", "rounds")),
     "step": ("bench_step", ("size", "paired", "unpaired", "rounds")),
 }
 
