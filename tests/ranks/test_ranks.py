@@ -1,15 +1,12 @@
 """Two gloo processes are one process: the loss, its gradients, a run, and its checkpoint."""
 
 import json
-import os
 import shutil
-import socket
 from pathlib import Path
 
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as multiprocessing
 from torch.nn import functional as F
 
 from maskedclip.config import Config, override
@@ -17,28 +14,9 @@ from maskedclip.data.storage.shards import Shards
 from maskedclip.losses import label_guided_clip_loss
 from maskedclip.models.pretrained import read_weights
 from maskedclip.pretrain import pretrain
+from tests.ranks.processes import on_ranks
 
 LABELS = [4, 9, 4, -1, 9, 4]  # shared within and between the ranks
-
-
-def on_ranks(world: int, work, *arguments) -> None:
-    """Run work(rank, *arguments) in `world` processes that see each other."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    multiprocessing.spawn(_enter, (world, port, work, arguments), nprocs=world)
-
-
-def _enter(rank: int, world: int, port: int, work, arguments) -> None:
-    os.environ |= {
-        "RANK": str(rank),
-        "LOCAL_RANK": str(rank),
-        "WORLD_SIZE": str(world),
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
-    }
-    torch.set_num_threads(1)
-    work(rank, *arguments)
 
 
 def features() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
