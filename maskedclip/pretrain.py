@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.optim import AdamW
 
 from maskedclip.accumulating import Contrast, contrast_of_all, contrasts, parts_of
-from maskedclip.config import Config, DataConfig, OptimConfig, load, save
+from maskedclip.config import Config, DataConfig, LossConfig, OptimConfig, load, save
 from maskedclip.data.source import Source
 from maskedclip.data.storage.opening import dataset_sha256
 from maskedclip.data.stream import Batch, stream
@@ -88,15 +88,20 @@ def objective(
     mim = masked_pixel_loss(out.pixel_BMP, target_BMP, all_BM)
     clip = contrast(out, batch.label_A)
     mfd = masked_feature_loss(out.feature_BND, networks.teacher(image_BCHW))
-    loss = config.loss.mim * mim + config.loss.clip * clip + config.loss.mfd * mfd
-    return {"loss": loss, "loss_mim": mim, "loss_clip": clip, "loss_mfd": mfd}, out
+    return weighted(mim, clip, mfd, config.loss), out
+
+
+def weighted(mim: Tensor, clip: Tensor, mfd: Tensor, weights: LossConfig) -> dict[str, Tensor]:
+    """Return the terms of eq. 6 by name, and their sum as `loss`."""
+    loss = weights.mim * mim + weights.clip * clip + weights.mfd * mfd
+    return {"loss": loss, "loss_mim": mim, "loss_clip": clip, "loss_mfd": mfd}
 
 
 def gradients(
     networks: Networks, image_BCHW: Tensor, batch: Batch, config: Config
 ) -> tuple[dict[str, Tensor], tuple[Tensor, Outputs]]:
     """Add the gradients of eq. 6; return its terms, and some images with their forward pass."""
-    parts, weights = config.optim.accumulate, config.loss
+    parts = config.optim.accumulate
     if parts == 1:
         losses, out = objective(networks, image_BCHW, batch, config)
         losses["loss"].backward()
@@ -110,8 +115,7 @@ def gradients(
     mim, mfd = (
         torch.stack([part[name] for part in found]).mean() for name in ("loss_mim", "loss_mfd")
     )
-    loss = weights.mim * mim + weights.clip * clip + weights.mfd * mfd
-    return {"loss": loss, "loss_mim": mim, "loss_clip": clip, "loss_mfd": mfd}, (part_BCHW, out)
+    return weighted(mim, clip, mfd, config.loss), (part_BCHW, out)
 
 
 def train_step(
