@@ -4,6 +4,7 @@ From the first fault on, the optimizer and the teacher stand still, so that the 
 before the faulty step when the host comes to hear of it; nothing waits for the device before that.
 """
 
+import math
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -48,12 +49,10 @@ class Guard:
         self._values = torch.where(first, found, before)
         self._step = torch.where(first, step, self._step)
         self.held.copy_(torch.maximum(self.held, fault.float()))
-        taken = 1 - self.held
-        self._count += taken
-        share = taken / self._count.clamp(1, _USUAL)
-        self._mean_norm = torch.where(
-            self.held == 0, self._mean_norm.lerp(norm, share), self._mean_norm
-        )
+        if self._spike:
+            self._count += 1 - self.held
+            moved = self._mean_norm.lerp(norm, 1 / self._count.clamp(1, _USUAL))
+            self._mean_norm = torch.where(self.held == 0, moved, self._mean_norm)
 
     def _is_spike(self, norm: Tensor) -> Tensor:
         return (self._count >= _USUAL) & (norm > self._spike * self._mean_norm)
@@ -64,7 +63,7 @@ class Guard:
             return None
         assert self._values is not None
         values = dict(zip(self._names, self._values.tolist(), strict=True))
-        terms = [name for name, value in values.items() if not torch.tensor(value).isfinite()]
+        terms = [name for name, value in values.items() if not math.isfinite(value)]
         return Fault(int(self._step), terms or ["grad_norm"], values)
 
     def release(self) -> None:
