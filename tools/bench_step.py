@@ -27,6 +27,7 @@ from maskedclip.config import Config, override
 from maskedclip.data.stream import Batch
 from maskedclip.engine.distributed import process_group
 from maskedclip.engine.guard import Guard
+from maskedclip.engine.rate import product_flops
 from maskedclip.models.maskedclip import SIZES
 from maskedclip.pretrain import set_up, train_step
 from maskedclip.recipes import maskedclip_vitl
@@ -126,14 +127,8 @@ def child(side: str, size: str, paired: int, unpaired: int) -> dict[str, float]:
 
 
 def matrix_rate() -> float:
-    """Return FLOP a second of square products in bf16 with all threads: the best of five."""
-    left, right = (torch.randn(PRODUCT, PRODUCT).bfloat16() for _ in range(2))
-    best = float("inf")
-    for _ in range(5):
-        start = time.perf_counter()
-        left @ right
-        best = min(best, time.perf_counter() - start)
-    return 2 * PRODUCT**3 / best
+    """Return FLOP a second of square products in bf16 with all threads."""
+    return product_flops(torch.device("cpu"), torch.bfloat16, PRODUCT)
 
 
 def drawn(config: Config) -> tuple[Tensor, Batch]:

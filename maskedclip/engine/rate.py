@@ -12,14 +12,17 @@ _ROUNDS = 5
 def peak_flops(device: torch.device, compute: torch.dtype) -> float:
     """Return FLOP a second of one device: the data sheet's for known GPUs, else as measured.
 
-    The measurement is the best of some square products in the type of the run, a fraction of a
-    second; on a processor it uses this process's threads.
+    The measurement takes a fraction of a second; on a processor it uses this process's threads.
     """
     if device.type == "cuda" and compute == torch.bfloat16:
         known = bf16_peak(torch.cuda.get_device_name(device))
         if known is not None:
             return known
-    size = 8192 if device.type == "cuda" else 1024
+    return product_flops(device, compute, 8192 if device.type == "cuda" else 1024)
+
+
+def product_flops(device: torch.device, compute: torch.dtype, size: int) -> float:
+    """Return FLOP a second of products of size x size matrices, the best of a few."""
     left, right = (torch.randn(size, size, device=device).to(compute) for _ in range(2))
     best = float("inf")
     for _ in range(_ROUNDS + 1):  # the first one warms up
