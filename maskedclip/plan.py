@@ -190,12 +190,11 @@ def _count(paths: tuple[str, ...], data: DataConfig) -> int | None:
 
 
 def _length(config: Config, counts: tuple[int, int]) -> tuple[float, int]:
-    """Return (epochs, steps) of the run: an epoch is one pass of the larger source."""
-    data, (paired, unpaired) = config.data, counts
-    steps = paired / data.paired_batch
-    if data.unpaired_batch and unpaired > paired:
-        steps = unpaired / data.unpaired_batch
-    total = config.optim.steps or math.ceil(config.optim.epochs * steps)
+    """Return (epochs, steps) of the run."""
+    from maskedclip.run_data import length  # imports torch, which --help does without
+
+    paired, unpaired = map(range, counts)
+    steps, total = length(config, paired, unpaired if config.data.unpaired_batch else None)
     return total / steps if steps else 0.0, total
 
 

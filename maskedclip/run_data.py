@@ -3,6 +3,7 @@
 import json
 import logging
 import math
+from collections.abc import Sized
 from pathlib import Path
 
 import numpy as np
@@ -68,7 +69,7 @@ def keep_silent(paired: Source, run: Path) -> None:
         path.write_text(json.dumps({d.name: silent.tolist() for d, silent in datasets}) + "\n")
 
 
-def length(config: Config, paired: Source, unpaired: Source | None) -> tuple[float, int]:
+def length(config: Config, paired: Sized, unpaired: Sized | None) -> tuple[float, int]:
     """Return (steps in a pass of the larger source, steps of the run)."""
     steps = len(paired) / config.data.paired_batch
     if unpaired is not None and len(unpaired) > len(paired):
