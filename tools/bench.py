@@ -1,5 +1,7 @@
 """Measure speed: `python tools/bench.py NAME [--json]`; the last line is one JSON object.
 
+loader, stalls and step need `pip install -e '.[bench]'`.
+
 phantom   images drawn a second on one core at 224 px, against the 30 that were promised; the median
           of 5 rounds of 60 phantoms of all diseases
 shards    photographs of 2048 x 1536 to shards of 512 px by make_shards (field of view, hashes, tar,

@@ -53,8 +53,8 @@ def crop_of(
         crop_area: lowest and highest share of the picture that the crop shows.
         draw_TF: TRIES x 4 numbers drawn in [0, 1).
         fidelity: "exact" has the bits of torchvision's resized_crop of a Pillow image, bicubic;
-            "fine" is within 50 dB of that; "fast", within 45, decodes at the smallest scale that
-            holds the crop. The box is the same in all three.
+            "fine" decodes at a scale that keeps some 50 dB to that, "fast" at the smallest that
+            holds the crop, some 45 at worst (docs/stream.md). The box is the same in all three.
 
     Raises ValueError where the bytes are no whole JPEG or the picture has over PIXEL_LIMIT pixels.
     """
