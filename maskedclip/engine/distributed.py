@@ -14,12 +14,15 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import (
+    FSDPModule,
     MixedPrecisionPolicy,
     fully_shard,
     register_fsdp_forward_method,
 )
 from torch.distributed.tensor import DTensor
 from torch.utils.checkpoint import checkpoint
+
+from maskedclip.engine.one_rank import KeptGradients
 
 
 @contextmanager
@@ -102,8 +105,19 @@ def shard(  # noqa: PLR0913 (what is sharded, and how it runs)
         fully_shard(unit, mesh=mesh, mp_policy=policy)
     # by default a root keeps its weights gathered for a backward pass that never comes here
     fully_shard(model, mesh=mesh, mp_policy=policy, reshard_after_forward=None if trains else True)
+    if mesh.size() == 1 and mesh.device_type == "cpu":
+        _keep_gradients(model)
     for name in methods:
         register_fsdp_forward_method(model, name)
+
+
+def _keep_gradients(model: nn.Module) -> None:
+    units = [part for part in model.modules() if isinstance(part, FSDPModule)]
+    own = {unit: list(unit.parameters()) for unit in units if unit is not model}
+    of_units = {id(parameter) for parameters in own.values() for parameter in parameters}
+    own[model] = [parameter for parameter in model.parameters() if id(parameter) not in of_units]
+    for unit, parameters in own.items():
+        unit.set_custom_reduce_scatter(KeptGradients(parameters))
 
 
 def mean_over_ranks(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
