@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 import torch.distributed as dist
@@ -112,12 +113,14 @@ def shard(  # noqa: PLR0913 (what is sharded, and how it runs)
 
 
 def _keep_gradients(model: nn.Module) -> None:
-    units = [part for part in model.modules() if isinstance(part, FSDPModule)]
-    own = {unit: list(unit.parameters()) for unit in units if unit is not model}
-    of_units = {id(parameter) for parameters in own.values() for parameter in parameters}
-    own[model] = [parameter for parameter in model.parameters() if id(parameter) not in of_units]
-    for unit, parameters in own.items():
-        unit.set_custom_reduce_scatter(KeptGradients(parameters))
+    taken: set[int] = set()
+    # the root, which gathers what no unit does, comes last
+    for part in reversed(list(model.modules())):
+        if isinstance(part, FSDPModule):
+            own = [parameter for parameter in part.parameters() if id(parameter) not in taken]
+            taken |= {id(parameter) for parameter in own}
+            # its type is private to torch; it is called as `allocate` and as a function
+            part.set_custom_reduce_scatter(cast(Any, KeptGradients(own)))
 
 
 def mean_over_ranks(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
