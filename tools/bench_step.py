@@ -33,7 +33,7 @@ from maskedclip.pretrain import set_up, train_step
 from maskedclip.recipes import maskedclip_vitl
 
 TOKENS = 24  # of a caption
-STEPS = 2  # that a child measures, after one that warms up
+WARMING, STEPS = 2, 3  # steps of a child; after two the memory of a step is all there
 PRODUCT = 2048  # rows and columns of the square products
 
 
@@ -108,7 +108,8 @@ def child(side: str, size: str, paired: int, unpaired: int) -> dict[str, float]:
             plain, flops = Plain(config), 0.0
             parts, work = [plain], plain.step_of(image_BCHW, batch)
 
-        work()
+        for _ in range(WARMING):
+            work()
         seconds, rates = [], [matrix_rate()]
         for _ in range(STEPS):
             start = time.perf_counter()
