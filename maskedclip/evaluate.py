@@ -75,6 +75,7 @@ def evaluate(  # noqa: PLR0913 (one keyword a knob)
         logger.warning("%s: no text tower; zero-shot is left out", weights)
         model = None
     rows: list[dict[str, Any]] = []
+    method = name_of(weights)
     encode = _encoder(weights) if "linear" in protocols else None
     for directory in datasets:
         dataset = Shards(Path(directory))
@@ -85,11 +86,11 @@ def evaluate(  # noqa: PLR0913 (one keyword a knob)
         if encode is not None:
             samples, probability_BY = _linear(held, *encode, fraction, seed)
             identity = _identity(weights, held, "linear", fraction, seed)
-            rows += _measure(out, identity, held, samples, probability_BY)
+            rows += _measure(out, identity, held, samples, probability_BY, method)
         if model is not None:
             samples, probability_BY = _zero_shot(held, model)
             identity = _identity(weights, held, "zeroshot", 0.0, 0)
-            rows += _measure(out, identity, held, samples, probability_BY)
+            rows += _measure(out, identity, held, samples, probability_BY, method)
     results.write_rows(out, rows)
     sys.stdout.write(results.table(rows))
     return rows
@@ -185,15 +186,16 @@ def _measure(
     held: Held,
     samples: Sequence[Sample],
     probability_BY: np.ndarray,
+    method: str,
 ) -> list[dict[str, Any]]:
-    name = results.file_name(*(str(identity[k]) for k in ("dataset", "task", "protocol")), "test")
     found = results.Measured(
         [sample.key for sample in samples],
         [sample.unit for sample in samples],
         _labels(samples),
         probability_BY,
     )
-    return results.measure(identity, held.task.classes, found, out / "predictions" / f"{name}.csv")
+    shards = held.dataset.directory
+    return results.measure(identity, held.task.classes, found, out, method=method, shards=shards)
 
 
 if __name__ == "__main__":

@@ -106,7 +106,7 @@ def finetune(config: FinetuneConfig) -> Path:
         loss = train(model, optimizer, islice(batches, steps), config, times, ledger)
         found = predict(model, labels, "val", config, ledger)
         auroc, average_precision = (
-            macro(metric, found.label_B, found.probability_BY)[0] for metric in METRICS
+            macro(metric, found.label_B, found.probability_BY)[0] for metric in METRICS[:2]
         )
         row: dict[str, float | None] = {
             "epoch": epoch + 1, "loss": loss, "lr": learning_rate(config, epoch + 1),
@@ -210,10 +210,15 @@ def learning_rate(config: FinetuneConfig, epoch: float) -> float:
 
 def run_name(config: FinetuneConfig) -> str:
     """Return a run's name, made of what usually differs between fine-tunings."""
-    start = f"{config.weights}_{config.size}" if config.weights == "random" else config.weights
     dataset = Path(config.dataset).resolve().name
-    labels = f"{config.fraction:g}"
-    return results.file_name(name_of(start), dataset, config.task, labels, f"seed{config.seed}")
+    labels, seed = f"{config.fraction:g}", f"seed{config.seed}"
+    return results.file_name(method_of(config), dataset, config.task, labels, seed)
+
+
+def method_of(config: FinetuneConfig) -> str:
+    """Return what a run's encoder is called in tables: its weights, or random and the size."""
+    random = config.weights == "random"
+    return name_of(f"random_{config.size}" if random else config.weights)
 
 
 def _finished(config: FinetuneConfig, run: Path) -> bool:
@@ -268,8 +273,14 @@ def _write(
         "fraction": config.fraction,
         "seed": config.seed,
     }
-    path = run / "predictions" / f"{results.file_name(name, 'test')}.csv"
-    rows = results.measure(identity, task.classes, found, path)
+    rows = results.measure(
+        identity,
+        task.classes,
+        found,
+        run,
+        method=method_of(config),
+        shards=labels.dataset.directory,
+    )
     results.write_rows(run, rows)
     sys.stdout.write(results.table(rows))
 

@@ -11,7 +11,7 @@ from maskedclip.data.photographs.fundus import encode
 from maskedclip.data.storage.shards import Shards, ShardWriter
 from maskedclip.downstream_command import read_evaluate
 from maskedclip.eval.results import read_predictions, read_rows
-from maskedclip.eval.scores import macro
+from maskedclip.eval.scores import METRICS, macro
 from maskedclip.evaluate import LOST, evaluate
 from maskedclip.inference import load
 from maskedclip.models.maskedclip import build
@@ -55,17 +55,17 @@ def test_both_protocols_are_scored_on_the_test_split(
     rows = evaluate(run, [place / "colours"], "disease", ("zeroshot", "linear"), run)
     assert rows == read_rows(run)
     found = {(row["protocol"], row["metric"]): row for row in rows}
-    assert len(found) == 4
+    assert len(found) == 2 * len(METRICS)
     assert found["linear", "auroc"]["value"] > 0.95
     assert {(row["run"], row["dataset"], row["n"]) for row in rows} == {("ours", "colours", 29)}
     assert capsys.readouterr().out.count("colours") == 2
     assert '"key": "s080"' in (run / LOST).read_text()
     for protocol in ("linear", "zeroshot"):
         _, classes, label_B, probability_BY = read_predictions(
-            run / "predictions" / f"colours-disease-{protocol}-test.csv"
+            run / found[protocol, "auroc"]["predictions"]
         )
         assert tuple(classes) == CLASSES
-        for metric in ("auroc", "average_precision"):
+        for metric in METRICS:
             value = found[protocol, metric]["value"]
             assert macro(metric, label_B, probability_BY)[0] == value
 
@@ -74,16 +74,16 @@ def test_measuring_again_replaces_the_rows(place: Path) -> None:
     out = place / "twice"
     for _ in range(2):
         evaluate(place / "ours", [place / "colours"], "", ("linear",), out, fraction=0.5)
-    assert len(read_rows(out)) == 2
+    assert len(read_rows(out)) == len(METRICS)
     evaluate(place / "ours", [place / "colours"], "", ("linear",), out, fraction=0.5, seed=1)
-    assert len(read_rows(out)) == 4
+    assert len(read_rows(out)) == 2 * len(METRICS)
 
 
 def test_zero_shot_is_what_classify_says_of_the_images(place: Path) -> None:
     out = place / "zeroshot"
     evaluate(place / "ours", [place / "colours"], "disease", ("zeroshot",), out)
     _, classes, _, probability_BY = read_predictions(
-        out / "predictions" / "colours-disease-zeroshot-test.csv"
+        out / "predictions" / "colours-disease-zeroshot-0-seed0-test.csv"
     )
     dataset = Shards(place / "colours")
     image = place / "one.jpg"

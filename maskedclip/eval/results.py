@@ -3,6 +3,7 @@
 import csv
 import errno
 import fcntl
+import io
 import json
 import logging
 import math
@@ -14,11 +15,17 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from maskedclip.eval.scores import METRICS, Score, score
+from maskedclip.eval.scores import METRICS, OVER_CLASSES, Score, score
 
 logger = logging.getLogger(__name__)
 RESULTS = "results.jsonl"
 IDENTITY = ("run", "dataset", "task", "protocol", "fraction", "seed", "metric")
+_COLUMNS = {  # of the table on the terminal: there is no room for more
+    "auroc": "AUROC [95 %]",
+    "average_precision": "AP [95 %]",
+    "quadratic_kappa": "kappa",
+    "macro_f1": "F1",
+}
 _NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
 
 
@@ -31,29 +38,77 @@ class Measured(NamedTuple):
     probability_BY: np.ndarray
 
 
-def row(identity: dict[str, Any], found: Score) -> dict[str, Any]:
-    """Return a row of results.jsonl; identity holds the fields of IDENTITY."""
-    assert tuple(identity) == IDENTITY
-    return identity | {"value": found.value, "n": found.n, "low": found.low, "high": found.high}
-
-
 def measure(
-    identity: dict[str, Any], classes: Sequence[str], found: Measured, predictions: Path
+    identity: dict[str, Any],
+    classes: Sequence[str],
+    found: Measured,
+    run: Path,
+    *,
+    method: str,
+    shards: Path,
 ) -> list[dict[str, Any]]:
-    """Write the predictions and return a row a metric; a class without images is named.
+    """Write the predictions under `run` and return a row a metric, for `write_rows`.
 
     Args:
         identity: the fields of IDENTITY without the metric.
+        method: name of the encoder's weights, a row of the tables.
+        shards: directory of the dataset.
     """
-    write_predictions(predictions, classes, found.keys, found.label_B, found.probability_BY)
-    scores = {
-        metric: score(metric, found.label_B, found.probability_BY, found.units)
-        for metric in METRICS
+    keys = ("dataset", "task", "protocol")
+    name = file_name(
+        *(str(identity[key]) for key in keys),
+        f"{identity['fraction']:g}",
+        f"seed{identity['seed']}",
+        "test",
+    )
+    predictions = Path("predictions") / f"{name}.csv"
+    write_measured(run / predictions, classes, found)
+    files = {
+        "method": method,
+        "predictions": predictions.as_posix(),
+        "shards": str(shards.resolve()),
     }
-    for label in scores[METRICS[0]].absent:
-        name = identity["dataset"]
-        logger.warning("%s: no test image of %s; left out of the mean", name, classes[label])
-    return [row(identity | {"metric": metric}, scores[metric]) for metric in METRICS]
+    rows = []
+    for metric in METRICS:
+        one = score(metric, found.label_B, found.probability_BY, found.units)
+        rows.append(row(identity | {"metric": metric}, one, classes) | files)
+    for note in dict.fromkeys(each["note"] for each in rows if each["note"]):
+        logger.warning("%s: %s", identity["dataset"], note)
+    return rows
+
+
+def row(identity: dict[str, Any], found: Score, classes: Sequence[str]) -> dict[str, Any]:
+    """Return a row of results.jsonl without its files; identity holds the fields of IDENTITY."""
+    assert tuple(identity) == IDENTITY
+    note = _note(identity["metric"], found, classes)
+    numbers = {"value": found.value, "n": found.n, "low": found.low, "high": found.high}
+    return identity | numbers | {"note": note}
+
+
+def _note(metric: str, found: Score, classes: Sequence[str]) -> str:
+    """Return in words what a value leaves out, or why there is none."""
+    missing = ", ".join(classes[label] for label in found.absent)
+    if found.value is None:
+        (only,) = set(range(len(classes))) - set(found.absent)
+        return f"undefined: all {found.n} test images are of one class, {classes[only]}"
+    notes = []
+    if missing and metric in OVER_CLASSES:
+        notes.append(f"no test image of {missing}: mean of the other classes")
+    if found.low is None:
+        notes.append("no interval: too few patients in the test split")
+    return "; ".join(notes)
+
+
+def recomputed(run: Path, found: dict[str, Any]) -> Score:
+    """Return a row's score computed again from the predictions in the run directory alone.
+
+    Raises ValueError where they are not there, damaged, or outside of the run.
+    """
+    name = found.get("predictions")
+    if not isinstance(name, str) or Path(name).is_absolute() or ".." in Path(name).parts:
+        raise ValueError(f"{run / RESULTS}: a row names {name!r} as its predictions; measure again")
+    again, _ = read_measured(run / name)
+    return score(found["metric"], again.label_B, again.probability_BY, again.units)
 
 
 def read_rows(directory: Path) -> list[dict[str, Any]]:
@@ -70,7 +125,7 @@ def read_rows(directory: Path) -> list[dict[str, Any]]:
 def write_rows(directory: Path, rows: Sequence[dict[str, Any]]) -> None:
     """Add rows to a run's results; each takes the place of an earlier one of the same identity."""
     for new in rows:
-        assert math.isfinite(new["value"])
+        assert new["value"] is None or math.isfinite(new["value"])
     directory.mkdir(parents=True, exist_ok=True)
     replaced = {_identity(new) for new in rows}
     with _locked(directory / ".results.lock"):
@@ -116,14 +171,51 @@ def write_predictions(
     temporary.replace(path)
 
 
+def write_measured(path: Path, classes: Sequence[str], found: Measured) -> None:
+    """Write the predictions, and beside them NAME.units.csv of id and unit."""
+    write_predictions(path, classes, found.keys, found.label_B, found.probability_BY)
+    temporary = path.with_suffix(".tmp")
+    with temporary.open("w", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["id", "unit"])
+        writer.writerows(zip(found.keys, found.units, strict=True))
+    temporary.replace(path.with_suffix(".units.csv"))
+
+
 def read_predictions(path: Path) -> tuple[list[str], list[str], np.ndarray, np.ndarray]:
-    """Return (ids, classes, label_B, probability_BY) of what `write_predictions` wrote."""
-    with path.open(newline="") as file:
-        header, *lines = csv.reader(file)
+    """Return (ids, classes, label_B, probability_BY) of what `write_predictions` wrote.
+
+    Raises ValueError, in one line, where the file is not there or is no such table.
+    """
+    header, lines = _read_table(path)
     classes = header[2:]
-    label_B = np.array([classes.index(line[1]) for line in lines])
-    probability_BY = np.array([[float(value) for value in line[2:]] for line in lines])
+    try:
+        label_B = np.array([classes.index(line[1]) for line in lines], dtype=np.int64)
+        probability_BY = np.array([[float(value) for value in line[2:]] for line in lines])
+    except ValueError as error:
+        raise ValueError(f"{path}: no table of predictions ({error}); measure again") from None
     return [line[0] for line in lines], classes, label_B, probability_BY
+
+
+def read_measured(path: Path) -> tuple[Measured, list[str]]:
+    """Return what `write_measured` wrote, and the classes; ValueError where it is not whole."""
+    keys, classes, label_B, probability_BY = read_predictions(path)
+    _, lines = _read_table(path.with_suffix(".units.csv"))
+    if [line[0] for line in lines] != keys:
+        raise ValueError(f"{path.with_suffix('.units.csv')}: other ids than {path.name}'s")
+    return Measured(keys, [line[1] for line in lines], label_B, probability_BY), classes
+
+
+def _read_table(path: Path) -> tuple[list[str], list[list[str]]]:
+    try:
+        header, *lines = csv.reader(io.StringIO(path.read_text("utf-8"), newline=""), strict=True)
+    except FileNotFoundError:
+        raise ValueError(f"{path}: no such file; measure again") from None
+    except (ValueError, csv.Error) as error:  # not UTF-8, empty, or no table
+        raise ValueError(f"{path}: is not a CSV ({error}); measure again") from None
+    if any(len(line) != len(header) for line in lines) or header[:1] != ["id"]:
+        raise ValueError(f"{path}: a row is cut or the heading is lost; measure again")
+    return header, lines
 
 
 def file_name(*parts: str) -> str:
@@ -132,26 +224,19 @@ def file_name(*parts: str) -> str:
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
-    """Return rows as text: a line a measurement, AUROC with its interval and average precision."""
-    head = (
-        "dataset",
-        "task",
-        "protocol",
-        "labels",
-        "seed",
-        "AUROC [95 %]",
-        "average precision",
-        "n",
-    )
+    """Return rows as text, in per cent: a line a measurement, with two of the intervals."""
+    head = ("dataset", "task", "protocol", "labels", "seed", *_COLUMNS.values(), "n")
     found: dict[tuple[Any, ...], dict[str, dict[str, Any]]] = {}
     for each in rows:
         place = (each["dataset"], each["task"], each["protocol"], each["fraction"], each["seed"])
         found.setdefault(place, {})[each["metric"]] = each
     lines = [head]
     for (dataset, task, protocol, fraction, seed), by_metric in found.items():
-        scores = [_cell(by_metric.get(metric)) for metric in METRICS]
+        scores = [_cell(by_metric.get(m), interval="[" in _COLUMNS[m]) for m in _COLUMNS]
         n = max(each["n"] for each in by_metric.values())
-        lines.append((dataset, task, protocol, f"{fraction:.0%}", str(seed), *scores, str(n)))
+        lines.append(
+            (dataset, task, protocol, f"{100 * fraction:.3g}%", str(seed), *scores, str(n))
+        )
     widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
     return "".join(
         "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
@@ -160,7 +245,10 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
     )
 
 
-def _cell(each: dict[str, Any] | None) -> str:
-    if each is None:
+def _cell(each: dict[str, Any] | None, *, interval: bool) -> str:
+    if each is None or each["value"] is None:
         return "-"
-    return f"{100 * each['value']:.1f} [{100 * each['low']:.1f}, {100 * each['high']:.1f}]"
+    value = f"{100 * each['value']:.1f}"
+    if not interval or each["low"] is None:
+        return value
+    return f"{value} [{100 * each['low']:.1f}, {100 * each['high']:.1f}]"

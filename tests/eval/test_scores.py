@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score, roc_auc_score
 
+from maskedclip.eval.resampling import _auroc, _average_precision
 from maskedclip.eval.results import (
     IDENTITY,
     read_predictions,
@@ -15,12 +16,7 @@ from maskedclip.eval.results import (
     write_predictions,
     write_rows,
 )
-from maskedclip.eval.scores import (
-    _weighted_auroc,
-    _weighted_average_precision,
-    macro,
-    score,
-)
+from maskedclip.eval.scores import macro, score
 from maskedclip.eval.zeroshot import categories
 
 
@@ -35,7 +31,7 @@ def example(images: int = 60, classes: int = 4, seed: int = 0) -> tuple[np.ndarr
 def rows_of(value: float, **changes: Any) -> dict[str, Any]:
     identity = dict.fromkeys(IDENTITY, "a") | {"fraction": 1.0, "seed": 0, "metric": "auroc"}
     label_B, probability_BY = example()
-    found = row(identity | changes, score("auroc", label_B, probability_BY))
+    found = row(identity | changes, score("auroc", label_B, probability_BY), ["a", "b", "c", "d"])
     return found | {"value": value}
 
 
@@ -79,8 +75,8 @@ def test_labels_of_one_class_and_values_that_are_not_finite_are_refused() -> Non
 @pytest.mark.parametrize(
     ("ours", "theirs"),
     [
-        (_weighted_auroc, roc_auc_score),
-        (_weighted_average_precision, average_precision_score),
+        (_auroc, roc_auc_score),
+        (_average_precision, average_precision_score),
     ],
 )
 def test_a_bootstrap_resample_scores_as_scikit_learn_with_those_images(
