@@ -88,19 +88,25 @@ def _go_on_later(requeue: Any) -> NoReturn:
     # a second one would break off the requeueing, and end scontrol
     signal.signal(signal.SIGUSR2, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    if os.environ.get("RANK", "0") == "0":
+    if os.environ.get("RANK", "0") == "0" and not _queued_again():
         try:
             requeue(signal.SIGUSR2, None)
         except subprocess.CalledProcessError:
-            # SLURM queues a pre-empted job by itself, and then refuses to do it again
-            if _state(os.environ["SLURM_JOB_ID"]) == "RUNNING":
+            if not _queued_again():
                 raise
     raise SystemExit(0)  # neither a result nor, to srun, a failure
 
 
-def _state(job_id: str) -> str:
-    command = ["squeue", "--noheader", "--format=%T", f"--jobs={job_id}"]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+def _queued_again() -> bool:
+    """Return whether SLURM itself has queued this life's job again, as it does with evicted ones.
+
+    To ask for it a second time fails, or ends the next life as it starts.
+    """
+    command = ["scontrol", "--oneliner", "show", "job", os.environ["SLURM_JOB_ID"]]
+    told = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    facts = dict(word.partition("=")[::2] for word in told.split())
+    lives = os.environ.get("SLURM_RESTART_COUNT", "0")  # before this one
+    return facts["JobState"] != "RUNNING" or facts["Restarts"] != lives
 
 
 def _forget_signals_in_children() -> None:
