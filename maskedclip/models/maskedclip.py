@@ -186,8 +186,12 @@ class MaskedCLIP(nn.Module):
 
     def encode_image(self, image_BCHW: Tensor) -> Tensor:
         """Return unit rows of the joint space for normalised images."""
+        return self.encode_both(image_BCHW)[1]
+
+    def encode_both(self, image_BCHW: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the mean of E_I's patch tokens and unit rows of the joint space, in one pass."""
         _, whole_BND = self.encoder(image_BCHW, None, len(image_BCHW))
-        return self._project(whole_BND)
+        return whole_BND[:, 1:].float().mean(dim=1), self._project(whole_BND)
 
     def _project(self, whole_AND: Tensor) -> Tensor:
         mean_AD = self.bridge(whole_AND)[:, 1:].mean(dim=1)  # patches; [CLS] takes no part
