@@ -151,7 +151,7 @@ class Model:
                 return normalise(images)
             images = [image_CHW.permute(1, 2, 0).cpu().numpy() for image_CHW in images]
         prepare = preparation(self.image_size)
-        return torch.stack([prepare(_opened(image, field_of_view)) for image in images])
+        return torch.stack([prepare(opened(image, field_of_view)) for image in images])
 
     @contextmanager
     def _computing(self) -> Iterator[None]:
@@ -161,7 +161,8 @@ class Model:
             yield
 
 
-def _opened(image: Image.Image | np.ndarray | str | Path, field_of_view: bool) -> Image.Image:
+def opened(image: Image.Image | np.ndarray | str | Path, field_of_view: bool) -> Image.Image:
+    """Return an image in RGB, cropped to the fundus on demand; ValueError where it is none."""
     if isinstance(image, str | Path):
         try:
             # the whole resolution: the field of view may be a small part of the picture
