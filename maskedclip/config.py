@@ -205,11 +205,12 @@ class FinetuneConfig:
     """Labels on an encoder: the paper's recipe (section 3, Implementation Details)."""
 
     weights: str = ""  # run directory, .safetensors or .pth of an encoder, or random
-    dataset: str = ""  # shard directory with labels
+    dataset: str = ""  # shard directory with labels, or a tree train/val/test/CLASS of images
     task: str = ""  # label to learn; empty: the dataset's first
     size: Literal["micro", "tiny", "small", "base", "large"] = "large"  # where weights = random
-    name: str = ""  # empty: made of the weights, dataset, fraction and seed
+    name: str = ""  # empty: made of the weights, dataset, fraction, seed and recipe
     out: str = "runs"
+    recipe: str = "paper"  # of maskedclip/finetune_recipes.py, whose values the others start from
     fraction: float = 1.0  # share of the training labels, stratified and nested
     seed: int = 0
     image_size: int = 224  # pixels, square
@@ -222,6 +223,11 @@ class FinetuneConfig:
     weight_decay: float = 0.05
     drop_path: float = 0.2
     smoothing: float = 0.1  # of labels
+    augmentation: str = "rand-m9-mstd0.5-inc1"  # timm's words for it; empty: crop and flip alone
+    re_prob: float = 0.25  # of erasing a random rectangle of a training image
+    mixup: float = 0.0  # alpha of blending two training images; 0 never does
+    cutmix: float = 0.0  # alpha of pasting a part of one into another; 0 never does
+    selection: Literal["auroc", "retfound"] = "auroc"  # of the epoch; retfound: F1, AUROC, kappa
     split: str = ""  # file of tools/make_splits.py; empty: the dataset's splits/TASK.csv
     threads: int = 2  # decoding threads
 
@@ -235,6 +241,13 @@ class FinetuneConfig:
                 f"warmup_epochs {self.warmup_epochs} is not below epochs {self.epochs}; "
                 f"use --warmup_epochs={self.epochs // 5}"
             )
+        for name in ("drop_path", "smoothing", "re_prob"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} {getattr(self, name)}: write a share, 0 <= x < 1")
+        if not 0 < self.layer_decay <= 1:
+            raise ValueError(f"layer_decay {self.layer_decay}: write a share, 0 < x <= 1")
+        if self.mixup < 0 or self.cutmix < 0:
+            raise ValueError(f"mixup {self.mixup}, cutmix {self.cutmix}: neither is below 0")
 
 
 @dataclass(frozen=True, kw_only=True)

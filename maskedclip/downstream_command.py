@@ -1,15 +1,17 @@
 """The command lines of finetune and evaluate, checked before torch is imported."""
 
 import difflib
+import inspect
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeVar, cast
 
 from maskedclip.command import field_lines, one_line_errors, read_flags, stop
 from maskedclip.config import FinetuneConfig, field_names, override
 from maskedclip.data.storage.opening import describe
+from maskedclip.finetune_recipes import FINETUNE_RECIPES, finetune_recipe
 
 T = TypeVar("T")
 PROTOCOLS = ("linear", "zeroshot")
@@ -74,7 +76,9 @@ def check_inputs(weights: str, datasets: Sequence[str], task: str) -> None:
 def _read(usage: str | None, default: T, arguments: list[str] | None) -> T:
     words, flags = read_flags(arguments)
     if flags.keys() & {"help", "h"}:
-        lines = [str(usage).strip(), "", "Options, as --NAME=VALUE:", *field_lines(default)]
+        lines = [str(usage).strip(), ""]
+        lines += recipe_lines() if isinstance(default, FinetuneConfig) else []
+        lines += ["Options, as --NAME=VALUE:", *field_lines(default)]
         sys.stdout.write("\n".join(lines) + "\n")
         raise SystemExit(0)
     if len(words) > 1:
@@ -89,4 +93,14 @@ def _read(usage: str | None, default: T, arguments: list[str] | None) -> T:
     if not flags.get("weights"):
         stop("no weights given; name a run directory, a .safetensors or .pth file, or see --help")
     with one_line_errors():
+        if isinstance(default, FinetuneConfig):
+            default = cast(T, finetune_recipe(flags.get("recipe", default.recipe)))
         return override(default, flags)
+
+
+def recipe_lines() -> list[str]:
+    """Return a line a recipe of fine-tuning, for --help."""
+    lines = ["Recipes, as --recipe=NAME:"]
+    for name, recipe in FINETUNE_RECIPES.items():
+        lines.append(f"  {name:13} {(inspect.getdoc(recipe) or '').splitlines()[0]}")
+    return [*lines, ""]

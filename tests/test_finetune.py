@@ -15,7 +15,9 @@ from maskedclip.data.storage.shards import Shards, ShardWriter
 from maskedclip.downstream_command import read_finetune
 from maskedclip.eval.results import read_predictions, read_rows
 from maskedclip.eval.scores import METRICS, macro
-from maskedclip.finetune import finetune, learning_rate, predict, read_labels
+from maskedclip.finetune import finetune
+from maskedclip.finetune_run import read_labels
+from maskedclip.finetune_steps import learning_rate, predict
 from maskedclip.inference import load
 from maskedclip.models.classifier import adamw_by_layer, build_classifier
 
@@ -73,7 +75,7 @@ def test_two_colours_are_told_apart(finished: FinetuneConfig) -> None:
     assert rows["auroc"] | {"value": 0, "low": 0, "high": 0} == {
         "run": "ours", "dataset": "colours", "task": "colour", "protocol": "finetune",
         "fraction": 1.0, "seed": 0, "metric": "auroc", "value": 0, "n": 23, "low": 0, "high": 0,
-        "note": "", "method": "random_micro", "predictions": PREDICTIONS,
+        "note": "", "recipe": "paper", "method": "random_micro", "predictions": PREDICTIONS,
         "shards": str(Path(finished.dataset).resolve()),
     }  # fmt: skip
 

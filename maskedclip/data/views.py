@@ -6,7 +6,7 @@ worker processes, seeded anew for each sample: what is drawn depends on (seed, e
 
 import random
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -24,6 +24,7 @@ from maskedclip.data.storage.shards import DamagedSample, Shards
 from maskedclip.data.transforms import MEAN, STD, decode
 
 RESIZE = 256 / 224  # of the image size: the shorter side before the middle is cut out (MAE)
+RAND_AUGMENT, RE_PROB = "rand-m9-mstd0.5-inc1", 0.25  # of MAE and RETFound
 _AHEAD = 2  # batches decoded ahead of the one in use, a thread
 
 
@@ -47,20 +48,31 @@ def preparation(image_size: int) -> Callable[[Image.Image], Tensor]:
     )
 
 
-def augmentation(image_size: int) -> Callable[[Image.Image], Tensor]:
-    """Return RETFound's (MAE's) fine-tuning augmentation; it draws from the global generators."""
-    transform = create_transform(
-        image_size,
-        is_training=True,
-        color_jitter=0.0,
-        auto_augment="rand-m9-mstd0.5-inc1",
-        interpolation="bicubic",
-        re_prob=0.25,
-        re_mode="pixel",
-        re_count=1,
-        mean=MEAN,
-        std=STD,
-    )
+def augmentation(
+    image_size: int, words: str = RAND_AUGMENT, re_prob: float = RE_PROB
+) -> Callable[[Image.Image], Tensor]:
+    """Return a fine-tuning augmentation; it draws from the global generators.
+
+    A random crop and flip, what `words` tell timm to do (as they are, RETFound's and MAE's; empty:
+    nothing), and with probability re_prob a rectangle of noise. Raises ValueError for other words.
+    """
+    try:
+        transform = create_transform(
+            image_size,
+            is_training=True,
+            color_jitter=0.0,
+            auto_augment=words or None,
+            interpolation="bicubic",
+            re_prob=re_prob,
+            re_mode="pixel",
+            re_count=1,
+            mean=MEAN,
+            std=STD,
+        )
+    except (AssertionError, ValueError) as error:  # timm asserts what it was told
+        raise ValueError(
+            f"augmentation {words!r}: timm does not know it; use --augmentation={RAND_AUGMENT}"
+        ) from error
     for part in transform.transforms:
         for operation in getattr(part, "ops", ()):
             # at 10 it keeps no bit: a black picture, or an error where Pillow is 13 or newer
@@ -96,10 +108,14 @@ def seeded(value: int) -> Iterator[None]:
 
 class _Augmented(Dataset):
     def __init__(
-        self, dataset: Shards, samples: Sequence[Sample], image_size: int, seed: int
+        self,
+        dataset: Shards,
+        samples: Sequence[Sample],
+        augment: Callable[[Image.Image], Tensor],
+        seed: int,
     ) -> None:
         self._dataset, self._samples, self._seed = dataset, samples, seed
-        self._augment = augmentation(image_size)
+        self._augment = augment
 
     def __getitem__(self, place: tuple[int, int]) -> tuple[Sample, Tensor | DamagedSample]:
         epoch, position = place
@@ -115,27 +131,27 @@ class _Augmented(Dataset):
 def training_batches(
     dataset: Shards,
     samples: Sequence[Sample],
+    augment: Callable[[Image.Image], Tensor],
     *,
-    image_size: int,
     batch: int,
-    epochs: int,
+    epochs: range,
     seed: int,
     workers: int,
-) -> Iterator[Views]:
-    """Yield all batches of all epochs, ceil(samples / batch) an epoch: the last may be smaller.
+) -> Generator[Views]:
+    """Yield all batches of `epochs`, ceil(samples / batch) each: the last may be smaller.
 
-    A damaged sample is left out of its batch.
+    A damaged sample is left out of its batch. An epoch is the same whichever came before it.
     """
 
     def places() -> Iterator[list[tuple[int, int]]]:
-        for epoch in range(epochs):
+        for epoch in epochs:
             key = number(seed, "fine-tuning order", epoch)
             order = permuted(np.arange(len(samples)), len(samples), key).tolist()
             for first in range(0, len(order), batch):
                 yield [(epoch, position) for position in order[first : first + batch]]
 
     loader: DataLoader[Any] = DataLoader(
-        _Augmented(dataset, samples, image_size, seed),
+        _Augmented(dataset, samples, augment, seed),
         batch_sampler=places(),  # type: ignore[arg-type]
         num_workers=workers,
         collate_fn=_collate,

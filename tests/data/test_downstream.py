@@ -112,10 +112,18 @@ def test_what_cannot_be_divided_is_refused_in_one_line(tmp_path: Path) -> None:
         divided(labelled(build(tmp_path / "few", samples)))
 
 
-def batches(task: Task, dataset: Shards, workers: int, seed: int = 0) -> list[Any]:
+def batches(
+    task: Task, dataset: Shards, workers: int, seed: int = 0, first_epoch: int = 0
+) -> list[Any]:
     return list(
         training_batches(
-            dataset, task.samples, image_size=32, batch=4, epochs=2, seed=seed, workers=workers
+            dataset,
+            task.samples,
+            augmentation(32),
+            batch=4,
+            epochs=range(first_epoch, 2),
+            seed=seed,
+            workers=workers,
         )
     )
 
@@ -130,6 +138,8 @@ def test_augmented_batches_are_the_same_for_every_number_of_workers(tmp_path: Pa
         assert torch.equal(one.image_BCHW, other.image_BCHW)
     for epoch in (alone[:2], alone[2:]):
         assert sorted(s.key for v in epoch for s in v.samples) == sorted(keys(task.samples))
+    for one, other in zip(alone[2:], batches(task, dataset, 0, first_epoch=1), strict=True):
+        assert torch.equal(one.image_BCHW, other.image_BCHW)  # an epoch begins anywhere
     elsewhere = batches(task, dataset, 0, seed=1)
     assert not torch.equal(alone[0].image_BCHW, elsewhere[0].image_BCHW)
 

@@ -1,0 +1,126 @@
+"""An epoch of fine-tuning, the rate at each moment of it, and what a network says of images."""
+
+import math
+from collections.abc import Iterable
+
+import numpy as np
+import torch
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.optim import AdamW
+
+from maskedclip.config import FinetuneConfig
+from maskedclip.data.downstream import Sample
+from maskedclip.data.ledger import Ledger
+from maskedclip.data.mixing import mixed
+from maskedclip.data.order import number
+from maskedclip.data.views import Views, prepared_batches
+from maskedclip.engine.distributed import compute_type
+from maskedclip.engine.schedule import warmup_cosine
+from maskedclip.eval.results import Measured
+from maskedclip.finetune_run import Labels
+
+_EVALUATION_BATCH = 64
+
+
+def steps_of(labels: Labels, config: FinetuneConfig) -> int:
+    """Return the steps of an epoch: its last batch may be smaller."""
+    return math.ceil(len(labels.parts["train"]) / config.batch)
+
+
+def train(
+    model: VisionTransformer,
+    optimizer: AdamW,
+    batches: Iterable[Views],
+    labels: Labels,
+    config: FinetuneConfig,
+    epoch: int,
+    ledger: Ledger,
+) -> float:
+    """Take an optimizer step a batch of an epoch; return the mean loss an image.
+
+    Raises RuntimeError where it is not finite, or no image can be read.
+    """
+    device = next(model.parameters()).device
+    kind = compute_type("auto", device)
+    steps = steps_of(labels, config)
+    total, images = torch.zeros((), device=device), 0
+    torch.manual_seed(number(config.seed, "drop path", epoch, bits=32))
+    model.train()
+    for step, views in zip(range(steps), batches, strict=True):
+        ledger.add(views.lost)
+        if not views.samples:
+            continue
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(config, epoch + step / steps) * group["lr_scale"]
+        image_BCHW, target = targets(views, device, len(labels.task.classes), config, epoch, step)
+        with torch.autocast(device.type, kind, enabled=kind != torch.float32):
+            logit_BY = model(image_BCHW)
+        loss = F.cross_entropy(logit_BY.float(), target, label_smoothing=config.smoothing)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        total += loss.detach() * len(views.samples)
+        images += len(views.samples)
+    mean = total.item() / images if images else math.nan
+    if not math.isfinite(mean):
+        raise RuntimeError(
+            f"the loss over {images} images is {mean}; lower --lr, or check the shards and weights"
+        )
+    return mean
+
+
+def targets(
+    views: Views,
+    device: torch.device,
+    classes: int,
+    config: FinetuneConfig,
+    epoch: int,
+    step: int,
+) -> tuple[Tensor, Tensor]:
+    """Return the images and what is to be said of them: label_B, or mixed target_BY."""
+    image_BCHW = views.image_BCHW.to(device, non_blocking=True)
+    label_B = torch.tensor([sample.label for sample in views.samples], device=device)
+    if not (config.mixup or config.cutmix):
+        return image_BCHW, label_B
+    key = number(config.seed, "mixup", epoch, step, bits=32)
+    return mixed(
+        image_BCHW, label_B, classes=classes, mixup=config.mixup, cutmix=config.cutmix, key=key
+    )
+
+
+@torch.no_grad()
+def predict(
+    model: nn.Module, labels: Labels, part: str, config: FinetuneConfig, ledger: Ledger
+) -> Measured:
+    """Return the probabilities of one part's images, cut as for evaluation."""
+    device = next(model.parameters()).device
+    kind = compute_type("auto", device)
+    kept: list[Sample] = []
+    rows = [np.zeros((0, len(labels.task.classes)))]
+    model.eval()
+    for views in prepared_batches(
+        labels.dataset, labels.parts[part], image_size=config.image_size,
+        batch=_EVALUATION_BATCH, threads=config.threads,
+    ):  # fmt: skip
+        ledger.add(views.lost)
+        if not views.samples:
+            continue
+        with torch.autocast(device.type, kind, enabled=kind != torch.float32):
+            logit_BY = model(views.image_BCHW.to(device, non_blocking=True))
+        kept += views.samples
+        rows.append(logit_BY.double().softmax(dim=-1).cpu().numpy())
+    return Measured(
+        [sample.key for sample in kept],
+        [sample.unit for sample in kept],
+        np.array([sample.label for sample in kept]),
+        np.concatenate(rows),
+    )
+
+
+def learning_rate(config: FinetuneConfig, epoch: float) -> float:
+    """Return the rate at a time in epochs: from 0 up to lr, then half a cosine to min_lr."""
+    share = warmup_cosine(epoch, config.warmup_epochs, config.epochs)
+    floor = config.min_lr if epoch >= config.warmup_epochs else 0.0
+    return floor + (config.lr - floor) * share
