@@ -11,7 +11,7 @@ _VALUES = 2_000_000  # of one table of weights, to bound the memory
 def draws(
     unit_B: Sequence[str] | None, images: int, *, seed: int, resamples: int
 ) -> Iterator[np.ndarray]:
-    """Yield tables weight_RB: how often each of R resamples of the units holds each image.
+    """Yield tables weight_BR: how often each of R resamples of the units holds each image.
 
     Args:
         unit_B: what is drawn with replacement, such as patients; images where None.
@@ -24,23 +24,23 @@ def draws(
     for first in range(0, resamples, step):
         rows = min(step, resamples - first)
         drawn_RU = generator.multinomial(units, np.full(units, 1 / units), size=rows)
-        yield drawn_RU.astype(np.float64)[:, place_B]
+        yield np.ascontiguousarray(drawn_RU.T, dtype=np.float64)[place_B]
 
 
 def resampled(
-    metric: str, label_B: np.ndarray, probability_BY: np.ndarray, weight_RB: np.ndarray
+    metric: str, label_B: np.ndarray, probability_BY: np.ndarray, weight_BR: np.ndarray
 ) -> np.ndarray:
-    """Return the metric of each row of weights; nan where that row has too few classes for it."""
+    """Return the metric of each column of weights; nan where it has too few classes for it."""
     if metric == "quadratic_kappa":
-        return _quadratic_kappa(label_B, probability_BY, weight_RB)
+        return _quadratic_kappa(label_B, probability_BY, weight_BR)
     if metric == "calibration_error":
-        return _calibration_error(label_B, probability_BY, weight_RB)
+        return _calibration_error(label_B, probability_BY, weight_BR)
     if metric in ("macro_f1", "balanced_accuracy"):
-        return _mean_of_defined(_by_class(metric, label_B, probability_BY, weight_RB))
+        return _mean_of_defined(_by_class(metric, label_B, probability_BY, weight_BR))
     one = {"auroc": _auroc, "average_precision": _average_precision}[metric]
-    columns = range(probability_BY.shape[1])
+    columns = np.unique(label_B)
     return _mean_of_defined(
-        np.array([one(label_B == y, probability_BY[:, y], weight_RB) for y in columns])
+        np.array([one(label_B == y, probability_BY[:, y], weight_BR) for y in columns])
     )
 
 
@@ -56,71 +56,79 @@ def _divided(above: np.ndarray, below: np.ndarray, where: np.ndarray | None = No
 
 
 def _by_class(
-    metric: str, label_B: np.ndarray, probability_BY: np.ndarray, weight_RB: np.ndarray
+    metric: str, label_B: np.ndarray, probability_BY: np.ndarray, weight_BR: np.ndarray
 ) -> np.ndarray:
     """Return F1 or recall of each class (YR), nan for a class that has no image."""
-    classes = np.arange(probability_BY.shape[1])
-    is_BY = label_B[:, None] == classes
-    called_BY = probability_BY.argmax(axis=1)[:, None] == classes
-    hit_RY = weight_RB @ (is_BY & called_BY)
-    true_RY = weight_RB @ is_BY
+    classes = np.arange(probability_BY.shape[1])[:, None]
+    is_YB = label_B == classes
+    called_YB = probability_BY.argmax(axis=1) == classes
+    hit_YR = (is_YB & called_YB) @ weight_BR
+    true_YR = is_YB @ weight_BR
     if metric == "balanced_accuracy":
-        return _divided(hit_RY, true_RY).T
-    called_RY = weight_RB @ called_BY
-    return _divided(2 * hit_RY, true_RY + called_RY, true_RY > 0).T
+        return _divided(hit_YR, true_YR)
+    return _divided(2 * hit_YR, true_YR + called_YB @ weight_BR, true_YR > 0)
 
 
 def _quadratic_kappa(
-    label_B: np.ndarray, probability_BY: np.ndarray, weight_RB: np.ndarray
+    label_B: np.ndarray, probability_BY: np.ndarray, weight_BR: np.ndarray
 ) -> np.ndarray:
     """Return 1 - observed / expected squared distance, as sums over images: no table of classes."""
     called_B = probability_BY.argmax(axis=1)
-    moment_BM = np.stack(
-        [label_B, called_B, label_B**2, called_B**2, (label_B - called_B) ** 2], axis=1
-    )
-    label_R, called_R, label2_R, called2_R, distance_R = (weight_RB @ moment_BM).T
-    count_R = weight_RB.sum(axis=1)
+    moment_MB = np.stack([label_B, called_B, label_B**2, called_B**2, (label_B - called_B) ** 2])
+    label_R, called_R, label2_R, called2_R, distance_R = moment_MB @ weight_BR
+    count_R = weight_BR.sum(axis=0)
     expected_R = count_R * (label2_R + called2_R) - 2 * label_R * called_R
     two_classes_R = count_R * label2_R > label_R**2
     return 1 - _divided(count_R * distance_R, expected_R, two_classes_R)
 
 
 def _calibration_error(
-    label_B: np.ndarray, probability_BY: np.ndarray, weight_RB: np.ndarray
+    label_B: np.ndarray, probability_BY: np.ndarray, weight_BR: np.ndarray
 ) -> np.ndarray:
     """Return the mean over images of |accuracy - confidence| of their bin of confidence."""
     confidence_B = probability_BY.max(axis=1)
     edges = np.linspace(0, 1, BINS + 1)
     bin_B = np.digitize(confidence_B, edges[1:-1], right=True)  # as usual, (low, high]
     gap_B = (probability_BY.argmax(axis=1) == label_B) - confidence_B
-    gap_RK = weight_RB @ (gap_B[:, None] * (bin_B[:, None] == np.arange(BINS)))
-    return np.abs(gap_RK).sum(axis=1) / weight_RB.sum(axis=1)
+    gap_KR = (gap_B * (bin_B == np.arange(BINS)[:, None])) @ weight_BR
+    return np.abs(gap_KR).sum(axis=0) / weight_BR.sum(axis=0)
 
 
-def _by_threshold(
-    positive_B: np.ndarray, probability_B: np.ndarray, weight_RB: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return the weights of positives and of negatives at each threshold, highest first."""
+def _at_positives(
+    positive_B: np.ndarray, probability_B: np.ndarray, weight_BR: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return weights (KR) at each of the K thresholds that a positive has, highest first.
+
+    They are of the positives at the threshold, of all images above it, and of all down to it.
+    """
     order_B = np.argsort(-probability_B, kind="stable")
-    start_K = np.flatnonzero(np.diff(probability_B[order_B], prepend=np.inf))
-    weight_RB, positive_B = weight_RB[:, order_B].astype(np.float64), positive_B[order_B]
-    true_RK = np.add.reduceat(weight_RB * positive_B, start_K, axis=1)
-    return true_RK, np.add.reduceat(weight_RB * ~positive_B, start_K, axis=1)
+    sorted_B = -probability_B[order_B]
+    ordered_BR = weight_BR[order_B]
+    place_P = np.flatnonzero(positive_B[order_B])
+    value_K, first_K = np.unique(sorted_B[place_P], return_index=True)
+    true_KR = np.add.reduceat(ordered_BR[place_P], first_K, axis=0)
+    down_BR = np.concatenate([np.zeros_like(ordered_BR[:1]), np.cumsum(ordered_BR, axis=0)])
+    above_KR = down_BR[np.searchsorted(sorted_B, value_K, side="left")]
+    return true_KR, above_KR, down_BR[np.searchsorted(sorted_B, value_K, side="right")]
 
 
-def _auroc(positive_B: np.ndarray, probability_B: np.ndarray, weight_RB: np.ndarray) -> np.ndarray:
-    true_RK, false_RK = _by_threshold(positive_B, probability_B, weight_RB)
-    above_RK = np.cumsum(true_RK, axis=1) - true_RK / 2  # ties count half
-    return _divided((false_RK * above_RK).sum(axis=1), true_RK.sum(axis=1) * false_RK.sum(axis=1))
+def _auroc(positive_B: np.ndarray, probability_B: np.ndarray, weight_BR: np.ndarray) -> np.ndarray:
+    true_KR, above_KR, down_KR = _at_positives(positive_B, probability_B, weight_BR)
+    found_KR = np.cumsum(true_KR, axis=0)
+    # negatives above a threshold, and half of those at it: a tie counts half
+    false_KR = (above_KR + down_KR - 2 * found_KR + true_KR) / 2
+    positives_R = found_KR[-1]
+    negatives_R = weight_BR.sum(axis=0) - positives_R
+    pairs_R = positives_R * negatives_R
+    return _divided(pairs_R - (true_KR * false_KR).sum(axis=0), pairs_R)
 
 
 def _average_precision(
-    positive_B: np.ndarray, probability_B: np.ndarray, weight_RB: np.ndarray
+    positive_B: np.ndarray, probability_B: np.ndarray, weight_BR: np.ndarray
 ) -> np.ndarray:
-    true_RK, false_RK = _by_threshold(positive_B, probability_B, weight_RB)
-    found_RK = np.cumsum(true_RK, axis=1)
-    shown_RK = found_RK + np.cumsum(false_RK, axis=1)
-    precision_RK = np.divide(found_RK, shown_RK, out=np.zeros_like(found_RK), where=shown_RK > 0)
-    total_R, shown_R = found_RK[:, -1], shown_RK[:, -1]
-    both_R = (total_R > 0) & (total_R < shown_R)  # as for AUROC: positives and negatives
-    return _divided((true_RK * precision_RK).sum(axis=1), total_R, both_R)
+    true_KR, _, down_KR = _at_positives(positive_B, probability_B, weight_BR)
+    found_KR = np.cumsum(true_KR, axis=0)
+    positives_R = found_KR[-1]
+    precision_KR = np.divide(found_KR, down_KR, out=np.zeros_like(found_KR), where=down_KR > 0)
+    both_R = (positives_R > 0) & (positives_R < weight_BR.sum(axis=0))  # as for AUROC
+    return _divided((true_KR * precision_KR).sum(axis=0), positives_R, both_R)

@@ -1,20 +1,17 @@
-"""results.jsonl and predictions: what a run has measured, row by row, and the images behind it."""
+"""results.jsonl: what a run has measured, row by row, and where the images behind it are."""
 
-import csv
 import errno
 import fcntl
-import io
 import json
 import logging
 import math
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
-
+from maskedclip.eval.predictions import Measured, read_measured, write_measured
 from maskedclip.eval.scores import METRICS, OVER_CLASSES, Score, score
 
 logger = logging.getLogger(__name__)
@@ -27,15 +24,6 @@ _COLUMNS = {  # of the table on the terminal: there is no room for more
     "macro_f1": "F1",
 }
 _NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
-
-
-class Measured(NamedTuple):
-    """Test images and what was predicted for them."""
-
-    keys: list[str]
-    units: list[str]  # what the bootstrap draws: the patient where known
-    label_B: np.ndarray
-    probability_BY: np.ndarray
 
 
 def measure(
@@ -54,14 +42,7 @@ def measure(
         method: name of the encoder's weights, a row of the tables.
         shards: directory of the dataset.
     """
-    keys = ("dataset", "task", "protocol")
-    name = file_name(
-        *(str(identity[key]) for key in keys),
-        f"{identity['fraction']:g}",
-        f"seed{identity['seed']}",
-        "test",
-    )
-    predictions = Path("predictions") / f"{name}.csv"
+    predictions = Path("predictions") / f"{_name(identity, run)}.csv"
     write_measured(run / predictions, classes, found)
     files = {
         "method": method,
@@ -75,6 +56,14 @@ def measure(
     for note in dict.fromkeys(each["note"] for each in rows if each["note"]):
         logger.warning("%s: %s", identity["dataset"], note)
     return rows
+
+
+def _name(identity: dict[str, Any], run: Path) -> str:
+    """Return what the predictions are called: by the run too, where a directory holds several."""
+    several = "" if run.resolve().name == identity["run"] else identity["run"]
+    labels, seed = f"{identity['fraction']:g}", f"seed{identity['seed']}"
+    what = (identity[key] for key in ("dataset", "task", "protocol"))
+    return file_name(several, *what, labels, seed, "test")
 
 
 def row(identity: dict[str, Any], found: Score, classes: Sequence[str]) -> dict[str, Any]:
@@ -151,71 +140,6 @@ def _locked(path: Path) -> Iterator[None]:
                 raise
             logger.warning("%s: no locks here; do not write two results at a time", path.parent)
         yield
-
-
-def write_predictions(
-    path: Path,
-    classes: Sequence[str],
-    keys: Iterable[str],
-    label_B: np.ndarray,
-    probability_BY: np.ndarray,
-) -> None:
-    """Write a CSV of id, label and one probability a class: the scores follow from it alone."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
-    with temporary.open("w", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["id", "label", *classes])
-        for key, label, probability_Y in zip(keys, label_B, probability_BY, strict=True):
-            writer.writerow([key, classes[label], *(repr(float(p)) for p in probability_Y)])
-    temporary.replace(path)
-
-
-def write_measured(path: Path, classes: Sequence[str], found: Measured) -> None:
-    """Write the predictions, and beside them NAME.units.csv of id and unit."""
-    write_predictions(path, classes, found.keys, found.label_B, found.probability_BY)
-    temporary = path.with_suffix(".tmp")
-    with temporary.open("w", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["id", "unit"])
-        writer.writerows(zip(found.keys, found.units, strict=True))
-    temporary.replace(path.with_suffix(".units.csv"))
-
-
-def read_predictions(path: Path) -> tuple[list[str], list[str], np.ndarray, np.ndarray]:
-    """Return (ids, classes, label_B, probability_BY) of what `write_predictions` wrote.
-
-    Raises ValueError, in one line, where the file is not there or is no such table.
-    """
-    header, lines = _read_table(path)
-    classes = header[2:]
-    try:
-        label_B = np.array([classes.index(line[1]) for line in lines], dtype=np.int64)
-        probability_BY = np.array([[float(value) for value in line[2:]] for line in lines])
-    except ValueError as error:
-        raise ValueError(f"{path}: no table of predictions ({error}); measure again") from None
-    return [line[0] for line in lines], classes, label_B, probability_BY
-
-
-def read_measured(path: Path) -> tuple[Measured, list[str]]:
-    """Return what `write_measured` wrote, and the classes; ValueError where it is not whole."""
-    keys, classes, label_B, probability_BY = read_predictions(path)
-    _, lines = _read_table(path.with_suffix(".units.csv"))
-    if [line[0] for line in lines] != keys:
-        raise ValueError(f"{path.with_suffix('.units.csv')}: other ids than {path.name}'s")
-    return Measured(keys, [line[1] for line in lines], label_B, probability_BY), classes
-
-
-def _read_table(path: Path) -> tuple[list[str], list[list[str]]]:
-    try:
-        header, *lines = csv.reader(io.StringIO(path.read_text("utf-8"), newline=""), strict=True)
-    except FileNotFoundError:
-        raise ValueError(f"{path}: no such file; measure again") from None
-    except (ValueError, csv.Error) as error:  # not UTF-8, empty, or no table
-        raise ValueError(f"{path}: is not a CSV ({error}); measure again") from None
-    if any(len(line) != len(header) for line in lines) or header[:1] != ["id"]:
-        raise ValueError(f"{path}: a row is cut or the heading is lost; measure again")
-    return header, lines
 
 
 def file_name(*parts: str) -> str:

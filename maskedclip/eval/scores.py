@@ -23,6 +23,7 @@ METRICS = (
 )
 OVER_CLASSES = ("auroc", "average_precision", "macro_f1", "balanced_accuracy")  # are means
 NEED_TWO_CLASSES = ("auroc", "average_precision", "quadratic_kappa")
+LOWER_IS_BETTER = ("calibration_error",)
 RESAMPLES = 500
 _SCIKIT_LEARN: dict[str, Callable[..., float]] = {
     "auroc": roc_auc_score,
@@ -55,8 +56,8 @@ def point(
     if metric in _SCIKIT_LEARN:
         one = _SCIKIT_LEARN[metric]
         return float(np.mean([one(label_B == y, probability_BY[:, y]) for y in kept])), absent
-    once_RB = np.ones((1, len(label_B)))
-    return float(resampled(metric, label_B, probability_BY, once_RB)[0]), absent
+    once_BR = np.ones((len(label_B), 1))
+    return float(resampled(metric, label_B, probability_BY, once_BR)[0]), absent
 
 
 def macro(metric: str, label_B: np.ndarray, probability_BY: np.ndarray) -> tuple[float, list[int]]:
@@ -78,7 +79,7 @@ def score(
     seed: int = 0,
     resamples: int = RESAMPLES,
 ) -> Score:
-    """Return a metric with a percentile bootstrap interval; the same input, the same interval.
+    """Return a metric with its bootstrap interval; the same input, the same interval.
 
     Resamples in which the metric is undefined play no part. There is no interval (None) where
     there is one unit only, or no resample has the metric.
@@ -93,15 +94,26 @@ def score(
     label_B, probability_BY = _checked(label_B, probability_BY)
     value_R = np.concatenate(
         [
-            resampled(metric, label_B, probability_BY, weight_RB)
-            for weight_RB in draws(unit_B, n, seed=seed, resamples=resamples)
+            resampled(metric, label_B, probability_BY, weight_BR)
+            for weight_BR in draws(unit_B, n, seed=seed, resamples=resamples)
         ]
     )
     value_R = value_R[np.isfinite(value_R)]
     if not len(value_R):
         return Score(value, None, None, n, absent)
-    low, high = np.percentile(value_R, [2.5, 97.5])
-    return Score(value, float(low), float(high), n, absent)
+    low, high = np.percentile(centred(metric, value, value_R), [2.5, 97.5]).tolist()
+    if metric == "calibration_error":  # mirrored, it may leave the possible or the value
+        low, high = max(0.0, min(low, value)), max(high, value)
+    return Score(value, low, high, n, absent)
+
+
+def centred(metric: str, value: float, value_R: np.ndarray) -> np.ndarray:
+    """Return the resamples whose percentiles are the limits of the interval.
+
+    A resample adds its own noise to every bin of the calibration error, which only makes it
+    larger; mirrored about the value, that bias goes the other way and takes out the first one.
+    """
+    return 2 * value - value_R if metric == "calibration_error" else value_R
 
 
 def _checked(label_B: np.ndarray, probability_BY: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -1,0 +1,206 @@
+"""Is one run better than another? Differences on the same images, with intervals and p-values."""
+
+import math
+from collections.abc import Mapping, Sequence
+from statistics import NormalDist, fmean, stdev
+from typing import NamedTuple
+
+import numpy as np
+
+from maskedclip.eval.resampling import draws, resampled
+from maskedclip.eval.results import Measured
+from maskedclip.eval.scores import LOWER_IS_BETTER, centred, macro
+
+RESAMPLES = 2000  # a p-value below 0.001 needs more than an interval does
+_NO_VARIANCE = 1e-18  # what rounding leaves of none
+
+
+class Difference(NamedTuple):
+    """A difference, its 95 % interval and two-sided p-value; None where they are undefined."""
+
+    value: float
+    low: float | None
+    high: float | None
+    p: float | None
+
+
+class Best(NamedTuple):
+    """The best of several methods, and how each of the others differs from it (other - best)."""
+
+    name: str
+    others: dict[str, Difference]  # p-values are Holm's, for as many comparisons
+    differing: list[str]  # those whose p-value is below the level
+
+
+def paired_bootstrap(
+    metric: str, a: Measured, b: Measured, *, seed: int = 0, resamples: int = RESAMPLES
+) -> Difference:
+    """Return a metric of `a` minus that of `b`: patients are drawn, the same ones for both.
+
+    The p-value is two-sided; one patient has none, and no interval. Raises ValueError where the
+    two are not of the same images, labels and patients, or all are of one class.
+    """
+    runs = [a, _aligned(b, a)]
+    value_NR = [_resamples(metric, [run], seed, resamples) for run in runs]
+    return _difference(metric, _mean(metric, runs[:1]), _mean(metric, runs[1:]), *value_NR)
+
+
+def differing_from_best(
+    metric: str,
+    found: Mapping[str, Sequence[Measured]],
+    *,
+    level: float = 0.05,
+    seed: int = 0,
+    resamples: int = RESAMPLES,
+) -> Best:
+    """Return the method of the best mean over its seeds, and which others differ from it.
+
+    Args:
+        found: of each method, its runs (one a seed) on one and the same test split.
+
+    Raises ValueError where they are not of the same images, labels and patients.
+    """
+    if not found or not all(found.values()):
+        raise ValueError("compare: a method has no run; give at least one method and run")
+    first = next(iter(found.values()))[0]
+    runs = {name: [_aligned(run, first) for run in every] for name, every in found.items()}
+    value = {name: _mean(metric, every) for name, every in runs.items()}
+    best = (min if metric in LOWER_IS_BETTER else max)(value, key=lambda name: value[name])
+    value_R = {name: _resamples(metric, every, seed, resamples) for name, every in runs.items()}
+    others = {
+        name: _difference(metric, value[name], value[best], value_R[name], value_R[best])
+        for name in found
+        if name != best
+    }
+    p = {name: each.p for name, each in others.items() if each.p is not None}
+    p = dict(zip(p, holm(list(p.values())), strict=True))
+    others = {name: each._replace(p=p.get(name)) for name, each in others.items()}
+    return Best(best, others, [name for name in p if p[name] < level])
+
+
+def holm(p: Sequence[float]) -> list[float]:
+    """Return p-values adjusted for their number, by Holm's step-down rule."""
+    adjusted, largest = [0.0] * len(p), 0.0
+    for rank, place in enumerate(sorted(range(len(p)), key=lambda i: p[i])):
+        largest = max(largest, min(1.0, (len(p) - rank) * p[place]))
+        adjusted[place] = largest
+    return adjusted
+
+
+def over_seeds(values: Sequence[float]) -> tuple[float, float | None]:
+    """Return the mean and the sample standard deviation, None of a single value."""
+    if not values:
+        raise ValueError("compare: no value to take the mean of; give one a seed")
+    return fmean(values), stdev(values) if len(values) > 1 else None
+
+
+def delong(
+    label_B: np.ndarray,
+    a_B: np.ndarray,
+    b_B: np.ndarray,
+    unit_B: Sequence[str] | None = None,
+) -> Difference:
+    """Return the AUROC of scores `a_B` minus that of `b_B`, by DeLong's test (1988).
+
+    Midranks make it O(n log n) (Sun and Xu 2014). With units (patients of several images) the
+    variance is Obuchowski's (1997), which is DeLong's where every unit has one image. Where it is
+    zero (both curves perfect, say) there is no interval, nor a p-value unless the two are equal.
+
+    Args:
+        label_B: True or 1 for the class, False or 0 for the others.
+
+    Raises ValueError where the labels are all alike.
+    """
+    positive_B = np.asarray(label_B).astype(bool)
+    if positive_B.all() or not positive_B.any():
+        raise ValueError("delong: the labels are all alike; positives and negatives are needed")
+    placement_NB = np.stack([_placements(positive_B, np.asarray(s)) for s in (a_B, b_B)])
+    auroc_N = placement_NB[:, positive_B].mean(axis=1)
+    names = np.arange(len(positive_B)) if unit_B is None else np.asarray(unit_B)
+    variance = _variance(placement_NB[0] - placement_NB[1], positive_B, names)
+    value = float(auroc_N[0] - auroc_N[1])
+    if not variance > _NO_VARIANCE:  # or not a number: one positive, or one unit
+        return Difference(value, None, None, 1.0 if value == 0 else None)
+    deviation = math.sqrt(variance)
+    margin = NormalDist().inv_cdf(0.975) * deviation
+    p = math.erfc(abs(value) / deviation / math.sqrt(2))
+    return Difference(value, value - margin, value + margin, p)
+
+
+def _placements(positive_B: np.ndarray, score_B: np.ndarray) -> np.ndarray:
+    """Return for each image the share of the other kind that it is ranked rightly against."""
+    placement_B = np.empty(len(score_B))
+    all_B = _midranks(score_B)
+    positives, negatives = positive_B.sum(), (~positive_B).sum()
+    placement_B[positive_B] = (all_B[positive_B] - _midranks(score_B[positive_B])) / negatives
+    below_N = all_B[~positive_B] - _midranks(score_B[~positive_B])
+    placement_B[~positive_B] = 1 - below_N / positives
+    return placement_B
+
+
+def _midranks(score_B: np.ndarray) -> np.ndarray:
+    """Return ranks from 1; equal scores share the mean of theirs."""
+    _, place_B, count_K = np.unique(score_B, return_inverse=True, return_counts=True)
+    return (np.cumsum(count_K) - (count_K - 1) / 2)[place_B]
+
+
+def _variance(placement_B: np.ndarray, positive_B: np.ndarray, unit_B: np.ndarray) -> float:
+    """Return the variance of the mean placement of positives, units being independent."""
+    _, place_B = np.unique(unit_B, return_inverse=True)
+    sums, kinds = [], []  # a row for positives, one for negatives: a value a unit
+    for chosen_B in (positive_B, ~positive_B):
+        centred_B = placement_B[chosen_B] - placement_B[chosen_B].mean()
+        sums.append(np.bincount(place_B[chosen_B], centred_B, place_B.max() + 1) / chosen_B.sum())
+        kinds.append(len(np.unique(place_B[chosen_B])))
+    units = place_B.max() + 1
+    if min(*kinds, units) < 2:
+        return math.nan
+    own = sum((sum_U**2).sum() * k / (k - 1) for sum_U, k in zip(sums, kinds, strict=True))
+    return float(own + 2 * (sums[0] * sums[1]).sum() * units / (units - 1))
+
+
+def _aligned(found: Measured, model: Measured) -> Measured:
+    """Return the rows of `found` in the order of `model`'s."""
+    place = {key: i for i, key in enumerate(found.keys)}
+    if len(place) != len(found.keys) or sorted(place) != sorted(model.keys):
+        raise ValueError(
+            f"compare: {len(found.keys)} images of one run are not the {len(model.keys)} of the "
+            f"other; compare runs on the same test split"
+        )
+    order_B = np.array([place[key] for key in model.keys])
+    units = [found.units[i] for i in order_B]
+    again = Measured(list(model.keys), units, found.label_B[order_B], found.probability_BY[order_B])
+    if not np.array_equal(again.label_B, model.label_B) or units != list(model.units):
+        raise ValueError("compare: the same images have other labels or patients in the two runs")
+    if again.probability_BY.shape != model.probability_BY.shape:
+        raise ValueError("compare: the two runs have not the same number of classes")
+    return again
+
+
+def _mean(metric: str, runs: Sequence[Measured]) -> float:
+    return fmean(macro(metric, run.label_B, run.probability_BY)[0] for run in runs)
+
+
+def _resamples(metric: str, runs: Sequence[Measured], seed: int, resamples: int) -> np.ndarray:
+    """Return the mean over runs of the metric of each resample; none where there is one unit."""
+    if len(set(runs[0].units)) < 2:
+        return np.empty(0)
+    tables = draws(runs[0].units, len(runs[0].keys), seed=seed, resamples=resamples)
+    return np.concatenate(
+        [
+            np.mean([resampled(metric, r.label_B, r.probability_BY, w_BR) for r in runs], axis=0)
+            for w_BR in tables
+        ]
+    )
+
+
+def _difference(metric: str, a: float, b: float, a_R: np.ndarray, b_R: np.ndarray) -> Difference:
+    value = a - b
+    value_R = a_R - b_R
+    value_R = centred(metric, value, value_R[np.isfinite(value_R)])
+    if not len(value_R):
+        return Difference(value, None, None, None)
+    low, high = np.percentile(value_R, [2.5, 97.5])
+    tail = min((value_R <= 0).sum(), (value_R >= 0).sum())
+    p = min(1.0, 2 * (tail + 1) / (len(value_R) + 1))
+    return Difference(value, float(low), float(high), float(p))
