@@ -1,0 +1,147 @@
+"""Figure 2: the share of labels against AUROC, a panel a task, a line a method."""
+
+import io
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import matplotlib as mpl
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from maskedclip.pages.charts import COLOURS
+from maskedclip.pages.tables import Cell, Column, Table
+
+METRIC = "auroc"
+_MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+_LINES = ("-", "--", "-.", ":")
+_WIDTH, _PANEL = 4.8, 1.75  # inches: a column of text, and the height of a panel
+_STYLE = {
+    "font.family": "sans-serif", "font.size": 8, "axes.titlesize": 8.5, "axes.linewidth": 0.6,
+    "legend.fontsize": 7.5, "xtick.labelsize": 7, "ytick.labelsize": 7, "lines.linewidth": 1.3,
+    "svg.hashsalt": "maskedclip",  # the same figure, the same bytes
+}  # fmt: skip
+
+
+class Drawn(NamedTuple):
+    """The figure as files, and what it shows in words."""
+
+    png: bytes
+    svg: bytes
+    words: str
+
+
+class _Point(NamedTuple):
+    share: float  # per cent of the labels
+    mean: float
+    low: float
+    high: float
+    seeds: int
+
+
+def draw(table: Table) -> Drawn | None:
+    """Return the figure of what the table holds; None where no task has a value."""
+    columns = [column for column in table.columns if _lines(table, column)]
+    if not columns:
+        return None
+    methods = list(dict.fromkeys(line.method for b in table.blocks for line in b.lines))
+    with mpl.rc_context(_STYLE):  # type: ignore[arg-type]
+        across = min(2, len(columns))
+        down = -(-len(columns) // across)
+        room = 0.3 + 0.17 * -(-(len(methods) + 1) // 2)  # inches, for the legend
+        figure = Figure(figsize=(_WIDTH, _PANEL * down + room), layout="constrained")
+        axes = figure.subplots(down, across, squeeze=False)
+        for place, column in enumerate(columns):
+            _panel(axes.flat[place], table, column, methods)
+        for empty in axes.flat[len(columns) :]:
+            empty.set_axis_off()
+        for bottom in axes.flat[max(0, len(columns) - across) : len(columns)]:
+            bottom.set_xlabel("labels used (%, log scale)")
+        for left in axes[:, 0]:
+            left.set_ylabel("AUROC (%)")
+        handles: dict[str, Artist] = {}
+        for each in axes.flat:
+            for handle, name in zip(*each.get_legend_handles_labels(), strict=True):
+                handles.setdefault(name, handle)
+        bands = _bands(table)
+        figure.legend(
+            list(handles.values()), list(handles), loc="outside lower center", ncols=2,
+            frameon=False, title=bands, title_fontsize=7, handlelength=3.2,
+        )  # fmt: skip
+        files = {}
+        for kind, facts in (("png", {"Software": None}), ("svg", {"Date": None})):
+            file = io.BytesIO()
+            figure.savefig(file, format=kind, dpi=300, metadata=facts)
+            files[kind] = file.getvalue()
+    words = f"AUROC against the share of labels, for {_names([c.name for c in columns])}, by "
+    return Drawn(files["png"], files["svg"], f"{words}{_names(methods)}. {bands}.")
+
+
+def _names(names: Sequence[str]) -> str:
+    return ", ".join(names)
+
+
+def _lines(table: Table, column: Column) -> dict[str, list[_Point]]:
+    """Return a method's points in a panel, by rising share of labels."""
+    found: dict[str, list[_Point]] = {}
+    for block in table.blocks:
+        if isinstance(block.budget, str) or block.budget <= 0:
+            continue
+        for line in block.lines:
+            point = _point(float(block.budget), line.cells[column, METRIC])
+            if point:
+                found.setdefault(line.method, []).append(point)
+    return found
+
+
+def _point(share: float, cell: Cell) -> _Point | None:
+    if cell.mean is None:
+        return None
+    low, high = cell.interval or (cell.mean, cell.mean)
+    if cell.deviation is not None:
+        low, high = cell.mean - cell.deviation, cell.mean + cell.deviation
+    return _Point(100 * share, 100 * cell.mean, 100 * low, 100 * high, len(cell.values))
+
+
+def _panel(axes: Axes, table: Table, column: Column, methods: Sequence[str]) -> None:
+    found = _lines(table, column)
+    shares = sorted({point.share for points in found.values() for point in points})
+    for method, points in found.items():
+        place = methods.index(method)
+        colour = COLOURS[place % len(COLOURS)]
+        at = [point.share for point in points]
+        axes.plot(
+            at, [point.mean for point in points], color=colour, label=method, markersize=3.6,
+            marker=_MARKERS[place % len(_MARKERS)],
+            linestyle=_LINES[(place // len(COLOURS) + place) % len(_LINES)],
+        )  # fmt: skip
+        low, high = [point.low for point in points], [point.high for point in points]
+        if len(points) > 1:
+            axes.fill_between(at, low, high, color=colour, alpha=0.16, linewidth=0)
+        else:  # a band has no width there
+            axes.vlines(at, low, high, color=colour, alpha=0.6)
+    axes.set_xscale("log")
+    axes.set_xticks(shares, [f"{share:g}" for share in shares])
+    axes.set_xticks([], minor=True)
+    axes.margins(x=0.06)
+    if len(shares) == 1:
+        axes.set_xlim(shares[0] / 2, shares[0] * 2)
+    axes.set_title(column.name.replace("$", r"\$"))
+    axes.grid(color="#dde3e9", linewidth=0.5)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _bands(table: Table) -> str:
+    """Return in words what the bands are."""
+    seeds = {
+        point.seeds
+        for column in table.columns
+        for points in _lines(table, column).values()
+        for point in points
+    }
+    several = sorted(seeds - {1})
+    spread = f"standard deviation over {' or '.join(map(str, several))} seeds"
+    interval = "95 % bootstrap interval (one seed)"
+    if several and 1 in seeds:
+        return f"Bands: {spread}; where there is one seed, 95 % bootstrap interval"
+    return f"Bands: {spread if several else interval}"

@@ -1,0 +1,260 @@
+"""Methods by tasks by labels: the cells of Tables 1 and 2, before they become text.
+
+A mean is over the seeds of one cell. Its interval is the mean of the seeds' bootstrap intervals: of
+the test images, not of the seeds, whose spread is the standard deviation beside it.
+"""
+
+import math
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from maskedclip.pages.measurements import TABLED, Measurement, budget_words
+
+
+class Column(NamedTuple):
+    """A task; those of the paper count for the average."""
+
+    name: str
+    dataset: str
+    task: str
+    of_paper: bool = True
+
+
+class Comparison(NamedTuple):
+    """A cell against the best one of its column: the difference of the means, and a paired p."""
+
+    best: str
+    difference: float
+    low: float | None
+    high: float | None
+    p: float | None
+
+
+# a cell of a table: labels, column (None: the average), metric, method
+Place = tuple[float | str, Column | None, str, str]
+Comparisons = Mapping[Place, Comparison]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """The runs of one method, task and number of labels, by one metric."""
+
+    metric: str
+    runs: tuple[Measurement, ...] = ()
+
+    @property
+    def measured(self) -> tuple[Measurement, ...]:
+        return tuple(r for r in self.runs if self.metric in r.scores and _value(r, self.metric))
+
+    @property
+    def values(self) -> list[float]:
+        return [float(run.scores[self.metric].value or 0) for run in self.measured]
+
+    @property
+    def mean(self) -> float | None:
+        return statistics.fmean(self.values) if self.values else None
+
+    @property
+    def deviation(self) -> float | None:
+        return statistics.stdev(self.values) if len(self.values) > 1 else None
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        scores = [run.scores[self.metric] for run in self.measured]
+        lows = [score.low for score in scores if score.low is not None]
+        highs = [score.high for score in scores if score.high is not None]
+        whole = scores and len(lows) == len(highs) == len(scores)
+        return (statistics.fmean(lows), statistics.fmean(highs)) if whole else None
+
+    @property
+    def notes(self) -> list[str]:
+        found = [run.scores[self.metric].note for run in self.runs if self.metric in run.scores]
+        return sorted({note for note in found if note})
+
+
+def _value(run: Measurement, metric: str) -> bool:
+    return run.scores[metric].value is not None
+
+
+class Average(NamedTuple):
+    """The mean over the tasks that are there, `tasks` of `of`."""
+
+    mean: float | None
+    deviation: float | None
+    interval: tuple[float, float] | None
+    tasks: int
+    of: int
+
+    @property
+    def complete(self) -> bool:
+        return self.tasks == self.of
+
+
+@dataclass(frozen=True)
+class Line:
+    """A method in a block."""
+
+    method: str
+    cells: Mapping[tuple[Column, str], Cell]
+    averages: Mapping[str, Average]
+    label: str = ""  # what the table calls it; empty: the method
+    checks: tuple[bool, ...] = ()  # of an ablation: bridge, distillation
+
+    def at(self, column: Column | None, metric: str) -> Cell | Average:
+        return self.averages[metric] if column is None else self.cells[column, metric]
+
+
+@dataclass(frozen=True)
+class Block:
+    """All methods with the same number of labels."""
+
+    budget: float | str
+    lines: tuple[Line, ...]
+
+    @property
+    def name(self) -> str:
+        return budget_words(self.budget)
+
+
+@dataclass(frozen=True)
+class Table:
+    """Blocks of lines, what they are compared in, and what the comparisons found."""
+
+    columns: tuple[Column, ...]
+    blocks: tuple[Block, ...]
+    comparisons: Comparisons
+
+    @property
+    def groups(self) -> tuple[Column | None, ...]:
+        """The columns as they are shown; None, the average, stands after what it is of."""
+        own = tuple(column for column in self.columns if column.of_paper) or self.columns
+        return (*own, None, *(column for column in self.columns if column not in own))
+
+    @property
+    def checked(self) -> bool:
+        """Whether the lines say which parts a method has."""
+        return any(line.checks for block in self.blocks for line in block.lines)
+
+    @property
+    def missing(self) -> list[tuple[str, str, str]]:
+        """(labels, method, task) of the cells without a run."""
+        return [
+            (block.name, line.label or line.method, column.name)
+            for block in self.blocks
+            for line in block.lines
+            for column in self.columns
+            if not line.cells[column, TABLED[0]].runs
+        ]
+
+
+def columns_of(found: Iterable[Measurement], paper: Sequence[Column]) -> tuple[Column, ...]:
+    """Return the paper's columns if one of them is there, then those of other tasks."""
+    there = list(dict.fromkeys((run.dataset, run.task) for run in found))
+    known = {(column.dataset, column.task) for column in paper}
+    datasets = [dataset for dataset, _ in there]
+    others = tuple(
+        Column(
+            f"{dataset} {task}" if datasets.count(dataset) > 1 else dataset, dataset, task, False
+        )
+        for dataset, task in there
+        if (dataset, task) not in known
+    )
+    return (*(paper if known & set(there) else ()), *others)
+
+
+def table(
+    found: Sequence[Measurement],
+    columns: Sequence[Column],
+    comparisons: Comparisons | None = None,
+) -> Table:
+    """Return the table of the measurements; methods stand in the order of their first one."""
+    methods = list(dict.fromkeys(run.method for run in found))
+    shares = sorted({run.budget for run in found if not isinstance(run.budget, str)})
+    shots = sorted({run.budget for run in found if isinstance(run.budget, str)}, key=_natural)
+    blocks: list[Block] = []
+    budgets: list[float | str] = [*shots, *shares]
+    for budget in budgets:
+        runs = [run for run in found if run.budget == budget]
+        there = [method for method in methods if any(run.method == method for run in runs)]
+        lines = tuple(_line(method, runs, columns) for method in there)
+        blocks.append(Block(budget, lines))
+    return Table(tuple(columns), tuple(blocks), comparisons or {})
+
+
+def _natural(name: str) -> tuple[int, str]:
+    digits = name.split("-")[0]
+    return (int(digits) if digits.isdecimal() else 0, name)
+
+
+def _line(method: str, runs: Sequence[Measurement], columns: Sequence[Column]) -> Line:
+    mine = [run for run in runs if run.method == method]
+    cells: dict[tuple[Column, str], Cell] = {}
+    for column in columns:
+        here = [run for run in mine if (run.dataset, run.task) == (column.dataset, column.task)]
+        here.sort(key=lambda run: run.seed)
+        cells |= {(column, metric): Cell(metric, tuple(here)) for metric in TABLED}
+    counted = [column for column in columns if column.of_paper] or list(columns)
+    averages = {metric: average([cells[column, metric] for column in counted]) for metric in TABLED}
+    return Line(method, cells, averages)
+
+
+def average(cells: Sequence[Cell]) -> Average:
+    """Return the mean over tasks; its interval takes their test images as independent."""
+    there = [cell for cell in cells if cell.mean is not None]
+    if not there:
+        return Average(None, None, None, 0, len(cells))
+    mean = statistics.fmean(float(cell.mean or 0) for cell in there)
+    by_seed = [
+        {run.seed: run.scores[cell.metric].value or 0.0 for run in cell.measured} for cell in there
+    ]
+    shared = set.intersection(*(set(values) for values in by_seed))
+    same = all(set(values) == shared for values in by_seed)
+    totals = [statistics.fmean(values[seed] for values in by_seed) for seed in sorted(shared)]
+    deviation = statistics.stdev(totals) if same and len(totals) > 1 else None
+    below, above = [], []
+    for cell in there:
+        if cell.interval and cell.mean is not None:
+            below.append((cell.mean - cell.interval[0]) ** 2)
+            above.append((cell.interval[1] - cell.mean) ** 2)
+    interval = None
+    if len(below) == len(there):
+        low, high = (math.sqrt(sum(squares)) / len(there) for squares in (below, above))
+        interval = (mean - low, mean + high)
+    return Average(mean, deviation, interval, len(there), len(cells))
+
+
+def shown(value: float | None) -> str:
+    """Return a value of 0 to 1 in per cent as the tables write it, a dash for none."""
+    return "-" if value is None else f"{100 * value:.1f}"
+
+
+def marks(values: Sequence[float | None]) -> list[str]:
+    """Return "best", "second" or "" for each value of a column; equal as written is equal.
+
+    A single value is not marked: nothing was compared.
+    """
+    written = [None if value is None else float(shown(value)) for value in values]
+    ranked = sorted({value for value in written if value is not None}, reverse=True)
+    if sum(value is not None for value in written) < 2:
+        return [""] * len(values)
+    names = {value: ("best", "second")[place] for place, value in enumerate(ranked[:2])}
+    return ["" if value is None else names.get(value, "") for value in written]
+
+
+def column_marks(
+    block: Block, columns: Sequence[Column | None]
+) -> dict[tuple[str, Column | None, str], str]:
+    """Return (method, column, metric) -> mark; averages over too few tasks take no part."""
+    found: dict[tuple[str, Column | None, str], str] = {}
+    for column in columns:
+        for metric in TABLED:
+            cells = [line.at(column, metric) for line in block.lines]
+            values = [
+                None if isinstance(cell, Average) and not cell.complete else cell.mean
+                for cell in cells
+            ]
+            for line, mark in zip(block.lines, marks(values), strict=True):
+                found[line.method, column, metric] = mark
+    return found
