@@ -108,16 +108,17 @@ def maps_of(model: Model, image_1CHW: Tensor, question: Question) -> list[Map]:
     return found
 
 
-def _layers(network: nn.Module) -> tuple[list[nn.Module], int, int]:
+def _layers(network: MaskedCLIP | VisionTransformer) -> tuple[list[nn.Module], int, int]:
     """Return the attention layers before the pooling, their heads, and the encoder's last layer.
 
     In a whole MaskedCLIP the bridge follows the encoder; its last [CLS] is read by nothing.
     """
-    encoder = network.encoder if isinstance(network, MaskedCLIP) else network
-    blocks = [*encoder.blocks, *(network.bridge.blocks if isinstance(network, MaskedCLIP) else ())]
-    layers = [block.attn for block in blocks]
-    heads = layers[0].heads if isinstance(network, MaskedCLIP) else layers[0].num_heads
-    return layers, heads, len(encoder.blocks) - 1
+    if isinstance(network, MaskedCLIP):
+        blocks = [*network.encoder.blocks, *network.bridge.blocks]
+        layers = [block.get_submodule("attn") for block in blocks]
+        return layers, int(layers[0].heads), len(network.encoder.blocks) - 1
+    layers = [block.get_submodule("attn") for block in network.blocks]
+    return layers, int(layers[0].num_heads), len(layers) - 1
 
 
 def _scores(
@@ -138,7 +139,7 @@ def _scores(
 
 def _probabilities(model: Model, score_Y: Tensor) -> Tensor:
     scale = model.network.temperature() if isinstance(model.network, MaskedCLIP) else 1.0
-    return (scale * score_Y.detach()).double().softmax(dim=-1).cpu()
+    return (scale * score_Y).detach().double().softmax(dim=-1).cpu()
 
 
 def _grid(map_N: Tensor) -> np.ndarray:
