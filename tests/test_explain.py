@@ -137,7 +137,9 @@ def test_an_overlay_a_map_a_sheet_and_a_table_are_written(
 ) -> None:
     out = tmp_path / "out"
     explain(
-        ExplainConfig(weights=str(runs["whole"]), images=photographs, prompts=PROMPTS, out=str(out))
+        ExplainConfig(
+            weights=str(runs["whole"]), images=photographs[:1], prompts=PROMPTS, out=str(out)
+        )
     )
     of_one = ["cls-heads", "cls", "relevance-drusens", "relevance-haemorrhages", "rollout"]
     of_one += ["text-drusens", "text-haemorrhages"]
@@ -202,13 +204,13 @@ def test_phantoms_are_pointed_at_and_the_shares_are_written(
     runs: dict[str, Path], tmp_path: Path
 ) -> None:
     config = ExplainConfig(
-        weights=str(runs["tuned"]), phantoms=40, methods=("rollout", "relevance"), out=str(tmp_path)
+        weights=str(runs["tuned"]), phantoms=30, methods=("rollout", "relevance"), out=str(tmp_path)
     )
     rows = play(config)
     (first,) = [
         found for method, name, found in rows if (method, name) == ("rollout", "any lesion")
     ]
-    with_lesions = [draw(5_000_000 + n, 64) for n in range(40)]
+    with_lesions = [draw(5_000_000 + n, 64) for n in range(30)]
     assert 10 < first.images <= sum(bool(phantom.lesions) for phantom in with_lesions)
     assert 0 < first.chance < 1
     assert {"relevance"} >= {method for method, _, _ in rows} - {"rollout"}
