@@ -163,7 +163,7 @@ class AfterConfig:
 
     datasets: tuple[str, ...] = ()  # shard directories with labels
     task: str = ""  # label of those datasets; empty: their first
-    protocols: tuple[str, ...] = ("zeroshot", "linear")
+    protocols: tuple[str, ...] = ("zeroshot", "logistic")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,15 +6,17 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar, cast
+from typing import Literal, TypeVar, cast
 
 from maskedclip.command import field_lines, one_line_errors, read_flags, stop
 from maskedclip.config import FinetuneConfig, field_names, override
 from maskedclip.data.storage.opening import describe
+from maskedclip.data.tasks import chosen
 from maskedclip.finetune_recipes import FINETUNE_RECIPES, finetune_recipe
+from maskedclip.trees import TASK, tree_of
 
 T = TypeVar("T")
-PROTOCOLS = ("linear", "zeroshot")
+PROTOCOLS = ("logistic", "linear", "knn", "zeroshot")
 RANDOM = "random"
 
 
@@ -23,13 +25,26 @@ class EvaluateConfig:
     """What is measured on frozen weights."""
 
     weights: str = ""  # run directory, .safetensors or .pth of an encoder
-    datasets: tuple[str, ...] = ()  # shard directories with labels
+    datasets: tuple[str, ...] = ()  # directories of labelled images, or paper: its seven
+    shards: str = "shards"  # where the paper's seven are looked for
     task: str = ""  # label of those datasets; empty: their first
-    protocols: tuple[str, ...] = PROTOCOLS
+    protocols: tuple[str, ...] = ("logistic", "knn", "zeroshot")  # logistic linear knn zeroshot
+    shots: tuple[int, ...] = ()  # labels a class, for logistic regression on so few
+    fractions: tuple[float, ...] = (1.0,)  # shares of the training labels, nested
+    seeds: int = 1  # draws of each fraction and of the shots
+    size: Literal["micro", "tiny", "small", "base", "large"] = "large"  # where weights = random
     out: str = ""  # directory of results.jsonl; empty: the run, or runs/NAME of a file
-    fraction: float = 1.0  # share of the training labels for the linear probe
-    seed: int = 0  # of that share
+    cache: str = ""  # directory of the features; empty: OUT/features
     threads: int = 2  # decoding threads
+
+    def __post_init__(self) -> None:
+        for fraction in self.fractions:
+            if not 0 < fraction <= 1:
+                raise ValueError(f"fractions {fraction}: write shares of the labels, 0 < f <= 1")
+        if self.seeds < 1 or any(number < 1 for number in self.shots):
+            raise ValueError(f"seeds {self.seeds}, shots {self.shots}: all are at least 1")
+        if not self.fractions or not self.protocols:
+            raise ValueError("fractions and protocols: name at least one of each")
 
 
 def read_finetune(usage: str | None, arguments: list[str] | None = None) -> FinetuneConfig:
@@ -48,8 +63,13 @@ def read_evaluate(usage: str | None, arguments: list[str] | None = None) -> Eval
     with one_line_errors():
         check_protocols(config.protocols)
         if not config.datasets:
-            raise ValueError("no dataset given; add --datasets=DIR,DIR, shard directories")
-        check_inputs(config.weights, config.datasets, config.task)
+            raise ValueError(
+                "no dataset given; add --datasets=DIR,DIR, shard directories, or paper"
+            )
+        named, _ = chosen(config.datasets, config.task, Path(config.shards))
+        check_weights(config.weights)
+        for directory, task in named:
+            check_dataset(directory, task)
     return config
 
 
@@ -63,14 +83,25 @@ def check_protocols(protocols: Sequence[str]) -> None:
 
 def check_inputs(weights: str, datasets: Sequence[str], task: str) -> None:
     """Raise ValueError where weights, a dataset, or the task in its manifest is not there."""
+    check_weights(weights)
+    for directory in datasets:
+        check_dataset(Path(directory), task)
+
+
+def check_weights(weights: str) -> None:
+    """Raise ValueError where there is no such run or file."""
     if weights != RANDOM and not Path(weights).exists():
         raise ValueError(f"{weights}: no such run or file of weights; give one, or {RANDOM}")
-    for directory in datasets:
-        tasks = list(describe(Path(directory)).get("classes", {}))
-        if task and tasks and task not in tasks:
-            near = difflib.get_close_matches(task, tasks, n=1)
-            hint = f"did you mean {near[0]}? " if near else ""
-            raise ValueError(f"{directory}: no task {task!r}; {hint}it has {', '.join(tasks)}")
+
+
+def check_dataset(directory: Path, task: str) -> None:
+    """Raise ValueError where a dataset or a tree of images, or its task, is not there."""
+    tree = tree_of(directory)
+    tasks = [TASK] if tree else list(describe(directory).get("classes", {}))
+    if task and tasks and task not in tasks:
+        near = difflib.get_close_matches(task, tasks, n=1)
+        hint = f"did you mean {near[0]}? " if near else ""
+        raise ValueError(f"{directory}: no task {task!r}; {hint}it has {', '.join(tasks)}")
 
 
 def _read(usage: str | None, default: T, arguments: list[str] | None) -> T:

@@ -1,6 +1,18 @@
-"""What an encoder knows without fine-tuning: a linear probe on it, and zero-shot by its texts.
+"""What an encoder knows without fine-tuning: probes on its frozen features, and its texts.
 
-python -m maskedclip.evaluate RUN_OR_WEIGHTS --datasets shards/idrid,shards/eyepacs
+python -m maskedclip.evaluate RUN_OR_WEIGHTS --datasets shards/idrid,shards/retina
+python -m maskedclip.evaluate RUN_OR_WEIGHTS --datasets paper --fractions 0.1,1.0 --seeds 5
+
+DATASETS are shard directories, trees of images (train/val/test/CLASS), or "paper": those of the
+paper's seven that are under --shards. PROTOCOLS, each with its knob chosen on validation images:
+
+logistic   logistic regression (scikit-learn) on the mean of the patch tokens; its penalty
+linear     MAE's linear probe (batch norm and a linear layer, by SGD); its learning rate
+knn        DINOv2's weighted nearest neighbours; their number
+zeroshot   the nearest class by the mean of its captions; needs weights with a text tower
+
+--shots=1,4,16 adds logistic regression on so many labels of each class. A cell (protocol, fraction,
+seed) that is measured is not measured again. Features are kept in OUT/features.
 """
 
 if __name__ == "__main__":  # before torch is imported: --help and mistakes answer at once
@@ -9,207 +21,283 @@ if __name__ == "__main__":  # before torch is imported: --help and mistakes answ
 
     OPTIONS = read_evaluate(__doc__)
 
+import hashlib
+import json
 import logging
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from maskedclip.data.captions import prompts
+from maskedclip.data.downloads.own import words_of_class
 from maskedclip.data.downstream import Sample, Task, labelled
+from maskedclip.data.expert import EXPERT
 from maskedclip.data.ledger import Ledger
-from maskedclip.data.splits import Division, division_of, training_share
+from maskedclip.data.splits import Division, division_of, few_shots, training_share
 from maskedclip.data.storage.shards import Shards
-from maskedclip.data.views import prepared_batches
+from maskedclip.data.tasks import chosen
 from maskedclip.downstream_command import check_protocols
-from maskedclip.engine.distributed import compute_type
-from maskedclip.eval import results
-from maskedclip.eval.probes import linear_probe
+from maskedclip.eval import probes, results
+from maskedclip.eval.predictions import Measured
+from maskedclip.eval.scores import METRICS
 from maskedclip.eval.zeroshot import categories
-from maskedclip.inference import Model, load, name_of, read_header
-from maskedclip.models.pretrained import ENCODER, load_encoder
+from maskedclip.features import FOLDER, JOINT, PATCHES, Features, Frozen, features
+from maskedclip.trees import as_shards
 
 logger = logging.getLogger(__name__)
 LOST = "lost_samples_evaluate.jsonl"
-_BATCH = 64
+ZERO_SHOT, SHOTS = "zeroshot", "-shot"
+_VERSION = 1  # raise it where the same features would give other scores
 
 
 class Held(NamedTuple):
-    """A dataset's task with its samples divided, and the list of what cannot be read."""
+    """A dataset's task with its samples divided."""
 
     dataset: Shards
     task: Task
     division: Division
-    threads: int
-    ledger: Ledger
+
+
+class Cell(NamedTuple):
+    """One measurement: a protocol, and the labels that it learns from."""
+
+    protocol: str
+    fraction: float  # of the training labels
+    seed: int
+    train: list[Sample]
 
 
 def evaluate(  # noqa: PLR0913 (one keyword a knob)
     weights: Path | str,
-    datasets: Sequence[Path],
-    task: str,
+    datasets: Sequence[tuple[Path, str]],
     protocols: Sequence[str],
     out: Path,
     *,
-    fraction: float = 1.0,
-    seed: int = 0,
+    fractions: Sequence[float] = (1.0,),
+    seeds: int = 1,
+    shots: Sequence[int] = (),
     threads: int = 2,
+    cache: Path | None = None,
+    size: str = "large",
 ) -> list[dict[str, Any]]:
-    """Measure frozen weights on the test split of each dataset; return the rows it wrote to `out`.
+    """Measure frozen weights on the test split of each dataset; return the rows, also in `out`.
 
-    Prints them as a table. protocols are "linear" (logistic regression on the mean of the patch
-    tokens, with `fraction` of the training labels) and "zeroshot" (needs the text tower of a
-    model.safetensors; left out, with a warning, where there is none and others are asked for).
-    Rows of the same run, dataset, task, protocol, fraction and seed are replaced. Raises ValueError
-    for weights, datasets, tasks or protocols that are not there.
+    Prints them as a table. Zero-shot is left out, with a warning, where weights have no text tower
+    and other protocols are asked for.
+
+    Args:
+        datasets: (directory, task), the task "" for the first of the dataset.
+        seeds: how many draws of each fraction and number of shots.
+        cache: directory of the features; `out`/features where not given.
+        size: of the encoder where weights is "random".
+
+    Raises ValueError for weights, datasets, tasks or protocols that are not there.
     """
     check_protocols(protocols)
-    model = load(weights) if "zeroshot" in protocols else None
-    if model is not None and not model.reads_text:
-        if len(protocols) == 1:
-            raise ValueError(f"{weights}: no text tower, so no zero-shot; use --protocols=linear")
-        logger.warning("%s: no text tower; zero-shot is left out", weights)
-        model = None
+    frozen = Frozen(weights, size)
+    protocols = _possible(frozen, protocols, shots)
     rows: list[dict[str, Any]] = []
-    method = name_of(weights)
-    encode = _encoder(weights) if "linear" in protocols else None
-    for directory in datasets:
-        dataset = Shards(Path(directory))
+    for directory, task in datasets:
+        dataset = Shards(as_shards(directory))
         found = labelled(dataset, task)
-        division = division_of(dataset, found)
-        held = Held(dataset, found, division, threads, Ledger(out / LOST, dataset.name))
-        held.ledger.add(found.lost)
-        if encode is not None:
-            samples, probability_BY = _linear(held, *encode, fraction, seed)
-            identity = _identity(weights, held, "linear", fraction, seed)
-            rows += _measure(out, identity, held, samples, probability_BY, method)
-        if model is not None:
-            samples, probability_BY = _zero_shot(held, model)
-            identity = _identity(weights, held, "zeroshot", 0.0, 0)
-            rows += _measure(out, identity, held, samples, probability_BY, method)
-    results.write_rows(out, rows)
+        held = Held(dataset, found, division_of(dataset, found))
+        cells = list(_cells(held.division, protocols, fractions, seeds, shots))
+        rows += _measured(frozen, held, cells, out, cache or out / FOLDER, threads)
     sys.stdout.write(results.table(rows))
     return rows
 
 
-def _encoder(weights: Path | str) -> tuple[Callable[[Tensor], Tensor], int]:
-    """Return (normalised images to feature_BD, image size) of a frozen encoder."""
-    path = Path(weights)
-    header, _ = read_header(path / ENCODER if path.is_dir() else path)
-    image_size = int(header.get("image_size", 224))
-    encoder, report = load_encoder(path, image_size=image_size, global_pool="token")
-    logger.info("%s", report)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    encoder = encoder.to(device).eval()
-    kind = compute_type("auto" if device.type == "cuda" else "fp32", device)
-
-    @torch.no_grad()
-    def encode(image_BCHW: Tensor) -> Tensor:
-        with torch.autocast(device.type, kind, enabled=kind != torch.float32):
-            token_BND = encoder.forward_features(image_BCHW.to(device, non_blocking=True))
-        return token_BND[:, encoder.num_prefix_tokens :].float().mean(dim=1).cpu()
-
-    return encode, image_size
+def _possible(frozen: Frozen, protocols: Sequence[str], shots: Sequence[int]) -> list[str]:
+    if ZERO_SHOT not in protocols or frozen.reads_text:
+        return list(protocols)
+    if len(protocols) == 1 and not shots:
+        raise ValueError(
+            f"{frozen.weights}: no text tower, so no zero-shot; use --protocols=logistic,knn"
+        )
+    logger.warning("%s: no text tower; zero-shot is left out", frozen.weights)
+    return [name for name in protocols if name != ZERO_SHOT]
 
 
-def _features(
-    held: Held, samples: Sequence[Sample], encode: Callable[[Tensor], Tensor], image_size: int
-) -> tuple[list[Sample], Tensor]:
-    """Return the samples that could be read, and a row of features for each."""
-    logger.info("%s: features of %d images", held.dataset.name, len(samples))
-    kept: list[Sample] = []
-    rows: list[Tensor] = []
-    for views in prepared_batches(
-        held.dataset, samples, image_size=image_size, batch=_BATCH, threads=held.threads
-    ):
-        held.ledger.add(views.lost)
-        if views.samples:
-            kept += views.samples
-            rows.append(encode(views.image_BCHW))
-    if not rows:
-        raise RuntimeError(f"{held.dataset.directory}: no image can be read; check the shards")
-    return kept, torch.cat(rows)
+def _cells(
+    division: Division,
+    protocols: Sequence[str],
+    fractions: Sequence[float],
+    seeds: int,
+    shots: Sequence[int],
+) -> Iterator[Cell]:
+    """Yield the measurements; where the seed decides nothing there is one, of seed 0."""
+    whole = len(division.parts["train"])
+    for protocol in protocols:
+        if protocol == ZERO_SHOT:
+            yield Cell(protocol, 0.0, 0, [])
+            continue
+        for fraction in fractions:
+            drawn = fraction < 1 or protocol == "linear"  # which also starts from random weights
+            for seed in range(seeds if drawn else 1):
+                share = training_share(division, fraction, seed)
+                yield Cell(protocol, fraction, seed, share)
+    for number in shots:
+        for seed in range(seeds):
+            few = few_shots(division, number, seed)
+            yield Cell(f"{number}{SHOTS}", round(len(few) / whole, 6), seed, few)
 
 
-def _linear(
-    held: Held, encode: Callable[[Tensor], Tensor], image_size: int, fraction: float, seed: int
-) -> tuple[list[Sample], np.ndarray]:
-    parts = held.division.parts | {"train": training_share(held.division, fraction, seed)}
-    found = {name: _features(held, parts[name], encode, image_size) for name in parts}
-    pairs = {name: (rows.numpy(), _labels(samples)) for name, (samples, rows) in found.items()}
-    probe = linear_probe(pairs["train"], pairs["val"], pairs["test"][0], len(held.task.classes))
-    logger.info(
-        "%s: C %g, validation AUROC %.3f", held.dataset.name, probe.strength, probe.validation_auroc
-    )
-    return found["test"][0], probe.probability_BY
-
-
-def _zero_shot(held: Held, model: Model) -> tuple[list[Sample], np.ndarray]:
-    samples, image_BD = _features(
-        held, held.division.parts["test"], model.features, model.image_size
-    )
-    names = categories(held.task.name, held.task.classes, _published(held))
-    class_YD = model.class_embeddings([prompts(name) for name in names])
-    return samples, model.zero_shot(image_BD, class_YD).numpy()
-
-
-def _published(held: Held) -> Mapping[str, str] | None:
-    """Return class -> category where the dataset's manifest gives it."""
-    classes = held.dataset.manifest.get("classes", {}).get(held.task.name)
-    return classes if isinstance(classes, dict) else None
-
-
-def _labels(samples: Sequence[Sample]) -> np.ndarray:
-    return np.array([sample.label for sample in samples])
-
-
-def _identity(
-    weights: Path | str, held: Held, protocol: str, fraction: float, seed: int
-) -> dict[str, Any]:
-    return {
-        "run": name_of(weights),
-        "dataset": held.dataset.name,
-        "task": held.task.name,
-        "protocol": protocol,
-        "fraction": fraction,
-        "seed": seed,
-    }
-
-
-def _measure(
-    out: Path,
-    identity: dict[str, Any],
-    held: Held,
-    samples: Sequence[Sample],
-    probability_BY: np.ndarray,
-    method: str,
+def _measured(
+    frozen: Frozen, held: Held, cells: Sequence[Cell], out: Path, cache: Path, threads: int
 ) -> list[dict[str, Any]]:
-    found = results.Measured(
+    """Return the rows of all cells: those that are there, and those that are missing, computed."""
+    before: dict[str, list[dict[str, Any]]] = {}
+    for row in results.read_rows(out):
+        before.setdefault(row.get("inputs", ""), []).append(row)
+    facts = frozen.facts(held.dataset)
+    inputs = {_inputs(facts, frozen, held, cell): cell for cell in cells}
+    missing = [cell for key, cell in inputs.items() if not _there(out, before.get(key, ()))]
+    found: Features | None = None
+    if missing:
+        found = features(frozen, held.dataset, _needed(held, missing), cache, threads)
+        Ledger(out / LOST, held.dataset.name).add([*held.task.lost, *found.lost])
+    rows: list[dict[str, Any]] = []
+    for number, (key, cell) in enumerate(inputs.items(), 1):
+        if found is None or _there(out, before.get(key, ())):
+            rows += before[key]
+            continue
+        new, chosen_on_validation = _one(frozen, held, cell, found, out)
+        new = [row | {"chosen": chosen_on_validation, "inputs": key} for row in new]
+        results.write_rows(out, new)
+        rows += new
+        logger.info(
+            "%s %d/%d: %s, %.3g %% of the labels, seed %d: %s", held.dataset.name, number,
+            len(cells), cell.protocol, 100 * cell.fraction, cell.seed, chosen_on_validation or "-",
+        )  # fmt: skip
+    return rows
+
+
+def _needed(held: Held, cells: Sequence[Cell]) -> list[Sample]:
+    """Return the samples whose features are used, each once: of train no more than that."""
+    parts = held.division.parts
+    taught = [] if all(cell.protocol == ZERO_SHOT for cell in cells) else parts["val"]
+    train = {sample.index: sample for cell in cells for sample in cell.train}
+    return [*parts["test"], *taught, *train.values()]
+
+
+def _there(out: Path, rows: Sequence[dict[str, Any]]) -> bool:
+    """Return whether every metric of a cell is there, and its predictions."""
+    files = [out / str(row.get("predictions")) for row in rows]
+    return {row["metric"] for row in rows} >= set(METRICS) and all(file.is_file() for file in files)
+
+
+def _inputs(facts: Mapping[str, Any], frozen: Frozen, held: Held, cell: Cell) -> str:
+    """Return the hash of all that decides a cell's numbers."""
+    parts = {"train": cell.train, **{name: held.division.parts[name] for name in ("val", "test")}}
+    decisive = [
+        _VERSION,
+        facts,
+        list(_identity(frozen, held, cell).items()),
+        held.task.classes,
+        {name: [(s.key, s.label, s.unit) for s in samples] for name, samples in parts.items()},
+    ]
+    return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
+
+
+def _one(
+    frozen: Frozen, held: Held, cell: Cell, found: Features, out: Path
+) -> tuple[list[dict[str, Any]], str]:
+    """Measure a cell: write its predictions, and return its rows and what was chosen for it."""
+    if cell.protocol == ZERO_SHOT:
+        samples, image_BD = found.of(held.division.parts["test"], JOINT)
+        probability_BY, knob = _zero_shot(frozen, held, image_BD), ""
+    else:
+        samples, test_BD = found.of(held.division.parts["test"], PATCHES)
+        train, validation = (
+            (rows, _labels(kept))
+            for kept, rows in (
+                found.of(part, PATCHES) for part in (cell.train, held.division.parts["val"])
+            )
+        )
+        number = len(held.task.classes)
+        if cell.protocol == "linear":
+            probe = probes.linear(train, validation, test_BD, number, seed=cell.seed)
+        elif cell.protocol == "knn":
+            probe = probes.nearest(train, validation, test_BD, number)
+        else:
+            probe = probes.logistic(train, validation, test_BD, number)
+        probability_BY = probe.probability_BY
+        knob = f"{probe.chosen}, validation AUROC {100 * probe.validation_auroc:.1f}"
+    measured = Measured(
         [sample.key for sample in samples],
         [sample.unit for sample in samples],
         _labels(samples),
         probability_BY,
     )
-    shards = held.dataset.directory
-    return results.measure(identity, held.task.classes, found, out, method=method, shards=shards)
+    rows = results.measure(
+        _identity(frozen, held, cell), held.task.classes, measured, out,
+        method=frozen.name, shards=held.dataset.directory,
+    )  # fmt: skip
+    return rows, knob
+
+
+def _zero_shot(frozen: Frozen, held: Held, image_BD: np.ndarray) -> np.ndarray:
+    names = class_words(held.dataset, held.task)
+    class_YD = frozen.model.class_embeddings([prompts(name) for name in names])
+    return frozen.model.zero_shot(torch.from_numpy(image_BD), class_YD).numpy()
+
+
+def class_words(dataset: Shards, task: Task) -> list[str]:
+    """Return the category of each class: the dataset's, the dictionary's, or its own words."""
+    published = dataset.manifest.get("classes", {}).get(task.name)
+    mapping = published if isinstance(published, dict) else None
+    names = categories(task.name, task.classes, mapping)
+    return [name if name in EXPERT else _known(name) for name in names]
+
+
+def _known(name: str) -> str:
+    """Return the dictionary's key for a class name such as "2_Cataract", else the name itself."""
+    words = words_of_class(name)
+    return words[0] if len(words) == 1 and words[0] in EXPERT else name
+
+
+def _labels(samples: Sequence[Sample]) -> np.ndarray:
+    return np.array([sample.label for sample in samples], dtype=np.int64)
+
+
+def _identity(frozen: Frozen, held: Held, cell: Cell) -> dict[str, Any]:
+    return {
+        "run": frozen.name,
+        "dataset": held.dataset.name,
+        "task": held.task.name,
+        "protocol": cell.protocol,
+        "fraction": cell.fraction,
+        "seed": cell.seed,
+    }
+
+
+def _main() -> None:
+    given = Path(OPTIONS.weights)
+    datasets, missing = chosen(OPTIONS.datasets, OPTIONS.task, Path(OPTIONS.shards))
+    for line in missing:
+        sys.stderr.write(f"{line}\n")
+    frozen = Frozen(OPTIONS.weights, OPTIONS.size)
+    out = (
+        Path(OPTIONS.out)
+        if OPTIONS.out
+        else given
+        if given.is_dir()
+        else Path("runs") / frozen.name
+    )
+    evaluate(
+        OPTIONS.weights, datasets, OPTIONS.protocols, out,
+        fractions=OPTIONS.fractions, seeds=OPTIONS.seeds, shots=OPTIONS.shots,
+        threads=OPTIONS.threads, cache=Path(OPTIONS.cache) if OPTIONS.cache else None,
+        size=OPTIONS.size,
+    )  # fmt: skip
+    sys.stdout.write(f"next: python -m maskedclip.report {out} --out report\n")
 
 
 if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    given = Path(OPTIONS.weights)
-    place = given if given.is_dir() else Path("runs") / name_of(given)
     with one_line_errors():
-        evaluate(
-            OPTIONS.weights,
-            [Path(directory) for directory in OPTIONS.datasets],
-            OPTIONS.task,
-            OPTIONS.protocols,
-            Path(OPTIONS.out) if OPTIONS.out else place,
-            fraction=OPTIONS.fraction,
-            seed=OPTIONS.seed,
-            threads=OPTIONS.threads,
-        )
+        _main()

@@ -55,12 +55,13 @@ class Frozen:
         self.is_random = self.weights == RANDOM
         self.name = f"{RANDOM}_{size}" if self.is_random else name_of(weights)
         if self.is_random:
-            self.image_size, self.reads_text = _RANDOM_SIZE, False
+            self.image_size, self.reads_text, self._is_own = _RANDOM_SIZE, False, False
             return
         self.file = _file_of(Path(weights))
         header, names = read_header(self.file)
         self.image_size = int(header.get("image_size", 224))
         self.reads_text = "temperature.logit_scale" in names
+        self._is_own = self.reads_text or "classes" in header  # more than a bare encoder
 
     @cached_property
     def sha256(self) -> str:
@@ -76,20 +77,35 @@ class Frozen:
     @cached_property
     def model(self) -> Model:
         """The network, on the GPU where there is one."""
-        if not self.is_random:
+        if self._is_own:
             return load(self.file)
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
-            encoder, _ = load_encoder(
-                RANDOM, image_size=self.image_size, global_pool="token", size=self._size
+            torch.manual_seed(0)  # an untrained encoder is always the same
+            encoder, report = load_encoder(
+                RANDOM if self.is_random else self.file,
+                image_size=self.image_size,
+                global_pool="token",
+                size=self._size,
             )
-        return Model(encoder, None, self.image_size, (), RANDOM)
+        logger.info("%s", report)
+        return Model(encoder, None, self.image_size, (), self.weights)
 
     @cached_property
     def arithmetic(self) -> torch.dtype:
         """bf16 where the processor multiplies it fast, as in training; features differ by 0.3 %."""
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         return compute_type("auto", device)
+
+    def facts(self, dataset: Shards) -> dict[str, Any]:
+        """Return all that decides the features of a dataset's images."""
+        return {
+            "version": _VERSION,
+            "weights_sha256": self.sha256,
+            "dataset_sha256": dataset_sha256(dataset.directory),
+            "image_size": self.image_size,
+            "preparation": {"resize": RESIZE, "filter": "bicubic", "mean": MEAN, "std": STD},
+            "arithmetic": str(self.arithmetic).removeprefix("torch."),
+        }
 
     @torch.no_grad()
     def encode(self, image_BCHW: Tensor) -> dict[str, np.ndarray]:
@@ -132,7 +148,7 @@ def features(
     Samples that cannot be read are tried anew each time. Raises RuntimeError where there is not
     one that can.
     """
-    facts = _facts(frozen, dataset)
+    facts = frozen.facts(dataset)
     path = folder / f"{dataset.name}-{_digest(facts)[:12]}.safetensors"
     parts = _read(path, facts)
     known = {int(index) for part in parts for index in part.index_N}
@@ -173,18 +189,6 @@ def _batches(
 def _joined(parts: Sequence[Features]) -> Features:
     rows = {k: np.concatenate([part.rows[k] for part in parts]) for k in parts[0].rows}
     return Features(np.concatenate([part.index_N for part in parts]), rows)
-
-
-def _facts(frozen: Frozen, dataset: Shards) -> dict[str, Any]:
-    """Return all that decides the features."""
-    return {
-        "version": _VERSION,
-        "weights_sha256": frozen.sha256,
-        "dataset_sha256": dataset_sha256(dataset.directory),
-        "image_size": frozen.image_size,
-        "preparation": {"resize": RESIZE, "filter": "bicubic", "mean": MEAN, "std": STD},
-        "arithmetic": str(frozen.arithmetic).removeprefix("torch."),
-    }
 
 
 def _digest(facts: Mapping[str, Any]) -> str:

@@ -66,8 +66,8 @@ class Job:
         if after.datasets:
             from maskedclip.evaluate import evaluate
 
-            directories = [Path(directory) for directory in after.datasets]
-            evaluate(run, directories, after.task, after.protocols, run)
+            datasets = [(Path(directory), after.task) for directory in after.datasets]
+            evaluate(run, datasets, after.protocols, run)
         dataset = after.datasets[0] if after.datasets else "shards/DATASET"
         sys.stdout.write(
             f"\n{run} is done. Next:\n"

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import maskedclip
+from maskedclip.eval.scores import METRICS
 
 ROOT = Path(__file__).parents[1]
 
@@ -27,21 +28,21 @@ def test_the_demo_trains_measures_and_says_what_to_do_next(tmp_path):
     assert done.returncode == 0, done.stderr
     assert "step 8/8" in done.stderr
     assert "left" in done.stderr
-    for part in ("AUROC", "linear", "zeroshot", "tensorboard --logdir", "maskedclip.finetune"):
+    for part in ("AUROC", "logistic", "zeroshot", "tensorboard --logdir", "maskedclip.finetune"):
         assert part in done.stdout
     run = tmp_path / "runs" / "demo"
     rows = [json.loads(line) for line in (run / "results.jsonl").read_text().splitlines()]
     assert {(row["protocol"], row["metric"]) for row in rows} == {
         (protocol, metric)
-        for protocol in ("linear", "zeroshot")
-        for metric in ("auroc", "average_precision")
+        for protocol in ("logistic", "zeroshot")
+        for metric in METRICS
     }
-    assert len(list((run / "predictions").glob("*.csv"))) == 2
+    assert len(list((run / "predictions").glob("*-test.csv"))) == 2
     assert maskedclip.load(run).encode_text(["drusens"]).shape == (1, 512)
 
     again = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert again.returncode == 0, again.stderr
-    assert "step 8/8" not in again.stderr  # finished: only measured again
+    assert "step 8/8" not in again.stderr  # finished, and measured: only shown again
 
     failing = [*command, "--name=other", "--data.unpaired=shards/nowhere"]
     failed = subprocess.run(failing, cwd=tmp_path, capture_output=True, text=True, check=False)

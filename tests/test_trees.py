@@ -3,10 +3,10 @@
 import os
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from maskedclip.data.downstream import divide, labelled
+from maskedclip.data.phantoms.phantom import draw
 from maskedclip.data.photographs.fundus import encode
 from maskedclip.data.storage.shards import Shards
 from maskedclip.trees import TASK, as_shards, tree_of
@@ -16,13 +16,12 @@ NAMES = {"train": 8, "val": 4, "test": 4}
 
 def plant(root: Path, splits: dict[str, int], classes: tuple[str, ...] = ("sick", "well")) -> Path:
     """Write so many images a class and split, with endings of every kind."""
-    generator = np.random.default_rng(0)
     endings = (".jpg", ".JPG", ".Jpeg", ".jpeg")
     for split, count in splits.items():
         for name in classes:
             (root / split / name).mkdir(parents=True)
             for i in range(count):
-                image_HWC = generator.integers(150, 256, (64, 64, 3), dtype=np.uint8)
+                image_HWC = draw(i, 64).image_HWC
                 file = root / split / name / f"{split}{i}{endings[i % 4]}"
                 file.write_bytes(encode(image_HWC, 90))
     return root

@@ -6,11 +6,13 @@ of the usual label fractions that holds it: 10 % are the rows up to 0.1, and lie
 
 import csv
 import io
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from maskedclip.data.downstream import Sample, Task, divide, labelled, share_of
+from maskedclip.data.order import number
 from maskedclip.data.storage.shard_writer import replacing
 from maskedclip.data.storage.shards import Shards
 
@@ -66,16 +68,16 @@ def read_split(path: Path, task: Task, excluded: Collection[str] = ()) -> Divisi
     rows = _rows(path)
     by_key = {sample.key: sample for sample in task.samples}
     found = Division({"train": [], "val": [], "test": []}, smallest := {})
-    for number, row in enumerate(rows, 2):
+    for line, row in enumerate(rows, 2):
         if row[0] in excluded:
             continue
         sample = by_key.pop(row[0], None)
         if sample is None or row[1] != task.classes[sample.label] or row[2] not in found.parts:
-            raise ValueError(f"{path}: row {number} is of no sample of this dataset; {_MEND}")
+            raise ValueError(f"{path}: row {line} is of no sample of this dataset; {_MEND}")
         found.parts[row[2]].append(sample)
         if row[2] == "train":
             if not set(row[3:]) <= _WORDS:
-                raise ValueError(f"{path}: row {number} has a fraction that is none; {_MEND}")
+                raise ValueError(f"{path}: row {line} has a fraction that is none; {_MEND}")
             smallest[sample.key] = [float(word) for word in row[3:]]
     if by_key:
         missing = f"{len(by_key)} samples, {min(by_key)} the first, are in no row"
@@ -116,6 +118,21 @@ def training_share(division: Division, fraction: float, seed: int) -> list[Sampl
     if division.smallest and fraction in FRACTIONS and seed in range(SEEDS):
         return [s for s in training if division.smallest[s.key][seed] <= fraction]
     return share_of(training, fraction, seed)
+
+
+def few_shots(division: Division, shots: int, seed: int) -> list[Sample]:
+    """Return `shots` training samples of each class, all of a class that has fewer.
+
+    A pure function of the keys, the seed and the number; a smaller one is part of a larger one.
+    """
+    rank = {sample.key: number(seed, "fraction", sample.key) for sample in division.parts["train"]}
+    taken: Counter[int] = Counter()
+    kept = set()
+    for sample in sorted(division.parts["train"], key=lambda sample: rank[sample.key]):
+        if taken[sample.label] < shots:
+            taken[sample.label] += 1
+            kept.add(sample.index)
+    return [sample for sample in division.parts["train"] if sample.index in kept]
 
 
 def write_missing_splits(dataset: Shards) -> dict[str, Path | str]:

@@ -13,6 +13,7 @@ from maskedclip.data.splits import (
     FRACTIONS,
     SEEDS,
     division_of,
+    few_shots,
     read_split,
     split_file,
     training_share,
@@ -186,3 +187,17 @@ def test_a_task_that_cannot_be_divided_says_why(tmp_path: Path) -> None:
     found = write_missing_splits(dataset(tmp_path / "d", ["a"] * 20))
     assert "two classes are needed" in str(found["grade"])
     assert not (tmp_path / "d" / "splits").exists()
+
+
+def test_few_shots_are_so_many_of_each_class_and_nested(tmp_path: Path) -> None:
+    shards = dataset(tmp_path / "d", ["a"] * 60 + ["b"] * 40 + ["c"] * 6)
+    division = division_of(shards, labelled(shards))
+    train = Counter(sample.label for sample in division.parts["train"])
+    shares = [few_shots(division, shots, 0) for shots in (1, 4, 16)]
+    for shots, share in zip((1, 4, 16), shares, strict=True):
+        assert Counter(sample.label for sample in share) == {
+            label: min(shots, count) for label, count in train.items()
+        }
+    for smaller, larger in pairwise(shares):
+        assert keys(smaller) < keys(larger)
+    assert keys(few_shots(division, 4, 1)) != keys(shares[1])

@@ -1,0 +1,111 @@
+"""Features of frozen weights: those of the network, computed once, kept in a checked file."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from maskedclip.data.downstream import Sample, labelled
+from maskedclip.data.storage.shards import Shards
+from maskedclip.data.views import prepared_batches
+from maskedclip.features import JOINT, PATCHES, Frozen, features
+from maskedclip.inference import load
+from maskedclip.models.maskedclip import build
+from maskedclip.models.pretrained import export, load_encoder
+
+SHAPE: dict[str, Any] = {
+    "size": "micro", "image_size": 32, "patch_size": 16, "mask_ratio": 0.75, "bridge_depth": 1,
+    "feature_decoder_depth": 1, "projection": 16, "text": "builtin", "text_tokens": 77,
+    "text_dropout": 0.0,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("runs") / "ours"
+    directory.mkdir()
+    torch.manual_seed(0)
+    network, _ = build(**SHAPE)
+    export(network.state_dict(), SHAPE, directory)
+    return directory
+
+
+@pytest.fixture
+def held(phantoms: dict[str, Path]) -> tuple[Shards, list[Sample]]:
+    dataset = Shards(phantoms["heldout"])
+    return dataset, labelled(dataset).samples[:20]
+
+
+def close(found: np.ndarray, expected: torch.Tensor) -> None:
+    """Compare as directions: arithmetic may be bf16 here and is fp32 there."""
+    cosine = torch.cosine_similarity(torch.from_numpy(found), expected, dim=1)
+    assert cosine.min() > 0.999
+
+
+def test_they_are_what_the_networks_give(run: Path, held: Any, tmp_path: Path) -> None:
+    dataset, samples = held
+    found = features(Frozen(run), dataset, samples, tmp_path, 1)
+    (views,) = prepared_batches(dataset, samples, image_size=32, batch=64, threads=1)
+    kept, joint_BD = found.of(samples, JOINT)
+    assert kept == samples
+    close(joint_BD, load(run).features(views.image_BCHW))
+    encoder, _ = load_encoder(run, image_size=32, global_pool="token")
+    with torch.no_grad():
+        token_BND = encoder.eval().forward_features(views.image_BCHW)
+    close(found.of(samples, PATCHES)[1], token_BND[:, 1:].mean(dim=1))
+    alone = features(Frozen(run / "encoder.safetensors"), dataset, samples, tmp_path, 1)
+    close(alone.of(samples, PATCHES)[1], token_BND[:, 1:].mean(dim=1))
+    assert len(list(tmp_path.iterdir())) == 2  # other weights, another file
+
+
+def test_a_file_grows_by_what_is_missing_and_keeps_what_it_has(
+    run: Path, held: Any, tmp_path: Path
+) -> None:
+    dataset, samples = held
+    first = features(Frozen(run), dataset, samples[:5], tmp_path, 1)
+    second = features(Frozen(run), dataset, samples[3:], tmp_path, 1)
+    assert len(second.index_N) == len(samples)
+    assert (second.of(samples[:5], PATCHES)[1] == first.of(samples[:5], PATCHES)[1]).all()
+    (file,) = tmp_path.iterdir()
+    before = file.stat().st_mtime_ns
+    again = features(Frozen(run), dataset, samples, tmp_path, 1)
+    assert file.stat().st_mtime_ns == before
+    assert (again.of(samples, JOINT)[1] == second.of(samples, JOINT)[1]).all()
+
+
+@pytest.mark.parametrize("damage", ["flipped", "cut", "empty", "text"])
+def test_a_damaged_file_is_computed_again_and_said(
+    damage: str, run: Path, held: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    dataset, samples = held
+    right = features(Frozen(run), dataset, samples, tmp_path, 1)
+    (file,) = tmp_path.iterdir()
+    whole = file.read_bytes()
+    flipped = bytearray(whole)
+    flipped[-9] ^= 1
+    contents = {"flipped": bytes(flipped), "cut": whole[:-100], "empty": b"", "text": b"{}" * 99}
+    file.write_bytes(contents[damage])
+    again = features(Frozen(run), dataset, samples, tmp_path, 1)
+    assert "is damaged" in caplog.text
+    assert (again.of(samples, PATCHES)[1] == right.of(samples, PATCHES)[1]).all()
+    assert file.read_bytes() == whole
+
+
+def test_a_file_of_other_weights_under_this_name_is_not_believed(
+    run: Path, held: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    dataset, samples = held
+    features(Frozen(run), dataset, samples, tmp_path / "a", 1)
+    features(Frozen("random", "micro"), dataset, samples, tmp_path / "b", 1)
+    (ours,), (theirs,) = (tmp_path / "a").iterdir(), (tmp_path / "b").iterdir()
+    ours.write_bytes(theirs.read_bytes())
+    found = features(Frozen(run), dataset, samples, tmp_path / "a", 1)
+    assert "not what its header says" in caplog.text
+    assert JOINT in found.rows
+
+
+def test_weights_that_are_not_there_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no such file"):
+        Frozen(tmp_path)
