@@ -12,10 +12,8 @@ if __name__ == "__main__":  # before torch is imported: --help and mistakes answ
 import logging
 import shutil
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
@@ -29,6 +27,7 @@ from maskedclip.data.views import Views, augmentation, training_batches
 from maskedclip.engine.best import Best
 from maskedclip.engine.checkpoint import Checkpoints, restore
 from maskedclip.engine.distributed import process_group
+from maskedclip.engine.epochs import Epochs
 from maskedclip.engine.metrics import Recorder
 from maskedclip.engine.pace import Pace
 from maskedclip.engine.preemption import Preempted, Preemption
@@ -43,7 +42,7 @@ from maskedclip.finetune_run import (
     claim,
     finished,
     read_labels,
-    run_name,
+    resolved,
     write_results,
 )
 from maskedclip.finetune_steps import learning_rate, predict, steps_of, train
@@ -53,32 +52,34 @@ logger = logging.getLogger(__name__)
 _KEPT, _SAVING = 2, 0.1  # states on the disk; share of the time that saving them may take
 
 
-def finetune(config: FinetuneConfig) -> Path:
+def finetune(config: FinetuneConfig, *, rest: float = 0.0) -> Path:
     """Train, select an epoch on validation, test its weights once; return the run's directory.
 
     A finished run of the same configuration is not run again; a killed one goes on from its newest
     verified state, to the same result. Raises ValueError for weights or labels that cannot serve,
     and for a directory of another run; Preempted where a signal asked to leave.
+
+    Args:
+        rest: work that waits behind this run, as a multiple of it; the time left counts it.
     """
     labels = read_labels(config)
-    config = replace(config, task=labels.task.name, name=config.name or run_name(config))
+    config = resolved(config, labels)
     run = Path(config.out) / config.name
     with alone(run):
         if finished(config, run):
             logger.info("%s is finished; remove it to run it again", run)
         else:
-            best, ledger = train_all(config, run, labels)
+            best, ledger = train_all(config, run, labels, rest)
             found = predict(best, labels, "test", config, ledger)
             write_results(config, run, labels, best, found)
         shutil.rmtree(run / STATES, ignore_errors=True)
-        sys.stdout.write(results.table(results.read_rows(run)))
     return run
 
 
 def train_all(
-    config: FinetuneConfig, run: Path, labels: Labels
+    config: FinetuneConfig, run: Path, labels: Labels, rest: float
 ) -> tuple[VisionTransformer, Ledger]:
-    """Go on from the run's newest verified state to its last epoch; return the selected network."""
+    """Go on from the newest verified state to the last epoch; return the selected network."""
     augment = augmentation(config.image_size, config.augmentation, config.re_prob)
     torch.manual_seed(config.seed)
     model, report = build_classifier(
@@ -93,6 +94,8 @@ def train_all(
             model, layer_decay=config.layer_decay, weight_decay=config.weight_decay
         )
         done = restore(run / STATES, model, best, optimizer) // steps_of(labels, config)
+        if done:
+            logger.info("%s goes on after epoch %d", run, done)
         claim(config, run, goes_on=done > 0)
         ledger = Ledger(run / LOST, labels.dataset.name)
         ledger.add(labels.task.lost)
@@ -100,8 +103,9 @@ def train_all(
             labels.dataset, labels.parts["train"], augment, batch=config.batch,
             epochs=range(done, config.epochs), seed=config.seed, workers=config.threads,
         )  # fmt: skip
+        epochs = Epochs(config.epochs, done, rest)
         with closing(batches):
-            learn(config, run, labels, (model, best, optimizer), batches, done, ledger)
+            learn(config, run, labels, (model, best, optimizer), batches, ledger, epochs)
     return best.model, ledger
 
 
@@ -111,12 +115,12 @@ def learn(
     labels: Labels,
     networks: tuple[VisionTransformer, Best[VisionTransformer], AdamW],
     batches: Iterator[Views],
-    done: int,
     ledger: Ledger,
+    epochs: Epochs,
 ) -> None:
-    """Run the epochs from `done` on: train, validate, keep the better weights, save the state."""
+    """Run the epochs that are left: train, validate, keep the better weights, save the state."""
     model, best, optimizer = networks
-    steps, start, saved, pace = steps_of(labels, config), time.monotonic(), done, Pace(_SAVING)
+    steps, saved, pace = steps_of(labels, config), epochs.done, Pace(_SAVING)
 
     def until_asked(epoch: int) -> Iterator[Views]:
         for views in islice(batches, steps):
@@ -127,9 +131,9 @@ def learn(
     with (
         Preemption() as preemption,
         Checkpoints(run / STATES, _KEPT, aside=False) as checkpoints,
-        closing(Recorder(run, done * steps)) as recorder,
+        closing(Recorder(run, saved * steps)) as recorder,
     ):
-        for epoch in range(done, config.epochs):
+        for epoch in range(saved, config.epochs):
             loss = train(model, optimizer, until_asked(epoch), labels, config, epoch, ledger)
             _, _, label_B, probability_BY = predict(model, labels, "val", config, ledger)
             score = selection_score(config.selection, label_B, probability_BY)
@@ -141,8 +145,7 @@ def learn(
                 f"val_{config.selection}": score,
             }  # fmt: skip
             recorder.record((epoch + 1) * steps, row)
-            seconds = (time.monotonic() - start) / (epoch + 1 - done) * (config.epochs - epoch - 1)
-            _show(epoch + 1, config.epochs, loss, score, seconds)
+            epochs.show(epoch + 1, loss, score)
             if preemption.asked or (epoch + 1 < config.epochs and pace.due()):
                 with pace.measured():
                     checkpoints.save((epoch + 1) * steps, model, best, optimizer)
@@ -152,15 +155,9 @@ def learn(
                 raise Preempted(run, saved * steps, preemption.asked)
 
 
-def _show(epoch: int, epochs: int, loss: float, score: float, seconds: float) -> None:
-    left = time.strftime("%H:%M:%S", time.gmtime(seconds))
-    sys.stderr.write(
-        f"epoch {epoch}/{epochs}  loss {loss:.4f}  validation {score:.3f}  {left} left\n"
-    )
-
-
 if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     with one_line_errors():
         directory = finetune(CONFIG)
+        sys.stdout.write(results.table(results.read_rows(directory)))
         sys.stdout.write(f"next: python -m maskedclip.report {directory} --out report\n")

@@ -29,6 +29,7 @@ from maskedclip.finetune_recipes import paper
 from maskedclip.inference import name_of
 from maskedclip.models.classifier import FINETUNED, write_classifier
 from maskedclip.models.pretrained import ENCODER, RANDOM
+from maskedclip.trees import as_shards
 
 logger = logging.getLogger(__name__)
 LOST, CONFIG_FILE, STATES = "lost_samples.jsonl", "config.json", "checkpoints"
@@ -45,12 +46,22 @@ class Labels(NamedTuple):
 
 
 def read_labels(config: FinetuneConfig) -> Labels:
-    """Return the dataset's labelled samples, `fraction` of the training ones."""
-    dataset = Shards(Path(config.dataset))
+    """Return the dataset's labelled samples, `fraction` of the training ones.
+
+    A tree of images is made into shards first, where that is not yet done.
+    """
+    dataset = Shards(as_shards(Path(config.dataset)))
     task = labelled(dataset, config.task)
     division = division_of(dataset, task, Path(config.split) if config.split else None)
     share = training_share(division, config.fraction, config.seed)
     return Labels(dataset, task, division.parts | {"train": share})
+
+
+def resolved(config: FinetuneConfig, labels: Labels) -> FinetuneConfig:
+    """Return the configuration with its task, its name and the shards that are read."""
+    config = replace(config, task=labels.task.name)
+    name = config.name or run_name(config)
+    return replace(config, name=name, dataset=str(labels.dataset.directory))
 
 
 def run_name(config: FinetuneConfig) -> str:
