@@ -123,7 +123,7 @@ def test_a_run_that_is_warned_saves_within_a_step_and_the_requeued_one_ends_as_i
     assert_equal(rows(run.directory), uninterrupted)
 
 
-# without any grace the end of the first life and the requeue race: seen to fail once in four
+# without any grace SLURM queues the job again before it has ended: a minute more
 @pytest.mark.parametrize("partition", ["main", pytest.param("hard", marks=pytest.mark.slow)])
 def test_an_evicted_run_goes_on_where_it_was(
     run: Config, uninterrupted, partition: str, until_idle: Callable[[float], None]
