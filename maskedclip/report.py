@@ -15,10 +15,10 @@ if __name__ == "__main__":  # before torch is imported: --help and mistakes answ
 
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 from urllib.parse import quote
 
 from tqdm import tqdm
@@ -26,18 +26,27 @@ from tqdm import tqdm
 from maskedclip.data.tasks import PAPER
 from maskedclip.eval.compare import differing_from_best
 from maskedclip.pages.ablation import Ablated, ablated, absent, differences, table_2
+from maskedclip.pages.cells import Column, Comparison, Place
 from maskedclip.pages.index import Addresses, Content, index
 from maskedclip.pages.label_efficiency import draw
 from maskedclip.pages.latex import latex
 from maskedclip.pages.markdown import markdown
 from maskedclip.pages.measurements import TABLED, Measurement
 from maskedclip.pages.sheet import sheet
-from maskedclip.pages.tables import Column, Comparison, Place, Table, columns_of, table
+from maskedclip.pages.tables import Table, columns_of, table
 from maskedclip.report_command import ReportConfig
 from maskedclip.report_pages import Photographs, address, page_name, write_page
 from maskedclip.report_runs import disagreements, find, pretraining, read
 
 logger = logging.getLogger(__name__)
+T = TypeVar("T")
+_WORDS = {
+    "finetune": "fine-tuning",
+    "linear": "a linear probe",
+    "logistic": "logistic regression on frozen features",
+    "knn": "the nearest neighbours in frozen features",
+    "zeroshot": "class descriptions alone (zero-shot)",
+}
 INDEX, PAGES = "index.html", "runs"
 
 
@@ -76,12 +85,18 @@ def report(runs: Sequence[Path], config: ReportConfig) -> Report:
         (out / "figure2.png").write_bytes(figure.png)
         (out / "figure2.svg").write_bytes(figure.svg)
     problems = found.problems + faults
+    title = f"Results by {_WORDS.get(config.protocol, config.protocol)}"
     content = Content(
-        f"Results by {config.protocol}", first, second.table, second.about, figure,
+        title, first, second.table, second.about, figure,
         found.measured, problems, found.other_protocols,
     )  # fmt: skip
     (out / INDEX).write_text(index(content, _addresses(out, there)), encoding="utf-8")
     return Report(out / INDEX, markdown(first, intervals=config.intervals), problems)
+
+
+def _progress(places: Sequence[T], what: str) -> Iterator[T]:
+    """Yield the places while a bar says how long it takes yet; a log gets a line now and then."""
+    yield from tqdm(places, desc=what, mininterval=0.1 if sys.stderr.isatty() else 10)
 
 
 def _pages(
@@ -91,7 +106,7 @@ def _pages(
     photographs = Photographs() if config.pictures else None
     there: set[Measurement] = set()
     problems: list[str] = []
-    for run in tqdm(measured, desc="pages", unit="run"):
+    for run in _progress(measured, "pages"):
         try:
             predictions = read(run)
         except ValueError as error:
@@ -108,7 +123,7 @@ def _compare(first: Table, there: set[Measurement]) -> tuple[dict[Place, Compari
     compared: dict[Place, Comparison] = {}
     problems: list[str] = []
     places = [(block, column) for block in first.blocks for column in first.columns]
-    for block, column in tqdm(places, desc="comparisons", unit="column"):
+    for block, column in _progress(places, "comparisons"):
         for metric in TABLED:
             runs = {line.method: line.cells[column, metric].measured for line in block.lines}
             runs = {name: own for name, own in runs.items() if own and there.issuperset(own)}

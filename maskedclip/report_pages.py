@@ -13,6 +13,7 @@ from PIL import Image
 from maskedclip.data.storage.shards import DamagedSample, Shards
 from maskedclip.data.views import picture
 from maskedclip.eval.results import Measured, file_name
+from maskedclip.eval.zeroshot import categories
 from maskedclip.pages.curves import Mistake
 from maskedclip.pages.measurements import Measurement
 from maskedclip.pages.run_page import Pictures, Predicted, mistakes, run_page
@@ -78,7 +79,9 @@ def write_page(
 ) -> str:
     """Write a measurement's page into `pages` and return its name."""
     measured, classes = predictions
-    found = Predicted(classes, measured.keys, measured.label_B, measured.probability_BY)
+    found = Predicted(
+        _worded(run.task, classes), measured.keys, measured.label_B, measured.probability_BY
+    )
     wrong = mistakes(found, most or 12)
     pictures = Pictures({}, "No pictures: they were not asked for (--pictures).")
     if photographs is not None:
@@ -87,6 +90,12 @@ def write_page(
     name = page_name(run)
     (pages / name).write_text(run_page(run, found, wrong, pictures, addresses), encoding="utf-8")
     return name
+
+
+def _worded(task: str, classes: Sequence[str]) -> list[str]:
+    """Return the classes with what their grades mean, where that is known."""
+    words = categories(task, classes)
+    return [a if a == b else f"{a}: {b}" for a, b in zip(classes, words, strict=True)]
 
 
 def page_name(run: Measurement) -> str:

@@ -68,10 +68,17 @@ def class_curves(
                 float(roc_auc_score(own_B, probability_B)),
                 float(average_precision_score(own_B, probability_B)),
                 _thinned(np.stack([false_K, true_K], axis=1)),
-                _thinned(np.stack([recall_K, precision_K], axis=1)[::-1]),
+                _thinned(_from_first(np.stack([recall_K, precision_K], axis=1)[::-1])),
             )
         )  # fmt: skip
     return found
+
+
+def _from_first(curve_K2: np.ndarray) -> np.ndarray:
+    """Return the curve with the first threshold's precision where scikit-learn begins with 1."""
+    curve_K2 = curve_K2.copy()
+    curve_K2[0, 1] = curve_K2[1, 1]
+    return curve_K2
 
 
 def _thinned(curve_K2: np.ndarray) -> np.ndarray:

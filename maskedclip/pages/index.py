@@ -4,10 +4,11 @@ import base64
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
+from maskedclip.pages.cells import Average, Cell, Column, Comparison, shown
 from maskedclip.pages.label_efficiency import Drawn
 from maskedclip.pages.markup import escaped, items, link, page, rows
 from maskedclip.pages.measurements import NAMES, TABLED, Measurement
-from maskedclip.pages.tables import Average, Cell, Column, Line, Table, column_marks, shown
+from maskedclip.pages.tables import Line, Table, column_marks
 
 
 class Addresses(NamedTuple):
@@ -31,6 +32,7 @@ class Content(NamedTuple):
     other_protocols: Mapping[str, int]
 
 
+_LEVEL = 0.05  # p-values from here on are shown as no difference
 _READING = (
     "Values are per cent: ROC is the macro one-vs-rest area under the ROC curve, PRC the average "
     "precision. With several seeds: their mean and standard deviation.",
@@ -40,7 +42,8 @@ _READING = (
     "is known); of several seeds, the mean of their intervals. That of an average takes the tasks' "
     "test images as independent.",
     "p is of a paired bootstrap by patient, of the mean over seeds against the best of the column "
-    "on the same test images, adjusted for the number of methods compared (Holm).",
+    "on the same test images, adjusted for the number of methods compared (Holm). It is dark where "
+    "the two cannot be told apart (p of 0.05 or more).",
     "An average over fewer tasks than all says over how many, and is not compared.",
 )
 
@@ -100,9 +103,7 @@ def _results(table: Table, addresses: Addresses) -> str:
                 for metric in TABLED:
                     mark = marks[line.method, group, metric]
                     found = table.comparisons.get((block.budget, group, metric, line.method))
-                    p = f"p {found.p:.2g}" if found and found.p is not None else ""
-                    said = f"against {found.best}" if found else ""
-                    body += _cell(line, (group, metric), mark, (p, said), addresses)
+                    body += _cell(line, (group, metric), mark, found, addresses)
             body += "</tr>"
         body += "</tbody>"
     return (
@@ -115,7 +116,7 @@ def _cell(
     line: Line,
     place: tuple[Column | None, str],
     mark: str,
-    p: tuple[str, str],
+    found: Comparison | None,
     addresses: Addresses,
 ) -> str:
     cell = line.at(*place)
@@ -130,11 +131,15 @@ def _cell(
     text = f'<span class="{mark}">{text}</span>'
     small = [("", f"\u00b1 {shown(cell.deviation)}" if cell.deviation is not None else "")]
     if cell.interval:
-        small.append(("interval", f"{shown(cell.interval[0])} to {shown(cell.interval[1])}"))
+        small.append(("interval", f"{shown(cell.interval[0])}&ndash;{shown(cell.interval[1])}"))
     if isinstance(cell, Average) and not cell.complete:
         small.append(("", f"{cell.tasks} of {cell.of} tasks"))
-    if p[0]:
-        small.append(("p", f'<span title="{escaped(p[1])}">{escaped(p[0])}</span>'))
+    if found and found.p is not None:
+        alike = " alike" if found.p >= _LEVEL else ""
+        said = f"{100 * found.difference:+.1f} against {found.best}"
+        if found.low is not None and found.high is not None:
+            said += f", 95 % interval {100 * found.low:+.1f} to {100 * found.high:+.1f}"
+        small.append((f"p{alike}", f'<span title="{escaped(said)}">p {found.p:.2g}</span>'))
     if isinstance(cell, Cell) and len(cell.measured) > 1:
         seeds = " ".join(link(addresses.run(run), run.seed, _where(run)) for run in cell.measured)
         small.append(("seeds", f"seeds {seeds}"))

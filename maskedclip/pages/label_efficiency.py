@@ -1,6 +1,7 @@
 """Figure 2: the share of labels against AUROC, a panel a task, a line a method."""
 
 import io
+import textwrap
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -9,12 +10,14 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from maskedclip.pages.cells import Cell, Column
 from maskedclip.pages.charts import COLOURS
-from maskedclip.pages.tables import Cell, Column, Table
+from maskedclip.pages.tables import Table
 
 METRIC = "auroc"
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 _LINES = ("-", "--", "-.", ":")
+_IN_PANEL = 8  # methods that an empty panel has room for
 _WIDTH, _PANEL = 4.8, 1.75  # inches: a column of text, and the height of a panel
 _STYLE = {
     "font.family": "sans-serif", "font.size": 8, "axes.titlesize": 8.5, "axes.linewidth": 0.6,
@@ -48,7 +51,8 @@ def draw(table: Table) -> Drawn | None:
     with mpl.rc_context(_STYLE):  # type: ignore[arg-type]
         across = min(2, len(columns))
         down = -(-len(columns) // across)
-        room = 0.3 + 0.17 * -(-(len(methods) + 1) // 2)  # inches, for the legend
+        # inches; the legend has an empty panel, or room below
+        room = 0.0 if down * across > len(columns) else 0.3 + 0.17 * -(-len(methods) // 2)
         figure = Figure(figsize=(_WIDTH, _PANEL * down + room), layout="constrained")
         axes = figure.subplots(down, across, squeeze=False)
         for place, column in enumerate(columns):
@@ -64,9 +68,12 @@ def draw(table: Table) -> Drawn | None:
             for handle, name in zip(*each.get_legend_handles_labels(), strict=True):
                 handles.setdefault(name, handle)
         bands = _bands(table)
-        figure.legend(
-            list(handles.values()), list(handles), loc="outside lower center", ncols=2,
-            frameon=False, title=bands, title_fontsize=7, handlelength=3.2,
+        free = axes.size > len(columns) and len(handles) <= _IN_PANEL
+        owner: Axes | Figure = axes.flat[-1] if free else figure
+        owner.legend(
+            list(handles.values()), list(handles), ncols=1 if free else 2, frameon=False,
+            loc="center" if free else "outside lower center",
+            title=textwrap.fill(bands, 34) if free else bands, title_fontsize=7, handlelength=3.2,
         )  # fmt: skip
         files = {}
         for kind, facts in (("png", {"Software": None}), ("svg", {"Date": None})):

@@ -3,9 +3,10 @@
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from maskedclip.pages.cells import Average, Cell, Column, shown
 from maskedclip.pages.measurements import NAMES as METRICS
 from maskedclip.pages.measurements import TABLED
-from maskedclip.pages.tables import Average, Cell, Column, Line, Table, column_marks, shown
+from maskedclip.pages.tables import Line, Table, column_marks
 
 _SPECIAL = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_",

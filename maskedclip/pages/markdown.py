@@ -3,9 +3,10 @@
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from maskedclip.pages.cells import Average, Cell, shown
 from maskedclip.pages.measurements import NAMES as METRICS
 from maskedclip.pages.measurements import TABLED
-from maskedclip.pages.tables import Average, Cell, Table, column_marks, shown
+from maskedclip.pages.tables import Table, column_marks
 
 _MARKS = {"best": "**{}**", "second": "<u>{}</u>", "": "{}"}
 _CHECKS = {True: "\u2713", False: ""}

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from maskedclip.pages.cells import shown
 from maskedclip.pages.charts import Curve, chart, legend, reliability_chart
 from maskedclip.pages.curves import (
     BINS,
@@ -17,8 +18,12 @@ from maskedclip.pages.curves import (
 )
 from maskedclip.pages.markup import escaped, link, page, rows
 from maskedclip.pages.measurements import NAMES, Measurement, Score, budget_words
-from maskedclip.pages.tables import shown
 
+_LONG = {
+    "auroc": "ROC: area under the curve, mean over classes against the rest",
+    "average_precision": "PRC: average precision, mean over classes against the rest",
+}
+_MANY = 12  # classes, from which the confusion matrix is set tight
 _CURVES = 8  # that are told apart; of more classes the hardest ones are named
 
 
@@ -95,14 +100,17 @@ def _scores(scores: Mapping[str, Score]) -> str:
         interval = "-"
         if score.low is not None and score.high is not None:
             interval = f"{shown(score.low)} to {shown(score.high)}"
-        name = escaped(NAMES.get(metric, metric))
+        name = escaped(_LONG.get(metric, NAMES.get(metric, metric)))
         lines.append([name, shown(score.value), interval, escaped(score.note)])
-    return rows(("metric", "%", "95 % interval", "note"), lines)
+    noted = 4 if any(score.note for score in scores.values()) else 3
+    head = ("metric", "%", "95 % interval", "note")[:noted]
+    return rows(head, [line[:noted] for line in lines])
 
 
 def _confusion(found: Predicted) -> str:
     count_YY = confusion(len(found.classes), found.label_B, found.probability_BY)
     total_Y = count_YY.sum(axis=1)
+    dense = " dense" if len(found.classes) > _MANY else ""
     turned = max(len(name) for name in found.classes) * len(found.classes) > 90
     kind = ' class="turned"' if turned else ""
     top = "".join(f"<th{kind}>{escaped(name)}</th>" for name in found.classes)
@@ -111,7 +119,7 @@ def _confusion(found: Predicted) -> str:
         body += f'<tr><td class="name">{escaped(name)}</td>'
         for called, count in enumerate(count_YY[label]):
             share = count / total_Y[label] if total_Y[label] else 0.0
-            ink = "#fff" if share > 0.55 else "inherit"
+            ink = "#fff" if share > 0.7 else "inherit"
             said = (
                 f"{count} of {total_Y[label]} images of {name} are called {found.classes[called]}"
             )
@@ -124,7 +132,7 @@ def _confusion(found: Predicted) -> str:
     return (
         '<p class="soft">Rows: what the image is. Columns: what it is called (the class of the '
         "highest probability). Shade: share of the row.</p>"
-        f'<div class="wide"><table class="confusion"><thead><tr><th class="name"></th>{top}'
+        f'<div class="wide"><table class="confusion{dense}"><thead><tr><th class="name"></th>{top}'
         f"<th>images</th></tr></thead><tbody>{body}</tbody></table></div>"
     )
 

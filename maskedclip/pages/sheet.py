@@ -5,17 +5,9 @@ import io
 from collections.abc import Callable
 from pathlib import Path
 
+from maskedclip.pages.cells import Average, Cell, Column, Comparisons, Place
 from maskedclip.pages.measurements import TABLED
-from maskedclip.pages.tables import (
-    Average,
-    Cell,
-    Column,
-    Comparisons,
-    Line,
-    Place,
-    Table,
-    column_marks,
-)
+from maskedclip.pages.tables import Line, Table, column_marks
 
 HEAD = (
     "labels", "method", "row", "task", "dataset", "label", "metric", "mean", "sd", "low", "high",
