@@ -102,14 +102,18 @@ def _at_positives(
     They are of the positives at the threshold, of all images above it, and of all down to it.
     """
     order_B = np.argsort(-probability_B, kind="stable")
-    sorted_B = -probability_B[order_B]
-    ordered_BR = weight_BR[order_B]
+    sorted_B, ordered_BR = -probability_B[order_B], weight_BR[order_B]
     place_P = np.flatnonzero(positive_B[order_B])
     value_K, first_K = np.unique(sorted_B[place_P], return_index=True)
     true_KR = np.add.reduceat(ordered_BR[place_P], first_K, axis=0)
-    down_BR = np.concatenate([np.zeros_like(ordered_BR[:1]), np.cumsum(ordered_BR, axis=0)])
-    above_KR = down_BR[np.searchsorted(sorted_B, value_K, side="left")]
-    return true_KR, above_KR, down_BR[np.searchsorted(sorted_B, value_K, side="right")]
+    above_K, down_K = (np.searchsorted(sorted_B, value_K, side) for side in ("left", "right"))
+    # what lies between the thresholds is summed once: a table as long as B would cost the time
+    edge_E = np.unique(np.concatenate([[0], above_K, down_K]))
+    edge_E = edge_E[edge_E < len(order_B)]
+    part_ER = np.add.reduceat(ordered_BR, edge_E, axis=0)
+    sum_ER = np.concatenate([np.zeros_like(part_ER[:1]), np.cumsum(part_ER, axis=0)])
+    above_KR, down_KR = (sum_ER[np.searchsorted(edge_E, place_K)] for place_K in (above_K, down_K))
+    return true_KR, above_KR, down_KR
 
 
 def _auroc(positive_B: np.ndarray, probability_B: np.ndarray, weight_BR: np.ndarray) -> np.ndarray:
