@@ -33,9 +33,7 @@ def test_the_demo_trains_measures_and_says_what_to_do_next(tmp_path):
     run = tmp_path / "runs" / "demo"
     rows = [json.loads(line) for line in (run / "results.jsonl").read_text().splitlines()]
     assert {(row["protocol"], row["metric"]) for row in rows} == {
-        (protocol, metric)
-        for protocol in ("logistic", "zeroshot")
-        for metric in METRICS
+        (protocol, metric) for protocol in ("logistic", "zeroshot") for metric in METRICS
     }
     assert len(list((run / "predictions").glob("*-test.csv"))) == 2
     assert maskedclip.load(run).encode_text(["drusens"]).shape == (1, 512)
