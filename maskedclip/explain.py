@@ -76,10 +76,11 @@ def explain(config: ExplainConfig) -> Path:
         found = maps_of(model, image_CHW[None], question)
         seen_HWC, box = as_seen(image_CHW), _seen_box(photograph, model.image_size)
         for each in found:
-            _write(out, photograph, box, seen_HWC, each)
+            among = "classes" if model.classes else "prompts"
+            _write(out, photograph, box, seen_HWC, each, among)
             lines += _lines(photograph.name, box, each)
         label = photograph.name[-28:] + ("\n" + photograph.known[:32] if photograph.known else "")
-        rows.append((label, seen_HWC, [(_title(each, "\n"), each.value_RC) for each in found]))
+        rows.append((label, seen_HWC, [(_short(each), each.value_RC) for each in found]))
         left = (time.monotonic() - start) / len(rows) * (total - len(rows))
         sys.stderr.write(f"image {len(rows)}/{total}  {photograph.name}  {left:.0f} s left\n")
     if not rows:
@@ -159,14 +160,21 @@ def place_of(config: ExplainConfig) -> Path:
 
 
 def _title(found: Map, between: str) -> str:
+    return found.method + (between + found.about if found.about else "")
+
+
+def _short(found: Map) -> str:
     share = "" if found.probability is None else f" {found.probability:.0%}"
-    return found.method + (between + found.about if found.about else "") + share
+    return _title(found, "\n") + share
 
 
-def _write(out: Path, photograph: Photograph, box: Box, seen_HWC: np.ndarray, found: Map) -> None:
-    words = Words(
-        _title(found, ": "), photograph.name + "\n" + photograph.known, UNITS[found.method]
-    )
+def _write(
+    out: Path, photograph: Photograph, box: Box, seen_HWC: np.ndarray, found: Map, among: str
+) -> None:
+    title = _title(found, ": ")
+    if found.probability is not None:
+        title += f"\nprobability {found.probability:.0%} among the {among}"
+    words = Words(title, f"{photograph.name}\n{photograph.known}".strip(), UNITS[found.method])
     stem = Path(photograph.name).stem
     path = out / f"{file_name(stem, found.method, found.about)}.png"
     write_overlay(path, photograph.image_HWC, box, seen_HWC, found.value_RC, words)

@@ -80,6 +80,10 @@ def _check_images(config: ExplainConfig) -> None:
     for path in config.images:
         if not Path(path).is_file():
             raise ValueError(f"{path}: no such image")
+    stems = [Path(path).stem for path in config.images]
+    for stem in stems:
+        if stems.count(stem) > 1:
+            raise ValueError(f"--images: two are called {stem}; their maps would be one file")
     if config.dataset:
         describe(Path(config.dataset))
         if config.count < 1:

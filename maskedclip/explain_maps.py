@@ -25,9 +25,9 @@ class Map(NamedTuple):
 
     method: str
     about: str  # class or prompt; empty where the method asks for none
-    probability: float | None  # of that class or prompt, among all classes or prompts
     value_RC: np.ndarray  # rows and columns of patches
-    head_HRC: np.ndarray | None  # of cls: the heads, whose mean is value_RC
+    probability: float | None = None  # of that class or prompt, among all classes or prompts
+    head_HRC: np.ndarray | None = None  # of cls: the heads, whose mean is value_RC
 
 
 class Question(NamedTuple):
@@ -83,10 +83,10 @@ def maps_of(model: Model, image_1CHW: Tensor, question: Question) -> list[Map]:
     found: list[Map] = []
     if "rollout" in question.methods:
         mixing = attention.rollout([layer.attention() for layer in seen])
-        found.append(Map("rollout", "", None, _grid(attention.patches_read(mixing)[0]), None))
+        found.append(Map("rollout", "", _grid(attention.patches_read(mixing)[0])))
     if "cls" in question.methods:
         head_HRC = _grid(attention.class_read(seen[last].attention())[0])
-        found.append(Map("cls", "", None, head_HRC.mean(axis=0), head_HRC))
+        found.append(Map("cls", "", head_HRC.mean(axis=0), head_HRC=head_HRC))
     probability_Y = _probabilities(model, score_Y)
     if "relevance" in question.methods:
         names = model.classes or question.prompts
@@ -97,14 +97,14 @@ def maps_of(model: Model, image_1CHW: Tensor, question: Question) -> list[Map]:
             place = names.index(name)
             pairs = attention.relevance(score_Y[place], seen)
             value_RC = _grid(attention.patches_read(pairs)[0])
-            found.append(Map("relevance", name, float(probability_Y[place]), value_RC, None))
+            found.append(Map("relevance", name, value_RC, float(probability_Y[place])))
     if "text" in question.methods:
         assert question.class_YD is not None
         cosine_YN = attention.similarity(patch_ND[None], question.class_YD.to(patch_ND.device))[0]
         for name, cosine_N, probability in zip(
             question.prompts, cosine_YN, probability_Y, strict=True
         ):
-            found.append(Map("text", name, float(probability), _grid(cosine_N), None))
+            found.append(Map("text", name, _grid(cosine_N), float(probability)))
     return found
 
 

@@ -1,7 +1,7 @@
 """Maps of patches as pictures: heat over the photograph, which stays visible beneath it.
 
-Heat is blue to white, the colours that a fundus does not have, and where a map is low nothing is
-painted. Each map has its own range, which its colour bar tells.
+Heat is blue to white, the colours that a fundus does not have. The lower half of a map's patches is
+not painted: colours go from the median to the highest value, and the colour bar tells both.
 """
 
 from collections.abc import Sequence
@@ -18,8 +18,8 @@ from matplotlib.patches import Rectangle
 from torch.nn import functional as F
 
 HEAT = LinearSegmentedColormap.from_list("heat", ["#0018a8", "#0090ff", "#00f0e0", "#f4ffff"])
-_STRONGEST = 0.75  # of the heat's colour over the photograph's
-_CONTOURS = (0.5, 0.8)  # of a map's range
+_STRONGEST = 0.7  # of the heat's colour over the photograph's
+_CONTOURS = (0.5, 0.8)  # of a map's range, from its median to its highest
 _RESOLUTION = 110  # dots per inch
 
 
@@ -48,9 +48,13 @@ def enlarged(map_RC: np.ndarray, side: int) -> np.ndarray:
 
 
 def heat(map_RC: np.ndarray) -> np.ndarray:
-    """Return the map between 0, its lowest, and 1; all 0 where it is the same everywhere."""
-    low, high = float(map_RC.min()), float(map_RC.max())
-    return np.zeros_like(map_RC) if high <= low else (map_RC - low) / (high - low)
+    """Return the map between 0, its median and below, and 1; 0 where it is the same everywhere."""
+    low, high = _range(map_RC)
+    return np.zeros_like(map_RC) if high <= low else np.clip((map_RC - low) / (high - low), 0, 1)
+
+
+def _range(map_RC: np.ndarray) -> tuple[float, float]:
+    return float(np.median(map_RC)), float(map_RC.max())
 
 
 def overlay(image_HWC: np.ndarray, map_RC: np.ndarray) -> np.ndarray:
@@ -71,10 +75,10 @@ def write_overlay(
     words: Words,
 ) -> None:
     """Write a PNG: the photograph with the part that was seen, and that part with the map."""
-    figure = Figure(figsize=(9.6, 4.8), dpi=_RESOLUTION)
+    figure = Figure(figsize=(9.6, 5.0), dpi=_RESOLUTION)
     # placed by hand: a layout that is worked out takes twice the time
-    whole, mapped = (figure.add_axes((left, 0.02, 0.435, 0.87)) for left in (0.01, 0.46))
-    beside = figure.add_axes((0.91, 0.1, 0.018, 0.7))
+    whole, mapped = (figure.add_axes((left, 0.02, 0.435, 0.835)) for left in (0.01, 0.46))
+    beside = figure.add_axes((0.91, 0.08, 0.018, 0.7))
     whole.imshow(photograph_HWC, interpolation="antialiased")
     corner = (box.left - 0.5, box.top - 0.5)
     width, height = box.right - box.left, box.bottom - box.top
@@ -85,7 +89,7 @@ def write_overlay(
     mapped.set_title(words.title, fontsize=10)
     for axes in (whole, mapped):
         axes.set_axis_off()
-    scale = ScalarMappable(Normalize(float(map_RC.min()), float(map_RC.max())), HEAT)
+    scale = ScalarMappable(Normalize(*_range(map_RC)), HEAT)
     figure.colorbar(scale, cax=beside).set_label(words.unit, fontsize=8)
     beside.tick_params(labelsize=8)
     _save(figure, path)
