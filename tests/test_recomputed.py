@@ -4,9 +4,12 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from maskedclip.eval.results import read_rows, recomputed
+from maskedclip.data.photographs.fundus import encode
+from maskedclip.data.storage.shards import ShardWriter
+from maskedclip.eval.results import read_rows, recomputed, table
 from maskedclip.eval.scores import METRICS
 from maskedclip.evaluate import evaluate
 from maskedclip.finetune import finetune
@@ -52,6 +55,33 @@ def test_no_two_measurements_share_their_predictions(runs: list[Path]) -> None:
     for run in runs:
         rows = read_rows(run)
         assert len({row["predictions"] for row in rows}) == len(rows) / len(METRICS)
+
+
+def test_a_test_split_of_one_class_is_measured_as_far_as_it_can_be(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    generator = np.random.default_rng(0)
+    with ShardWriter(tmp_path / "red", "red") as writer:
+        for i in range(60):
+            jpeg = encode(generator.integers(0, 256, (40, 40, 3), dtype=np.uint8), 90)
+            colour = ("red", "green")[i % 2 if i < 50 else 0]
+            facts = {
+                "labels": {"colour": colour},
+                "split": "train" if i < 50 else "test",
+                "sha256": str(i),
+            }
+            writer.add(f"s{i:02d}", jpeg, facts)
+    config = replace(config_of(tmp_path), dataset=str(tmp_path / "red"), epochs=1, warmup_epochs=0)
+    run = finetune(config)
+    rows = {row["metric"]: row for row in read_rows(run)}
+    assert (rows["auroc"]["value"], rows["auroc"]["n"]) == (None, 10)
+    assert rows["auroc"]["note"] == "undefined: all 10 test images are of one class, red"
+    assert rows["balanced_accuracy"]["value"] is not None
+    assert rows["auroc"]["note"] in caplog.text
+    line = table(list(rows.values())).splitlines()[1]
+    assert line.split()[:7] == ["red", "colour", "finetune", "100%", "0", "-", "-"]
+    assert finetune(config) == run  # finished, although a metric is undefined
+    assert all(recomputed(run, row).value == row["value"] for row in rows.values())
 
 
 def test_a_changed_probability_is_noticed(runs: list[Path], tmp_path: Path) -> None:

@@ -132,7 +132,7 @@ def divide(
     published, ceil(test_share * n) units of each class become it, and where no val is,
     ceil(validation_share * n) of the rest (the rule behind RETFound's splits; a class with few
     units keeps one for training). A unit is a patient, or where none is known an image with its
-    copies. Raises ValueError for a split that is empty or of one class.
+    copies. Raises ValueError for a split that is empty or, but for test, of one class.
     """
     parts: dict[str, list[Sample]] = {"train": [], "val": [], "test": []}
     for sample in task.samples:
@@ -141,11 +141,13 @@ def divide(
         if not parts[name]:
             parts[name], parts["train"] = _part_off(parts["train"], share, (seed, name))
     for name, samples in parts.items():
-        if len({sample.label for sample in samples}) < 2:
+        classes = len({sample.label for sample in samples})
+        if classes == 1 and name == "test":
+            logger.warning("task %s: the test split has one class: no AUROC", task.name)
+        elif classes < 2:
             raise ValueError(
-                f"task {task.name}: {len(samples)} samples of "
-                f"{len({sample.label for sample in samples})} classes are left for {name}, "
-                f"two classes are needed; use a larger dataset or other shares"
+                f"task {task.name}: {len(samples)} samples of {classes} classes are left for "
+                f"{name}, two classes are needed; use a larger dataset or other shares"
             )
     return parts
 

@@ -107,9 +107,17 @@ def test_what_cannot_be_divided_is_refused_in_one_line(tmp_path: Path) -> None:
         labelled(build(tmp_path / "none", [{}]))
     with pytest.raises(ValueError, match="is in split 'fold1'"):
         labelled(build(tmp_path / "odd", [graded(0, split="fold1")]))
-    samples = [graded(i % 2, split="train") for i in range(8)] + [graded(0, split="test")]
-    with pytest.raises(ValueError, match="1 samples of 1 classes are left for test"):
+    samples = [graded(i % 2, split="train") for i in range(8)] + [graded(0, split="val")]
+    with pytest.raises(ValueError, match="1 samples of 1 classes are left for val"):
         divided(labelled(build(tmp_path / "few", samples)))
+
+
+def test_a_test_split_of_one_class_is_kept_and_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    samples = [graded(i % 2, split="train") for i in range(8)] + [graded(0, split="test")]
+    assert len(divided(labelled(build(tmp_path / "one", samples)))["test"]) == 1
+    assert "the test split has one class" in caplog.text
 
 
 def batches(
