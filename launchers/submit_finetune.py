@@ -9,11 +9,14 @@ command again goes on: what is finished is not run again, what was killed goes o
 saved epoch. One that fails is named at the end and stops no other; the exit code is then 1.
 """
 
+import logging
+
 from maskedclip.command import one_line_errors
 from maskedclip.study_command import read_study
 
 if __name__ == "__main__":
     STUDY = read_study(__doc__)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
     with one_line_errors():
         from maskedclip.study import run
 

@@ -106,6 +106,9 @@ def check_dataset(directory: Path, task: str) -> None:
 
 def _read(usage: str | None, default: T, arguments: list[str] | None) -> T:
     words, flags = read_flags(arguments)
+    if isinstance(default, FinetuneConfig):
+        with one_line_errors():
+            default = cast(T, finetune_recipe(flags.get("recipe", default.recipe)))
     if flags.keys() & {"help", "h"}:
         lines = [str(usage).strip(), ""]
         lines += recipe_lines() if isinstance(default, FinetuneConfig) else []
@@ -124,8 +127,6 @@ def _read(usage: str | None, default: T, arguments: list[str] | None) -> T:
     if not flags.get("weights"):
         stop("no weights given; name a run directory, a .safetensors or .pth file, or see --help")
     with one_line_errors():
-        if isinstance(default, FinetuneConfig):
-            default = cast(T, finetune_recipe(flags.get("recipe", default.recipe)))
         return override(default, flags)
 
 

@@ -50,7 +50,8 @@ def read_study(usage: str | None, arguments: list[str] | None = None) -> Study:
     """Return what the command line asks for, its weights and datasets there."""
     words, flags = read_flags(_with_values(sys.argv[1:] if arguments is None else arguments))
     if flags.keys() & {"help", "h"}:
-        sys.stdout.write(_help(usage))
+        with one_line_errors():
+            sys.stdout.write(_help(usage, flags.get("recipe", StudyConfig().recipe)))
         raise SystemExit(0)
     if len(words) > 1:
         stop(f"{words[1]!r}: name several weights with commas: {','.join(words)}")
@@ -105,8 +106,8 @@ def _with_values(arguments: list[str]) -> list[str]:
     return ["--dry_run=true" if word == "--dry_run" else word for word in arguments]
 
 
-def _help(usage: str | None) -> str:
-    fields = (line for line in field_lines(FinetuneConfig()))
+def _help(usage: str | None, recipe: str) -> str:
+    fields = field_lines(finetune_recipe(recipe))
     others = [line for line in fields if line.split("=")[0].strip(" -") not in _OURS]
     lines = [str(usage).strip(), "", *recipe_lines(), "Options, as --NAME=VALUE:"]
     lines += [*field_lines(StudyConfig()), "", "Fields of the recipe, for every fine-tuning:"]

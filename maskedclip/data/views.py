@@ -5,6 +5,7 @@ worker processes, seeded anew for each sample: what is drawn depends on (seed, e
 """
 
 import random
+import re
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -56,6 +57,12 @@ def augmentation(
     A random crop and flip, what `words` tell timm to do (as they are, RETFound's and MAE's; empty:
     nothing), and with probability re_prob a rectangle of noise. Raises ValueError for other words.
     """
+    wrong = ValueError(
+        f"augmentation {words!r}: timm does not know it; use --augmentation={RAND_AUGMENT}"
+    )
+    for part in words.split("-")[1:]:
+        if not part.startswith("t") and not re.search(r"\d", part):  # timm would pass over it
+            raise wrong
     try:
         transform = create_transform(
             image_size,
@@ -70,9 +77,7 @@ def augmentation(
             std=STD,
         )
     except (AssertionError, ValueError) as error:  # timm asserts what it was told
-        raise ValueError(
-            f"augmentation {words!r}: timm does not know it; use --augmentation={RAND_AUGMENT}"
-        ) from error
+        raise wrong from error
     for part in transform.transforms:
         for operation in getattr(part, "ops", ()):
             # at 10 it keeps no bit: a black picture, or an error where Pillow is 13 or newer
