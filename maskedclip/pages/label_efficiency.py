@@ -148,7 +148,7 @@ def _bands(table: Table) -> str:
     }
     several = sorted(seeds - {1})
     spread = f"standard deviation over {' or '.join(map(str, several))} seeds"
-    interval = "95 % bootstrap interval (one seed)"
+    interval = "95\u00a0% bootstrap interval"  # a line must not break there
     if several and 1 in seeds:
-        return f"Bands: {spread}; where there is one seed, 95 % bootstrap interval"
-    return f"Bands: {spread if several else interval}"
+        return f"Bands: {spread}; where there is one seed, {interval}"
+    return f"Bands: {spread}" if several else f"Bands: {interval} (one seed)"
