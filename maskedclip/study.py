@@ -5,7 +5,6 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,6 +20,7 @@ from maskedclip.study_command import Study
 from maskedclip.trees import TASK, as_shards, tree_of
 
 logger = logging.getLogger(__name__)
+_Opened = dict[tuple[str, str], tuple[Shards, Task, Division]]
 _TRAINED = 3  # passes that learning from an image costs, where telling its class costs one
 
 
@@ -38,7 +38,8 @@ def run(study: Study) -> int:
 
     Raises Preempted where a signal asked to leave: it ends the study, not one cell of it.
     """
-    cells = [_cell(config, build=not study.config.dry_run) for config in study.cells]
+    opened: _Opened = {}
+    cells = [_cell(config, opened, build=not study.config.dry_run) for config in study.cells]
     waiting = [cell for cell in cells if not cell.finished]
     for line in study.missing:
         logger.warning("%s", line)
@@ -74,13 +75,13 @@ def _run_all(cells: Sequence[Cell]) -> dict[str, str]:
     return failed
 
 
-def _cell(config: FinetuneConfig, *, build: bool) -> Cell:
+def _cell(config: FinetuneConfig, opened: _Opened, *, build: bool) -> Cell:
     """Return a cell; one whose labels cannot serve says so when it is run, and costs nothing."""
     if not build and tree_of(Path(config.dataset)):
         name = run_name(replace(config, task=TASK))
         return Cell(config, name, bool(read_rows(Path(config.out) / name)), 0)
     try:
-        labels = _labels(config)
+        labels = _labels(config, opened)
         config = resolved(config, labels)
         done = finished(config, Path(config.out) / config.name)
     except (ValueError, OSError):
@@ -89,17 +90,15 @@ def _cell(config: FinetuneConfig, *, build: bool) -> Cell:
     return Cell(config, config.name, done, config.epochs * (_TRAINED * train + val) + test)
 
 
-def _labels(config: FinetuneConfig) -> Labels:
-    dataset, task, division = _opened(config.dataset, config.task)
+def _labels(config: FinetuneConfig, opened: _Opened) -> Labels:
+    place = config.dataset, config.task
+    if place not in opened:
+        dataset = Shards(as_shards(Path(config.dataset)))
+        task = labelled(dataset, config.task)
+        opened[place] = dataset, task, division_of(dataset, task)
+    dataset, task, division = opened[place]
     share = training_share(division, config.fraction, config.seed)
     return Labels(dataset, task, division.parts | {"train": share})
-
-
-@lru_cache(maxsize=16)
-def _opened(directory: str, task: str) -> tuple[Shards, Task, Division]:
-    dataset = Shards(as_shards(Path(directory)))
-    found = labelled(dataset, task)
-    return dataset, found, division_of(dataset, found)
 
 
 def _state(cell: Cell) -> str:
