@@ -1,14 +1,9 @@
 """Differences have the known answers, are paired, and call chance chance as often as they say."""
 
-import math
-from statistics import NormalDist
-
 import numpy as np
 import pytest
 
 from maskedclip.eval.compare import (
-    Difference,
-    delong,
     differing_from_best,
     holm,
     over_seeds,
@@ -16,88 +11,7 @@ from maskedclip.eval.compare import (
 )
 from maskedclip.eval.predictions import Measured
 from maskedclip.eval.scores import METRICS, macro, score
-
-
-def measured(
-    images: int = 200, skill: float = 1.0, seed: int = 0, classes: int = 3, each: int = 2
-) -> Measured:
-    """Return one network's answers on the test split of that many images, `each` a patient."""
-    labels = np.random.default_rng(99)
-    label_B = np.repeat(labels.integers(0, classes, images // each), each)
-    hard_BY = labels.normal(size=(images, classes))  # what makes an image hard for every network
-    noise_BY = np.random.default_rng(seed).normal(size=(images, classes))
-    logit_BY = skill * np.eye(classes)[label_B] + 0.7 * hard_BY + 0.5 * noise_BY
-    probability_BY = np.exp(logit_BY)
-    probability_BY /= probability_BY.sum(axis=1, keepdims=True)
-    keys = [f"image{i}" for i in range(images)]
-    return Measured(keys, [str(i // each) for i in range(images)], label_B, probability_BY)
-
-
-def by_pairs(label_B: np.ndarray, a_B: np.ndarray, b_B: np.ndarray) -> tuple[float, float]:
-    """Return (difference of the AUROCs, its variance) as DeLong's paper has them, by all pairs."""
-
-    def table(score_B: np.ndarray) -> np.ndarray:
-        first, second = score_B[label_B == 1][:, None], score_B[label_B == 0][None]
-        return (first > second) + 0.5 * (first == second)
-
-    pair_PN = table(a_B) - table(b_B)
-    variance = pair_PN.mean(axis=1).var(ddof=1) / pair_PN.shape[0]
-    return float(pair_PN.mean()), variance + pair_PN.mean(axis=0).var(ddof=1) / pair_PN.shape[1]
-
-
-@pytest.mark.parametrize("places", [1, 6])  # with many ties, and with none
-def test_delong_by_midranks_is_delong_by_all_pairs(places: int) -> None:
-    generator = np.random.default_rng(places)
-    label_B = generator.integers(0, 2, 80)
-    a_B, b_B = (np.round(generator.normal(size=80) + label_B * k, places) for k in (1.0, 0.5))
-    value, variance = by_pairs(label_B, a_B, b_B)
-    z = NormalDist().inv_cdf(0.975) * math.sqrt(variance)
-    p = 2 * (1 - NormalDist().cdf(abs(value) / math.sqrt(variance)))
-    assert delong(label_B, a_B, b_B) == pytest.approx((value, value - z, value + z, p), abs=1e-9)
-
-
-def test_delong_counted_by_hand() -> None:
-    label_B = np.array([1, 1, 0, 0])
-    a_B, b_B = np.array([4.0, 3, 2, 1]), np.array([4.0, 1, 2, 3])
-    # a wins 4 of 4 pairs, b wins 2 of 4: of the positives' shares 1 - (1, 0), of the negatives'
-    # 1 - (1/2, 1/2); the variance is var(0, 1) / 2 + var(1/2, 1/2) / 2 = 1/4
-    found = delong(label_B, a_B, b_B)
-    assert found.value == 0.5
-    assert found.high == pytest.approx(0.5 + 1.959964 * 0.5)
-    assert found.p == pytest.approx(0.317311, abs=1e-6)  # two-sided, one standard error away
-
-
-def test_delong_takes_patients_of_one_image_as_images() -> None:
-    a, b = measured(skill=1.5, seed=1), measured(seed=2)
-    positive_B = a.label_B == 0
-    scores = a.probability_BY[:, 0], b.probability_BY[:, 0]
-    alone = delong(positive_B, *scores)
-    assert delong(positive_B, *scores, a.keys) == pytest.approx(alone)
-
-
-def test_copies_of_an_image_tell_delong_nothing_new_when_they_are_of_one_patient() -> None:
-    a, b = measured(each=1, seed=1, skill=1.3), measured(each=1, seed=2)
-    positive_B = a.label_B == 0
-    once = delong(positive_B, a.probability_BY[:, 0], b.probability_BY[:, 0])
-    copies = [np.tile(x, 4) for x in (positive_B, a.probability_BY[:, 0], b.probability_BY[:, 0])]
-    together = delong(*copies, a.units * 4)
-    assert together == pytest.approx(once, abs=1e-9)
-    taken_apart = delong(*copies)
-    assert taken_apart.p is not None
-    assert together.p is not None
-    assert taken_apart.p < together.p
-
-
-def test_delong_of_equal_scores_finds_no_difference() -> None:
-    label_B = np.array([0, 1, 0, 1])
-    assert delong(label_B, label_B, label_B) == Difference(0.0, None, None, 1.0)
-
-
-def test_delong_does_not_guess_where_its_variance_is_zero() -> None:
-    label_B = np.array([0, 1, 0, 1])
-    assert delong(label_B, label_B, np.zeros(4)) == Difference(0.5, None, None, None)
-    with pytest.raises(ValueError, match="all alike"):
-        delong(np.ones(4), label_B, label_B)
+from tests.answers import measured, noise
 
 
 @pytest.mark.parametrize("metric", METRICS)
@@ -117,16 +31,6 @@ def test_a_paired_difference_is_that_of_the_scores_and_turns_with_them(metric: s
 def test_a_run_does_not_differ_from_itself() -> None:
     run = measured()
     assert paired_bootstrap("auroc", run, run, resamples=100) == (0, 0, 0, 1)
-
-
-def test_a_clear_difference_has_a_small_p_value_and_delong_says_the_same() -> None:
-    a, b = measured(skill=3, seed=1, classes=2), measured(skill=0.5, seed=2, classes=2)
-    found = paired_bootstrap("auroc", a, b)
-    again = delong(a.label_B, a.probability_BY[:, 1], b.probability_BY[:, 1], a.units)
-    assert found.p is not None
-    assert found.p < 0.002
-    assert found.low is not None
-    assert found[:3] == pytest.approx(again[:3], abs=0.02)
 
 
 def test_pairing_tells_apart_what_two_intervals_would_not() -> None:
@@ -201,22 +105,6 @@ def test_the_best_calibration_error_is_the_smallest() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("each", [1, 2])
-def test_delong_calls_chance_a_difference_in_a_twentieth_of_trials(each: int) -> None:
-    generator = np.random.default_rng(0)
-    units = [str(i // each) for i in range(120)]
-    wrong = []
-    for _ in range(2000):
-        label_B = np.repeat(generator.random(120 // each) < 0.4, each)
-        shared_B = np.repeat(generator.normal(size=120 // each), each) + label_B
-        a_B, b_B = (shared_B + _noise(generator, each) for _ in range(2))
-        p = delong(label_B, a_B, b_B, units).p
-        assert p is not None
-        wrong.append(p < 0.05)
-    assert 0.035 < np.mean(wrong) < 0.07, np.mean(wrong)
-
-
-@pytest.mark.slow
 @pytest.mark.parametrize("metric", ["auroc", "macro_f1"])
 def test_the_paired_bootstrap_calls_chance_a_difference_in_a_twentieth_of_trials(
     metric: str,
@@ -229,16 +117,10 @@ def test_the_paired_bootstrap_calls_chance_a_difference_in_a_twentieth_of_trials
         shared_B = np.repeat(generator.normal(size=80), 2) + 2 * label_B - 1
         runs = []
         for _ in range(2):
-            p_B = 1 / (1 + np.exp(-shared_B - _noise(generator, 2, 160)))
+            p_B = 1 / (1 + np.exp(-shared_B - noise(generator, 2, 160)))
             runs.append(Measured(units, units, label_B * 1, np.stack([1 - p_B, p_B], axis=1)))
         runs = [run._replace(keys=[f"{i}" for i in range(160)]) for run in runs]
         p = paired_bootstrap(metric, *runs, resamples=400).p
         assert p is not None
         wrong.append(p < 0.05)
     assert 0.02 < np.mean(wrong) < 0.085, np.mean(wrong)
-
-
-def _noise(generator: np.random.Generator, each: int, images: int = 120) -> np.ndarray:
-    """Return noise of an image, and as much that a patient's images share."""
-    own_B = generator.normal(size=images)
-    return own_B + np.repeat(generator.normal(size=images // each), each)
