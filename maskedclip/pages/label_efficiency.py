@@ -17,6 +17,7 @@ from maskedclip.pages.tables import Table
 METRIC = "auroc"
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 _LINES = ("-", "--", "-.", ":")
+_LONGEST = 28  # characters of a name in one line of the legend
 _IN_PANEL = 8  # methods that an empty panel has room for
 _WIDTH, _PANEL = 4.8, 1.75  # inches: a column of text, and the height of a panel
 _STYLE = {
@@ -55,23 +56,21 @@ def draw(table: Table) -> Drawn | None:
         room = 0.0 if down * across > len(columns) else 0.3 + 0.17 * -(-len(methods) // 2)
         figure = Figure(figsize=(_WIDTH, _PANEL * down + room), layout="constrained")
         axes = figure.subplots(down, across, squeeze=False)
+        handles: dict[str, Artist] = {}
         for place, column in enumerate(columns):
-            _panel(axes.flat[place], table, column, methods)
+            handles |= _panel(axes.flat[place], table, column, methods)
         for empty in axes.flat[len(columns) :]:
             empty.set_axis_off()
         for bottom in axes.flat[max(0, len(columns) - across) : len(columns)]:
             bottom.set_xlabel("labels used (%, log scale)")
         for left in axes[:, 0]:
             left.set_ylabel("AUROC (%)")
-        handles: dict[str, Artist] = {}
-        for each in axes.flat:
-            for handle, name in zip(*each.get_legend_handles_labels(), strict=True):
-                handles.setdefault(name, handle)
         bands = _bands(table)
         free = axes.size > len(columns) and len(handles) <= _IN_PANEL
         owner: Axes | Figure = axes.flat[-1] if free else figure
         owner.legend(
-            list(handles.values()), list(handles), ncols=1 if free else 2, frameon=False,
+            [handles[name] for name in methods if name in handles],
+            [_label(name) for name in methods if name in handles], ncols=1 if free else 2, frameon=False,
             loc="center" if free else "outside lower center",
             title=textwrap.fill(bands, 34) if free else bands, title_fontsize=7, handlelength=3.2,
         )  # fmt: skip
@@ -110,15 +109,23 @@ def _point(share: float, cell: Cell) -> _Point | None:
     return _Point(100 * share, 100 * cell.mean, 100 * low, 100 * high, len(cell.values))
 
 
-def _panel(axes: Axes, table: Table, column: Column, methods: Sequence[str]) -> None:
+def _label(name: str) -> str:
+    """Return a name as it is, and no formula or hidden entry, not wider than a panel."""
+    plain = textwrap.fill(name.replace("$", r"\$"), _LONGEST)
+    return f" {plain}" if plain.startswith("_") else plain
+
+
+def _panel(axes: Axes, table: Table, column: Column, methods: Sequence[str]) -> dict[str, Artist]:
+    """Draw a task's lines and return them by method."""
+    handles: dict[str, Artist] = {}
     found = _lines(table, column)
     shares = sorted({point.share for points in found.values() for point in points})
     for method, points in found.items():
         place = methods.index(method)
         colour = COLOURS[place % len(COLOURS)]
         at = [point.share for point in points]
-        axes.plot(
-            at, [point.mean for point in points], color=colour, label=method, markersize=3.6,
+        (handles[method],) = axes.plot(
+            at, [point.mean for point in points], color=colour, markersize=3.6,
             marker=_MARKERS[place % len(_MARKERS)],
             linestyle=_LINES[(place // len(COLOURS) + place) % len(_LINES)],
         )  # fmt: skip
@@ -133,9 +140,10 @@ def _panel(axes: Axes, table: Table, column: Column, methods: Sequence[str]) -> 
     axes.margins(x=0.06)
     if len(shares) == 1:
         axes.set_xlim(shares[0] / 2, shares[0] * 2)
-    axes.set_title(column.name.replace("$", r"\$"))
+    axes.set_title(_label(column.name))
     axes.grid(color="#dde3e9", linewidth=0.5)
     axes.spines[["top", "right"]].set_visible(False)
+    return handles
 
 
 def _bands(table: Table) -> str:

@@ -1,4 +1,4 @@
-"""Tables as LaTeX in the paper's layout, for booktabs, multirow and graphicx."""
+"""Tables as LaTeX in the paper's layout, for booktabs, graphicx and amssymb."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -51,9 +51,10 @@ def latex(
             body += _rows(line, opening, groups, mine, intervals)
     return "\n".join(
         [
-            r"% needs \usepackage{booktabs} and \usepackage{graphicx}",
+            r"% needs \usepackage{booktabs,graphicx,amssymb}",
             r"\begin{table}[t]", r"\centering",
             rf"\caption{{{escaped(title[0])}}}", rf"\label{{{title[1]}}}",
+            r"\setlength{\tabcolsep}{3pt}",
             r"\resizebox{\textwidth}{!}{%", rf"\begin{{tabular}}{{{'l' * 2}{'c' * (width - 2)}}}",
             r"\toprule", _row(top), "".join(rules), _row(second), *body, r"\bottomrule",
             r"\end{tabular}}", r"\end{table}", *_sources(table, link), "",

@@ -38,7 +38,7 @@ figcaption { max-width: 25em; color: var(--soft); font-size: .88em; }
 .mistakes figure { margin: 0; width: 190px; }
 .mistakes img { width: 190px; height: 190px; object-fit: contain; background: #000;
   border-radius: 4px; }
-.mistakes figcaption { overflow-wrap: anywhere; }
+.mistakes figcaption { overflow-wrap: anywhere; color: var(--ink); }
 .confusion td { text-align: center; min-width: 2.6em; }
 .confusion .name { text-align: left; position: sticky; left: 0; background: #fff; }
 .dense td { min-width: 1.6em; padding: 2px 3px; font-size: .82em; } .dense th { font-size: .82em; }

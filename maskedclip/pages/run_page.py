@@ -200,8 +200,8 @@ def _worst(found: Predicted, wrong: Sequence[Mistake], pictures: Pictures) -> st
             image = f'<img alt="{escaped(said)}" src="{escaped(pictures.by_key[each.key])}">'
         own, called = found.classes[each.label], found.classes[each.called]
         words = (
-            f"<b>{escaped(called)}</b> with {100 * each.confidence:.1f} %, is "
-            f"<b>{escaped(own)}</b><br>{escaped(each.key)}"
+            f"called <b>{escaped(called)}</b> with {100 * each.confidence:.1f} %; it is "
+            f"<b>{escaped(own)}</b><br><small>{escaped(each.key)}</small>"
         )
         parts.append(f"<figure>{image}<figcaption>{words}</figcaption></figure>")
     note = f'<p class="problem">{escaped(pictures.note)}</p>' if pictures.note else ""
