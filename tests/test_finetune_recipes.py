@@ -58,6 +58,12 @@ def learnt(config: FinetuneConfig) -> dict[str, Tensor]:
     return {name: tensor.clone() for name, tensor in model.state_dict().items()}
 
 
+@pytest.fixture(scope="module")
+def unchanged(plain: FinetuneConfig) -> dict[str, Tensor]:
+    torch.set_num_threads(1)
+    return learnt(plain)
+
+
 def differ(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
     return any(not one[name].equal(other[name]) for name in one)
 
@@ -82,12 +88,18 @@ def differ(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
     ],
     ids=lambda change: ",".join(change),
 )
-def test_what_is_learnt_depends_on(plain: FinetuneConfig, change: dict[str, Any]) -> None:
-    before = learnt(plain)
-    assert not differ(before, learnt(plain))
-    changed = learnt(replace(plain, **change))
-    assert differ(before, changed)
-    assert not differ(changed, learnt(replace(plain, **change)))
+def test_what_is_learnt_depends_on(
+    plain: FinetuneConfig, unchanged: dict[str, Tensor], change: dict[str, Any]
+) -> None:
+    assert differ(unchanged, learnt(replace(plain, **change)))
+
+
+def test_what_is_learnt_is_learnt_again(
+    plain: FinetuneConfig, unchanged: dict[str, Tensor]
+) -> None:
+    assert not differ(unchanged, learnt(plain))
+    mixing = replace(plain, mixup=0.8, cutmix=1.0, augmentation="rand-m9-mstd0.5-inc1")
+    assert not differ(learnt(mixing), learnt(mixing))
 
 
 def test_mixed_images_are_their_shares_and_so_are_their_labels() -> None:

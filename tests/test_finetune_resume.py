@@ -82,7 +82,6 @@ def killed_when(config: FinetuneConfig, moment: Callable[[Path], bool]) -> Path:
 
 MOMENTS: dict[str, Callable[[Path], bool]] = {
     "before the first epoch": lambda run: (run / "provenance.json").exists(),
-    "after an epoch": lambda run: lines(run) >= 1,
     "after four epochs": lambda run: lines(run) >= 4,
     "within a save": lambda run: lines(run) >= 2 and any(run.glob("checkpoints/*.tmp")),
     "within the results": lambda run: any(run.glob("predictions/*.csv")),
@@ -142,20 +141,18 @@ def test_a_damaged_state_is_named_and_an_older_one_taken(
     assert files_of(run) == undisturbed(whole)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_costs_at_most_the_epoch_it_comes_in(
     whole: FinetuneConfig,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
-    number: int,
 ) -> None:
     config = replace(whole, out=str(tmp_path))
     train = module.train
 
     def asked_in_the_third(*arguments):
         if arguments[5] == 2:
-            signal.raise_signal(number)
+            signal.raise_signal(signal.SIGTERM)
         return train(*arguments)
 
     with monkeypatch.context() as patch:
