@@ -38,9 +38,25 @@ def paired_bootstrap(
     The p-value is two-sided; one patient has none, and no interval. Raises ValueError where the
     two are not of the same images, labels and patients, or all are of one class.
     """
-    runs = [a, _aligned(b, a)]
-    value_NR = [_resamples(metric, [run], seed, resamples) for run in runs]
-    return _difference(metric, _mean(metric, runs[:1]), _mean(metric, runs[1:]), *value_NR)
+    return paired_means(metric, [a], [b], seed=seed, resamples=resamples)
+
+
+def paired_means(
+    metric: str,
+    a: Sequence[Measured],
+    b: Sequence[Measured],
+    *,
+    seed: int = 0,
+    resamples: int = RESAMPLES,
+) -> Difference:
+    """Return what `paired_bootstrap` does of the means of several runs, one a seed, on each side.
+
+    It says what other patients would change, not what other seeds would.
+    """
+    runs = [[_aligned(run, a[0]) for run in side] for side in (a, b)]
+    value = [_mean(metric, side) for side in runs]
+    value_NR = [_resamples(metric, side, seed, resamples) for side in runs]
+    return _difference(metric, value[0], value[1], *value_NR)
 
 
 def differing_from_best(

@@ -91,13 +91,21 @@ def _note(metric: str, found: Score, classes: Sequence[str]) -> str:
 def recomputed(run: Path, found: dict[str, Any]) -> Score:
     """Return a row's score computed again from the predictions in the run directory alone.
 
+    Raises ValueError as `predicted` does.
+    """
+    again, _ = predicted(run, found)
+    return score(found["metric"], again.label_B, again.probability_BY, again.units)
+
+
+def predicted(run: Path, found: dict[str, Any]) -> tuple[Measured, list[str]]:
+    """Return the predictions behind a row of a run, and the classes.
+
     Raises ValueError where they are not there, damaged, or outside of the run.
     """
     name = found.get("predictions")
     if not isinstance(name, str) or Path(name).is_absolute() or ".." in Path(name).parts:
         raise ValueError(f"{run / RESULTS}: a row names {name!r} as its predictions; measure again")
-    again, _ = read_measured(run / name)
-    return score(found["metric"], again.label_B, again.probability_BY, again.units)
+    return read_measured(run / name)
 
 
 def read_rows(directory: Path) -> list[dict[str, Any]]:
@@ -161,7 +169,12 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
         lines.append(
             (dataset, task, protocol, f"{100 * fraction:.3g}%", str(seed), *scores, str(n))
         )
-    widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
+    return in_columns(lines)
+
+
+def in_columns(lines: Sequence[Sequence[str]]) -> str:
+    """Return lines of cells as text, each column as wide as its widest cell."""
+    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
     return "".join(
         "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
         + "\n"
