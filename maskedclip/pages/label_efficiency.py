@@ -70,7 +70,8 @@ def draw(table: Table) -> Drawn | None:
         owner: Axes | Figure = axes.flat[-1] if free else figure
         owner.legend(
             [handles[name] for name in methods if name in handles],
-            [_label(name) for name in methods if name in handles], ncols=1 if free else 2, frameon=False,
+            [_label(name) for name in methods if name in handles],
+            ncols=1 if free else 2, frameon=False,
             loc="center" if free else "outside lower center",
             title=textwrap.fill(bands, 34) if free else bands, title_fontsize=7, handlelength=3.2,
         )  # fmt: skip
