@@ -87,7 +87,11 @@ def explain(config: ExplainConfig) -> Path:
         raise RuntimeError(f"{config.dataset}: no image can be read; check the shards")
     write_grid(out / SHEET, f"{name_of(config.weights)}: each map has its own range", rows)
     _write_table(out / MAPS, lines)
-    sys.stdout.write(f"{len(rows)} images, {len(lines)} values; see {out / SHEET}\n")
+    sys.stdout.write(
+        f"{len(rows)} images, {len(lines):,} values; see {out / SHEET}\n"
+        f"do the maps point at lesions: python -m maskedclip.explain {config.weights} "
+        f"--phantoms 300\n"
+    )
     return out
 
 

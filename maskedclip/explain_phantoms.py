@@ -70,6 +70,9 @@ def play(config: ExplainConfig) -> list[tuple[str, str, Pointing]]:
     if not rows:
         raise ValueError(f"--phantoms={config.phantoms}: too few have what is asked for; draw more")
     _write(place_of(config), rows)
+    sys.stdout.write(
+        f"see the maps: python -m maskedclip.explain {config.weights} --images FILE,FILE\n"
+    )
     return rows
 
 
