@@ -21,6 +21,9 @@ reads     samples read and checked a second from one tar in the page cache, agai
           plain iteration; the median of --rounds 5. --size, --root as above
 save      seconds that a checkpoint keeps training waiting, of --millions 50 parameters and their
           moments, aside and at once, against torch's plain dcp.save; the median of --rounds 5
+frozen    seconds of a frozen protocol on --images 500 phantoms of 512 px at --size small on the
+          processor, --threads 2: logistic regression with no features cached (promised: under a
+          minute; ratio is 60 s over it), then each protocol from the cached features
 step      images trained a second in bf16 on all cores, --size large (or micro, tiny, small, base),
           --paired 4 and --unpaired 4 a step, against the same method from public parts under
           autocast (transformers' ViTMAE and BERT, timm's blocks, open_clip's loss); the share of
@@ -72,6 +75,7 @@ BENCHES = {
     "stalls": ("bench_stalls", ("size", "rounds", "root")),
     "reads": ("bench_reads", ("size", "rounds", "root")),
     "save": ("bench_save", ("millions", "rounds")),
+    "frozen": ("bench_frozen", ("images", "size", "threads")),
     "step": ("bench_step", ("size", "paired", "unpaired", "rounds")),
 }
 
