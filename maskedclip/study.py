@@ -3,6 +3,7 @@
 import logging
 import sys
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -36,10 +37,12 @@ class Cell(NamedTuple):
 def run(study: Study) -> int:
     """Run what is not finished; return the exit code, 1 where a fine-tuning failed.
 
-    Raises Preempted where a signal asked to leave: it ends the study, not one cell of it.
+    Raises ValueError where two of them would be one run, and Preempted where a signal asked to
+    leave: it ends the study, not one cell of it.
     """
     opened: _Opened = {}
     cells = [_cell(config, opened, build=not study.config.dry_run) for config in study.cells]
+    _check_names(cells)
     waiting = [cell for cell in cells if not cell.finished]
     for line in study.missing:
         logger.warning("%s", line)
@@ -53,6 +56,15 @@ def run(study: Study) -> int:
     if len(failed) < len(cells):
         sys.stdout.write(f"next: python -m maskedclip.report {study.config.out} --out report\n")
     return 1 if failed else 0
+
+
+def _check_names(cells: Sequence[Cell]) -> None:
+    name, count = Counter(cell.name for cell in cells).most_common(1)[0]
+    if count > 1:
+        raise ValueError(
+            f"{count} fine-tunings would be called {name}; use weights and datasets whose folders "
+            f"have different names, or one --out for each"
+        )
 
 
 def _run_all(cells: Sequence[Cell]) -> dict[str, str]:

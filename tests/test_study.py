@@ -196,6 +196,14 @@ def test_the_command_line_is_checked_before_anything_is_touched(
         assert found.count("\n") == 1
 
 
+def test_two_cells_of_one_name_are_refused_before_any_runs(colours: Path, tmp_path: Path) -> None:
+    two_colours(tmp_path / "colours")
+    study = asked(Path(f"{colours},{tmp_path / 'colours'}"), tmp_path / "runs", "--seeds=1")
+    with pytest.raises(ValueError, match="2 fine-tunings would be called random_micro-colours"):
+        run(study)
+    assert not (tmp_path / "runs").exists()
+
+
 def test_of_the_papers_datasets_those_are_named_that_are_not_there(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -6,6 +6,7 @@ worker processes, seeded anew for each sample: what is drawn depends on (seed, e
 
 import random
 import re
+import signal
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -161,10 +162,16 @@ def training_batches(
         num_workers=workers,
         collate_fn=_collate,
         pin_memory=torch.cuda.is_available(),
+        worker_init_fn=_outlive,
         # a generator of its own: else each loader would draw from the global one
         generator=torch.Generator().manual_seed(0),
     )
     yield from loader
+
+
+def _outlive(_worker: int) -> None:
+    # it may reach every process of a job, and the one that answers it has an epoch to end
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 def prepared_batches(

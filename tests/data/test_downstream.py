@@ -1,5 +1,8 @@
 """Splits and label fractions: published ones are kept, the others divide patients, not images."""
 
+import multiprocessing
+import os
+import signal
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -150,6 +153,21 @@ def test_augmented_batches_are_the_same_for_every_number_of_workers(tmp_path: Pa
         assert torch.equal(one.image_BCHW, other.image_BCHW)  # an epoch begins anywhere
     elsewhere = batches(task, dataset, 0, seed=1)
     assert not torch.equal(alone[0].image_BCHW, elsewhere[0].image_BCHW)
+
+
+def test_a_signal_to_all_processes_leaves_the_workers_at_work(tmp_path: Path) -> None:
+    dataset = build(tmp_path / "d", [graded(i % 2) for i in range(40)])
+    task = labelled(dataset)
+    views = training_batches(
+        dataset, task.samples, augmentation(32), batch=1, epochs=range(1), seed=0, workers=1
+    )
+    next(views)
+    (worker,) = multiprocessing.active_children()
+    assert worker.pid is not None
+    os.kill(worker.pid, signal.SIGTERM)
+    assert len(list(views)) == 39
+    worker.join()
+    assert worker.exitcode == 0
 
 
 def test_seeding_for_a_sample_leaves_the_global_generators_as_they_were() -> None:
