@@ -14,6 +14,7 @@ if __name__ == "__main__":  # before torch is imported: --help and mistakes answ
     RUNS, OPTIONS = read_report(__doc__)
 
 import logging
+import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -38,7 +39,6 @@ from maskedclip.report_command import ReportConfig
 from maskedclip.report_pages import Photographs, address, page_name, write_page
 from maskedclip.report_runs import disagreements, find, pretraining, read
 
-logger = logging.getLogger(__name__)
 T = TypeVar("T")
 _WORDS = {
     "finetune": "fine-tuning",
@@ -56,6 +56,7 @@ class Report(NamedTuple):
     page: Path
     text: str  # Table 1 for a terminal
     problems: list[str]
+    other_protocols: list[str]
 
 
 class Ablation(NamedTuple):
@@ -80,18 +81,19 @@ def report(runs: Sequence[Path], config: ReportConfig) -> Report:
         compared, more = _compare(first, there)
         first, faults = replace(first, comparisons=compared), faults + more
     second, figure = _ablation(first), draw(first)
-    _write_tables(out, first, second.table, config)
+    _write_tables(out, first, second.table, replace(config, protocol=found.protocol))
     if figure:
         (out / "figure2.png").write_bytes(figure.png)
         (out / "figure2.svg").write_bytes(figure.svg)
     problems = found.problems + faults
-    title = f"Results by {_WORDS.get(config.protocol, config.protocol)}"
+    title = f"Results by {_WORDS.get(found.protocol, found.protocol)}"
     content = Content(
         title, first, second.table, second.about, figure,
         found.measured, problems, found.other_protocols,
     )  # fmt: skip
     (out / INDEX).write_text(index(content, _addresses(out, there)), encoding="utf-8")
-    return Report(out / INDEX, markdown(first, intervals=config.intervals), problems)
+    text = markdown(first, intervals=config.intervals)
+    return Report(out / INDEX, text, problems, list(found.other_protocols))
 
 
 def _progress(places: Sequence[T], what: str) -> Iterator[T]:
@@ -106,7 +108,8 @@ def _pages(
     photographs = Photographs() if config.pictures else None
     there: set[Measurement] = set()
     problems: list[str] = []
-    for run in _progress(measured, "pages"):
+    named = [run for run in measured if run.predictions]  # rows of an older format name none
+    for run in _progress(named, "pages"):
         try:
             predictions = read(run)
         except ValueError as error:
@@ -212,4 +215,8 @@ if __name__ == "__main__":
     sys.stdout.write(f"{WRITTEN.text}\n{WRITTEN.page}\n")
     for line in WRITTEN.problems:
         sys.stderr.write(line + "\n")
+    for protocol in WRITTEN.other_protocols[:1]:
+        words = ["python", "-m", "maskedclip.report", *map(str, RUNS)]
+        words += ["--out", f"{OPTIONS.out}_{protocol}", f"--protocol={protocol}"]
+        sys.stdout.write(f"next: {shlex.join(words)}\n")
     sys.exit(1 if WRITTEN.problems else 0)

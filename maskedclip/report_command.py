@@ -14,7 +14,9 @@ class ReportConfig:
     """What is reported, and where."""
 
     out: str = ""  # directory to write into
-    protocol: str = "finetune"  # of the results: finetune, linear, logistic, knn, 16-shot, zeroshot
+    protocol: str = (
+        ""  # finetune, linear, knn, 16-shot, ...; empty: finetune, or what there is most
+    )
     intervals: bool = False  # 95 % intervals in Markdown and LaTeX, too
     compare: bool = True  # p-values against the best of each column, by 2,000 resamples
     pictures: int = 12  # photographs of the worst errors on a run's page; 0: none leaves the shards

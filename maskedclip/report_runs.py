@@ -12,19 +12,21 @@ from maskedclip.eval.results import RESULTS, Measured, read_measured, read_rows
 from maskedclip.eval.scores import point
 from maskedclip.pages.measurements import Measurement, measurements
 
+USUAL = "finetune"
 _SAME = 1e-9  # of a value and its recomputation
 
 
 class Found(NamedTuple):
     """The measurements of one protocol, those of others by name, and what was left out."""
 
+    protocol: str
     measured: list[Measurement]
     other_protocols: dict[str, int]
     problems: list[str]
 
 
 def find(roots: Sequence[Path], protocol: str) -> Found:
-    """Return what the runs under `roots` measured by `protocol`.
+    """Return what the runs under `roots` measured by `protocol`; "": fine-tuning, or the commonest.
 
     A results.jsonl that is damaged is named and left out; of two runs that fill the same place the
     first stays. Raises ValueError where there is nothing of that protocol.
@@ -45,16 +47,18 @@ def find(roots: Sequence[Path], protocol: str) -> Found:
         why = f" that can be read: {problems[0]}" if problems else ""
         raise ValueError(f"{where}: no {RESULTS}{why}; fine-tune or evaluate first")
     counts = Counter(each.protocol for each in measured)
+    usual = USUAL if USUAL in counts else counts.most_common(1)[0][0]
+    protocol = protocol or usual
     mine = [each for each in measured if each.protocol == protocol]
     if not mine:
-        near = difflib.get_close_matches(protocol, counts, n=1) or [counts.most_common(1)[0][0]]
+        near = difflib.get_close_matches(protocol, counts, n=1) or [usual]
         raise ValueError(
             f"{where}: nothing measured by {protocol!r}; there is {', '.join(sorted(counts))}; "
             f"try --protocol={near[0]}"
         )
     kept, repeated = _once(mine)
     others = {name: count for name, count in sorted(counts.items()) if name != protocol}
-    return Found(kept, others, problems + repeated)
+    return Found(protocol, kept, others, problems + repeated)
 
 
 def run_directories(roots: Iterable[Path]) -> Iterator[Path]:
@@ -85,10 +89,7 @@ def _once(measured: Sequence[Measurement]) -> tuple[list[Measurement], list[str]
 def read(run: Measurement) -> tuple[Measured, list[str]]:
     """Return a measurement's predictions and their classes; ValueError where there are none."""
     path = Path(run.predictions)
-    if not run.predictions:
-        raise ValueError(
-            f"{run.directory / RESULTS}: rows name no predictions, so there is no page"
-        )
+    assert run.predictions
     if path.is_absolute() or ".." in path.parts:
         raise ValueError(f"{run.directory / RESULTS}: predictions {path} are not of this run")
     return read_measured(run.directory / path)

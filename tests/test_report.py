@@ -5,6 +5,7 @@ import json
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote
@@ -15,10 +16,12 @@ import pytest
 from maskedclip.data.downstream import labelled
 from maskedclip.data.storage.shards import Shards
 from maskedclip.eval.results import Measured, read_rows, recomputed
+from maskedclip.finetune import finetune
 from maskedclip.pages.cells import shown
 from maskedclip.report import Report, report
 from maskedclip.report_command import ReportConfig, read_report
 from maskedclip.report_runs import pretraining
+from tests.colours import config_of, two_colours
 from tests.pages.runs import Place, predicted, write_run, write_study
 
 HOSTILE = '<script>alert("x")</script>'
@@ -295,6 +298,31 @@ def test_damaged_files_are_named_and_the_rest_is_reported(tmp_path: Path) -> Non
     assert "m4" in written.text
 
 
+def test_rows_of_an_older_format_are_shown_without_a_page(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "r", Place("m", "idrid"), predicted("idrid", 5, 1.0, 0))
+    rows = read_rows(run)
+    for row in rows:
+        for name in ("method", "predictions", "shards", "note"):
+            del row[name]
+    (run / "results.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    written = report([run], ReportConfig(out=str(tmp_path)))
+    assert written.problems == []
+    assert f"| {run.name} " in written.text  # the method was the run
+    assert "1 of an older format name no predictions" in (tmp_path / "index.html").read_text()
+    assert list((tmp_path / "runs").iterdir()) == []
+
+
+def test_a_real_fine_tuning_is_reported(tmp_path: Path) -> None:
+    two_colours(tmp_path / "colours", contrast=10)
+    run = finetune(replace(config_of(tmp_path), epochs=2))
+    written = report([run], ReportConfig(out=str(tmp_path / "out")))
+    assert written.problems == []  # each value is what its predictions give
+    (page,) = (tmp_path / "out" / "runs").iterdir()
+    shown_pictures = [a for a in Page(page).addresses if a.startswith("data:image/jpeg")]
+    assert 0 < len(shown_pictures) <= 12
+    assert "cannot be had" not in page.read_text()
+
+
 def test_two_runs_in_one_place_are_not_averaged(tmp_path: Path) -> None:
     for root in ("a", "b"):
         found = predicted("idrid", 5, 1.0, ord(root))
@@ -337,6 +365,9 @@ def test_other_protocols_are_named_and_can_be_shown(tmp_path: Path) -> None:
         assert f"| {labels} " in written.text
     with pytest.raises(ValueError, match=r"nothing measured by '16shot'.*--protocol=16-shot"):
         report([tmp_path / "r"], ReportConfig(out=str(tmp_path), protocol="16shot"))
+    (tmp_path / "r" / "a-idrid-0.1-seed0" / "results.jsonl").unlink()
+    written = report([tmp_path / "r"], ReportConfig(out=str(tmp_path / "p")))
+    assert "| none " in written.text  # nothing was fine-tuned: what there is
 
 
 def test_weights_lead_to_their_pretraining_from_any_place(tmp_path: Path) -> None:
@@ -396,4 +427,4 @@ def test_help_needs_no_torch() -> None:
         "assert not {'torch', 'matplotlib', 'sklearn'} & set(sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
-    assert "--protocol=finetune" in done.stdout
+    assert "--protocol=" in done.stdout

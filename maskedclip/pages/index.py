@@ -199,7 +199,9 @@ def _measured(measured: Sequence[Measurement], addresses: Addresses) -> str:
         line.append(link(addresses.run(run), run.directory.name))
         line.append(link(addresses.predictions(run), "CSV") if run.predictions else "-")
         lines.append(line)
+    older = sum(not run.predictions for run in measured)
+    note = f" {older} of an older format name no predictions, and have no page." if older else ""
     return (
         f"<h2>All measurements</h2><p>Each leads to its page: curves, confusion matrix, "
-        f'calibration, and the worst errors.</p><div class="wide">{rows(head, lines)}</div>'
+        f'calibration, and the worst errors.{note}</p><div class="wide">{rows(head, lines)}</div>'
     )

@@ -43,9 +43,10 @@ class Table:
 
     @property
     def groups(self) -> tuple[Column | None, ...]:
-        """The columns as they are shown; None, the average, stands after what it is of."""
+        """The columns as they are shown; None, the average of several, stands after them."""
         own = tuple(column for column in self.columns if column.of_paper) or self.columns
-        return (*own, None, *(column for column in self.columns if column not in own))
+        mean = (None,) if len(own) > 1 else ()
+        return (*own, *mean, *(column for column in self.columns if column not in own))
 
     @property
     def checked(self) -> bool:
