@@ -54,10 +54,13 @@ def index(content: Content, addresses: Addresses) -> str:
     missing = table.missing
     cells = sum(len(block.lines) for block in table.blocks) * len(table.columns)
     runs = {run.directory for run in content.measured}
-    summary = (
-        f"{len({run.method for run in content.measured})} methods, {len(table.columns)} tasks, "
-        f"{len(runs)} runs, {cells - len(missing)} of {cells} cells measured."
+    counts = (
+        (len({run.method for run in content.measured}), "method"),
+        (len(table.columns), "task"),
+        (len(runs), "run"),
     )
+    words = ", ".join(f"{n} {name}{'' if n == 1 else 's'}" for n, name in counts)
+    summary = f"{words}, {cells - len(missing)} of {cells} cells measured."
     body = [f"<h1>{escaped(content.title)}</h1>", f'<p class="soft">{summary}</p>']
     if content.problems:
         lines = items(escaped(line) for line in content.problems)

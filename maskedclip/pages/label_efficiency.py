@@ -54,7 +54,10 @@ def draw(table: Table) -> Drawn | None:
         down = -(-len(columns) // across)
         # inches; the legend has an empty panel, or room below
         room = 0.0 if down * across > len(columns) else 0.3 + 0.17 * -(-len(methods) // 2)
-        figure = Figure(figsize=(_WIDTH, _PANEL * down + room), layout="constrained")
+        figure = Figure(
+            figsize=(_WIDTH if across > 1 else _WIDTH * 0.7, _PANEL * down + room),
+            layout="constrained",
+        )
         axes = figure.subplots(down, across, squeeze=False)
         handles: dict[str, Artist] = {}
         for place, column in enumerate(columns):

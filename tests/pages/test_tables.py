@@ -163,6 +163,7 @@ def test_another_recipe_of_fine_tuning_is_another_method() -> None:
         ({"seed": None}, "seed is None"),
         ({"dataset": 7}, "dataset is 7"),
         ({"low": True}, "low is True"),
+        ({"value": float("nan")}, "value is nan"),
     ],
 )
 def test_a_row_that_says_nothing_is_named_and_left_out(change: dict, said: str) -> None:
