@@ -45,7 +45,7 @@ from maskedclip.finetune_run import (
     resolved,
     write_results,
 )
-from maskedclip.finetune_steps import learning_rate, predict, steps_of, train
+from maskedclip.finetune_steps import Prepared, learning_rate, predict, steps_of, train
 from maskedclip.models.classifier import adamw_by_layer, build_classifier
 
 logger = logging.getLogger(__name__)
@@ -70,7 +70,8 @@ def finetune(config: FinetuneConfig, *, rest: float = 0.0) -> Path:
             logger.info("%s is finished; remove it to run it again", run)
         else:
             best, ledger = train_all(config, run, labels, rest)
-            found = predict(best, labels, "test", config, ledger)
+            classes = len(labels.task.classes)
+            found = predict(best, Prepared(labels, "test", config), classes, ledger)
             write_results(config, run, labels, best, found)
         shutil.rmtree(run / STATES, ignore_errors=True)
     return run
@@ -121,6 +122,7 @@ def learn(
     """Run the epochs that are left: train, validate, keep the better weights, save the state."""
     model, best, optimizer = networks
     steps, saved, pace = steps_of(labels, config), epochs.done, Pace(_SAVING)
+    validation, classes = Prepared(labels, "val", config), len(labels.task.classes)
 
     def until_asked(epoch: int) -> Iterator[Views]:
         for views in islice(batches, steps):
@@ -135,7 +137,7 @@ def learn(
     ):
         for epoch in range(saved, config.epochs):
             loss = train(model, optimizer, until_asked(epoch), labels, config, epoch, ledger)
-            _, _, label_B, probability_BY = predict(model, labels, "val", config, ledger)
+            _, _, label_B, probability_BY = predict(model, validation, classes, ledger)
             score = selection_score(config.selection, label_B, probability_BY)
             best.offer(score, model)
             row: dict[str, float | None] = {

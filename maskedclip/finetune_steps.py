@@ -1,7 +1,7 @@
 """An epoch of fine-tuning, the rate at each moment of it, and what a network says of images."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import torch
@@ -21,7 +21,7 @@ from maskedclip.engine.schedule import warmup_cosine
 from maskedclip.eval.results import Measured
 from maskedclip.finetune_run import Labels
 
-_EVALUATION_BATCH = 64
+_EVALUATION_BATCH, _KEPT_BYTES = 64, 1_000_000_000
 
 
 def steps_of(labels: Labels, config: FinetuneConfig) -> int:
@@ -90,20 +90,42 @@ def targets(
     )
 
 
+class Prepared:
+    """The batches of a part, cut for evaluation, as often as they are asked for.
+
+    Where all of it takes up to 1 GB, it is read and cut once.
+    """
+
+    def __init__(self, labels: Labels, part: str, config: FinetuneConfig) -> None:
+        self._dataset, self._samples = labels.dataset, labels.parts[part]
+        self._size, self._threads = config.image_size, config.threads
+        self._fits = len(self._samples) * 3 * config.image_size**2 * 4 <= _KEPT_BYTES
+        self._kept: list[Views] = []
+
+    def __iter__(self) -> Iterator[Views]:
+        if self._kept:
+            yield from self._kept
+            return
+        kept = []
+        for views in prepared_batches(
+            self._dataset, self._samples, image_size=self._size, batch=_EVALUATION_BATCH,
+            threads=self._threads,
+        ):  # fmt: skip
+            if self._fits:
+                kept.append(views)
+            yield views
+        self._kept = kept
+
+
 @torch.no_grad()
-def predict(
-    model: nn.Module, labels: Labels, part: str, config: FinetuneConfig, ledger: Ledger
-) -> Measured:
-    """Return the probabilities of one part's images, cut as for evaluation."""
+def predict(model: nn.Module, batches: Iterable[Views], classes: int, ledger: Ledger) -> Measured:
+    """Return the probabilities of prepared images that can be read."""
     device = next(model.parameters()).device
     kind = compute_type("auto", device)
     kept: list[Sample] = []
-    rows = [np.zeros((0, len(labels.task.classes)))]
+    rows = [np.zeros((0, classes))]
     model.eval()
-    for views in prepared_batches(
-        labels.dataset, labels.parts[part], image_size=config.image_size,
-        batch=_EVALUATION_BATCH, threads=config.threads,
-    ):  # fmt: skip
+    for views in batches:
         ledger.add(views.lost)
         if not views.samples:
             continue

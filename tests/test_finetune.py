@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from timm.models.vision_transformer import VisionTransformer
 
+from maskedclip import finetune_steps
 from maskedclip.config import FinetuneConfig
 from maskedclip.data.ledger import Ledger
 from maskedclip.data.photographs.fundus import encode
@@ -18,7 +19,7 @@ from maskedclip.eval.results import read_rows
 from maskedclip.eval.scores import METRICS, macro
 from maskedclip.finetune import finetune
 from maskedclip.finetune_run import read_labels
-from maskedclip.finetune_steps import learning_rate, predict
+from maskedclip.finetune_steps import Prepared, learning_rate, predict
 from maskedclip.inference import load
 from maskedclip.models.classifier import adamw_by_layer, build_classifier
 from tests.colours import DAMAGED, config_of, two_colours
@@ -99,8 +100,28 @@ def test_the_weights_kept_are_of_the_best_epoch_on_validation(
     aurocs = [row["val_auroc"] for row in log_of(config)]
     assert len(set(aurocs)) > 1
     labels, ledger = read_labels(config), Ledger(tmp_path / "lost.jsonl", "noise")
-    found = predict(load(run_of(config)).network, labels, "val", config, ledger)
+    found = predict(load(run_of(config)).network, Prepared(labels, "val", config), 2, ledger)
     assert macro("auroc", found.label_B, found.probability_BY)[0] == max(aurocs)
+
+
+def test_what_validates_is_read_once_and_the_same_each_time(
+    finished: FinetuneConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def counted(dataset, index):
+        read.append(index)
+        return read_of(dataset, index)
+
+    read, read_of = [], Shards.read
+    labels = read_labels(finished)
+    images = len(labels.parts["val"])
+    small = Prepared(labels, "val", finished)
+    monkeypatch.setattr(finetune_steps, "_KEPT_BYTES", 0)
+    large = Prepared(labels, "val", finished)
+    monkeypatch.setattr(Shards, "read", counted)
+    for batches, count in ((small, images), (large, 3 * images)):
+        (first,), (second,) = list(batches), list(batches)
+        assert second.image_BCHW.equal(first.image_BCHW)
+        assert len(read) == count
 
 
 def test_a_damaged_sample_is_listed_once_and_costs_that_sample(finished: FinetuneConfig) -> None:
