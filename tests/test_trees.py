@@ -71,7 +71,6 @@ def test_shards_are_taken_as_they_are(tmp_path: Path, phantoms: dict[str, Path])
     assert as_shards(tmp_path / "nowhere") == tmp_path / "nowhere"  # Shards says that it is missing
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
 def test_a_tree_that_cannot_be_written_beside_goes_to_the_cache(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -79,6 +78,8 @@ def test_a_tree_that_cannot_be_written_beside_goes_to_the_cache(
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     tree.parent.chmod(0o500)
     try:
+        if os.access(tree.parent, os.W_OK):
+            pytest.skip("this user may write everywhere, as root may")
         assert as_shards(tree).is_relative_to(tmp_path / "cache" / "maskedclip" / "own_shards")
     finally:
         tree.parent.chmod(0o700)
