@@ -8,7 +8,7 @@ import numpy as np
 
 from maskedclip.eval.resampling import draws, resampled
 from maskedclip.eval.results import Measured
-from maskedclip.eval.scores import LOWER_IS_BETTER, centred, macro
+from maskedclip.eval.scores import LOWER_IS_BETTER, macro
 
 RESAMPLES = 2000  # a p-value below 0.001 needs more than an interval does
 
@@ -56,7 +56,7 @@ def paired_means(
     runs = [[_aligned(run, a[0]) for run in side] for side in (a, b)]
     value = [_mean(metric, side) for side in runs]
     value_NR = [_resamples(metric, side, seed, resamples) for side in runs]
-    return _difference(metric, value[0], value[1], *value_NR)
+    return _difference(value[0], value[1], *value_NR)
 
 
 def differing_from_best(
@@ -84,7 +84,7 @@ def differing_from_best(
     best = (min if metric in LOWER_IS_BETTER else max)(value, key=lambda name: value[name])
     value_R = {name: _resamples(metric, every, seed, resamples) for name, every in runs.items()}
     others = {
-        name: _difference(metric, value[name], value[best], value_R[name], value_R[best])
+        name: _difference(value[name], value[best], value_R[name], value_R[best])
         for name in found
         if name != best
     }
@@ -145,12 +145,13 @@ def _resamples(metric: str, runs: Sequence[Measured], seed: int, resamples: int)
     )
 
 
-def _difference(metric: str, a: float, b: float, a_R: np.ndarray, b_R: np.ndarray) -> Difference:
+def _difference(a: float, b: float, a_R: np.ndarray, b_R: np.ndarray) -> Difference:
     value = a - b
     value_R = a_R - b_R
-    value_R = centred(metric, value, value_R[np.isfinite(value_R)])
+    value_R = value_R[np.isfinite(value_R)]
     if not len(value_R):
         return Difference(value, None, None, None)
+    value_R -= value_R.mean() - value  # what bias the two do not share
     low, high = np.percentile(value_R, [2.5, 97.5])
     tail = min((value_R <= 0).sum(), (value_R >= 0).sum())
     p = min(1.0, 2 * (tail + 1) / (len(value_R) + 1))

@@ -101,19 +101,22 @@ def score(
     value_R = value_R[np.isfinite(value_R)]
     if not len(value_R):
         return Score(value, None, None, n, absent)
-    low, high = np.percentile(centred(metric, value, value_R), [2.5, 97.5]).tolist()
-    if metric == "calibration_error":  # mirrored, it may leave the possible or the value
-        low, high = max(0.0, min(low, value)), max(high, value)
-    return Score(value, low, high, n, absent)
+    low, high = np.percentile(_centred(metric, value, value_R), [2.5, 97.5]).tolist()
+    lowest = -1.0 if metric == "quadratic_kappa" else 0.0
+    return Score(value, max(lowest, min(low, value)), min(1.0, max(high, value)), n, absent)
 
 
-def centred(metric: str, value: float, value_R: np.ndarray) -> np.ndarray:
-    """Return the resamples whose percentiles are the limits of the interval.
+def _centred(metric: str, value: float, value_R: np.ndarray) -> np.ndarray:
+    """Return the resamples without their bias: their percentiles are the limits of the interval.
 
-    A resample adds its own noise to every bin of the calibration error, which only makes it
-    larger; mirrored about the value, that bias goes the other way and takes out the first one.
+    Copies of an image make average precision larger, the more so the rarer a class is: the mean of
+    the resamples is moved onto the value. In the calibration error each bin's noise is counted as
+    error, in the test split and once more in a resample: mirrored about the value, both are taken
+    out.
     """
-    return 2 * value - value_R if metric == "calibration_error" else value_R
+    if metric == "calibration_error":
+        return 2 * value - value_R
+    return value_R - (value_R.mean() - value)
 
 
 def _checked(label_B: np.ndarray, probability_BY: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

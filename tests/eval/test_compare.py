@@ -105,7 +105,7 @@ def test_the_best_calibration_error_is_the_smallest() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("metric", ["auroc", "macro_f1"])
+@pytest.mark.parametrize("metric", ["auroc", "macro_f1", "calibration_error"])
 def test_the_paired_bootstrap_calls_chance_a_difference_in_a_twentieth_of_trials(
     metric: str,
 ) -> None:

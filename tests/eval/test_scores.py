@@ -200,6 +200,22 @@ def test_six_intervals_of_a_thousand_images_take_about_a_second() -> None:
     assert time.perf_counter() - start < 3  # 0.25 s on an idle core
 
 
+def test_a_rare_class_does_not_lift_the_interval_of_average_precision() -> None:
+    label_B, probability_BY = example(images=400)
+    chance_BY = np.random.default_rng(3).permutation(probability_BY)
+    rare_B = (label_B > 0) | (np.arange(400) < 20)  # of class 0 no more than a handful
+    label_B, chance_BY = label_B[rare_B], chance_BY[rare_B]
+    found = score("average_precision", label_B, chance_BY)
+    (weight_BR,) = draws(None, len(label_B), seed=0, resamples=500)
+    value_R = resampled("average_precision", label_B, chance_BY, weight_BR)
+    assert found.value is not None
+    assert found.low is not None
+    assert value_R.mean() > found.value + 0.005
+    low, high = np.percentile(value_R, [2.5, 97.5])
+    assert found.low < low
+    assert width(found) == pytest.approx(high - low)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("metric", METRICS)
 def test_ninety_five_of_a_hundred_intervals_hold_the_truth(metric: str) -> None:
