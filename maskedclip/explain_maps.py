@@ -88,6 +88,7 @@ def maps_of(model: Model, image_1CHW: Tensor, question: Question) -> list[Map]:
         head_HRC = _grid(attention.class_read(seen[last].attention())[0])
         found.append(Map("cls", "", head_HRC.mean(axis=0), head_HRC=head_HRC))
     probability_Y = _probabilities(model, score_Y)
+    alone = len(probability_Y) == 1  # one prompt: nothing to be likelier than
     if "relevance" in question.methods:
         names = model.classes or question.prompts
         chosen = question.classes or names
@@ -97,14 +98,16 @@ def maps_of(model: Model, image_1CHW: Tensor, question: Question) -> list[Map]:
             place = names.index(name)
             pairs = attention.relevance(score_Y[place], seen)
             value_RC = _grid(attention.patches_read(pairs)[0])
-            found.append(Map("relevance", name, value_RC, float(probability_Y[place])))
+            share = None if alone else float(probability_Y[place])
+            found.append(Map("relevance", name, value_RC, share))
     if "text" in question.methods:
         assert question.class_YD is not None
         cosine_YN = attention.similarity(patch_ND[None], question.class_YD.to(patch_ND.device))[0]
         for name, cosine_N, probability in zip(
             question.prompts, cosine_YN, probability_Y, strict=True
         ):
-            found.append(Map("text", name, _grid(cosine_N), float(probability)))
+            share = None if alone else float(probability)
+            found.append(Map("text", name, _grid(cosine_N), share))
     return found
 
 

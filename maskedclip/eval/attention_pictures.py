@@ -92,6 +92,7 @@ def write_overlay(
     scale = ScalarMappable(Normalize(*_range(map_RC)), HEAT)
     figure.colorbar(scale, cax=beside).set_label(words.unit, fontsize=8)
     beside.tick_params(labelsize=8)
+    beside.ticklabel_format(axis="y", scilimits=(-2, 3))
     beside.yaxis.get_offset_text().set(fontsize=8, horizontalalignment="left")
     _save(figure, path)
 

@@ -1,6 +1,6 @@
 """Maps of patches against what timm computes itself, layers mixed by hand, and autograd."""
 
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -16,16 +16,17 @@ from maskedclip.eval.attention import (
     similarity,
     watched,
 )
+from maskedclip.eval.attention_pointing import pointing
 from maskedclip.models.maskedclip import build
 
 HEADS = 4
 
 
-def small_vit(depth: int = 2) -> VisionTransformer:
+def small_vit(global_pool: Literal["avg", "token"] = "avg") -> VisionTransformer:
     torch.manual_seed(0)
     return VisionTransformer(
-        img_size=32, patch_size=8, embed_dim=32, depth=depth, num_heads=HEADS, num_classes=3,
-        global_pool="avg",
+        img_size=32, patch_size=8, embed_dim=32, depth=2, num_heads=HEADS, num_classes=3,
+        global_pool=global_pool,
     ).eval()  # fmt: skip
 
 
@@ -180,3 +181,39 @@ def test_similarity_is_the_cosine_of_each_patch_with_each_text() -> None:
 
 def test_patches_lie_row_by_row() -> None:
     assert as_grid(torch.arange(9)).tolist() == [[0, 1, 2], [3, 4, 5], [6, 7, 8]]
+
+
+def spots(count: int, seed: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return noise, a dark spot in half of the images and a bright one in the others, and where."""
+    generator = torch.Generator().manual_seed(seed)
+    image_BCHW = 0.3 * torch.randn(count, 3, 32, 32, generator=generator)
+    label_B = torch.arange(count) % 2
+    place_B = torch.randint(16, (count,), generator=generator)
+    for image_CHW, label, place in zip(image_BCHW, label_B, place_B, strict=True):
+        top, left = 8 * (place // 4) + 2, 8 * (place % 4) + 2
+        image_CHW[:, top : top + 4, left : left + 4] += 2.0 * label - 1.0
+    return image_BCHW, label_B, place_B
+
+
+def test_relevance_of_a_network_that_has_learnt_points_at_what_it_was_taught() -> None:
+    # read from [CLS], all that the head learns of a patch has come through attention
+    network = small_vit("token").train()
+    optimizer = torch.optim.Adam(network.parameters(), lr=2e-3)
+    for step in range(120):
+        image_BCHW, label_B, _ = spots(32, step)
+        loss = nn.functional.cross_entropy(network(image_BCHW), label_B)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    network.eval()
+    image_BCHW, label_B, place_B = spots(60, 1000)
+    with watched(layers_of(network), images=60, heads=HEADS) as seen:
+        score_BY = network(image_BCHW)
+    assert (score_BY.argmax(dim=1) == label_B).double().mean() > 0.95
+    score_B = score_BY.gather(1, label_B[:, None])[:, 0]
+    map_BRC = as_grid(relevance(score_B, seen)[:, 0, 1:]).numpy()
+    near_BRC = as_grid(torch.arange(16) == place_B[:, None]).numpy()
+    found = pointing(list(map_BRC), list(near_BRC))
+    assert found.chance == 1 / 16
+    assert found.low > 4 * found.chance
+    assert found.gain_low > 0.2
