@@ -46,7 +46,7 @@ def run(study: Study) -> int:
     waiting = [cell for cell in cells if not cell.finished]
     for line in study.missing:
         logger.warning("%s", line)
-    logger.info("%d fine-tunings, %d finished", len(cells), len(cells) - len(waiting))
+    logger.info("fine-tunings: %d, finished: %d", len(cells), len(cells) - len(waiting))
     if study.config.dry_run:
         sys.stdout.writelines(f"{_state(cell)}  {cell.name}\n" for cell in cells)
         return 0
