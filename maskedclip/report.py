@@ -16,18 +16,15 @@ if __name__ == "__main__":  # before torch is imported: --help and mistakes answ
 import logging
 import shlex
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 from urllib.parse import quote
 
-from tqdm import tqdm
-
 from maskedclip.data.tasks import PAPER
-from maskedclip.eval.compare import differing_from_best
 from maskedclip.pages.ablation import Ablated, ablated, absent, differences, table_2
-from maskedclip.pages.cells import Column, Comparison, Place
+from maskedclip.pages.cells import Column
 from maskedclip.pages.index import Addresses, Content, index
 from maskedclip.pages.label_efficiency import draw
 from maskedclip.pages.latex import latex
@@ -36,10 +33,10 @@ from maskedclip.pages.measurements import TABLED, Measurement
 from maskedclip.pages.sheet import sheet
 from maskedclip.pages.tables import Table, columns_of, table
 from maskedclip.report_command import ReportConfig
-from maskedclip.report_pages import Photographs, address, page_name, write_page
-from maskedclip.report_runs import disagreements, find, pretraining, read
+from maskedclip.report_comparisons import compare
+from maskedclip.report_pages import address, page_name, write_pages
+from maskedclip.report_runs import find, pretraining
 
-T = TypeVar("T")
 _WORDS = {
     "finetune": "fine-tuning",
     "linear": "a linear probe",
@@ -74,11 +71,11 @@ def report(runs: Sequence[Path], config: ReportConfig) -> Report:
     found = find(runs, config.protocol)
     out = Path(config.out)
     (out / PAGES).mkdir(parents=True, exist_ok=True)
-    there, faults = _pages(found.measured, out / PAGES, config)
+    there, faults = write_pages(found.measured, out / PAGES, config.pictures)
     paper = [Column(card.name, card.shards, card.task) for card in PAPER]
     first = table(found.measured, columns_of(found.measured, paper))
     if config.compare:
-        compared, more = _compare(first, there)
+        compared, more = compare(first, there)
         first, faults = replace(first, comparisons=compared), faults + more
     second, figure = _ablation(first), draw(first)
     _write_tables(out, first, second.table, replace(config, protocol=found.protocol))
@@ -94,55 +91,6 @@ def report(runs: Sequence[Path], config: ReportConfig) -> Report:
     (out / INDEX).write_text(index(content, _addresses(out, there)), encoding="utf-8")
     text = markdown(first, intervals=config.intervals)
     return Report(out / INDEX, text, problems, list(found.other_protocols))
-
-
-def _progress(places: Sequence[T], what: str) -> Iterator[T]:
-    """Yield the places while a bar says how long it takes yet; a log gets a line now and then."""
-    yield from tqdm(places, desc=what, mininterval=0.1 if sys.stderr.isatty() else 10)
-
-
-def _pages(
-    measured: Sequence[Measurement], pages: Path, config: ReportConfig
-) -> tuple[set[Measurement], list[str]]:
-    """Write a page a measurement; return those that have one, and what is wrong with others."""
-    photographs = Photographs() if config.pictures else None
-    there: set[Measurement] = set()
-    problems: list[str] = []
-    named = [run for run in measured if run.predictions]  # rows of an older format name none
-    for run in _progress(named, "pages"):
-        try:
-            predictions = read(run)
-        except ValueError as error:
-            problems.append(" ".join(str(error).split()))
-            continue
-        problems += disagreements(run, predictions[0])
-        write_page(run, predictions, photographs, pages, config.pictures)
-        there.add(run)
-    return there, problems
-
-
-def _compare(first: Table, there: set[Measurement]) -> tuple[dict[Place, Comparison], list[str]]:
-    """Hold each method against the best of its column, where two or more have predictions."""
-    compared: dict[Place, Comparison] = {}
-    problems: list[str] = []
-    places = [(block, column) for block in first.blocks for column in first.columns]
-    for block, column in _progress(places, "comparisons"):
-        for metric in TABLED:
-            runs = {line.method: line.cells[column, metric].measured for line in block.lines}
-            runs = {name: own for name, own in runs.items() if own and there.issuperset(own)}
-            if len(runs) < 2:
-                continue
-            predictions = {name: [read(run)[0] for run in own] for name, own in runs.items()}
-            try:
-                best = differing_from_best(metric, predictions)
-            except ValueError as error:
-                problems.append(f"{block.name} of labels, {column.name}: no comparison ({error})")
-                break
-            for name, other in best.others.items():
-                compared[block.budget, column, metric, name] = Comparison(
-                    best.name, other.value, other.low, other.high, other.p
-                )
-    return compared, problems
 
 
 def _ablation(first: Table) -> Ablation:

@@ -4,11 +4,14 @@ import base64
 import hashlib
 import io
 import os
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TypeVar
 from urllib.parse import quote
 
 from PIL import Image
+from tqdm import tqdm
 
 from maskedclip.data.storage.shards import DamagedSample, Shards
 from maskedclip.data.views import picture
@@ -17,7 +20,9 @@ from maskedclip.eval.zeroshot import categories
 from maskedclip.pages.curves import Mistake
 from maskedclip.pages.measurements import Measurement
 from maskedclip.pages.run_page import Pictures, Predicted, mistakes, run_page
+from maskedclip.report_runs import disagreements, read
 
+T = TypeVar("T")
 _SIDE, _QUALITY = 256, 80  # of a photograph on a page
 _LONGEST = 160  # characters of a page's name
 
@@ -112,3 +117,28 @@ def page_name(run: Measurement) -> str:
 def address(path: Path, start: Path) -> str:
     """Return the relative address of a path on pages in `start`, quoted."""
     return quote(Path(os.path.relpath(path.resolve(), start.resolve())).as_posix())
+
+
+def progress(places: Sequence[T], what: str) -> Iterator[T]:
+    """Yield the places while a bar says how long it takes yet; a log gets a line now and then."""
+    yield from tqdm(places, desc=what, mininterval=0.1 if sys.stderr.isatty() else 10)
+
+
+def write_pages(
+    measured: Sequence[Measurement], pages: Path, most: int
+) -> tuple[set[Measurement], list[str]]:
+    """Write a page a measurement; return those that have one, and what is wrong with others."""
+    photographs = Photographs() if most else None
+    there: set[Measurement] = set()
+    problems: list[str] = []
+    named = [run for run in measured if run.predictions]  # rows of an older format name none
+    for run in progress(named, "pages"):
+        try:
+            predictions = read(run)
+        except ValueError as error:
+            problems.append(" ".join(str(error).split()))
+            continue
+        problems += disagreements(run, predictions[0])
+        write_page(run, predictions, photographs, pages, most)
+        there.add(run)
+    return there, problems

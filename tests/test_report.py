@@ -3,6 +3,8 @@
 import csv
 import json
 import re
+import runpy
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -97,6 +99,7 @@ def test_every_number_is_what_its_predictions_give_again(study: Study) -> None:
 def test_cells_without_a_run_are_dashes_and_counted(study: Study) -> None:
     missing = 4 * 2 * 5  # methods, fractions, the paper's other tasks
     assert f"Missing cells: {missing}" in study.text("index.html")
+    assert "15 cells are of fewer seeds than the 2 of others" in study.text("index.html")
     rows = [row for row in study.sheet("table1.csv") if row["note"] == "no run"]
     assert len(rows) == 2 * missing
     line = next(text for text in study.text("table1.md").splitlines() if "| mae" in text)
@@ -335,12 +338,40 @@ def test_two_runs_in_one_place_are_not_averaged(tmp_path: Path) -> None:
 
 
 def test_other_test_images_are_not_compared_and_said(tmp_path: Path) -> None:
-    for method, images in (("a", 60), ("b", 70)):
-        found = predicted("idrid", 5, 1.0, 0, images=images)
+    for method, images in (("a", 60), ("b", 60), ("other", 70)):
+        found = predicted("idrid", 5, 1.0, ord(method[0]), images=images)
         write_run(tmp_path / "r", Place(method, "idrid"), found)
     written = report([tmp_path / "r"], ReportConfig(out=str(tmp_path)))
     assert len(written.problems) == 1
-    assert "not the 60 of the other" in written.problems[0]
+    assert "other measured on other test images than a, b" in written.problems[0]
+    rows = list(csv.DictReader((tmp_path / "table1.csv").open()))
+    assert {row["method"] for row in rows if row["p"]} < {"a", "b"}
+
+
+def test_the_command_prints_table_and_page_and_fails_where_something_is_wrong(
+    study: Study,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    run = tmp_path / study.runs.name / "ours-idrid-1-seed0"
+    shutil.copytree(study.runs / run.name, run)
+    words = ["report", str(tmp_path / study.runs.name), "--out", str(tmp_path / "out")]
+    monkeypatch.setattr(sys, "argv", words)
+    monkeypatch.delitem(sys.modules, "maskedclip.report")  # runpy warns of one imported before
+    for damage, code in ("", 0), ("{", 1):
+        results = run / "results.jsonl"
+        other = run.with_name("other")
+        other.mkdir(exist_ok=True)
+        (other / "results.jsonl").write_text(damage)
+        with pytest.raises(SystemExit) as stopped:
+            runpy.run_module("maskedclip.report", run_name="__main__")
+        assert stopped.value.code == code
+        said = capsys.readouterr()
+        assert "| labels | method |" in said.out
+        assert str(tmp_path / "out" / "index.html") in said.out
+        assert (str(other) in said.err) == bool(damage)
+        assert results.is_file()
 
 
 def test_an_undefined_value_is_explained(tmp_path: Path) -> None:

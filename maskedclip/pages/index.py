@@ -72,7 +72,7 @@ def index(content: Content, addresses: Addresses) -> str:
         body.append(_results(content.table_2, addresses))
     body += [f"<p>{escaped(line)}</p>" for line in content.about_table_2]
     body += ["<h2>Figure 2: label efficiency</h2>", _figure(content.figure)]
-    body.append(_missing(missing, content.other_protocols))
+    body.append(_missing(missing, _fewer(table), content.other_protocols))
     body.append(_measured(content.measured, addresses))
     return page(content.title, body)
 
@@ -168,7 +168,9 @@ def _figure(figure: Drawn | None) -> str:
     )
 
 
-def _missing(missing: Sequence[tuple[str, str, str]], other_protocols: Mapping[str, int]) -> str:
+def _missing(
+    missing: Sequence[tuple[str, str, str]], fewer: str, other_protocols: Mapping[str, int]
+) -> str:
     parts = [f"<h2>Missing cells: {len(missing)}</h2>"]
     by_line: dict[tuple[str, str], list[str]] = {}
     for labels, method, task in missing:
@@ -179,12 +181,26 @@ def _missing(missing: Sequence[tuple[str, str, str]], other_protocols: Mapping[s
             for (labels, method), tasks in by_line.items()
         )
         parts.append(rows(("method", "labels", "tasks without a run"), lines))
+    if fewer:
+        parts.append(f"<p>{escaped(fewer)}</p>")
     if other_protocols:
         words = ", ".join(f"{name} ({count})" for name, count in other_protocols.items())
         parts.append(
             f'<p class="soft">Also measured, and shown with --protocol: {escaped(words)}.</p>'
         )
     return "".join(parts)
+
+
+def _fewer(table: Table) -> str:
+    """Return how many cells have fewer seeds than the most that a cell has."""
+    counts = [
+        len(line.cells[column, TABLED[0]].runs)
+        for block in table.blocks
+        for line in block.lines
+        for column in table.columns
+    ]
+    short = sum(0 < count < max(counts) for count in counts)
+    return f"{short} cells are of fewer seeds than the {max(counts)} of others." if short else ""
 
 
 def _measured(measured: Sequence[Measurement], addresses: Addresses) -> str:
