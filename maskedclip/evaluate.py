@@ -21,54 +21,40 @@ if __name__ == "__main__":  # before torch is imported: --help and mistakes answ
 
     OPTIONS = read_evaluate(__doc__)
 
-import hashlib
-import json
 import logging
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 
-from maskedclip.data.captions import prompts
-from maskedclip.data.downloads.own import words_of_class
-from maskedclip.data.downstream import Sample, Task, labelled
-from maskedclip.data.expert import EXPERT
+from maskedclip.data.downstream import Sample, labelled
 from maskedclip.data.ledger import Ledger
-from maskedclip.data.splits import Division, division_of, few_shots, training_share
+from maskedclip.data.splits import division_of
 from maskedclip.data.storage.shards import Shards
 from maskedclip.data.tasks import chosen
 from maskedclip.downstream_command import check_protocols
 from maskedclip.eval import probes, results
 from maskedclip.eval.predictions import Measured
-from maskedclip.eval.scores import METRICS
-from maskedclip.eval.zeroshot import categories
-from maskedclip.features import FOLDER, JOINT, PATCHES, Features, Frozen, features
+from maskedclip.evaluate_cells import (
+    ZERO_SHOT,
+    Cell,
+    Held,
+    cells_of,
+    class_prompts,
+    identity_of,
+    inputs_of,
+    is_there,
+    needed,
+)
+from maskedclip.features import FOLDER, Features, features
+from maskedclip.frozen import JOINT, PATCHES, Frozen
 from maskedclip.trees import as_shards
 
 logger = logging.getLogger(__name__)
 LOST = "lost_samples_evaluate.jsonl"
-ZERO_SHOT, SHOTS = "zeroshot", "-shot"
-_VERSION = 1  # raise it where the same features would give other scores
-
-
-class Held(NamedTuple):
-    """A dataset's task with its samples divided."""
-
-    dataset: Shards
-    task: Task
-    division: Division
-
-
-class Cell(NamedTuple):
-    """One measurement: a protocol, and the labels that it learns from."""
-
-    protocol: str
-    fraction: float  # of the training labels
-    seed: int
-    train: list[Sample]
 
 
 def evaluate(  # noqa: PLR0913 (one keyword a knob)
@@ -105,7 +91,7 @@ def evaluate(  # noqa: PLR0913 (one keyword a knob)
         dataset = Shards(as_shards(directory))
         found = labelled(dataset, task)
         held = Held(dataset, found, division_of(dataset, found))
-        cells = list(_cells(held.division, protocols, fractions, seeds, shots))
+        cells = list(cells_of(held.division, protocols, fractions, seeds, shots))
         rows += _measured(frozen, held, cells, out, cache or out / FOLDER, threads)
     sys.stdout.write(results.table(rows))
     return rows
@@ -122,30 +108,6 @@ def _possible(frozen: Frozen, protocols: Sequence[str], shots: Sequence[int]) ->
     return [name for name in protocols if name != ZERO_SHOT]
 
 
-def _cells(
-    division: Division,
-    protocols: Sequence[str],
-    fractions: Sequence[float],
-    seeds: int,
-    shots: Sequence[int],
-) -> Iterator[Cell]:
-    """Yield the measurements; where the seed decides nothing there is one, of seed 0."""
-    whole = len(division.parts["train"])
-    for protocol in protocols:
-        if protocol == ZERO_SHOT:
-            yield Cell(protocol, 0.0, 0, [])
-            continue
-        for fraction in fractions:
-            drawn = fraction < 1 or protocol == "linear"  # which also starts from random weights
-            for seed in range(seeds if drawn else 1):
-                share = training_share(division, fraction, seed)
-                yield Cell(protocol, fraction, seed, share)
-    for number in shots:
-        for seed in range(seeds):
-            few = few_shots(division, number, seed)
-            yield Cell(f"{number}{SHOTS}", round(len(few) / whole, 6), seed, few)
-
-
 def _measured(
     frozen: Frozen, held: Held, cells: Sequence[Cell], out: Path, cache: Path, threads: int
 ) -> list[dict[str, Any]]:
@@ -154,15 +116,15 @@ def _measured(
     for row in results.read_rows(out):
         before.setdefault(row.get("inputs", ""), []).append(row)
     facts = frozen.facts(held.dataset)
-    inputs = {_inputs(facts, frozen, held, cell): cell for cell in cells}
-    missing = [cell for key, cell in inputs.items() if not _there(out, before.get(key, ()))]
+    inputs = {inputs_of(facts, frozen, held, cell): cell for cell in cells}
+    missing = [cell for key, cell in inputs.items() if not is_there(out, before.get(key, ()))]
     found: Features | None = None
     if missing:
-        found = features(frozen, held.dataset, _needed(held, missing), cache, threads)
+        found = features(frozen, held.dataset, needed(held, missing), cache, threads)
         Ledger(out / LOST, held.dataset.name).add([*held.task.lost, *found.lost])
     rows: list[dict[str, Any]] = []
     for number, (key, cell) in enumerate(inputs.items(), 1):
-        if found is None or _there(out, before.get(key, ())):
+        if found is None or is_there(out, before.get(key, ())):
             rows += before[key]
             continue
         new, chosen_on_validation = _one(frozen, held, cell, found, out)
@@ -174,33 +136,6 @@ def _measured(
             len(cells), cell.protocol, 100 * cell.fraction, cell.seed, chosen_on_validation or "-",
         )  # fmt: skip
     return rows
-
-
-def _needed(held: Held, cells: Sequence[Cell]) -> list[Sample]:
-    """Return the samples whose features are used, each once: of train no more than that."""
-    parts = held.division.parts
-    taught = [] if all(cell.protocol == ZERO_SHOT for cell in cells) else parts["val"]
-    train = {sample.index: sample for cell in cells for sample in cell.train}
-    return [*parts["test"], *taught, *train.values()]
-
-
-def _there(out: Path, rows: Sequence[dict[str, Any]]) -> bool:
-    """Return whether every metric of a cell is there, and its predictions."""
-    files = [out / str(row.get("predictions")) for row in rows]
-    return {row["metric"] for row in rows} >= set(METRICS) and all(file.is_file() for file in files)
-
-
-def _inputs(facts: Mapping[str, Any], frozen: Frozen, held: Held, cell: Cell) -> str:
-    """Return the hash of all that decides a cell's numbers."""
-    parts = {"train": cell.train, **{name: held.division.parts[name] for name in ("val", "test")}}
-    decisive = [
-        _VERSION,
-        facts,
-        list(_identity(frozen, held, cell).items()),
-        held.task.classes,
-        {name: [(s.key, s.label, s.unit) for s in samples] for name, samples in parts.items()},
-    ]
-    return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
 
 
 def _one(
@@ -234,45 +169,19 @@ def _one(
         probability_BY,
     )
     rows = results.measure(
-        _identity(frozen, held, cell), held.task.classes, measured, out,
+        identity_of(frozen, held, cell), held.task.classes, measured, out,
         method=frozen.name, shards=held.dataset.directory,
     )  # fmt: skip
     return rows, knob
 
 
 def _zero_shot(frozen: Frozen, held: Held, image_BD: np.ndarray) -> np.ndarray:
-    names = class_words(held.dataset, held.task)
-    class_YD = frozen.model.class_embeddings([prompts(name) for name in names])
+    class_YD = frozen.model.class_embeddings(class_prompts(held))
     return frozen.model.zero_shot(torch.from_numpy(image_BD), class_YD).numpy()
-
-
-def class_words(dataset: Shards, task: Task) -> list[str]:
-    """Return the category of each class: the dataset's, the dictionary's, or its own words."""
-    published = dataset.manifest.get("classes", {}).get(task.name)
-    mapping = published if isinstance(published, dict) else None
-    names = categories(task.name, task.classes, mapping)
-    return [name if name in EXPERT else _known(name) for name in names]
-
-
-def _known(name: str) -> str:
-    """Return the dictionary's key for a class name such as "2_Cataract", else the name itself."""
-    words = words_of_class(name)
-    return words[0] if len(words) == 1 and words[0] in EXPERT else name
 
 
 def _labels(samples: Sequence[Sample]) -> np.ndarray:
     return np.array([sample.label for sample in samples], dtype=np.int64)
-
-
-def _identity(frozen: Frozen, held: Held, cell: Cell) -> dict[str, Any]:
-    return {
-        "run": frozen.name,
-        "dataset": held.dataset.name,
-        "task": held.task.name,
-        "protocol": cell.protocol,
-        "fraction": cell.fraction,
-        "seed": cell.seed,
-    }
 
 
 def _main() -> None:

@@ -2,6 +2,8 @@
 
 import json
 import random
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,12 +16,14 @@ from safetensors.torch import save_file
 from maskedclip.data.captions import prompts
 from maskedclip.data.downstream import labelled
 from maskedclip.data.photographs.fundus import encode
+from maskedclip.data.splits import Division
 from maskedclip.data.storage.shards import Shards, ShardWriter
 from maskedclip.downstream_command import read_evaluate
 from maskedclip.eval.predictions import read_predictions
 from maskedclip.eval.results import read_rows
 from maskedclip.eval.scores import METRICS, macro
-from maskedclip.evaluate import LOST, class_words, evaluate
+from maskedclip.evaluate import LOST, evaluate
+from maskedclip.evaluate_cells import Held, class_prompts
 from maskedclip.inference import load
 from maskedclip.models.maskedclip import build
 from maskedclip.models.pretrained import export
@@ -202,13 +206,14 @@ def test_a_class_is_asked_for_by_all_the_words_of_the_dictionary_or_by_its_own(
         for i in range(8):
             writer.add(f"s{i}", b"", {"labels": {"finding": names[i % 4]}, "sha256": str(i)})
     dataset = Shards(tmp_path / "d")
-    words = dict(zip(labelled(dataset).classes, class_words(dataset, labelled(dataset)),
-                     strict=True))  # fmt: skip
-    assert words == {name: name for name in names} | {"2_Cataract": "cataract"}
-    assert len(prompts(words["glaucoma"])) > 2
-    assert prompts(words["spots of unknown kind"]) == [
-        "A fundus photograph of spots of unknown kind"
-    ]
+    task = labelled(dataset)
+    held = Held(dataset, task, Division({}, {}))
+    found = dict(zip(task.classes, class_prompts(held), strict=True))
+    assert found["glaucoma"] == prompts("glaucoma")
+    assert found["2_Cataract"] == prompts("cataract")
+    assert min(len(found["glaucoma"]), len(found["2_Cataract"])) > 1
+    for name in ("spots of unknown kind", "7"):
+        assert found[name] == [f"A fundus photograph of {name}"]
 
 
 def test_weights_without_a_text_tower_have_no_zero_shot(
@@ -251,3 +256,25 @@ def test_the_command_line_is_checked_before_anything_is_touched(
             read_evaluate("", arguments)
         assert stopped.value.code == 2
         assert answer in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_the_command_measures_what_is_there_of_the_paper_and_names_the_rest(
+    phantoms: dict[str, Path], tmp_path: Path
+) -> None:
+    (tmp_path / "shards").mkdir()
+    (tmp_path / "shards" / "retina").symlink_to(phantoms["heldout"])
+    words = ["random", "--size=micro", "--datasets=paper", "--protocols=knn", "--seeds=2",
+             "--fractions=0.5,1.0", "--shots=2"]  # fmt: skip
+    command = [sys.executable, "-m", "maskedclip.evaluate", *words]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    for name in ("aptos2019", "idrid", "messidor2", "glaucoma_fundus", "origa", "jsiec"):
+        assert f"tools/make_shards.py {name} --root" in done.stderr
+    assert "60/60" in done.stderr  # how far the features are
+    out = Path("runs/random_micro")
+    assert done.stdout.endswith(f"next: python -m maskedclip.report {out} --out report\n")
+    assert len(read_rows(tmp_path / out)) == 5 * len(METRICS)
+    again = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert again.stdout == done.stdout
+    assert "60/60" not in again.stderr

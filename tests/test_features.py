@@ -10,7 +10,8 @@ import torch
 from maskedclip.data.downstream import Sample, labelled
 from maskedclip.data.storage.shards import Shards
 from maskedclip.data.views import prepared_batches
-from maskedclip.features import JOINT, PATCHES, Frozen, features
+from maskedclip.features import features
+from maskedclip.frozen import JOINT, PATCHES, Frozen
 from maskedclip.inference import load
 from maskedclip.models.maskedclip import build
 from maskedclip.models.pretrained import export, load_encoder

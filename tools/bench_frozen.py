@@ -21,7 +21,7 @@ def frozen(images: str = "500", size: str = "small", threads: str = "2") -> dict
     import torch
 
     from maskedclip.evaluate import evaluate
-    from maskedclip.features import Frozen
+    from maskedclip.frozen import Frozen
 
     logging.getLogger("maskedclip").setLevel(logging.ERROR)
     torch.set_num_threads(int(threads))
