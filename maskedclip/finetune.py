@@ -155,6 +155,7 @@ def learn(
             if preemption.asked:
                 checkpoints.finish()
                 raise Preempted(run, saved * steps, preemption.asked)
+        checkpoints.forgive()
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """A fine-tuning that was killed at any moment goes on, and nothing shows that it was."""
 
+import errno
 import json
 import logging
 import multiprocessing
@@ -165,6 +166,21 @@ def test_a_signal_costs_at_most_the_epoch_it_comes_in(
         finetune(config)
     assert "goes on after epoch 2" in caplog.text or "goes on after epoch 3" in caplog.text
     assert files_of(run) == undisturbed(whole)
+
+
+def test_a_disk_that_holds_no_state_does_not_cost_the_results(
+    whole: FinetuneConfig,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("maskedclip.engine.checkpoint.publish", full)
+    config = replace(whole, out=str(tmp_path))
+    assert files_of(finetune(config)) == undisturbed(whole)
+    assert "cannot be written" in caplog.text
 
 
 def test_other_weights_under_the_same_name_are_another_run(

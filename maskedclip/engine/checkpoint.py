@@ -108,6 +108,11 @@ class Checkpoints:
                 f"it goes on from the last whole checkpoint"
             )
 
+    def forgive(self) -> None:
+        """Wait, and let a failed save be: for a run at its end, which needs no checkpoint."""
+        self.wait()
+        self._fault = None
+
     def _write(self, step: int, state: Any) -> str | None:
         """Publish a state when all ranks have written it; return what has failed, or None."""
         rank, target = dist.get_rank(), directory_of(self._folder, step)
