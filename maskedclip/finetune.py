@@ -22,8 +22,9 @@ from timm.models.vision_transformer import VisionTransformer
 from torch.optim import AdamW
 
 from maskedclip.config import FinetuneConfig
+from maskedclip.data.augmentation import augmentation
 from maskedclip.data.ledger import Ledger
-from maskedclip.data.views import Views, augmentation, training_batches
+from maskedclip.data.views import Views, training_batches
 from maskedclip.engine.best import Best
 from maskedclip.engine.checkpoint import Checkpoints, restore
 from maskedclip.engine.distributed import process_group

@@ -11,9 +11,10 @@ from sklearn.metrics import cohen_kappa_score
 from torch import Tensor
 
 from maskedclip.config import FinetuneConfig
+from maskedclip.data.augmentation import augmentation
 from maskedclip.data.ledger import Ledger
 from maskedclip.data.mixing import mixed
-from maskedclip.data.views import augmentation, training_batches
+from maskedclip.data.views import training_batches
 from maskedclip.downstream_command import read_finetune
 from maskedclip.eval.scores import macro
 from maskedclip.eval.selection import selection_score

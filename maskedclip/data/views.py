@@ -5,7 +5,6 @@ worker processes, seeded anew for each sample: what is drawn depends on (seed, e
 """
 
 import random
-import re
 import signal
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
@@ -26,7 +25,6 @@ from maskedclip.data.storage.shards import DamagedSample, Shards
 from maskedclip.data.transforms import MEAN, STD, decode
 
 RESIZE = 256 / 224  # of the image size: the shorter side before the middle is cut out (MAE)
-RAND_AUGMENT, RE_PROB = "rand-m9-mstd0.5-inc1", 0.25  # of MAE and RETFound
 _AHEAD = 2  # batches decoded ahead of the one in use, a thread
 
 
@@ -48,43 +46,6 @@ def preparation(image_size: int) -> Callable[[Image.Image], Tensor]:
         mean=MEAN,
         std=STD,
     )
-
-
-def augmentation(
-    image_size: int, words: str = RAND_AUGMENT, re_prob: float = RE_PROB
-) -> Callable[[Image.Image], Tensor]:
-    """Return a fine-tuning augmentation; it draws from the global generators.
-
-    A random crop and flip, what `words` tell timm to do (as they are, RETFound's and MAE's; empty:
-    nothing), and with probability re_prob a rectangle of noise. Raises ValueError for other words.
-    """
-    wrong = ValueError(
-        f"augmentation {words!r}: timm does not know it; use --augmentation={RAND_AUGMENT}"
-    )
-    for part in words.split("-")[1:]:
-        if not part.startswith("t") and not re.search(r"\d", part):  # timm would pass over it
-            raise wrong
-    try:
-        transform = create_transform(
-            image_size,
-            is_training=True,
-            color_jitter=0.0,
-            auto_augment=words or None,
-            interpolation="bicubic",
-            re_prob=re_prob,
-            re_mode="pixel",
-            re_count=1,
-            mean=MEAN,
-            std=STD,
-        )
-    except (AssertionError, ValueError) as error:  # timm asserts what it was told
-        raise wrong from error
-    for part in transform.transforms:
-        for operation in getattr(part, "ops", ()):
-            # at 10 it keeps no bit: a black picture, or an error where Pillow is 13 or newer
-            if operation.name == "PosterizeIncreasing":
-                operation.magnitude_max = 9.9
-    return transform
 
 
 def picture(dataset: Shards, index: int) -> Image.Image:

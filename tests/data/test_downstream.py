@@ -13,10 +13,11 @@ import pytest
 import torch
 from PIL import Image
 
+from maskedclip.data.augmentation import augmentation
 from maskedclip.data.downstream import Task, divide, in_order, labelled, share_of
 from maskedclip.data.photographs.fundus import encode
 from maskedclip.data.storage.shards import Shards, ShardWriter
-from maskedclip.data.views import augmentation, prepared_batches, seeded, training_batches
+from maskedclip.data.views import prepared_batches, seeded, training_batches
 
 
 def build(directory: Path, samples: Sequence[dict[str, Any]]) -> Shards:
