@@ -78,7 +78,7 @@ def report(runs: Sequence[Path], config: ReportConfig) -> Report:
         compared, more = compare(first, there)
         first, faults = replace(first, comparisons=compared), faults + more
     second, figure = _ablation(first), draw(first)
-    _write_tables(out, first, second.table, replace(config, protocol=found.protocol))
+    _write_tables(out, first, second, replace(config, protocol=found.protocol))
     if figure:
         (out / "figure2.png").write_bytes(figure.png)
         (out / "figure2.svg").write_bytes(figure.svg)
@@ -129,19 +129,22 @@ def _by_method(first: Table) -> dict[str, list[Measurement]]:
     return found
 
 
-def _write_tables(out: Path, first: Table, second: Table, config: ReportConfig) -> None:
+def _write_tables(out: Path, first: Table, second: Ablation, config: ReportConfig) -> None:
     def link(directory: Path) -> str:
         return address(directory, out)
 
-    captions = (
-        ("table1", first, "Methods on downstream tasks, by the share of labels."),
-        ("table2", second, "Ablation: the bridge transformer and masked feature distillation."),
-    )
-    for name, each, caption in captions:
+    ablation = "Ablation: the bridge transformer and masked feature distillation."
+    tables: list[tuple[str, Table, str, list[str]]] = [
+        ("table1", first, "Methods on downstream tasks, by the share of labels.", []),
+        ("table2", second.table, ablation, second.about),
+    ]
+    for name, each, caption, about in tables:
         caption = f"{caption} Protocol: {config.protocol}. Best bold, second underlined."
         files = {
-            "md": markdown(each, link, intervals=config.intervals),
-            "tex": latex(each, (caption, f"tab:{name}"), link, intervals=config.intervals),
+            "md": markdown(each, link, intervals=config.intervals)
+            + "".join(f"\n{line}\n" for line in about),
+            "tex": latex(each, (caption, f"tab:{name}"), link, intervals=config.intervals)
+            + "".join(f"% {line}\n" for line in about),
             "csv": sheet(each, link),
         }
         for kind, content in files.items():

@@ -172,6 +172,16 @@ def test_table_2_has_the_papers_rows_with_their_parts(study: Study) -> None:
     assert study.text("table2.tex").count(r"\checkmark") == 3
 
 
+def test_an_empty_table_2_says_what_is_missing(study: Study, tmp_path: Path) -> None:
+    runs = [study.runs / "random-idrid-1-seed0", study.runs / "ours-idrid-1-seed0"]
+    report(runs[:1], ReportConfig(out=str(tmp_path)))
+    missing = "Not measured: MAE+CLIP, +Bridge Transformer, MaskedCLIP."
+    for name in ("table2.md", "table2.tex", "index.html"):
+        assert missing in (tmp_path / name).read_text()
+    report(runs, ReportConfig(out=str(tmp_path)))
+    assert "Not measured: MAE+CLIP, +Bridge Transformer." in (tmp_path / "table2.md").read_text()
+
+
 def test_the_same_runs_give_the_same_bytes(study: Study, tmp_path: Path) -> None:
     runs = [study.runs / f"ours-idrid-{share}-seed0" for share in ("0.1", "1")]
     for name in ("a", "b"):

@@ -163,7 +163,7 @@ def _figure(figure: Drawn | None) -> str:
         return "<p>No task was measured with a share of the labels; see --protocol.</p>"
     inside = base64.b64encode(figure.svg).decode()
     return (
-        f'<img class="figure" width="720" alt="{escaped(figure.words)}" '
+        f'<img class="figure" width="{figure.width}" alt="{escaped(figure.words)}" '
         f'src="data:image/svg+xml;base64,{inside}"><p class="soft">{escaped(figure.words)}</p>'
     )
 

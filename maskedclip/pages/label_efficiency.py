@@ -20,6 +20,8 @@ _LINES = ("-", "--", "-.", ":")
 _LONGEST = 28  # characters of a name in one line of the legend
 _IN_PANEL = 8  # methods that an empty panel has room for
 _WIDTH, _PANEL = 4.8, 1.75  # inches: a column of text, and the height of a panel
+_PIXELS = 150  # of a page, an inch of the figure
+_DATED = {"png": "Software", "svg": "Date"}
 _STYLE = {
     "font.family": "sans-serif", "font.size": 8, "axes.titlesize": 8.5, "axes.linewidth": 0.6,
     "legend.fontsize": 7.5, "xtick.labelsize": 7, "ytick.labelsize": 7, "lines.linewidth": 1.3,
@@ -33,6 +35,7 @@ class Drawn(NamedTuple):
     png: bytes
     svg: bytes
     words: str
+    width: int  # on a page, in pixels
 
 
 class _Point(NamedTuple):
@@ -49,15 +52,15 @@ def draw(table: Table) -> Drawn | None:
     if not columns:
         return None
     methods = list(dict.fromkeys(line.method for b in table.blocks for line in b.lines))
+    across = min(2, len(columns))
+    down = -(-len(columns) // across)
+    # the legend has an empty panel, or rows of its own below
+    free = down * across > len(columns) and len(methods) <= _IN_PANEL
+    room = 0.0 if free else 0.4 + 0.17 * -(-len(methods) // across)
+    size = (_WIDTH if across > 1 else 0.7 * _WIDTH, _PANEL * down + room)  # inches
+    bands = _bands(table)
     with mpl.rc_context(_STYLE):  # type: ignore[arg-type]
-        across = min(2, len(columns))
-        down = -(-len(columns) // across)
-        # inches; the legend has an empty panel, or room below
-        room = 0.0 if down * across > len(columns) else 0.3 + 0.17 * -(-len(methods) // 2)
-        figure = Figure(
-            figsize=(_WIDTH if across > 1 else _WIDTH * 0.7, _PANEL * down + room),
-            layout="constrained",
-        )
+        figure = Figure(figsize=size, layout="constrained")
         axes = figure.subplots(down, across, squeeze=False)
         handles: dict[str, Artist] = {}
         for place, column in enumerate(columns):
@@ -68,27 +71,26 @@ def draw(table: Table) -> Drawn | None:
             bottom.set_xlabel("labels used (%, log scale)")
         for left in axes[:, 0]:
             left.set_ylabel("AUROC (%)")
-        bands = _bands(table)
-        free = axes.size > len(columns) and len(handles) <= _IN_PANEL
         owner: Axes | Figure = axes.flat[-1] if free else figure
+        letters = 34 if free else round(15 * size[0])  # that a line of the title has room for
         owner.legend(
             [handles[name] for name in methods if name in handles],
             [_label(name) for name in methods if name in handles],
-            ncols=1 if free else 2, frameon=False,
+            ncols=1 if free else across, frameon=False, handlelength=3.2,
             loc="center" if free else "outside lower center",
-            title=textwrap.fill(bands, 34) if free else bands, title_fontsize=7, handlelength=3.2,
+            title=textwrap.fill(bands, letters), title_fontsize=7,
         )  # fmt: skip
-        files = {}
-        for kind, facts in (("png", {"Software": None}), ("svg", {"Date": None})):
-            file = io.BytesIO()
-            figure.savefig(file, format=kind, dpi=300, metadata=facts)
-            files[kind] = file.getvalue()
-    words = f"AUROC against the share of labels, for {_names([c.name for c in columns])}, by "
-    return Drawn(files["png"], files["svg"], f"{words}{_names(methods)}. {bands}.")
+        png, svg = (_saved(figure, kind) for kind in ("png", "svg"))
+    names = ", ".join(column.name for column in columns)
+    words = f"AUROC against the share of labels, for {names}, by {', '.join(methods)}. {bands}."
+    return Drawn(png, svg, words, round(_PIXELS * size[0]))
 
 
-def _names(names: Sequence[str]) -> str:
-    return ", ".join(names)
+def _saved(figure: Figure, kind: str) -> bytes:
+    file = io.BytesIO()
+    # no date and version: the same figure, the same bytes
+    figure.savefig(file, format=kind, dpi=300, metadata={_DATED[kind]: None})
+    return file.getvalue()
 
 
 def _lines(table: Table, column: Column) -> dict[str, list[_Point]]:

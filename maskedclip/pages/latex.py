@@ -31,6 +31,8 @@ def latex(
         link: a run's directory to what the comments call it.
         intervals: the 95 % intervals stand in a second line of each method.
     """
+    if not table.blocks:
+        return "% no row\n"
     groups = table.groups
     lead = ["Labels", "Method", *(("Bridge", r"$\mathcal{L}_{mfd}$") if table.checked else ())]
     width = len(lead) + len(TABLED) * len(groups)

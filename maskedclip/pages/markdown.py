@@ -22,7 +22,7 @@ def markdown(
         intervals: the 95 % interval stands under each value.
     """
     if not table.blocks:
-        return "(no row)\n"
+        return "No row.\n"
     head = ["labels", "method", *(("bridge", "L_mfd") if table.checked else ())]
     names = [_escaped(group.name) if group else "average" for group in table.groups]
     head += [f"{name} {METRICS[metric]}" for name in names for metric in TABLED]
