@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
 
 from maskedclip.data.downstream import Sample, labelled
 from maskedclip.data.storage.shards import Shards
@@ -13,6 +14,7 @@ from maskedclip.data.views import prepared_batches
 from maskedclip.features import features
 from maskedclip.frozen import JOINT, PATCHES, Frozen
 from maskedclip.inference import load
+from maskedclip.models.classifier import build_classifier, write_classifier
 from maskedclip.models.maskedclip import build
 from maskedclip.models.pretrained import export, load_encoder
 
@@ -110,3 +112,51 @@ def test_a_file_of_other_weights_under_this_name_is_not_believed(
 def test_weights_that_are_not_there_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no such file"):
         Frozen(tmp_path)
+
+
+class Killed(Frozen):
+    """Weights whose network is stopped at its third batch."""
+
+    batches = 0
+
+    def encode(self, image_BCHW: torch.Tensor) -> dict[str, np.ndarray]:
+        self.batches += 1
+        if self.batches == 3:
+            raise KeyboardInterrupt
+        return super().encode(image_BCHW)
+
+
+def test_what_a_killed_run_had_saved_is_not_computed_again(
+    run: Path, held: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset, samples = held
+    whole = features(Frozen(run), dataset, samples, tmp_path / "whole", 1)
+    monkeypatch.setattr("maskedclip.features._BATCH", 4)
+    monkeypatch.setattr("maskedclip.features._SAVE_EVERY", -1.0)
+    with pytest.raises(KeyboardInterrupt):
+        features(Killed(run), dataset, samples, tmp_path, 1)
+    (file,) = tmp_path.glob("*.safetensors")
+    with safe_open(file, framework="np") as saved:
+        assert saved.get_tensor("index").tolist() == [sample.index for sample in samples[:8]]
+    going_on = Killed(run)
+    features(going_on, dataset, samples[:16], tmp_path, 1)
+    assert going_on.batches == 2  # 8 of the 16 were there
+    found = features(Frozen(run), dataset, samples, tmp_path, 1)
+    close(found.of(samples, PATCHES)[1], torch.from_numpy(whole.of(samples, PATCHES)[1]))
+    assert [file.name for file in tmp_path.glob("*.tmp")] == []
+
+
+def test_foreign_and_fine_tuned_weights_have_features_too(
+    run: Path, held: Any, tmp_path: Path
+) -> None:
+    dataset, samples = held
+    encoder, _ = load_encoder(run, image_size=224, global_pool="token")
+    torch.save({"model": encoder.state_dict()}, tmp_path / "RETFound.pth")
+    foreign = Frozen(tmp_path / "RETFound.pth")
+    assert (foreign.name, foreign.image_size) == ("RETFound", 224)
+    assert features(foreign, dataset, samples, tmp_path, 1).rows[PATCHES].shape == (20, 128)
+    model, _ = build_classifier(str(run), image_size=32, num_classes=2, drop_path=0.0, size="micro")
+    write_classifier(model, tmp_path / "finetuned.safetensors", ["a", "b"], {})
+    tuned = features(Frozen(tmp_path), dataset, samples, tmp_path, 1)
+    (views,) = prepared_batches(dataset, samples, image_size=32, batch=64, threads=1)
+    close(tuned.of(samples, PATCHES)[1], load(tmp_path).features(views.image_BCHW))
