@@ -79,7 +79,7 @@ def explain(config: ExplainConfig) -> Path:
             among = "classes" if model.classes else "prompts"
             _write(out, photograph, box, seen_HWC, each, among)
             lines += _lines(photograph.name, box, each)
-        label = photograph.name[-28:] + ("\n" + photograph.known[:32] if photograph.known else "")
+        label = f"{photograph.name[-28:]}\n{photograph.known.partition(',')[0][:32]}".strip()
         rows.append((label, seen_HWC, [(_short(each), each.value_RC) for each in found]))
         left = (time.monotonic() - start) / len(rows) * (total - len(rows))
         sys.stderr.write(f"image {len(rows)}/{total}  {photograph.name}  {left:.0f} s left\n")
