@@ -22,6 +22,7 @@ class ExplainConfig:
     dataset: str = ""  # or a shard directory: of its test split where it has one
     count: int = 8  # images drawn from the dataset
     phantoms: int = 0  # or play the pointing game on this many, drawn with known lesions
+    untrained: int = 0  # seed: that game with weights drawn anew, so what the picture alone gives
     methods: tuple[str, ...] = METHODS
     prompts: tuple[str, ...] = ()  # findings for relevance and text; empty: a few common ones
     classes: tuple[str, ...] = ()  # of a fine-tuned head for relevance; empty: the likeliest
@@ -76,6 +77,10 @@ def _check_images(config: ExplainConfig) -> None:
         raise ValueError(
             f"what to explain: found {found}; give one of --images=FILE,FILE, --dataset=DIR and "
             f"--phantoms=COUNT"
+        )
+    if config.untrained and not config.phantoms:
+        raise ValueError(
+            "--untrained=SEED goes with --phantoms=COUNT alone: it is that game's control"
         )
     for path in config.images:
         if not Path(path).is_file():

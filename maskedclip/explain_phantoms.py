@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from PIL import Image
+from torch import nn
 
 from maskedclip.data.phantoms.phantom import Phantom, draw
 from maskedclip.data.views import preparation
@@ -42,6 +44,8 @@ def play(config: ExplainConfig) -> list[tuple[str, str, Pointing]]:
     is asked for was drawn into `_ENOUGH` phantoms.
     """
     model = load(config.weights)
+    if config.untrained:
+        forget(model.network, config.untrained)
     asked = ask(model, config.methods, config.prompts, config.classes)
     prepare, size = preparation(model.image_size), 2 * model.image_size
     turns: defaultdict[tuple[str, str], list[Turn]] = defaultdict(list)
@@ -71,9 +75,20 @@ def play(config: ExplainConfig) -> list[tuple[str, str, Pointing]]:
         raise ValueError(f"--phantoms={config.phantoms}: too few have what is asked for; draw more")
     _write(place_of(config), rows)
     sys.stdout.write(
+        "what the picture alone gives: add --untrained=1, and 2, and 3: draws differ much\n"
         f"see the maps: python -m maskedclip.explain {config.weights} --images FILE,FILE\n"
     )
     return rows
+
+
+def forget(network: nn.Module, seed: int) -> None:
+    """Draw the weights of all norms, linear maps and embeddings anew, in place."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        for module in network.modules():
+            reset = getattr(module, "reset_parameters", None)
+            if reset is not None:
+                reset()
 
 
 def _classes(phantom: Phantom, classes: tuple[str, ...]) -> tuple[str, ...]:

@@ -17,7 +17,7 @@ from maskedclip.data.views import preparation
 from maskedclip.explain import as_seen, box_seen, explain
 from maskedclip.explain_command import ExplainConfig, read_explain
 from maskedclip.explain_maps import ask, maps_of
-from maskedclip.explain_phantoms import TABLE, play
+from maskedclip.explain_phantoms import TABLE, forget, play
 from maskedclip.inference import load
 from maskedclip.models.classifier import FINETUNED, build_classifier, write_classifier
 from maskedclip.models.maskedclip import build
@@ -220,6 +220,22 @@ def test_phantoms_are_pointed_at_and_the_shares_are_written(
     assert len((tmp_path / TABLE).read_text().splitlines()) == 1 + len(rows)
 
 
+def test_a_network_that_forgets_is_the_same_one_each_time_and_no_longer_the_trained_one(
+    runs: dict[str, Path], photographs: tuple[str, ...]
+) -> None:
+    image_1CHW = preparation(32)(Image.open(photographs[0]))[None]
+    found = []
+    for forgets in (False, True, True):
+        model = load(runs["tuned"])
+        if forgets:
+            forget(model.network, 1)
+        (only,) = maps_of(model, image_1CHW, ask(model, ("relevance",), (), ("normal",)))
+        found.append(only.value_RC)
+    trained, first, second = found
+    assert (first == second).all()
+    assert np.abs(np.corrcoef(trained.ravel(), first.ravel())[0, 1]) < 0.9
+
+
 def test_mistakes_on_the_command_line_end_in_one_line(
     runs: dict[str, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -233,6 +249,7 @@ def test_mistakes_on_the_command_line_end_in_one_line(
         ([run, image, "--methods=rolout"], "did you mean rollout?"),
         ([run, image, "--methods="], "no method given"),
         ([run, "--phantoms=3"], "too few"),
+        ([run, image, "--untrained=1"], "goes with --phantoms"),
         ([run, image, "--promts=a"], "did you mean --prompts?"),
         ([run, "--dataset=/nowhere"], "/nowhere"),
     ):
