@@ -49,6 +49,8 @@ def one_line_errors() -> Iterator[None]:
         stop(f"{error.filename or 'disk'}: {what}; {_MENDS.get(error.errno or 0, _ANYWAY)}")
     except (ValueError, RuntimeError) as error:
         stop(error)
+    except KeyboardInterrupt:
+        stop("stopped; the same command begins again, or goes on from what is saved")
 
 
 def read_flags(arguments: list[str] | None = None) -> tuple[list[str], dict[str, str]]:

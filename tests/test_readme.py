@@ -7,15 +7,25 @@ from pathlib import Path
 import pytest
 
 from maskedclip.command import read_config, read_flags
-from maskedclip.config import FinetuneConfig, LaunchConfig, override
+from maskedclip.config import FinetuneConfig, LaunchConfig, field_names, override
 from maskedclip.downstream_command import EvaluateConfig
+from maskedclip.explain_command import ExplainConfig
+from maskedclip.finetune_recipes import finetune_recipe
 from maskedclip.make_shards_command import parse
 from maskedclip.recipes import RECIPES
+from maskedclip.report_command import ReportConfig
+from maskedclip.study_command import StudyConfig
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 MAP = re.findall(r"^\| `([\w./]+)` \|", README[README.index("## The map") :], flags=re.MULTILINE)
+VERBS = {
+    "maskedclip.finetune": FinetuneConfig(),
+    "maskedclip.evaluate": EvaluateConfig(),
+    "maskedclip.report": ReportConfig(),
+    "maskedclip.explain": ExplainConfig(),
+}
 COMMANDS = [
     line.split("    #")[0].strip()
     for document in DOCUMENTS
@@ -57,10 +67,18 @@ def test_a_command_of_the_documents_is_one_that_its_program_takes(command):
         read_config("", LaunchConfig(), "maskedclip_vitl", rest)
     elif program == "tools/make_shards.py":
         parse(rest)
-    elif program in ("maskedclip.finetune", "maskedclip.evaluate"):
-        kind = FinetuneConfig if program.endswith("finetune") else EvaluateConfig
+    elif program == "launchers/submit_finetune.py":
         weights, flags = read_flags(rest)
         assert len(weights) == 1
-        override(kind(), flags)
+        ours = {name: flags.pop(name) for name in field_names(StudyConfig()) if name in flags}
+        override(StudyConfig(), ours)
+        override(finetune_recipe(ours.get("recipe", "paper")), flags)
+    elif program == "maskedclip.compare":
+        weights, flags = read_flags(rest)
+        assert (len(weights), flags) == (2, {})
+    elif program in VERBS:
+        weights, flags = read_flags(rest)
+        assert len(weights) == 1
+        override(VERBS[program], flags)
     else:
         assert (ROOT / program).is_file()
