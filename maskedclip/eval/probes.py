@@ -4,7 +4,8 @@ Each has one knob, chosen by the macro AUROC on validation features; test labels
 any of them.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from typing import NamedTuple
 
@@ -13,6 +14,7 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -24,6 +26,7 @@ RATES = (0.01, 0.03, 0.1, 0.3, 1.0)  # learning rates of SGD
 _ITERATIONS = 2000  # of logistic regression, at most
 _TEMPERATURE = 0.07  # of the votes (DINOv2)
 _EPOCHS, _WARMUP, _BATCH, _MOMENTUM = 90, 10, 256, 0.9  # of the linear probe; epochs as MAE's
+_SMALL = 4_000_000  # values of a training set, below which threads cost more than they give
 _ROWS = 2048  # compared with all training rows at a time
 
 Labelled = tuple[np.ndarray, np.ndarray]  # (feature_BD, label_B)
@@ -52,7 +55,8 @@ def logistic(train: Labelled, validation: Labelled, test_BD: np.ndarray, num_cla
         model.fit(feature_BD, label_B)
         return lambda rows_BD: _spread(model.predict_proba(rows_BD), model.classes_, num_classes)
 
-    return _best({f"C={c:g}": fit(c) for c in STRENGTHS}, validation, test_BD)
+    with _threads(feature_BD.size):
+        return _best({f"C={c:g}": fit(c) for c in STRENGTHS}, validation, test_BD)
 
 
 def nearest(train: Labelled, validation: Labelled, test_BD: np.ndarray, num_classes: int) -> Probe:
@@ -100,17 +104,20 @@ def linear(
     groups = [{"params": head, "lr": 0.0} for head in heads]
     optimizer = torch.optim.SGD(groups, momentum=_MOMENTUM)
     batches = -(-len(label_B) // _BATCH)
-    for step in range(_EPOCHS * batches):
-        if step % batches == 0:  # equal parts: batch norm cannot do with one row
-            order = torch.randperm(len(label_B), generator=generator).tensor_split(batches)
-        place_B = order[step % batches]
-        row_BD = norm(feature_BD[place_B])
-        loss = torch.stack([F.cross_entropy(row_BD @ w + b, label_B[place_B]) for w, b in heads])
-        for group, rate in zip(optimizer.param_groups, RATES, strict=True):
-            group["lr"] = rate * _schedule(step / batches)
-        optimizer.zero_grad()
-        loss.sum().backward()
-        optimizer.step()
+    with _threads(_BATCH * feature_BD.shape[1]):
+        for step in range(_EPOCHS * batches):
+            if step % batches == 0:  # equal parts: batch norm cannot do with one row
+                order = torch.randperm(len(label_B), generator=generator).tensor_split(batches)
+            place_B = order[step % batches]
+            row_BD = norm(feature_BD[place_B])
+            loss = torch.stack(
+                [F.cross_entropy(row_BD @ w + b, label_B[place_B]) for w, b in heads]
+            )
+            for group, rate in zip(optimizer.param_groups, RATES, strict=True):
+                group["lr"] = rate * _schedule(step / batches)
+            optimizer.zero_grad()
+            loss.sum().backward()
+            optimizer.step()
     norm.eval()
 
     @torch.no_grad()
@@ -144,6 +151,19 @@ def _best(
     }
     name = max(aurocs, key=lambda name: aurocs[name])
     return Probe(found[name](test_BD), name, aurocs[name])
+
+
+@contextmanager
+def _threads(values: int) -> Iterator[None]:
+    """Work with one thread where so few values are worked on at a time."""
+    before = torch.get_num_threads()
+    few = values < _SMALL
+    with threadpool_limits(1 if few else None):
+        torch.set_num_threads(1 if few else before)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(before)
 
 
 def _checked(train: Labelled) -> Labelled:
