@@ -6,7 +6,7 @@ from maskedclip.config import override
 from maskedclip.pages.ablation import ablated, absent, differences, table_2
 from maskedclip.pages.tables import table
 from maskedclip.recipes import demo, maskedclip_vitl
-from tests.pages.test_tables import PAPER, measured
+from tests.pages.test_table_cells import PAPER, measured
 
 
 def config(bridge_depth: int, mfd: float, **changes: float) -> dict:

@@ -6,7 +6,7 @@ from PIL import Image
 
 from maskedclip.pages.label_efficiency import Drawn, draw
 from maskedclip.pages.tables import columns_of, table
-from tests.pages.test_tables import measured
+from tests.pages.test_table_cells import measured
 
 
 def figure_of(

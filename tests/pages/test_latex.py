@@ -7,7 +7,7 @@ import pytest
 
 from maskedclip.pages.latex import escaped, latex
 from maskedclip.pages.tables import table
-from tests.pages.test_tables import PAPER, measured
+from tests.pages.test_table_cells import PAPER, measured
 
 
 def written(*, intervals: bool = False) -> str:
