@@ -13,12 +13,13 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar, cast
 
 import fire
 from fire.decorators import SetParseFn
 
-from maskedclip.config import Config, field_names, override
+from maskedclip.cluster_profile import profiled
+from maskedclip.config import Config, LaunchConfig, field_names, override
 from maskedclip.recipes import RECIPES
 
 T = TypeVar("T")
@@ -68,7 +69,8 @@ def read_config(
 ) -> tuple[Config, T]:
     """Return the recipe that the command line names, with its changes, and the other options.
 
-    A flag belongs to `options` where it has such a field, else to the recipe's config. --help
+    A flag belongs to `options` where it has such a field, else to the recipe's config. A
+    LaunchConfig starts from the cluster's profile. --help
     prints `usage`, recipes and fields, and ends the program; mistakes end it in one line.
     """
     words, flags = read_flags(arguments)
@@ -85,6 +87,8 @@ def read_config(
     ours = {key: value for key, value in flags.items() if key in known}
     theirs = {key: value for key, value in flags.items() if key not in known}
     with one_line_errors():
+        if isinstance(options, LaunchConfig):
+            options = cast(T, profiled(ours.get("profile", options.profile)))
         unknown = [key for key in theirs if key not in field_names(Config())]
         if unknown:
             near = difflib.get_close_matches(unknown[0], [*known, *field_names(Config())], n=1)

@@ -250,6 +250,14 @@ class FinetuneConfig:
             raise ValueError(f"mixup {self.mixup}, cutmix {self.cutmix}: neither is below 0")
 
 
+# options of sbatch that have fields of their own, or that going on after a signal hangs on
+_SET_BY_US = (
+    "account", "array", "constraint", "cpus-per-task", "error", "gpus-per-node", "job-name", "mem",
+    "nodes", "no-requeue", "ntasks-per-node", "open-mode", "output", "partition", "qos", "signal",
+    "time", "wrap",
+)  # fmt: skip
+
+
 @dataclass(frozen=True, kw_only=True)
 class LaunchConfig:
     """Where a run is carried out."""
@@ -266,8 +274,19 @@ class LaunchConfig:
     qos: str | None = None
     cpus_per_rank: int = 8  # asked of slurm
     memory_gb: int | None = None  # a node, asked of slurm
+    constraint: str | None = None  # of the nodes, such as a100
+    sbatch: tuple[str, ...] = ()  # more options of sbatch, as --reservation=NAME
+    setup: tuple[str, ...] = ()  # lines of the job before it runs, such as module load cuda
+    profile: str = ""  # table of ~/.config/maskedclip/cluster.toml, over its [default]
 
     def __post_init__(self) -> None:
+        for line in self.sbatch:
+            name = line.partition("=")[0]
+            if not name.startswith("--") or name.removeprefix("--") in _SET_BY_US:
+                raise ValueError(
+                    f"sbatch {line!r}: write an option as --NAME=VALUE, none of those that are set "
+                    f"anyway: {', '.join(_SET_BY_US)}"
+                )
         if self.nodes < 1 or self.cpu_ranks < 1 or (self.gpus or 0) < 0 or self.hours <= 0:
             raise ValueError("nodes, cpu_ranks and hours are at least 1, gpus at least 0")
 

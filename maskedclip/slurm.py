@@ -233,12 +233,20 @@ def _parameters(config: Config, launch: LaunchConfig, cluster: str, ranks: int) 
             "slurm_partition": launch.partition,
             "slurm_account": launch.account,
             "slurm_qos": launch.qos,
+            "slurm_constraint": launch.constraint,
+            "slurm_additional_parameters": _sbatch_options(launch) or None,
             "slurm_signal_delay_s": 120,
             # one rank's failure ends the others at once instead of at NCCL's timeout
             "slurm_srun_args": ["--kill-on-bad-exit=1"],
-            "slurm_setup": ["export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK"],
+            "slurm_setup": [*launch.setup, "export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK"],
         }
     return {name: value for name, value in wanted.items() if value is not None}
+
+
+def _sbatch_options(launch: LaunchConfig) -> dict[str, str | bool]:
+    """Return the further options by name; one without a value is True, as submitit writes it."""
+    split = (line.removeprefix("--").partition("=") for line in launch.sbatch)
+    return {name: value if equals else True for name, equals, value in split}
 
 
 def cluster_of(launch: LaunchConfig) -> str:

@@ -1,0 +1,92 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from maskedclip.cluster_profile import profile_file, profiled
+from maskedclip.command import read_config
+from maskedclip.config import LaunchConfig
+
+ROOT = Path(__file__).parents[1]
+PROFILES = """
+[default]
+account = "eye-ai"
+partition = "gpu"
+hours = 72
+memory_gb = 480
+constraint = "a100"
+sbatch = ["--reservation=fundus", "--exclusive"]
+setup = ["module load cuda/12.6"]
+
+[short]
+partition = "debug"
+hours = 0.5
+"""
+
+
+@pytest.fixture
+def written(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    profile_file().parent.mkdir()
+    profile_file().write_text(PROFILES)
+    return profile_file()
+
+
+def launch(*words: str) -> LaunchConfig:
+    return read_config("", LaunchConfig(), "demo", list(words))[1]
+
+
+def test_without_a_file_there_are_no_profiles():
+    assert profiled() == LaunchConfig()
+    with pytest.raises(ValueError, match=r"--profile=short: there is no .*cluster\.toml"):
+        profiled("short")
+
+
+@pytest.mark.usefixtures("written")
+def test_a_named_profile_stands_over_the_default_one_and_the_command_line_over_both():
+    assert (launch().partition, launch().hours, launch().account) == ("gpu", 72.0, "eye-ai")
+    short = launch("--profile", "short")
+    assert (short.partition, short.hours, short.account) == ("debug", 0.5, "eye-ai")
+    own = launch("--profile=short", "--partition=big", "--sbatch=--nice=100")
+    assert (own.partition, own.hours, own.sbatch) == ("big", 0.5, ("--nice=100",))
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "words"),
+    [
+        ("[default", "", "is not TOML"),
+        ("[default]\npartitoin = 'gpu'", "", "no field 'partitoin'; did you mean partition?"),
+        ("[default]\nhours = 'long'", "", "[default]: hours: 'long' is not a number"),
+        ("[default]\nsbatch = ['--signal=USR1@5']", "", "none of those that are set anyway"),
+        ("[default]\nsbatch = ['reservation']", "", "write an option as --NAME=VALUE"),
+        ("[default]\ndry_run = true", "", "no field 'dry_run'"),
+        ("default = 3", "", "is no table"),
+        ("[short]", "shrot", "no profile 'shrot'; did you mean short?"),
+    ],
+)
+def test_a_mistake_in_the_file_ends_in_one_line_that_names_it(written, text, name, words):
+    written.write_text(text)
+    with pytest.raises(ValueError, match=r"cluster\.toml") as found:
+        profiled(name)
+    assert words in str(found.value)
+    assert "\n" not in str(found.value)
+
+
+@pytest.mark.usefixtures("written")
+def test_the_sbatch_script_says_what_the_profile_says():
+    command = [sys.executable, "launchers/submit_pretrain.py", "demo", "--gpus", "0"]
+    command += ["--cluster", "slurm", "--dry_run"]
+    shown = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    lines = shown.splitlines()
+    for line in (
+        "#SBATCH --account=eye-ai",
+        "#SBATCH --constraint=a100",
+        "#SBATCH --exclusive",
+        "#SBATCH --mem=480GB",
+        "#SBATCH --partition=gpu",
+        "#SBATCH --reservation=fundus",
+        "#SBATCH --time=4320",
+        "module load cuda/12.6",
+    ):
+        assert line in lines
