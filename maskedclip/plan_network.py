@@ -48,7 +48,7 @@ def network_of(shape: ModelConfig) -> tuple[Network, list[str]]:
         pixel_decoder=_part("D_I", pixels, pixels.blocks, *small, kind.width, values),
         feature_decoder=_part("D_F", features, features.blocks, *wide, kind.width, kind.width),
         bridge=_part("B", model.bridge, model.bridge.blocks, *wide),
-        text=_part("E_T", bert, bert.encoder.layer, *base)._replace(kept=16),
+        text=_part("E_T", bert, bert.encoder.layer, *base),
         projections=sum(_count(head) for head in heads),
         projection=shape.projection,
         patches=(shape.image_size // shape.patch_size) ** 2,

@@ -14,7 +14,7 @@ def maskedclip_vitl() -> Config:
     data.paired and data.unpaired name your shard directories; the paper's paired sets are ODIR-5K,
     AIROGS and EyePACS. Its own result after fine-tuning: average AUROC 82.1 with 10 % and 89.0
     with 100 % of the labels (Table 1). Planned, at 40 % of the matrix rate (tools/plan.py): 537 M
-    parameters, 808 TFLOP a step, 26 hours on 4 A100-80 of 60 GB each, or 29 hours of 32 GB with
+    parameters, 808 TFLOP a step, 26 hours on 4 A100-80 of 79.6 GB each, or 29 hours of 42 GB with
     optim.accumulate=2. Not yet run here: no GPU.
     """
     return Config(name="maskedclip_vitl")
@@ -23,7 +23,7 @@ def maskedclip_vitl() -> Config:
 def maskedclip_vitb() -> Config:
     """The paper's recipe with a ViT-B encoder.
 
-    Planned as maskedclip_vitl: 274 M parameters, 10 hours on 4 A100-80 of 36 GB each; 386 + 386
+    Planned as maskedclip_vitl: 274 M parameters, 10 hours on 4 A100-80 of 46 GB each; 300 + 300
     images a GPU fit. Nothing is known of its scores yet.
     """
     return override(maskedclip_vitl(), {"name": "maskedclip_vitb", "model.size": "base"})
@@ -32,7 +32,7 @@ def maskedclip_vitb() -> Config:
 def maskedclip_vits() -> Config:
     """The paper's recipe with a ViT-S encoder and the built-in text tower.
 
-    Planned as maskedclip_vitl: 41 M parameters, 2.4 hours on 4 A100-80 of 15 GB each, if 9,600
+    Planned as maskedclip_vitl: 41 M parameters, 2.4 hours on 4 A100-80 of 20 GB each, if 9,600
     images a second can be read. Nothing is known of its scores yet.
     """
     changes = {"name": "maskedclip_vits", "model.size": "small", "model.text": "builtin"}
@@ -42,7 +42,7 @@ def maskedclip_vits() -> Config:
 def maskedclip_vitt() -> Config:
     """The paper's recipe with a ViT-Ti encoder and the built-in text tower.
 
-    Planned as maskedclip_vitl: 12 M parameters, 0.7 hours on 4 A100-80 of 8 GB each, if 32,500
+    Planned as maskedclip_vitl: 12 M parameters, 0.7 hours on 4 A100-80 of 10 GB each, if 32,500
     images a second can be read. 400 steps of 32 images take 27 minutes on 2 cores
     (docs/real_data.md) and are too few to gain anything.
     """

@@ -10,6 +10,8 @@ from typing import NamedTuple
 
 from maskedclip.engine.network import Load, Network, Part
 
+# of a block, in widths of a token: input, norm, q k v, mixed, sum, norm, 4 of fc1, 4 of its GELU
+_KEPT, _JOINED = 16, 1  # and the groups of a packed pass joined again
 _STATISTICS = 16  # bytes a token: mean and deviation of two norms in fp32
 _BACKWARD = 5  # widths that gradients need on top of what is kept, at the MLP
 _FORWARD = 11  # widths that live at once in a block that keeps nothing, at the MLP
@@ -175,7 +177,8 @@ def kept_bytes(part: Part, network: Network, load: Load, ways: Ways) -> float:
 
 def _block_bytes(part: Part, groups: tuple[tuple[int, int], ...], value: int) -> float:
     tokens = sum(images * length for images, length in groups)
-    return tokens * (part.kept * part.width * value + _STATISTICS + part.heads * _FP32)
+    widths = _KEPT + (_JOINED if len(groups) > 1 else 0)
+    return tokens * (widths * part.width * value + _STATISTICS + part.heads * _FP32)
 
 
 def _losses(network: Network, load: Load, ways: Ways) -> tuple[float, float, float]:

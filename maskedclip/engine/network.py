@@ -15,9 +15,6 @@ class Part(NamedTuple):
     rest: int  # parameters outside of the blocks
     width_in: int = 0
     width_out: int = 0
-    # what a block keeps for its backward pass, in widths of a token: input, norm, q k v, mixed,
-    # sum, norm, 4 of fc1; transformers' blocks keep 4 of the GELU besides
-    kept: int = 12
 
     @property
     def parameters(self) -> int:
