@@ -10,7 +10,7 @@ import errno
 import inspect
 import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
 from typing import Any, NoReturn, TypeVar, cast
@@ -62,6 +62,25 @@ def read_flags(arguments: list[str] | None = None) -> tuple[list[str], dict[str,
         return list(words), flags
 
     return fire.Fire(collect, command=arguments, serialize=lambda _: None)
+
+
+def check_flags(
+    usage: str | None, config: Any, flags: Mapping[str, str], about: Sequence[str] = ()
+) -> None:
+    """End the program with the help where it is asked for, or at a flag that `config` has not.
+
+    Args:
+        about: lines that stand above the options in the help.
+    """
+    if flags.keys() & {"help", "h"}:
+        lines = [str(usage).strip(), "", *about, "Options, as --NAME=VALUE:", *field_lines(config)]
+        sys.stdout.write("\n".join(lines) + "\n")
+        raise SystemExit(0)
+    known = field_names(config)
+    for name in flags:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            stop(f"no flag --{name}; " + (f"did you mean --{near[0]}?" if near else "see --help"))
 
 
 def read_config(

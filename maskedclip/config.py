@@ -354,12 +354,13 @@ def save(config: Any, path: Path) -> None:
 
 def load(path: Path, kind: type[T]) -> T:
     """Read what `save` wrote."""
-    return override(kind(), _flat(json.loads(path.read_text())))
+    return override(kind(), flat(json.loads(path.read_text())))
 
 
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return the values of a nested configuration by their dotted names."""
     leaves: dict[str, Any] = {}
     for key, value in tree.items():
         nested = isinstance(value, dict)
-        leaves |= _flat(value, f"{prefix}{key}.") if nested else {prefix + key: value}
+        leaves |= flat(value, f"{prefix}{key}.") if nested else {prefix + key: value}
     return leaves

@@ -2,14 +2,13 @@
 
 import difflib
 import inspect
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeVar, cast
 
-from maskedclip.command import field_lines, one_line_errors, read_flags, stop
-from maskedclip.config import FinetuneConfig, field_names, override
+from maskedclip.command import check_flags, one_line_errors, read_flags, stop
+from maskedclip.config import FinetuneConfig, override
 from maskedclip.data.storage.opening import describe
 from maskedclip.data.tasks import chosen
 from maskedclip.finetune_recipes import FINETUNE_RECIPES, finetune_recipe
@@ -109,19 +108,10 @@ def _read(usage: str | None, default: T, arguments: list[str] | None) -> T:
     if isinstance(default, FinetuneConfig):
         with one_line_errors():
             default = cast(T, finetune_recipe(flags.get("recipe", default.recipe)))
-    if flags.keys() & {"help", "h"}:
-        lines = [str(usage).strip(), ""]
-        lines += recipe_lines() if isinstance(default, FinetuneConfig) else []
-        lines += ["Options, as --NAME=VALUE:", *field_lines(default)]
-        sys.stdout.write("\n".join(lines) + "\n")
-        raise SystemExit(0)
+    about = recipe_lines() if isinstance(default, FinetuneConfig) else []
+    check_flags(usage, default, flags, about)
     if len(words) > 1:
         stop(f"{words[1]!r}: one run or file of weights is enough; write options as --name=value")
-    unknown = [name for name in flags if name not in field_names(default)]
-    if unknown:
-        near = difflib.get_close_matches(unknown[0], field_names(default), n=1)
-        hint = f"did you mean --{near[0]}?" if near else "see --help"
-        stop(f"no flag --{unknown[0]}; {hint}")
     if words:
         flags = {"weights": words[0]} | flags
     if not flags.get("weights"):

@@ -1,13 +1,12 @@
 """The command line of explain, checked before torch is imported."""
 
 import difflib
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from maskedclip.command import field_lines, one_line_errors, read_flags, stop
-from maskedclip.config import field_names, override
+from maskedclip.command import check_flags, one_line_errors, read_flags, stop
+from maskedclip.config import override
 from maskedclip.data.storage.opening import describe
 
 METHODS = ("rollout", "cls", "relevance", "text")
@@ -34,17 +33,9 @@ def read_explain(usage: str | None, arguments: list[str] | None = None) -> Expla
     """Return the options that the command line gives, the weights and images there."""
     words, flags = read_flags(arguments)
     default = ExplainConfig()
-    if flags.keys() & {"help", "h"}:
-        lines = [str(usage).strip(), "", "Options, as --NAME=VALUE:", *field_lines(default)]
-        sys.stdout.write("\n".join(lines) + "\n")
-        raise SystemExit(0)
+    check_flags(usage, default, flags)
     if len(words) > 1:
         stop(f"{words[1]!r}: one run or file of weights is enough; write options as --name=value")
-    unknown = [name for name in flags if name not in field_names(default)]
-    if unknown:
-        near = difflib.get_close_matches(unknown[0], field_names(default), n=1)
-        hint = f"did you mean --{near[0]}?" if near else "see --help"
-        stop(f"no flag --{unknown[0]}; {hint}")
     if words:
         flags = {"weights": words[0]} | flags
     with one_line_errors():

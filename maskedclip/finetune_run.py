@@ -1,13 +1,11 @@
 """A fine-tuning as files: the labels it reads, its directory, and what is left there at the end."""
 
-import errno
-import fcntl
 import hashlib
 import json
 import logging
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -23,6 +21,7 @@ from maskedclip.data.storage.shards import Shards
 from maskedclip.data.transforms import MEAN, STD
 from maskedclip.engine.provenance import check_data, provenance, record
 from maskedclip.eval import results
+from maskedclip.eval.locking import locked
 from maskedclip.eval.results import Measured
 from maskedclip.eval.scores import METRICS
 from maskedclip.finetune_recipes import paper
@@ -34,7 +33,6 @@ from maskedclip.trees import as_shards
 logger = logging.getLogger(__name__)
 LOST, CONFIG_FILE, STATES = "lost_samples.jsonl", "config.json", "checkpoints"
 PROVENANCE, LOCK = "provenance.json", ".lock"
-_NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
 
 
 class Labels(NamedTuple):
@@ -84,18 +82,15 @@ def alone(run: Path) -> Iterator[None]:
 
     Where the file system has no locks, it says so and goes on.
     """
-    run.mkdir(parents=True, exist_ok=True)
-    with (run / LOCK).open("w") as file:
+    with ExitStack() as held:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            held.enter_context(
+                locked(run / LOCK, wait=False, without="do not run it twice at a time")
+            )
         except BlockingIOError:
             raise RuntimeError(
                 f"{run}: another process is fine-tuning there; wait for it, or use another --name"
             ) from None
-        except OSError as error:
-            if error.errno not in _NO_LOCKS:
-                raise
-            logger.warning("%s: no locks here; do not run it twice at a time", run)
         yield
 
 

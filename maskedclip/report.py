@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
+from maskedclip.config import flat
 from maskedclip.data.tasks import PAPER
 from maskedclip.pages.ablation import Ablated, ablated, absent, differences, table_2
 from maskedclip.pages.cells import Column
@@ -106,7 +107,7 @@ def _ablation(first: Table) -> Ablation:
         for config in sources.values():
             found = ablated(config)
             if found:
-                parts[method], configs[method] = found, config
+                parts[method], configs[method] = found, flat(config)
     second = table_2(first, parts)
     missing = absent(parts)
     if missing:

@@ -1,12 +1,11 @@
 """The command line of report, checked before anything is read."""
 
-import difflib
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from maskedclip.command import field_lines, one_line_errors, read_flags, stop
-from maskedclip.config import field_names, override
+from maskedclip.command import check_flags, one_line_errors, read_flags, stop
+from maskedclip.config import override
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,15 +30,7 @@ def read_report(
 ) -> tuple[list[Path], ReportConfig]:
     """Return (runs, options) that the command line gives; the runs are there."""
     words, flags = read_flags(_with_values(sys.argv[1:] if arguments is None else arguments))
-    if flags.keys() & {"help", "h"}:
-        lines = [str(usage).strip(), "", "Options, as --NAME=VALUE:", *field_lines(ReportConfig())]
-        sys.stdout.write("\n".join(lines) + "\n")
-        raise SystemExit(0)
-    names = field_names(ReportConfig())
-    for name in flags:
-        if name not in names:
-            near = difflib.get_close_matches(name, names, n=1)
-            stop(f"no flag --{name}; " + (f"did you mean --{near[0]}?" if near else "see --help"))
+    check_flags(usage, ReportConfig(), flags)
     if not words:
         stop("no run given; name run directories, or folders that hold some, such as runs")
     if not flags.get("out"):

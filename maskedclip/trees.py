@@ -4,14 +4,10 @@ They become shards once, beside the tree or else in the cache, in a folder named
 holds: the same tree is found there again, a changed one is built anew.
 """
 
-import errno
-import fcntl
 import hashlib
 import logging
 import os
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,12 +15,12 @@ from maskedclip.data.downloads.files import ENDINGS, files_under, source_of
 from maskedclip.data.downloads.sources import SPLITS
 from maskedclip.data.storage.foreign import foreign_tars
 from maskedclip.data.storage.shard_writer import MANIFEST
+from maskedclip.eval.locking import locked
 from maskedclip.make_shards import BUILDER_VERSION, build
 from maskedclip.shard_request import Request
 
 logger = logging.getLogger(__name__)
 TASK = "class"  # what the label of a tree is called
-_NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
 _NESTED = 2  # folders around the one with train/, as archives unpack
 
 
@@ -46,7 +42,9 @@ def as_shards(path: Path) -> Path:
     if tree is None:
         return path
     place = _place(tree)
-    with _alone(place):
+    # the jobs of an array wait for the one that builds
+    lock = place.parent / f".{place.name}.lock"
+    with locked(lock, wait=True, without="a second job would build beside this one"):
         if not (place / MANIFEST).is_file():
             logger.info("%s: a tree of images; its shards go to %s", path, place)
             request = Request(
@@ -141,20 +139,6 @@ def _place(tree: Tree) -> Path:
         return beside / tree.fingerprint
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     return cache / "maskedclip" / f"{tree.name}_shards" / tree.fingerprint
-
-
-@contextmanager
-def _alone(place: Path) -> Iterator[None]:
-    """Let the jobs of an array wait for the one that builds."""
-    place.parent.mkdir(parents=True, exist_ok=True)
-    with (place.parent / f".{place.name}.lock").open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX)
-        except OSError as error:
-            if error.errno not in _NO_LOCKS:
-                raise
-            logger.info("%s: no locks here; a second job would build beside this one", place.parent)
-        yield
 
 
 def _name_old(place: Path) -> None:

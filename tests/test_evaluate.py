@@ -6,11 +6,9 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from safetensors.torch import save_file
 
 from maskedclip.data.captions import prompts
@@ -25,14 +23,8 @@ from maskedclip.eval.scores import METRICS, macro
 from maskedclip.evaluate import LOST, evaluate
 from maskedclip.evaluate_cells import Held, class_prompts
 from maskedclip.inference import load
-from maskedclip.models.maskedclip import build
-from maskedclip.models.pretrained import export
+from tests.untrained import SHAPE, exported
 
-SHAPE: dict[str, Any] = {
-    "size": "micro", "image_size": 32, "patch_size": 16, "mask_ratio": 0.75, "bridge_depth": 1,
-    "feature_decoder_depth": 1, "projection": 16, "text": "builtin", "text_tokens": 77,
-    "text_dropout": 0.0,
-}  # fmt: skip
 CLASSES = ("glaucoma", "no glaucoma", "normal")
 ALL = ("zeroshot", "logistic", "linear", "knn")
 
@@ -59,11 +51,7 @@ def write_colours(directory: Path, test_labels: Sequence[str] = ()) -> Path:
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("place")
     write_colours(directory / "colours")
-    run = directory / "ours"
-    run.mkdir()
-    torch.manual_seed(0)
-    network, _ = build(**SHAPE)
-    export(network.state_dict(), SHAPE, run)
+    exported(directory / "ours")
     return directory
 
 

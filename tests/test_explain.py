@@ -20,14 +20,8 @@ from maskedclip.explain_maps import ask, maps_of
 from maskedclip.explain_phantoms import TABLE, forget, play
 from maskedclip.inference import load
 from maskedclip.models.classifier import FINETUNED, build_classifier, write_classifier
-from maskedclip.models.maskedclip import build
-from maskedclip.models.pretrained import export
+from tests.untrained import exported
 
-SHAPE: dict[str, Any] = {
-    "size": "micro", "image_size": 32, "patch_size": 8, "mask_ratio": 0.75, "bridge_depth": 1,
-    "feature_decoder_depth": 1, "projection": 16, "text": "builtin", "text_tokens": 77,
-    "text_dropout": 0.0,
-}  # fmt: skip
 CLASSES = ("normal", "diabetic retinopathy", "glaucoma")
 PROMPTS = ("drusens", "haemorrhages")
 ROOT = Path(__file__).parents[1]
@@ -37,10 +31,7 @@ ROOT = Path(__file__).parents[1]
 def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """A pre-trained run, its encoder alone and a fine-tuned run, all untrained."""
     root = tmp_path_factory.mktemp("runs")
-    torch.manual_seed(0)
-    (root / "whole").mkdir()
-    network, _ = build(**SHAPE)
-    export(network.state_dict(), SHAPE, root / "whole")
+    exported(root / "whole", patch_size=8)
     classifier, _ = build_classifier(
         str(root / "whole"), image_size=32, num_classes=3, drop_path=0.0, size="micro"
     )

@@ -15,23 +15,14 @@ from maskedclip.features import features
 from maskedclip.frozen import JOINT, PATCHES, Frozen
 from maskedclip.inference import load
 from maskedclip.models.classifier import build_classifier, write_classifier
-from maskedclip.models.maskedclip import build
-from maskedclip.models.pretrained import export, load_encoder
-
-SHAPE: dict[str, Any] = {
-    "size": "micro", "image_size": 32, "patch_size": 16, "mask_ratio": 0.75, "bridge_depth": 1,
-    "feature_decoder_depth": 1, "projection": 16, "text": "builtin", "text_tokens": 77,
-    "text_dropout": 0.0,
-}  # fmt: skip
+from maskedclip.models.pretrained import load_encoder
+from tests.untrained import exported
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("runs") / "ours"
-    directory.mkdir()
-    torch.manual_seed(0)
-    network, _ = build(**SHAPE)
-    export(network.state_dict(), SHAPE, directory)
+    exported(directory)
     return directory
 
 

@@ -12,22 +12,13 @@ import maskedclip
 from maskedclip.data.captions import prompts
 from maskedclip.data.photographs.fundus import encode
 from maskedclip.data.transforms import normalise
-from maskedclip.models.maskedclip import build
-from maskedclip.models.pretrained import export
-
-SHAPE: dict[str, Any] = {
-    "size": "micro", "image_size": 32, "patch_size": 16, "mask_ratio": 0.75, "bridge_depth": 1,
-    "feature_decoder_depth": 1, "projection": 16, "text": "builtin", "text_tokens": 77,
-    "text_dropout": 0.0,
-}  # fmt: skip
+from tests.untrained import exported
 
 
 @pytest.fixture(scope="module")
-def exported(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any, Any]:
+def ours(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any, Any]:
     run = tmp_path_factory.mktemp("run")
-    torch.manual_seed(0)
-    network, tokenize = build(**SHAPE)
-    export(network.state_dict(), SHAPE, run)
+    network, tokenize = exported(run)
     return run, network.eval(), tokenize
 
 
@@ -35,8 +26,8 @@ def some_images() -> torch.Tensor:
     return torch.randint(0, 256, (3, 3, 32, 32), generator=torch.Generator().manual_seed(1)).byte()
 
 
-def test_images_and_texts_are_encoded_as_by_the_exported_networks(exported: Any) -> None:
-    run, network, tokenize = exported
+def test_images_and_texts_are_encoded_as_by_the_exported_networks(ours: Any) -> None:
+    run, network, tokenize = ours
     model = maskedclip.load(run)
     image_BCHW = some_images()
     with torch.no_grad():
@@ -48,8 +39,8 @@ def test_images_and_texts_are_encoded_as_by_the_exported_networks(exported: Any)
     torch.testing.assert_close(model.encode_image(image_BCHW).norm(dim=1), torch.ones(3))
 
 
-def test_a_finding_is_classified_by_the_mean_of_its_prompts(exported: Any) -> None:
-    run, network, _ = exported
+def test_a_finding_is_classified_by_the_mean_of_its_prompts(ours: Any) -> None:
+    run, network, _ = ours
     model = maskedclip.load(run)
     names = ["glaucoma", "moderate diabetic retinopathy", "something else"]
     means = torch.stack([model.encode_text(prompts(name)).mean(dim=0) for name in names])
@@ -61,8 +52,8 @@ def test_a_finding_is_classified_by_the_mean_of_its_prompts(exported: Any) -> No
     torch.testing.assert_close(model.classify(some_images(), worded), found)
 
 
-def test_arrays_pictures_and_paths_of_one_image_are_the_same(exported: Any, tmp_path: Path) -> None:
-    model = maskedclip.load(exported[0])
+def test_arrays_pictures_and_paths_of_one_image_are_the_same(ours: Any, tmp_path: Path) -> None:
+    model = maskedclip.load(ours[0])
     image_HWC = np.zeros((60, 80, 3), dtype=np.uint8)
     image_HWC[10:50, 20:60] = (200, 90, 40)
     Image.fromarray(image_HWC).save(tmp_path / "eye.png")
@@ -81,10 +72,10 @@ def test_arrays_pictures_and_paths_of_one_image_are_the_same(exported: Any, tmp_
     assert not torch.allclose(cropped, row_BD[:1], atol=1e-3)
 
 
-def test_an_encoder_alone_encodes_images_and_says_that_it_reads_no_text(exported: Any) -> None:
-    model = maskedclip.load(exported[0] / "encoder.safetensors")
+def test_an_encoder_alone_encodes_images_and_says_that_it_reads_no_text(ours: Any) -> None:
+    model = maskedclip.load(ours[0] / "encoder.safetensors")
     with torch.no_grad():
-        _, token_BND = exported[1].encoder(normalise(some_images()), None, 3)
+        _, token_BND = ours[1].encoder(normalise(some_images()), None, 3)
     mean_BD = token_BND[:, 1:].mean(dim=1)
     by_hand = mean_BD / mean_BD.norm(dim=1, keepdim=True)
     torch.testing.assert_close(model.encode_image(some_images()), by_hand, atol=1e-5, rtol=1e-4)
@@ -92,8 +83,8 @@ def test_an_encoder_alone_encodes_images_and_says_that_it_reads_no_text(exported
         model.classify(some_images(), ["glaucoma"])
 
 
-def test_what_is_no_image_or_no_model_is_refused_by_name(exported: Any, tmp_path: Path) -> None:
-    model = maskedclip.load(exported[0])
+def test_what_is_no_image_or_no_model_is_refused_by_name(ours: Any, tmp_path: Path) -> None:
+    model = maskedclip.load(ours[0])
     (tmp_path / "cut.jpg").write_bytes(encode(np.zeros((40, 40, 3), np.uint8), 90)[:80])
     for images, answer in (
         ([tmp_path / "cut.jpg"], "cut.jpg"),

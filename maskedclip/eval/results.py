@@ -1,16 +1,14 @@
 """results.jsonl: what a run has measured, row by row, and where the images behind it are."""
 
-import errno
-import fcntl
 import json
 import logging
 import math
 import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from maskedclip.eval.locking import locked
 from maskedclip.eval.predictions import Measured, read_measured, write_measured
 from maskedclip.eval.scores import METRICS, OVER_CLASSES, Score, score
 
@@ -23,7 +21,6 @@ _COLUMNS = {  # of the table on the terminal: there is no room for more
     "quadratic_kappa": "kappa",
     "macro_f1": "F1",
 }
-_NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
 
 
 def measure(
@@ -125,7 +122,8 @@ def write_rows(directory: Path, rows: Sequence[dict[str, Any]]) -> None:
         assert new["value"] is None or math.isfinite(new["value"])
     directory.mkdir(parents=True, exist_ok=True)
     replaced = {_identity(new) for new in rows}
-    with _locked(directory / ".results.lock"):
+    lock = directory / ".results.lock"
+    with locked(lock, wait=True, without="do not write two results at a time"):
         kept = [old for old in read_rows(directory) if _identity(old) not in replaced]
         lines = [json.dumps(every, allow_nan=False) + "\n" for every in [*kept, *rows]]
         temporary = directory / (RESULTS + ".tmp")
@@ -135,19 +133,6 @@ def write_rows(directory: Path, rows: Sequence[dict[str, Any]]) -> None:
 
 def _identity(found: dict[str, Any]) -> tuple[Any, ...]:
     return tuple(found.get(name) for name in IDENTITY)
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Let one process at a time rewrite the results, where the file system has locks."""
-    with path.open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX)
-        except OSError as error:
-            if error.errno not in _NO_LOCKS:
-                raise
-            logger.warning("%s: no locks here; do not write two results at a time", path.parent)
-        yield
 
 
 def file_name(*parts: str) -> str:

@@ -78,19 +78,15 @@ def absent(parts: Mapping[str, Ablated]) -> list[str]:
 
 
 def differences(configs: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Return the fields in which the pre-trainings differ besides those that Table 2 is about."""
-    flat = [_flat(config) for config in configs.values()]
+    """Return the fields in which the pre-trainings differ besides those that Table 2 is about.
+
+    Args:
+        configs: the values of each method's pre-training by dotted name.
+    """
+    flat = list(configs.values())
     names = sorted({name for fields in flat for name in fields})
     return [
         name
         for name in names
         if not name.startswith(_FREE) and any(f.get(name) != flat[0].get(name) for f in flat[1:])
     ]
-
-
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    leaves: dict[str, Any] = {}
-    for key, value in tree.items():
-        nested = isinstance(value, Mapping)
-        leaves |= _flat(value, f"{prefix}{key}.") if nested else {prefix + key: value}
-    return leaves

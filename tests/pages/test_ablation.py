@@ -2,7 +2,7 @@
 
 from dataclasses import asdict
 
-from maskedclip.config import override
+from maskedclip.config import flat, override
 from maskedclip.pages.ablation import ablated, absent, differences, table_2
 from maskedclip.pages.tables import table
 from maskedclip.recipes import demo, maskedclip_vitl
@@ -51,5 +51,5 @@ def test_two_methods_of_one_row_are_told_apart() -> None:
 
 
 def test_other_differences_between_the_pretrainings_are_named() -> None:
-    configs = {"a": config(0, 0.0), "b": config(4, 0.01, optim_epochs=100.0)}
+    configs = {"a": flat(config(0, 0.0)), "b": flat(config(4, 0.01, optim_epochs=100.0))}
     assert differences(configs) == ["optim.epochs"]
