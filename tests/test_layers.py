@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "maskedclip"
-NOUNS = {"data", "models", "losses", "engine", "eval", "pages"}
+NOUNS = {"data", "models", "losses", "engine", "eval", "pages", "cluster"}
 FILES = sorted(PACKAGE.rglob("*.py"))
 # what an import name is called on the package index
 DISTRIBUTIONS = {"cv2": "opencv-python-headless", "PIL": "pillow", "sklearn": "scikit-learn"}
