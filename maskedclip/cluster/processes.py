@@ -1,0 +1,61 @@
+"""Processes of this machine by names that stay theirs: a number alone is soon another's."""
+
+import os
+import signal
+import socket
+from pathlib import Path
+
+
+def named(process: int) -> str:
+    """Return HOST:PID:START of a process, START being when the kernel began it.
+
+    Raises RuntimeError where there is no such process.
+    """
+    started = _started(process)
+    if started is None:
+        raise RuntimeError(f"process {process}: has ended already; see what it wrote")
+    return f"{socket.gethostname()}:{process}:{started}"
+
+
+def is_name(name: str) -> bool:
+    """Return whether `named` could have said it."""
+    host, _, numbers = name.partition(":")
+    process, _, started = numbers.partition(":")
+    return bool(host) and process.isdecimal() and started.isdecimal() and int(process) > 1
+
+
+def here(name: str) -> bool:
+    """Return whether a process was started on this machine: of others nothing is known here."""
+    return name.partition(":")[0] == socket.gethostname()
+
+
+def alive(name: str) -> bool:
+    """Return whether the very process of that name runs on this machine."""
+    _, process, started = name.split(":")
+    return here(name) and _started(int(process)) == int(started)
+
+
+def end(name: str, how: signal.Signals = signal.SIGTERM) -> bool:
+    """Signal a process and its group, where it leads one; return whether it was there."""
+    if not alive(name):
+        return False
+    process = int(name.split(":")[1])
+    try:
+        if os.getpgid(process) == process:
+            os.killpg(process, how)
+        else:
+            os.kill(process, how)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def _started(process: int) -> int | None:
+    """Return the kernel's start time of a process, None where it has ended."""
+    try:
+        facts = Path(f"/proc/{process}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    # the name of the program, in brackets, may hold spaces and brackets
+    words = facts.rpartition(")")[2].split()
+    return None if words[0] in "ZX" else int(words[19])
