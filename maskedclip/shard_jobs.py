@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Any
 from tqdm import tqdm
 
 from maskedclip.config import LaunchConfig
+from maskedclip.local import raise_if_failed, stderr_to
 from maskedclip.make_shards import Summary, build, cores, finish, plan_of
 from maskedclip.shard_request import Request
-from maskedclip.slurm import cluster_of, raise_if_failed, stderr_to
+from maskedclip.slurm import cluster_of
 
 if TYPE_CHECKING:
     import submitit

@@ -1,123 +1,15 @@
-"""Where a run is carried out: in this process, in local ones, or on SLURM, always by one `Job`.
+"""Where a run is carried out: in this process, in local ones, or on SLURM, always by one `Job`."""
 
-A job may be killed at any moment and run again: it goes on from the newest checkpoint in its run
-directory and keeps nothing anywhere else.
-"""
-
-import logging
 import os
 import shutil
-import signal
 import subprocess
 import sys
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, TextIO
+from typing import Any
 
 from maskedclip.config import Config, LaunchConfig, check_shares
-
-if TYPE_CHECKING:
-    import submitit
-
-_STOPPED = "stopped; the same command goes on from the last checkpoint"
-
-
-@dataclass(frozen=True)
-class Job:
-    """Pre-train, then measure: picklable, repeatable, the same on every rank."""
-
-    config: Config
-
-    def __call__(self) -> None:
-        requeue = signal.getsignal(signal.SIGUSR2)
-        if "SUBMITIT_EXECUTOR" in os.environ:
-            # submitit's handler only logs it; where nothing can be saved the end may come at once
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        _forget_signals_in_children()
-        from maskedclip.engine.preemption import GO_ON_LATER, Preempted
-        from maskedclip.pretrain import pretrain
-
-        logging.basicConfig(level=logging.INFO, format="%(message)s", force=True)
-        if "SUBMITIT_EXECUTOR" in os.environ:
-            import submitit
-
-            logging.getLogger("submitit").setLevel(logging.WARNING)
-            # SLURM's own list of GPUs stays; submitit would write the local rank over it
-            environment = submitit.helpers.TorchDistributedEnvironment()
-            environment.export(set_cuda_visible_devices=False, overwrite=True)
-        try:
-            run = pretrain(self.config)
-        except Preempted as stop:
-            if "SUBMITIT_EXECUTOR" not in os.environ:
-                raise
-            logging.getLogger(__name__).info("%s", stop)
-            if stop.asked == GO_ON_LATER:
-                _go_on_later(requeue)
-            raise SystemExit(128 + signal.SIGTERM) from None
-        if os.environ.get("RANK", "0") == "0":
-            self.measure(run)
-
-    def measure(self, run: Path) -> None:
-        """Print the scores of the encoder on `after.datasets`, and what to try next."""
-        after = self.config.after
-        if after.datasets:
-            from maskedclip.evaluate import evaluate
-
-            datasets = [(Path(directory), after.task) for directory in after.datasets]
-            evaluate(run, datasets, after.protocols, run)
-        dataset = after.datasets[0] if after.datasets else "shards/DATASET"
-        sys.stdout.write(
-            f"\n{run} is done. Next:\n"
-            f"  tensorboard --logdir {self.config.out}\n"
-            f"  python -m maskedclip.finetune {run} --dataset {dataset} --fraction 0.1\n"
-        )
-        sys.stdout.flush()
-
-    def checkpoint(self, *_: Any) -> "submitit.helpers.DelayedSubmission":
-        """Return the very same job: submitit calls this on pre-emption and at the time limit."""
-        import submitit
-
-        return submitit.helpers.DelayedSubmission(self)
-
-
-def _go_on_later(requeue: Any) -> NoReturn:
-    """End this rank of a run that has been saved; rank 0 has submitit queue the job again."""
-    # a second one would break off the requeueing, and end scontrol
-    signal.signal(signal.SIGUSR2, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    if os.environ.get("RANK", "0") == "0" and not _queued_again():
-        try:
-            requeue(signal.SIGUSR2, None)
-        except subprocess.CalledProcessError:
-            if not _queued_again():
-                raise
-    raise SystemExit(0)  # neither a result nor, to srun, a failure
-
-
-def _queued_again() -> bool:
-    """Return whether SLURM itself has queued this life's job again, as it does with evicted ones.
-
-    To ask for it a second time fails, or ends the next life as it starts.
-    """
-    command = ["scontrol", "--oneliner", "show", "job", os.environ["SLURM_JOB_ID"]]
-    told = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    facts = dict(word.partition("=")[::2] for word in told.split())
-    lives = os.environ.get("SLURM_RESTART_COUNT", "0")  # before this one
-    return facts["JobState"] != "RUNNING" or facts["Restarts"] != lives
-
-
-def _forget_signals_in_children() -> None:
-    """Keep forked children from requeueing the job: they would inherit submitit's handlers."""
-
-    def reset() -> None:
-        signal.signal(signal.SIGUSR2, signal.SIG_IGN)
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        signal.signal(signal.SIGCONT, signal.SIG_DFL)
-
-    os.register_at_fork(after_in_child=reset)
+from maskedclip.job import Job
+from maskedclip.local import deaf_to_ctrl_c, follow, stderr_to
 
 
 def submit(config: Config, launch: LaunchConfig) -> None:
@@ -151,7 +43,7 @@ def submit(config: Config, launch: LaunchConfig) -> None:
     executor = submitit.AutoExecutor(folder=folder, cluster=cluster, slurm_max_num_timeout=100)
     executor.update_parameters(**_parameters(config, launch, cluster, ranks))
     folder.mkdir(parents=True, exist_ok=True)
-    with stderr_to(folder / "submitit.log"), _deaf_to_ctrl_c():
+    with stderr_to(folder / "submitit.log"), deaf_to_ctrl_c():
         job = executor.submit(Job(config))
     if cluster == "slurm":
         sys.stdout.write(
@@ -161,30 +53,7 @@ def submit(config: Config, launch: LaunchConfig) -> None:
             f"  state      squeue -j {job.job_id}\n"
         )
         return
-    _follow(job)
-
-
-@contextmanager
-def _deaf_to_ctrl_c() -> Iterator[None]:
-    """Let what is started meanwhile ignore Ctrl-C: submitit's local watcher kills at once on it."""
-    ours = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, ours)
-
-
-@contextmanager
-def stderr_to(path: Path) -> Iterator[None]:
-    """Point stderr at a file: submitit's local watcher inherits it, and is loud when stopped."""
-    ours = os.dup(2)
-    with path.open("ab") as log:
-        os.dup2(log.fileno(), 2)
-    try:
-        yield
-    finally:
-        os.dup2(ours, 2)
-        os.close(ours)
+    follow(job)
 
 
 def plan(config: Config, launch: LaunchConfig, cluster: str, ranks: int, folder: Path) -> str:
@@ -286,60 +155,3 @@ def _ranks(launch: LaunchConfig, cluster: str) -> int:
         )
     ranks = wanted or launch.cpu_ranks
     return 1 if cluster == "debug" else ranks
-
-
-def _follow(job: Any) -> None:
-    """Show a local job's lines as they come; RuntimeError with its own last words if it fails.
-
-    Ctrl-C and SIGTERM are passed on to its ranks, which save and leave.
-    """
-    shown = [0, 0]
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        try:
-            _show_until_done(job, shown)
-        except KeyboardInterrupt:
-            sys.stderr.write("saving; a second Ctrl-C does not wait for it\n")
-            job._process.terminate()  # submitit's watcher, which passes it on
-            _show_until_done(job, shown)
-    except KeyboardInterrupt:
-        raise RuntimeError(_STOPPED) from None
-    finally:
-        signal.signal(signal.SIGTERM, before)
-    if not job.paths.result_pickle.exists():  # told to stop, hung, or killed
-        raise RuntimeError(f"{_STOPPED} (whole log: {job.paths.stderr})")
-    raise_if_failed(job)
-
-
-def _show_until_done(job: Any, shown: list[int]) -> None:
-    paths = (job.paths.stderr, job.paths.stdout)
-    while not job.done():
-        _relay(paths, shown)
-        time.sleep(0.2)
-    _relay(paths, shown)
-
-
-def raise_if_failed(job: Any) -> None:
-    """Raise RuntimeError with the last words of a job that has ended badly."""
-    error = job.exception()
-    if error is not None:
-        lines = [line for line in str(error).splitlines() if line.strip("- ")]
-        causes = [line for line in lines if line[:1].isalpha() and "Error: " in line]
-        raise RuntimeError(
-            f"{(causes or lines)[-1].split('Error: ', 1)[-1]} (whole log: {job.paths.stderr})"
-        )
-
-
-def _relay(paths: tuple[Path, Path], shown: list[int]) -> None:
-    streams: tuple[TextIO, TextIO] = (sys.stderr, sys.stdout)
-    for which, (path, stream) in enumerate(zip(paths, streams, strict=True)):
-        if not path.exists():
-            continue
-        with path.open() as file:
-            file.seek(shown[which])
-            text = file.read()
-            shown[which] = file.tell()
-        # submitit's own lines (name, level, time) are not the user's concern
-        lines = [x for x in text.splitlines(keepends=True) if not x.startswith("submitit ")]
-        stream.write("".join(lines))
-        stream.flush()
