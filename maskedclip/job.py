@@ -9,14 +9,17 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from maskedclip.config import Config
 
 if TYPE_CHECKING:
     import submitit
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -26,33 +29,21 @@ class Job:
     config: Config
 
     def __call__(self) -> None:
-        requeue = signal.getsignal(signal.SIGUSR2)
-        if "SUBMITIT_EXECUTOR" in os.environ:
-            # submitit's handler only logs it; where nothing can be saved the end may come at once
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        _forget_signals_in_children()
-        from maskedclip.engine.preemption import GO_ON_LATER, Preempted
+        run = as_a_job(self.pretrain)
+        if os.environ.get("RANK", "0") == "0":
+            self.measure(run)
+
+    def pretrain(self) -> Path:
+        """Take this rank's part in the run, and return its directory."""
         from maskedclip.pretrain import pretrain
 
-        logging.basicConfig(level=logging.INFO, format="%(message)s", force=True)
         if "SUBMITIT_EXECUTOR" in os.environ:
             import submitit
 
-            logging.getLogger("submitit").setLevel(logging.WARNING)
             # SLURM's own list of GPUs stays; submitit would write the local rank over it
             environment = submitit.helpers.TorchDistributedEnvironment()
             environment.export(set_cuda_visible_devices=False, overwrite=True)
-        try:
-            run = pretrain(self.config)
-        except Preempted as stop:
-            if "SUBMITIT_EXECUTOR" not in os.environ:
-                raise
-            logging.getLogger(__name__).info("%s", stop)
-            if stop.asked == GO_ON_LATER:
-                _go_on_later(requeue)
-            raise SystemExit(128 + signal.SIGTERM) from None
-        if os.environ.get("RANK", "0") == "0":
-            self.measure(run)
+        return pretrain(self.config)
 
     def measure(self, run: Path) -> None:
         """Print the scores of the encoder on `after.datasets`, and what to try next."""
@@ -75,6 +66,32 @@ class Job:
         import submitit
 
         return submitit.helpers.DelayedSubmission(self)
+
+
+def as_a_job(work: Callable[[], T]) -> T:
+    """Return work(); where it was asked to leave and has saved, have SLURM queue the job again.
+
+    Outside of a job `Preempted` is raised.
+    """
+    requeue = signal.getsignal(signal.SIGUSR2)
+    if "SUBMITIT_EXECUTOR" in os.environ:
+        # submitit's handler only logs it; where nothing can be saved the end may come at once
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    _forget_signals_in_children()
+    from maskedclip.engine.preemption import GO_ON_LATER, Preempted
+
+    logging.basicConfig(level=logging.INFO, format="%(message)s", force=True)
+    if "SUBMITIT_EXECUTOR" in os.environ:
+        logging.getLogger("submitit").setLevel(logging.WARNING)
+    try:
+        return work()
+    except Preempted as stop:
+        if "SUBMITIT_EXECUTOR" not in os.environ:
+            raise
+        logging.getLogger(__name__).info("%s", stop)
+        if stop.asked == GO_ON_LATER:
+            _go_on_later(requeue)
+        raise SystemExit(128 + signal.SIGTERM) from None
 
 
 def _go_on_later(requeue: Any) -> NoReturn:

@@ -1,9 +1,11 @@
 """Where a run is carried out: in this process, in local ones, or on SLURM, always by one `Job`."""
 
 import os
+import shlex
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +43,7 @@ def submit(config: Config, launch: LaunchConfig) -> None:
         os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     # a run is expected to outlast its time limit, many times if need be
     executor = submitit.AutoExecutor(folder=folder, cluster=cluster, slurm_max_num_timeout=100)
-    executor.update_parameters(**_parameters(config, launch, cluster, ranks))
+    executor.update_parameters(**parameters(config.name, launch, cluster, ranks))
     folder.mkdir(parents=True, exist_ok=True)
     with stderr_to(folder / "submitit.log"), deaf_to_ctrl_c():
         job = executor.submit(Job(config))
@@ -67,17 +69,7 @@ def plan(config: Config, launch: LaunchConfig, cluster: str, ranks: int, folder:
         f"unpaired     {', '.join(config.data.unpaired) or 'none'}",
     ]
     if cluster == "slurm":
-        from submitit.slurm.slurm import _make_sbatch_string
-
-        wanted = _parameters(config, launch, cluster, ranks)
-        plain = {name.removeprefix("slurm_"): value for name, value in wanted.items()}
-        plain["time"] = plain.pop("timeout_min")
-        plain["ntasks_per_node"] = plain.pop("tasks_per_node")
-        plain["job_name"] = plain.pop("name")
-        if "mem_gb" in plain:
-            plain["mem"] = f"{plain.pop('mem_gb')}GB"
-        command = f"{sys.executable} -u -m submitit.core._submit {folder}"
-        lines += ["", _make_sbatch_string(command=command, folder=folder, **plain)]
+        lines += ["", script(parameters(config.name, launch, cluster, ranks), folder)]
     if launch.gpus:
         from maskedclip.plan import plan as cost
         from maskedclip.plan_report import report
@@ -86,10 +78,29 @@ def plan(config: Config, launch: LaunchConfig, cluster: str, ranks: int, folder:
     return "\n".join(lines) + "\n"
 
 
-def _parameters(config: Config, launch: LaunchConfig, cluster: str, ranks: int) -> dict[str, Any]:
-    """Return what submitit is to be told; unset options are left out."""
+def script(wanted: Mapping[str, Any], folder: Path, elements: int = 1) -> str:
+    """Return the sbatch script of a job, or of an array of several, as submitit writes it.
+
+    wanted is what `parameters` returns.
+    """
+    from submitit.slurm.slurm import _make_sbatch_string
+
+    plain = {name.removeprefix("slurm_"): value for name, value in wanted.items()}
+    plain["time"] = plain.pop("timeout_min")
+    plain["ntasks_per_node"] = plain.pop("tasks_per_node")
+    plain["job_name"] = plain.pop("name")
+    if "mem_gb" in plain:
+        plain["mem"] = f"{plain.pop('mem_gb')}GB"
+    if elements > 1:
+        plain["map_count"] = elements
+    command = f"{sys.executable} -u -m submitit.core._submit {shlex.quote(str(folder))}"
+    return _make_sbatch_string(command=command, folder=folder, **plain)
+
+
+def parameters(name: str, launch: LaunchConfig, cluster: str, ranks: int) -> dict[str, Any]:
+    """Return what submitit is to be told of a job; unset options are left out."""
     wanted: dict[str, Any] = {
-        "name": config.name,
+        "name": name,
         "nodes": launch.nodes,
         "tasks_per_node": ranks,
         "gpus_per_node": launch.gpus,
