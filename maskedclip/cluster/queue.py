@@ -104,7 +104,7 @@ def _answers(command: str, jobs: Sequence[str], limit_s: float) -> _Answer:
         chunk = arrays[start : start + _CHUNK]
         try:
             told = _run([*_ASKED[command], f"--jobs={','.join(chunk)}"], limit_s)
-        except _Silence as fault:
+        except _SilentError as fault:
             faults |= dict.fromkeys(arrays[start:], str(fault))
             break
         # a line without its end is half a line
@@ -127,12 +127,12 @@ def _with_steps(job: JobState | None, line: JobState) -> JobState:
     return job._replace(state=OUT_OF_MEMORY) if killed else job
 
 
-class _Silence(Exception):
+class _SilentError(Exception):
     """A command that gives no answer, and why."""
 
 
 def _run(words: Sequence[str], limit_s: float) -> str:
-    """Return what a command prints; raises _Silence where it does not answer."""
+    """Return what a command prints; raises _SilentError where it does not answer."""
     # SQUEUE_USERS and the like would hide jobs; 0: the numbers of an array are written out
     clean = {k: v for k, v in os.environ.items() if not k.startswith(("SQUEUE_", "SACCT_"))}
     clean |= {"SLURM_BITSTR_LEN": "0", "LC_ALL": "C"}
@@ -142,14 +142,16 @@ def _run(words: Sequence[str], limit_s: float) -> str:
             stderr=subprocess.PIPE, env=clean, start_new_session=True,
         )  # fmt: skip
     except OSError as error:
-        raise _Silence(f"{words[0]}: {error.strerror}") from None
+        absent = isinstance(error, FileNotFoundError)
+        why = "is not on this machine" if absent else error.strerror
+        raise _SilentError(f"{words[0]}: {why}") from None
     with process:
         try:
             out, err = process.communicate(timeout=limit_s)
         except subprocess.TimeoutExpired:
             # with what it has started, which would hold the pipe open
             os.killpg(process.pid, signal.SIGKILL)
-            raise _Silence(f"{words[0]}: no answer within {limit_s:g} s") from None
+            raise _SilentError(f"{words[0]}: no answer within {limit_s:g} s") from None
         except BaseException:
             os.killpg(process.pid, signal.SIGKILL)
             raise
@@ -158,7 +160,7 @@ def _run(words: Sequence[str], limit_s: float) -> str:
         return out.decode("utf-8", "replace")
     if "Invalid job id" in complaint:  # a single one that is long over
         return ""
-    raise _Silence(f"{words[0]}: {complaint[:200] or f'exit code {process.returncode}'}")
+    raise _SilentError(f"{words[0]}: {complaint[:200] or f'exit code {process.returncode}'}")
 
 
 _Line = tuple[list[str], JobState] | None  # the jobs of a line and their state, None: garbage
@@ -172,7 +174,8 @@ def _squeue_line(line: str) -> _Line:
     names = _unfolded(name)
     if names is None or not _is_word(state) or not restarts.isdecimal():
         return None
-    return names, JobState(state, _told(reason), _exit_code(code), _told(node), int(restarts))
+    code = "" if state in ACTIVE else _exit_code(code)
+    return names, JobState(state, _told(reason), code, _told(node), int(restarts))
 
 
 def _sacct_line(line: str) -> _Line:
