@@ -46,6 +46,7 @@ class Grid(NamedTuple):
     cells: tuple[Cell, ...]
     launch: dict[str, dict[str, Any]]  # stage -> fields of LaunchConfig
     cluster: str  # slurm or local
+    parallelism: int | None = None  # cells at a time; None: on SLURM any number, here one
 
 
 class Submission(NamedTuple):
@@ -71,7 +72,8 @@ def read(directory: Path) -> Grid:
             Cell(each["name"], each["stage"], dict(each["config"]), tuple(each["needs"]))
             for each in found["cells"]
         )
-        return Grid(directory, cells, dict(found["launch"]), str(found["cluster"]))
+        launch, cluster = dict(found["launch"]), str(found["cluster"])
+        return Grid(directory, cells, launch, cluster, found["parallelism"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         what = " ".join(str(error).split())
         raise ValueError(f"{path}: is no manifest of a grid ({what}); submit it again") from None
@@ -83,6 +85,7 @@ def write(grid: Grid) -> None:
     content = {
         "version": _VERSION,
         "cluster": grid.cluster,
+        "parallelism": grid.parallelism,
         "launch": grid.launch,
         "cells": [cell._asdict() for cell in grid.cells],
     }

@@ -64,10 +64,13 @@ class Ablation(NamedTuple):
     about: list[str]
 
 
-def report(runs: Sequence[Path], config: ReportConfig) -> Report:
+def report(runs: Sequence[Path], config: ReportConfig, absent: Sequence[str] = ()) -> Report:
     """Write the report on `runs` into config.out.
 
     Damaged files are named and left out. Raises ValueError where there is nothing to report.
+
+    Args:
+        absent: a line for each run that should be there and is not; they stand among the problems.
     """
     found = find(runs, config.protocol)
     out = Path(config.out)
@@ -83,7 +86,7 @@ def report(runs: Sequence[Path], config: ReportConfig) -> Report:
     if figure:
         (out / "figure2.png").write_bytes(figure.png)
         (out / "figure2.svg").write_bytes(figure.svg)
-    problems = found.problems + faults
+    problems = [*absent, *found.problems, *faults]
     title = f"Results by {_WORDS.get(found.protocol, found.protocol)}"
     content = Content(
         title, first, second.table, second.about, figure,

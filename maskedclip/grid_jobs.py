@@ -1,0 +1,295 @@
+"""A grid on SLURM: one array a stage, the later ones behind the earlier, each cell a job again.
+
+A dependency only orders (afterany): whether a cell may run is seen in the files of those it needs,
+so a failed pre-training holds nobody's fine-tunings but its own, and those end at once.
+"""
+
+import logging
+import re
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from maskedclip.cluster.queue import ACTIVE, ask
+from maskedclip.config import Config, FinetuneConfig, LaunchConfig, override
+from maskedclip.eval.locking import locked
+from maskedclip.grid import (
+    FINETUNE,
+    LOGS,
+    PRETRAIN,
+    REPORT,
+    SHOWN,
+    STAGES,
+    Cell,
+    Grid,
+    Submission,
+    append,
+    finished,
+    read,
+    results_of,
+    run_of,
+    submissions,
+)
+from maskedclip.job import Job, as_a_job
+
+if TYPE_CHECKING:
+    import submitit
+
+logger = logging.getLogger(__name__)
+WAITS = 3  # exit code of a cell whose needs are not finished
+MAX_ARRAY = 1001  # elements of an array, where SLURM is not asked: its own default
+_LOCK = ".lock"
+
+
+@dataclass(frozen=True)
+class CellJob:
+    """A cell as a job: picklable, repeatable; one that is finished does nothing."""
+
+    directory: str  # of the grid
+    name: str
+
+    def __call__(self) -> None:
+        logging.basicConfig(level=logging.INFO, format="%(message)s", force=True)
+        grid = read(Path(self.directory))
+        run_cell(grid, cell_of(grid, self.name))
+
+    def checkpoint(self, *_: Any) -> "submitit.helpers.DelayedSubmission":
+        """Return the very same job: submitit calls this on pre-emption and at the time limit."""
+        import submitit
+
+        return submitit.helpers.DelayedSubmission(self)
+
+
+class Batch(NamedTuple):
+    """Cells that are submitted together: an array, or where it is one cell a plain job."""
+
+    stage: str
+    cells: tuple[Cell, ...]
+    behind: tuple[str, ...]  # jobs whose end it waits for, or for a plan the cells
+    parallelism: int | None  # cells of it that run at a time; None: as many as there is room for
+
+
+def cell_of(grid: Grid, name: str) -> Cell:
+    """Return the cell of a name; ValueError where the grid has none."""
+    for cell in grid.cells:
+        if cell.name == name:
+            return cell
+    raise ValueError(f"{grid.directory}: has no cell {name!r}")
+
+
+def run_cell(grid: Grid, cell: Cell) -> None:
+    """Carry a cell out in this process, or on this rank; one that is finished does nothing.
+
+    Raises SystemExit with code 3 where it needs a cell that is not finished.
+    """
+    if finished(grid, cell):
+        logger.info("%s is finished", cell.name)
+        return
+    if waits := waits_for(grid, cell):
+        sys.stderr.write(f"{waits}\n")
+        raise SystemExit(WAITS)
+    run = run_of(grid, cell)
+    if cell.stage == PRETRAIN:
+        Job(override(Config(), cell.config))()
+    elif cell.stage == FINETUNE:
+        config = override(FinetuneConfig(), cell.config)
+
+        def tune() -> None:
+            from maskedclip.finetune import finetune
+
+            finetune(config)
+
+        as_a_job(tune)
+    else:
+        _report(grid, cell, run)
+
+
+def waits_for(grid: Grid, cell: Cell) -> str:
+    """Return what to say where a needed cell is not finished, else ""; a report needs none."""
+    if cell.stage == REPORT:
+        return ""
+    for need in cell.needs:
+        if not finished(grid, cell_of(grid, need)):
+            return f"waits for {need}, which is not finished"
+    return ""
+
+
+def _report(grid: Grid, cell: Cell, run: Path) -> None:
+    """Write the report of what is there, and say in it what is not."""
+    import json
+
+    from maskedclip.report import report
+    from maskedclip.report_command import ReportConfig
+
+    absent = [
+        f"{each.name}: is not finished"
+        for each in grid.cells
+        if each.stage != REPORT and not finished(grid, each)
+    ]
+    shown = results_of(cell)
+    options = {k: v for k, v in cell.config.items() if k not in ("runs", "out")}
+    config = override(ReportConfig(), {**options, "out": str(run)})
+    written = report([Path(path) for path in cell.config["runs"]], config, absent)
+    (run / SHOWN).write_text(json.dumps(shown, indent=1) + "\n")
+    sys.stdout.write(f"{written.text}\n{written.page}\n")
+    for line in written.problems:
+        sys.stderr.write(line + "\n")
+
+
+def missing(grid: Grid) -> tuple[list[Cell], dict[str, str], list[str]]:
+    """Return the cells to submit, the jobs by cell that still wait or run, and what is unknown.
+
+    What SLURM does not tell of a job counts as waiting: two of a cell would be worse than none.
+    """
+    latest = {each.cell: each.job for each in submissions(grid)}
+    open_cells = [cell for cell in grid.cells if not finished(grid, cell)]
+    jobs = {cell.name: latest[cell.name] for cell in open_cells if latest.get(cell.name)}
+    told = ask(list(jobs.values())) if jobs else {}
+    active, unknown = {}, []
+    for name, job in jobs.items():
+        state = told[job]
+        if state.state in ACTIVE or not state.state:
+            active[name] = job
+        if not state.state:
+            unknown.append(f"{name}: nothing is known of its job {job} ({state.reason})")
+    return [cell for cell in open_cells if cell.name not in active], active, unknown
+
+
+def batches(cells: Sequence[Cell], most: int, parallelism: int | None) -> list[Batch]:
+    """Return cells as arrays, stage by stage: those with the same needs together, split at `most`.
+
+    The parallelism is shared by the parts of what was split.
+    """
+    found = []
+    for stage in STAGES:
+        groups: dict[tuple[str, ...], list[Cell]] = {}
+        for cell in cells:
+            if cell.stage == stage:
+                groups.setdefault(cell.needs, []).append(cell)
+        for needs, mine in groups.items():
+            parts = [tuple(mine[i : i + most]) for i in range(0, len(mine), most)]
+            share = max(1, parallelism // len(parts)) if parallelism else None
+            found += [Batch(stage, part, needs, share) for part in parts]
+    return found
+
+
+def submit(grid: Grid) -> list[Submission]:
+    """Submit to SLURM what is neither finished nor waiting nor running; return what that was.
+
+    Raises RuntimeError where another process submits the same grid, or SLURM refuses a job.
+    """
+    try:
+        with locked(grid.directory / _LOCK, wait=False, without="do not submit it twice at a time"):
+            return _submit(grid)
+    except BlockingIOError:
+        raise RuntimeError(
+            f"{grid.directory}: another process submits or runs it; wait for it"
+        ) from None
+
+
+def _submit(grid: Grid) -> list[Submission]:
+    from submitit.core.utils import FailedJobError
+
+    cells, jobs, unknown = missing(grid)
+    for line in unknown:
+        logger.warning("%s; it is left alone", line)
+    if not cells:
+        return []
+    attempts = _attempts(grid)
+    (grid.directory / LOGS).mkdir(parents=True, exist_ok=True)
+    code = code_of()
+    done: list[Submission] = []
+    for batch in batches(cells, max_array(), grid.parallelism):
+        behind = _behind(batch, jobs)
+        try:
+            names = _queued(grid, batch._replace(behind=behind), code)
+        except FailedJobError as error:
+            raise RuntimeError(
+                f"{grid.directory}: sbatch refuses the {batch.stage} jobs "
+                f"({' '.join(str(error).split())}); {len(done)} cells are submitted, the same "
+                f"command submits the others"
+            ) from None
+        now = time.time()
+        added = [
+            Submission(cell.name, job, attempts.get(cell.name, 0) + 1, now, f"{LOGS}/{job}_")
+            for cell, job in zip(batch.cells, names, strict=True)
+        ]
+        append(grid, added)
+        jobs |= {each.cell: each.job for each in added}
+        done += added
+    return done
+
+
+def _attempts(grid: Grid) -> dict[str, int]:
+    return {each.cell: each.attempt for each in submissions(grid)}
+
+
+def _behind(batch: Batch, jobs: dict[str, str]) -> tuple[str, ...]:
+    """Return the jobs that a batch is to wait for; for a report whole arrays."""
+    found = [jobs[need] for need in batch.behind if need in jobs]
+    if batch.stage == REPORT:
+        found = [job.partition("_")[0] for job in found]
+    return tuple(dict.fromkeys(found))
+
+
+def _queued(grid: Grid, batch: Batch, code: Path) -> list[str]:
+    """Submit a batch; return the job of each cell."""
+    import submitit
+
+    folder = (grid.directory / LOGS).resolve()
+    executor = submitit.AutoExecutor(folder=folder, cluster="slurm", slurm_max_num_timeout=100)
+    executor.update_parameters(**parameters(grid, batch, code))
+    with executor.batch():
+        jobs = [
+            executor.submit(CellJob(str(grid.directory.resolve()), cell.name))
+            for cell in batch.cells
+        ]
+    return [str(job.job_id) for job in jobs]
+
+
+def parameters(grid: Grid, batch: Batch, code: Path) -> dict[str, Any]:
+    """Return what submitit is to be told of a batch."""
+    from maskedclip.slurm import parameters as of_launch
+
+    launch = override(LaunchConfig(), grid.launch[batch.stage])
+    name = f"{grid.directory.name}-{batch.stage}"
+    found = of_launch(name, launch, "slurm", launch.gpus or launch.cpu_ranks)
+    found["slurm_setup"] = [*found["slurm_setup"], *on_code(code)]
+    if batch.parallelism:
+        found["slurm_array_parallelism"] = batch.parallelism
+    if batch.behind:
+        found["slurm_dependency"] = "afterany:" + ":".join(batch.behind)
+    return found
+
+
+def max_array() -> int:
+    """Return how many elements SLURM lets an array have; its default where it does not say."""
+    try:
+        told = subprocess.run(
+            ["scontrol", "show", "config"], capture_output=True, text=True, check=False, timeout=20
+        ).stdout
+    except (OSError, subprocess.TimeoutExpired):
+        return MAX_ARRAY
+    found = re.search(r"^MaxArraySize\s*=\s*(\d+)", told, re.MULTILINE)
+    return max(1, int(found[1])) if found else MAX_ARRAY
+
+
+def code_of() -> Path:
+    """Return a folder with the package as it is now, which the jobs submitted now will run."""
+    import maskedclip
+
+    return Path(maskedclip.__file__).parents[1]
+
+
+def on_code(code: Path) -> list[str]:
+    """Return the lines of a job that let it run the package in a folder, wherever it starts."""
+    # python -m puts the folder it starts in first, and that may be a checkout edited since
+    return [
+        f"export PYTHONPATH={shlex.quote(str(code))}${{PYTHONPATH:+:$PYTHONPATH}}",
+        "export PYTHONSAFEPATH=1",
+    ]
