@@ -150,7 +150,7 @@ def finished(grid: Grid, cell: Cell) -> bool:
 def _pretrained(config: Config, run: Path) -> bool:
     if learnt(load(run / "config.json", Config)) != learnt(config):
         return False
-    row = _last_row(run / "metrics.jsonl")
+    row = last_row(run / "metrics.jsonl")
     steps, optim = int(row["step"]), config.optim
     if steps < optim.steps or (not optim.steps and float(row["epoch"]) < optim.epochs - 1e-6):
         return False
@@ -165,7 +165,7 @@ def learnt(config: Config) -> dict[str, Any]:
     return fields
 
 
-def _last_row(path: Path) -> dict[str, Any]:
+def last_row(path: Path) -> dict[str, Any]:
     """Return the last whole row; ValueError where there is none."""
     with path.open("rb") as file:
         file.seek(0, os.SEEK_END)

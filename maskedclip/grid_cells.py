@@ -59,15 +59,10 @@ def pretrainings(systems: Mapping[str, Config], out: Path) -> list[Cell]:
     """Return a cell for each system, to run in a directory of its name under `out`."""
     cells = []
     for name, config in systems.items():
-        data = replace(
-            config.data,
-            **{
-                place.partition(".")[2]: _absolute(getattr(config.data, place[5:]))
-                for place in _PLACES
-            },
-        )
-        init = str(Path(config.init_from).absolute()) if config.init_from else ""
-        config = replace(config, name=name, out=str(out.absolute()), data=data, init_from=init)
+        own = flat(asdict(config))
+        places = {place: _absolute(own[place]) for place in _PLACES}
+        places["init_from"] = str(Path(config.init_from).absolute()) if config.init_from else ""
+        config = override(config, {**places, "name": name, "out": str(out.absolute())})
         cells.append(Cell(name, PRETRAIN, flat(asdict(config)), ()))
     return cells
 
@@ -89,7 +84,7 @@ def finetunings(configs: Sequence[FinetuneConfig], pretrained: Sequence[Cell]) -
             for name in ("weights", "dataset", "out", "split")
             if getattr(config, name) and (name, config.weights) != ("weights", "random")
         }
-        config = replace(config, **places)
+        config = override(config, places)
         need = by_place.get(config.weights)
         cells.append(Cell(config.name, FINETUNE, flat(asdict(config)), (need,) if need else ()))
     return cells

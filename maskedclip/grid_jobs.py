@@ -6,7 +6,6 @@ so a failed pre-training holds nobody's fine-tunings but its own, and those end 
 
 import logging
 import re
-import shlex
 import subprocess
 import sys
 import time
@@ -16,9 +15,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from maskedclip.cluster.queue import ACTIVE, ask
+from maskedclip.cluster.snapshot import on_code, snapshot
 from maskedclip.config import Config, FinetuneConfig, LaunchConfig, override
 from maskedclip.eval.locking import locked
 from maskedclip.grid import (
+    CODE,
     FINETUNE,
     LOGS,
     PRETRAIN,
@@ -43,7 +44,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 WAITS = 3  # exit code of a cell whose needs are not finished
 MAX_ARRAY = 1001  # elements of an array, where SLURM is not asked: its own default
-_LOCK = ".lock"
+LOCK = ".lock"
 
 
 @dataclass(frozen=True)
@@ -184,7 +185,7 @@ def submit(grid: Grid) -> list[Submission]:
     Raises RuntimeError where another process submits the same grid, or SLURM refuses a job.
     """
     try:
-        with locked(grid.directory / _LOCK, wait=False, without="do not submit it twice at a time"):
+        with locked(grid.directory / LOCK, wait=False, without="do not submit it twice at a time"):
             return _submit(grid)
     except BlockingIOError:
         raise RuntimeError(
@@ -202,7 +203,7 @@ def _submit(grid: Grid) -> list[Submission]:
         return []
     attempts = _attempts(grid)
     (grid.directory / LOGS).mkdir(parents=True, exist_ok=True)
-    code = code_of()
+    code = code_of(grid)
     done: list[Submission] = []
     for batch in batches(cells, max_array(), grid.parallelism):
         behind = _behind(batch, jobs)
@@ -279,17 +280,6 @@ def max_array() -> int:
     return max(1, int(found[1])) if found else MAX_ARRAY
 
 
-def code_of() -> Path:
-    """Return a folder with the package as it is now, which the jobs submitted now will run."""
-    import maskedclip
-
-    return Path(maskedclip.__file__).parents[1]
-
-
-def on_code(code: Path) -> list[str]:
-    """Return the lines of a job that let it run the package in a folder, wherever it starts."""
-    # python -m puts the folder it starts in first, and that may be a checkout edited since
-    return [
-        f"export PYTHONPATH={shlex.quote(str(code))}${{PYTHONPATH:+:$PYTHONPATH}}",
-        "export PYTHONSAFEPATH=1",
-    ]
+def code_of(grid: Grid) -> Path:
+    """Return a folder with the package as it is now, which the cells submitted now will run."""
+    return snapshot(grid.directory / CODE)
