@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from maskedclip.cluster.snapshot import on_code, place_of, snapshot
 from maskedclip.config import Config, LaunchConfig, check_shares
 from maskedclip.job import Job
 from maskedclip.local import deaf_to_ctrl_c, follow, stderr_to
@@ -43,8 +44,11 @@ def submit(config: Config, launch: LaunchConfig) -> None:
         os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     # a run is expected to outlast its time limit, many times if need be
     executor = submitit.AutoExecutor(folder=folder, cluster=cluster, slurm_max_num_timeout=100)
-    executor.update_parameters(**parameters(config.name, launch, cluster, ranks))
+    wanted = parameters(config.name, launch, cluster, ranks)
     folder.mkdir(parents=True, exist_ok=True)
+    if cluster == "slurm":  # it may start days later, and again after that
+        wanted["slurm_setup"] += on_code(snapshot(folder / "code"))
+    executor.update_parameters(**wanted)
     with stderr_to(folder / "submitit.log"), deaf_to_ctrl_c():
         job = executor.submit(Job(config))
     if cluster == "slurm":
@@ -69,7 +73,9 @@ def plan(config: Config, launch: LaunchConfig, cluster: str, ranks: int, folder:
         f"unpaired     {', '.join(config.data.unpaired) or 'none'}",
     ]
     if cluster == "slurm":
-        lines += ["", script(parameters(config.name, launch, cluster, ranks), folder)]
+        wanted = parameters(config.name, launch, cluster, ranks)
+        wanted["slurm_setup"] += on_code(place_of(folder / "code"))
+        lines += ["", script(wanted, folder)]
     if launch.gpus:
         from maskedclip.plan import plan as cost
         from maskedclip.plan_report import report

@@ -86,17 +86,26 @@ def record(facts: dict[str, Any], path: Path) -> None:
 
 
 def _git() -> dict[str, str] | None:
-    """Return the commit and the hash of what differs from it; None outside a checkout."""
-    here = Path(__file__).parent
+    """Return the commit and the hash of what differs from it; None where git has no such code."""
+    package = Path(__file__).parents[1]
+    # a copy of the code that was taken for a job says itself where it is from
+    kept = [package.parent / name for name in ("commit.txt", "changes.diff")]
 
     def ask(*words: str) -> bytes | None:
         try:
-            done = subprocess.run(["git", *words], cwd=here, capture_output=True, check=False)
+            done = subprocess.run(["git", *words], cwd=package, capture_output=True, check=False)
         except FileNotFoundError:
             return None
         return done.stdout if done.returncode == 0 else None
 
-    commit, difference = ask("rev-parse", "HEAD"), ask("diff", "HEAD")
+    commit: bytes | None
+    difference: bytes | None
+    if all(path.is_file() for path in kept):
+        commit, difference = (path.read_bytes() for path in kept)
+    elif ask("ls-files", "--", "__init__.py"):  # else a checkout merely surrounds this package
+        commit, difference = ask("rev-parse", "HEAD"), ask("diff", "--binary", "HEAD", "--", ".")
+    else:
+        return None
     if commit is None or difference is None:
         return None
     digest = hashlib.sha256(difference).hexdigest() if difference else ""
