@@ -76,7 +76,8 @@ Look = Callable[[], Finding]
 def examine(config: Config, named: str, options: DoctorConfig) -> list[Check]:
     """Return every check's outcome, in their order; `named` is the recipe asked for, or empty.
 
-    Checks that need no answer of torch, SLURM or nvidia-smi go on while those are waited for.
+    It may have changes after it, as on a command line. Checks that need no answer of torch, SLURM or
+    nvidia-smi go on while those are waited for.
     """
     recipe = config if named else None
     with ThreadPoolExecutor(8) as pool:
@@ -169,7 +170,7 @@ def _asking(
     listed, seen, cluster = world.cards, world.seen, world.cluster
     wanted = options.gpus if options.gpus is not None else len(listed)
     ranks, cost = max(1, wanted), seen.get("cost")
-    priced = cost is not None and "error" not in cost
+    priced: dict[str, Any] = {} if cost is None or "error" in cost else cost
     sizes = [device["memory"] for device in seen.get("devices") or []]
     membership = services.text_of(Path("/proc/self/cgroup"))
     groups, count = Path("/sys/fs/cgroup"), os.cpu_count() or 1
@@ -190,12 +191,12 @@ def _asking(
         ("GPU memory", fits),
         ("NCCL", partial(gpus.nccl, seen, options.gpus)),
         ("memory", partial(machine.memory, physical, machine.memory_limit(membership, groups),
-                           ranks, cost["snapshot"] if priced and wanted else 0.0)),
+                           ranks, priced.get("snapshot", 0.0) if wanted else 0.0)),
         ("processors", partial(machine.processors, count, usable, ranks, config.data.threads)),
         ("OMP_NUM_THREADS", partial(machine.omp_threads, os.environ.get("OMP_NUM_THREADS"),
                                     usable, ranks)),
         ("--out: room", partial(files.room, files.existing(Path(config.out)),
-                                cost["disk"] if priced else None, config.name)),
+                                priced.get("disk"), config.name)),
         ("shards: ranks", partial(run.shares, recipe, options.nodes * ranks)),
         ("text and weights", partial(run.towers, recipe, named)),
         ("SLURM", partial(slurm.commands, cluster.commands)),
@@ -210,8 +211,12 @@ def _asking(
     ]  # fmt: skip
 
 
-def report(checks: list[Check], took_s: float, named: str, coloured: bool) -> str:
-    """Return the checks as aligned lines, faults with their mends, ending in what to do next."""
+def report(checks: list[Check], took_s: float, launch: str, coloured: bool) -> str:
+    """Return the checks as aligned lines, faults with their mends, ending in what to do next.
+
+    Args:
+        launch: the words of submit_pretrain for this run.
+    """
     width = max(len(check.name) for check in checks)
     lines = []
     for check in checks:
@@ -228,7 +233,7 @@ def report(checks: list[Check], took_s: float, named: str, coloured: bool) -> st
         "",
         f"{len(checks)} checks in {took_s:.1f} s: {shown}; "
         f"the slowest: {slowest.name}, {slowest.seconds:.1f} s",
-        f"next: python launchers/submit_pretrain.py {named or 'demo'} --dry_run"
+        f"next: python launchers/submit_pretrain.py {launch} --dry_run"
         if not counts["failed"]
         else "next: mend what failed, then run this again",
     ]

@@ -130,4 +130,4 @@ def _samples(config: Config, names: Sequence[str]) -> int | None:
         if count is None:
             return None
         total += int(count)
-    return total
+    return total if names else None

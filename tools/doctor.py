@@ -13,8 +13,11 @@ from maskedclip.doctor import USAGE, DoctorConfig, examine, report
 if __name__ == "__main__":
     start = time.perf_counter()
     config, options = read_config(USAGE, DoctorConfig(), default="maskedclip_vitl")
-    words, _ = read_flags()
-    named = words[0] if words else ""
+    words, flags = read_flags()
+    own = ("json", "card", "nodes", "gpus")
+    changes = [f"--{name}={value}" for name, value in flags.items() if name not in own]
+    placed = [f"--{name}={flags[name]}" for name in ("nodes", "gpus") if name in flags]
+    named = " ".join([*words, *changes]) if words else ""
     with one_line_errors():
         checks = examine(config, named, options)
         took_s = time.perf_counter() - start
@@ -22,5 +25,6 @@ if __name__ == "__main__":
             rows = [check._asdict() for check in checks]
             sys.stdout.write(json.dumps({"checks": rows, "seconds": took_s}) + "\n")
         else:
-            sys.stdout.write(report(checks, took_s, named, sys.stdout.isatty()))
+            launch = " ".join([named or "demo", *placed])
+            sys.stdout.write(report(checks, took_s, launch, sys.stdout.isatty()))
     raise SystemExit(any(check.state == "failed" for check in checks))
