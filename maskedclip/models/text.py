@@ -145,5 +145,6 @@ def _missing(name: str) -> Iterator[None]:
             raise ValueError(f"model.text {name}: no BERT in this folder ({error})") from error
         raise ValueError(
             f"model.text {name} is not on this machine; on one with network run "
-            f"`hf download {name}`, or use --model.text=builtin"
+            f"`python tools/prefetch.py --model.text={name}` (or `hf download {name}`), or use "
+            f"--model.text=builtin"
         ) from error
