@@ -76,8 +76,8 @@ Look = Callable[[], Finding]
 def examine(config: Config, named: str, options: DoctorConfig) -> list[Check]:
     """Return every check's outcome, in their order; `named` is the recipe asked for, or empty.
 
-    It may have changes after it, as on a command line. Checks that need no answer of torch, SLURM or
-    nvidia-smi go on while those are waited for.
+    It may have changes after it, as on a command line. Checks that need no answer of torch, SLURM
+    or nvidia-smi go on while those are waited for.
     """
     recipe = config if named else None
     with ThreadPoolExecutor(8) as pool:
