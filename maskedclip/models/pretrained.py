@@ -1,47 +1,59 @@
-"""Weights in and out: exported files of a run, and encoders for fine-tuning with an audit.
+"""Weights in and out: exported files of a run, and encoders of anyone's with an audit.
 
 Our files are safetensors whose header says how to build the network again; no pickle is executed.
 """
 
 import json
 import math
-import pickle
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple, cast
 
+import timm
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from timm.layers import resample_abs_pos_embed
-from timm.models.vision_transformer import VisionTransformer
-from torch import Tensor
+from torch import Tensor, nn
 
+from maskedclip.models import foreign_files
+from maskedclip.models.foreign import Card, Preparation, card_of, contaminated, told_apart
+from maskedclip.models.foreign_files import ENCODER, MODEL, RANDOM, Weights
+from maskedclip.models.foreign_layouts import timm_layout
+from maskedclip.models.foreign_networks import (
+    Facts,
+    Network,
+    build_network,
+    eva_names,
+    facts_of,
+    family_of,
+    grid_of,
+    placed,
+    plain_facts,
+)
 from maskedclip.models.maskedclip import SIZES, MaskedCLIP
+from maskedclip.models.pretrained_audit import LoadReport, Origin, put
 
-ENCODER, MODEL, RANDOM = "encoder.safetensors", "model.safetensors", "random"
-_ENOUGH = 0.95  # share of an encoder's values below which loading is refused
+__all__ = [
+    "ENCODER", "MODEL", "RANDOM", "Carried", "LoadReport", "Network", "begin_from", "carried",
+    "contaminated", "export", "load_encoder", "read_weights", "recognise",
+]  # fmt: skip
 
 
-@dataclass(frozen=True)
-class LoadReport:
-    """What became of the encoder's parameters."""
+class Carried(NamedTuple):
+    """What goes with a loaded network: how it is built, and what it wants done to images."""
 
-    source: str
-    matched: list[str]
-    missing: list[str]  # in the network, not in the file: left at their first values
-    unexpected: list[str]  # in the file, not in the network: not used
-    share: float  # of the network's values (a fresh head left out) that the file gave
+    facts: Facts
+    preparation: Preparation
+    form: str  # its card; empty: ours
+    saw: tuple[str, ...]  # datasets that it was trained on
 
-    def __str__(self) -> str:
-        if self.source == RANDOM:
-            return "an untrained encoder"
-        return (
-            f"{self.source}: {len(self.matched)} tensors loaded, {self.share:.1%} of the network; "
-            f"missing {', '.join(self.missing) or 'none'}; "
-            f"unexpected {', '.join(self.unexpected) or 'none'}"
-        )
+
+class Recognised(NamedTuple):
+    """The encoder in a file of weights, under timm's names, and what is known of it."""
+
+    tensors: dict[str, Tensor]
+    others: list[str]  # what else the file holds
+    carried: Carried
 
 
 def export(weights: Mapping[str, Tensor], shape: Mapping[str, Any], run: Path) -> None:
@@ -66,68 +78,141 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """
     if not path.is_file():
         raise ValueError(f"{path}: no such file; let the run end, or name its directory")
+    return foreign_files.read_safetensors(path)
+
+
+def recognise(weights: Weights) -> Recognised:
+    """Return the encoder in a file of anyone's; ValueError where there is none that we can build.
+
+    What is ours says itself what it is. Of others it is told by the name that was given and by the
+    tensors, and mean and deviation are those of the configuration beside the file, if there is one.
+    """
+    header = weights.header
     try:
-        with safe_open(path, framework="pt") as file:
-            header = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except SafetensorError as error:
-        raise ValueError(f"{path}: not a whole safetensors file ({error})") from error
-    return tensors, json.loads(header.get("maskedclip", "{}"))
+        tensors, others = timm_layout(weights.tensors)
+        family = family_of(tensors)
+        card = (
+            Card(header.get("form", ""), "", family=family, saw=tuple(header.get("saw", ())))
+            if header
+            else card_of(weights.name, family, _fingerprint(weights.tensors))
+        )
+        heads = SIZES[header["size"]].heads if header.get("size") in SIZES else 0
+        facts = header.get("network") or facts_of(tensors, card, heads)
+    except ValueError as error:
+        raise ValueError(f"{weights.name}: {error}") from error
+    tensors = {k: v.float() if v.is_floating_point() else v for k, v in tensors.items()}
+    if family == "eva":
+        tensors = eva_names(tensors)
+    preparation = told_apart(card.preparation, weights.beside or _of_timm(weights.name))
+    if header:
+        preparation = Preparation(int(header.get("image_size", 224)))
+        preparation = preparation._replace(**header.get("preparation", {}))
+    if not preparation.image_size:
+        size = grid_of(tensors, facts) * facts["patch_size"] if family == "vit" else 0
+        preparation = preparation._replace(image_size=size or Preparation().image_size)
+    return Recognised(tensors, others, Carried(facts, preparation, card.name, card.saw))
+
+
+def carried(network: nn.Module) -> Carried:
+    """Return what goes with a network that `load_encoder` made."""
+    return cast(Carried, network.carried)
+
+
+def of_random(size: str) -> Carried:
+    """Return what goes with an untrained encoder of a size of ours."""
+    kind = SIZES[size]
+    facts = plain_facts(kind.width, kind.depth, kind.heads)
+    return Carried(facts, Preparation(), "", ())
+
+
+def network_of(
+    goes_with: Carried,
+    *,
+    image_size: int = 0,
+    num_classes: int = 0,
+    drop_path: float = 0.0,
+    global_pool: str = "avg",
+) -> Network:
+    """Return the untrained network; it carries the facts, as ours and as timm's configuration."""
+    size = image_size or goes_with.preparation.image_size
+    network = build_network(
+        goes_with.facts,
+        image_size=size,
+        num_classes=num_classes,
+        drop_path=drop_path,
+        global_pool=global_pool,
+    )
+    preparation = goes_with.preparation._replace(image_size=size)
+    network.carried = goes_with._replace(preparation=preparation)
+    network.pretrained_cfg = {
+        "input_size": (3, size, size),
+        "mean": preparation.mean,
+        "std": preparation.std,
+        "crop_pct": 1 / preparation.resize,
+        "interpolation": preparation.interpolation,
+    }
+    return network
 
 
 def load_encoder(
     path: str | Path,
     *,
-    image_size: int = 224,
+    image_size: int = 0,
     num_classes: int = 0,
     drop_path: float = 0.0,
     global_pool: Literal["", "avg", "token"] = "avg",
     size: str = "large",
-) -> tuple[VisionTransformer, LoadReport]:
-    """Return a timm ViT with the encoder of `path`, and the report of what was loaded.
+) -> tuple[Network, LoadReport]:
+    """Return a network of timm with the encoder of `path`, and the report of what was loaded.
 
-    path is a run directory, an encoder.safetensors, a MAE or RETFound .pth, or "random" (an
-    untrained encoder of `size`). global_pool is timm's: "avg" puts a fresh norm after the mean of
-    the patch tokens (MAE's fine-tuning), "token" and "" keep the encoder's own final norm.
-    Positions are resampled to image_size. Raises ValueError where the file cannot serve, or gives
-    less than 95 % of the encoder.
+    path is a run directory, an encoder.safetensors, a file of one of the forms in `foreign.py`, the
+    name of one at Hugging Face or timm that is in the cache, or "random" (an untrained encoder of
+    `size`). image_size 0 is the weights' own; positions are resampled to it. global_pool is timm's:
+    "avg" puts a fresh norm after the mean of the patch tokens (MAE's fine-tuning), "token" and ""
+    keep the encoder's own final norm. Raises ValueError where the file cannot serve, or gives less
+    than 95 % of the encoder.
     """
     source = str(path)
-    tensors, shape = ({}, {"size": size}) if source == RANDOM else _read_any(Path(path))
-    kind = SIZES[shape["size"]] if "size" in shape else _guess(tensors, source)
-    patch_size = int(shape.get("patch_size", 16))
-    if image_size % patch_size:
-        raise ValueError(f"image_size {image_size} is not a multiple of {patch_size}, the patch")
-    model = VisionTransformer(
-        img_size=image_size,
-        patch_size=patch_size,
-        embed_dim=kind.width,
-        depth=kind.depth,
-        num_heads=kind.heads,
+    found = None if source == RANDOM else recognise(foreign_files.read(path))
+    network = network_of(
+        found.carried if found else of_random(size),
+        image_size=image_size,
         num_classes=num_classes,
-        drop_path_rate=drop_path,
+        drop_path=drop_path,
         global_pool=global_pool,
     )
-    if source == RANDOM:
-        return model, LoadReport(source, [], [], [], 0.0)
-    if "pos_embed" in tensors:
-        grid = image_size // patch_size
-        tensors["pos_embed"] = resample_abs_pos_embed(tensors["pos_embed"], [grid, grid])
-    return model, _load(model, tensors, source)
+    if found is None:
+        return network, LoadReport(source, [], [], [], 0.0)
+    facts, tensors = found.carried.facts, found.tensors
+    reshaped = []
+    position_1ND = tensors.get("pos_embed")
+    if position_1ND is not None and position_1ND.shape != network.pos_embed.shape:
+        grid = network.patch_embed.grid_size
+        tensors["pos_embed"] = resample_abs_pos_embed(
+            position_1ND, list(grid), num_prefix_tokens=placed(facts)
+        )
+        reshaped = ["pos_embed"]
+    _, _, form, saw = found.carried
+    origin = Origin(source, form, saw, found.others, reshaped)
+    keep = ("fc_norm.",) if facts.get("pooled_norm") and global_pool != "avg" else ()
+    return network, put(network, tensors, origin, keep)
 
 
 def begin_from(model: MaskedCLIP, path: str | Path) -> LoadReport:
     """Put the weights of `path` into a network that is not yet trained, nor sharded.
 
     path is a run directory or a model.safetensors, of which everything is taken, or an encoder as
-    `load_encoder` reads it: MAE's, RETFound's, timm's ImageNet ones, an encoder.safetensors. Their
-    positions stay fixed, the class token's is added to the token itself. Raises ValueError where
-    one tensor of the encoder (of a whole network: of all) is missing or has another shape.
+    `load_encoder` reads it. Its positions stay fixed, the class token's is added to the token
+    itself; layer scale goes into the weights that it follows, and other colours than ours into the
+    patch embedding. Raises ValueError where one tensor of the encoder (of a whole network: of all)
+    is missing or has another shape, or where the encoder has parts that ours has not.
     """
-    source = Path(path)
-    tensors, _ = _read_any(source / MODEL if source.is_dir() else source)
-    if not any(name.startswith("encoder.") for name in tensors):
-        tensors = {f"encoder.{name}": value for name, value in _fixed(tensors, model).items()}
+    weights = foreign_files.read(path, (MODEL, ENCODER))
+    tensors, form, saw = weights.tensors, "", ()
+    if not (weights.header and any(name.startswith("encoder.") for name in tensors)):
+        found = recognise(weights)
+        _, _, form, saw = found.carried
+        tensors = {f"encoder.{k}": v for k, v in _as_ours(found, model, str(path)).items()}
     wanted = model.state_dict()
     begun = "encoder." if all(name.startswith("encoder.") for name in tensors) else ""
     fits = {k: v for k, v in tensors.items() if k in wanted and v.shape == wanted[k].shape}
@@ -137,6 +222,8 @@ def begin_from(model: MaskedCLIP, path: str | Path) -> LoadReport:
         missing=sorted(name for name in wanted if name.startswith(begun) and name not in fits),
         unexpected=sorted(set(tensors) - set(fits)),
         share=sum(fits[name].numel() for name in fits) / sum(v.numel() for v in wanted.values()),
+        form=form,
+        saw=saw,
     )
     if report.missing:
         raise ValueError(
@@ -148,64 +235,53 @@ def begin_from(model: MaskedCLIP, path: str | Path) -> LoadReport:
     return report
 
 
-def _fixed(tensors: dict[str, Tensor], model: MaskedCLIP) -> dict[str, Tensor]:
-    """Return an encoder's tensors with its positions as ours are: of our grid, none for [CLS]."""
-    if "pos_embed" not in tensors or "cls_token" not in tensors:
-        return tensors
+def _as_ours(found: Recognised, model: MaskedCLIP, source: str) -> dict[str, Tensor]:
+    """Return an encoder's tensors that give in our encoder what they give in their own."""
+    facts, tensors = found.carried.facts, dict(found.tensors)
+    plain = plain_facts(0, 0, 0)
+    parts = ("family", "mlp", "activation", "qkv_bias", "registers", "class_position", "pre_norm")
+    for part in parts:
+        if facts[part if facts["family"] != "resnet50" else "family"] != plain[part]:
+            raise ValueError(
+                f"init_from {source}: {found.carried.form or 'its encoder'} has {part} "
+                f"{facts.get(part)!r} and ours {plain[part]!r}; begin from a plain ViT such as "
+                f"MAE, RETFound or ImageNet-21K"
+            )
+    for name in [name for name in tensors if ".ls" in name and name.endswith(".gamma")]:
+        stem = name.replace(".ls1.gamma", ".attn.proj").replace(".ls2.gamma", ".mlp.fc2")
+        gamma_D = tensors.pop(name)
+        tensors[f"{stem}.weight"] = gamma_D[:, None] * tensors[f"{stem}.weight"]
+        tensors[f"{stem}.bias"] = gamma_D * tensors[f"{stem}.bias"]
     grid = math.isqrt(model.encoder.pos_embed.shape[1] - 1)
-    position = resample_abs_pos_embed(tensors["pos_embed"].float(), [grid, grid])
-    return tensors | {
-        "cls_token": tensors["cls_token"] + position[:, :1],
-        "pos_embed": torch.cat([torch.zeros_like(position[:, :1]), position[:, 1:]], dim=1),
-    }
+    position = resample_abs_pos_embed(tensors["pos_embed"], [grid, grid])
+    tensors["cls_token"] = tensors["cls_token"] + position[:, :1]
+    tensors["pos_embed"] = torch.cat([torch.zeros_like(position[:, :1]), position[:, 1:]], dim=1)
+    _recolour(tensors, found.carried.preparation)
+    return tensors
 
 
-def _load(model: VisionTransformer, tensors: dict[str, Tensor], source: str) -> LoadReport:
-    wanted = model.state_dict()
-    # made anew for the task: MAE drops the final norm where it pools patches
-    fresh = {name for name in wanted if name.startswith(("head.", "fc_norm."))}
-    fits = {k: v for k, v in tensors.items() if k in wanted and v.shape == wanted[k].shape}
-    fits = {name: tensor for name, tensor in fits.items() if name not in fresh}
-    encoder = {name: tensor.numel() for name, tensor in wanted.items() if name not in fresh}
-    share = sum(encoder[name] for name in fits) / sum(encoder.values())
-    report = LoadReport(
-        source=source,
-        matched=sorted(fits),
-        missing=sorted(set(encoder) - set(fits)),
-        unexpected=sorted(set(tensors) - set(fits)),
-        share=share,
+def _recolour(tensors: dict[str, Tensor], theirs: Preparation) -> None:
+    """Let the patch embedding take our colours: x_theirs = (x_ours * std + mean - mean') / std'."""
+    ours = Preparation()
+    if (theirs.mean, theirs.std) == (ours.mean, ours.std):
+        return
+    mean_C, std_C = torch.tensor(ours.mean), torch.tensor(ours.std)
+    mean_their_C, std_their_C = torch.tensor(theirs.mean), torch.tensor(theirs.std)
+    weight_DCHW = tensors["patch_embed.proj.weight"]
+    shift_C = (mean_C - mean_their_C) / std_their_C
+    tensors["patch_embed.proj.bias"] = tensors["patch_embed.proj.bias"] + torch.einsum(
+        "dchw,c->d", weight_DCHW, shift_C
     )
-    if share < _ENOUGH:
-        raise ValueError(f"{report}; this file is no encoder of that shape")
-    model.load_state_dict(fits, strict=False)
-    return report
+    tensors["patch_embed.proj.weight"] = weight_DCHW * (std_C / std_their_C)[:, None, None]
 
 
-def _read_any(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    if path.is_dir():
-        return read_weights(path / ENCODER)
-    if path.suffix == ".safetensors":
-        return read_weights(path)
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise ValueError(f"{path}: no such run or file of weights") from None
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        raise ValueError(
-            f"{path}: holds more than tensors, or is damaged; convert it to safetensors first"
-        ) from error
-    tensors = content.get("model", content)
-    decoder = ("decoder_", "mask_token")
-    return {name: value for name, value in tensors.items() if not name.startswith(decoder)}, {}
+def _fingerprint(tensors: Mapping[str, Tensor]) -> list[str]:
+    return [f"{name} {tensor.shape[0] if tensor.ndim else 0}" for name, tensor in tensors.items()]
 
 
-def _guess(tensors: Mapping[str, Tensor], source: str) -> Any:
-    """Return the row of SIZES that a foreign state dict has."""
-    if "cls_token" not in tensors:
-        raise ValueError(f"{source}: no cls_token among its tensors, so no ViT encoder")
-    width = tensors["cls_token"].shape[-1]
-    depth = len({name.split(".")[1] for name in tensors if name.startswith("blocks.")})
-    for kind in SIZES.values():
-        if (kind.width, kind.depth) == (width, depth):
-            return kind
-    raise ValueError(f"{source}: a ViT of width {width} and {depth} blocks is not known here")
+def _of_timm(name: str) -> dict[str, Any]:
+    """Return timm's own configuration of weights that go by its name, empty for others."""
+    if not timm.is_model(name.split(".")[0]):
+        return {}
+    found = timm.get_pretrained_cfg(name, allow_unregistered=True)
+    return {"mean": found.mean, "std": found.std} if found else {}

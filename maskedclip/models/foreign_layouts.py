@@ -1,0 +1,152 @@
+"""Tensors of a foreign state dict under timm's names: prefixes off, attention fused, pieces joined.
+
+A layout is a table of (regular expression, what stands in its place), applied in order. Which one
+it is, one tensor tells.
+"""
+
+import math
+import re
+from collections.abc import Iterable, Mapping
+
+import torch
+from torch import Tensor
+
+# what wraps a module without being part of it
+_WRAPPERS = r"(?<![^.])(module|_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\."
+# a tensor that each encoder begins with; what stands before it is the encoder's prefix
+_FIRST = (
+    "cls_token",
+    "class_embedding",
+    "embeddings.cls_token",
+    "embeddings.class_embedding",
+    "conv1.weight",
+)
+# of several encoders in a file, one with none of these words in its prefix is taken
+_OTHERS = ("momentum", "student", "ema", "decoder", "text")
+_CONSTANTS = (".bias_mask", "rope_embed.periods")  # of DINOv3: made anew by any network
+
+_TIMM = (
+    (r"^blocks\.\d+\.(\d+)\.", r"blocks.\1."),  # DINOv2's chunks; the second number counts through
+    (r"^(register_tokens|storage_tokens)$", "reg_token"),
+    (r"\.gamma_([12])$", r".ls\1.gamma"),
+    (r"\.mlp\.w12\.", ".mlp.fc1."),
+    (r"\.mlp\.w1\.", ".mlp.fc1_g."),
+    (r"\.mlp\.w2\.", ".mlp.fc1_x."),
+    (r"\.mlp\.w3\.", ".mlp.fc2."),
+    (r"\.attn\.([qkv])_proj\.", r".attn.\1."),
+    (r"\.attn\.([qkv])_bias$", r".attn.\1.bias"),
+)
+_OPENAI = (
+    (r"^class_embedding$", "cls_token"),
+    (r"^positional_embedding$", "pos_embed"),
+    (r"^conv1\.", "patch_embed.proj."),
+    (r"^ln_pre\.", "norm_pre."),
+    (r"^ln_post\.", "norm."),
+    (r"^transformer\.resblocks\.", "blocks."),
+    (r"\.ln_([12])\.", r".norm\1."),
+    (r"\.in_proj_(weight|bias)$", r".qkv.\1"),
+    (r"\.out_proj\.", ".proj."),
+    (r"\.mlp\.c_fc\.", ".mlp.fc1."),
+    (r"\.mlp\.c_proj\.", ".mlp.fc2."),
+    (r"\.ls_([12])\.gamma$", r".ls\1.gamma"),
+)
+_TRANSFORMERS = (
+    (r"^embeddings\.(cls_token|class_embedding)$", "cls_token"),
+    (r"^embeddings\.(position_embeddings|position_embedding\.weight)$", "pos_embed"),
+    (r"^embeddings\.mask_token$", "mask_token"),
+    (r"^embeddings\.register_tokens$", "reg_token"),
+    (r"^embeddings\.patch_embeddings?\.(projection\.)?", "patch_embed.proj."),
+    (r"^(encoder\.|model\.)?layers?\.", "blocks."),
+    (r"^(layernorm|post_layernorm)\.", "norm."),
+    (r"^pre_layrnorm\.", "norm_pre."),
+    (r"\.(attention\.attention|attention|self_attn)\.(q|k|v)(uery|ey|alue|_proj)\.", r".attn.\2."),
+    (r"\.(attention\.output\.dense|attention\.o_proj|self_attn\.out_proj)\.", ".attn.proj."),
+    (r"\.(layernorm_before|layer_norm1)\.", ".norm1."),
+    (r"\.(layernorm_after|layer_norm2)\.", ".norm2."),
+    (r"\.intermediate\.dense\.", ".mlp.fc1."),
+    (r"\.output\.dense\.", ".mlp.fc2."),
+    (r"\.mlp\.weights_in\.", ".mlp.fc1."),
+    (r"\.mlp\.weights_out\.", ".mlp.fc2."),
+    (r"\.mlp\.gate_proj\.", ".mlp.fc1_g."),
+    (r"\.mlp\.down_proj\.", ".mlp.fc2."),
+    (r"\.layer_scale([12])\.lambda1$", r".ls\1.gamma"),
+)
+_LAYOUTS = {
+    "class_embedding": _OPENAI,
+    "embeddings.cls_token": _TRANSFORMERS,
+    "embeddings.class_embedding": _TRANSFORMERS,
+    "cls_token": _TIMM,
+    "conv1.weight": (),  # a ResNet: torchvision's names are timm's
+}
+
+
+def timm_layout(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
+    """Return the encoder's tensors under timm's names, and the names of all others in the file.
+
+    The others, text towers and second encoders, keep their own names. Raises ValueError where no
+    ViT or ResNet begins.
+    """
+    plain = {re.sub(_WRAPPERS, "", name): tensor for name, tensor in tensors.items()}
+    prefix = _prefix(plain)
+    inside = {
+        name.removeprefix(prefix): tensor
+        for name, tensor in plain.items()
+        if name.startswith(prefix) and not name.endswith(_CONSTANTS)
+    }
+    others = [name for name in plain if not name.startswith(prefix)]
+    first = next(name for name in _LAYOUTS if name in inside)
+    found: dict[str, Tensor] = {}
+    gated = any(".mlp.gate_proj." in name for name in inside)
+    for name, tensor in inside.items():
+        for pattern, place in _LAYOUTS[first]:
+            name = re.sub(pattern, place, name)
+        name = name.replace(".mlp.up_proj.", ".mlp.fc1_x." if gated else ".mlp.fc1.")
+        found[name] = tensor
+    _fuse(found)
+    _shape(found)
+    return found, others
+
+
+def _prefix(names: Iterable[str]) -> str:
+    prefixes = {
+        name.removesuffix(first)
+        for name in names
+        for first in _FIRST
+        if name == first or name.endswith(f".{first}")
+    }
+    if not prefixes:
+        raise ValueError("no cls_token, class_embedding or conv1 among its tensors, so no encoder")
+
+    def rank(prefix: str) -> tuple[bool, int, str]:
+        return any(word in prefix for word in _OTHERS), len(prefix), prefix
+
+    return min(prefixes, key=rank)
+
+
+def _fuse(tensors: dict[str, Tensor]) -> None:
+    """Put separate queries, keys and values into one tensor; a bias that is left out is zero."""
+    for name in [name for name in tensors if name.endswith(".attn.q.weight")]:
+        stem = name.removesuffix("q.weight")
+        weights = [tensors.pop(f"{stem}{part}.weight") for part in "qkv"]
+        tensors[f"{stem}qkv.weight"] = torch.cat(weights)
+    for name in [name for name in tensors if name.endswith(".attn.q.bias")]:
+        stem = name.removesuffix("q.bias")
+        zero = torch.zeros_like(tensors[name])
+        biases = [tensors.pop(f"{stem}{part}.bias", zero) for part in "qkv"]
+        tensors[f"{stem}qkv.bias"] = torch.cat(biases)
+
+
+def _shape(tensors: dict[str, Tensor]) -> None:
+    """Give class token and positions their axes; take a class position out from under registers."""
+    for name, axes in (("cls_token", 3), ("pos_embed", 3)):
+        while name in tensors and tensors[name].ndim < axes:
+            tensors[name] = tensors[name][None]
+    if "reg_token" in tensors and not tensors["reg_token"].shape[1]:
+        del tensors["reg_token"]
+    position_1ND = tensors.get("pos_embed")
+    if position_1ND is None or "reg_token" not in tensors:
+        return
+    if math.isqrt(position_1ND.shape[1] - 1) ** 2 == position_1ND.shape[1] - 1:
+        # as timm has it: only patches have positions, that of [CLS] is added to it for good
+        tensors["cls_token"] = tensors["cls_token"] + position_1ND[:, :1]
+        tensors["pos_embed"] = position_1ND[:, 1:]

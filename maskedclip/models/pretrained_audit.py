@@ -1,0 +1,123 @@
+"""What became of every tensor when weights were loaded, and when that is too little."""
+
+import logging
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from torch import Tensor, nn
+
+logger = logging.getLogger(__name__)
+ENOUGH = 0.95  # share of an encoder's values below which loading is refused
+_LINES = 12  # groups of names that are listed
+_FRESH = ("head.", "fc_norm.", "fc.")  # made anew for each task
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """What became of the encoder's parameters."""
+
+    source: str
+    matched: list[str]
+    missing: list[str]  # in the network, not in the file: left at their first values
+    unexpected: list[str]  # in the file, not in the network: not used
+    share: float  # of the network's values (a fresh head left out) that the file gave
+    reshaped: list[str] = field(default_factory=list)  # resampled to another grid; of `matched`
+    form: str = ""  # the card that the weights were told by
+    saw: tuple[str, ...] = ()  # datasets that they were trained on
+
+    def __str__(self) -> str:
+        if not (self.matched or self.missing):
+            return "an untrained encoder"
+        form = f" ({self.form})" if self.form else ""
+        resampled = f"; resampled {', '.join(self.reshaped)}" if self.reshaped else ""
+        return (
+            f"{self.source}{form}: {len(self.matched)} tensors loaded, {self.share:.1%} of the "
+            f"network; missing {_short(self.missing)}; unexpected {_short(self.unexpected)}"
+            f"{resampled}"
+        )
+
+    def table(self) -> str:
+        """Return the same as lines, for a log."""
+        lines = [str(self)]
+        for word in ("matched", "reshaped", "missing", "unexpected"):
+            groups = grouped(getattr(self, word))
+            lines += [f"  {word:10} {line}" for line in groups[:_LINES]]
+            if len(groups) > _LINES:
+                lines.append(f"  {word:10} and {len(groups) - _LINES} more kinds")
+        return "\n".join(lines)
+
+    def facts(self) -> dict[str, Any]:
+        """Return what is kept in a run."""
+        return {
+            "source": self.source, "form": self.form, "share": self.share,
+            "matched": len(self.matched), "reshaped": self.reshaped,
+            "missing": grouped(self.missing), "unexpected": grouped(self.unexpected),
+            "saw": list(self.saw),
+        }  # fmt: skip
+
+
+def grouped(names: Iterable[str]) -> list[str]:
+    """Return names with their numbers left out, and how many there are of each."""
+    counts = Counter(re.sub(r"(?<=\.)\d+(?=\.)", "N", name) for name in names)
+    return [name if count == 1 else f"{name} ({count})" for name, count in counts.items()]
+
+
+class Origin(NamedTuple):
+    """Where tensors come from."""
+
+    source: str
+    form: str
+    saw: tuple[str, ...]
+    others: list[str]  # what else the file holds
+    reshaped: list[str]  # tensors that were resampled
+
+
+def put(
+    network: nn.Module, tensors: Mapping[str, Tensor], origin: Origin, keep: tuple[str, ...] = ()
+) -> LoadReport:
+    """Put the tensors into a network, its head left fresh; return what became of each.
+
+    Args:
+        keep: beginnings of names that are no fresh head here, though they look like one.
+
+    Raises ValueError, and logs the table, where they are less than 95 % of the network, or some
+    are of blocks and have no place in it.
+    """
+    wanted = network.state_dict()
+    fresh = {name for name in wanted if name.startswith(_FRESH) and not name.startswith(keep)}
+    fits = {
+        name: tensor
+        for name, tensor in tensors.items()
+        if name in wanted and name not in fresh and tensor.shape == wanted[name].shape
+    }
+    encoder = {name: tensor.numel() for name, tensor in wanted.items() if name not in fresh}
+    report = LoadReport(
+        source=origin.source,
+        matched=sorted(fits),
+        missing=sorted(set(encoder) - set(fits)),
+        unexpected=sorted([*(set(tensors) - set(fits)), *origin.others]),
+        share=sum(encoder[name] for name in fits) / sum(encoder.values()),
+        reshaped=origin.reshaped,
+        form=origin.form,
+        saw=origin.saw,
+    )
+    strange = sorted(name for name in tensors if name.startswith("blocks.") and name not in fits)
+    if report.share < ENOUGH or strange:
+        logger.error("%s", report.table())
+        lost = report.missing[0] if report.missing else strange[0]
+        raise ValueError(
+            f"{origin.source}: gives {report.share:.1%} of {origin.form or 'the encoder'} and "
+            f"{len(strange)} tensors of blocks that it has no place for, the first {lost}; at "
+            f"least {ENOUGH:.0%} and none are asked for: it is of another form"
+        )
+    network.load_state_dict(fits, strict=False)
+    return report
+
+
+def _short(names: list[str]) -> str:
+    groups = grouped(names)
+    more = f" and {len(groups) - 4} more kinds" if len(groups) > 4 else ""
+    return (", ".join(groups[:4]) + more) or "none"
