@@ -12,6 +12,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import torch
+
 _PACKAGES = ("torch", "timm", "transformers", "numpy", "scikit-learn", "webdataset", "submitit")
 
 MANIFEST, EXCLUSIONS = "manifest.json", "exclude.csv"
@@ -41,6 +43,7 @@ def provenance(
         "seed": seed,
         "world": world,
         "host": platform.node(),
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
         "slurm": {k: v for k, v in sorted(os.environ.items()) if k.startswith("SLURM_JOB")},
         "command": shlex.join(sys.argv),
     }
