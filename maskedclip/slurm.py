@@ -172,3 +172,9 @@ def _ranks(launch: LaunchConfig, cluster: str) -> int:
         )
     ranks = wanted or launch.cpu_ranks
     return 1 if cluster == "debug" else ranks
+
+
+if __name__ == "__main__":
+    from maskedclip.board_command import main
+
+    raise SystemExit(main())

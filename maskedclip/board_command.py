@@ -1,0 +1,245 @@
+"""See how a grid or a run stands, submit again what failed, or end it.
+
+    python -m maskedclip.slurm status GRID_OR_RUN [--watch=30] [--json]
+    python -m maskedclip.slurm status GRID_OR_RUN --why=CELL
+    python -m maskedclip.slurm retry  GRID_OR_RUN
+    python -m maskedclip.slurm cancel GRID_OR_RUN
+
+status shows a line a cell; --why says why one failed, and what to do. retry submits what failed,
+was cancelled or is missing, and nothing that is done, waits or runs. cancel ends the jobs of that
+grid or run, and no others.
+"""
+
+import difflib
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from maskedclip.board import rows_of
+from maskedclip.board_evidence import Logs, evidence
+from maskedclip.board_runs import LAUNCH, Opened, cell_of, known_places, opened
+from maskedclip.board_text import ACTIVE, DONE, LOST, OPEN, STATES, Row, summary, table
+from maskedclip.cluster import processes, queue
+from maskedclip.cluster.causes import cause_of
+from maskedclip.command import check_flags, one_line_errors, read_flags, stop
+from maskedclip.config import override
+from maskedclip.grid import PRETRAIN, REPORT, run_of
+
+_ALL = 1 << 20  # bytes of each log that a cause is looked for in
+_CHUNK = 200  # jobs that scancel is given at a time
+_PATIENCE_S = 60.0  # for a local process to save and leave
+_ME = "python -m maskedclip.slurm"
+
+
+@dataclass(frozen=True, kw_only=True)
+class StatusConfig:
+    """What status shows."""
+
+    why: str = ""  # a cell: why it failed, and what to do
+    watch: float = 0.0  # seconds between looks, until nothing waits or runs; 0: one look
+    json: bool = False  # one JSON object instead of text
+
+    def __post_init__(self) -> None:
+        if self.watch < 0 or 0 < self.watch < 1:
+            raise ValueError(f"watch {self.watch:g}: at least 1 second, or 0 for one look")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Carry out the command line; return the exit code."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    # a bare --json would take the next word as its value
+    words, flags = read_flags(["--json=true" if word == "--json" else word for word in given])
+    if not (flags.keys() & {"help", "h"}) and not words:
+        stop("say what to do: status, retry or cancel, and of which grid or run; see --help")
+    check_flags(__doc__, StatusConfig(), flags, ())
+    verbs = {"status": _status, "retry": _retry, "cancel": _cancel}
+    if words[0] not in verbs:
+        near = difflib.get_close_matches(words[0], verbs, n=1)
+        stop(f"no command {words[0]!r}; did you mean {near[0] if near else 'status'}?")
+    if len(words) == 1:
+        places = known_places()
+        found = f"there is {', '.join(places[:8])}" if places else "as runs/grids/NAME"
+        stop(f"{words[0]}: name a grid or a run; {found}")
+    if len(words) > 2:
+        stop(f"{words[2]!r}: one grid or run is enough")
+    if flags and words[0] != "status":
+        stop(f"{words[0]} has no flag --{next(iter(flags))}; only status has")
+    with one_line_errors():
+        config = override(StatusConfig(), flags)
+        return verbs[words[0]](words[1], config)
+
+
+def _status(name: str, config: StatusConfig) -> int:
+    if config.why:
+        return _why(name, config)
+    if not config.watch:
+        sys.stdout.write(_shown(opened(name), name, as_json=config.json)[0])
+        return 0
+    try:
+        while True:
+            text, active = _shown(opened(name), name, as_json=config.json)
+            clear = "\033[2J\033[H" if sys.stdout.isatty() and not config.json else ""
+            sys.stdout.write(clear + text)
+            sys.stdout.flush()
+            if not active:
+                return 0
+            time.sleep(config.watch)
+    except KeyboardInterrupt:
+        return 0
+
+
+def _shown(found: Opened, name: str, *, as_json: bool) -> tuple[str, bool]:
+    """Return the board as text, and whether anything waits or runs."""
+    rows = rows_of(found.grid, found.submitted)
+    active = any(row.state in ACTIVE for row in rows)
+    place = str(found.run or found.grid.directory)
+    if as_json:
+        counts = {state: sum(row.state == state for row in rows) for state in STATES}
+        content = {"place": place, "counts": counts, "cells": [row._asdict() for row in rows]}
+        return json.dumps(content, allow_nan=False) + "\n", active
+    head = f"{place}: {summary(rows)} ({time.strftime('%H:%M:%S')})"
+    return f"{head}\n\n{table(rows)}\n{_next(found, name, rows)}", active
+
+
+def _next(found: Opened, name: str, rows: Sequence[Row]) -> str:
+    """Return the commands that are of use now."""
+    troubled = [row for row in rows if row.state in OPEN]
+    active = any(row.state in ACTIVE for row in rows)
+    told = [row for row in troubled if row.job]
+    lines = [f"{_ME} status {name} --why={told[0].cell}"] if told else []
+    if troubled and not (active and all(row.state == LOST for row in troubled)):
+        lines.append(f"{_ME} retry {name}")
+    if active:
+        lines.append(f"{_ME} status {name} --watch=30")
+    if all(row.state == DONE for row in rows):
+        reports = [cell for cell in found.grid.cells if cell.stage == REPORT]
+        runs = [str(run_of(found.grid, cell)) for cell in found.grid.cells]
+        if reports:
+            lines.append(f"open {run_of(found.grid, reports[0]) / 'index.html'}")
+        elif found.grid.cells[0].stage == PRETRAIN and found.run:
+            lines.append(f"python -m maskedclip.finetune {found.run} --dataset shards/DATASET")
+        else:
+            lines.append(f"python -m maskedclip.report {runs[0]} --out report")
+    return "".join(f"{'next: ' if i == 0 else '      '}{line}\n" for i, line in enumerate(lines))
+
+
+def _why(name: str, config: StatusConfig) -> int:
+    found = opened(name)
+    cell = cell_of(found.grid, config.why)
+    row = next(row for row in rows_of(found.grid, found.submitted) if row.cell == cell.name)
+    mine = [each for each in found.submitted if each.cell == cell.name]
+    logs = Logs(found.grid).of(mine[-1]) if mine else []
+    answer = queue.JobState("", "was never submitted")
+    if mine:
+        answer = queue.ask([mine[-1].job])[mine[-1].job]
+    facts: dict[str, Any] = {"cell": row.cell, "stage": row.stage, "state": row.state}
+    facts |= {"note": row.note, "job": row.job, "attempt": row.attempt, "slurm": answer._asdict()}
+    cause = None
+    if row.state in OPEN and logs:
+        cause = cause_of(evidence(logs, answer, _ALL))
+        facts |= cause._asdict()
+    facts["logs"] = [str(path) for path in logs]
+    if config.json:
+        sys.stdout.write(json.dumps(facts, allow_nan=False) + "\n")
+        return 0
+    lines = [f"{row.cell}: {row.state}" + (f": {row.note}" if row.note else "")]
+    if mine:
+        words = (answer.state or "not known", answer.exit_code, answer.reason)
+        at = f" on {answer.node}" if answer.node else ""
+        told = ", ".join(word for word in words if word)
+        lines.append(f"job     {row.job or 'on this machine'}, attempt {row.attempt}: {told}{at}")
+    if cause is not None:
+        lines += [f"cause   {cause.kind}: {cause.line}", f"mend    {cause.remedy}"]
+    lines += [f"{'log' if i == 0 else '':8}{path}" for i, path in enumerate(logs)]
+    if cause is not None and cause.traceback:
+        lines += ["", cause.traceback.rstrip()]
+    after = f"retry {name}" if row.state in OPEN else f"status {name}"
+    sys.stdout.write("\n".join([*lines, "", f"next: {_ME} {after}"]) + "\n")
+    return 0
+
+
+def _retry(name: str, _: StatusConfig) -> int:
+    found = opened(name)
+    rows = rows_of(found.grid, found.submitted)
+    again = [row for row in rows if row.state in OPEN and row.state != LOST]
+    lost = [row for row in rows if row.state == LOST]
+    for row in lost:
+        sys.stderr.write(f"{row.cell}: left alone, as it may still run: {row.note}\n")
+    if not again:
+        sys.stdout.write(f"nothing to submit again: {summary(rows)}\n")
+        sys.stdout.write(f"next: {_ME} status {name}\n")
+        return 1 if lost else 0
+    if found.run is not None:
+        return _retry_run(found)
+    from maskedclip import grid_jobs
+
+    done = grid_jobs.submit(found.grid, [cell_of(found.grid, row.cell) for row in again])
+    for each in done:
+        sys.stdout.write(f"submitted {each.cell}: job {each.job}, attempt {each.attempt}\n")
+    sys.stdout.write(f"next: {_ME} status {name} --watch=30\n")
+    return 0
+
+
+def _retry_run(found: Opened) -> int:
+    """Submit a single run as it was submitted before."""
+    assert found.run is not None
+    (cell,) = found.grid.cells
+    launch = found.grid.launch[cell.stage]
+    if cell.stage != PRETRAIN or not launch:
+        raise ValueError(
+            f"{found.run}: has no jobs/{LAUNCH} that says how it was submitted; give the command "
+            f"that began it again: it goes on from the last checkpoint"
+        )
+    from maskedclip.config import Config, LaunchConfig
+    from maskedclip.slurm import submit
+
+    fields = cell.config | {"out": str(found.run.parent)}
+    submit(override(Config(), fields), override(LaunchConfig(), launch))
+    return 0
+
+
+def _cancel(name: str, _: StatusConfig) -> int:
+    found = opened(name)
+    jobs = list(dict.fromkeys(each.job for each in found.submitted if each.job))
+    told = queue.ask(jobs)
+    going = [job for job in jobs if told[job].state in queue.ACTIVE]
+    unknown = [job for job in jobs if not told[job].state]
+    local = [job for job in going if processes.is_name(job)]
+    slurm = [job for job in going if job not in local]
+    for start in range(0, len(slurm), _CHUNK):
+        _scancel(slurm[start : start + _CHUNK])
+    ended = sum(processes.end(job) for job in local)
+    _wait_for(local)
+    sys.stdout.write(f"cancelled {len(slurm) + ended} of {len(jobs)} jobs\n")
+    for job in unknown:
+        sys.stderr.write(f"{job}: not cancelled, as nothing is known of it: {told[job].reason}\n")
+    sys.stdout.write(f"next: {_ME} status {name}\n")
+    return 1 if unknown else 0
+
+
+def _scancel(jobs: Sequence[str]) -> None:
+    try:
+        done = subprocess.run(["scancel", *jobs], capture_output=True, text=True, timeout=60)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise RuntimeError(f"scancel: {error}; jobs {jobs[0]} ... may still run") from None
+    # what has ended meanwhile is no fault
+    faults = [x for x in done.stderr.splitlines() if x.strip() and "Invalid job id" not in x]
+    if done.returncode and faults:
+        raise RuntimeError(f"scancel: {faults[-1].strip()}; give the same command again")
+
+
+def _wait_for(names: Sequence[str]) -> None:
+    """Wait until processes have saved and left; say which have not."""
+    end = time.monotonic() + _PATIENCE_S
+    left = [name for name in names if processes.alive(name)]
+    if left:
+        sys.stderr.write(f"waiting for {len(left)} processes to save and leave\n")
+    while left and time.monotonic() < end:
+        time.sleep(0.1)
+        left = [name for name in left if processes.alive(name)]
+    for name in left:
+        sys.stderr.write(f"{name}: still runs after {_PATIENCE_S:g} s; kill it by its number\n")
