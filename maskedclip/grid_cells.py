@@ -4,7 +4,7 @@ Paths in a manifest are absolute: jobs start elsewhere, and later.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,6 @@ TABLES = {
     "2": ("mae_clip", "mae_clip_bridge", "maskedclip"),
 }
 REPORTED = "report"  # the cell, and its folder in the grid
-_BATCHES = ("data.paired_batch", "data.unpaired_batch")
 _PLACES = ("data.paired", "data.unpaired")
 # of a fine-tuning: places that are told by their content, and speed
 _FREE = ("out", "threads", "dataset", "weights", "split")
@@ -25,8 +24,7 @@ _FREE = ("out", "threads", "dataset", "weights", "split")
 def system(recipe: Config, base: Config | None, changes: Mapping[str, Any]) -> Config:
     """Return a system's recipe as `base` and `changes` have it; what it does without stays away.
 
-    A number that is 0 in the recipe and not in the paper's run stays 0, and the images of a step
-    keep their proportion to the paper's: a system without pairs learns from all images alone.
+    That is a number that is 0 in the recipe, or a switch that is off, and not in the paper's run.
 
     Args:
         base: a recipe, such as demo, whose differences from the paper's run are taken over.
@@ -39,16 +37,8 @@ def system(recipe: Config, base: Config | None, changes: Mapping[str, Any]) -> C
     wanted |= changes
     for name in ("name", "out", "after.datasets", "after.task"):
         wanted.pop(name, None)
-    for name in _BATCHES:
-        if name in wanted:
-            wanted[name] = round(int(wanted[name]) * own[name] / usual[name])
     without = [name for name in wanted if _off(own[name]) and not _off(usual[name])]
-    config = override(recipe, {k: v for k, v in wanted.items() if k not in without})
-    if not config.data.paired_batch:
-        both = (*config.data.paired, *config.data.unpaired)
-        data = replace(config.data, paired=(), unpaired=both, paired_weights=())
-        config = replace(config, data=data)
-    return config
+    return override(recipe, {k: v for k, v in wanted.items() if k not in without})
 
 
 def _off(value: Any) -> bool:
@@ -60,7 +50,7 @@ def pretrainings(systems: Mapping[str, Config], out: Path) -> list[Cell]:
     cells = []
     for name, config in systems.items():
         own = flat(asdict(config))
-        places = {place: _absolute(own[place]) for place in _PLACES}
+        places: dict[str, Any] = {place: _absolute(own[place]) for place in _PLACES}
         places["init_from"] = str(Path(config.init_from).absolute()) if config.init_from else ""
         config = override(config, {**places, "name": name, "out": str(out.absolute())})
         cells.append(Cell(name, PRETRAIN, flat(asdict(config)), ()))
@@ -76,7 +66,7 @@ def finetunings(configs: Sequence[FinetuneConfig], pretrained: Sequence[Cell]) -
 
     It needs the pre-training in whose directory its weights are, if one of `pretrained` is that.
     """
-    by_place = {_place(cell): cell.name for cell in pretrained}
+    by_place = {run_directory(cell): cell.name for cell in pretrained}
     cells = []
     for config in configs:
         places = {
@@ -90,15 +80,16 @@ def finetunings(configs: Sequence[FinetuneConfig], pretrained: Sequence[Cell]) -
     return cells
 
 
-def _place(cell: Cell) -> str:
+def run_directory(cell: Cell) -> str:
+    """Return where a pre-training or a fine-tuning runs."""
     return str(Path(cell.config["out"]) / cell.config["name"])
 
 
-def reporting(cells: Sequence[Cell], directory: Path, options: Mapping[str, Any]) -> Cell:
+def reporting(cells: Sequence[Cell], directory: Path) -> Cell:
     """Return the cell that reports on all fine-tunings; it comes behind them and needs none."""
     tuned = [cell for cell in cells if cell.stage == FINETUNE]
-    config = {"runs": [_place(cell) for cell in tuned], "out": str(directory.absolute())}
-    return Cell(REPORTED, REPORT, {**options, **config}, tuple(cell.name for cell in tuned))
+    config = {"runs": [run_directory(cell) for cell in tuned], "out": str(directory.absolute())}
+    return Cell(REPORTED, REPORT, config, tuple(cell.name for cell in tuned))
 
 
 def joined(before: Path, cells: Sequence[Cell]) -> list[Cell]:
@@ -152,9 +143,9 @@ def launches(launch: Mapping[str, Any], hours: float) -> dict[str, dict[str, Any
 
 def grid_of(
     directory: Path, cells: Sequence[Cell], launch: Mapping[str, Any], hours: float,
-    cluster: str, parallelism: int | None, options: Mapping[str, Any],
+    cluster: str, parallelism: int | None,
 ) -> Grid:  # fmt: skip
     """Return the grid of a directory: its cells of before, `cells`, and a report on all."""
     every = joined(directory, cells)
-    every.append(reporting(every, directory / REPORTED, options))
+    every.append(reporting(every, directory / REPORTED))
     return Grid(directory, tuple(every), launches(launch, hours), cluster, parallelism)

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 WAITS = 3  # exit code of a cell whose needs are not finished
-MAX_ARRAY = 1001  # elements of an array, where SLURM is not asked: its own default
+_MAX_ARRAY = 1001  # elements of an array, where SLURM is not asked: its own default
 LOCK = ".lock"
 
 
@@ -203,12 +203,11 @@ def _submit(grid: Grid) -> list[Submission]:
         return []
     attempts = _attempts(grid)
     (grid.directory / LOGS).mkdir(parents=True, exist_ok=True)
-    code = code_of(grid)
+    code = on_code(code_of(grid))
     done: list[Submission] = []
-    for batch in batches(cells, max_array(), grid.parallelism):
-        behind = _behind(batch, jobs)
+    for batch in batches(cells, array_limit()[0], grid.parallelism):
         try:
-            names = _queued(grid, batch._replace(behind=behind), code)
+            names = _queued(grid, batch._replace(behind=behind(batch, jobs)), code)
         except FailedJobError as error:
             raise RuntimeError(
                 f"{grid.directory}: sbatch refuses the {batch.stage} jobs "
@@ -230,7 +229,7 @@ def _attempts(grid: Grid) -> dict[str, int]:
     return {each.cell: each.attempt for each in submissions(grid)}
 
 
-def _behind(batch: Batch, jobs: dict[str, str]) -> tuple[str, ...]:
+def behind(batch: Batch, jobs: dict[str, str]) -> tuple[str, ...]:
     """Return the jobs that a batch is to wait for; for a report whole arrays."""
     found = [jobs[need] for need in batch.behind if need in jobs]
     if batch.stage == REPORT:
@@ -238,7 +237,7 @@ def _behind(batch: Batch, jobs: dict[str, str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(found))
 
 
-def _queued(grid: Grid, batch: Batch, code: Path) -> list[str]:
+def _queued(grid: Grid, batch: Batch, code: Sequence[str]) -> list[str]:
     """Submit a batch; return the job of each cell."""
     import submitit
 
@@ -253,14 +252,14 @@ def _queued(grid: Grid, batch: Batch, code: Path) -> list[str]:
     return [str(job.job_id) for job in jobs]
 
 
-def parameters(grid: Grid, batch: Batch, code: Path) -> dict[str, Any]:
-    """Return what submitit is to be told of a batch."""
+def parameters(grid: Grid, batch: Batch, code: Sequence[str]) -> dict[str, Any]:
+    """Return what submitit is to be told of a batch; code: lines that put its code in place."""
     from maskedclip.slurm import parameters as of_launch
 
     launch = override(LaunchConfig(), grid.launch[batch.stage])
     name = f"{grid.directory.name}-{batch.stage}"
     found = of_launch(name, launch, "slurm", launch.gpus or launch.cpu_ranks)
-    found["slurm_setup"] = [*found["slurm_setup"], *on_code(code)]
+    found["slurm_setup"] = [*found["slurm_setup"], *code]
     if batch.parallelism:
         found["slurm_array_parallelism"] = batch.parallelism
     if batch.behind:
@@ -268,16 +267,18 @@ def parameters(grid: Grid, batch: Batch, code: Path) -> dict[str, Any]:
     return found
 
 
-def max_array() -> int:
-    """Return how many elements SLURM lets an array have; its default where it does not say."""
+def array_limit() -> tuple[int, str]:
+    """Return how many elements SLURM lets an array have, and how that is known."""
     try:
         told = subprocess.run(
             ["scontrol", "show", "config"], capture_output=True, text=True, check=False, timeout=20
         ).stdout
     except (OSError, subprocess.TimeoutExpired):
-        return MAX_ARRAY
+        told = ""
     found = re.search(r"^MaxArraySize\s*=\s*(\d+)", told, re.MULTILINE)
-    return max(1, int(found[1])) if found else MAX_ARRAY
+    if found is None:
+        return _MAX_ARRAY, "SLURM's default, as none answers here"
+    return max(1, int(found[1])), "MaxArraySize of this cluster"
 
 
 def code_of(grid: Grid) -> Path:

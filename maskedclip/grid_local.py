@@ -21,8 +21,19 @@ from maskedclip.cluster import processes
 from maskedclip.config import Config, FinetuneConfig, LaunchConfig, override
 from maskedclip.eval.locking import locked
 from maskedclip.grid import (
-    FINETUNE, LOGS, PRETRAIN, REPORT, Cell, Grid, Submission, append, finished, last_row, read,
-    run_of, submissions,
+    FINETUNE,
+    LOGS,
+    PRETRAIN,
+    REPORT,
+    Cell,
+    Grid,
+    Submission,
+    append,
+    finished,
+    last_row,
+    read,
+    run_of,
+    submissions,
 )  # fmt: skip
 from maskedclip.grid_jobs import LOCK, cell_of, code_of, missing, run_cell, waits_for
 
@@ -77,7 +88,7 @@ class _Chain:
         place = f"{LOGS}/{cell.name}-{attempt}.log"
         log = self.grid.directory / place
         log.parent.mkdir(exist_ok=True)
-        words = [sys.executable, "-m", "maskedclip.grid_local", self.grid.directory, cell.name]
+        words = [sys.executable, "-m", "maskedclip.grid_local", str(self.grid.directory), cell.name]
         with log.open("ab") as file:
             process = subprocess.Popen(
                 words, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT,

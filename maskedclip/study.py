@@ -21,11 +21,11 @@ from maskedclip.study_command import Study
 from maskedclip.trees import TASK, as_shards, tree_of
 
 logger = logging.getLogger(__name__)
-_Opened = dict[tuple[str, str], tuple[Shards, Task, Division]]
+Opened = dict[tuple[str, str], tuple[Shards, Task, Division]]
 _TRAINED = 3  # passes that learning from an image costs, where telling its class costs one
 
 
-class Cell(NamedTuple):
+class Tuned(NamedTuple):
     """One fine-tuning: its name, whether it is finished, and the passes over images it costs."""
 
     config: FinetuneConfig
@@ -40,9 +40,9 @@ def run(study: Study) -> int:
     Raises ValueError where two of them would be one run, and Preempted where a signal asked to
     leave: it ends the study, not one cell of it.
     """
-    opened: _Opened = {}
-    cells = [_cell(config, opened, build=not study.config.dry_run) for config in study.cells]
-    _check_names(cells)
+    opened: Opened = {}
+    cells = [tuned_of(config, opened, build=not study.config.dry_run) for config in study.cells]
+    check_names(cells)
     waiting = [cell for cell in cells if not cell.finished]
     for line in study.missing:
         logger.warning("%s", line)
@@ -58,7 +58,8 @@ def run(study: Study) -> int:
     return 1 if failed else 0
 
 
-def _check_names(cells: Sequence[Cell]) -> None:
+def check_names(cells: Sequence[Tuned]) -> None:
+    """Raise ValueError where two of them would be one run."""
     name, count = Counter(cell.name for cell in cells).most_common(1)[0]
     if count > 1:
         raise ValueError(
@@ -67,7 +68,7 @@ def _check_names(cells: Sequence[Cell]) -> None:
         )
 
 
-def _run_all(cells: Sequence[Cell]) -> dict[str, str]:
+def _run_all(cells: Sequence[Tuned]) -> dict[str, str]:
     """Run them and return what went wrong, by name."""
     failed: dict[str, str] = {}
     for number, cell in enumerate(cells, 1):
@@ -87,22 +88,22 @@ def _run_all(cells: Sequence[Cell]) -> dict[str, str]:
     return failed
 
 
-def _cell(config: FinetuneConfig, opened: _Opened, *, build: bool) -> Cell:
+def tuned_of(config: FinetuneConfig, opened: Opened, *, build: bool) -> Tuned:
     """Return a cell; one whose labels cannot serve says so when it is run, and costs nothing."""
     if not build and tree_of(Path(config.dataset)):
         name = run_name(replace(config, task=TASK))
-        return Cell(config, name, bool(read_rows(Path(config.out) / name)), 0)
+        return Tuned(config, name, bool(read_rows(Path(config.out) / name)), 0)
     try:
         labels = _labels(config, opened)
         config = resolved(config, labels)
         done = finished(config, Path(config.out) / config.name)
     except (ValueError, OSError):
-        return Cell(config, config.name or run_name(config), False, 0)
+        return Tuned(config, config.name or run_name(config), False, 0)
     train, val, test = (len(labels.parts[part]) for part in ("train", "val", "test"))
-    return Cell(config, config.name, done, config.epochs * (_TRAINED * train + val) + test)
+    return Tuned(config, config.name, done, config.epochs * (_TRAINED * train + val) + test)
 
 
-def _labels(config: FinetuneConfig, opened: _Opened) -> Labels:
+def _labels(config: FinetuneConfig, opened: Opened) -> Labels:
     place = config.dataset, config.task
     if place not in opened:
         dataset = Shards(as_shards(Path(config.dataset)))
@@ -113,7 +114,7 @@ def _labels(config: FinetuneConfig, opened: _Opened) -> Labels:
     return Labels(dataset, task, division.parts | {"train": share})
 
 
-def _state(cell: Cell) -> str:
+def _state(cell: Tuned) -> str:
     return "finished" if cell.finished else "to run  "
 
 
