@@ -211,11 +211,13 @@ def _stopped(case: _Case) -> Cause | None:
 
 
 def _code(case: _Case) -> Cause | None:
-    known = words.CODES.get(case.evidence.exit_code)
-    if known is None:
-        for line in case.lines:
-            if match := re.search(r"Exited with exit code (\d+)", line):
-                known = known or words.CODES.get(f"{match[1]}:0")
+    """Return what the exit code says: that of the first task that failed, where srun tells it."""
+    code = case.evidence.exit_code
+    for line in case.lines:
+        if match := re.search(r"srun: error: .*: Exited with exit code (\d+)", line):
+            code = f"{match[1]}:0"
+            break
+    known = words.CODES.get(code)
     return _cause(*known) if known else None
 
 

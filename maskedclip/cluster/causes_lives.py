@@ -10,7 +10,11 @@ _START = re.compile(
 )
 _STAMPED = re.compile(r"^submitit [A-Z]+ \(|CANCELLED AT ")
 _LIFE_ENDS = re.compile(r"CANCELLED AT \S+ DUE TO (?:PREEMPTION|JOB REQUEUE|NODE FAILURE)", re.I)
-_AFTERMATH = re.compile(r"^(?:srun|slurmstepd\S*): |^\s*$|^Bypassing signal|^submitit .*Bypassing")
+_AFTERMATH = re.compile(
+    r"^(?:srun|slurmstepd\S*): |^\s*$|^Bypassing signal|^submitit .*Bypassing"
+    r"|^Submitted job triggered an exception$|^(?:The above exception|During handling of the above)"
+)
+_LABEL_OF_ERROR = re.compile(r"^\[rank\d+\]:")
 _STEM = re.compile(r"(?:_log)?\.(?:err|out|log|txt)$")
 
 
@@ -46,12 +50,22 @@ def _last_life(text: str, start_s: float | None) -> str:
         elif start_s is not None and _STAMPED.search(line):
             when = time_of(line)
             if when is not None and when < start_s - 1:
-                first = max(first, _after(lines, number))
+                first = max(first, _after(lines, number + 1))
     return "\n".join(lines[first:])
 
 
 def _after(lines: Sequence[str], number: int) -> int:
-    """Return where something else than the aftermath of an end begins."""
-    while number < len(lines) and _AFTERMATH.search(lines[number]):
-        number += 1
-    return number
+    """Return where something else than the aftermath of an end, with its tracebacks, begins."""
+    while number < len(lines):
+        if _LABEL_OF_ERROR.match(lines[number]):
+            number += 1
+        elif lines[number].startswith("Traceback (most recent call last):"):
+            number += 1
+            while number < len(lines) and lines[number].startswith("  "):
+                number += 1
+            number += 1  # its message
+        elif _AFTERMATH.search(lines[number]):
+            number += 1
+        else:
+            break
+    return min(number, len(lines))

@@ -136,7 +136,8 @@ TIMED_OUT = re.compile(
 )
 # another rank is gone, or this one was told to go
 LOST_OTHERS = re.compile(
-    r"Connection (?:was )?(?:closed|reset|refused|aborted)|Broken pipe|BrokenPipe|ECONNRESET|^EOFError$"
+    r"Connection (?:was )?(?:closed|reset|refused|aborted)|Broken pipe|BrokenPipe|ECONNRESET"
+    r"|^EOFError$"
     r"|ncclRemoteError|ncclSystemError|ncclInternalError|unhandled system error|NCCL error"
     r"|ncclUnhandledCudaError|remote process exit|communicator was aborted|DistNetworkError"
     r"|DistStoreError|DistBackendError|recvValue failed|sendBytes failed|Socket closed"
