@@ -44,7 +44,7 @@ def _last_life(text: str, start_s: float | None) -> str:
             if match[2] in begun:  # the same rank once more
                 first, begun = number, {}
             begun[match[2]] = number
-        elif _LIFE_ENDS.search(line):
+        elif start_s is None and _LIFE_ENDS.search(line):
             after = _after(lines, number)
             first = max(first, after) if after < len(lines) else first
         elif start_s is not None and _STAMPED.search(line):
