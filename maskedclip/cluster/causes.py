@@ -249,6 +249,7 @@ _STEPS: tuple[Callable[[_Case], Cause | None], ...] = (
     _refused,
     _first_line(words.KILLED, words.KILLED_LINES),
     _lost,
+    _first_line(words.CRASH, words.ABORTED_LINES),
     _first_line(words.HOST_MEMORY, words.WEAK_OOM),
     _first_line(words.STORAGE, words.CHECKPOINT_LINE),
     _handled,

@@ -141,7 +141,9 @@ def _one(lines: Sequence[str], at: int) -> tuple[str, list[str], int]:
     message: list[str] = []
     while at < len(lines) and len(message) < _MESSAGE_LINES:
         line = lines[at].rstrip()
-        if not line.strip() or line.endswith(_BEGIN) or (message and words.USELESS.match(line)):
+        if not line.strip() or line.endswith(_BEGIN) or _GOES_ON.match(line):
+            break
+        if message and words.USELESS.match(line):
             break
         message.append(line[indent:] if not line[:indent].strip() else line)
         at += 1

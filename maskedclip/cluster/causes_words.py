@@ -179,10 +179,11 @@ CRASH_LINES = re.compile(
     r"Fatal Python error: (?!Aborted)|: task[s]? [\d,-]+: (?:Segmentation|Bus error|Floating"
     r"|Illegal)|^Segmentation fault|^Bus error|^Illegal instruction|Signal (?:11|7|4|8) \(SIG"
     r"|munmap_chunk\(\)|free\(\): invalid|malloc\(\): |double free|corrupted (?:size|double)"
-    r"|\(core dumped\)",
+    r"|(?<!Aborted )\(core dumped\)",
 )
+ABORTED_LINES = re.compile(r"\bAborted\b(?: \(core dumped\))?$|Fatal Python error: Aborted")
 KILLED_LINES = re.compile(
-    r": task[s]? [\d,-]+: Killed|exitcode\s*: -9\b|Signal 9 \(SIGKILL\)|^Killed$"
+    r": task[s]? [\d,-]+: Killed|Signal 9 \(SIGKILL\)|^Killed$"
     r"|line \d+: +\d+ Killed\b",
 )
 WEAK_OOM = re.compile(r"Exceeded (?:job|step) memory limit at some point", re.IGNORECASE)
