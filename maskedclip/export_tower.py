@@ -1,0 +1,76 @@
+"""E_I and B as one image tower that timm knows by name once this module is imported.
+
+open_clip builds its image tower by a timm name alone. timm's own names have no blocks behind the
+final norm, as B has, and stand for 224 pixels; `maskedclip_vit.SIZE_pPATCH_PIXELS_bDEPTH` says all.
+"""
+
+import re
+from functools import partial
+from typing import Any
+
+from timm.models import register_model
+from timm.models.vision_transformer import Block, VisionTransformer
+from torch import Tensor, nn
+
+from maskedclip.models.maskedclip import SIZES
+
+_NORM = partial(nn.LayerNorm, eps=1e-6)
+_TAG = re.compile(r"(\w+)_p(\d+)_(\d+)_b(\d+)")
+
+
+class BridgedTransformer(VisionTransformer):
+    """timm's ViT whose tokens, behind its final norm, go on through B."""
+
+    def __init__(self, *, bridge_depth: int, **shape: Any) -> None:
+        super().__init__(**shape)
+        self.bridge = nn.Module()
+        self.bridge.blocks = nn.Sequential(
+            *(
+                Block(shape["embed_dim"], shape["num_heads"], qkv_bias=True, norm_layer=_NORM)
+                for _ in range(bridge_depth)
+            )
+        )
+        self.bridge.norm = _NORM(shape["embed_dim"])
+
+    def forward_features(self, image_BCHW: Tensor, **options: Any) -> Tensor:
+        """Return B's tokens, [CLS] first."""
+        token_BND = super().forward_features(image_BCHW, **options)
+        return self.bridge.norm(self.bridge.blocks(token_BND))
+
+
+def tower_name(*, size: str, patch_size: int, image_size: int, bridge_depth: int) -> str:
+    """Return the name by which timm builds a tower of this shape."""
+    return f"maskedclip_vit.{size}_p{patch_size}_{image_size}_b{bridge_depth}"
+
+
+def build_tower(*, size: str, patch_size: int, image_size: int, bridge_depth: int) -> Any:
+    """Return E_I and B as timm has them, random; pooled features are the mean of B's patches."""
+    kind = SIZES[size]
+    shape = {
+        "img_size": image_size,
+        "patch_size": patch_size,
+        "embed_dim": kind.width,
+        "depth": kind.depth,
+        "num_heads": kind.heads,
+        "num_classes": 0,
+        "global_pool": "avg",
+        "fc_norm": False,
+    }
+    if not bridge_depth:
+        return VisionTransformer(**shape)
+    return BridgedTransformer(bridge_depth=bridge_depth, **shape)
+
+
+@register_model
+def maskedclip_vit(pretrained_cfg: Any = None, **_options: Any) -> VisionTransformer:
+    """Return the tower that the tag behind the dot describes; ValueError for another tag."""
+    tag = str(pretrained_cfg)
+    found = _TAG.fullmatch(tag)
+    if found is None or found[1] not in SIZES:
+        raise ValueError(f"maskedclip_vit.{tag}: write it as maskedclip_vit.large_p16_224_b4")
+    size, patch_size, image_size, depth = found[1], *map(int, found.groups()[1:])
+    network = build_tower(
+        size=size, patch_size=patch_size, image_size=image_size, bridge_depth=depth
+    )
+    network.default_cfg = network.pretrained_cfg = {"pool_size": None}
+    return network
