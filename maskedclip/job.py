@@ -6,6 +6,7 @@ directory and keeps nothing anywhere else.
 
 import logging
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -43,6 +44,7 @@ class Job:
             # SLURM's own list of GPUs stays; submitit would write the local rank over it
             environment = submitit.helpers.TorchDistributedEnvironment()
             environment.export(set_cuda_visible_devices=False, overwrite=True)
+            os.environ["MASTER_PORT"] = str(_port(submitit.JobEnvironment().job_id))
         return pretrain(self.config)
 
     def measure(self, run: Path) -> None:
@@ -83,6 +85,7 @@ def as_a_job(work: Callable[[], T]) -> T:
     logging.basicConfig(level=logging.INFO, format="%(message)s", force=True)
     if "SUBMITIT_EXECUTOR" in os.environ:
         logging.getLogger("submitit").setLevel(logging.WARNING)
+        _remove_half_a_result()
     try:
         return work()
     except Preempted as stop:
@@ -94,26 +97,65 @@ def as_a_job(work: Callable[[], T]) -> T:
         raise SystemExit(128 + signal.SIGTERM) from None
 
 
+def _port(job: str) -> int:
+    """Return where the ranks of this life meet: the same for all of them, another in the next life.
+
+    The last life's may still be taken. They lie below those that a system gives to whoever asks
+    for any.
+    """
+    lives = os.environ.get("SLURM_RESTART_COUNT", "0")
+    return random.Random(f"{job}.{lives}").randrange(20_000, 32_768)
+
+
+def _remove_half_a_result() -> None:
+    """Remove what a life that was killed at its end left; submitit would write no result then."""
+    import submitit
+
+    result = submitit.JobEnvironment().paths.result_pickle
+    result.with_suffix(".pkl.save_tmp").unlink(missing_ok=True)
+
+
 def _go_on_later(requeue: Any) -> NoReturn:
-    """End this rank of a run that has been saved; rank 0 has submitit queue the job again."""
+    """End this rank of a run that has been saved; rank 0 has the job queued again."""
     # a second one would break off the requeueing, and end scontrol
     signal.signal(signal.SIGUSR2, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    if os.environ.get("RANK", "0") == "0" and not _queued_again():
-        try:
+    if os.environ.get("RANK", "0") == "0":
+        if os.environ["SUBMITIT_EXECUTOR"] == "slurm":
+            _queue_again()
+        else:
             requeue(signal.SIGUSR2, None)
-        except subprocess.CalledProcessError:
-            if not _queued_again():
-                raise
     raise SystemExit(0)  # neither a result nor, to srun, a failure
 
 
-def _queued_again() -> bool:
-    """Return whether SLURM itself has queued this life's job again, as it does with evicted ones.
+def _queue_again() -> None:
+    """Have SLURM queue this job again, unless it has done so itself, as with evicted ones.
 
-    To ask for it a second time fails, or ends the next life as it starts.
+    Not by submitit: it counts what it takes for timed out, in a job of ten minutes every life, and
+    writes the same job anew, which a kill can break off.
     """
-    command = ["scontrol", "--oneliner", "show", "job", os.environ["SLURM_JOB_ID"]]
+    import submitit
+
+    # of an array the element alone: the number that SLURM_JOB_ID has may stand for all of it
+    job = submitit.JobEnvironment().job_id
+    if _queued_again(job):
+        return
+    asked = subprocess.run(
+        ["scontrol", "requeue", job], capture_output=True, text=True, check=False
+    )
+    if asked.returncode and not _queued_again(job):
+        raise RuntimeError(
+            f"job {job} is saved, but SLURM does not queue it again ({asked.stderr.strip()}); "
+            f"submit it again"
+        )
+
+
+def _queued_again(job: str) -> bool:
+    """Return whether this life is no longer what SLURM knows as the job's present one.
+
+    To ask for another then fails, or ends the next life as it starts.
+    """
+    command = ["scontrol", "--oneliner", "show", "job", job]
     told = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     facts = dict(word.partition("=")[::2] for word in told.split())
     lives = os.environ.get("SLURM_RESTART_COUNT", "0")  # before this one

@@ -10,7 +10,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from maskedclip.engine.distributed import gathered
+from maskedclip.engine.life import Life
 from maskedclip.engine.metrics import Progress, Recorder
+from maskedclip.engine.preemption import Replaced
 
 T = TypeVar("T")
 
@@ -28,10 +31,15 @@ class Log:
         images: int,
         peak_flops: float,
     ) -> None:
-        """peak_flops is that of all ranks together; images are those of a step."""
+        """peak_flops is that of all ranks together; images are those of a step.
+
+        Raises Replaced on all ranks where a later start of the run has begun.
+        """
         self._directory, self._epoch_steps, self._images = directory, epoch_steps, images
         self._peak_flops = peak_flops
         first = dist.get_rank() == 0
+        self._life = Life(directory) if first else None
+        self._give_way(done, self._life.begin() if self._life else "")
         self._recorder = Recorder(directory, done) if first else None
         self._progress = Progress(done, total) if first else None
         self.start_over()
@@ -54,6 +62,11 @@ class Log:
         if self._recorder is not None:
             self._recorder.close()
 
+    def _give_way(self, step: int, to: str) -> None:
+        """Raise Replaced on every rank where the first one has found another start of the run."""
+        if found := gathered([to] if to else []):
+            raise Replaced(self._directory, step, found[0])
+
     def waited(self, get: Callable[[], T]) -> T:
         """Return get(), its time counted as waiting for data."""
         start = time.monotonic()
@@ -69,7 +82,12 @@ class Log:
         self._steps += 1
 
     def write(self, step: int, lr: float) -> None:
-        """Write the means after `step` steps; this waits for the device."""
+        """Write the means after `step` steps; this waits for the device.
+
+        Raises Replaced on all ranks where a later start of the run has begun: what is written here
+        and after it, such as a checkpoint, would mix with what that one writes.
+        """
+        self._give_way(step, self._life.replaced() if self._life else "")
         means = (torch.stack(list(self._sums.values())) / self._steps).tolist()
         row: dict[str, Any] = dict(zip(self._sums, means, strict=True))
         seconds = time.monotonic() - self._since

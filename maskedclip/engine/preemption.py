@@ -31,6 +31,16 @@ class Preempted(RuntimeError):  # noqa: N818
         self.step, self.asked = step, asked
 
 
+class Replaced(Preempted):
+    """Another start of the run has taken it over: this one writes nothing any more."""
+
+    def __init__(self, run: Path, step: int, by: str) -> None:
+        RuntimeError.__init__(
+            self, f"{run}: a later start of this run has it now ({by}); this one leaves it alone"
+        )
+        self.step, self.asked = step, LEAVE
+
+
 class Preemption:
     """Notes the signals that ask to leave, while its block runs.
 

@@ -9,6 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from maskedclip.config import Config, override
+from maskedclip.pretrain import pretrain
+from tests.slurm.lives import STEPS, rows
+
 HERE = Path(__file__).parent
 
 
@@ -46,3 +50,24 @@ def until_idle(slurm: Callable[[], list[str]]) -> Callable[[float], None]:
             time.sleep(0.3)
 
     return wait
+
+
+@pytest.fixture
+def run(small: Config, monkeypatch: pytest.MonkeyPatch) -> Config:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    return override(
+        small, {"optim.steps": STEPS, "engine.save_every": 1000, "engine.pictures_every": 1000}
+    )
+
+
+@pytest.fixture(scope="session")
+def kept() -> dict[str, list[dict[str, float]]]:
+    return {}
+
+
+@pytest.fixture
+def uninterrupted(run: Config, kept, tmp_path: Path) -> list[dict[str, float]]:
+    if not kept:
+        pretrain(override(run, {"out": str(tmp_path / "alone")}))
+        kept["rows"] = rows(tmp_path / "alone" / run.name)
+    return kept["rows"]
