@@ -64,6 +64,10 @@ class Tokenizer:
         )
         return coded["input_ids"], coded["attention_mask"]
 
+    def save(self, folder: Path) -> None:
+        """Write the files that transformers reads a tokenizer from."""
+        self._tokenizer.save_pretrained(folder)
+
 
 def build_text(
     name: str, *, projection: int, dropout: float, max_tokens: int, pretrained: bool = True
