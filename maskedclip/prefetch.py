@@ -9,6 +9,7 @@ login node; without RECIPE it is maskedclip_vitl.
 """
 
 import os
+import re
 import shlex
 import socket
 import subprocess
@@ -46,6 +47,17 @@ class Need(NamedTuple):
     def local(self) -> bool:
         return Path(self.name).exists()
 
+    @property
+    def repository(self) -> str:
+        """Return where the hub has it: weights without an owner are timm's."""
+        timms = self.field == "init_from" and "/" not in self.name
+        return f"timm/{self.name}" if timms else self.name
+
+    def folder(self, hub: Path) -> Path:
+        """Return where it is, or is to be, on this machine."""
+        path = hub / f"models--{self.repository.replace('/', '--')}"
+        return Path(self.name) if self.local else path
+
 
 def needs(config: Config) -> list[Need]:
     """Return what of a run's text tower and first weights does not come with this package."""
@@ -65,9 +77,7 @@ def holds(need: Need, hub: Path | None = None) -> bool:
     """
     if need.local:
         return need.field == "init_from" or _whole({p.name for p in Path(need.name).iterdir()})
-    snapshots = (
-        (hub or hub_folder(os.environ)) / f"models--{need.name.replace('/', '--')}" / "snapshots"
-    )
+    snapshots = need.folder(hub or hub_folder(os.environ)) / "snapshots"
     names = [{p.name for p in folder.iterdir() if p.exists()} for folder in _folders(snapshots)]
     if need.field == "init_from":
         return any(name.endswith(_FILES) for found in names for name in found)
@@ -121,7 +131,7 @@ def _one(need: Need, environment: dict[str, str]) -> str:
         _may_fetch(need, environment)
         _child("fetch", need, environment)
     report = _child("load", need, environment | {"HF_HUB_OFFLINE": "1"})
-    folder = Path(need.name) if need.local else hub / f"models--{need.name.replace('/', '--')}"
+    folder = need.folder(hub)
     did = "already there" if there else f"fetched in {time.monotonic() - start:.0f} s"
     return (
         f"{need.field}  {need.name}: {did}, {_bytes(folder) / 1e6:,.1f} MB, loads offline "
@@ -153,7 +163,7 @@ def _may_fetch(need: Need, environment: Mapping[str, str]) -> None:
     try:
         socket.create_connection((endpoint.hostname, port), _WAIT_S).close()
     except OSError as error:
-        folder = hub_folder(environment) / f"models--{name.replace('/', '--')}"
+        folder = need.folder(hub_folder(environment))
         raise RuntimeError(
             f"{need.field} {name}: {endpoint.hostname} cannot be reached ({error.strerror or error}"
             f"); run this command where there is network, then copy the folder it names to {folder}"
@@ -162,19 +172,26 @@ def _may_fetch(need: Need, environment: Mapping[str, str]) -> None:
 
 def _child(verb: str, need: Need, environment: Mapping[str, str]) -> str:
     """Let a process of its own fetch or load: the caches' places are fixed at their import."""
+    name = need.repository if verb == "fetch" else need.name
     done = subprocess.run(
-        [sys.executable, "-m", "maskedclip.prefetch_child", verb, need.field, need.name],
+        [sys.executable, "-m", "maskedclip.prefetch_child", verb, need.field, name],
         env={**environment, "PYTHONPATH": _path(environment), "HF_HUB_DISABLE_TELEMETRY": "1"},
         capture_output=True, text=True, check=False,
     )  # fmt: skip
-    said = (done.stdout if done.returncode == 0 else done.stderr or done.stdout).strip()
-    last = (said.splitlines() or [f"ends with {done.returncode}"])[-1]
     if done.returncode:
         raise RuntimeError(
-            f"{need.field} {need.name} does not {verb}: {last[:300]}; see the name, or remove "
+            f"{need.field} {need.name} does not {verb}: "
+            f"{_reason(done.stderr) or f'ends with {done.returncode}'}; see the name, or remove "
             f"what is half there and run this again"
         )
-    return last
+    return done.stdout.strip().splitlines()[-1]
+
+
+def _reason(words: str) -> str:
+    """Return the message of the last exception of a traceback, on one line."""
+    lines = words.strip().splitlines()
+    named = [i for i, line in enumerate(lines) if re.match(r"[\w.]+(Error|Exception)\b", line)]
+    return " ".join(" ".join(lines[named[-1] if named else -1 :]).split())[:240]
 
 
 def _path(environment: Mapping[str, str]) -> str:

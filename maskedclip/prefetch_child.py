@@ -6,17 +6,21 @@ python -m maskedclip.prefetch_child fetch|load FIELD NAME
 import sys
 
 _PLAIN = ("*.json", "vocab.txt", "merges.txt", "*.model")
+_UNSAFE = {
+    "model.text": ["pytorch_model*.bin"],
+    "init_from": ["*.pth", "*.pt", "*.bin", "*.tar", "*.ckpt"],
+}
 
 
-def fetch(name: str) -> str:
+def fetch(field: str, name: str) -> str:
     """Bring a repository's configuration, tokenizer and weights into the hub's cache."""
     from huggingface_hub import list_repo_files, snapshot_download
 
     files = list_repo_files(name)
     safe = any(file.endswith(".safetensors") and "/" not in file for file in files)
     # the same weights for other frameworks, and twice, are in most repositories
-    weights = "*.safetensors" if safe else "pytorch_model*.bin"
-    return snapshot_download(name, allow_patterns=[*_PLAIN, weights])
+    weights = ["*.safetensors"] if safe else _UNSAFE[field]
+    return snapshot_download(name, allow_patterns=[*_PLAIN, *weights])
 
 
 def load(field: str, name: str) -> str:
@@ -35,4 +39,4 @@ def load(field: str, name: str) -> str:
 
 if __name__ == "__main__":
     verb, field, name = sys.argv[1:]
-    print(fetch(name) if verb == "fetch" else load(field, name))  # noqa: T201 - for the parent
+    print(fetch(field, name) if verb == "fetch" else load(field, name))  # noqa: T201 - for the parent

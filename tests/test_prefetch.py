@@ -18,6 +18,7 @@ from transformers import BertConfig, BertModel
 
 from maskedclip import prefetch_child
 from maskedclip.config import Config, override
+from maskedclip.models.pretrained import export, load_encoder
 from maskedclip.models.text import check_text
 from maskedclip.prefetch import Need, PrefetchConfig, holds, hub_folder, needs, prefetch
 from maskedclip.recipes import demo, maskedclip_vitl
@@ -206,11 +207,47 @@ def test_a_tower_is_fetched_without_the_weights_of_other_frameworks_and_loaded_o
     assert fetched == {"config.json", "vocab.txt", "model.safetensors"}
 
 
+def test_weights_by_timms_name_are_looked_for_where_timm_has_them(tmp_path: Path):
+    need = Need("init_from", "vit_small_patch16_224.augreg_in21k")
+    assert need.repository == "timm/vit_small_patch16_224.augreg_in21k"
+    snapshot = need.folder(tmp_path) / "snapshots" / "1"
+    assert snapshot.parts[-3] == "models--timm--vit_small_patch16_224.augreg_in21k"
+    snapshot.mkdir(parents=True)
+    (snapshot / "config.json").write_text("{}")
+    assert not holds(need, tmp_path)
+    (snapshot / "model.safetensors").write_bytes(b"x")
+    assert holds(need, tmp_path)
+    assert Need("init_from", "facebook/dino").repository == "facebook/dino"
+
+
+def test_weights_that_are_only_pickles_are_fetched_for_init_from(hub: str, unreachable: Path):
+    (Hub.folder / "model.safetensors").unlink()
+    (Hub.folder / "weights.pth").write_bytes(bytes(100))
+    command = [sys.executable, "-m", "maskedclip.prefetch_child", "fetch", "init_from", NAME]
+    done = subprocess.run(
+        command, cwd=ROOT, env={**os.environ, "HF_ENDPOINT": hub}, capture_output=True, text=True,
+        check=True,
+    )  # fmt: skip
+    fetched = {path.name for path in Path(done.stdout.split()[-1]).iterdir()}
+    assert fetched == {"config.json", "vocab.txt", "weights.pth", "pytorch_model.bin"}
+    assert holds(Need("init_from", NAME), unreachable / "hub")
+
+
+def test_first_weights_are_loaded_as_an_encoder(tmp_path: Path):
+    network, _ = load_encoder("random", size="micro", image_size=32)
+    weights = {f"encoder.{name}": value for name, value in network.state_dict().items()}
+    export(weights, {"size": "micro", "image_size": 32, "patch_size": 16}, tmp_path)
+    file = str(tmp_path / "encoder.safetensors")
+    assert holds(Need("init_from", file))
+    assert "tensors loaded" in prefetch_child.load("init_from", file)
+
+
 def test_a_name_that_the_hub_does_not_have_ends_in_one_line(hub: str, unreachable: Path):
     done = run_command("--model.text=nobody/other", HF_ENDPOINT=hub)
     assert done.returncode == 2
     assert len(done.stderr.splitlines()) == 2
-    assert "model.text nobody/other does not fetch" in done.stderr
+    assert "model.text nobody/other does not fetch: " in done.stderr
+    assert "404" in done.stderr
     assert not unreachable.exists() or not holds(Need("model.text", NAME), unreachable / "hub")
 
 
@@ -252,6 +289,7 @@ def test_a_machine_that_may_not_use_the_network_is_told_which_variable_forbids_i
         prefetch(wants(NAME), "demo", PrefetchConfig())
 
 
+@pytest.mark.slow  # a process more that loads transformers
 def test_weights_that_do_not_load_are_told_with_the_reason(bert: Path, unreachable: Path):
     model = lay_out(bert, unreachable)
     (snapshot,) = (model / "snapshots").iterdir()
