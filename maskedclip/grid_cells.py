@@ -52,7 +52,8 @@ def pretrainings(systems: Mapping[str, Config], out: Path) -> list[Cell]:
         own = flat(asdict(config))
         places: dict[str, Any] = {place: _absolute(own[place]) for place in _PLACES}
         places["init_from"] = str(Path(config.init_from).absolute()) if config.init_from else ""
-        config = override(config, {**places, "name": name, "out": str(out.absolute())})
+        measured: dict[str, Any] = {"after.datasets": ()}  # its fine-tunings say more
+        config = override(config, {**places, **measured, "name": name, "out": str(out.absolute())})
         cells.append(Cell(name, PRETRAIN, flat(asdict(config)), ()))
     return cells
 
