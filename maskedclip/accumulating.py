@@ -11,15 +11,28 @@ import torch
 from torch import Tensor
 
 from maskedclip.data.stream import Batch
-from maskedclip.losses import label_guided_clip_loss
+from maskedclip.losses import label_guided_clip_loss, sigmoid_clip_loss
 from maskedclip.models.maskedclip import MaskedCLIP, Outputs
 
 Contrast = Callable[[Outputs, Tensor], Tensor]
 
 
 def contrast_of_all(out: Outputs, label_A: Tensor) -> Tensor:
-    """Return eqs. 2-4 of a batch that is whole on each rank."""
-    return label_guided_clip_loss(out.image_AD, out.text_AD, label_A, out.logit_scale)
+    """Return eqs. 2-4 of a batch that is whole on each rank; of a model with a bias, SigLIP's."""
+    return _contrast(looked_at(out), label_A)
+
+
+def looked_at(out: Outputs) -> list[Tensor]:
+    """Return what the contrast looks at: image_AD, text_AD, logit_scale, and a bias if any."""
+    seen = (out.image_AD, out.text_AD, out.logit_scale, out.logit_bias)
+    return [tensor for tensor in seen if tensor is not None]
+
+
+def _contrast(seen: list[Tensor], label_A: Tensor) -> Tensor:
+    image_AD, text_AD, logit_scale, *bias = seen
+    if bias:
+        return sigmoid_clip_loss(image_AD, text_AD, label_A, logit_scale, bias[0])
+    return label_guided_clip_loss(image_AD, text_AD, label_A, logit_scale)
 
 
 def parts_of(image_BCHW: Tensor, batch: Batch, parts: int) -> Iterator[tuple[Tensor, Batch]]:
@@ -51,22 +64,25 @@ def contrasts(
     """
     with torch.no_grad():
         found = [
-            model.features(part_BCHW[: len(part.label_A)], part.token_AL, part.token_mask_AL)
+            looked_at(
+                model.features(part_BCHW[: len(part.label_A)], part.token_AL, part.token_mask_AL)
+            )
             for part_BCHW, part in parts_of(image_BCHW, batch, parts)
         ]
-    image_AD, text_AD = (
-        torch.cat([features[i] for features in found]).requires_grad_() for i in range(2)
-    )
-    logit_scale = found[0][2].clone().requires_grad_()
-    loss = label_guided_clip_loss(image_AD, text_AD, batch.label_A, logit_scale)
-    slopes = torch.autograd.grad(loss, [image_AD, text_AD, logit_scale])
-    image_slopes, text_slopes = (slope.chunk(parts) for slope in slopes[:2])
+    rows = [torch.cat([features[i] for features in found]) for i in range(2)]
+    leaves = [leaf.requires_grad_() for leaf in (*rows, *(x.clone() for x in found[0][2:]))]
+    loss = _contrast(leaves, batch.label_A)
+    slopes = torch.autograd.grad(loss, leaves)
+    row_slopes = [slope.chunk(parts) for slope in slopes[:2]]
 
     def pull(number: int) -> Contrast:
         def surrogate(out: Outputs, _: Tensor) -> Tensor:
-            image = (out.image_AD * image_slopes[number]).sum()
-            text = (out.text_AD * text_slopes[number]).sum()
-            return parts * (image + text) + (out.logit_scale * slopes[2]).sum()
+            seen = looked_at(out)
+            mine = [slope[number] for slope in row_slopes]
+            image, text, *numbers = (
+                (x * slope).sum() for x, slope in zip(seen, (*mine, *slopes[2:]), strict=True)
+            )
+            return parts * (image + text) + torch.stack(numbers).sum()
 
         return surrogate
 

@@ -43,9 +43,9 @@ class DataConfig:
         low, high = self.crop_area
         if not 0 < low <= high <= 1:
             raise ValueError(f"data.crop_area {low},{high}: write two shares, 0 < low <= high <= 1")
-        if not self.paired_batch:
+        if not self.paired_batch and not self.unpaired_batch:
             raise ValueError(
-                "data.paired_batch 0: the contrast of eq. 4 needs pairs; use 1 or more"
+                "data.paired_batch and data.unpaired_batch are 0; use 1 or more of one of them"
             )
         counts = ("window", "readers", "threads", "prefetch", "draw_phantoms")
         for name in ("paired_batch", "unpaired_batch", *counts):
@@ -89,8 +89,11 @@ class ModelConfig:
     image_size: int = 224  # pixels, square
     patch_size: int = 16  # pixels, square
     mask_ratio: float = 0.75  # share of the patches hidden from E_I
-    bridge_depth: int = 4  # blocks of B, of the encoder's width
+    bridge_depth: int = 4  # blocks of B, of the encoder's width; 0: no bridge at all
+    bridge_shared: bool = False  # masked tokens pass B too, before D_I and D_F
     feature_decoder_depth: int = 4  # blocks of D_F, of the encoder's width
+    feature_patches: Literal["all", "hidden"] = "all"  # that D_F predicts, and eq. 5 compares
+    pooling: Literal["mean", "cls"] = "mean"  # of B's patch tokens, or its [CLS], into joint space
     projection: int = 512  # features of the joint image-text space
     text: str = "emilyalsentzer/Bio_ClinicalBERT"  # Hugging Face name, local folder, or builtin
     text_tokens: int = 77  # a longer caption is cut
@@ -109,12 +112,26 @@ class ModelConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class LossConfig:
-    """Weights of eq. 6."""
+    """Weights of eq. 6. What a weight of 0 leaves without use is neither built nor computed."""
 
     mim: float = 1.0  # pixels of the hidden patches (eq. 1)
     clip: float = 0.01  # image-text contrast (eq. 4)
     mfd: float = 0.01  # the teacher's features (eq. 5)
     normalise_pixels: bool = True  # each target patch to mean 0, variance 1
+    label_guided: bool = True  # pairs of the same findings are positives; off: each alone (CLIP)
+    contrast: Literal["softmax", "sigmoid"] = "softmax"  # eqs. 2-4, or SigLIP's with its bias
+
+    def __post_init__(self) -> None:
+        weights = {"mim": self.mim, "clip": self.clip, "mfd": self.mfd}
+        for name, weight in weights.items():
+            if weight < 0:
+                raise ValueError(f"loss.{name} {weight}: use 0 or more")
+        if not any(weights.values()):
+            raise ValueError("loss.mim, loss.clip and loss.mfd are 0; nothing would be learnt")
+
+    @property
+    def terms(self) -> tuple[str, ...]:
+        return tuple(name for name in ("mim", "clip", "mfd") if getattr(self, name))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -187,8 +204,32 @@ class Config:
                 "optim.accumulate reads each caption twice, and model.text_dropout would drop "
                 "others the second time; set one of them to 1 or 0"
             )
+        self._check_parts()
         if not self.name or self.name in (".", "..") or set(self.name) & set("/\\"):
             raise ValueError(f"name {self.name!r}: write a plain folder name")
+
+    def _check_parts(self) -> None:
+        contrasted, bridged = "clip" in self.loss.terms, self.model.bridge_depth > 0
+        if contrasted and not self.data.paired_batch:
+            raise ValueError(
+                "data.paired_batch 0: the contrast of eq. 4 needs pairs; use 1 or more, or "
+                "loss.clip=0 to do without"
+            )
+        if self.loss.terms == ("clip",) and self.data.unpaired_batch:
+            raise ValueError(
+                f"data.unpaired_batch {self.data.unpaired_batch}: the contrast alone looks at no "
+                f"unpaired images; use 0"
+            )
+        if "mfd" in self.loss.terms and bridged and not contrasted:
+            raise ValueError(
+                "loss.mfd without loss.clip: nothing would teach the bridge, whose average gives "
+                "the features of eq. 5; use model.bridge_depth=0, or loss.mfd=0"
+            )
+        if self.model.bridge_shared and not (bridged and contrasted):
+            raise ValueError(
+                "model.bridge_shared: there is no bridge to share; it needs model.bridge_depth "
+                "and loss.clip above 0"
+            )
 
     @property
     def directory(self) -> Path:
@@ -204,7 +245,7 @@ class Config:
 class FinetuneConfig:
     """Labels on an encoder: the paper's recipe (section 3, Implementation Details)."""
 
-    weights: str = ""  # run directory, .safetensors or .pth of an encoder, or random
+    weights: str = ""  # run directory, file of an encoder, name of Hugging Face or timm, random
     dataset: str = ""  # shard directory with labels, or a tree train/val/test/CLASS of images
     task: str = ""  # label to learn; empty: the dataset's first
     size: Literal["micro", "tiny", "small", "base", "large"] = "large"  # where weights = random
@@ -213,7 +254,7 @@ class FinetuneConfig:
     recipe: str = "paper"  # of maskedclip/finetune_recipes.py, whose values the others start from
     fraction: float = 1.0  # share of the training labels, stratified and nested
     seed: int = 0
-    image_size: int = 224  # pixels, square
+    image_size: int = 0  # pixels, square; 0: as the weights were trained (random ones: 224)
     batch: int = 16
     epochs: int = 50
     warmup_epochs: int = 10

@@ -106,7 +106,7 @@ def plan(  # noqa: PLR0913 (one keyword a flag)
     card, data, world = find_gpu(gpu), config.data, nodes * gpus
     check_shares((data.paired_batch, data.unpaired_batch), world, config.optim.accumulate)
     value, peak = _precision(config, card, gpu)
-    network, assumed = network_of(config.model)
+    network, assumed = network_of(config)
     counts, said = _samples(config, images)
     whole = Load(
         data.paired_batch + data.unpaired_batch,
@@ -166,10 +166,11 @@ def _samples(config: Config, images: tuple[int, ...]) -> tuple[tuple[int, int], 
         return (images[0], images[1]), ["samples: as given by --images"]
     found = [_count(paths, data) for paths in (data.paired, data.unpaired)]
     paired, unpaired = found
-    if paired is None or (unpaired is None and data.unpaired_batch):
+    wanted = zip(found, (data.paired_batch, data.unpaired_batch), strict=True)
+    if any(count is None and size for count, size in wanted):
         return PAPER_IMAGES, ["samples: the paper's, as no shards are named (--images=A,B)"]
     said = "samples: of the shards, before those without a caption are left out"
-    return (paired, unpaired or 0), [said]
+    return (paired or 0, unpaired or 0), [said]
 
 
 def _count(paths: tuple[str, ...], data: DataConfig) -> int | None:
@@ -193,8 +194,9 @@ def _length(config: Config, counts: tuple[int, int]) -> tuple[float, int]:
     """Return (epochs, steps) of the run."""
     from maskedclip.run_data import length  # imports torch, which --help does without
 
-    paired, unpaired = map(range, counts)
-    steps, total = length(config, paired, unpaired if config.data.unpaired_batch else None)
+    sizes = (config.data.paired_batch, config.data.unpaired_batch)
+    paired, unpaired = (range(n) if size else None for n, size in zip(counts, sizes, strict=True))
+    steps, total = length(config, paired, unpaired)
     return total / steps if steps else 0.0, total
 
 

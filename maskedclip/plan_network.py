@@ -2,8 +2,8 @@
 
 from typing import TYPE_CHECKING
 
-from maskedclip.config import ModelConfig
-from maskedclip.engine.network import Network, Part
+from maskedclip.config import Config
+from maskedclip.engine.network import Network, Part, absent
 
 if TYPE_CHECKING:
     from torch import nn
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 KNOWN_BERTS = {"emilyalsentzer/Bio_ClinicalBERT": 28_996}
 
 
-def network_of(shape: ModelConfig) -> tuple[Network, list[str]]:
+def network_of(config: Config) -> tuple[Network, list[str]]:
     """Return the shapes of the run's networks, and what had to be assumed about them.
 
     Raises ValueError for a text tower that is neither on this machine nor known.
@@ -22,39 +22,47 @@ def network_of(shape: ModelConfig) -> tuple[Network, list[str]]:
 
     from maskedclip.models.maskedclip import SIZES, MaskedCLIP
     from maskedclip.models.text import TextTower
+    from maskedclip.pretrain import model_shape
 
+    shape, assumed, tower = config.model, list[str](), None
+    outside = ("text", "text_tokens", "text_dropout")
     with torch.device("meta"):
-        bert, assumed = _bert(shape.text)
-        model = MaskedCLIP(
-            size=shape.size,
-            image_size=shape.image_size,
-            patch_size=shape.patch_size,
-            mask_ratio=shape.mask_ratio,
-            bridge_depth=shape.bridge_depth,
-            feature_decoder_depth=shape.feature_decoder_depth,
-            projection=shape.projection,
-            text=TextTower(bert=bert, projection=shape.projection),
-        )
+        if config.loss.clip:
+            bert, assumed = _bert(shape.text)
+            tower = TextTower(bert=bert, projection=shape.projection)
+        keywords = {k: v for k, v in model_shape(config).items() if k not in outside}
+        model = MaskedCLIP(text=tower, **keywords)
     kind = SIZES[shape.size]
     wide = (kind.width, 4 * kind.width, kind.heads)
     small = (kind.decoder_width, 4 * kind.decoder_width, kind.decoder_heads)
     values = 3 * shape.patch_size**2
-    tower = bert.config
-    base = (tower.hidden_size, tower.intermediate_size, tower.num_attention_heads)
-    pixels, features = model.pixel_decoder, model.feature_decoder
-    heads = (model.image_projection, model.text.projection, model.temperature)
+    pixels, features, text, heads = absent("D_I"), absent("D_F"), absent("E_T"), 0
+    if config.loss.mim:
+        blocks = model.pixel_decoder.blocks
+        pixels = _part("D_I", model.pixel_decoder, blocks, *small, kind.width, values)
+    if config.loss.mfd:
+        blocks = model.feature_decoder.blocks
+        features = _part("D_F", model.feature_decoder, blocks, *wide, kind.width, kind.width)
+    if tower is not None:
+        sizes = tower.bert.config
+        base = (sizes.hidden_size, sizes.intermediate_size, sizes.num_attention_heads)
+        text = _part("E_T", tower.bert, tower.bert.encoder.layer, *base)
+        parts = (model.image_projection, tower.projection, *model.exact())
+        heads = sum(_count(part) for part in parts)
     network = Network(
         encoder=_part("E_I", model.encoder, model.encoder.blocks, *wide),
-        pixel_decoder=_part("D_I", pixels, pixels.blocks, *small, kind.width, values),
-        feature_decoder=_part("D_F", features, features.blocks, *wide, kind.width, kind.width),
+        pixel_decoder=pixels,
+        feature_decoder=features,
         bridge=_part("B", model.bridge, model.bridge.blocks, *wide),
-        text=_part("E_T", bert, bert.encoder.layer, *base),
-        projections=sum(_count(head) for head in heads),
+        text=text,
+        projections=heads,
         projection=shape.projection,
         patches=(shape.image_size // shape.patch_size) ** 2,
         visible=model.visible,
         patch_values=values,
         image_values=3 * shape.image_size**2,
+        bridge_shared=shape.bridge_shared,
+        distils_hidden=shape.feature_patches == "hidden",
     )
     assert network.parameters == _count(model)
     return network, assumed

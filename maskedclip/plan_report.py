@@ -20,7 +20,7 @@ def _cost_by_part(plan: Plan) -> list[str]:
         "",
         "part         parameters   TFLOP a step   GB kept a GPU",
     ]
-    for name in _PARTS:
+    for name in (part for part in _PARTS if plan.parameters[part]):
         work, held = plan.flops.get(name), kept.get(name)
         lines.append(
             f"{name:12} {_millions(plan.parameters[name]):>10}   {_or_blank(work, 1e12):>12}"

@@ -5,6 +5,7 @@ from pathlib import Path
 from maskedclip.config import Config
 from maskedclip.data.storage.opening import describe
 from maskedclip.make_shards import build
+from maskedclip.models.foreign_files import ENCODER, MODEL, locate
 from maskedclip.shard_request import Request
 
 
@@ -26,11 +27,12 @@ def prepare(config: Config) -> None:
         if drawn and not (directory / "manifest.json").exists():
             _draw(directory, config, number)
         describe(directory)
-    if config.init_from and not Path(config.init_from).exists():
-        raise ValueError(f"init_from {config.init_from}: no such run or file of weights")
-    from maskedclip.models.text import check_text
+    if config.init_from:
+        locate(config.init_from, (MODEL, ENCODER))
+    if config.loss.clip:
+        from maskedclip.models.text import check_text
 
-    check_text(config.model.text)
+        check_text(config.model.text)
 
 
 def _draw(directory: Path, config: Config, number: int) -> None:

@@ -65,10 +65,10 @@ logger = logging.getLogger(__name__)
 
 
 class Networks(NamedTuple):
-    """What is trained, what follows it, and what moves it."""
+    """What is trained, what follows it (where eq. 5 is learnt), and what moves it."""
 
     model: MaskedCLIP
-    teacher: Teacher
+    teacher: Teacher | None
     optimizer: AdamW
 
 
@@ -79,22 +79,30 @@ def objective(
     config: Config,
     contrast: Contrast = contrast_of_all,
 ) -> tuple[dict[str, Tensor], Outputs]:
-    """Return the losses of one batch by name, the weighted sum of eq. 6 as `loss`."""
+    """Return the losses of one batch by name, the weighted sum of eq. 6 as `loss`.
+
+    A term whose weight is 0 is not there: the model gives None for what it needs.
+    """
     out = networks.model(image_BCHW, batch.hidden_BN, batch.token_AL, batch.token_mask_AL)
-    target_BMP = pixel_target(
-        image_BCHW, out.hidden_BM, config.model.patch_size, config.loss.normalise_pixels
-    )
-    all_BM = torch.ones_like(out.hidden_BM, dtype=torch.bool)  # D_I predicts hidden patches alone
-    mim = masked_pixel_loss(out.pixel_BMP, target_BMP, all_BM)
-    clip = contrast(out, batch.label_A)
-    mfd = masked_feature_loss(out.feature_BND, networks.teacher(image_BCHW))
-    return weighted(mim, clip, mfd, config.loss), out
+    terms: dict[str, Tensor] = {}
+    if out.pixel_BMP is not None:
+        target_BMP = pixel_target(
+            image_BCHW, out.hidden_BM, config.model.patch_size, config.loss.normalise_pixels
+        )
+        all_BM = torch.ones_like(out.hidden_BM, dtype=torch.bool)  # D_I predicts hidden ones alone
+        terms["mim"] = masked_pixel_loss(out.pixel_BMP, target_BMP, all_BM)
+    if out.image_AD is not None:
+        terms["clip"] = contrast(out, batch.label_A)
+    if out.feature_BND is not None and networks.teacher is not None:
+        wanted_BM = out.hidden_BM if config.model.feature_patches == "hidden" else None
+        terms["mfd"] = masked_feature_loss(out.feature_BND, networks.teacher(image_BCHW, wanted_BM))
+    return weighted(terms, config.loss), out
 
 
-def weighted(mim: Tensor, clip: Tensor, mfd: Tensor, weights: LossConfig) -> dict[str, Tensor]:
+def weighted(terms: dict[str, Tensor], weights: LossConfig) -> dict[str, Tensor]:
     """Return the terms of eq. 6 by name, and their sum as `loss`."""
-    loss = weights.mim * mim + weights.clip * clip + weights.mfd * mfd
-    return {"loss": loss, "loss_mim": mim, "loss_clip": clip, "loss_mfd": mfd}
+    loss = torch.stack([getattr(weights, name) * term for name, term in terms.items()]).sum()
+    return {"loss": loss} | {f"loss_{name}": term for name, term in terms.items()}
 
 
 def gradients(
@@ -106,16 +114,21 @@ def gradients(
         losses, out = objective(networks, image_BCHW, batch, config)
         losses["loss"].backward()
         return {name: value.detach() for name, value in losses.items()}, (image_BCHW, out)
-    clip, pulls = contrasts(networks.model, image_BCHW, batch, parts)
+    pulls: list[Contrast] = [contrast_of_all] * parts  # not asked where there is no contrast
+    if config.loss.clip:
+        clip, pulls = contrasts(networks.model, image_BCHW, batch, parts)
     found: list[dict[str, Tensor]] = []
     for (part_BCHW, part), pull in zip(parts_of(image_BCHW, batch, parts), pulls, strict=True):
         losses, out = objective(networks, part_BCHW, part, config, pull)
         (losses["loss"] / parts).backward()
         found.append({name: value.detach() for name, value in losses.items()})
-    mim, mfd = (
-        torch.stack([part[name] for part in found]).mean() for name in ("loss_mim", "loss_mfd")
-    )
-    return weighted(mim, clip, mfd, config.loss), (part_BCHW, out)
+    terms = {
+        name: torch.stack([part[f"loss_{name}"] for part in found]).mean()
+        for name in config.loss.terms
+    }
+    if config.loss.clip:
+        terms["clip"] = clip  # the parts' own mean nothing
+    return weighted(terms, config.loss), (part_BCHW, out)
 
 
 def train_step(
@@ -134,12 +147,16 @@ def train_step(
     norm = total_norm(model)
     if config.optim.clip_norm is not None:
         torch.nn.utils.clip_grads_with_norm_(model.parameters(), config.optim.clip_norm, norm)
-    values = mean_over_ranks(losses) | {"logit_scale": whole(shown[1].logit_scale)}
+    numbers = {name: getattr(shown[1], name) for name in ("logit_scale", "logit_bias")}
+    values = mean_over_ranks(losses)
+    values |= {name: whole(number) for name, number in numbers.items() if number is not None}
     values["grad_norm"] = whole(norm)
     guard.admit(step, values)
     optimizer.step()
-    model.temperature.clamp()
-    teacher.follow(model, config.model.teacher_momentum, guard.held)
+    if config.loss.clip:
+        model.temperature.clamp()
+    if teacher is not None:
+        teacher.follow(model, config.model.teacher_momentum, guard.held)
     return values, shown
 
 
@@ -169,7 +186,7 @@ def pretrain(config: Config) -> Path:
 
 def train(
     config: Config, networks: Networks, tokenize: Tokenizer,
-    sources: tuple[Source, Source | None], done: int, device: torch.device,
+    sources: tuple[Source | None, Source | None], done: int, device: torch.device,
 ) -> None:  # fmt: skip
     """Take all steps from `done` on, those again that a fault held back."""
     run, engine, data = config.directory, config.engine, config.data
@@ -201,7 +218,7 @@ def train(
                     return faults.answer(fault)
                 faults.passed(step)
                 log.write(step + 1, lr)
-            if due(step, engine.pictures_every, total):
+            if config.loss.mim and due(step, engine.pictures_every, total):
                 log.picture(step + 1, picture(*shown, config))
             if saves:
                 with watch.paused():
@@ -236,17 +253,19 @@ def set_up(config: Config, device: torch.device) -> tuple[Networks, Tokenizer]:
     if config.init_from:  # a checkpoint of the run itself is put over it
         logger.info("%s", begin_from(model, config.init_from))
     model = model.to(device)
-    teacher = Teacher(model.encoder, model.bridge)
+    teacher = Teacher(model.encoder, model.bridge) if config.loss.mfd else None
     ways: dict[str, Any] = {"recompute": engine.recompute, "compiled": engine.compile}
-    shard(model, model.units(), compute, exact=[model.temperature], methods=["features"], **ways)
-    shard(teacher, teacher.units(), compute, trains=False, **ways)
+    shard(model, model.units(), compute, exact=model.exact(), methods=["features"], **ways)
+    if teacher is not None:
+        shard(teacher, teacher.units(), compute, trains=False, **ways)
     optimizer = adamw(model, betas=config.optim.betas, weight_decay=config.optim.weight_decay)
     return Networks(model, teacher, optimizer), tokenize
 
 
 def model_shape(config: Config) -> dict[str, Any]:
     """Return what the networks are built from; exported files carry it in their headers."""
-    return {k: v for k, v in asdict(config.model).items() if k != "teacher_momentum"}
+    shape = {k: v for k, v in asdict(config.model).items() if k != "teacher_momentum"}
+    return shape | {"contrast": config.loss.contrast, "terms": config.loss.terms}
 
 
 def due(step: int, every: int, total: int) -> bool:
@@ -306,6 +325,8 @@ def claim(config: Config) -> None:
 @torch.no_grad()
 def picture(image_BCHW: Tensor, out: Outputs, config: Config) -> Tensor:
     """Return picture_CHW: of up to six images what E_I saw, what D_I drew, and the original."""
+    assert out.pixel_BMP is not None, "nothing is drawn without D_I"
+    assert out.hidden_BM is not None, "D_I draws what is hidden"
     ends = min(3, len(image_BCHW))  # from both ends, so that paired and unpaired ones show
     chosen = [*range(ends), *range(-ends, 0)]
     image_BCHW = image_BCHW[chosen].cpu()
@@ -318,6 +339,7 @@ def picture(image_BCHW: Tensor, out: Outputs, config: Config) -> Tensor:
 
 
 if __name__ == "__main__":
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    from maskedclip.job import Job
+
     with one_line_errors():
-        pretrain(CONFIG)
+        Job(CONFIG)()

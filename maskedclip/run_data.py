@@ -21,12 +21,12 @@ logger = logging.getLogger(__name__)
 LOST, UNSEEN, SILENT = "lost_samples.jsonl", "unseen_samples.jsonl", "without_caption.json"
 
 
-def read_sources(config: Config) -> tuple[Source, Source | None]:
-    """Return the paired and, if a step has such images, the unpaired source."""
+def read_sources(config: Config) -> tuple[Source | None, Source | None]:
+    """Return the paired and the unpaired source, each if a step has such images."""
     data = config.data
     sizes = data.paired_batch, data.unpaired_batch
     check_shares(sizes, dist.get_world_size(), config.optim.accumulate)
-    paired = _source("paired", data.paired, config)
+    paired = _source("paired", data.paired, config) if data.paired_batch else None
     return paired, _source("unpaired", data.unpaired, config) if data.unpaired_batch else None
 
 
@@ -61,19 +61,20 @@ def _silent(datasets: list[Shards], path: Path) -> list[np.ndarray]:
     return [np.array(indices, np.int64) for indices in json.loads(line)]
 
 
-def keep_silent(paired: Source, run: Path) -> None:
+def keep_silent(paired: Source | None, run: Path) -> None:
     """Write what `_silent` found, once."""
     path = run / SILENT
-    if dist.get_rank() == 0 and not path.exists():
+    if paired is not None and dist.get_rank() == 0 and not path.exists():
         datasets = zip(paired.datasets, paired.silent, strict=True)
         path.write_text(json.dumps({d.name: silent.tolist() for d, silent in datasets}) + "\n")
 
 
-def length(config: Config, paired: Sized, unpaired: Sized | None) -> tuple[float, int]:
+def length(config: Config, paired: Sized | None, unpaired: Sized | None) -> tuple[float, int]:
     """Return (steps in a pass of the larger source, steps of the run)."""
-    steps = len(paired) / config.data.paired_batch
-    if unpaired is not None and len(unpaired) > len(paired):
-        steps = len(unpaired) / config.data.unpaired_batch
+    sizes = (config.data.paired_batch, config.data.unpaired_batch)
+    there = [(len(s), n) for s, n in zip((paired, unpaired), sizes, strict=True) if s is not None]
+    samples, a_step = max(there, key=lambda found: found[0])
+    steps = samples / a_step
     return steps, config.optim.steps or math.ceil(config.optim.epochs * steps)
 
 
@@ -88,6 +89,7 @@ def view(config: Config) -> View:
         caption_template=config.data.caption_template,
         caption_from=config.data.caption_from,
         fidelity=config.data.fidelity,
+        label_guided=config.loss.label_guided,
     )
 
 
@@ -105,10 +107,10 @@ def everywhere(lost: list[Lost], asked: int) -> tuple[list[Lost], int]:
     return [Lost(*json.loads(line)) for line in lines], asked
 
 
-def list_unseen(config: Config, paired: Source, unpaired: Source | None, steps: int) -> None:
+def list_unseen(config: Config, paired: Source | None, unpaired: Source | None, steps: int) -> None:
     """Write which samples the last, unfinished epochs of the sources did not come to."""
     path, data = config.directory / UNSEEN, config.data
-    shown = [(paired, steps * data.paired_batch)]
+    shown = [(paired, steps * data.paired_batch)] if paired else []
     shown += [(unpaired, steps * data.unpaired_batch)] if unpaired else []
     for name, count in write_unseen(path, shown).items():
         if count:

@@ -38,7 +38,7 @@ def test_operations_by_part_add_up_to_what_the_model_counts(size):
     config = override(demo(), {"model.size": size, "model.image_size": 224})
     with torch.device("meta"):
         model, _ = build(**model_shape(config))
-    network, _ = network_of(config.model)
+    network, _ = network_of(config)
     load = Load(images=12, paired=5, text_tokens=23)
     found = sum(footprint.flops(network, load).values())
     assert found == pytest.approx(model.step_flops(12, 5, 23), rel=1e-12)
@@ -70,7 +70,7 @@ def traced_and_planned(
     data = config.data
     pairs = data.paired_batch // world
     load = Load(pairs + data.unpaired_batch // world, pairs, tokens)
-    network, _ = network_of(config.model)
+    network, _ = network_of(config)
     ways = Ways(world, 2, config.optim.accumulate, recompute)
     traffic = footprint.traffic(network, ways)
     # FSDP fills shards up to equal sizes, and gathers tau in fp32
@@ -116,7 +116,7 @@ def test_planned_memory_and_traffic_are_those_of_traced_steps(
 def test_the_largest_batch_fits_and_one_more_pair_does_not():
     planned = plan(maskedclip_vitl(), **PAPER)
     paired, unpaired = planned.largest
-    network, _ = network_of(maskedclip_vitl().model)
+    network, _ = network_of(maskedclip_vitl())
     room = FULL * GPUS["a100-80"].usable_gib * 2**30
 
     def needed(more: int) -> float:

@@ -70,16 +70,18 @@ def _traced(config: Config, world: int, text_tokens: int, recompute: bool) -> Tr
     # a copy of a fake tensor has a fake mode of its own, so the teacher is copied on meta
     with torch.device("meta"):
         model = _build(config)
-        teacher = Teacher(model.encoder, model.bridge)
+        teacher = Teacher(model.encoder, model.bridge) if config.loss.mfd else None
+    both = [module for module in (model, teacher) if module is not None]
     with fake:
-        for module in (model, teacher):
+        for module in both:
             module._apply(lambda x: torch.empty(x.shape, dtype=x.dtype, device="cpu"))
     # outside the fake mode, because a device mesh reads its ranks
     shard(
-        model, model.units(), torch.bfloat16, exact=[model.temperature], methods=["features"],
+        model, model.units(), torch.bfloat16, exact=model.exact(), methods=["features"],
         recompute=recompute,
     )  # fmt: skip
-    shard(teacher, teacher.units(), torch.bfloat16, trains=False)
+    if teacher is not None:
+        shard(teacher, teacher.units(), torch.bfloat16, trains=False)
     optimizer = adamw(model, betas=config.optim.betas, weight_decay=config.optim.weight_decay)
     networks = Networks(model, teacher, optimizer)
     with fake:
@@ -91,7 +93,7 @@ def _traced(config: Config, world: int, text_tokens: int, recompute: bool) -> Tr
         optimizer.zero_grad()
     # the tracker looks at one tree of modules; both are roots of FSDP before they hang together,
     # or it would take what the teacher gathers for activations that are never freed
-    for module in (model, teacher):
+    for module in both:
         module._get_fsdp_state()._lazy_init()
     model.teacher = teacher
     tracker, exchanged = FSDPMemTracker(model, optimizer), _Exchanged(world)
@@ -115,7 +117,7 @@ def _forget(tracker: FSDPMemTracker, module: nn.Module, _: Any) -> None:
 
 def _build(config: Config) -> MaskedCLIP:
     shape: dict[str, Any] = model_shape(config)
-    if config.model.text == "builtin":
+    if config.model.text == "builtin" or not config.loss.clip:
         return build(**shape)[0]
     bert = BertModel(
         BertConfig(vocab_size=28_996, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0),

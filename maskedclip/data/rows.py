@@ -53,6 +53,7 @@ class View:
     caption_template: str
     caption_from: str
     fidelity: str
+    label_guided: bool = True  # pairs of the same findings share a label
 
 
 class Draws(NamedTuple):
@@ -162,7 +163,7 @@ def _decoded(job: Job, raw: Raw, view: View) -> Row:
         if not categories and not report:  # unreadable when the pairs were chosen
             raise DamagedSample(dataset.shard(index), dataset.key(index), "has no caption")
         text = caption(categories, report, template, prefer, draw=draws.word)
-        label = label_of(categories, job.row)
+        label = label_of(categories if view.label_guided else (), job.row)
     return Row(draws.flip, draws.hidden_N, text, label, draws.name, None)
 
 

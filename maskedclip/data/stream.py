@@ -38,7 +38,7 @@ class Batch(NamedTuple):
 
 
 def stream(  # noqa: PLR0913 (what is read, then who reads it)
-    paired: Source,
+    paired: Source | None,
     unpaired: Source | None,
     batch_sizes: tuple[int, int],
     view: View,

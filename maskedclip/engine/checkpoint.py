@@ -81,7 +81,9 @@ class Checkpoints:
             self._stager.close()
             dist.destroy_process_group(self._group)
 
-    def save(self, step: int, model: nn.Module, teacher: nn.Module, optimizer: Optimizer) -> None:
+    def save(
+        self, step: int, model: nn.Module, teacher: nn.Module | None, optimizer: Optimizer
+    ) -> None:
         """Save the state after `step` steps, once the save before it is done.
 
         Aside, it returns with a copy taken: what is changed afterwards does not reach the disk.
@@ -176,13 +178,14 @@ def _free_mb(target: Path) -> float:
     return shutil.disk_usage(there).free / 1e6
 
 
-def _state(model: nn.Module, teacher: nn.Module, optimizer: Optimizer) -> dict[str, Any]:
+def _state(model: nn.Module, teacher: nn.Module | None, optimizer: Optimizer) -> dict[str, Any]:
     weights, moments = get_state_dict(model, optimizer)
-    return {"model": weights, "teacher": get_model_state_dict(teacher), "optimizer": moments}
+    state = {"model": weights, "optimizer": moments}
+    return state if teacher is None else state | {"teacher": get_model_state_dict(teacher)}
 
 
-def restore(folder: Path, model: nn.Module, teacher: nn.Module, optimizer: Optimizer) -> int:
-    """Load the newest verified checkpoint into all three; return its step, or 0 where none is."""
+def restore(folder: Path, model: nn.Module, teacher: nn.Module | None, optimizer: Optimizer) -> int:
+    """Load the newest verified checkpoint into all that is there; return its step, 0 for none."""
     found: list[Any] = [newest(folder) if dist.get_rank() == 0 else None]
     dist.broadcast_object_list(found)
     if found[0] is None:
@@ -192,7 +195,8 @@ def restore(folder: Path, model: nn.Module, teacher: nn.Module, optimizer: Optim
     set_state_dict(
         model, optimizer, model_state_dict=state["model"], optim_state_dict=state["optimizer"]
     )
-    set_model_state_dict(teacher, state["teacher"])
+    if teacher is not None:
+        set_model_state_dict(teacher, state["teacher"])
     return int(found[0].name.removeprefix("step-"))
 
 

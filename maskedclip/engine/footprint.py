@@ -50,9 +50,12 @@ def flops(network: Network, load: Load) -> dict[str, float]:
     for part, predicted in network.predicted.items():
         ends = (network.visible + 1) * part.width_in + predicted * part.width_out
         forward[part.name] += 2 * load.images * ends * part.width
+    found = {name: 3 * count for name, count in forward.items()}
+    if not network.has_teacher:
+        return found
     whole = ((load.images, network.patches + 1),)
     teacher = stem + _blocks(network.encoder, whole) + _blocks(network.bridge, whole)
-    return {name: 3 * count for name, count in forward.items()} | {"teacher": teacher}
+    return found | {"teacher": teacher}
 
 
 def again(network: Network, load: Load, ways: Ways) -> float:
@@ -60,7 +63,7 @@ def again(network: Network, load: Load, ways: Ways) -> float:
     more = 0.0
     if ways.recompute:
         more += sum(_blocks(part, network.groups(part, load)) for part in network.students)
-    if ways.parts > 1:  # the features of all pairs come first, without gradients
+    if ways.parts > 1 and network.contrasts:  # the features of all pairs come first
         whole = ((load.paired, network.patches + 1),)
         more += _blocks(network.encoder, whole) + _blocks(network.bridge, whole)
         more += _blocks(network.text, network.groups(network.text, load))
@@ -84,7 +87,7 @@ def traffic(network: Network, ways: Ways) -> dict[str, float]:
     rest = network.outside
     blocks = network.parameters - rest
     first_pass = 0.0
-    if ways.parts > 1:
+    if ways.parts > 1 and network.contrasts:
         first = (network.encoder, network.bridge, network.text)
         first_pass = sum(part.depth * part.unit for part in first)
     return {
@@ -108,13 +111,15 @@ def _moments(network: Network, load: Load, ways: Ways) -> Iterator[Memory]:
     sharded = _FP32 * network.parameters / ways.world
     before = sharded if ways.parts > 1 else 0.0
 
-    teacher_tokens = part_load.images * (network.patches + 1)
-    width = network.encoder.width
-    working = (_FORWARD + 2) * width * teacher_tokens * ways.value
-    gathered = 2 * ways.value * network.encoder.unit
-    now = fixed | kept | {"gradients": before, "working": working + gathered}
-    yield Memory("the teacher's pass", now)
-    yield Memory("the loss of eq. 5", now | {"working": 5 * values + values * ways.value / _FP32})
+    now = fixed | kept | {"gradients": before}
+    if network.has_teacher:
+        teacher_tokens = part_load.images * (network.patches + 1)
+        width = network.encoder.width
+        working: float = (_FORWARD + 2) * width * teacher_tokens * ways.value
+        gathered = 2 * ways.value * network.encoder.unit
+        yield Memory("the teacher's pass", now | {"working": working + gathered})
+        working = 5 * values + width * teacher_tokens * ways.value
+        yield Memory("the loss of eq. 5", now | {"working": working})
 
     # the slope of eq. 1: a few fp32 copies of what D_I predicted
     yield Memory("backward of the losses", now | {"working": 3 * pixels})
@@ -186,10 +191,12 @@ def _losses(network: Network, load: Load, ways: Ways) -> tuple[float, float, flo
 
     They keep the pixels' targets and differences, and the normed features of both sides.
     """
-    values = _FP32 * load.images * network.patches * network.encoder.width
-    hidden = network.predicted[network.pixel_decoder]
-    pixels = _FP32 * load.images * hidden * network.patch_values
-    pairs = load.paired * ways.parts
+    predicted = network.predicted
+    # of a part that is absent, the width is 0
+    distilled, hidden = predicted[network.feature_decoder], predicted[network.pixel_decoder]
+    values = _FP32 * load.images * distilled * network.feature_decoder.width
+    pixels = _FP32 * load.images * hidden * network.pixel_decoder.width_out
+    pairs = load.paired * ways.parts if network.contrasts else 0
     logits = 6 * 2 * _FP32 * load.paired * pairs * ways.world
     features = 4 * _FP32 * pairs * ways.world * network.projection
     copies = 2 if ways.value < _FP32 else 1

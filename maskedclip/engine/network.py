@@ -21,6 +21,11 @@ class Part(NamedTuple):
         return self.depth * self.unit + self.rest
 
 
+def absent(name: str) -> Part:
+    """Return a part that a method does without: it has no parameters and sees nothing."""
+    return Part(name, 0, 0, 0, 0, 0, 0)
+
+
 class Load(NamedTuple):
     """Images of a step, how many of them are paired, and tokens of a caption."""
 
@@ -47,6 +52,21 @@ class Network(NamedTuple):
     visible: int
     patch_values: int
     image_values: int
+    bridge_shared: bool = False  # B sees the visible tokens of all images too
+    distils_hidden: bool = False  # D_F predicts the hidden patches alone
+
+    @property
+    def masks(self) -> bool:
+        """Whether E_I looks at visible patches alone, besides whole images."""
+        return bool(self.pixel_decoder.width or self.feature_decoder.width)
+
+    @property
+    def contrasts(self) -> bool:
+        return bool(self.text.width)
+
+    @property
+    def has_teacher(self) -> bool:
+        return bool(self.feature_decoder.width)
 
     @property
     def students(self) -> tuple[Part, ...]:
@@ -62,7 +82,8 @@ class Network(NamedTuple):
     def predicted(self) -> dict[Part, int]:
         """Patches that each decoder predicts."""
         hidden = self.patches - self.visible
-        return {self.pixel_decoder: hidden, self.feature_decoder: self.patches}
+        distilled = hidden if self.distils_hidden else self.patches
+        return {self.pixel_decoder: hidden, self.feature_decoder: distilled}
 
     @property
     def parameters(self) -> int:
@@ -75,15 +96,17 @@ class Network(NamedTuple):
 
     @property
     def teacher_parameters(self) -> int:
-        return self.encoder.parameters + self.bridge.parameters
+        return self.has_teacher * (self.encoder.parameters + self.bridge.parameters)
 
     def groups(self, part: Part, load: Load) -> tuple[tuple[int, int], ...]:
         """Return the (sequences, tokens of each) that `part` sees in a step."""
         whole = self.patches + 1
+        masked = ((load.images, self.visible + 1),)
+        paired = ((load.paired, whole),) if self.contrasts else ()
         if part is self.encoder:
-            return ((load.images, self.visible + 1), (load.paired, whole))
+            return (masked if self.masks else ()) + paired
         if part is self.bridge:
-            return ((load.paired, whole),)
+            return (masked if self.bridge_shared else ()) + paired
         if part is self.text:
             return ((load.paired, load.text_tokens),)
         return ((load.images, whole),)

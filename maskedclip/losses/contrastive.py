@@ -4,11 +4,11 @@ Written per rank: each rank scores its own rows against everybody's columns, so 
 the number of ranks, and the mean over ranks of value and gradient is that of one process.
 """
 
-import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed._functional_collectives import all_gather_single_autograd
 from torch.nn import functional as F
+
+from maskedclip.losses.gathering import of_all_ranks, of_all_ranks_with_gradient
 
 
 def label_guided_clip_loss(
@@ -27,16 +27,9 @@ def label_guided_clip_loss(
     same number of rows.
     """
     image_BD, text_BD, scale = image_BD.float(), text_BD.float(), logit_scale.float()
-    if group is None and dist.is_available() and dist.is_initialized():
-        group = dist.group.WORLD
-    all_image_AD, all_text_AD, all_labels_A = image_BD, text_BD, labels_B
-    if group is not None and group.size() > 1:
-        all_image_AD = all_gather_single_autograd(image_BD, 0, group)
-        all_text_AD = all_gather_single_autograd(text_BD, 0, group)
-        all_labels_A = torch.empty(
-            len(labels_B) * group.size(), dtype=labels_B.dtype, device=labels_B.device
-        )
-        dist.all_gather_single(all_labels_A, labels_B.contiguous(), group=group)
+    all_image_AD = of_all_ranks_with_gradient(image_BD, group)
+    all_text_AD = of_all_ranks_with_gradient(text_BD, group)
+    all_labels_A = of_all_ranks(labels_B, group)
 
     # P(x) holds x itself, so no row is empty
     positive_BA = (labels_B[:, None] == all_labels_A[None, :]).float()

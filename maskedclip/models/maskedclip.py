@@ -1,7 +1,11 @@
-"""The student networks together: one forward pass gives all that the losses of eq. 6 need."""
+"""The student networks together: one forward pass gives all that the losses of eq. 6 need.
+
+What no loss needs is not built: with `terms` of ("mim",) this is MAE, with ("clip",) it is CLIP.
+"""
 
 import math
-from typing import NamedTuple
+from collections.abc import Collection
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -35,24 +39,31 @@ SIZES = {
 }
 
 
-class Outputs(NamedTuple):
-    """What one step's losses are made of; B all images, A the paired ones (the first rows)."""
+TERMS = ("mim", "clip", "mfd")  # of eq. 6
 
-    pixel_BMP: Tensor  # D_I at the hidden patches
-    hidden_BM: Tensor  # which patches those are
-    feature_BND: Tensor  # D_F at all patches
-    image_AD: Tensor  # unit rows
-    text_AD: Tensor  # unit rows
-    logit_scale: Tensor  # the multiplier, shape (1,)
+
+class Outputs(NamedTuple):
+    """What one step's losses are made of; B all images, A the paired ones (the first rows).
+
+    What belongs to a term that is not learnt is None.
+    """
+
+    hidden_BM: Tensor | None = None  # patches that E_I did not see
+    pixel_BMP: Tensor | None = None  # D_I at these
+    feature_BND: Tensor | None = None  # D_F at all patches, or at these
+    image_AD: Tensor | None = None  # unit rows
+    text_AD: Tensor | None = None  # unit rows
+    logit_scale: Tensor | None = None  # the multiplier, shape (1,)
+    logit_bias: Tensor | None = None  # of the sigmoid loss, shape (1,)
 
 
 class Temperature(nn.Module):
     """Tau of eqs. 2-3, on a module of its own so that FSDP can leave it in fp32."""
 
-    def __init__(self) -> None:
+    def __init__(self, start: float) -> None:
         super().__init__()
         # of shape (1,) because FSDP2 refuses parameters without an axis
-        self.logit_scale = nn.Parameter(torch.full((1,), math.log(1 / 0.07)))
+        self.logit_scale = nn.Parameter(torch.full((1,), math.log(start)))
 
     def forward(self) -> Tensor:
         """Return the multiplier, of shape (1,)."""
@@ -66,8 +77,28 @@ class Temperature(nn.Module):
         local.clamp_(0.0, math.log(100.0))
 
 
+class Bias(nn.Module):
+    """What the sigmoid loss adds to each logit, fp32 like tau: most pairs are no positives."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.logit_bias = nn.Parameter(torch.full((1,), -10.0))  # SigLIP
+
+    def forward(self) -> Tensor:
+        """Return the bias, of shape (1,)."""
+        return self.logit_bias.clone()
+
+
 class MaskedCLIP(nn.Module):
-    """E_I, D_I, B, D_F and E_T (section 2 of the paper)."""
+    """E_I, D_I, B, D_F and E_T (section 2 of the paper), as far as `terms` needs them."""
+
+    # D_I is there for mim, D_F for mfd, and these for clip; bias for the sigmoid loss alone
+    pixel_decoder: Decoder
+    feature_decoder: Decoder
+    text: TextTower
+    image_projection: nn.Linear
+    temperature: Temperature
+    bias: Bias
 
     def __init__(  # noqa: PLR0913 (one keyword a knob of the model's configuration)
         self,
@@ -79,13 +110,20 @@ class MaskedCLIP(nn.Module):
         bridge_depth: int,
         feature_decoder_depth: int,
         projection: int,
-        text: TextTower,
+        text: TextTower | None,
+        bridge_shared: bool = False,
+        feature_patches: str = "all",
+        pooling: str = "mean",
+        contrast: str = "softmax",
+        terms: Collection[str] = TERMS,
     ) -> None:
         super().__init__()
         shape = SIZES[size]
         grid = image_size // patch_size
-        self.patch_size = patch_size
+        self.patch_size, self.terms = patch_size, frozenset(terms)
         self.visible = grid * grid - round(grid * grid * mask_ratio)
+        self.hides, self.pools_cls = feature_patches == "hidden", pooling == "cls"
+        self.bridge_shared = bridge_shared
         self.encoder = Encoder(
             image_size=image_size,
             patch_size=patch_size,
@@ -93,26 +131,35 @@ class MaskedCLIP(nn.Module):
             depth=shape.depth,
             heads=shape.heads,
         )
-        self.bridge = Bridge(width=shape.width, depth=bridge_depth, heads=shape.heads)
-        self.pixel_decoder = Decoder(
-            width_in=shape.width,
-            width=shape.decoder_width,
-            depth=shape.decoder_depth,
-            heads=shape.decoder_heads,
-            width_out=3 * patch_size**2,
-            grid=grid,
+        depth = bridge_depth if "clip" in self.terms else 0
+        self.bridge = Bridge(width=shape.width, depth=depth, heads=shape.heads)
+        if "mim" in self.terms:
+            self.pixel_decoder = Decoder(
+                width_in=shape.width,
+                width=shape.decoder_width,
+                depth=shape.decoder_depth,
+                heads=shape.decoder_heads,
+                width_out=3 * patch_size**2,
+                grid=grid,
+            )
+        if "mfd" in self.terms:
+            self.feature_decoder = Decoder(
+                width_in=shape.width,
+                width=shape.width,
+                depth=feature_decoder_depth,
+                heads=shape.heads,
+                width_out=shape.width,
+                grid=grid,
+            )
+        if text is not None:
+            self.text = text
+            self.image_projection = nn.Linear(shape.width, projection, bias=False)
+            self.temperature = Temperature(10.0 if contrast == "sigmoid" else 1 / 0.07)
+            if contrast == "sigmoid":
+                self.bias = Bias()
+        assert (text is not None) == ("clip" in self.terms), (
+            "a text tower is there for the contrast"
         )
-        self.feature_decoder = Decoder(
-            width_in=shape.width,
-            width=shape.width,
-            depth=feature_decoder_depth,
-            heads=shape.heads,
-            width_out=shape.width,
-            grid=grid,
-        )
-        self.text = text
-        self.image_projection = nn.Linear(shape.width, projection, bias=False)
-        self.temperature = Temperature()
 
     def forward(
         self, image_BCHW: Tensor, hidden_BN: Tensor, token_AL: Tensor, token_mask_AL: Tensor
@@ -122,25 +169,45 @@ class MaskedCLIP(nn.Module):
         image_BCHW is normalised; hidden_BN bool, True where E_I must not look, equally many in
         each row; token_mask_AL is 1 at tokens and 0 at padding.
         """
-        visible_BK, hidden_BM = split_patches(hidden_BN, self.visible)
-        masked_BKD, whole_AND = self.encoder(image_BCHW, visible_BK, len(token_AL))
-        return Outputs(
-            pixel_BMP=self.pixel_decoder(masked_BKD, visible_BK, hidden_BM),
-            hidden_BM=hidden_BM,
-            feature_BND=self.feature_decoder(masked_BKD, visible_BK, None),
-            image_AD=self._project(whole_AND),
-            text_AD=self.text(token_AL, token_mask_AL),
-            logit_scale=self.temperature(),
-        )
+        visible_BK = hidden_BM = None
+        if self.masks:
+            visible_BK, hidden_BM = split_patches(hidden_BN, self.visible)
+        pairs = len(token_AL) if "clip" in self.terms else 0
+        masked_BKD, whole_AND = self.encoder(image_BCHW, visible_BK, pairs)
+        if self.bridge_shared:
+            masked_BKD, whole_AND = self.bridge.together([masked_BKD, whole_AND])
+        out = Outputs(hidden_BM=hidden_BM)
+        if "mim" in self.terms:
+            out = out._replace(pixel_BMP=self.pixel_decoder(masked_BKD, visible_BK, hidden_BM))
+        if "mfd" in self.terms:
+            wanted = hidden_BM if self.hides else None
+            out = out._replace(feature_BND=self.feature_decoder(masked_BKD, visible_BK, wanted))
+        if "clip" in self.terms:
+            out = out._replace(
+                image_AD=self._project(whole_AND if self.bridge_shared else self.bridge(whole_AND)),
+                text_AD=self.text(token_AL, token_mask_AL),
+                logit_scale=self.temperature(),
+                logit_bias=self._bias(),
+            )
+        return out
+
+    @property
+    def masks(self) -> bool:
+        """Whether E_I looks at visible patches alone, besides whole images."""
+        return bool(self.terms & {"mim", "mfd"})
+
+    def exact(self) -> list[nn.Module]:
+        """Return what stays in fp32."""
+        return [getattr(self, name) for name in ("temperature", "bias") if hasattr(self, name)]
 
     def units(self) -> list[nn.Module]:
         """Return the blocks, in the order they run: what FSDP gathers one by one."""
         return [
             *self.encoder.blocks,
             *self.bridge.blocks,
-            *self.pixel_decoder.blocks,
-            *self.feature_decoder.blocks,
-            *self.text.bert.encoder.layer,
+            *(self.pixel_decoder.blocks if "mim" in self.terms else ()),
+            *(self.feature_decoder.blocks if "mfd" in self.terms else ()),
+            *(self.text.bert.encoder.layer if "clip" in self.terms else ()),
         ]
 
     def step_flops(self, images: int, paired: int, text_tokens: int) -> float:
@@ -151,7 +218,7 @@ class MaskedCLIP(nn.Module):
         """
         patches, width = self.encoder.pos_embed.shape[1] - 1, self.encoder.pos_embed.shape[2]
         visible, hidden = self.visible, patches - self.visible
-        embed = 2 * images * patches * 3 * self.patch_size**2 * width
+        embed = 2.0 * images * patches * 3 * self.patch_size**2 * width
 
         def blocks(stack: nn.ModuleList, rows: int, length: int, wide: int = width) -> float:
             return rows * length * len(stack) * (24 * wide**2 + 4 * length * wide)
@@ -161,28 +228,34 @@ class MaskedCLIP(nn.Module):
             wide = part.embed.out_features
             return blocks(part.blocks, images, patches + 1, wide) + 2 * images * ends
 
-        bert = self.text.bert.config
-        token = 4 * bert.hidden_size**2 + 2 * bert.hidden_size * bert.intermediate_size
-        token += 2 * text_tokens * bert.hidden_size
-        student = (
-            embed
-            + blocks(self.encoder.blocks, images, visible + 1)
-            + blocks(self.encoder.blocks, paired, patches + 1)
-            + blocks(self.bridge.blocks, paired, patches + 1)
-            + decoder(self.pixel_decoder, hidden)
-            + decoder(self.feature_decoder, patches)
-            + 2 * paired * text_tokens * bert.num_hidden_layers * token
-        )
-        teacher = blocks(self.encoder.blocks, images, patches + 1)
-        teacher += blocks(self.bridge.blocks, images, patches + 1)
-        return 3 * student + embed + teacher
+        student, teacher = embed, 0.0
+        if self.masks:
+            student += blocks(self.encoder.blocks, images, visible + 1)
+        if self.bridge_shared:
+            student += blocks(self.bridge.blocks, images, visible + 1)
+        if "mim" in self.terms:
+            student += decoder(self.pixel_decoder, hidden)
+        if "mfd" in self.terms:
+            student += decoder(self.feature_decoder, hidden if self.hides else patches)
+            teacher = embed + blocks(self.encoder.blocks, images, patches + 1)
+            teacher += blocks(self.bridge.blocks, images, patches + 1)
+        if "clip" in self.terms:
+            bert = self.text.bert.config
+            token = 4 * bert.hidden_size**2 + 2 * bert.hidden_size * bert.intermediate_size
+            token += 2 * text_tokens * bert.hidden_size
+            student += blocks(self.encoder.blocks, paired, patches + 1)
+            student += blocks(self.bridge.blocks, paired, patches + 1)
+            student += 2 * paired * text_tokens * bert.num_hidden_layers * token
+        return 3 * student + teacher
 
-    def features(
-        self, image_ACHW: Tensor, token_AL: Tensor, token_mask_AL: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Return what the contrast looks at, of pairs alone: image_AD, text_AD, logit_scale."""
-        text_AD = self.text(token_AL, token_mask_AL)
-        return self.encode_image(image_ACHW), text_AD, self.temperature()
+    def features(self, image_ACHW: Tensor, token_AL: Tensor, token_mask_AL: Tensor) -> Outputs:
+        """Return what the contrast looks at, of pairs alone."""
+        return Outputs(
+            image_AD=self.encode_image(image_ACHW),
+            text_AD=self.text(token_AL, token_mask_AL),
+            logit_scale=self.temperature(),
+            logit_bias=self._bias(),
+        )
 
     def encode_image(self, image_BCHW: Tensor) -> Tensor:
         """Return unit rows of the joint space for normalised images."""
@@ -191,46 +264,32 @@ class MaskedCLIP(nn.Module):
     def encode_both(self, image_BCHW: Tensor) -> tuple[Tensor, Tensor]:
         """Return the mean of E_I's patch tokens and unit rows of the joint space, in one pass."""
         _, whole_BND = self.encoder(image_BCHW, None, len(image_BCHW))
-        return whole_BND[:, 1:].float().mean(dim=1), self._project(whole_BND)
+        mean_BD = whole_BND[:, 1:].float().mean(dim=1)
+        return mean_BD, self._project(self.bridge(whole_BND))
 
-    def _project(self, whole_AND: Tensor) -> Tensor:
-        mean_AD = self.bridge(whole_AND)[:, 1:].mean(dim=1)  # patches; [CLS] takes no part
-        return F.normalize(self.image_projection(mean_AD).float(), dim=-1)
+    def _project(self, bridged_AND: Tensor) -> Tensor:
+        # patches, and [CLS] takes no part; or the other way round
+        pooled_AD = bridged_AND[:, 0] if self.pools_cls else bridged_AND[:, 1:].mean(dim=1)
+        return F.normalize(self.image_projection(pooled_AD).float(), dim=-1)
+
+    def _bias(self) -> Tensor | None:
+        return self.bias() if hasattr(self, "bias") else None
 
 
-def build(  # noqa: PLR0913 (one keyword a knob of the model's configuration)
-    *,
-    size: str,
-    image_size: int,
-    patch_size: int,
-    mask_ratio: float,
-    bridge_depth: int,
-    feature_decoder_depth: int,
-    projection: int,
-    text: str,
-    text_tokens: int,
-    text_dropout: float,
-    pretrained_text: bool = True,
+def build(
+    *, text: str, text_tokens: int, text_dropout: float, pretrained_text: bool = True, **shape: Any
 ) -> tuple[MaskedCLIP, Tokenizer]:
-    """Return the student networks and the tokenizer that fits them.
+    """Return the student networks of a `shape` (the keywords of MaskedCLIP) and their tokenizer.
 
     pretrained_text False leaves the text tower random, for a checkpoint to fill.
     """
+    if "clip" not in shape.get("terms", TERMS):
+        return MaskedCLIP(text=None, **shape), Tokenizer(None, 0)
     tower, tokenizer = build_text(
         text,
-        projection=projection,
+        projection=shape["projection"],
         dropout=text_dropout,
         max_tokens=text_tokens,
         pretrained=pretrained_text,
     )
-    model = MaskedCLIP(
-        size=size,
-        image_size=image_size,
-        patch_size=patch_size,
-        mask_ratio=mask_ratio,
-        bridge_depth=bridge_depth,
-        feature_decoder_depth=feature_decoder_depth,
-        projection=projection,
-        text=tower,
-    )
-    return model, tokenizer
+    return MaskedCLIP(text=tower, **shape), tokenizer

@@ -31,7 +31,7 @@ def pixel_target(
     image_BCHW: Tensor, hidden_BM: Tensor, patch_size: int, normalised: bool
 ) -> Tensor:
     """Return target_BMP: what D_I is to predict at the hidden patches."""
-    target_BMP = _take(patchify(image_BCHW, patch_size), hidden_BM)
+    target_BMP = take(patchify(image_BCHW, patch_size), hidden_BM)
     return normalise_patches(target_BMP) if normalised else target_BMP
 
 
@@ -44,7 +44,7 @@ def seen_and_drawn(
     """
     target_BNP = patchify(image_BCHW, patch_size)
     if normalised:
-        true_BMP = _take(target_BNP, hidden_BM)
+        true_BMP = take(target_BNP, hidden_BM)
         deviation = (true_BMP.var(dim=-1, keepdim=True) + 1e-6).sqrt()
         pixel_BMP = pixel_BMP * deviation + true_BMP.mean(dim=-1, keepdim=True)
     index_BMP = hidden_BM[:, :, None].expand(-1, -1, target_BNP.shape[-1])
@@ -53,7 +53,8 @@ def seen_and_drawn(
     return unpatchify(seen_BNP, patch_size), unpatchify(drawn_BNP, patch_size)
 
 
-def _take(patch_BNP: Tensor, index_BM: Tensor) -> Tensor:
+def take(patch_BNP: Tensor, index_BM: Tensor) -> Tensor:
+    """Return the patches index_BM of each image, in that order."""
     return patch_BNP.gather(1, index_BM[:, :, None].expand(-1, -1, patch_BNP.shape[-1]))
 
 

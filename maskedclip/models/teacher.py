@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from maskedclip.models.bridge import Bridge
 from maskedclip.models.encoder import Encoder
 from maskedclip.models.maskedclip import MaskedCLIP
+from maskedclip.models.patches import take
 
 
 class Teacher(nn.Module):
@@ -24,10 +25,14 @@ class Teacher(nn.Module):
         return [*self.encoder.blocks, *self.bridge.blocks]
 
     @torch.no_grad()
-    def forward(self, image_BCHW: Tensor) -> Tensor:
-        """Return target_BND: features of every patch of the whole image in CLIP space."""
+    def forward(self, image_BCHW: Tensor, wanted_BM: Tensor | None = None) -> Tensor:
+        """Return target_BND: features of every patch of the whole image in CLIP space.
+
+        Of the patches wanted_BM alone where they are given; the image is whole all the same.
+        """
         _, token_BND = self.encoder(image_BCHW, None, len(image_BCHW))
-        return self.bridge(token_BND)[:, 1:]
+        target_BND = self.bridge(token_BND)[:, 1:]
+        return target_BND if wanted_BM is None else take(target_BND, wanted_BM)
 
     @torch.no_grad()
     def follow(self, student: MaskedCLIP, momentum: float, held: Tensor) -> None:
