@@ -12,18 +12,18 @@ from maskedclip.config import FinetuneConfig, override
 from maskedclip.data.storage.opening import describe
 from maskedclip.data.tasks import chosen
 from maskedclip.finetune_recipes import FINETUNE_RECIPES, finetune_recipe
+from maskedclip.models.foreign_files import OWN, RANDOM, locate
 from maskedclip.trees import TASK, tree_of
 
 T = TypeVar("T")
 PROTOCOLS = ("logistic", "linear", "knn", "zeroshot")
-RANDOM = "random"
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateConfig:
     """What is measured on frozen weights."""
 
-    weights: str = ""  # run directory, .safetensors or .pth of an encoder
+    weights: str = ""  # run directory, file of an encoder, name of Hugging Face or timm
     datasets: tuple[str, ...] = ()  # directories of labelled images, or paper: its seven
     shards: str = "shards"  # where the paper's seven are looked for
     task: str = ""  # label of those datasets; empty: their first
@@ -88,9 +88,9 @@ def check_inputs(weights: str, datasets: Sequence[str], task: str) -> None:
 
 
 def check_weights(weights: str) -> None:
-    """Raise ValueError where there is no such run or file."""
-    if weights != RANDOM and not Path(weights).exists():
-        raise ValueError(f"{weights}: no such run or file of weights; give one, or {RANDOM}")
+    """Raise ValueError where there is no such run or file, nor such a name in the hub's cache."""
+    if weights != RANDOM:
+        locate(weights, OWN)
 
 
 def check_dataset(directory: Path, task: str) -> None:

@@ -21,6 +21,7 @@ if __name__ == "__main__":  # before torch is imported: --help and mistakes answ
 
     OPTIONS = read_evaluate(__doc__)
 
+import json
 import logging
 import sys
 from collections.abc import Sequence
@@ -50,6 +51,7 @@ from maskedclip.evaluate_cells import (
     needed,
 )
 from maskedclip.features import FOLDER, Features, features
+from maskedclip.finetune_run import LOADED, seen_by
 from maskedclip.frozen import JOINT, PATCHES, Frozen
 from maskedclip.trees import as_shards
 
@@ -121,6 +123,9 @@ def _measured(
     found: Features | None = None
     if missing:
         found = features(frozen, held.dataset, needed(held, missing), cache, threads)
+        if frozen.report:
+            out.mkdir(parents=True, exist_ok=True)
+            (out / LOADED).write_text(json.dumps(frozen.report.facts(), indent=1) + "\n")
         Ledger(out / LOST, held.dataset.name).add([*held.task.lost, *found.lost])
     rows: list[dict[str, Any]] = []
     for number, (key, cell) in enumerate(inputs.items(), 1):
@@ -128,7 +133,8 @@ def _measured(
             rows += before[key]
             continue
         new, chosen_on_validation = _one(frozen, held, cell, found, out)
-        new = [row | {"chosen": chosen_on_validation, "inputs": key} for row in new]
+        seen = seen_by(frozen.carried, held.dataset)
+        new = [row | {"chosen": chosen_on_validation, "inputs": key, "seen": seen} for row in new]
         results.write_rows(out, new)
         rows += new
         logger.info(

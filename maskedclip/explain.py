@@ -32,7 +32,7 @@ from maskedclip.data.order import number
 from maskedclip.data.photographs.field import find_field
 from maskedclip.data.storage.shards import DamagedSample, Shards
 from maskedclip.data.transforms import MEAN, STD
-from maskedclip.data.views import picture, preparation
+from maskedclip.data.views import RESIZE, picture, preparation
 from maskedclip.eval.attention_pictures import Box, Words, write_grid, write_overlay
 from maskedclip.eval.results import file_name
 from maskedclip.explain_command import ExplainConfig
@@ -72,9 +72,10 @@ def explain(config: ExplainConfig) -> Path:
     lines: list[list[str | int | float]] = []
     total, start = len(config.images) or config.count, time.monotonic()
     for photograph in _photographs(config):
-        image_CHW = preparation(model.image_size)(photograph.field)
+        image_CHW = model.prepare(photograph.field)
         found = maps_of(model, image_CHW[None], question)
-        seen_HWC, box = as_seen(image_CHW), _seen_box(photograph, model.image_size)
+        seen_HWC = as_seen(image_CHW, model.preparation.mean, model.preparation.std)
+        box = _seen_box(photograph, model.image_size, model.preparation.resize)
         for each in found:
             among = "classes" if model.classes else "prompts"
             _write(out, photograph, box, seen_HWC, each, among)
@@ -95,16 +96,19 @@ def explain(config: ExplainConfig) -> Path:
     return out
 
 
-def as_seen(image_CHW: Tensor) -> np.ndarray:
+def as_seen(
+    image_CHW: Tensor, mean: Sequence[float] = MEAN, std: Sequence[float] = STD
+) -> np.ndarray:
     """Return the uint8 pixels of a normalised image."""
-    mean_C11, deviation_C11 = (torch.tensor(values)[:, None, None] for values in (MEAN, STD))
+    mean_C11, deviation_C11 = (torch.tensor(values)[:, None, None] for values in (mean, std))
     pixel_CHW = (image_CHW * deviation_C11 + mean_C11).clamp(0, 1) * 255
     return pixel_CHW.round().byte().permute(1, 2, 0).numpy()
 
 
-def box_seen(width: int, height: int, image_size: int) -> Box:
+def box_seen(width: int, height: int, image_size: int, resized: float = RESIZE) -> Box:
     """Return the part of a picture that `preparation` keeps, in the picture's pixels."""
-    resize, crop = preparation(image_size).transforms[:2]  # type: ignore[attr-defined]
+    prepare = preparation(image_size, resize=resized)
+    resize, crop = prepare.transforms[:2]  # type: ignore[attr-defined]
     shorter = min(width, height)
     # torchvision: the longer side is rounded down, and the crop to the nearest pixel
     wide, high = (int(resize.size * side / shorter) for side in (width, height))
@@ -113,8 +117,8 @@ def box_seen(width: int, height: int, image_size: int) -> Box:
     return Box(left * across, top * down, (left + image_size) * across, (top + image_size) * down)
 
 
-def _seen_box(photograph: Photograph, image_size: int) -> Box:
-    box = box_seen(photograph.field.width, photograph.field.height, image_size)
+def _seen_box(photograph: Photograph, image_size: int, resized: float) -> Box:
+    box = box_seen(photograph.field.width, photograph.field.height, image_size, resized)
     x, y = photograph.corner
     return Box(box.left + x, box.top + y, box.right + x, box.bottom + y)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from maskedclip.command import check_flags, one_line_errors, read_flags, stop
 from maskedclip.config import override
 from maskedclip.data.storage.opening import describe
+from maskedclip.models.foreign_files import OWN, locate
 
 METHODS = ("rollout", "cls", "relevance", "text")
 
@@ -44,8 +45,7 @@ def read_explain(usage: str | None, arguments: list[str] | None = None) -> Expla
             raise ValueError(
                 "no weights given; name a run directory, a .safetensors or .pth file, or see --help"
             )
-        if not Path(config.weights).exists():
-            raise ValueError(f"{config.weights}: no such run or file of weights; give one")
+        locate(config.weights, OWN)
         check_methods(config.methods)
         _check_images(config)
     return config

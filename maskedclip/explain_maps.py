@@ -14,6 +14,7 @@ from maskedclip.data.captions import prompts as prompts_of
 from maskedclip.eval import attention
 from maskedclip.explain_command import METHODS, check_methods
 from maskedclip.inference import Model
+from maskedclip.models.foreign_networks import Network
 from maskedclip.models.maskedclip import MaskedCLIP
 
 logger = logging.getLogger(__name__)
@@ -48,6 +49,11 @@ def ask(
     prompts or classes that nothing asks for.
     """
     check_methods(methods)
+    if not isinstance(model.network, MaskedCLIP | VisionTransformer):
+        raise ValueError(
+            f"{type(model.network).__name__}: maps are of the attention of a plain ViT, which this "
+            f"network has not; use weights of one"
+        )
     able = {"rollout": True, "cls": True, "relevance": bool(model.classes) or model.reads_text}
     able["text"] = model.reads_text
     missing = [name for name in methods if not able[name]]
@@ -111,7 +117,7 @@ def maps_of(model: Model, image_1CHW: Tensor, question: Question) -> list[Map]:
     return found
 
 
-def _layers(network: MaskedCLIP | VisionTransformer) -> tuple[list[nn.Module], int, int]:
+def _layers(network: MaskedCLIP | Network) -> tuple[list[nn.Module], int, int]:
     """Return the attention layers before the pooling, their heads, and the encoder's last layer.
 
     In a whole MaskedCLIP the bridge follows the encoder; its last [CLS] is read by nothing.
@@ -120,12 +126,13 @@ def _layers(network: MaskedCLIP | VisionTransformer) -> tuple[list[nn.Module], i
         blocks = [*network.encoder.blocks, *network.bridge.blocks]
         layers = [block.get_submodule("attn") for block in blocks]
         return layers, int(layers[0].heads), len(network.encoder.blocks) - 1
+    assert isinstance(network, VisionTransformer)
     layers = [block.get_submodule("attn") for block in network.blocks]
     return layers, int(layers[0].num_heads), len(layers) - 1
 
 
 def _scores(
-    network: MaskedCLIP | VisionTransformer, image_1CHW: Tensor, question: Question
+    network: MaskedCLIP | Network, image_1CHW: Tensor, question: Question
 ) -> tuple[Tensor, Tensor]:
     """Return the last tokens of the patches, and a score a class or prompt: logit or cosine."""
     if isinstance(network, VisionTransformer):
@@ -133,6 +140,7 @@ def _scores(
         score_1Y = network.forward_head(token_1ND)
         return token_1ND[0, network.num_prefix_tokens :], score_1Y[0]
     assert question.class_YD is not None
+    assert isinstance(network, MaskedCLIP)
     _, whole_1ND = network.encoder(image_1CHW, None, 1)
     # the projection is linear: the image's row is the mean of these, at unit length
     patch_ND = network.image_projection(network.bridge(whole_1ND)[0, 1:])

@@ -14,7 +14,6 @@ from PIL import Image
 from torch import nn
 
 from maskedclip.data.phantoms.phantom import Phantom, draw
-from maskedclip.data.views import preparation
 from maskedclip.eval.attention_pointing import Pointing, near_patches, pointing
 from maskedclip.explain import box_seen, place_of
 from maskedclip.explain_command import ExplainConfig
@@ -47,7 +46,7 @@ def play(config: ExplainConfig) -> list[tuple[str, str, Pointing]]:
     if config.untrained:
         forget(model.network, config.untrained)
     asked = ask(model, config.methods, config.prompts, config.classes)
-    prepare, size = preparation(model.image_size), 2 * model.image_size
+    prepare, size = model.prepare, 2 * model.image_size
     turns: defaultdict[tuple[str, str], list[Turn]] = defaultdict(list)
     start = time.monotonic()
     for count in range(config.phantoms):

@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from maskedclip.data.downstream import Sample
 from maskedclip.data.storage.shards import DamagedSample, Shards
-from maskedclip.data.views import Views, prepared_batches
+from maskedclip.data.views import Views, preparation, prepared_batches
 from maskedclip.frozen import Frozen
 
 logger = logging.getLogger(__name__)
@@ -83,9 +83,10 @@ def _batches(
     frozen: Frozen, dataset: Shards, samples: Sequence[Sample], threads: int
 ) -> Iterator[Views]:
     """Yield the images, and show how far it is."""
+    prepare = preparation(**frozen.carried.preparation._asdict())
     with tqdm(total=len(samples), desc=f"features of {dataset.name}", unit="image") as bar:
         for views in prepared_batches(
-            dataset, samples, image_size=frozen.image_size, batch=_BATCH, threads=threads
+            dataset, samples, prepare=prepare, batch=_BATCH, threads=threads
         ):
             yield views
             bar.update(len(views.samples) + len(views.lost))

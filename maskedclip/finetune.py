@@ -18,7 +18,7 @@ from itertools import islice
 from pathlib import Path
 
 import torch
-from timm.models.vision_transformer import VisionTransformer
+from torch import nn
 from torch.optim import AdamW
 
 from maskedclip.config import FinetuneConfig
@@ -42,6 +42,7 @@ from maskedclip.finetune_run import (
     alone,
     claim,
     finished,
+    preparation_of,
     read_labels,
     resolved,
     write_results,
@@ -80,25 +81,28 @@ def finetune(config: FinetuneConfig, *, rest: float = 0.0) -> Path:
 
 def train_all(
     config: FinetuneConfig, run: Path, labels: Labels, rest: float
-) -> tuple[VisionTransformer, Ledger]:
+) -> tuple[nn.Module, Ledger]:
     """Go on from the newest verified state to the last epoch; return the selected network."""
-    augment = augmentation(config.image_size, config.augmentation, config.re_prob)
+    looks = preparation_of(config)
+    augment = augmentation(
+        config.image_size, config.augmentation, config.re_prob, mean=looks.mean, std=looks.std
+    )
     torch.manual_seed(config.seed)
     model, report = build_classifier(
         config.weights, image_size=config.image_size, num_classes=len(labels.task.classes),
         drop_path=config.drop_path, size=config.size,
     )  # fmt: skip
-    logger.info("%s", report)
+    logger.info("%s", report.table())
     with process_group() as device:
         model = model.to(device)
-        best = Best(model)
+        best: Best[nn.Module] = Best(model)
         optimizer = adamw_by_layer(
             model, layer_decay=config.layer_decay, weight_decay=config.weight_decay
         )
         done = restore(run / STATES, model, best, optimizer) // steps_of(labels, config)
         if done:
             logger.info("%s goes on after epoch %d", run, done)
-        claim(config, run, goes_on=done > 0)
+        claim(config, run, report, goes_on=done > 0)
         ledger = Ledger(run / LOST, labels.dataset.name)
         ledger.add(labels.task.lost)
         batches = training_batches(
@@ -115,7 +119,7 @@ def learn(
     config: FinetuneConfig,
     run: Path,
     labels: Labels,
-    networks: tuple[VisionTransformer, Best[VisionTransformer], AdamW],
+    networks: tuple[nn.Module, Best[nn.Module], AdamW],
     batches: Iterator[Views],
     ledger: Ledger,
     epochs: Epochs,

@@ -11,26 +11,28 @@ from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
-from timm.models.vision_transformer import VisionTransformer
+from torch import nn
 
 from maskedclip.config import FinetuneConfig, load, save
 from maskedclip.data.downstream import Sample, Task, labelled
 from maskedclip.data.splits import division_of, split_file, training_share
 from maskedclip.data.storage.opening import dataset_sha256
 from maskedclip.data.storage.shards import Shards
-from maskedclip.data.transforms import MEAN, STD
 from maskedclip.engine.provenance import check_data, provenance, record
 from maskedclip.eval import results
 from maskedclip.eval.locking import locked
 from maskedclip.eval.results import Measured
 from maskedclip.eval.scores import METRICS
 from maskedclip.finetune_recipes import paper
-from maskedclip.inference import name_of
-from maskedclip.models.classifier import FINETUNED, write_classifier
-from maskedclip.models.pretrained import ENCODER, RANDOM
+from maskedclip.models import foreign_files
+from maskedclip.models.classifier import write_classifier
+from maskedclip.models.foreign import Preparation
+from maskedclip.models.foreign_files import FINETUNED, RANDOM, locate, name_of
+from maskedclip.models.pretrained import Carried, LoadReport, carried, of_random, recognise
 from maskedclip.trees import as_shards
 
 logger = logging.getLogger(__name__)
+LOADED = "loaded.json"  # what became of the tensors of the weights
 LOST, CONFIG_FILE, STATES = "lost_samples.jsonl", "config.json", "checkpoints"
 PROVENANCE, LOCK = "provenance.json", ".lock"
 
@@ -56,10 +58,29 @@ def read_labels(config: FinetuneConfig) -> Labels:
 
 
 def resolved(config: FinetuneConfig, labels: Labels) -> FinetuneConfig:
-    """Return the configuration with its task, its name and the shards that are read."""
-    config = replace(config, task=labels.task.name)
+    """Return the configuration with its task, its name, its size and the shards that are read."""
+    config = replace(config, task=labels.task.name, image_size=preparation_of(config).image_size)
     name = config.name or run_name(config)
     return replace(config, name=name, dataset=str(labels.dataset.directory))
+
+
+def preparation_of(config: FinetuneConfig) -> Preparation:
+    """Return what is done to images: as the weights want it, at the size that is asked for."""
+    found = _carried(config).preparation
+    return found._replace(image_size=config.image_size or found.image_size)
+
+
+def _carried(config: FinetuneConfig) -> Carried:
+    if config.weights == RANDOM:
+        return of_random(config.size)
+    file = locate(config.weights)
+    facts = file.stat()
+    return _recognised(config.weights, file.resolve(), facts.st_mtime_ns, facts.st_size)
+
+
+@lru_cache(maxsize=64)  # the cells of a study share their weights
+def _recognised(weights: str, _file: Path, _changed: int, _size: int) -> Carried:
+    return recognise(foreign_files.read(weights)).carried
 
 
 def run_name(config: FinetuneConfig) -> str:
@@ -130,14 +151,15 @@ def finished(config: FinetuneConfig, run: Path) -> bool:
     return {row["metric"] for row in results.read_rows(run)} >= set(METRICS)
 
 
-def claim(config: FinetuneConfig, run: Path, *, goes_on: bool) -> None:
-    """Write config.json and provenance.json; a run that begins loses what an earlier life left."""
+def claim(config: FinetuneConfig, run: Path, report: LoadReport, *, goes_on: bool) -> None:
+    """Write what the run is of; one that begins loses what an earlier life left."""
     if not goes_on:
         for name in (LOST, "metrics.jsonl", FINETUNED):
             (run / name).unlink(missing_ok=True)
         for name in ("predictions", "tensorboard", STATES):
             shutil.rmtree(run / name, ignore_errors=True)
     save(config, run / CONFIG_FILE)
+    (run / LOADED).write_text(json.dumps(report.facts(), indent=1) + "\n")
     facts = provenance([Path(config.dataset)], config.seed, 1, dataset_sha256)
     record(facts | identities(config), run / PROVENANCE)
 
@@ -146,10 +168,8 @@ def identities(config: FinetuneConfig) -> dict[str, str | None]:
     """Return the hashes of the weights, None for random ones, and of the split, None by rule."""
     own = split_file(Path(config.dataset), config.task)
     split = Path(config.split) if config.split else own
-    weights = Path(config.weights)
-    weights = weights / ENCODER if weights.is_dir() else weights
     return {
-        "weights_sha256": None if config.weights == RANDOM else _sha256(weights),
+        "weights_sha256": None if config.weights == RANDOM else _sha256(locate(config.weights)),
         "split_sha256": _sha256(split) if split.is_file() else None,
     }
 
@@ -166,11 +186,11 @@ def _digest(path: Path, _changed: int, _size: int) -> str:
 
 
 def write_results(
-    config: FinetuneConfig, run: Path, labels: Labels, model: VisionTransformer, found: Measured
+    config: FinetuneConfig, run: Path, labels: Labels, model: nn.Module, found: Measured
 ) -> None:
     """Write weights, predictions and then the rows, whose presence says that the run is whole."""
     task, name = labels.task, labels.dataset.name
-    facts = {"task": task.name, "dataset": name, "mean": MEAN, "std": STD}
+    facts = {"task": task.name, "dataset": name}
     write_classifier(model, run / FINETUNED, task.classes, facts)
     identity = {
         "run": config.name,
@@ -182,4 +202,11 @@ def write_results(
     }
     method, shards = method_of(config), labels.dataset.directory
     rows = results.measure(identity, task.classes, found, run, method=method, shards=shards)
-    results.write_rows(run, [row | {"recipe": config.recipe} for row in rows])
+    seen = seen_by(carried(model), labels.dataset)
+    results.write_rows(run, [row | {"recipe": config.recipe, "seen": seen} for row in rows])
+
+
+def seen_by(weights: Carried, dataset: Shards) -> str:
+    """Return the form of weights that were trained on images of this dataset; "" for others."""
+    recipe = dataset.manifest.get("recipe", {}).get("name", dataset.name)
+    return weights.form if recipe in weights.saw else ""

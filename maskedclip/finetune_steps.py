@@ -5,7 +5,6 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 import torch
-from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import AdamW
@@ -15,11 +14,11 @@ from maskedclip.data.downstream import Sample
 from maskedclip.data.ledger import Ledger
 from maskedclip.data.mixing import mixed
 from maskedclip.data.order import number
-from maskedclip.data.views import Views, prepared_batches
+from maskedclip.data.views import Views, preparation, prepared_batches
 from maskedclip.engine.distributed import compute_type
 from maskedclip.engine.schedule import warmup_cosine
 from maskedclip.eval.results import Measured
-from maskedclip.finetune_run import Labels
+from maskedclip.finetune_run import Labels, preparation_of
 
 _EVALUATION_BATCH, _KEPT_BYTES = 64, 1_000_000_000
 
@@ -30,7 +29,7 @@ def steps_of(labels: Labels, config: FinetuneConfig) -> int:
 
 
 def train(
-    model: VisionTransformer,
+    model: nn.Module,
     optimizer: AdamW,
     batches: Iterable[Views],
     labels: Labels,
@@ -98,7 +97,8 @@ class Prepared:
 
     def __init__(self, labels: Labels, part: str, config: FinetuneConfig) -> None:
         self._dataset, self._samples = labels.dataset, labels.parts[part]
-        self._size, self._threads = config.image_size, config.threads
+        self._threads = config.threads
+        self._prepare = preparation(**preparation_of(config)._asdict())
         self._fits = len(self._samples) * 3 * config.image_size**2 * 4 <= _KEPT_BYTES
         self._kept: list[Views] = []
 
@@ -108,7 +108,7 @@ class Prepared:
             return
         kept = []
         for views in prepared_batches(
-            self._dataset, self._samples, image_size=self._size, batch=_EVALUATION_BATCH,
+            self._dataset, self._samples, prepare=self._prepare, batch=_EVALUATION_BATCH,
             threads=self._threads,
         ):  # fmt: skip
             if self._fits:

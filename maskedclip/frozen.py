@@ -12,18 +12,25 @@ from torch import Tensor
 
 from maskedclip.data.storage.opening import dataset_sha256
 from maskedclip.data.storage.shards import Shards
-from maskedclip.data.transforms import MEAN, STD
-from maskedclip.data.views import RESIZE
 from maskedclip.engine.distributed import compute_type
 from maskedclip.inference import Model, load, name_of, read_header
-from maskedclip.models.classifier import FINETUNED
+from maskedclip.models import foreign_files
+from maskedclip.models.foreign_files import OWN, locate
+from maskedclip.models.foreign_networks import pooled
 from maskedclip.models.maskedclip import MaskedCLIP
-from maskedclip.models.pretrained import ENCODER, MODEL, RANDOM, load_encoder
+from maskedclip.models.pretrained import (
+    RANDOM,
+    Carried,
+    LoadReport,
+    carried,
+    load_encoder,
+    of_random,
+    recognise,
+)
 
 logger = logging.getLogger(__name__)
 PATCHES, JOINT = "patches", "joint"  # mean of the patch tokens; unit rows of the joint space
-_VERSION = 1  # raise it where the same weights and images would give other features
-_RANDOM_SIZE = 224  # pixels
+_VERSION = 2  # raise it where the same weights and images would give other features
 
 
 class Frozen:
@@ -35,16 +42,27 @@ class Frozen:
         Raises ValueError where there are no such weights.
         """
         self.weights, self._size = str(weights), size
+        self.report: LoadReport | None = None  # of weights of others, once the network is built
         self.is_random = self.weights == RANDOM
         self.name = f"{RANDOM}_{size}" if self.is_random else name_of(weights)
         if self.is_random:
-            self.image_size, self.reads_text, self._is_own = _RANDOM_SIZE, False, False
+            self.reads_text, self._is_own = False, False
             return
-        self.file = _file_of(Path(weights))
+        self.file = locate(weights, OWN)
         header, names = read_header(self.file)
-        self.image_size = int(header.get("image_size", 224))
         self.reads_text = "temperature.logit_scale" in names
         self._is_own = self.reads_text or "classes" in header  # more than a bare encoder
+
+    @cached_property
+    def carried(self) -> Carried:
+        """What is known of the weights: how images are prepared for them, what they have seen."""
+        if self.is_random:
+            return of_random(self._size)
+        return recognise(foreign_files.read(self.weights, OWN)).carried
+
+    @property
+    def image_size(self) -> int:
+        return self.carried.preparation.image_size
 
     @cached_property
     def sha256(self) -> str:
@@ -64,14 +82,9 @@ class Frozen:
             return load(self.file)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)  # an untrained encoder is always the same
-            encoder, report = load_encoder(
-                RANDOM if self.is_random else self.file,
-                image_size=self.image_size,
-                global_pool="token",
-                size=self._size,
-            )
-        logger.info("%s", report)
-        return Model(encoder, None, self.image_size, (), self.weights)
+            encoder, self.report = load_encoder(self.weights, global_pool="token", size=self._size)
+        logger.info("%s", self.report)
+        return Model(encoder, None, carried(encoder).preparation, (), self.weights)
 
     @cached_property
     def arithmetic(self) -> torch.dtype:
@@ -85,8 +98,7 @@ class Frozen:
             "version": _VERSION,
             "weights_sha256": self.sha256,
             "dataset_sha256": dataset_sha256(dataset.directory),
-            "image_size": self.image_size,
-            "preparation": {"resize": RESIZE, "filter": "bicubic", "mean": MEAN, "std": STD},
+            "preparation": self.carried.preparation._asdict(),
             "arithmetic": str(self.arithmetic).removeprefix("torch."),
         }
 
@@ -100,20 +112,6 @@ class Frozen:
             if isinstance(network, MaskedCLIP):
                 patches_BD, joint_BD = network.encode_both(image_BCHW)
                 rows = {PATCHES: patches_BD, JOINT: joint_BD}
-            elif self.model.classes:
-                token_BND = network.forward_features(image_BCHW)
-                rows = {PATCHES: network.forward_head(token_BND, pre_logits=True)}
             else:
-                token_BND = network.forward_features(image_BCHW)
-                rows = {PATCHES: token_BND[:, network.num_prefix_tokens :].float().mean(dim=1)}
+                rows = {PATCHES: pooled(network, image_BCHW)}
         return {kind: row_BD.float().cpu().numpy() for kind, row_BD in rows.items()}
-
-
-def _file_of(path: Path) -> Path:
-    """Return the file of weights of a run directory, as `maskedclip.load` takes it."""
-    if path.is_dir():
-        there = [name for name in (MODEL, FINETUNED) if (path / name).is_file()]
-        path = path / [*there, ENCODER][0]
-    if not path.is_file():
-        raise ValueError(f"{path}: no such file; let the run end, or name weights")
-    return path

@@ -5,6 +5,7 @@ model.classify(["eye.jpg"], ["normal", "glaucoma"])
 """
 
 import json
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,7 +15,6 @@ import numpy as np
 import torch
 from PIL import Image
 from safetensors import SafetensorError, safe_open
-from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -25,11 +25,16 @@ from maskedclip.data.transforms import normalise
 from maskedclip.data.views import preparation
 from maskedclip.engine.distributed import compute_type
 from maskedclip.eval.zeroshot import class_embeddings, probabilities
-from maskedclip.models.classifier import FINETUNED, read_classifier
+from maskedclip.models.classifier import read_classifier
+from maskedclip.models.foreign import Preparation
+from maskedclip.models.foreign_files import OWN, locate, name_of
+from maskedclip.models.foreign_networks import Network, pooled
 from maskedclip.models.maskedclip import MaskedCLIP, build
-from maskedclip.models.pretrained import ENCODER, MODEL, load_encoder, read_weights
+from maskedclip.models.pretrained import MODEL, carried, load_encoder, read_weights
 from maskedclip.models.text import Tokenizer
 
+__all__ = ["Model", "load", "name_of", "opened", "read_header"]
+logger = logging.getLogger(__name__)
 _BATCH = 64
 _FULL = 1_000_000  # pixels: above any side
 
@@ -40,24 +45,29 @@ class Model:
     """An image encoder, with its text tower or its fine-tuned head where the file has one.
 
     Images are a uint8 tensor BCHW, or a list of PIL images, uint8 arrays HWC (RGB) and paths. They
-    are brought to the model's size as for evaluation (shorter side to 256/224 of it, then the
-    middle); a tensor of that very size is taken as it is. With field_of_view, listed images are
-    first cropped to the fundus, as tools/make_shards.py does.
+    are brought to the model's size and colours as its weights want it (ours: shorter side to
+    256/224 of the size, then the middle, and ImageNet's mean and deviation); a tensor of that very
+    size is not resized. With field_of_view, listed images are first cropped to the fundus, as
+    tools/make_shards.py does.
     """
 
     def __init__(
         self,
-        network: MaskedCLIP | VisionTransformer,
+        network: MaskedCLIP | Network,
         tokenize: Tokenizer | None,
-        image_size: int,
+        preparation: Preparation,
         classes: Sequence[str],
         source: str,
     ) -> None:
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.network = network.to(self.device).eval()
-        self.image_size = image_size
+        self.preparation, self.image_size = preparation, preparation.image_size
         self.classes = tuple(classes)  # of the fine-tuned head, else empty
         self._tokenize, self._source = tokenize, source
+
+    def prepare(self, image: Image.Image) -> Tensor:
+        """Return a picture as the network wants it, image_CHW."""
+        return preparation(**self.preparation._asdict())(image)
 
     @property
     def reads_text(self) -> bool:
@@ -119,14 +129,7 @@ class Model:
             image_BCHW = image_BCHW.to(self.device)
             if isinstance(self.network, MaskedCLIP):
                 return self.network.encode_image(image_BCHW).float().cpu()
-            assert isinstance(self.network, VisionTransformer)
-            token_BND = self.network.forward_features(image_BCHW)
-            pooled_BD = (
-                self.network.forward_head(token_BND, pre_logits=True)
-                if self.classes
-                else token_BND[:, self.network.num_prefix_tokens :].mean(dim=1)
-            )
-            return F.normalize(pooled_BD.float(), dim=-1).cpu()
+            return F.normalize(pooled(self.network, image_BCHW), dim=-1).cpu()
 
     def predict(self, image_BCHW: Tensor) -> Tensor:
         """Return the fine-tuned head's probability_BY for normalised images, in float64."""
@@ -148,10 +151,9 @@ class Model:
                     f"images: {images.dtype} of shape {tuple(images.shape)}; give uint8 BCHW in RGB"
                 )
             if tuple(images.shape[2:]) == (self.image_size, self.image_size):
-                return normalise(images)
+                return normalise(images, mean=self.preparation.mean, std=self.preparation.std)
             images = [image_CHW.permute(1, 2, 0).cpu().numpy() for image_CHW in images]
-        prepare = preparation(self.image_size)
-        return torch.stack([prepare(opened(image, field_of_view)) for image in images])
+        return torch.stack([self.prepare(opened(image, field_of_view)) for image in images])
 
     @contextmanager
     def _computing(self) -> Iterator[None]:
@@ -185,27 +187,26 @@ def opened(image: Image.Image | np.ndarray | str | Path, field_of_view: bool) ->
 
 
 def load(path: str | Path) -> Model:
-    """Return the networks of a run directory or a file of weights, on the GPU where there is one.
+    """Return the networks of a run or of weights, on the GPU where there is one.
 
-    Of a run, model.safetensors is taken if it is there, else a fine-tuned or bare encoder. Raises
-    ValueError where the file is none of these.
+    Of a run, model.safetensors is taken if it is there, else a fine-tuned or bare encoder. Weights
+    of others are a file, or a name of Hugging Face or timm that is in the cache. Raises ValueError
+    where it is none of these.
     """
-    path = Path(path)
-    if path.is_dir():
-        there = [name for name in (MODEL, FINETUNED) if (path / name).is_file()]
-        path = path / [*there, ENCODER][0]
+    weights, path = path, locate(path, OWN)
     header, names = read_header(path)
     if "temperature.logit_scale" in names:
         tensors, _ = read_weights(path)
         network, tokenize = build(**header, pretrained_text=False)
         network.load_state_dict(tensors)
-        return Model(network, tokenize, header["image_size"], (), str(path))
+        return Model(network, tokenize, Preparation(header["image_size"]), (), str(path))
     if "classes" in header:
         classifier, _ = read_classifier(path)
-        return Model(classifier, None, header["image_size"], header["classes"], str(path))
-    size = int(header.get("image_size", 224))
-    encoder, _ = load_encoder(path, image_size=size, global_pool="token")
-    return Model(encoder, None, size, (), str(path))
+        prepared = carried(classifier).preparation
+        return Model(classifier, None, prepared, header["classes"], str(path))
+    encoder, report = load_encoder(path if header else weights, global_pool="token")
+    logger.info("%s", report)
+    return Model(encoder, None, carried(encoder).preparation, (), str(weights))
 
 
 def read_header(path: Path) -> tuple[dict[str, Any], set[str]]:
@@ -217,9 +218,3 @@ def read_header(path: Path) -> tuple[dict[str, Any], set[str]]:
             return json.loads((file.metadata() or {}).get("maskedclip", "{}")), set(file.keys())
     except SafetensorError as error:
         raise ValueError(f"{path}: not a whole safetensors file ({error})") from error
-
-
-def name_of(weights: str | Path) -> str:
-    """Return what a run or file of weights is called in results: a run by its directory."""
-    path = Path(weights)
-    return path.parent.resolve().name if path.name in (ENCODER, MODEL, FINETUNED) else path.stem

@@ -10,7 +10,7 @@ from safetensors import safe_open
 
 from maskedclip.data.downstream import Sample, labelled
 from maskedclip.data.storage.shards import Shards
-from maskedclip.data.views import prepared_batches
+from maskedclip.data.views import preparation, prepared_batches
 from maskedclip.features import features
 from maskedclip.frozen import JOINT, PATCHES, Frozen
 from maskedclip.inference import load
@@ -41,7 +41,7 @@ def close(found: np.ndarray, expected: torch.Tensor) -> None:
 def test_they_are_what_the_networks_give(run: Path, held: Any, tmp_path: Path) -> None:
     dataset, samples = held
     found = features(Frozen(run), dataset, samples, tmp_path, 1)
-    (views,) = prepared_batches(dataset, samples, image_size=32, batch=64, threads=1)
+    (views,) = prepared_batches(dataset, samples, prepare=preparation(32), batch=64, threads=1)
     kept, joint_BD = found.of(samples, JOINT)
     assert kept == samples
     close(joint_BD, load(run).features(views.image_BCHW))
@@ -149,5 +149,5 @@ def test_foreign_and_fine_tuned_weights_have_features_too(
     model, _ = build_classifier(str(run), image_size=32, num_classes=2, drop_path=0.0, size="micro")
     write_classifier(model, tmp_path / "finetuned.safetensors", ["a", "b"], {})
     tuned = features(Frozen(tmp_path), dataset, samples, tmp_path, 1)
-    (views,) = prepared_batches(dataset, samples, image_size=32, batch=64, threads=1)
+    (views,) = prepared_batches(dataset, samples, prepare=preparation(32), batch=64, threads=1)
     close(tuned.of(samples, PATCHES)[1], load(tmp_path).features(views.image_BCHW))

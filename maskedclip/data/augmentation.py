@@ -1,7 +1,7 @@
 """How training images are changed, in timm's words."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from PIL import Image
 from timm.data import create_transform
@@ -13,7 +13,12 @@ RAND_AUGMENT, RE_PROB = "rand-m9-mstd0.5-inc1", 0.25  # of MAE and RETFound
 
 
 def augmentation(
-    image_size: int, words: str = RAND_AUGMENT, re_prob: float = RE_PROB
+    image_size: int,
+    words: str = RAND_AUGMENT,
+    re_prob: float = RE_PROB,
+    *,
+    mean: Sequence[float] = MEAN,
+    std: Sequence[float] = STD,
 ) -> Callable[[Image.Image], Tensor]:
     """Return a fine-tuning augmentation; it draws from the global generators.
 
@@ -36,8 +41,8 @@ def augmentation(
             re_prob=re_prob,
             re_mode="pixel",
             re_count=1,
-            mean=MEAN,
-            std=STD,
+            mean=tuple(mean),
+            std=tuple(std),
         )
     except (AssertionError, ValueError) as error:  # timm asserts what it was told
         raise wrong from error

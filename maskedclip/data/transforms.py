@@ -2,6 +2,7 @@
 
 import math
 import threading
+from collections.abc import Sequence
 
 import numpy as np
 import simplejpeg
@@ -176,14 +177,21 @@ def hidden_patches(draw_BN: np.ndarray, ratio: float) -> np.ndarray:
     return hidden_BN
 
 
-def normalise(image_BCHW: Tensor, flip_B: Tensor | None = None) -> Tensor:
+def normalise(
+    image_BCHW: Tensor,
+    flip_B: Tensor | None = None,
+    *,
+    mean: Sequence[float] = MEAN,
+    std: Sequence[float] = STD,
+) -> Tensor:
     """Return float32 images at ImageNet's mean and deviation, mirrored where flip_B is True.
 
-    For uint8 images of any strides; all of it happens where the images are.
+    For uint8 images of any strides; all of it happens where the images are. Other weights than
+    ours may want another mean and deviation, of values from 0 to 1.
     """
-    mean = torch.tensor(MEAN, device=image_BCHW.device).view(3, 1, 1) * 255
-    std = torch.tensor(STD, device=image_BCHW.device).view(3, 1, 1) * 255
-    x_BCHW = (image_BCHW.contiguous().float() - mean) / std
+    mean_C11 = torch.tensor(mean, device=image_BCHW.device).view(3, 1, 1) * 255
+    std_C11 = torch.tensor(std, device=image_BCHW.device).view(3, 1, 1) * 255
+    x_BCHW = (image_BCHW.contiguous().float() - mean_C11) / std_C11
     if flip_B is None:
         return x_BCHW
     return torch.where(flip_B[:, None, None, None], x_BCHW.flip(-1), x_BCHW)

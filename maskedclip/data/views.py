@@ -36,16 +36,46 @@ class Views(NamedTuple):
     lost: list[DamagedSample]
 
 
-def preparation(image_size: int) -> Callable[[Image.Image], Tensor]:
-    """Return MAE's evaluation: shorter side to 256/224 of the size, bicubic, then the middle."""
-    return create_transform(
+def preparation(
+    image_size: int,
+    *,
+    mean: Sequence[float] = MEAN,
+    std: Sequence[float] = STD,
+    resize: float = RESIZE,
+    interpolation: str = "bicubic",
+    whole: bool = False,
+) -> Callable[[Image.Image], Tensor]:
+    """Return what brings a picture to a network; as it is, MAE's evaluation.
+
+    The shorter side goes to `resize` of the size, and the middle is cut out. With `whole` the
+    longer side fills the square and black is put to the right or below (FLAIR).
+    """
+    prepare = create_transform(
         image_size,
         is_training=False,
-        interpolation="bicubic",
-        crop_pct=1 / RESIZE,
-        mean=MEAN,
-        std=STD,
+        interpolation=interpolation,
+        crop_pct=1 / resize,
+        mean=tuple(mean),
+        std=tuple(std),
     )
+    if whole:
+        prepare.transforms[:2] = [_Canvas(image_size, interpolation)]
+    return prepare
+
+
+class _Canvas:
+    """A square with all of a picture in it, in its upper left corner."""
+
+    def __init__(self, image_size: int, interpolation: str) -> None:
+        self._size = image_size
+        self._filter = Image.Resampling[interpolation.upper()]
+
+    def __call__(self, image: Image.Image) -> Image.Image:
+        scale = max(image.size) / self._size
+        wide, high = (max(1, int(side / scale)) for side in image.size)
+        canvas = Image.new("RGB", (self._size, self._size))
+        canvas.paste(image.resize((wide, high), self._filter))
+        return canvas
 
 
 def picture(dataset: Shards, index: int) -> Image.Image:
@@ -136,10 +166,14 @@ def _outlive(_worker: int) -> None:
 
 
 def prepared_batches(
-    dataset: Shards, samples: Sequence[Sample], *, image_size: int, batch: int, threads: int
+    dataset: Shards,
+    samples: Sequence[Sample],
+    *,
+    prepare: Callable[[Image.Image], Tensor],
+    batch: int,
+    threads: int,
 ) -> Iterator[Views]:
-    """Yield each sample once, in order, cut for evaluation; damaged ones are left out."""
-    prepare = preparation(image_size)
+    """Yield each sample once, in order, as `preparation` makes it; damaged ones are left out."""
 
     def load(sample: Sample) -> tuple[Sample, Tensor | DamagedSample]:
         try:

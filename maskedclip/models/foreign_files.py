@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 RANDOM = "random"
 ENCODER, MODEL, FINETUNED = "encoder.safetensors", "model.safetensors", "finetuned.safetensors"
+OWN = (MODEL, FINETUNED, ENCODER)  # of a run, the whole network first
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".tar", ".ckpt")
 # where a checkpoint keeps its networks; the first that is there
 _CONTAINERS = ("model", "state_dict", "teacher", "module", "student")

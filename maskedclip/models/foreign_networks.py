@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping
 from functools import partial
-from typing import Any
+from typing import Any, Literal, cast
 
 import timm
 from timm.layers import LayerNorm, Mlp, SwiGLU, SwiGLUPacked
@@ -15,9 +15,10 @@ from torch import Tensor, nn
 from maskedclip.models.foreign import Card, Family
 
 Network = VisionTransformer | Eva | ResNet
+Pool = Literal["", "avg", "token"]
 Facts = dict[str, Any]  # plain values, so that a header can hold them
 _HEADS = {1280: 16, 1408: 16, 1664: 16}  # by width, of ViT-H, -g and -bigG
-_MLPS = {"plain": Mlp, "packed": SwiGLUPacked, "gated": SwiGLU}
+_MLPS: dict[str, Any] = {"plain": Mlp, "packed": SwiGLUPacked, "gated": SwiGLU}
 
 
 def family_of(tensors: Mapping[str, Tensor]) -> Family:
@@ -65,7 +66,7 @@ def facts_of(tensors: Mapping[str, Tensor], card: Card, heads: int = 0) -> Facts
         "class_position": card.family == "vit" and not _is_square(tensors["pos_embed"].shape[1]),
         "pre_norm": pre_norm,
         "epsilon": 1e-5 if pre_norm or card.family == "eva" else 1e-6,
-        "pooled_norm": "norm.weight" not in tensors and "fc_norm.weight" in tensors,
+        "pooled_norm": has_pooled_norm(tensors),
     }
 
 
@@ -77,6 +78,11 @@ def plain_facts(width: int, depth: int, heads: int, patch_size: int = 16) -> Fac
         "layer_scale": False, "registers": 0, "class_position": True, "pre_norm": False,
         "epsilon": 1e-6, "pooled_norm": False,
     }  # fmt: skip
+
+
+def has_pooled_norm(tensors: Mapping[str, Tensor]) -> bool:
+    """Return whether the last norm stands behind the pooling, as in MAE's fine-tuned networks."""
+    return "norm.weight" not in tensors and "fc_norm.weight" in tensors
 
 
 def grid_of(tensors: Mapping[str, Tensor], facts: Facts) -> int:
@@ -94,13 +100,14 @@ def placed(facts: Facts) -> int:
 
 
 def build_network(
-    facts: Facts, *, image_size: int, num_classes: int, drop_path: float, global_pool: str
+    facts: Facts, *, image_size: int, num_classes: int, drop_path: float, global_pool: Pool
 ) -> Network:
     """Return the network, untrained; global_pool as `load_encoder` has it."""
     if facts["family"] == "resnet50":
-        return timm.create_model(
+        resnet = timm.create_model(
             "resnet50", num_classes=num_classes, drop_path_rate=drop_path, global_pool="avg"
         )
+        return cast(ResNet, resnet)
     patch = facts["patch_size"]
     if image_size % patch:
         near = max(1, round(image_size / patch)) * patch
@@ -133,10 +140,10 @@ def build_network(
 
 
 def _dinov3(
-    facts: Facts, image_size: int, num_classes: int, drop_path: float, global_pool: str
+    facts: Facts, image_size: int, num_classes: int, drop_path: float, global_pool: Pool
 ) -> Eva:
     bias = "_qkvb" if facts["qkv_bias"] else ""
-    return timm.create_model(
+    network = timm.create_model(
         f"vit_small_patch16_dinov3{bias}",  # its other sizes differ in these numbers alone
         img_size=image_size,
         patch_size=facts["patch_size"],
@@ -150,6 +157,7 @@ def _dinov3(
         drop_path_rate=drop_path,
         global_pool=global_pool,
     )
+    return cast(Eva, network)
 
 
 def pooled(network: nn.Module, image_BCHW: Tensor) -> Tensor:

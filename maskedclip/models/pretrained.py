@@ -7,7 +7,7 @@ import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import timm
 import torch
@@ -22,11 +22,13 @@ from maskedclip.models.foreign_layouts import timm_layout
 from maskedclip.models.foreign_networks import (
     Facts,
     Network,
+    Pool,
     build_network,
     eva_names,
     facts_of,
     family_of,
     grid_of,
+    has_pooled_norm,
     placed,
     plain_facts,
 )
@@ -98,6 +100,7 @@ def recognise(weights: Weights) -> Recognised:
         )
         heads = SIZES[header["size"]].heads if header.get("size") in SIZES else 0
         facts = header.get("network") or facts_of(tensors, card, heads)
+        facts = facts | {"pooled_norm": has_pooled_norm(tensors)}
     except ValueError as error:
         raise ValueError(f"{weights.name}: {error}") from error
     tensors = {k: v.float() if v.is_floating_point() else v for k, v in tensors.items()}
@@ -106,7 +109,9 @@ def recognise(weights: Weights) -> Recognised:
     preparation = told_apart(card.preparation, weights.beside or _of_timm(weights.name))
     if header:
         preparation = Preparation(int(header.get("image_size", 224)))
-        preparation = preparation._replace(**header.get("preparation", {}))
+        said: dict[str, Any] = header.get("preparation", {})
+        said = {key: tuple(v) if isinstance(v, list) else v for key, v in said.items()}
+        preparation = preparation._replace(**said)
     if not preparation.image_size:
         size = grid_of(tensors, facts) * facts["patch_size"] if family == "vit" else 0
         preparation = preparation._replace(image_size=size or Preparation().image_size)
@@ -115,7 +120,7 @@ def recognise(weights: Weights) -> Recognised:
 
 def carried(network: nn.Module) -> Carried:
     """Return what goes with a network that `load_encoder` made."""
-    return cast(Carried, network.carried)
+    return cast(Carried, network.__dict__["carried"])
 
 
 def of_random(size: str) -> Carried:
@@ -131,7 +136,7 @@ def network_of(
     image_size: int = 0,
     num_classes: int = 0,
     drop_path: float = 0.0,
-    global_pool: str = "avg",
+    global_pool: Pool = "avg",
 ) -> Network:
     """Return the untrained network; it carries the facts, as ours and as timm's configuration."""
     size = image_size or goes_with.preparation.image_size
@@ -143,14 +148,15 @@ def network_of(
         global_pool=global_pool,
     )
     preparation = goes_with.preparation._replace(image_size=size)
-    network.carried = goes_with._replace(preparation=preparation)
-    network.pretrained_cfg = {
+    timms = {
         "input_size": (3, size, size),
         "mean": preparation.mean,
         "std": preparation.std,
         "crop_pct": 1 / preparation.resize,
         "interpolation": preparation.interpolation,
     }
+    goes_with = goes_with._replace(preparation=preparation)
+    network.__dict__.update(carried=goes_with, pretrained_cfg=timms)
     return network
 
 
@@ -160,7 +166,7 @@ def load_encoder(
     image_size: int = 0,
     num_classes: int = 0,
     drop_path: float = 0.0,
-    global_pool: Literal["", "avg", "token"] = "avg",
+    global_pool: Pool = "avg",
     size: str = "large",
 ) -> tuple[Network, LoadReport]:
     """Return a network of timm with the encoder of `path`, and the report of what was loaded.
@@ -186,10 +192,10 @@ def load_encoder(
     facts, tensors = found.carried.facts, found.tensors
     reshaped = []
     position_1ND = tensors.get("pos_embed")
-    if position_1ND is not None and position_1ND.shape != network.pos_embed.shape:
-        grid = network.patch_embed.grid_size
+    grid = carried(network).preparation.image_size // facts.get("patch_size", 1)
+    if position_1ND is not None and grid != grid_of(tensors, facts):
         tensors["pos_embed"] = resample_abs_pos_embed(
-            position_1ND, list(grid), num_prefix_tokens=placed(facts)
+            position_1ND, [grid, grid], num_prefix_tokens=placed(facts)
         )
         reshaped = ["pos_embed"]
     _, _, form, saw = found.carried
@@ -208,7 +214,8 @@ def begin_from(model: MaskedCLIP, path: str | Path) -> LoadReport:
     is missing or has another shape, or where the encoder has parts that ours has not.
     """
     weights = foreign_files.read(path, (MODEL, ENCODER))
-    tensors, form, saw = weights.tensors, "", ()
+    tensors, form = weights.tensors, ""
+    saw: tuple[str, ...] = ()
     if not (weights.header and any(name.startswith("encoder.") for name in tensors)):
         found = recognise(weights)
         _, _, form, saw = found.carried

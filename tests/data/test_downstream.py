@@ -17,7 +17,7 @@ from maskedclip.data.augmentation import augmentation
 from maskedclip.data.downstream import Task, divide, in_order, labelled, share_of
 from maskedclip.data.photographs.fundus import encode
 from maskedclip.data.storage.shards import Shards, ShardWriter
-from maskedclip.data.views import prepared_batches, seeded, training_batches
+from maskedclip.data.views import preparation, prepared_batches, seeded, training_batches
 
 
 def build(directory: Path, samples: Sequence[dict[str, Any]]) -> Shards:
@@ -188,7 +188,8 @@ def test_a_damaged_sample_is_left_out_of_its_batch_and_named(tmp_path: Path) -> 
             writer.add(f"s{i}", jpeg[:100] if i == 3 else jpeg, graded(i % 2))
     dataset = Shards(tmp_path / "d")
     task = labelled(dataset)
-    found = list(prepared_batches(dataset, task.samples, image_size=32, batch=2, threads=2))
+    prepare = preparation(32)
+    found = list(prepared_batches(dataset, task.samples, prepare=prepare, batch=2, threads=2))
     assert [s.key for views in found for s in views.samples] == ["s0", "s1", "s2", "s4"]
     assert [damage.key for views in found for damage in views.lost] == ["s3"]
     trained = batches(task, dataset, 0)
