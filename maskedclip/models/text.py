@@ -47,7 +47,10 @@ class TextTower(nn.Module):
 
 
 class Tokenizer:
-    """Captions to token ids; picklable and safe to share between threads of one process."""
+    """Captions to token ids; picklable and safe to share between threads of one process.
+
+    Of 0 tokens it gives rows without any, for methods that read no text.
+    """
 
     def __init__(self, tokenizer: Any, max_tokens: int) -> None:
         self._tokenizer = tokenizer
@@ -55,6 +58,9 @@ class Tokenizer:
 
     def __call__(self, captions: list[str]) -> tuple[Tensor, Tensor]:
         """Return (token_BL, token_mask_BL), int64, padded to the longest caption."""
+        if not self._max_tokens:
+            empty_BL = torch.zeros(len(captions), 0, dtype=torch.int64)
+            return empty_BL, empty_BL
         coded = self._tokenizer(
             captions,
             padding=True,
