@@ -30,8 +30,9 @@ from maskedclip.board_text import (
 from maskedclip.cluster.causes import cause_of
 from maskedclip.cluster.processes import is_name
 from maskedclip.cluster.queue import GONE, RUNNING, WAITING, JobState, ask
-from maskedclip.config import Config, FinetuneConfig, flat, override
+from maskedclip.config import Config, FinetuneConfig, flat
 from maskedclip.grid import (
+    FINETUNE,
     PRETRAIN,
     REPORT,
     STAGES,
@@ -43,6 +44,7 @@ from maskedclip.grid import (
     submissions,
 )
 
+_DEFAULTS = {PRETRAIN: flat(asdict(Config())), FINETUNE: flat(asdict(FinetuneConfig()))}
 WAITED = 3  # exit code of a cell whose needs were not finished as it began
 _LIVELY_S = 120.0  # what wrote so lately runs, where SLURM does not say otherwise
 _NEW_S = 60.0  # a job so young may not be listed yet
@@ -133,13 +135,7 @@ def rows_of(grid: Grid, submitted: Sequence[Submission]) -> list[Row]:
 
 def fields_of(cell: Cell) -> dict[str, Any]:
     """Return a cell's configuration by dotted field, defaults included."""
-    if cell.stage == REPORT:
-        return dict(cell.config)
-    config = Config() if cell.stage == PRETRAIN else FinetuneConfig()
-    try:
-        return flat(asdict(override(config, cell.config)))
-    except ValueError:  # of another version of the package
-        return dict(cell.config)
+    return _DEFAULTS.get(cell.stage, {}) | cell.config
 
 
 def _state(known: _Known) -> tuple[str, str]:

@@ -27,7 +27,7 @@ from maskedclip.cluster import processes, queue
 from maskedclip.cluster.causes import cause_of
 from maskedclip.command import check_flags, one_line_errors, read_flags, stop
 from maskedclip.config import override
-from maskedclip.grid import PRETRAIN, REPORT, run_of
+from maskedclip.grid import PRETRAIN, REPORT, Grid, run_of
 
 _ALL = 1 << 20  # bytes of each log that a cause is looked for in
 _CHUNK = 200  # jobs that scancel is given at a time
@@ -175,13 +175,22 @@ def _retry(name: str, _: StatusConfig) -> int:
         return 1 if lost else 0
     if found.run is not None:
         return _retry_run(found)
-    from maskedclip import grid_jobs
+    for row in again:
+        sys.stdout.write(f"again: {row.cell} ({row.state})\n")
+    sys.stdout.flush()
+    if found.grid.cluster == "local":
+        from maskedclip.grid_local import run
 
-    done = grid_jobs.submit(found.grid, [cell_of(found.grid, row.cell) for row in again])
-    for each in done:
-        sys.stdout.write(f"submitted {each.cell}: job {each.job}, attempt {each.attempt}\n")
-    sys.stdout.write(f"next: {_ME} status {name} --watch=30\n")
-    return 0
+        code = run(found.grid)
+    else:
+        from maskedclip.grid_jobs import submit
+
+        done = submit(found.grid)
+        code = 0
+        for each in done:
+            sys.stdout.write(f"{each.cell}: job {each.job}, attempt {each.attempt}\n")
+    sys.stdout.write(f"next: {_ME} status {name}\n")
+    return code
 
 
 def _retry_run(found: Opened) -> int:
@@ -212,13 +221,22 @@ def _cancel(name: str, _: StatusConfig) -> int:
     slurm = [job for job in going if job not in local]
     for start in range(0, len(slurm), _CHUNK):
         _scancel(slurm[start : start + _CHUNK])
-    ended = sum(processes.end(job) for job in local)
+    _end_here(found.grid, local)
     _wait_for(local)
-    sys.stdout.write(f"cancelled {len(slurm) + ended} of {len(jobs)} jobs\n")
+    sys.stdout.write(f"cancelled {len(going)} of {len(jobs)} jobs\n")
     for job in unknown:
         sys.stderr.write(f"{job}: not cancelled, as nothing is known of it: {told[job].reason}\n")
     sys.stdout.write(f"next: {_ME} status {name}\n")
     return 1 if unknown else 0
+
+
+def _end_here(grid: Grid, names: Sequence[str]) -> None:
+    """End processes of this machine: by who hands the cells out, or the next would be started."""
+    from maskedclip.grid_jobs import LOCK
+
+    runner = processes.holder(grid.directory / LOCK) if names else None
+    for name in names if runner is None else [runner]:
+        processes.end(name)
 
 
 def _scancel(jobs: Sequence[str]) -> None:

@@ -28,7 +28,8 @@ class Logs:
         folder, prefix = self._root / place.parent, place.name
         names = [n for n in self._names(folder) if n.startswith(prefix) and n.endswith(_TEXTS)]
         # job 12 is not job 123
-        mine = [n for n in names if not (prefix[-1:].isalnum() and n[len(prefix)].isalnum())]
+        whole = prefix[-1:].isalnum()
+        mine = [n for n in names if not (whole and n[len(prefix) :][:1].isalnum())]
         return [folder / name for name in sorted(mine, key=_in_order)[:_FILES]]
 
     def _names(self, folder: Path) -> list[str]:

@@ -50,6 +50,38 @@ def end(name: str, how: signal.Signals = signal.SIGTERM) -> bool:
     return True
 
 
+def holder(lock: Path) -> str | None:
+    """Return the name of the process of this machine that holds a lock on a file, None: none."""
+    try:
+        number = lock.stat().st_ino
+        held = Path("/proc/locks").read_text().splitlines()
+    except OSError:
+        return None
+    for line in held:  # 1: FLOCK ADVISORY WRITE 4711 fe:01:131 0 EOF, with -> before who waits
+        words = line.split()
+        if len(words) == 8 and words[5].rpartition(":")[2] == str(number) and int(words[4]) > 1:
+            process = int(words[4])
+            if _has_open(process, lock):
+                return named(process)
+    return None
+
+
+def _has_open(process: int, path: Path) -> bool:
+    """Return whether a process has a file open: an inode's number is unique on its device alone."""
+    wanted = str(path.resolve())
+    try:
+        return any(_target(each) == wanted for each in Path(f"/proc/{process}/fd").iterdir())
+    except OSError:
+        return False
+
+
+def _target(link: Path) -> str:
+    try:
+        return str(link.readlink())
+    except OSError:  # closed meanwhile
+        return ""
+
+
 def _started(process: int) -> int | None:
     """Return the kernel's start time of a process, None where it has ended."""
     try:

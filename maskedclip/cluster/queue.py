@@ -29,6 +29,7 @@ _ASKED = {
     ],
     "sacct": ["sacct", "--noheader", "--parsable2", "--format=JobID,State,ExitCode,NodeList"],
 }
+_OVER = "the process has ended"
 _CHUNK = 400  # jobs a call: a command line has an end
 _MOST = 1_000_000  # elements an array may have, by SLURM's own limit
 _LIMIT_S = 20.0
@@ -52,7 +53,7 @@ class _Answer(NamedTuple):
 
 
 def ask(jobs: Sequence[str], limit_s: float = _LIMIT_S) -> dict[str, JobState]:
-    """Return what is known of each job: 12, 12_3 (element 3 of array 12), or HOST:PID:START.
+    """Return what is known of each job: 12, 12_3 (element 3 of array 12), HOST:PID:START, "".
 
     Args:
         limit_s: seconds that a command may take before it counts as silent.
@@ -61,7 +62,9 @@ def ask(jobs: Sequence[str], limit_s: float = _LIMIT_S) -> dict[str, JobState]:
     known = {job: _of_process(job) for job in asked if processes.is_name(job)}
     ours = [job for job in asked if re.fullmatch(r"\d+(_\d+)?", job, re.ASCII)]
     for job in set(asked) - known.keys() - set(ours):
-        known[job] = JobState("", "is no job of SLURM" if job else "ran without SLURM")
+        known[job] = JobState("", "is no job of SLURM")
+    if "" in known:  # a process that was over before it could be named
+        known[""] = JobState(GONE, _OVER)
     if not ours:
         return known
     queue = _answers("squeue", ours, limit_s)
@@ -93,7 +96,7 @@ def _of_process(name: str) -> JobState:
         return JobState("", f"runs on {name.partition(':')[0]}; ask there")
     if processes.alive(name):
         return JobState("RUNNING", "")
-    return JobState(GONE, "the process has ended")
+    return JobState(GONE, _OVER)
 
 
 def _answers(command: str, jobs: Sequence[str], limit_s: float) -> _Answer:

@@ -1,3 +1,4 @@
+import fcntl
 import os
 import signal
 import subprocess
@@ -184,7 +185,7 @@ def test_a_silent_command_is_asked_once(fake: Fake, tmp_path: Path):
 
 def test_what_is_no_job_is_never_put_on_a_command_line(fake: Fake, tmp_path: Path):
     fake("squeue", told="")
-    told = ask(["", "--all", "7;rm -rf x", "7_1,8", "\u0661"])
+    told = ask(["--all", "7;rm -rf x", "7_1,8", "\u0661"])
     assert {answer.state for answer in told.values()} == {""}
     assert not (tmp_path / "squeue.asked").exists()
 
@@ -206,6 +207,20 @@ def test_a_process_is_known_by_its_start_and_not_by_its_number_alone():
     assert ask([another])[another].state == GONE
     elsewhere = f"not-{host}:{process}:{start}"
     assert ask([elsewhere])[elsewhere].state == ""
+
+
+def test_a_process_that_was_over_before_it_had_a_name_is_gone():
+    assert ask([""])[""].state == GONE
+
+
+def test_the_holder_of_a_lock_is_found(tmp_path: Path):
+    path = tmp_path / "lock"
+    assert processes.holder(path) is None
+    with path.open("w") as file:
+        assert processes.holder(path) is None
+        fcntl.flock(file, fcntl.LOCK_EX)
+        assert processes.holder(path) == processes.named(os.getpid())
+    assert processes.holder(path) is None
 
 
 def test_ending_a_process_ends_its_group_and_nothing_of_the_same_number():
