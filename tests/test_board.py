@@ -202,7 +202,7 @@ def test_why_shows_the_traceback_and_where_the_logs_are(grid: Grid, capsys):
     assert "result.pkl" not in shown
 
 
-def test_cancel_ends_the_jobs_of_the_grid_and_no_others(grid: Grid, tmp_path: Path, capsys):
+def test_cancel_ends_the_jobs_of_the_grid_and_no_others(grid: Grid, tmp_path: Path):
     answer = "7_[1-3]|PENDING|Priority|0|0||\\n8|RUNNING|None|0|0|n1|\\n9|RUNNING|None|0|0|n1|\\n"
     for name, line in (
         ("squeue", f"printf '{answer}'"),
