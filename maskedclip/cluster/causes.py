@@ -246,6 +246,7 @@ _STEPS: tuple[Callable[[_Case], Cause | None], ...] = (
     _timed_out,
     _ended,
     _first_line(words.ENVIRONMENT, words.ENVIRONMENT_LINES),
+    _first_line(words.ENVIRONMENT, words.COMMAND_LINES),
     _refused,
     _first_line(words.KILLED, words.KILLED_LINES),
     _lost,

@@ -103,11 +103,13 @@ def _by_rank(name: str, text: str) -> list[tuple[int | None, list[str]]]:
     for line in lines:
         match = label.match(line)
         rank = int(match[match.lastindex or 1]) if match else own
-        parts.setdefault(rank, []).append(line[match.end() :] if match else line)
+        line = line[match.end() :] if match else line
+        parts.setdefault(rank, []).append(_LABEL.sub("", line) if label is _SRUN_LABEL else line)
     return list(parts.items())
 
 
 def _tracebacks(lines: Sequence[str], rank: int | None) -> Iterator[Failure]:
+    goes_on = _last_step(lines)
     time_s, at, chain = NEVER, 0, list[tuple[str, list[str]]]()
     while at < len(lines):
         line = lines[at].rstrip()
@@ -126,9 +128,14 @@ def _tracebacks(lines: Sequence[str], rank: int | None) -> Iterator[Failure]:
             begins = next((i for i in range(at, len(lines)) if lines[i].strip()), len(lines))
             if begins < len(lines) and lines[begins].rstrip().endswith(_BEGIN):
                 continue
-        handled = ignored or any(_GOES_ON.match(line) for line in lines[at:])
+        handled = ignored or at <= goes_on
         yield _failure(chain, rank, time_s, handled)
         chain = []
+
+
+def _last_step(lines: Sequence[str]) -> int:
+    """Return where the last line of a run's progress stands, -1 where there is none."""
+    return max((n for n, line in enumerate(lines) if _GOES_ON.match(line)), default=-1)
 
 
 def _one(lines: Sequence[str], at: int) -> tuple[str, list[str], int]:
@@ -177,6 +184,7 @@ def _own_frames(body: Sequence[str]) -> list[str]:
 
 def _lines(lines: Sequence[str], rank: int | None) -> Iterator[Failure]:
     """Yield errors that come without a traceback; those of C++ and of our commands."""
+    goes_on = _last_step(lines)
     for number, line in enumerate(lines):
         if not _ERROR_LINE.search(line):
             continue
@@ -185,5 +193,5 @@ def _lines(lines: Sequence[str], rank: int | None) -> Iterator[Failure]:
         if kind == words.CODE and not ours:
             continue
         stamp = time_of(line)
-        handled = any(_GOES_ON.match(later) for later in lines[number + 1 :])
+        handled = number < goes_on
         yield Failure(kind, short(line), "", rank, NEVER if stamp is None else stamp, handled)

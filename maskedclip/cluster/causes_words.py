@@ -177,7 +177,9 @@ ENDED = re.compile(
 BAD_EXIT = re.compile(r"srun: error: \S+ tasks? [\d,-]+: (?P<how>.+)")
 CRASH_LINES = re.compile(
     r"Fatal Python error: (?!Aborted)|: task[s]? [\d,-]+: (?:Segmentation|Bus error|Floating"
-    r"|Illegal)|^Segmentation fault|^Bus error|^Illegal instruction|Signal (?:11|7|4|8) \(SIG"
+    r"|Illegal)|^Segmentation fault"
+    r"|line \d+: +\d+ (?:Segmentation|Bus|Illegal)|^Bus error|^Illegal instruction"
+    r"|Signal (?:11|7|4|8) \(SIG"
     r"|munmap_chunk\(\)|free\(\): invalid|malloc\(\): |double free|corrupted (?:size|double)"
     r"|(?<!Aborted )\(core dumped\)",
 )
@@ -194,7 +196,7 @@ NODE_LINES = re.compile(
     re.IGNORECASE,
 )
 ENVIRONMENT_LINES = re.compile(
-    r"No module named \S+$|command not found|error while loading shared libraries"
+    r"No module named \S+$|error while loading shared libraries"
     r"|(?:execve|exec)\S*: .*No such file|bad interpreter|Lmod has detected"
     r"|Unable to locate a module"
     r"|EnvironmentNameNotFound|EnvironmentLocationNotFound|can't open file"
@@ -202,8 +204,10 @@ ENVIRONMENT_LINES = re.compile(
     r"|CommandNotFoundError|GLIBC\S* not found|: (?:python\S*|srun): No such file or directory"
     r"|nvidia-container-cli: |NVIDIA-SMI has failed",
 )
+COMMAND_LINES = re.compile(r"command not found")  # a job may do without it
 SUBMISSION_LINES = re.compile(
-    r"could not find submitted jobs|sbatch: error|Unable to create (?:job )?step"
+    r"could not find submitted jobs|sbatch: error|srun: error: Only allocated"
+    r"|Unable to create (?:job )?step"
     r"|srun: fatal|Batch job submission failed|JobLaunchFailure|launch failed requeued held"
     r"|[Cc]ould not open std(?:out|err|in) file"
     r"|Invalid (?:account|partition|qos|generic resource)"

@@ -60,13 +60,13 @@ def test_a_log_is_short_and_tells_nothing_of_where_it_was_written():
 def test_no_order_cut_or_mixture_of_logs_is_too_much_for_it():
     cases = [known(path).evidence for path in FILES]
     generator = random.Random(0)
-    for _ in range(400):
+    for _ in range(200):
         chosen = generator.sample(cases, 2)
         lines = [line for case in chosen for _, text in case.logs for line in text.splitlines()]
         if generator.random() < 0.5:
             generator.shuffle(lines)
         text = "\n".join(lines)
-        text = text[generator.randrange(len(text)) :][: generator.randrange(1, len(text))]
+        text = text[generator.randrange(len(text) + 1) :][: generator.randrange(len(text) + 1)]
         if generator.random() < 0.3:
             text = text.replace(generator.choice(":[]'\"( "), generator.choice("\0\n\r\x0c"))
         names = generator.choice(
