@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from maskedclip.config import Config, override
 from maskedclip.data.storage.shards import Shards
 from maskedclip.losses import label_guided_clip_loss
+from maskedclip.losses.gathering import of_all_ranks, of_all_ranks_with_gradient
 from maskedclip.models.pretrained import read_weights
 from maskedclip.pretrain import pretrain
 from tests.ranks.processes import on_ranks
@@ -127,3 +128,21 @@ def test_a_checkpoint_of_two_ranks_is_resumed_by_one(small, alone):
     pretrain(small)
     for row, expected in zip(losses(small.directory), losses(alone), strict=True):
         assert row == pytest.approx(expected, rel=1e-5, abs=1e-6)
+
+
+def gather_on_a_rank(rank: int) -> None:
+    dist.init_process_group("gloo")
+    for turn in range(30_000):
+        size = (1, 2, 6, 64, 512)[turn % 5]
+        row_BD = torch.full((4, size), float(rank), requires_grad=True)
+        first_AD = of_all_ranks_with_gradient(row_BD, None)
+        second_AD = of_all_ranks_with_gradient(2 * row_BD, None)
+        (first_AD.sum() + second_AD.sum()).backward()
+        assert row_BD.grad.eq(6).all()
+        assert of_all_ranks(torch.tensor([rank]), None).tolist() == [0, 1]
+    dist.destroy_process_group()
+
+
+@pytest.mark.slow  # torch's own functional collectives died of a corrupt heap here
+def test_rows_are_gathered_with_their_gradients_as_often_as_a_long_run_does():
+    on_ranks(2, gather_on_a_rank)
