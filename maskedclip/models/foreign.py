@@ -122,7 +122,10 @@ def card_of(name: str, family: Family, fingerprint: Iterable[str]) -> Card:
     fingerprint holds "name rows" of each tensor as its file has it.
     """
     cards = [card for card in CARDS if card.family == family]
-    for part in reversed(name.lower().rsplit("/", 2)[-2:]):  # the file, then its folder
+    folders, _, file = name.lower().rpartition("/")
+    parts = [file, "/".join(folders.split("/")[-2:])]
+    # a file's own words come before those of its folders; a name of a hub is one thing
+    for part in parts if "." in file and folders else [name.lower()]:
         for card in cards:
             if re.search(card.words, part):
                 return card

@@ -152,6 +152,7 @@ def _dinov3(
         num_heads=facts["heads"],
         mlp_ratio=(facts["hidden"] + 0.5) / facts["width"],
         swiglu_mlp=facts["mlp"] == "gated",
+        swiglu_align_to=int(facts["mlp"] == "gated"),  # else timm packs both halves into one
         num_reg_tokens=facts["registers"],
         num_classes=num_classes,
         drop_path_rate=drop_path,
