@@ -2,11 +2,13 @@
 
     python launchers/submit_finetune.py RUN_OR_WEIGHTS[,MORE] --datasets paper|DIR,DIR
         --fractions 0.1,1.0|efficiency --seeds 5 [--recipe R] [--out runs] [--dry_run]
-        [--FIELD=VALUE ...]
+        [--cluster auto|slurm|local] [--parallelism N] [--gpus 1] [--FIELD=VALUE ...]
 
-The fine-tunings run here, one after another; arrays of SLURM jobs are not made yet. The same
-command again goes on: what is finished is not run again, what was killed goes on from its last
-saved epoch. One that fails is named at the end and stops no other; the exit code is then 1.
+On SLURM they are one array, and a report behind it; OUT/grids/NAME holds what was submitted. On
+this machine they run one after another, or with --parallelism N so many at a time, each in a
+process with a log of its own. The same command again goes on: what is finished is not run again,
+what was killed goes on from its last saved epoch. One that fails is named at the end and stops no
+other; the exit code is then 1.
 """
 
 import logging
@@ -18,6 +20,6 @@ if __name__ == "__main__":
     STUDY = read_study(__doc__)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     with one_line_errors():
-        from maskedclip.study import run
+        from maskedclip.grid_start import start_study
 
-        raise SystemExit(run(STUDY))
+        raise SystemExit(start_study(STUDY))

@@ -148,7 +148,10 @@ def missing(grid: Grid) -> tuple[list[Cell], dict[str, str], list[str]]:
     What SLURM does not tell of a job counts as waiting: two of a cell would be worse than none.
     """
     latest = {each.cell: each.job for each in submissions(grid)}
-    open_cells = [cell for cell in grid.cells if not finished(grid, cell)]
+    open_cells = [cell for cell in grid.cells if cell.stage != REPORT and not finished(grid, cell)]
+    # whatever is still to come makes a report that is there out of date
+    reports = [cell for cell in grid.cells if cell.stage == REPORT]
+    open_cells += [cell for cell in reports if open_cells or not finished(grid, cell)]
     jobs = {cell.name: latest[cell.name] for cell in open_cells if latest.get(cell.name)}
     told = ask(list(jobs.values())) if jobs else {}
     active, unknown = {}, []

@@ -17,6 +17,8 @@ from maskedclip.grid_local import run
 from maskedclip.grid_plan import Cost, plan
 from maskedclip.slurm import cluster_of
 from maskedclip.study import Opened, Tuned, check_names, tuned_of
+from maskedclip.study import run as run_study
+from maskedclip.study_command import Study
 
 logger = logging.getLogger(__name__)
 GRIDS, RUNS = "grids", "runs"
@@ -46,6 +48,40 @@ def start_ablation(asked: Ablation) -> int:
     )
     costs = {each.name: Cost(each.passes, _size(each.config, systems)) for each in tuned}
     return start(grid, costs if launch.dry_run else None, launch.card)
+
+
+def start_study(study: Study) -> int:
+    """Fine-tune as an array, or several at a time, or one after another; return the exit code.
+
+    Raises as `start_ablation` does.
+    """
+    config, launch = study.config, study.launch
+    cluster = cluster_of(launch)
+    if cluster != "slurm" and (config.parallelism or 1) == 1:
+        return run_study(study)
+    launch = replace(launch, gpus=1) if launch.gpus is None and cluster == "slurm" else launch
+    opened: Opened = {}
+    tuned = [tuned_of(each, opened, build=not config.dry_run) for each in study.cells]
+    check_names(tuned)
+    for line in study.missing:
+        logger.warning("%s", line)
+    cells = finetunings([replace(each.config, name=each.name) for each in tuned], [])
+    directory = (Path(config.out) / GRIDS / config.name).absolute()
+    grid = grid_of(directory, cells, asdict(launch), launch.hours, cluster, config.parallelism)
+    costs = {each.name: Cost(each.passes, _size_of(each.config)) for each in tuned}
+    return start(grid, costs if config.dry_run else None, launch.card)
+
+
+def _size_of(config: FinetuneConfig) -> str:
+    """Return the size of an encoder that is there; large where its file does not say."""
+    from maskedclip.inference import read_header
+    from maskedclip.models.pretrained import ENCODER, RANDOM
+
+    if config.weights == RANDOM:
+        return config.size
+    weights = Path(config.weights)
+    shape, _ = read_header(weights / ENCODER if weights.is_dir() else weights)
+    return str(shape.get("size", "large"))
 
 
 def _size(config: FinetuneConfig, systems: Mapping[str, Config]) -> str:

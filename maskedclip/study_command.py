@@ -7,13 +7,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from maskedclip.cluster_profile import profiled
 from maskedclip.command import field_lines, one_line_errors, read_flags, stop
-from maskedclip.config import FinetuneConfig, field_names, override
+from maskedclip.config import FinetuneConfig, LaunchConfig, field_names, override
 from maskedclip.data.tasks import chosen
 from maskedclip.downstream_command import check_dataset, check_weights, recipe_lines
 from maskedclip.finetune_recipes import finetune_recipe
 
 EFFICIENCY = "0.01,0.02,0.05,0.1,0.2,0.5,1.0"  # of Figure 2
+_LAUNCH = [
+    name for name in field_names(LaunchConfig()) if name not in ("nodes", "cpu_ranks", "dry_run")
+]
 _OURS = ("weights", "dataset", "task", "fraction", "seed", "recipe", "name", "out", "split")
 
 
@@ -29,9 +33,15 @@ class StudyConfig:
     seeds: int = 5  # repeats, each with another share of the labels, order and head
     recipe: str = "paper"
     out: str = "runs"
-    dry_run: bool = False  # list the fine-tunings and stop
+    name: str = "finetune"  # of the grid OUT/grids/NAME, where it is an array or several at a time
+    parallelism: int | None = None  # jobs of an array at a time; here processes, 1 if unset
+    dry_run: bool = False  # list the fine-tunings, on SLURM their scripts too, and stop
 
     def __post_init__(self) -> None:
+        if (self.parallelism or 1) < 1:
+            raise ValueError(f"parallelism {self.parallelism}: is at least 1")
+        if not self.name or self.name in (".", "..") or set(self.name) & set("/\\"):
+            raise ValueError(f"name {self.name!r}: write a plain folder name")
         if self.seeds < 1:
             raise ValueError(f"seeds {self.seeds}: is at least 1")
         if not self.fractions:
@@ -44,6 +54,7 @@ class Study(NamedTuple):
     cells: list[FinetuneConfig]
     missing: list[str]  # a line for each dataset of the paper that is not there
     config: StudyConfig
+    launch: LaunchConfig = LaunchConfig()
 
 
 def read_study(usage: str | None, arguments: list[str] | None = None) -> Study:
@@ -60,15 +71,20 @@ def read_study(usage: str | None, arguments: list[str] | None = None) -> Study:
     if flags.get("fractions") == "efficiency":
         flags["fractions"] = EFFICIENCY
     known = [name for name in field_names(FinetuneConfig()) if name not in _OURS]
-    unknown = [name for name in flags if name not in (*field_names(StudyConfig()), *known)]
+    every = (*field_names(StudyConfig()), *known, *_LAUNCH)
+    unknown = [name for name in flags if name not in every]
     if unknown:
-        near = difflib.get_close_matches(unknown[0], [*field_names(StudyConfig()), *known], n=1)
+        near = difflib.get_close_matches(unknown[0], every, n=1)
         stop(f"no flag --{unknown[0]}; " + (f"did you mean --{near[0]}?" if near else "see --help"))
     with one_line_errors():
-        ours = {name: value for name, value in flags.items() if name not in known}
+        ours = {name: value for name, value in flags.items() if name in field_names(StudyConfig())}
         config = override(StudyConfig(), ours)
+        launched = {name: value for name, value in flags.items() if name in _LAUNCH}
+        launch = override(profiled(flags.get("profile", "")), launched)
+        # a fine-tuning is one process
+        launch = replace(launch, nodes=1, cpu_ranks=1, dry_run=config.dry_run)
         cells, missing = plan(config, {k: v for k, v in flags.items() if k in known})
-    return Study(cells, missing, config)
+    return Study(cells, missing, config, launch)
 
 
 def plan(study: StudyConfig, changes: Mapping[str, Any]) -> tuple[list[FinetuneConfig], list[str]]:
@@ -110,5 +126,7 @@ def _help(usage: str | None, recipe: str) -> str:
     fields = field_lines(finetune_recipe(recipe))
     others = [line for line in fields if line.split("=")[0].strip(" -") not in _OURS]
     lines = [str(usage).strip(), "", *recipe_lines(), "Options, as --NAME=VALUE:"]
-    lines += [*field_lines(StudyConfig()), "", "Fields of the recipe, for every fine-tuning:"]
+    launch = [x for x in field_lines(LaunchConfig()) if x.split("=")[0].strip(" -") in _LAUNCH]
+    lines += [*field_lines(StudyConfig()), "", "Where and how:", *launch]
+    lines += ["", "Fields of the recipe, for every fine-tuning:"]
     return "\n".join([*lines, *others]) + "\n"
