@@ -28,7 +28,7 @@ from maskedclip.board_text import (
     span,
 )
 from maskedclip.cluster.causes import cause_of
-from maskedclip.cluster.processes import is_name
+from maskedclip.cluster.processes import holder, is_name
 from maskedclip.cluster.queue import GONE, RUNNING, WAITING, JobState, ask
 from maskedclip.config import Config, FinetuneConfig, flat
 from maskedclip.grid import (
@@ -62,6 +62,7 @@ class _Known(NamedTuple):
     quiet_s: float  # since it last wrote; infinite: never
     unfinished: list[str]  # needs
     now: float
+    is_handed_out: bool  # by a process of this machine, cell by cell
 
 
 def board(
@@ -80,7 +81,7 @@ def board(
     now = time.time() if now is None else now
     latest = {each.cell: each for each in submitted}
     done = {cell.name for cell in grid.cells if finished(grid, cell)}
-    logs = Logs(grid)
+    logs, is_handed_out = Logs(grid), _is_handed_out(grid)
     rows = []
     for cell in sorted(grid.cells, key=lambda cell: STAGES.index(cell.stage)):
         last, run = latest.get(cell.name), run_of(grid, cell)
@@ -97,7 +98,7 @@ def board(
             quiet_s = math.inf if written is None else max(0.0, now - written)
             # a report shows what there is
             needs = [] if cell.stage == REPORT else [n for n in cell.needs if n not in done]
-            known = _Known(cell, last, answer, progress, quiet_s, needs, now)
+            known = _Known(cell, last, answer, progress, quiet_s, needs, now, is_handed_out)
             state, note = _state(known)
             if state == FAILED:
                 note = cause_of(evidence(mine, answer, _TAIL)).line or note
@@ -133,6 +134,13 @@ def rows_of(grid: Grid, submitted: Sequence[Submission]) -> list[Row]:
     return board(grid, ask(jobs), submitted)
 
 
+def _is_handed_out(grid: Grid) -> bool:
+    """Return whether a process of this machine works through a grid's cells."""
+    from maskedclip.grid_jobs import LOCK
+
+    return grid.cluster == "local" and holder(grid.directory / LOCK) is not None
+
+
 def fields_of(cell: Cell) -> dict[str, Any]:
     """Return a cell's configuration by dotted field, defaults included."""
     return _DEFAULTS.get(cell.stage, {}) | cell.config
@@ -142,9 +150,7 @@ def _state(known: _Known) -> tuple[str, str]:
     """Return the state and the note of a cell that is not done."""
     answer, lively = known.answer, known.quiet_s < _LIVELY_S
     if known.submission is None:
-        if lively:
-            return GOING, "by no job of this grid"
-        return MISSING, "was never submitted"
+        return _unsubmitted(known)
     if answer.state in WAITING:
         return _waiting(known)
     if answer.state in RUNNING:
@@ -161,6 +167,14 @@ def _state(known: _Known) -> tuple[str, str]:
             return FAILED, "its job is gone, and has written nothing"
         return _ended(known)
     return LOST, f"{_unknown(answer)}; {_quiet(known.quiet_s)}"
+
+
+def _unsubmitted(known: _Known) -> tuple[str, str]:
+    if known.quiet_s < _LIVELY_S:
+        return GOING, "by no job of this grid"
+    if known.is_handed_out:
+        return PENDING, f"waits for {known.unfinished[0]}" if known.unfinished else "for its turn"
+    return MISSING, "was never submitted"
 
 
 def _waiting(known: _Known) -> tuple[str, str]:

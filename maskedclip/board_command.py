@@ -22,7 +22,7 @@ from typing import Any
 from maskedclip.board import rows_of
 from maskedclip.board_evidence import Logs, evidence
 from maskedclip.board_runs import LAUNCH, Opened, cell_of, known_places, opened
-from maskedclip.board_text import ACTIVE, DONE, LOST, OPEN, STATES, Row, summary, table
+from maskedclip.board_text import ACTIVE, DONE, FAILED, LOST, OPEN, STATES, Row, summary, table
 from maskedclip.cluster import processes, queue
 from maskedclip.cluster.causes import cause_of
 from maskedclip.command import check_flags, one_line_errors, read_flags, stop
@@ -109,7 +109,7 @@ def _next(found: Opened, name: str, rows: Sequence[Row]) -> str:
     """Return the commands that are of use now."""
     troubled = [row for row in rows if row.state in OPEN]
     active = any(row.state in ACTIVE for row in rows)
-    told = [row for row in troubled if row.job]
+    told = sorted((row for row in troubled if row.job), key=lambda row: row.state != FAILED)
     lines = [f"{_ME} status {name} --why={told[0].cell}"] if told else []
     if troubled and not (active and all(row.state == LOST for row in troubled)):
         lines.append(f"{_ME} retry {name}")

@@ -12,7 +12,9 @@ from maskedclip.board_command import main
 from maskedclip.board_text import Row, span, table
 from maskedclip.cluster import processes
 from maskedclip.cluster.queue import GONE, JobState
+from maskedclip.eval.locking import locked
 from maskedclip.grid import Grid, submissions
+from maskedclip.grid_jobs import LOCK
 
 LATER = 1e12  # so that nothing was written lately
 
@@ -41,6 +43,15 @@ def _state(grid: Grid, cell: str, answer: JobState, now: float = LATER) -> tuple
 
 def test_what_was_never_submitted_is_missing(grid: Grid):
     assert _row(grid, "never", None)[2:4] == ("missing", "was never submitted")
+
+
+def test_cells_that_a_process_here_hands_out_wait_for_their_turn(grid: Grid):
+    local = grid._replace(cluster="local")
+    with locked(grid.directory / LOCK, wait=False, without=""):
+        rows = {row.cell: row for row in board(local, {}, [], LATER)}
+    assert rows["never"][2:4] == ("pending", "for its turn")
+    assert rows["half-tuned"][2:4] == ("pending", "waits for half")
+    assert board(local, {}, [], LATER)[-1].state == "missing"
 
 
 def test_a_waiting_job_says_for_what(grid: Grid):
