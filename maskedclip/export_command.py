@@ -55,7 +55,8 @@ def read(arguments: Sequence[str]) -> tuple[Path, ExportConfig]:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Carry out one command; mistakes end in one line and exit code 2."""
     run, options = read(sys.argv[1:] if arguments is None else arguments)
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    logging.getLogger("maskedclip").setLevel(logging.INFO)  # the other libraries tell much
     with one_line_errors():
         from maskedclip.export import export  # torch only when there is work for it
 

@@ -82,7 +82,8 @@ def _from_card(directory: str, use: str) -> Dataset:
     """Return what the card of that name says: the shards are no longer there."""
     name = Path(directory).name
     if name not in card_names():
-        return Dataset(directory, use, name, *[UNKNOWN] * 3, "the shards are not there any more")
+        gone = "the shards are not there any more"
+        return Dataset(directory, use, name, UNKNOWN, UNKNOWN, UNKNOWN, gone)
     card = read_card(name)
     return Dataset(
         directory, use, card.title, UNKNOWN, card.licence or UNKNOWN, card.citation or UNKNOWN,
@@ -106,11 +107,12 @@ def compute(subject: Subject) -> str:
     seconds = _seconds(subject.run / "metrics.jsonl", data)
     if not seconds or not starts:
         return f"{UNKNOWN}: the run has no metrics.jsonl or no provenance.json"
-    worlds, devices = ({start.get(key) for start in starts} for key in ("world", "device"))
-    if len(worlds) > 1 or None in worlds:
-        several = ", ".join(map(str, sorted(map(str, worlds))))
+    worlds = {start["world"] for start in starts}
+    devices = {start.get("device") for start in starts}  # absent of runs before it was noted
+    if len(worlds) > 1:
+        several = ", ".join(map(str, sorted(worlds)))
         return f"{UNKNOWN}: {_hours(seconds)} hours on {several} processes in turn"
-    (world,) = worlds
+    world = int(*worlds)
     wall = f"{_hours(seconds)} hours x {world} process{'es' if world > 1 else ''}"
     if devices == {"cpu"}:
         return f"0 GPU-hours: {wall} on processors"

@@ -19,6 +19,7 @@ from transformers import (
     ViTMAEConfig,
     ViTMAEForPreTraining,
 )
+from transformers.utils import logging
 
 from maskedclip.data.transforms import MEAN, STD
 from maskedclip.data.views import RESIZE
@@ -151,6 +152,7 @@ def _blocks(ours: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
 @torch.no_grad()
 def checks(subject: Subject, folder: Path) -> list[Check]:
     """Return how far transformers' features, and in mae/ the drawn pixels, are from the run's."""
+    logging.disable_progress_bar()  # of reading tensors: two lines for each of the models
     model = _opened(AutoModel, folder)
     image_BCHW = prepared(examples(), subject.image_size)
     run_BD = own_features(subject, image_BCHW)

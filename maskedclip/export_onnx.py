@@ -47,6 +47,7 @@ class _Outputs(nn.Module):
         )
         named = subject.encoder | {f"bridge.{name}": tensor for name, tensor in bridge.items()}
         self.tower.load_state_dict(named)
+        self.projection: Tensor | None
         self.register_buffer("projection", head)
         self.pools_cls = subject.pools_cls
 
@@ -54,7 +55,7 @@ class _Outputs(nn.Module):
         tower = self.tower
         if isinstance(tower, BridgedTransformer):
             token_BND = super(BridgedTransformer, tower).forward_features(image)
-            last_BND = tower.bridge.norm(tower.bridge.blocks(token_BND))
+            last_BND = tower.bridge(token_BND)
         else:
             token_BND = last_BND = tower.forward_features(image)
         feature_BD = token_BND[:, 1:].mean(dim=1)

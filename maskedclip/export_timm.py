@@ -29,11 +29,11 @@ WEIGHTS = "model.safetensors"
 _NAMED = ("tiny", "small", "base", "large")  # sizes that timm has a name for
 
 
-def timm_name(subject: Subject) -> tuple[str, dict[str, int]]:
+def timm_name(subject: Subject) -> tuple[str, dict[str, Any]]:
     """Return timm's name of the encoder, and what has to be said beside it."""
     kind, size = subject.size, str(subject.header["size"])
     named = size if size in _NAMED else "tiny"
-    other: dict[str, int] = {}
+    other: dict[str, Any] = {}
     if subject.image_size != 224:
         other["img_size"] = subject.image_size
     if subject.patch_size != 16:

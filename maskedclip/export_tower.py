@@ -14,8 +14,23 @@ from torch import Tensor, nn
 
 from maskedclip.models.maskedclip import SIZES
 
-_NORM = partial(nn.LayerNorm, eps=1e-6)
+_NORM: Any = partial(nn.LayerNorm, eps=1e-6)
 _TAG = re.compile(r"(\w+)_p(\d+)_(\d+)_b(\d+)")
+
+
+class TimmBridge(nn.Module):
+    """B of timm's blocks."""
+
+    def __init__(self, *, width: int, depth: int, heads: int) -> None:
+        super().__init__()
+        self.blocks = nn.Sequential(
+            *(Block(width, heads, qkv_bias=True, norm_layer=_NORM) for _ in range(depth))
+        )
+        self.norm = _NORM(width)
+
+    def forward(self, token_BND: Tensor) -> Tensor:
+        """Return tokens of the same shape, [CLS] first."""
+        return self.norm(self.blocks(token_BND))
 
 
 class BridgedTransformer(VisionTransformer):
@@ -23,19 +38,13 @@ class BridgedTransformer(VisionTransformer):
 
     def __init__(self, *, bridge_depth: int, **shape: Any) -> None:
         super().__init__(**shape)
-        self.bridge = nn.Module()
-        self.bridge.blocks = nn.Sequential(
-            *(
-                Block(shape["embed_dim"], shape["num_heads"], qkv_bias=True, norm_layer=_NORM)
-                for _ in range(bridge_depth)
-            )
+        self.bridge = TimmBridge(
+            width=shape["embed_dim"], depth=bridge_depth, heads=shape["num_heads"]
         )
-        self.bridge.norm = _NORM(shape["embed_dim"])
 
-    def forward_features(self, image_BCHW: Tensor, **options: Any) -> Tensor:
-        """Return B's tokens, [CLS] first."""
-        token_BND = super().forward_features(image_BCHW, **options)
-        return self.bridge.norm(self.bridge.blocks(token_BND))
+    def forward_features(self, x: Tensor, *arguments: Any, **options: Any) -> Tensor:
+        """Return B's tokens of an image BCHW, [CLS] first."""
+        return self.bridge(super().forward_features(x, *arguments, **options))
 
 
 def tower_name(*, size: str, patch_size: int, image_size: int, bridge_depth: int) -> str:
@@ -46,7 +55,7 @@ def tower_name(*, size: str, patch_size: int, image_size: int, bridge_depth: int
 def build_tower(*, size: str, patch_size: int, image_size: int, bridge_depth: int) -> Any:
     """Return E_I and B as timm has them, random; pooled features are the mean of B's patches."""
     kind = SIZES[size]
-    shape = {
+    shape: dict[str, Any] = {
         "img_size": image_size,
         "patch_size": patch_size,
         "embed_dim": kind.width,

@@ -150,7 +150,7 @@ def _method(subject: Subject) -> list[str]:
     return [
         f"Losses and their weights: {', '.join(terms) or UNKNOWN}. Ended after: {end}.",
         "",
-        *_table(("field", "value"), [(f"`{k}`", str(v)) for k, v in shown.items()]),
+        *_table(("field", "value"), [(f"`{k}`", str(v) or "none") for k, v in shown.items()]),
     ]
 
 
