@@ -8,11 +8,13 @@ imports torch: --help and mistakes answer at once.
 import difflib
 import errno
 import inspect
+import os
 import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
+from pathlib import Path
 from typing import Any, NoReturn, TypeVar, cast
 
 import fire
@@ -35,9 +37,24 @@ _MENDS = {
 
 
 def stop(message: object) -> NoReturn:
-    """End the program with one line on stderr and exit code 2."""
-    sys.stderr.write(" ".join(str(message).split()) + "\n")
+    """End the program with one line on stderr and exit code 2.
+
+    Of torchrun's ranks on a machine the first to end says why: the others end for that reason.
+    """
+    if _first_to_end():
+        sys.stderr.write(" ".join(str(message).split()) + "\n")
     raise SystemExit(2)
+
+
+def _first_to_end() -> bool:
+    own = os.environ.get("TORCHELASTIC_ERROR_FILE")  # in a folder a rank, in one of this attempt
+    if own is None:
+        return True
+    try:
+        (Path(own).parents[1] / "said").touch(exist_ok=False)
+    except FileExistsError:
+        return False
+    return True
 
 
 @contextmanager

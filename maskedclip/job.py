@@ -82,7 +82,9 @@ def as_a_job(work: Callable[[], T]) -> T:
     _forget_signals_in_children()
     from maskedclip.engine.preemption import GO_ON_LATER, Preempted
 
-    logging.basicConfig(level=logging.INFO, format="%(message)s", force=True)
+    first = os.environ.get("RANK", "0") == "0"
+    level = logging.INFO if first else logging.WARNING
+    logging.basicConfig(level=level, format="%(message)s", force=True)
     if "SUBMITIT_EXECUTOR" in os.environ:
         logging.getLogger("submitit").setLevel(logging.WARNING)
         _remove_half_a_result()
