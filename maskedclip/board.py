@@ -28,6 +28,7 @@ from maskedclip.board_text import (
     span,
 )
 from maskedclip.cluster.causes import cause_of
+from maskedclip.cluster.causes_words import UNKNOWN
 from maskedclip.cluster.processes import holder, is_name
 from maskedclip.cluster.queue import GONE, RUNNING, WAITING, JobState, ask
 from maskedclip.config import Config, FinetuneConfig, flat
@@ -101,7 +102,8 @@ def board(
             known = _Known(cell, last, answer, progress, quiet_s, needs, now, is_handed_out)
             state, note = _state(known)
             if state == FAILED:
-                note = cause_of(evidence(mine, answer, _TAIL)).line or note
+                cause = cause_of(evidence(mine, answer, _TAIL))
+                note = note if cause.kind == UNKNOWN else cause.line
         job, attempt = ("", 0) if last is None else (last.job, last.attempt)
         rows.append(
             Row(

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from maskedclip.cluster.causes import Evidence
-from maskedclip.cluster.queue import JobState
+from maskedclip.cluster.queue import GONE, JobState
 from maskedclip.grid import Grid, Submission
 
 _TEXTS = (".out", ".err", ".log", ".txt")
@@ -50,7 +50,8 @@ def _in_order(name: str) -> list[tuple[int, str]]:
 def evidence(logs: Iterable[Path], answer: JobState, tail: int) -> Evidence:
     """Return what there is to judge an end by; of each log its last `tail` bytes."""
     texts = tuple((path.name, _tail(path, tail)) for path in logs)
-    return Evidence(texts, answer.state, answer.exit_code, answer.reason)
+    state = "" if answer.state == GONE else answer.state  # which is no word of SLURM's
+    return Evidence(texts, state, answer.exit_code, answer.reason)
 
 
 def _tail(path: Path, most: int) -> str:
