@@ -5,11 +5,13 @@ import json
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from maskedclip.eval.results import RESULTS, Measured, read_measured, read_rows
 from maskedclip.eval.scores import point
+from maskedclip.models.foreign import contaminated
 from maskedclip.pages.measurements import Measurement, measurements
 
 USUAL = "finetune"
@@ -56,9 +58,16 @@ def find(roots: Sequence[Path], protocol: str) -> Found:
             f"{where}: nothing measured by {protocol!r}; there is {', '.join(sorted(counts))}; "
             f"try --protocol={near[0]}"
         )
-    kept, repeated = _once(mine)
+    kept, repeated = _once([_told(each) for each in mine])
     others = {name: count for name, count in sorted(counts.items()) if name != protocol}
     return Found(protocol, kept, others, problems + repeated)
+
+
+def _told(measured: Measurement) -> Measurement:
+    """Return it with what is known of its weights' training, where the rows do not say."""
+    if measured.seen is None and measured.dataset in contaminated(measured.method):
+        return replace(measured, seen=measured.method)
+    return measured
 
 
 def run_directories(roots: Iterable[Path]) -> Iterator[Path]:

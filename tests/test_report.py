@@ -469,3 +469,14 @@ def test_help_needs_no_torch() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert "--protocol=" in done.stdout
+
+
+def test_older_rows_of_weights_that_knew_the_dataset_are_marked_by_their_name(
+    tmp_path: Path,
+) -> None:
+    for method in ("flair_resnet", "RETFound_mae_natureCFP"):
+        write_run(tmp_path / "runs", Place(method, "idrid"), predicted("idrid", 5, 1.0, 0))
+    report([tmp_path / "runs"], ReportConfig(out=str(tmp_path / "out")))
+    page = (tmp_path / "out" / "index.html").read_text()
+    assert "flair_resnet: its weights (flair_resnet) were trained on images of IDRiD." in page
+    assert page.count("&dagger;") == 2 + 2 + 1  # ROC and PRC, of the task and on average

@@ -8,25 +8,20 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal, NamedTuple
 
-from timm.data.constants import (
-    IMAGENET_DEFAULT_MEAN,
-    IMAGENET_DEFAULT_STD,
-    IMAGENET_INCEPTION_MEAN,
-    IMAGENET_INCEPTION_STD,
-    OPENAI_CLIP_MEAN,
-    OPENAI_CLIP_STD,
-)
-
 Family = Literal["vit", "eva", "resnet50"]
 Values = tuple[float, ...]
+_IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # mean and deviation, of 0 to 1
+_OPENAI = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
+_HALF = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+_BARE = ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 
 
 class Preparation(NamedTuple):
     """What is done to an image before a network sees it; ours and MAE's where nothing is said."""
 
     image_size: int = 224  # pixels, square
-    mean: Values = IMAGENET_DEFAULT_MEAN  # of values from 0 to 1
-    std: Values = IMAGENET_DEFAULT_STD
+    mean: Values = _IMAGENET[0]  # of values from 0 to 1
+    std: Values = _IMAGENET[1]
     resize: float = 256 / 224  # of the size: the shorter side before the middle is cut out
     interpolation: str = "bicubic"
     whole: bool = False  # nothing is cut off: the longer side fills the square, the rest is black
@@ -45,8 +40,7 @@ class Card(NamedTuple):
     saw: tuple[str, ...] = ()  # datasets of ours, by their recipes, whose images it was trained on
 
 
-_CLIP = Preparation(0, OPENAI_CLIP_MEAN, OPENAI_CLIP_STD, resize=1.0)
-_BLACK, _UNIT = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
+_CLIP = Preparation(0, *_OPENAI, resize=1.0)
 
 # The first row that fits is it: by the words of its name, else by a tensor.
 CARDS = (
@@ -55,7 +49,7 @@ CARDS = (
         r"(?<![a-z])flair(?![a-z])",
         r"^vision_model\.model\.conv1\.",
         family="resnet50",
-        preparation=Preparation(512, _BLACK, _UNIT, 1.0, "bilinear", whole=True),
+        preparation=Preparation(512, *_BARE, 1.0, "bilinear", whole=True),
         # the default list of its main_pretrain.py
         saw=(
             "eyepacs", "idrid", "jsiec", "lag", "odir5k", "paraguay", "stare", "aptos2019",
@@ -108,7 +102,7 @@ CARDS = (
         "ImageNet-21K",
         r"augreg|orig_in21k|imagenet-?21k",
         r"^head\.weight 21843$",
-        preparation=Preparation(0, IMAGENET_INCEPTION_MEAN, IMAGENET_INCEPTION_STD, 1 / 0.9),
+        preparation=Preparation(0, *_HALF, 1 / 0.9),
     ),
     Card("MAE", r"(?<![a-z])mae(?![a-z])", r"^decoder(_|\.)"),
     Card("a ResNet-50", r"(?!)", r"\blayer4\.2\.conv3\.weight ", family="resnet50"),

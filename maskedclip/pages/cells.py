@@ -69,9 +69,15 @@ class Cell:
         return (statistics.fmean(lows), statistics.fmean(highs)) if whole else None
 
     @property
+    def seen(self) -> list[str]:
+        """The forms of weights that were trained on images of this dataset."""
+        return sorted({run.seen for run in self.measured if run.seen})
+
+    @property
     def notes(self) -> list[str]:
         found = [run.scores[self.metric].note for run in self.runs if self.metric in run.scores]
-        return sorted({note for note in found if note})
+        trained = [f"weights ({form}) trained on images of this dataset" for form in self.seen]
+        return [*sorted({note for note in found if note}), *trained]
 
 
 def _value(run: Measurement, metric: str) -> bool:
@@ -86,6 +92,7 @@ class Average(NamedTuple):
     interval: tuple[float, float] | None
     tasks: int
     of: int
+    seen: bool = False  # whether weights were trained on images of one of them
 
     @property
     def complete(self) -> bool:
@@ -114,7 +121,8 @@ def average(cells: Sequence[Cell]) -> Average:
     if len(below) == len(there):
         low, high = (math.sqrt(sum(squares)) / len(there) for squares in (below, above))
         interval = (mean - low, mean + high)
-    return Average(mean, deviation, interval, len(there), len(cells))
+    seen = any(cell.seen for cell in there)
+    return Average(mean, deviation, interval, len(there), len(cells), seen)
 
 
 def shown(value: float | None) -> str:

@@ -45,6 +45,8 @@ _READING = (
     "on the same test images, adjusted for the number of methods compared (Holm). It is dark where "
     "the two cannot be told apart (p of 0.05 or more).",
     "An average over fewer tasks than all says over how many, and is not compared.",
+    "A dagger marks values of weights that were trained on images of that dataset, as far as their "
+    "makers say: its test images may be among them.",
 )
 
 
@@ -112,6 +114,7 @@ def _results(table: Table, addresses: Addresses) -> str:
     return (
         f'<div class="wide"><table class="results"><thead><tr>{top}</tr><tr>{second}</tr></thead>'
         f"{body}</table></div>"
+        + "".join(f'<p class="soft">&dagger; {escaped(line)}</p>' for line in table.trained_on)
     )
 
 
@@ -131,7 +134,8 @@ def _cell(
     text = shown(cell.mean)
     if isinstance(cell, Cell) and len(cell.measured) == 1:
         text = link(addresses.run(cell.measured[0]), text, said or _where(cell.measured[0]))
-    text = f'<span class="{mark}">{text}</span>'
+    dagger = "&dagger;" if cell.seen else ""
+    text = f'<span class="{mark}">{text}</span>{dagger}'
     small = [("", f"\u00b1 {shown(cell.deviation)}" if cell.deviation is not None else "")]
     if cell.interval:
         small.append(("interval", f"{shown(cell.interval[0])}&ndash;{shown(cell.interval[1])}"))

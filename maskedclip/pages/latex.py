@@ -59,9 +59,13 @@ def latex(
             r"\setlength{\tabcolsep}{3pt}",
             r"\resizebox{\textwidth}{!}{%", rf"\begin{{tabular}}{{{'l' * 2}{'c' * (width - 2)}}}",
             r"\toprule", _row(top), "".join(rules), _row(second), *body, r"\bottomrule",
-            r"\end{tabular}}", r"\end{table}", *_sources(table, link), "",
+            r"\end{tabular}}", *_trained_on(table), r"\end{table}", *_sources(table, link), "",
         ]
     )  # fmt: skip
+
+
+def _trained_on(table: Table) -> list[str]:
+    return [rf"\par\footnotesize $^\dagger${escaped(line)}" for line in table.trained_on]
 
 
 def _rows(
@@ -86,7 +90,7 @@ def _rows(
 def _value(cell: Cell | Average, mark: str) -> str:
     if cell.mean is None:
         return "--"
-    text = _MARKS[mark] % shown(cell.mean)
+    text = _MARKS[mark] % shown(cell.mean) + (r"$^\dagger$" if cell.seen else "")
     if cell.deviation is not None:
         text += rf"{{\tiny$\pm${shown(cell.deviation)}}}"
     if isinstance(cell, Average) and not cell.complete:

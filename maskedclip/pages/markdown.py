@@ -17,6 +17,8 @@ def markdown(
 ) -> str:
     """Return a table; without `link` for a terminal: no links, and columns of one width.
 
+    A dagger marks values of weights that were trained on images of the dataset.
+
     Args:
         link: a run's directory to the address that leads there.
         intervals: the 95 % interval stands under each value.
@@ -38,11 +40,12 @@ def markdown(
                     text = _text(cell, marks[line.method, group, metric], intervals)
                     row.append(_linked(text, cell, link))
             rows.append(row)
-    return _lines(rows, padded=link is None)
+    notes = "".join(f"\n\u2020 {_escaped(line)}\n" for line in table.trained_on)
+    return _lines(rows, padded=link is None) + notes
 
 
 def _text(cell: Cell | Average, mark: str, intervals: bool) -> str:
-    text = _MARKS[mark].format(shown(cell.mean))
+    text = _MARKS[mark].format(shown(cell.mean)) + ("\u2020" if cell.seen else "")
     if cell.deviation is not None:
         text += f" \u00b1 {shown(cell.deviation)}"
     if isinstance(cell, Average) and cell.mean is not None and not cell.complete:

@@ -45,6 +45,8 @@ class Measurement:
     scores: Mapping[str, Score]
     predictions: str = ""  # path in the run directory; empty where its rows name none
     shards: str = ""  # the dataset's directory when it was measured
+    # form of weights that were trained on images of this dataset; None: the rows do not say
+    seen: str | None = None
 
     @property
     def cell(self) -> tuple[Any, ...]:
@@ -101,6 +103,7 @@ def measurements(directory: Path, rows: Iterable[Any]) -> tuple[list[Measurement
                 directory, method, run, dataset, task, protocol, float(fraction), int(seed),
                 int(last["n"]), scores, str(last.get("predictions") or ""),
                 str(last.get("shards") or ""),
+                None if last.get("seen") is None else str(last["seen"]),
             )
         )  # fmt: skip
     return found, problems

@@ -54,6 +54,21 @@ class Table:
         return any(line.checks for block in self.blocks for line in block.lines)
 
     @property
+    def trained_on(self) -> list[str]:
+        """A line a method whose weights were trained on images of a dataset in the table."""
+        found: dict[tuple[str, str], list[str]] = {}
+        for block in self.blocks:
+            for line in block.lines:
+                for column in self.columns:
+                    for form in line.cells[column, TABLED[0]].seen:
+                        names = found.setdefault((line.label or line.method, form), [])
+                        names += [column.name] if column.name not in names else []
+        return [
+            f"{method}: its weights ({form}) were trained on images of {', '.join(names)}."
+            for (method, form), names in found.items()
+        ]
+
+    @property
     def missing(self) -> list[tuple[str, str, str]]:
         """(labels, method, task) of the cells without a run."""
         return [

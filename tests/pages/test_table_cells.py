@@ -1,12 +1,17 @@
 """Cells, averages and marks of the tables."""
 
+import csv
+import io
 from pathlib import Path
 
 import pytest
 
 from maskedclip.eval.compare import over_seeds
 from maskedclip.pages.cells import Column, shown
+from maskedclip.pages.latex import latex
+from maskedclip.pages.markdown import markdown
 from maskedclip.pages.measurements import Measurement, Score, measurements
+from maskedclip.pages.sheet import sheet
 from maskedclip.pages.tables import column_marks, columns_of, marks, table
 
 PAPER = (Column("APTOS", "aptos2019", "grade"), Column("IDRiD", "idrid", "grade"))
@@ -172,3 +177,23 @@ def test_a_row_that_says_nothing_is_named_and_left_out(change: dict, said: str) 
     assert len(problems) == 2
     assert said in problems[0]
     assert "row 3: found int" in problems[1]
+
+
+def test_cells_of_weights_that_knew_the_dataset_are_marked_and_named() -> None:
+    runs = [measured("flair", "aptos2019", 0.9, seen="FLAIR"), measured("flair", "idrid", 0.8)]
+    runs += [measured("ours", "aptos2019", 0.8, seen=""), measured("ours", "idrid", 0.7)]
+    found = table(runs, PAPER)
+    line = "flair: its weights (FLAIR) were trained on images of APTOS."
+    assert found.trained_on == [line]
+    text = markdown(found)
+    assert "**90.0**\u2020" in text  # of both columns of the task, and of the average
+    assert text.count("\u2020") == 2 + 2 + 1
+    assert text.endswith(f"\n\u2020 {line}\n")
+    code = latex(found, ("Caption", "tab:x"), lambda _: "runs/a")
+    assert code.count(r"$^\dagger$") == 5
+    notes = [row["note"] for row in csv.DictReader(io.StringIO(sheet(found, lambda _: "runs/a")))]
+    assert sum("trained on images of this dataset" in note for note in notes) == 2
+
+
+def test_where_nobody_knew_the_dataset_no_dagger_is_shown() -> None:
+    assert "\u2020" not in markdown(table([measured("ours", "idrid", 0.7)], PAPER))
