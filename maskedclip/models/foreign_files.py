@@ -72,7 +72,7 @@ def read(weights: str | Path, own: Sequence[str] = (ENCODER,)) -> Weights:
     if file.suffix == ".safetensors":
         tensors, header = read_safetensors(file)
     else:
-        tensors, header = _tensors_of(_unpickled(file), file), {}
+        tensors, header = tensors_of(_unpickled(file), file), {}
     beside: dict[str, Any] = {}
     for name in () if header else _BESIDE:
         if (file.parent / name).is_file():
@@ -148,7 +148,7 @@ def _unpickled(path: Path) -> Any:
         ) from error
 
 
-def _tensors_of(content: Any, path: Path) -> dict[str, "Tensor"]:
+def tensors_of(content: Any, path: Path) -> dict[str, "Tensor"]:
     """Return the tensors of a checkpoint's network by name."""
     from torch import is_tensor
 
