@@ -153,6 +153,8 @@ class _Chain:
         states = f"{done} of {self.total} cells, {len(self.running)} running"
         states += f", {len(self.failed)} failed" if self.failed else ""
         left, known = self.left()
+        if not left and not known:
+            return f"{states}, time left not known yet"
         return f"{states}, {'' if known else 'over '}{_clock(left)} left"
 
     def left(self) -> tuple[float, bool]:
