@@ -39,12 +39,13 @@ def export(run: Path, to: str, out: Path | None = None) -> str:
     try:
         checks = _checked(target, subject, out)
         remarks = target.remarks(subject)
-        opens = target.lines(subject, Path("FOLDER"))
-        (out / FILE).write_text(card(subject, to, opens, checks, remarks))
+        here = Path("FOLDER")
+        code = [*target.opening(subject, here), *target.using(subject, here)]
+        (out / FILE).write_text(card(subject, to, code, checks, remarks))
     except BaseException:
         shutil.rmtree(out)  # ours, and not what it should be
         raise
-    return _told(out, checks, remarks, target.lines(subject, out))
+    return _told(out, checks, remarks, target.opening(subject, out))
 
 
 def _write(target: ModuleType, subject: Subject, to: str, out: Path) -> None:

@@ -212,15 +212,21 @@ def _pixels(subject: Subject, folder: Path, image_BCHW: Tensor) -> float:
     return furthest(theirs.logits.gather(1, index_BMP), ours_BMP)
 
 
-def lines(subject: Subject, folder: Path) -> list[str]:
-    """Return the code that opens the export."""
-    mae = f'mae = ViTMAEForPreTraining.from_pretrained("{folder}", subfolder="{MAE}")'
+def opening(subject: Subject, folder: Path) -> list[str]:  # noqa: ARG001 (as all targets)
+    """Return the code that opens the export, in its last line."""
     return [
         "from transformers import AutoImageProcessor, AutoModel, ViTMAEForPreTraining",
+        f'model = AutoModel.from_pretrained("{folder}")',
+    ]
+
+
+def using(subject: Subject, folder: Path) -> list[str]:
+    """Return the code that goes on from there."""
+    mae = f'mae = ViTMAEForPreTraining.from_pretrained("{folder}", subfolder="{MAE}")'
+    return [
         f'processor = AutoImageProcessor.from_pretrained("{folder}")',
         'feature = model(**processor(image, return_tensors="pt")).last_hidden_state[:, 1:].mean(1)',
         *([mae] if _decoder_of(subject) else []),
-        f'model = AutoModel.from_pretrained("{folder}")',
     ]
 
 

@@ -111,14 +111,20 @@ def checks(subject: Subject, folder: Path) -> list[Check]:
     return found
 
 
-def lines(subject: Subject, folder: Path) -> list[str]:
-    """Return the code that opens the export."""
-    size = subject.image_size
+def opening(subject: Subject, folder: Path) -> list[str]:  # noqa: ARG001 (as all targets)
+    """Return the code that opens the export, in its last line."""
     return [
         "import onnxruntime",
-        f'feature = session.run(["feature"], {{"image": image}})[0]  '
-        f"# float32, batch x 3 x {size} x {size}, normalised",
         f'session = onnxruntime.InferenceSession("{folder / FILE}")',
+    ]
+
+
+def using(subject: Subject, folder: Path) -> list[str]:  # noqa: ARG001 (as all targets)
+    """Return the code that goes on from there."""
+    size = subject.image_size
+    return [
+        f"# image: float32, batch x 3 x {size} x {size}, normalised",
+        'feature = session.run(["feature"], {"image": image})[0]',
     ]
 
 

@@ -138,13 +138,22 @@ def checks(subject: Subject, folder: Path) -> list[Check]:
     ]  # fmt: skip
 
 
-def lines(subject: Subject, folder: Path) -> list[str]:
-    """Return the code that opens the export."""
+def opening(subject: Subject, folder: Path) -> list[str]:
+    """Return the code that opens the export, in its last line."""
     also = "" if _is_plain(subject) else ", maskedclip.export_tower"
     return [
         f"import open_clip{also}",
-        f'tokenizer = open_clip.get_tokenizer("local-dir:{folder}")',
         f'model, _, preprocess = open_clip.create_model_and_transforms("local-dir:{folder}")',
+    ]
+
+
+def using(subject: Subject, folder: Path) -> list[str]:  # noqa: ARG001 (as all targets)
+    """Return the code that goes on from there."""
+    return [
+        f'tokenizer = open_clip.get_tokenizer("local-dir:{folder}")',
+        "image_row = model.eval().encode_image(preprocess(image)[None], normalize=True)",
+        'text_row = model.encode_text(tokenizer(["A fundus photograph of glaucoma"]), '
+        "normalize=True)",
     ]
 
 

@@ -52,22 +52,31 @@ def checks(subject: Subject, folder: Path) -> list[Check]:
     return [Check("features", furthest(mean_BD, own_features(subject, image_BCHW)))]
 
 
-def lines(subject: Subject, folder: Path) -> list[str]:
-    """Return the command and the code that open the export."""
+def opening(subject: Subject, folder: Path) -> list[str]:
+    """Return the command of theirs that opens the export, or code where they have none."""
     path = folder / file_name(subject)
-    code = f'state = torch.load("{path}", map_location="cpu", weights_only=True)["model"]'
     theirs = _THEIRS.get(str(subject.header["size"]))
     if theirs is None or subject.patch_size != 16:
-        return [code]
+        return [
+            "import torch",
+            f'state = torch.load("{path}", map_location="cpu", weights_only=True)["model"]',
+        ]
     pixels = subject.image_size
-    command = f"python main_finetune.py --model {theirs} --finetune {path} --input_size {pixels}"
-    return [code, command]
+    return [f"python main_finetune.py --model {theirs} --finetune {path} --input_size {pixels}"]
+
+
+def using(subject: Subject, folder: Path) -> list[str]:  # noqa: ARG001 (as all targets)
+    """Return the code that goes on from there."""
+    return []
 
 
 def remarks(subject: Subject) -> list[str]:
     """Return what a user of the export should know."""
     found = [
         "RETFound's fine-tuning begins with a fresh norm behind the mean and leaves `norm` unused",
+        "RETFound's code of 2025 takes --finetune for a name on the hub: there put the path in the "
+        "place of its hf_hub_download(...)",
+        "the file holds tensors alone: torch.load reads it with weights_only=True, too",
     ]
     size = str(subject.header["size"])
     if size not in _THEIRS:

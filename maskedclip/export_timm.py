@@ -90,17 +90,24 @@ def checks(subject: Subject, folder: Path) -> list[Check]:
     ]
 
 
-def lines(subject: Subject, folder: Path) -> list[str]:
-    """Return the code that opens the export; the last line is the strict one."""
+def opening(subject: Subject, folder: Path) -> list[str]:
+    """Return the code that opens the export, in its last line."""
     name, other = timm_name(subject)
     more = "".join(f", {key}={value}" for key, value in other.items())
     return [
         "import timm",
-        f'model = timm.create_model("local-dir:{folder}", pretrained=True)',
-        "transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model))",
-        f'tuned = timm.create_model("local-dir:{folder}", pretrained=True, num_classes=5)',
         f'model = timm.create_model("{name}", checkpoint_path="{folder / WEIGHTS}", '
         f'num_classes=0, global_pool="avg", fc_norm=False{more})',
+    ]
+
+
+def using(subject: Subject, folder: Path) -> list[str]:  # noqa: ARG001 (as all targets)
+    """Return the code that goes on from there."""
+    return [
+        f'model = timm.create_model("local-dir:{folder}", pretrained=True)  # the same',
+        "transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model))",
+        "feature = model.eval()(transform(image)[None])",
+        f'tuned = timm.create_model("local-dir:{folder}", pretrained=True, num_classes=5)',
     ]
 
 

@@ -28,20 +28,20 @@ _SHOWN = ("seed", "init_from", "model.", "loss.", "optim.", "data.paired_batch",
 
 
 def card(
-    subject: Subject, to: str, opens: Sequence[str], checks: Sequence[Check], remarks: Sequence[str]
+    subject: Subject, to: str, code: Sequence[str], checks: Sequence[Check], remarks: Sequence[str]
 ) -> str:
     """Return the card as Markdown with the front matter of the Hugging Face hub.
 
     Args:
         to: the target of the export.
-        opens: code that opens it.
+        code: opens and uses it.
         checks: how far the opened features were from the run's.
         remarks: what a user of it should know.
     """
     found = datasets(subject)
     sections = {
         "Open it": [
-            *_fenced(opens, "bash" if to == "retfound" else "python"),
+            *_fenced(code, "bash" if code[0].startswith("python ") else "python"),
             "",
             *(f"- {remark}" for remark in remarks),
         ],

@@ -45,17 +45,23 @@ def assert_equal(target: Any, subject: Any, folder: Path) -> list[Any]:
     return checks
 
 
+def run_code(target: Any, subject: Any, folder: Path, **scope: Any) -> dict[str, Any]:
+    """Return the names that the code of a model card leaves, run from top to bottom."""
+    code = [*target.opening(subject, folder), *target.using(subject, folder)]
+    with torch.no_grad():
+        exec("\n".join(code), scope)
+    return scope
+
+
 def test_timm_opens_it_strictly_by_name_and_by_folder(run: Path, tmp_path: Path) -> None:
     target, subject, folder = written(run, "timm", tmp_path)
     assert_equal(target, subject, folder)
-    line = target.lines(subject, folder)[-1]
-    assert 'timm.create_model("vit_tiny_patch16_224", checkpoint_path=' in line
-    scope: dict[str, Any] = {"timm": timm}
-    exec(line, scope)
-    image_BCHW = prepared(examples(), subject.image_size)
-    with torch.no_grad():
-        feature_BD = scope["model"].eval()(image_BCHW)
-    assert furthest(feature_BD, own_features(subject, image_BCHW)) <= 1e-5
+    assert 'timm.create_model("vit_tiny_patch16_224", checkpoint_path=' in "\n".join(
+        target.opening(subject, folder)
+    )
+    image = examples()[0]
+    feature_BD = run_code(target, subject, folder, image=image)["feature"]
+    assert furthest(feature_BD, own_features(subject, prepared([image], 32))) <= 1e-5
     tuned = timm.create_model(f"local-dir:{folder}", pretrained=True, num_classes=5)
     assert tuned.head.out_features == 5
     assert torch.equal(tuned.cls_token, subject.encoder["cls_token"])
@@ -64,7 +70,11 @@ def test_timm_opens_it_strictly_by_name_and_by_folder(run: Path, tmp_path: Path)
 def test_transformers_opens_encoder_and_pixel_decoder_with_nothing_missing(
     run: Path, tmp_path: Path
 ) -> None:
-    checks = assert_equal(*written(run, "hf", tmp_path))
+    target, subject, folder = written(run, "hf", tmp_path)
+    checks = assert_equal(target, subject, folder)
+    named = run_code(target, subject, folder, image=examples()[0])
+    assert named["feature"].shape == (1, 128)
+    assert type(named["mae"]).__name__ == "ViTMAEForPreTraining"
     assert "pixels of the masked patches" in [check.what for check in checks]
     processor = json.loads((tmp_path / "preprocessor_config.json").read_text())
     assert processor["size"] == {"shortest_edge": 36}  # 32 * 256 / 224
@@ -101,7 +111,10 @@ def test_onnx_runtime_gives_features_and_joint_rows_of_any_number_of_images(
 ) -> None:
     for package in ("onnx", "onnxscript", "onnxruntime"):
         pytest.importorskip(package)
-    checks = assert_equal(*written(run, "onnx", tmp_path))
+    target, subject, folder = written(run, "onnx", tmp_path)
+    checks = assert_equal(target, subject, folder)
+    image = prepared(examples(), 32).numpy()
+    assert run_code(target, subject, folder, image=image)["feature"].shape == (3, 128)
     assert [check.what for check in checks] == [
         "features", "features of one image alone", "joint features",
     ]  # fmt: skip
@@ -115,7 +128,9 @@ def test_open_clip_opens_both_towers_with_the_bridge(run: Path, tmp_path: Path) 
     assert {"image features", "text features, tokens of open_clip", "temperature"} <= {
         check.what for check in checks
     }
-    assert target.lines(subject, folder)[0] == "import open_clip, maskedclip.export_tower"
+    assert target.opening(subject, folder)[0] == "import open_clip, maskedclip.export_tower"
+    named = run_code(target, subject, folder, image=examples()[0])
+    assert named["image_row"].shape == named["text_row"].shape == (1, 16)
 
 
 def test_open_clip_needs_nothing_of_ours_where_timm_has_a_name(tmp_path: Path) -> None:
@@ -123,7 +138,7 @@ def test_open_clip_needs_nothing_of_ours_where_timm_has_a_name(tmp_path: Path) -
     exported(tmp_path / "run", size="tiny", image_size=224, bridge_depth=0, terms=("clip",))
     target, subject, folder = written(tmp_path / "run", "open_clip", tmp_path / "out")
     assert_equal(target, subject, folder)
-    assert target.lines(subject, folder)[0] == "import open_clip"
+    assert target.opening(subject, folder)[0] == "import open_clip"
     config = json.loads((folder / "open_clip_config.json").read_text())
     vision = config["model_cfg"]["vision_cfg"]
     assert vision["timm_model_name"] == "vit_tiny_patch16_224"
@@ -240,9 +255,9 @@ def test_a_large_vit_goes_out_under_the_names_that_others_have(to: str, tmp_path
         sys.stdout.write(f"{to}: {check.difference:.1e} {check.what}\n")
         assert check.limit is None or check.difference <= 1e-5, check
     if to == "timm":
-        line = target.lines(subject, folder)[-1]
+        line = target.opening(subject, folder)[-1]
         assert 'create_model("vit_large_patch16_224", checkpoint_path=' in line
         assert line.endswith('num_classes=0, global_pool="avg", fc_norm=False)')
     if to == "retfound":
-        command = target.lines(subject, folder)[-1]
+        command = target.opening(subject, folder)[-1]
         assert command.startswith("python main_finetune.py --model vit_large_patch16 --finetune")
