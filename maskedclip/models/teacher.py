@@ -42,11 +42,11 @@ class Teacher(nn.Module):
         alike, so each rank moves its own shards and nothing is communicated.
         """
         weight = (1 - momentum) * (1 - held)
-        for ours, theirs in ((self.encoder, student.encoder), (self.bridge, student.bridge)):
-            # local shards where the parameters are DTensors, the parameters themselves elsewhere
-            targets = [_local(parameter) for parameter in ours.parameters()]
-            sources = [_local(parameter) for parameter in theirs.parameters()]
-            torch._foreach_lerp_(targets, sources, [weight] * len(targets))
+        both = ((self.encoder, student.encoder), (self.bridge, student.bridge))
+        # local shards where the parameters are DTensors, the parameters themselves elsewhere
+        targets = [_local(parameter) for ours, _ in both for parameter in ours.parameters()]
+        sources = [_local(parameter) for _, theirs in both for parameter in theirs.parameters()]
+        torch._foreach_lerp_(targets, sources, [weight] * len(targets))
 
 
 def _local(parameter: Tensor) -> Tensor:
