@@ -23,7 +23,11 @@ def flags(config: Config, **changes: object) -> list[str]:
     values = flat(asdict(override(config, changes)))
     assert set(values) == set(field_names(config))
     written = {k: ",".join(map(str, v)) if isinstance(v, tuple) else v for k, v in values.items()}
-    return [f"--{name}={value}" for name, value in written.items() if value not in ("", None)]
+    return [
+        f"--{name}={value}"
+        for name, value in written.items()
+        if value is not None and (value != "" or name.startswith("after"))
+    ]
 
 
 def start(config: Config, *more: str, **changes: object) -> subprocess.Popen[str]:
