@@ -121,6 +121,15 @@ def test_onnx_runtime_gives_features_and_joint_rows_of_any_number_of_images(
     assert [path.name for path in tmp_path.iterdir()] == ["encoder.onnx"]
 
 
+def test_a_missing_package_is_named_with_the_command_to_run(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(RuntimeError, match=r"onnxruntime.*pip install -e '\.\[export\]'"):
+        export(run, "onnx", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_open_clip_opens_both_towers_with_the_bridge(run: Path, tmp_path: Path) -> None:
     pytest.importorskip("open_clip")
     target, subject, folder = written(run, "open_clip", tmp_path)
