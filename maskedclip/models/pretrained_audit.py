@@ -42,7 +42,7 @@ class LoadReport:
     def table(self) -> str:
         """Return the same as lines, for a log."""
         lines = [str(self)]
-        for word in ("matched", "reshaped", "missing", "unexpected"):
+        for word in ("missing", "unexpected", "reshaped", "matched"):
             groups = grouped(getattr(self, word))
             lines += [f"  {word:10} {line}" for line in groups[:_LINES]]
             if len(groups) > _LINES:

@@ -376,8 +376,8 @@ def test_what_is_no_encoder_is_refused_by_name(
 def test_the_table_counts_what_is_alike() -> None:
     report = LoadReport("a.pth", ["blocks.0.x", "blocks.1.x"], [], ["head.bias"], 1.0, form="MAE")
     assert report.table().splitlines()[1:] == [
-        "  matched    blocks.N.x (2)",
         "  unexpected head.bias",
+        "  matched    blocks.N.x (2)",
     ]
     assert report.facts()["unexpected"] == ["head.bias"]
 
