@@ -137,7 +137,7 @@ def test_a_method_trains_exports_and_logs_the_terms_that_it_has(small, method, c
     assert encoder(torch.zeros(1, 3, 32, 32)).shape == (1, 128)
 
 
-@ONE
+@pytest.mark.parametrize("method", ["mae", "mae_clip"])
 def test_a_method_is_measured_by_all_protocols_zero_shot_where_it_reads_text(
     small, phantoms, method, caplog
 ):
@@ -217,7 +217,9 @@ def test_without_labels_each_pair_is_alone(small):
     assert guided["loss_clip"] != alone["loss_clip"]
 
 
-@MOST
+@pytest.mark.parametrize(
+    ("method", "changes"), [*ALL[:2], *(pytest.param(*c, marks=pytest.mark.slow) for c in ALL[2:])]
+)
 def test_the_plan_of_a_method_is_its_traced_step(small, method, changes):
     config = shrunk(small, method, **{"model.image_size": 96} | changes)
     pairs, others = config.data.paired_batch and 8, config.data.unpaired_batch and 8

@@ -86,7 +86,7 @@ class Bias(nn.Module):
 
     def forward(self) -> Tensor:
         """Return the bias, of shape (1,)."""
-        return self.logit_bias.clone()
+        return self.logit_bias.clone()  # FSDP frees the gathered weight itself
 
 
 class MaskedCLIP(nn.Module):
