@@ -14,13 +14,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from maskedclip.cluster.queue import ACTIVE, ask
+from maskedclip.cluster.queue import writing_to
 from maskedclip.cluster.snapshot import on_code, snapshot
 from maskedclip.config import Config, FinetuneConfig, LaunchConfig, override
 from maskedclip.eval.locking import locked
 from maskedclip.grid import (
     CODE,
     FINETUNE,
+    JOBS,
     LOGS,
     PRETRAIN,
     REPORT,
@@ -145,23 +146,24 @@ def _report(grid: Grid, cell: Cell, run: Path) -> None:
 def missing(grid: Grid) -> tuple[list[Cell], dict[str, str], list[str]]:
     """Return the cells to submit, the jobs by cell that still wait or run, and what is unknown.
 
-    What SLURM does not tell of a job counts as waiting: two of a cell would be worse than none.
+    It is the board that tells: what may still run counts as running, as two of a cell would be
+    worse than none.
     """
-    latest = {each.cell: each.job for each in submissions(grid)}
-    open_cells = [cell for cell in grid.cells if cell.stage != REPORT and not finished(grid, cell)]
+    from maskedclip.board import rows_now
+    from maskedclip.board_text import DONE, LOST, OPEN, PENDING
+
+    rows = {row.cell: row for row in rows_now(grid)}
+    unknown = [f"{row.cell}: {row.note}" for row in rows.values() if row.state == LOST]
+    # those that only wait for this process, which hands them out, are to come
+    turn = {row.cell for row in rows.values() if row.state == PENDING and not row.job}
+    going = {n: row for n, row in rows.items() if row.state not in (*OPEN, DONE) and n not in turn}
+    active = {name: row.job for name, row in going.items() if row.job}
+    kept = {*going, *(name for name, row in rows.items() if row.state == LOST)}
+    open_cells = [cell for cell in grid.cells if rows[cell.name].state != DONE]
     # whatever is still to come makes a report that is there out of date
-    reports = [cell for cell in grid.cells if cell.stage == REPORT]
-    open_cells += [cell for cell in reports if open_cells or not finished(grid, cell)]
-    jobs = {cell.name: latest[cell.name] for cell in open_cells if latest.get(cell.name)}
-    told = ask(list(jobs.values())) if jobs else {}
-    active, unknown = {}, []
-    for name, job in jobs.items():
-        state = told[job]
-        if state.state in ACTIVE or not state.state:
-            active[name] = job
-        if not state.state:
-            unknown.append(f"{name}: nothing is known of its job {job} ({state.reason})")
-    return [cell for cell in open_cells if cell.name not in active], active, unknown
+    reports = [cell for cell in grid.cells if cell.stage == REPORT and cell not in open_cells]
+    open_cells += reports if open_cells else []
+    return [cell for cell in open_cells if cell.name not in kept], active, unknown
 
 
 def batches(cells: Sequence[Cell], most: int, parallelism: int | None) -> list[Batch]:
@@ -199,6 +201,7 @@ def submit(grid: Grid) -> list[Submission]:
 def _submit(grid: Grid) -> list[Submission]:
     from submitit.core.utils import FailedJobError
 
+    _refuse_strays(grid)
     cells, jobs, unknown = missing(grid)
     for line in unknown:
         logger.warning("%s; it is left alone", line)
@@ -226,6 +229,18 @@ def _submit(grid: Grid) -> list[Submission]:
         jobs |= {each.cell: each.job for each in added}
         done += added
     return done
+
+
+def _refuse_strays(grid: Grid) -> None:
+    """Raise RuntimeError for jobs that a submission was killed before it could write down."""
+    known = {each.job.partition("_")[0] for each in submissions(grid)}
+    queued = writing_to((grid.directory / LOGS).resolve())
+    strays = [job for job in queued if job not in known]
+    if strays:
+        raise RuntimeError(
+            f"{grid.directory}: jobs {' '.join(strays)} of it wait or run, and {JOBS} does not say "
+            f"for which cells (a submission was cut off); scancel {' '.join(strays)}, then submit"
+        )
 
 
 def _attempts(grid: Grid) -> dict[str, int]:

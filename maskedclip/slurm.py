@@ -6,11 +6,12 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from maskedclip.cluster.snapshot import on_code, place_of, snapshot
-from maskedclip.config import Config, LaunchConfig, check_shares
+from maskedclip.config import Config, LaunchConfig, check_shares, save
 from maskedclip.job import Job
 from maskedclip.local import deaf_to_ctrl_c, follow, stderr_to
 
@@ -46,6 +47,7 @@ def submit(config: Config, launch: LaunchConfig) -> None:
     executor = submitit.AutoExecutor(folder=folder, cluster=cluster, slurm_max_num_timeout=100)
     wanted = parameters(config.name, launch, cluster, ranks)
     folder.mkdir(parents=True, exist_ok=True)
+    save(replace(launch, cluster=cluster), folder / "launch.json")  # `retry` submits it so again
     if cluster == "slurm":  # it may start days later, and again after that
         wanted["slurm_setup"] += on_code(snapshot(folder / "code"))
     executor.update_parameters(**wanted)
@@ -56,7 +58,7 @@ def submit(config: Config, launch: LaunchConfig) -> None:
             f"submitted job {job.job_id}: {config.directory}\n"
             f"  log        tail -F {job.paths.stderr}\n"
             f"  curves     tensorboard --logdir {config.out}\n"
-            f"  state      squeue -j {job.job_id}\n"
+            f"  state      python -m maskedclip.slurm status {config.directory}\n"
         )
         return
     follow(job)

@@ -20,7 +20,15 @@ from maskedclip.grid import (
     write,
 )  # fmt: skip
 from maskedclip.grid_cells import finetunings, grid_of, pretrainings, run_directory, system
-from maskedclip.grid_jobs import batches, behind, cell_of, missing, parameters, run_cell
+from maskedclip.grid_jobs import (
+    batches,
+    behind,
+    cell_of,
+    missing,
+    parameters,
+    run_cell,
+    submit,
+)  # fmt: skip
 from maskedclip.grid_local import run
 from maskedclip.grid_start import start
 from maskedclip.pretrain import pretrain
@@ -204,3 +212,24 @@ def test_the_command_line_is_checked_before_anything_is_touched(
         said = capsys.readouterr().err
         assert answer in said
         assert said.count("\n") == 1
+
+
+def test_jobs_that_a_killed_submission_left_are_named_and_not_doubled(
+    grid: Grid, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(grid)
+    logs, commands = (grid.directory / "logs").resolve(), tmp_path / "bin"
+    append(grid, [Submission("whole", "7_0", 1, 0.0, "logs/7_0_")])
+    commands.mkdir()
+    queue = commands / "squeue"
+    queue.write_text(
+        "#!/bin/sh\n"
+        f"echo '7_0|{logs}/%A_%a_0_log.out|'\n"
+        f"echo '12_[1-3%2]|{logs}/%A_%a_0_log.out|'\n"
+        "echo '13|/elsewhere/%j_0_log.out|'\n"
+    )
+    queue.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{commands}:/usr/bin:/bin")
+    with pytest.raises(RuntimeError, match=r"jobs 12 of it wait or run.*scancel 12, then submit"):
+        submit(grid)
+    assert len(submissions(grid)) == 1

@@ -10,6 +10,7 @@ import re
 import signal
 import subprocess
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 from maskedclip.cluster import processes
@@ -235,3 +236,17 @@ def _unfolded(name: str) -> list[str] | None:
             return None
         numbers += range(first, last + 1, step)
     return [f"{array}_{number}" for number in numbers]
+
+
+def writing_to(folder: Path, limit_s: float = _LIMIT_S) -> list[str]:
+    """Return this user's waiting and running jobs (12, or 12 of 12_3) whose logs go to `folder`.
+
+    Raises RuntimeError where squeue does not answer.
+    """
+    command = ["squeue", "--me", "--noheader", "--Format=JobArrayID:|,STDOUT:|"]
+    try:
+        told = subprocess.run(command, capture_output=True, text=True, timeout=limit_s, check=True)
+    except (OSError, subprocess.SubprocessError) as error:
+        raise RuntimeError(f"squeue does not answer ({error}); try again later") from None
+    rows = [line.split("|") for line in told.stdout.splitlines() if line.count("|") >= 2]
+    return list(dict.fromkeys(r[0].partition("_")[0] for r in rows if Path(r[1]).parent == folder))
