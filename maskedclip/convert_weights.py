@@ -46,7 +46,7 @@ def convert(source: Path, out: Path) -> Path:
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        usage=__doc__, add_help=True, formatter_class=argparse.RawDescriptionHelpFormatter
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("file", type=Path)
     parser.add_argument("--out", type=Path, help="default: beside it, as .safetensors")
