@@ -6,12 +6,11 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from maskedclip.cluster.snapshot import on_code, place_of, snapshot
-from maskedclip.config import Config, LaunchConfig, check_shares, save
+from maskedclip.config import Config, LaunchConfig, check_shares, override, save
 from maskedclip.job import Job
 from maskedclip.local import deaf_to_ctrl_c, follow, stderr_to
 
@@ -47,7 +46,8 @@ def submit(config: Config, launch: LaunchConfig) -> None:
     executor = submitit.AutoExecutor(folder=folder, cluster=cluster, slurm_max_num_timeout=100)
     wanted = parameters(config.name, launch, cluster, ranks)
     folder.mkdir(parents=True, exist_ok=True)
-    save(replace(launch, cluster=cluster), folder / "launch.json")  # `retry` submits it so again
+    # `retry` submits it so again
+    save(override(launch, {"cluster": cluster}), folder / "launch.json")
     if cluster == "slurm":  # it may start days later, and again after that
         wanted["slurm_setup"] += on_code(snapshot(folder / "code"))
     executor.update_parameters(**wanted)
