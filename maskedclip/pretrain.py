@@ -37,6 +37,7 @@ from maskedclip.engine.distributed import (
     whole,
 )
 from maskedclip.engine.guard import Guard
+from maskedclip.engine.life import Life
 from maskedclip.engine.log import Log
 from maskedclip.engine.optimizer import adamw
 from maskedclip.engine.preemption import Preempted, Preemption
@@ -175,8 +176,10 @@ def pretrain(config: Config) -> Path:
         claim(config)
         keep_silent(sources[0], run)
         networks, tokenize = set_up(config, device)
+        life = Life(run)
+        life.begin()  # what an earlier one publishes now could not be seen any more
         done = restore(run / "checkpoints", *networks)
-        train(config, networks, tokenize, sources, done, device)
+        train(config, networks, tokenize, sources, done, device, life)
         weights = full_weights(networks.model)
         if dist.get_rank() == 0:
             list_unseen(config, *sources, length(config, *sources)[1])
@@ -186,7 +189,7 @@ def pretrain(config: Config) -> Path:
 
 def train(
     config: Config, networks: Networks, tokenize: Tokenizer,
-    sources: tuple[Source | None, Source | None], done: int, device: torch.device,
+    sources: tuple[Source | None, Source | None], done: int, device: torch.device, life: Life,
 ) -> None:  # fmt: skip
     """Take all steps from `done` on, those again that a fault held back."""
     run, engine, data = config.directory, config.engine, config.data
@@ -231,8 +234,12 @@ def train(
 
     with (
         Preemption() as preemption,  # first, so that the last save is over when handlers are back
-        Checkpoints(run / "checkpoints", engine.keep, aside=engine.save_aside) as checkpoints,
-        Log(run, done, total, epoch_steps=epoch_steps, images=images, peak_flops=peak) as log,
+        Checkpoints(
+            run / "checkpoints", engine.keep, aside=engine.save_aside, life=life
+        ) as checkpoints,
+        Log(
+            run, done, total, life=life, epoch_steps=epoch_steps, images=images, peak_flops=peak
+        ) as log,
         Watch(run / "hang", engine.hang_minutes) as watch,
     ):
         while done < total:

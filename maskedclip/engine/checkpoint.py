@@ -30,6 +30,8 @@ from maskedclip.engine.checkpoint_files import (
     publish,
     remove_older,
 )
+from maskedclip.engine.life import Life
+from maskedclip.engine.preemption import Replaced
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -45,9 +47,12 @@ class Checkpoints:
     without an error is `finish`; with one, it only waits for what is being written.
     """
 
-    def __init__(self, folder: Path, keep: int, *, aside: bool) -> None:
-        """aside: write in a thread, from a copy in the processor's memory as large as the state."""
-        self._folder, self._keep, self._aside = folder, keep, aside
+    def __init__(self, folder: Path, keep: int, *, aside: bool, life: Life | None = None) -> None:
+        """aside: write in a thread, from a copy in the processor's memory as large as the state.
+
+        life: the start of the run that saves; what another has signed meanwhile it leaves alone.
+        """
+        self._folder, self._keep, self._aside, self._life = folder, keep, aside, life
         # its own group, for the thread's exchanges to stay apart from those of training
         self._group = cast(dist.ProcessGroup, dist.new_group(backend="gloo"))
         cuda = torch.cuda.is_available()
@@ -87,6 +92,7 @@ class Checkpoints:
         """Save the state after `step` steps, once the save before it is done.
 
         Aside, it returns with a copy taken: what is changed afterwards does not reach the disk.
+        Raises Replaced (aside: from the next call) where another start of the run has it now.
         """
         self.wait()
         state = _state(model, teacher, optimizer)
@@ -118,15 +124,17 @@ class Checkpoints:
     def _write(self, step: int, state: Any) -> str | None:
         """Publish a state when all ranks have written it; return what has failed, or None."""
         rank, target = dist.get_rank(), directory_of(self._folder, step)
-        temporary = target.with_suffix(".tmp")
+        # two lives at once never write into one directory
+        token = f".{self._life.token}" if self._life else ""
+        temporary = target.with_name(f"{target.name}{token}.tmp")
         try:
-            self._first(lambda: clear(self._folder, temporary))
+            self._first(step, lambda: clear(self._folder, temporary))
             # bring_to_disk calls fsync
             writer = dcp.FileSystemWriter(temporary, sync_files=False)
             dcp.save(state, storage_writer=writer, process_group=self._group)
             parts = self._together(lambda: bring_to_disk(temporary, rank))
             sha256 = {name: digest for part in parts for name, digest in part.items()}
-            self._first(lambda: publish(temporary, target, step, sha256))
+            self._first(step, lambda: publish(temporary, target, step, sha256))
         except (OSError, dcp.api.CheckpointException) as error:  # on every rank, whichever failed
             why, free_mb = _reason(error), self._together(lambda: _free_mb(target))[0]
             fault = f"{target}: the checkpoint cannot be written ({why}; {free_mb:.0f} MB free)"
@@ -143,9 +151,20 @@ class Checkpoints:
                 logger.warning("%s: older checkpoints cannot be removed (%s)", target, error)
         return None
 
-    def _first(self, action: Callable[[], None]) -> None:
-        """Run `action` on rank 0 while the threads of all wait; OSError on all if it raised one."""
-        self._together(action if dist.get_rank() == 0 else lambda: None)
+    def _first(self, step: int, action: Callable[[], None]) -> None:
+        """Run `action` on rank 0 while the threads of all wait; OSError on all if it raised one.
+
+        Raises Replaced on all instead where another start of the run has it now.
+        """
+
+        def unless_replaced() -> str:
+            other = self._life.replaced() if self._life else ""
+            if not other:
+                action()
+            return other
+
+        if other := self._together(unless_replaced if dist.get_rank() == 0 else str)[0]:
+            raise Replaced(self._folder.parent, step, other)
 
     def _together(self, action: Callable[[], T]) -> list[T]:
         """Run `action` on every rank and return what each did; OSError on all if one raised it."""

@@ -10,10 +10,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from maskedclip.engine.distributed import gathered
 from maskedclip.engine.life import Life
 from maskedclip.engine.metrics import Progress, Recorder
-from maskedclip.engine.preemption import Replaced
 
 T = TypeVar("T")
 
@@ -27,19 +25,15 @@ class Log:
         done: int,
         total: int,
         *,
+        life: Life,
         epoch_steps: float,
         images: int,
         peak_flops: float,
     ) -> None:
-        """peak_flops is that of all ranks together; images are those of a step.
-
-        Raises Replaced on all ranks where a later start of the run has begun.
-        """
-        self._directory, self._epoch_steps, self._images = directory, epoch_steps, images
+        """peak_flops is that of all ranks together; images are those of a step; life has begun."""
+        self._life, self._epoch_steps, self._images = life, epoch_steps, images
         self._peak_flops = peak_flops
         first = dist.get_rank() == 0
-        self._life = Life(directory) if first else None
-        self._give_way(done, self._life.begin() if self._life else "")
         self._recorder = Recorder(directory, done) if first else None
         self._progress = Progress(done, total) if first else None
         self.start_over()
@@ -62,11 +56,6 @@ class Log:
         if self._recorder is not None:
             self._recorder.close()
 
-    def _give_way(self, step: int, to: str) -> None:
-        """Raise Replaced on every rank where the first one has found another start of the run."""
-        if found := gathered([to] if to else []):
-            raise Replaced(self._directory, step, found[0])
-
     def waited(self, get: Callable[[], T]) -> T:
         """Return get(), its time counted as waiting for data."""
         start = time.monotonic()
@@ -87,7 +76,7 @@ class Log:
         Raises Replaced on all ranks where a later start of the run has begun: what is written here
         and after it, such as a checkpoint, would mix with what that one writes.
         """
-        self._give_way(step, self._life.replaced() if self._life else "")
+        self._life.check(step)
         means = (torch.stack(list(self._sums.values())) / self._steps).tolist()
         row: dict[str, Any] = dict(zip(self._sums, means, strict=True))
         seconds = time.monotonic() - self._since
