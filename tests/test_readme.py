@@ -6,12 +6,17 @@ from pathlib import Path
 
 import pytest
 
+from maskedclip.ablation_command import read_ablation
+from maskedclip.board_command import StatusConfig
 from maskedclip.command import read_config, read_flags
 from maskedclip.config import FinetuneConfig, LaunchConfig, field_names, override
+from maskedclip.doctor import DoctorConfig
 from maskedclip.downstream_command import EvaluateConfig
 from maskedclip.explain_command import ExplainConfig
+from maskedclip.export_command import ExportConfig
 from maskedclip.finetune_recipes import finetune_recipe
 from maskedclip.make_shards_command import parse
+from maskedclip.prefetch import PrefetchConfig
 from maskedclip.recipes import RECIPES
 from maskedclip.report_command import ReportConfig
 from maskedclip.study_command import StudyConfig
@@ -19,12 +24,16 @@ from maskedclip.study_command import StudyConfig
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
-MAP = re.findall(r"^\| `([\w./]+)` \|", README[README.index("## The map") :], flags=re.MULTILINE)
+ROWS = re.findall(r"^\| (`.*?`) \|", README[README.index("## The map") :], flags=re.MULTILINE)
+MAP = [name for row in ROWS for name in re.findall(r"`([\w./*]+)`", row)]  # with * for a family
 VERBS = {
     "maskedclip.finetune": FinetuneConfig(),
     "maskedclip.evaluate": EvaluateConfig(),
     "maskedclip.report": ReportConfig(),
     "maskedclip.explain": ExplainConfig(),
+    "tools/export_weights.py": ExportConfig(),
+    "tools/doctor.py": DoctorConfig(),
+    "tools/prefetch.py": PrefetchConfig(),
 }
 COMMANDS = [
     line.split("    #")[0].strip()
@@ -37,13 +46,14 @@ COMMANDS = [
 
 def test_the_map_names_files_that_are_there():
     assert len(MAP) > 15
-    assert [name for name in MAP if not (ROOT / name).exists()] == []
+    assert [name for name in MAP if not [*ROOT.glob(name)]] == []
 
 
 def test_the_map_leaves_out_no_verb_launcher_or_tool():
     files = [*ROOT.glob("maskedclip/*.py"), *ROOT.glob("launchers/*"), *ROOT.glob("tools/*")]
     names = {str(path.relative_to(ROOT)) for path in files if path.is_file()}
-    assert names - {"maskedclip/__init__.py"} <= set(MAP)
+    listed = {str(path.relative_to(ROOT)) for name in MAP for path in ROOT.glob(name)}
+    assert names - {"maskedclip/__init__.py"} <= listed
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
@@ -57,28 +67,51 @@ def test_every_recipe_is_in_the_readme():
         assert f"`{name}`" in README
 
 
+def words_and_flags(rest, config):
+    words, flags = read_flags(rest)
+    override(config, flags)
+    return words
+
+
+def a_study(rest):
+    weights, flags = read_flags(rest)
+    assert len(weights) == 1
+    ours = {name: flags.pop(name) for name in field_names(StudyConfig()) if name in flags}
+    override(StudyConfig(), ours)
+    override(finetune_recipe(ours.get("recipe", "paper")), flags)
+
+
+def a_board(rest):
+    command, _grid = words_and_flags(rest, StatusConfig())
+    assert command in ("status", "retry", "cancel")
+
+
+def a_comparison(rest):
+    weights, flags = read_flags(rest)
+    assert (len(weights), flags) == (2, {})
+
+
+PROGRAMS = {
+    "launchers/submit_pretrain.py": lambda rest: read_config(
+        "", LaunchConfig(), "maskedclip_vitl", rest
+    ),
+    "launchers/submit_ablation.py": lambda rest: read_ablation("", rest),
+    "launchers/submit_finetune.py": a_study,
+    "tools/make_shards.py": parse,
+    "maskedclip.slurm": a_board,
+    "maskedclip.compare": a_comparison,
+}
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_command_of_the_documents_is_one_that_its_program_takes(command):
     words = shlex.split(command)[1:]
     program, rest = (words[1], words[2:]) if words[0] == "-m" else (words[0], words[1:])
     if rest in (["--help"], ["--list"], ["-h"]):
         return
-    if program == "launchers/submit_pretrain.py":
-        read_config("", LaunchConfig(), "maskedclip_vitl", rest)
-    elif program == "tools/make_shards.py":
-        parse(rest)
-    elif program == "launchers/submit_finetune.py":
-        weights, flags = read_flags(rest)
-        assert len(weights) == 1
-        ours = {name: flags.pop(name) for name in field_names(StudyConfig()) if name in flags}
-        override(StudyConfig(), ours)
-        override(finetune_recipe(ours.get("recipe", "paper")), flags)
-    elif program == "maskedclip.compare":
-        weights, flags = read_flags(rest)
-        assert (len(weights), flags) == (2, {})
+    if program in PROGRAMS:
+        PROGRAMS[program](rest)
     elif program in VERBS:
-        weights, flags = read_flags(rest)
-        assert len(weights) == 1
-        override(VERBS[program], flags)
+        assert len(words_and_flags(rest, VERBS[program])) == 1
     else:
         assert (ROOT / program).is_file()
