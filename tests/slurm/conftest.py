@@ -22,7 +22,8 @@ def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[], lis
     if shutil.which("slurmctld", path=f"{os.environ['PATH']}:/usr/sbin") is None:
         pytest.fail("no slurmctld; apt-get install slurmctld slurmd slurm-client munge")
     place = tmp_path_factory.mktemp("slurm")
-    settings = {"SLURM_SANDBOX": str(place), "SLURM_ACCT": "none", "SLURM_PORT": "17800"}
+    port = os.environ.get("SLURM_PORT", "17800")  # another one lets two sessions run side by side
+    settings = {"SLURM_SANDBOX": str(place), "SLURM_ACCT": "none", "SLURM_PORT": port}
     before = dict(os.environ)
     os.environ.update(settings)
     subprocess.run([HERE / "start_slurm.sh"], check=True)
