@@ -128,13 +128,13 @@ def test_a_run_is_evicted_time_and_again(
 def test_the_end_of_its_time_is_no_end(
     run: Config, uninterrupted, until_idle: Callable[[float], None]
 ) -> None:
-    # the warning is due before the job begins, and comes when SLURM looks at limits, each half
+    # the warning is due a minute after the start, and comes as SLURM looks at limits, each half
     # minute: the run is held until it has come
-    job = submitted(run, hours=1 / 60)
+    job = submitted(run, hours=3 / 60)
     ranks = processes(run)
     for pid in ranks.values():
         os.kill(pid, signal.SIGSTOP)
-    until(lambda: all(has_waiting(pid, signal.SIGUSR2) for pid in ranks.values()), 60)
+    until(lambda: all(has_waiting(pid, signal.SIGUSR2) for pid in ranks.values()), 120)
     for pid in ranks.values():
         os.kill(pid, signal.SIGCONT)
     until_idle(400)
