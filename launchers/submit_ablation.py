@@ -13,6 +13,7 @@ OUT/grids/NAME holds the grid: grid.json, jobs.jsonl, logs, code, runs, report.
 
 The whole chain on a CPU with drawn eyes, Table 2 in about ten minutes on 2 cores:
 
+    python tools/make_shards.py phantom --count 200 --size 96 --name phantom_labelled
     python launchers/submit_ablation.py --cluster local --gpus 0 --table 2 --name try --base demo
         --datasets shards/phantom_labelled --task disease --fractions 1.0 --seeds 1
         --optim.steps=60 --finetune.epochs=3 --finetune.warmup_epochs=1 --parallelism 2

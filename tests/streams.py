@@ -127,7 +127,7 @@ def together(shares: Sequence[Batch], paired: int) -> Batch:
         parts = [value[:paired] for value in values] + [value[paired:] for value in values]
         return torch.cat(parts) if torch.is_tensor(parts[0]) else flat(parts)
 
-    names = [name for name in Batch._fields if name not in ("captions", "lost")]
+    names = [name for name in Batch._fields if name not in ("captions", "lost", "crops")]
     lost = sorted(lost for batch in shares for lost in batch.lost)
     captions = [caption for batch in shares for caption in batch.captions]
     return Batch(captions=captions, lost=lost, **{name: rows(name) for name in names})

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from maskedclip.convert_child import read
 from maskedclip.convert_weights import convert
 from maskedclip.models.pretrained import load_encoder
-from tests.models.test_foreign import vit
+from tests.models.test_foreign_forms import vit
 
 TOOL = Path(__file__).parents[1] / "tools" / "convert_weights.py"
 

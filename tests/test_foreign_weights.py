@@ -27,7 +27,7 @@ from maskedclip.models.foreign import contaminated
 from maskedclip.models.foreign_files import name_of
 from maskedclip.models.maskedclip import MaskedCLIP
 from maskedclip.models.pretrained import begin_from, carried, load_encoder
-from tests.models.test_foreign import clip, mae, patches, vit
+from tests.models.test_foreign_forms import clip, mae, patches, vit
 from tests.models.test_pretrained import network as ours
 
 
