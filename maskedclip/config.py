@@ -112,26 +112,78 @@ class ModelConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class LossConfig:
-    """Weights of eq. 6. What a weight of 0 leaves without use is neither built nor computed."""
+    """Weights of eq. 6. What a weight of 0 leaves without use is neither built nor computed.
+
+    With `dino` above 0 the run is DINOv2's, whose other terms `DinoConfig` weighs.
+    """
 
     mim: float = 1.0  # pixels of the hidden patches (eq. 1)
     clip: float = 0.01  # image-text contrast (eq. 4)
     mfd: float = 0.01  # the teacher's features (eq. 5)
+    dino: float = 0.0  # DINO's prototypes of [CLS], without any term of eq. 6
     normalise_pixels: bool = True  # each target patch to mean 0, variance 1
     label_guided: bool = True  # pairs of the same findings are positives; off: each alone (CLIP)
     contrast: Literal["softmax", "sigmoid"] = "softmax"  # eqs. 2-4, or SigLIP's with its bias
 
     def __post_init__(self) -> None:
-        weights = {"mim": self.mim, "clip": self.clip, "mfd": self.mfd}
+        weights = {"mim": self.mim, "clip": self.clip, "mfd": self.mfd, "dino": self.dino}
         for name, weight in weights.items():
             if weight < 0:
                 raise ValueError(f"loss.{name} {weight}: use 0 or more")
         if not any(weights.values()):
             raise ValueError("loss.mim, loss.clip and loss.mfd are 0; nothing would be learnt")
+        if self.dino and self.terms:
+            raise ValueError(
+                f"loss.dino {self.dino:g} beside loss.{self.terms[0]}: DINOv2 is a method of its "
+                f"own; set loss.mim, loss.clip and loss.mfd to 0, or loss.dino to 0"
+            )
 
     @property
     def terms(self) -> tuple[str, ...]:
         return tuple(name for name in ("mim", "clip", "mfd") if getattr(self, name))
+
+
+@dataclass(frozen=True, kw_only=True)
+class DinoConfig:
+    """DINOv2, where loss.dino is above 0; what goes by epochs is of optim.epochs, as warm-up is."""
+
+    ibot: float = 1.0  # weight of masked patches' prototypes; 0: nothing is masked
+    koleo: float = 0.1  # weight of what keeps images apart
+    targets: Literal["centre", "sinkhorn"] = "centre"  # how the teacher's prototypes are spread
+    local_crops: int = 8  # small crops, beside two of model.image_size
+    local_size: int = 96  # pixels, square
+    local_area: tuple[float, float] = (0.05, 0.32)  # share of the picture
+    mask_ratio: tuple[float, float] = (0.1, 0.5)  # of one large crop's patches, drawn an image
+    separate_heads: bool = True  # patches have a head of their own
+    head_width: int = 2048  # of a head's hidden layers
+    bottleneck: int = 256  # features that are compared with prototypes
+    prototypes: int = 65_536  # of a head
+    student_temperature: float = 0.1
+    teacher_temperature: tuple[float, float] = (0.04, 0.07)  # at first, and when warmed up
+    temperature_epochs: float = 30.0  # that it takes
+    momentum: float = 0.992  # of the teacher a step, at first; by half a cosine to 1
+    last_weight_decay: float = 0.4  # optim.weight_decay goes there by half a cosine
+    layer_decay: float = 0.9  # of the learning rate, a block further from the heads
+    patch_lr: float = 0.2  # share of it, of the patch embedding
+    freeze_epochs: float = 1.0  # in which the prototypes stay
+    drop_path: float = 0.3  # chance that a crop leaves out a branch of a block
+
+    def __post_init__(self) -> None:
+        if self.ibot < 0 or self.koleo < 0:
+            raise ValueError(f"dino.ibot {self.ibot}, dino.koleo {self.koleo}: use 0 or more")
+        if self.local_crops < 1:
+            raise ValueError(f"dino.local_crops {self.local_crops}: use 1 or more")
+        for name in ("local_area", "mask_ratio"):
+            low, high = getattr(self, name)
+            if not 0 < low <= high <= 1:
+                raise ValueError(
+                    f"dino.{name} {low},{high}: write two shares, 0 < low <= high <= 1"
+                )
+        for name in ("drop_path", "momentum"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"dino.{name} {getattr(self, name)}: write a share, 0 <= x < 1")
+        if min(*self.teacher_temperature, self.student_temperature) < 0.02:
+            raise ValueError("dino: a temperature below 0.02 leaves the range of fp32; raise it")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -194,6 +246,7 @@ class Config:
     data: DataConfig = DataConfig()
     model: ModelConfig = ModelConfig()
     loss: LossConfig = LossConfig()
+    dino: DinoConfig = DinoConfig()
     optim: OptimConfig = OptimConfig()
     engine: EngineConfig = EngineConfig()
     after: AfterConfig = AfterConfig()
@@ -205,6 +258,8 @@ class Config:
                 "others the second time; set one of them to 1 or 0"
             )
         self._check_parts()
+        if self.loss.dino:
+            self._check_dino()
         if not self.name or self.name in (".", "..") or set(self.name) & set("/\\"):
             raise ValueError(f"name {self.name!r}: write a plain folder name")
 
@@ -229,6 +284,20 @@ class Config:
             raise ValueError(
                 "model.bridge_shared: there is no bridge to share; it needs model.bridge_depth "
                 "and loss.clip above 0"
+            )
+
+    def _check_dino(self) -> None:
+        if self.optim.accumulate > 1:
+            raise ValueError(
+                f"optim.accumulate {self.optim.accumulate}: DINOv2 compares the images of a whole "
+                f"step; use 1, and engine.recompute=True to save memory"
+            )
+        if self.data.paired_batch + self.data.unpaired_batch < 2:
+            raise ValueError("data: DINOv2 tells images of a step apart; use 2 or more of them")
+        if self.dino.local_size % self.model.patch_size:
+            raise ValueError(
+                f"dino.local_size {self.dino.local_size} is not a multiple of model.patch_size "
+                f"{self.model.patch_size}"
             )
 
     @property

@@ -21,12 +21,16 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.optim import AdamW
 
+from maskedclip import dinov2
 from maskedclip.accumulating import Contrast, contrast_of_all, contrasts, parts_of
 from maskedclip.config import Config, DataConfig, LossConfig, OptimConfig, load, save
+from maskedclip.data.crops import Crops
+from maskedclip.data.rows import View
 from maskedclip.data.source import Source
 from maskedclip.data.storage.opening import dataset_sha256
 from maskedclip.data.stream import Batch, stream
 from maskedclip.data.transforms import denormalise, normalise
+from maskedclip.dinov2 import DinoNetworks
 from maskedclip.engine.checkpoint import Checkpoints, full_weights, restore
 from maskedclip.engine.distributed import (
     compute_type,
@@ -180,7 +184,7 @@ def pretrain(config: Config) -> Path:
         life.begin()  # what an earlier one publishes now could not be seen any more
         done = restore(run / "checkpoints", *networks)
         train(config, networks, tokenize, sources, done, device, life)
-        weights = full_weights(networks.model)
+        weights = exported(networks)
         if dist.get_rank() == 0:
             list_unseen(config, *sources, length(config, *sources)[1])
             export(weights, model_shape(config), run)
@@ -188,7 +192,7 @@ def pretrain(config: Config) -> Path:
 
 
 def train(
-    config: Config, networks: Networks, tokenize: Tokenizer,
+    config: Config, networks: Networks | DinoNetworks, tokenize: Tokenizer,
     sources: tuple[Source | None, Source | None], done: int, device: torch.device, life: Life,
 ) -> None:  # fmt: skip
     """Take all steps from `done` on, those again that a fault held back."""
@@ -207,12 +211,9 @@ def train(
             lost, asked = everywhere(batch.lost, preemption.asked)
             ledger.add(step, lost)
             faults.remember(step, batch.keys)
-            image_BCHW = normalise(batch.image_BCHW, batch.flip_B)
             lr = config.peak_lr * warmup_cosine(step, warmup, total)
-            values, shown = train_step(networks, guard, image_BCHW, batch, step, lr, config)
-
-            tokens = batch.token_AL.shape[1]
-            log.add(values, networks.model.step_flops(images, data.paired_batch, tokens))
+            values, shown, flops = moved(networks, guard, batch, (step, total), lr, config)
+            log.add(values, flops)
             saves = due(step, engine.save_every, total) or bool(asked)
             if saves or due(step, engine.log_every, total):  # only what is finite is saved
                 if fault := guard.fault():
@@ -221,7 +222,7 @@ def train(
                     return faults.answer(fault)
                 faults.passed(step)
                 log.write(step + 1, lr)
-            if config.loss.mim and due(step, engine.pictures_every, total):
+            if shown and config.loss.mim and due(step, engine.pictures_every, total):
                 log.picture(step + 1, picture(*shown, config))
             if saves:
                 with watch.paused():
@@ -244,7 +245,7 @@ def train(
     ):
         while done < total:
             batches = stream(
-                *sources, sizes, view(config), tokenize,
+                *sources, sizes, looked_at(config), tokenize,
                 first_step=done, rank=dist.get_rank(), world=dist.get_world_size(),
                 readers=data.readers, threads=data.threads, prefetch=data.prefetch,
             )  # fmt: skip
@@ -252,13 +253,46 @@ def train(
                 done = steps(done, batches)
 
 
-def set_up(config: Config, device: torch.device) -> tuple[Networks, Tokenizer]:
+def moved(
+    networks: Networks | DinoNetworks, guard: Guard, batch: Batch, place: tuple[int, int],
+    lr: float, config: Config,
+) -> tuple[dict[str, Tensor], tuple[Tensor, Outputs] | None, float]:  # fmt: skip
+    """Take step place[0] of place[1]; return its values, what can be drawn, and its operations."""
+    step, total = place
+    images = config.data.paired_batch + config.data.unpaired_batch
+    if isinstance(networks, DinoNetworks):
+        assert batch.crops is not None, "DINOv2 learns from several crops"
+        values = dinov2.train_step(networks, guard, batch.crops, step, total, lr, config)
+        return values, None, dinov2.step_flops(networks.model, images, config)
+    image_BCHW = normalise(batch.image_BCHW, batch.flip_B)
+    values, shown = train_step(networks, guard, image_BCHW, batch, step, lr, config)
+    tokens = batch.token_AL.shape[1]
+    return values, shown, networks.model.step_flops(images, config.data.paired_batch, tokens)
+
+
+def looked_at(config: Config) -> View:
+    """Return how a sample becomes a row: DINOv2 cuts several crops from it."""
+    several = dinov2.multi_crop(config) if config.loss.dino else None
+    return replace(view(config), crops=several)
+
+
+def exported(networks: Networks | DinoNetworks) -> dict[str, Tensor]:
+    """Return the weights that a run leaves: the student's, and of DINOv2 its teacher's encoder."""
+    if not isinstance(networks, DinoNetworks):
+        return full_weights(networks.model)
+    weights = full_weights(networks.teacher)
+    return {name: value for name, value in weights.items() if name.startswith("encoder.")}
+
+
+def set_up(config: Config, device: torch.device) -> tuple[Networks | DinoNetworks, Tokenizer]:
     """Return the networks, sharded over all ranks and equal for every number of them."""
     engine, compute = config.engine, compute_type(config.engine.precision, device)
     torch.manual_seed(config.seed)
     model, tokenize = build(**model_shape(config))
     if config.init_from:  # a checkpoint of the run itself is put over it
         logger.info("%s", begin_from(model, config.init_from))
+    if config.loss.dino:
+        return dinov2.set_up(model.encoder, config, device), tokenize
     model = model.to(device)
     teacher = Teacher(model.encoder, model.bridge) if config.loss.mfd else None
     ways: dict[str, Any] = {"recompute": engine.recompute, "compiled": engine.compile}
@@ -281,13 +315,18 @@ def due(step: int, every: int, total: int) -> bool:
 
 
 def to_device(batch: Batch, device: torch.device) -> Batch:
-    """Return the batch with its tensors on `device`, not waiting for the copies."""
-    moved: dict[str, Any] = {
+    """Return the batch with its tensors on `device`, not waiting for the copies.
+
+    Of several crops these alone are needed there.
+    """
+    if batch.crops is not None:
+        return batch._replace(crops=Crops(*(x.to(device, non_blocking=True) for x in batch.crops)))
+    found: dict[str, Any] = {
         name: value.to(device, non_blocking=True)
         for name, value in batch._asdict().items()
         if isinstance(value, Tensor)
     }
-    return batch._replace(**moved)
+    return batch._replace(**found)
 
 
 def _learnt_from(part: Any) -> Any:
@@ -313,7 +352,7 @@ def claim(config: Config) -> None:
     path = config.directory / "config.json"
     if path.exists():  # looked at by every rank, so that all of them stop
         before = load(path, Config)
-        for part in ("seed", "init_from", "data", "model", "loss", "optim"):
+        for part in ("seed", "init_from", "data", "model", "loss", "dino", "optim"):
             if _learnt_from(getattr(before, part)) != _learnt_from(getattr(config, part)):
                 raise ValueError(
                     f"{config.directory} holds a run with another {part} configuration; choose "

@@ -217,7 +217,7 @@ def stages_of(dataset: Shards, fidelity: str, rows: int = 200) -> dict[str, floa
     draws_of(source, source.places(0, rows), view(fidelity))
     found["draws_mask"] = 1000 * (time.perf_counter() - start) / rows
     start = time.perf_counter()
-    collate(torch.empty(0), made, lambda _: (nothing, nothing))
+    collate(torch.empty(0, 1, 1, 3), made, lambda _: (nothing, nothing), view(fidelity))
     found["collate"] = 1000 * (time.perf_counter() - start) / rows
     found["read"] = found["read_check"] - found["check"]
     found["crop_resize"] = found["decode_crop"] - found["decode"]

@@ -10,10 +10,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from maskedclip.data.captions import caption
+from maskedclip.data.crops import CropDraws, MultiCrop, crop_draws, hidden_blocks
 from maskedclip.data.order import number, uniform
 from maskedclip.data.source import Place, Source
 from maskedclip.data.storage.shards import DamagedSample
-from maskedclip.data.transforms import TRIES, hidden_patches, write_crop
+from maskedclip.data.transforms import TRIES, hidden_patches, write_crop, write_crops
 
 _SUBSTITUTES = 100  # damaged samples in a row before a source is given up
 
@@ -40,6 +41,7 @@ class Row(NamedTuple):
     label: int
     key: str
     lost: Lost | None
+    crops: tuple[CropDraws, np.ndarray] | None = None  # with hidden_GN of the large ones
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,7 @@ class View:
     caption_from: str
     fidelity: str
     label_guided: bool = True  # pairs of the same findings share a label
+    crops: MultiCrop | None = None  # the image is then the first of its crops
 
 
 class Draws(NamedTuple):
@@ -64,6 +67,7 @@ class Draws(NamedTuple):
     word: float  # in [0, 1), of the caption
     crop_TF: np.ndarray  # in [0, 1)
     hidden_N: np.ndarray
+    crops: CropDraws | None = None
 
 
 class Job(NamedTuple):
@@ -75,7 +79,7 @@ class Job(NamedTuple):
     row: int
     paired: bool
     draws: Draws  # of the sample at `place`
-    image_HWC: np.ndarray  # of the batch: here the image goes
+    image_HWC: np.ndarray  # of the batch: here the image goes; flat where there are several crops
 
 
 class Raw(NamedTuple):
@@ -97,7 +101,12 @@ def draws_of(source: Source, places: Sequence[Place], view: View) -> list[Draws]
     crop_BTF = value_BK[:, 2 : 2 + 4 * TRIES].reshape(-1, TRIES, 4)
     hidden_BN = hidden_patches(value_BK[:, 2 + 4 * TRIES :], view.mask_ratio)
     flips, words = (value_BK[:, 0] < 0.5).tolist(), value_BK[:, 1].tolist()
-    return list(map(Draws, names, flips, words, crop_BTF, hidden_BN))
+    found = list(map(Draws, names, flips, words, crop_BTF, hidden_BN))
+    if view.crops is None:
+        return found
+    epochs = [place.epoch for place in places]
+    crops = crop_draws(source.seed, epochs, names, view.crops, view.num_patches)
+    return [draws._replace(crops=its) for draws, its in zip(found, crops, strict=True)]
 
 
 def read_row(job: Job) -> Raw:
@@ -153,7 +162,7 @@ def _decoded(job: Job, raw: Raw, view: View) -> Row:
     dataset, index = job.source.datasets[raw.place.dataset], raw.place.sample
     draws = draws_of(job.source, [raw.place], view)[0] if raw.attempt else job.draws
     try:
-        write_crop(job.image_HWC, raw.jpeg, view.crop_area, draws.crop_TF, view.fidelity)
+        crops = _write(job.image_HWC, raw.jpeg, draws, view)
     except ValueError as error:
         raise DamagedSample(dataset.shard(index), dataset.key(index), str(error)) from error
     text, label = "", 0
@@ -164,7 +173,20 @@ def _decoded(job: Job, raw: Raw, view: View) -> Row:
             raise DamagedSample(dataset.shard(index), dataset.key(index), "has no caption")
         text = caption(categories, report, template, prefer, draw=draws.word)
         label = label_of(categories if view.label_guided else (), job.row)
-    return Row(draws.flip, draws.hidden_N, text, label, draws.name, None)
+    return Row(draws.flip, draws.hidden_N, text, label, draws.name, None, crops)
+
+
+def _write(
+    out_HWC: np.ndarray, jpeg: bytes, draws: Draws, view: View
+) -> tuple[CropDraws, np.ndarray] | None:
+    """Write what is cut from a picture, and return what goes with several crops of it."""
+    if view.crops is None or draws.crops is None:
+        write_crop(out_HWC, jpeg, view.crop_area, draws.crop_TF, view.fidelity)
+        return None
+    slots, areas = view.crops.slots(out_HWC, view.image_size), view.crops.areas(view.crop_area)
+    write_crops(slots, jpeg, areas, draws.crops.crop_VTF, view.fidelity)
+    hidden_GN = hidden_blocks(draws.crops.mask_F, view.crops.mask_ratio, view.num_patches)
+    return draws.crops, hidden_GN
 
 
 def label_of(categories: Sequence[str], row: int) -> int:

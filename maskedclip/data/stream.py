@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from maskedclip.data.crops import Crops, collate_crops
 from maskedclip.data.loading import rows_in_order
 from maskedclip.data.rows import Job, Lost, Row, View, draws_of, make_row, read_row
 from maskedclip.data.source import Source, Span
@@ -35,6 +36,7 @@ class Batch(NamedTuple):
     keys: list[str]  # dataset/key of every row
     captions: list[str]
     lost: list[Lost]  # the samples meant where a row is a substitute
+    crops: Crops | None = None  # of a view of several; image_BCHW is the first of each image
 
 
 def stream(  # noqa: PLR0913 (what is read, then who reads it)
@@ -67,9 +69,9 @@ def stream(  # noqa: PLR0913 (what is read, then who reads it)
     def jobs(step: int) -> list[Job]:
         found: list[Job] = []
         # no image is copied again: the threads write to the batch, channels last as they decode
-        image_BHWC = blocks.take()
-        images.append(image_BHWC.permute(0, 3, 1, 2))
-        slots = iter(image_BHWC.numpy())
+        block = blocks.take()
+        images.append(block)
+        slots = iter(block.numpy())
         for source, size, is_paired in shares:
             for window in source.ahead(step * size, size, step == first_step):
                 cache.add(source, window)
@@ -83,7 +85,8 @@ def stream(  # noqa: PLR0913 (what is read, then who reads it)
         return found
 
     rows_a_step = sum(size // world for _, size, _ in shares)
-    blocks = _Blocks((rows_a_step, view.image_size, view.image_size, 3))
+    size = view.image_size
+    blocks = _Blocks((rows_a_step, *([view.crops.bytes(size)] if view.crops else [size, size, 3])))
     images: deque[Tensor] = deque()  # of the batches under way
     cache = _Cache(2 * sum(source.parts for source, _, _ in shares))
     rows = rows_in_order(
@@ -92,7 +95,7 @@ def stream(  # noqa: PLR0913 (what is read, then who reads it)
     )  # fmt: skip
     try:
         for found in rows:
-            yield collate(images.popleft(), found, tokenize)
+            yield collate(images.popleft(), found, tokenize, view)
     finally:
         rows.close()
         cache.close()
@@ -151,13 +154,21 @@ class _Cache:
 
 
 def collate(
-    image_BCHW: Tensor, rows: list[Row], tokenize: Callable[[list[str]], tuple[Tensor, Tensor]]
+    block: Tensor,
+    rows: list[Row],
+    tokenize: Callable[[list[str]], tuple[Tensor, Tensor]],
+    view: View,
 ) -> Batch:
     """Return the batch of the rows of a step, whose images are there already."""
+    crops, image_BHWC = None, block
+    if view.crops is not None:
+        its = [row.crops for row in rows if row.crops is not None]
+        crops = collate_crops(block, its, view.crops, view.image_size)
+        image_BHWC = crops.global_BGHWC[:, 0]
     captions = [row.caption for row in rows if row.caption]
     token_AL, token_mask_AL = tokenize(captions)
     return Batch(
-        image_BCHW=image_BCHW,
+        image_BCHW=image_BHWC.permute(0, 3, 1, 2),
         flip_B=torch.tensor([row.flip for row in rows]),
         hidden_BN=torch.from_numpy(np.stack([row.hidden_N for row in rows])),
         token_AL=token_AL,
@@ -166,4 +177,5 @@ def collate(
         keys=[row.key for row in rows],
         captions=captions,
         lost=[row.lost for row in rows if row.lost],
+        crops=crops,
     )

@@ -72,8 +72,34 @@ def write_crop(
     fidelity: str,
 ) -> None:
     """Write what `crop_of` returns to a row of a batch, which is contiguous."""
+    _resize(out_HWC, cut(jpeg, len(out_HWC), crop_area, draw_TF, fidelity), fidelity)
+
+
+def write_crops(
+    out_VHWC: Sequence[np.ndarray],
+    jpeg: bytes,
+    areas_V: Sequence[tuple[float, float]],
+    draw_VTF: np.ndarray,
+    fidelity: str,
+) -> None:
+    """Write several crops, each as `write_crop` does, from one decoding: at the finest scale."""
+    size = size_of(jpeg)
+    boxes = [
+        crop_box(*size, len(out_HWC), area, draw_TF)
+        for out_HWC, area, draw_TF in zip(out_VHWC, areas_V, draw_VTF, strict=True)
+    ]
+    factor = min(
+        _factor_of(box, len(out_HWC), fidelity)
+        for box, out_HWC in zip(boxes, out_VHWC, strict=True)
+    )
+    image_HWC = _decode(jpeg, size, factor, _scratch)
+    for box, out_HWC in zip(boxes, out_VHWC, strict=True):
+        top, left, height, width = (value // factor for value in box)
+        _resize(out_HWC, image_HWC[top : top + height, left : left + width], fidelity)
+
+
+def _resize(out_HWC: np.ndarray, crop_HWC: np.ndarray, fidelity: str) -> None:
     size = len(out_HWC)
-    crop_HWC = cut(jpeg, size, crop_area, draw_TF, fidelity)
     if fidelity == "exact":
         image = Image.fromarray(crop_HWC)
         out_HWC[:] = image.resize((size, size), Image.Resampling.BICUBIC)
@@ -101,10 +127,15 @@ def cut(
     """
     size = size_of(jpeg)
     box = crop_box(*size, image_size, crop_area, draw_TF)
-    factor = 1 if fidelity == "exact" else _factor(min(box[2:]) / image_size / _ROOM[fidelity])
+    factor = _factor_of(box, image_size, fidelity)
     top, left, height, width = (value // factor for value in box)
     image_HWC = _decode(jpeg, size, factor, _scratch)
     return image_HWC[top : top + height, left : left + width]
+
+
+def _factor_of(box: tuple[int, int, int, int], image_size: int, fidelity: str) -> int:
+    """Return how much smaller the picture of a crop may be decoded."""
+    return 1 if fidelity == "exact" else _factor(min(box[2:]) / image_size / _ROOM[fidelity])
 
 
 def _factor(room: float) -> int:

@@ -1,4 +1,4 @@
-"""The learning rate, a pure function of the step."""
+"""The learning rate and other values, pure functions of the step."""
 
 import math
 
@@ -11,3 +11,8 @@ def warmup_cosine(step: float, warmup: float, total: float) -> float:
     if step < warmup:
         return step / warmup
     return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warmup) / (total - warmup))))
+
+
+def cosine(first: float, last: float, share: float) -> float:
+    """Return the value at a `share` of the way from `first` to `last` along half a cosine."""
+    return last + (first - last) * 0.5 * (1 + math.cos(math.pi * share))

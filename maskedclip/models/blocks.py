@@ -73,15 +73,28 @@ class Block(nn.Module):
         self.norm2 = nn.LayerNorm(width, eps=1e-6)
         self.mlp = Mlp(width=width, hidden=4 * width)
 
-    def forward(self, x_TD: Tensor, groups: tuple[Group, ...]) -> Tensor:
-        x_TD = x_TD + self.attn(self.norm1(x_TD), groups)
-        return x_TD + self.mlp(self.norm2(x_TD))
+    def forward(
+        self, x_TD: Tensor, groups: tuple[Group, ...], kept_2T: Tensor | None = None
+    ) -> Tensor:
+        """kept_2T: factors of what attention and MLP add at each token; None adds all of it."""
+        mixed_TD = self.attn(self.norm1(x_TD), groups)
+        x_TD = x_TD + (mixed_TD if kept_2T is None else mixed_TD * kept_2T[0, :, None])
+        mixed_TD = self.mlp(self.norm2(x_TD))
+        return x_TD + (mixed_TD if kept_2T is None else mixed_TD * kept_2T[1, :, None])
 
 
-def run(blocks: nn.ModuleList, x_TD: Tensor, groups: tuple[Group, ...]) -> Tensor:
-    """Pass packed tokens through `blocks`."""
-    for block in blocks:
-        x_TD = block(x_TD, groups)
+def run(
+    blocks: nn.ModuleList,
+    x_TD: Tensor,
+    groups: tuple[Group, ...],
+    kept_KT: Tensor | None = None,
+) -> Tensor:
+    """Pass packed tokens through `blocks`; kept_KT has two rows of factors for each of them."""
+    for number, block in enumerate(blocks):
+        if kept_KT is None:
+            x_TD = block(x_TD, groups)
+        else:
+            x_TD = block(x_TD, groups, kept_KT[2 * number : 2 * number + 2])
     return x_TD
 
 
@@ -94,15 +107,18 @@ def initialise(module: nn.Module) -> None:
                 nn.init.zeros_(part.bias)
 
 
-def sincos_positions(width: int, grid: int) -> Tensor:
+def sincos_positions(width: int, grid: int, of: int | None = None) -> Tensor:
     """Return fixed 2-D positions of shape (1, 1 + grid * grid, width), zeros for [CLS].
 
     The first half of the width codes the column, the second the row, each as sines then cosines of
-    10000^(-k / (width / 4)) (MAE, util/pos_embed.py, in float64 as there).
+    10000^(-k / (width / 4)) (MAE, util/pos_embed.py, in float64 as there). Places are those of the
+    patches' middles on a grid of `of`, if it is given, which the smaller one covers.
     """
     if width % 4:
         raise ValueError(f"width {width} is not a multiple of 4, as 2-D sine positions need")
     place = torch.arange(grid, dtype=torch.float64)
+    if of is not None:
+        place = (place + 0.5) * of / grid - 0.5
     quarter = width // 4
     omega = torch.exp(-math.log(10000.0) * torch.arange(quarter, dtype=torch.float64) / quarter)
     angle = place[:, None] * omega

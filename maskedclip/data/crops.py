@@ -1,0 +1,142 @@
+"""Multi-crop: two large crops of a picture and several small ones, and what is masked of the large.
+
+Every draw is a function of (seed, epoch, sample, crop number); which of an image's two large crops
+is masked, and where, of (seed, epoch, sample).
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from maskedclip.data.order import number, uniform
+from maskedclip.data.transforms import TRIES
+
+GLOBALS = 2  # large crops
+LOOKS = 9  # draws of a crop's colours and blur (looks.py)
+_BLOCKS, _LEAST, _ASPECT = 16, 4, 0.3  # blocks tried, their patches and their aspect (DINOv2)
+
+
+@dataclass(frozen=True)
+class MultiCrop:
+    """What is cut from a picture besides the first crop of `View`."""
+
+    local_crops: int
+    local_size: int  # pixels
+    local_area: tuple[float, float]  # share of the picture
+    mask_ratio: tuple[float, float]  # share of the patches of the one large crop that is masked
+    drops: int  # numbers drawn a crop, for the depth that it passes
+
+    @property
+    def crops(self) -> int:
+        return GLOBALS + self.local_crops
+
+    def bytes(self, image_size: int) -> int:
+        """Return the length of an image's slot: its crops, one after another."""
+        return 3 * (GLOBALS * image_size**2 + self.local_crops * self.local_size**2)
+
+    def slots(self, flat_L: np.ndarray, image_size: int) -> list[np.ndarray]:
+        """Return where in its slot each crop of an image goes."""
+        sizes = [image_size] * GLOBALS + [self.local_size] * self.local_crops
+        ends = np.cumsum([3 * size**2 for size in sizes])[:-1]
+        parts = np.split(flat_L, ends)
+        return [part.reshape(size, size, 3) for part, size in zip(parts, sizes, strict=True)]
+
+    def areas(self, large: tuple[float, float]) -> list[tuple[float, float]]:
+        """Return the share of the picture that each crop shows."""
+        return [large] * GLOBALS + [self.local_area] * self.local_crops
+
+
+class CropDraws(NamedTuple):
+    """What chance decides of an image's crops; all in [0, 1)."""
+
+    flip_V: np.ndarray
+    crop_VTF: np.ndarray
+    look_VF: np.ndarray
+    drop_VK: np.ndarray
+    mask_F: np.ndarray
+
+
+class Crops(NamedTuple):
+    """The crops of a batch; G large and S small ones an image, V together."""
+
+    global_BGHWC: Tensor  # uint8, not yet mirrored nor coloured
+    local_BSHWC: Tensor
+    flip_BV: Tensor  # bool
+    look_BVF: Tensor  # for looks.py
+    drop_BVK: Tensor
+    hidden_BGN: Tensor  # bool, True where the student must not look
+    masked_M: Tensor  # places of the hidden patches, crop 0 of all images before crop 1
+
+
+def crop_draws(
+    seed: int, epochs: Sequence[int], names: Sequence[str], crops: MultiCrop, patches: int
+) -> list[CropDraws]:
+    """Return the draws of samples."""
+    samples = list(zip(epochs, names, strict=True))
+    keys = [number(seed, e, name, "crop", v) for e, name in samples for v in range(crops.crops)]
+    ends = np.cumsum([1, 4 * TRIES, LOOKS])
+    value_RK = uniform(np.array(keys, dtype=np.uint64), int(ends[-1]) + crops.drops)
+    value_BVK = value_RK.reshape(len(names), crops.crops, -1)
+    flip, crop, look, drop = np.split(value_BVK, ends, axis=2)
+    masks = [number(seed, e, name, "mask") for e, name in samples]
+    mask_BF = uniform(np.array(masks, dtype=np.uint64), 2 + 4 * _BLOCKS + patches)
+    crop_BVTF = crop.reshape(len(names), crops.crops, TRIES, 4)
+    return list(map(CropDraws, flip[:, :, 0] < 0.5, crop_BVTF, look, drop, mask_BF))
+
+
+def hidden_blocks(mask_F: np.ndarray, ratio: tuple[float, float], patches: int) -> np.ndarray:
+    """Return hidden_GN: of one of the two large crops a share of the patches, mostly in blocks.
+
+    The share is uniform in `ratio`. Blocks of an aspect from 0.3 to 1 / 0.3 are laid as long as
+    they fit into what is left (DINOv2); what no block fills are the patches of the lowest draws.
+    """
+    side = math.isqrt(patches)
+    count = round(patches * (ratio[0] + mask_F[1] * (ratio[1] - ratio[0])))
+    count = max(count, ratio[1] > 0)  # at least one, unless none is asked for
+    hidden_NN = np.zeros((side, side), dtype=bool)
+    for size, form, down, right in mask_F[2 : 2 + 4 * _BLOCKS].reshape(-1, 4).tolist():
+        left = count - int(hidden_NN.sum())
+        if left < _LEAST:
+            break
+        area = _LEAST + size * (left - _LEAST)
+        aspect = math.exp((2 * form - 1) * math.log(_ASPECT))
+        high, wide = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+        if not (0 < high < side and 0 < wide < side):
+            continue
+        top, start = int(down * (side - high + 1)), int(right * (side - wide + 1))
+        block_HW = hidden_NN[top : top + high, start : start + wide]
+        if high * wide - block_HW.sum() <= left:
+            block_HW[:] = True
+    hidden_N = hidden_NN.reshape(-1)
+    draw_N = np.where(hidden_N, 2.0, mask_F[2 + 4 * _BLOCKS :])
+    hidden_N[np.argsort(draw_N, kind="stable")[: count - int(hidden_N.sum())]] = True
+    hidden_GN = np.zeros((GLOBALS, patches), dtype=bool)
+    hidden_GN[int(mask_F[0] * GLOBALS)] = hidden_N
+    return hidden_GN
+
+
+def collate_crops(
+    flat_BL: Tensor,
+    rows: Sequence[tuple[CropDraws, np.ndarray]],
+    crops: MultiCrop,
+    image_size: int,
+) -> Crops:
+    """Return the crops of a batch; rows holds the draws and the hidden_GN of each image."""
+    images, large = len(flat_BL), 3 * GLOBALS * image_size**2
+    hidden_BGN = torch.from_numpy(np.stack([hidden_GN for _, hidden_GN in rows]))
+    draws = [draws for draws, _ in rows]
+    small = (images, crops.local_crops, crops.local_size, crops.local_size, 3)
+    return Crops(
+        global_BGHWC=flat_BL[:, :large].view(images, GLOBALS, image_size, image_size, 3),
+        local_BSHWC=flat_BL[:, large:].view(small),
+        flip_BV=torch.from_numpy(np.stack([one.flip_V for one in draws])),
+        look_BVF=torch.from_numpy(np.stack([one.look_VF for one in draws])).float(),
+        drop_BVK=torch.from_numpy(np.stack([one.drop_VK for one in draws])).float(),
+        hidden_BGN=hidden_BGN,
+        masked_M=hidden_BGN.transpose(0, 1).flatten().nonzero().flatten(),
+    )
