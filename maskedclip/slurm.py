@@ -78,7 +78,9 @@ def plan(config: Config, launch: LaunchConfig, cluster: str, ranks: int, folder:
         wanted = parameters(config.name, launch, cluster, ranks)
         wanted["slurm_setup"] += on_code(place_of(folder / "code"))
         lines += ["", script(wanted, folder)]
-    if launch.gpus:
+    if config.loss.dino:
+        lines += ["", "cost: dinov2 (loss.dino) is not counted yet"]
+    elif launch.gpus:
         from maskedclip.plan import plan as cost
         from maskedclip.plan_report import report
 
