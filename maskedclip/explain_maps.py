@@ -54,10 +54,13 @@ def ask(
             f"{type(model.network).__name__}: maps are of the attention of a plain ViT, which this "
             f"network has not; use weights of one"
         )
-    able = {"rollout": True, "cls": True, "relevance": bool(model.classes) or model.reads_text}
-    able["text"] = model.reads_text
+    pools_cls = isinstance(model.network, MaskedCLIP) and model.network.pools_cls
+    able = {"rollout": True, "cls": True, "text": model.reads_text and not pools_cls}
+    able["relevance"] = bool(model.classes) or able["text"]
     missing = [name for name in methods if not able[name]]
     lacks = {"text": "no text tower", "relevance": "neither a fine-tuned head nor a text tower"}
+    if pools_cls:
+        lacks = dict.fromkeys(lacks, "the mean of the patches (they have model.pooling=cls)")
     for name in missing:
         reason = f"{name} needs what these weights lack: {lacks[name]}"
         if len(missing) == len(methods):

@@ -194,6 +194,16 @@ def test_methods_that_the_weights_cannot_serve_are_left_out_and_said_or_refused(
             ask(model, ("relevance", "rollout"), (), ("glaukoma",))
 
 
+def test_maps_of_the_patches_mean_are_not_drawn_for_what_compares_the_class_token(
+    tmp_path: Path,
+) -> None:
+    exported(tmp_path / "run", pooling="cls")
+    model = load(tmp_path / "run")
+    assert ask(model, ("text", "relevance", "rollout"), (), ()).methods == ("rollout",)
+    with pytest.raises(ValueError, match="lack: the mean of the patches .* use rollout or cls"):
+        ask(model, ("text",), (), ())
+
+
 def test_phantoms_are_pointed_at_and_the_shares_are_written(
     runs: dict[str, Path], tmp_path: Path
 ) -> None:
