@@ -200,7 +200,7 @@ def test_maps_of_the_patches_mean_are_not_drawn_for_what_compares_the_class_toke
     exported(tmp_path / "run", pooling="cls")
     model = load(tmp_path / "run")
     assert ask(model, ("text", "relevance", "rollout"), (), ()).methods == ("rollout",)
-    with pytest.raises(ValueError, match="lack: the mean of the patches .* use rollout or cls"):
+    with pytest.raises(ValueError, match=r"lack: the mean of the patches .* use rollout or cls"):
         ask(model, ("text",), (), ())
 
 
