@@ -37,6 +37,7 @@ from maskedclip.grid import (
     PRETRAIN,
     REPORT,
     STAGES,
+    WAITS,
     Cell,
     Grid,
     Submission,
@@ -46,7 +47,6 @@ from maskedclip.grid import (
 )
 
 _DEFAULTS = {PRETRAIN: flat(asdict(Config())), FINETUNE: flat(asdict(FinetuneConfig()))}
-WAITED = 3  # exit code of a cell whose needs were not finished as it began
 _LIVELY_S = 120.0  # what wrote so lately runs, where SLURM does not say otherwise
 _NEW_S = 60.0  # a job so young may not be listed yet
 _QUIET_S = 900.0  # a running job that has written nothing for so long is pointed out
@@ -211,7 +211,7 @@ def _ended(known: _Known) -> tuple[str, str]:
     goes_on = "begins again" if step is None else f"goes on from step {step}"
     if known.unfinished:
         return HELD, f"waits for {known.unfinished[0]}, which is not finished"
-    if answer.exit_code == f"{WAITED}:0":
+    if answer.exit_code == f"{WAITS}:0":
         return HELD, "what it waited for is finished now"
     if answer.state in ("TIMEOUT", "DEADLINE"):
         return TIMED_OUT, f"at its time limit; a retry {goes_on}"

@@ -21,13 +21,13 @@ from typing import Any
 
 from maskedclip.board import rows_of
 from maskedclip.board_evidence import Logs, evidence
-from maskedclip.board_runs import LAUNCH, Opened, cell_of, known_places, opened
+from maskedclip.board_runs import LAUNCH, Opened, known_places, opened
 from maskedclip.board_text import ACTIVE, DONE, FAILED, LOST, OPEN, STATES, Row, summary, table
 from maskedclip.cluster import processes, queue
 from maskedclip.cluster.causes import cause_of
 from maskedclip.command import check_flags, one_line_errors, read_flags, stop
 from maskedclip.config import override
-from maskedclip.grid import PRETRAIN, REPORT, Grid, run_of
+from maskedclip.grid import PRETRAIN, REPORT, Grid, cell_of, run_of
 
 _ALL = 1 << 20  # bytes of each log that a cause is looked for in
 _CHUNK = 200  # jobs that scancel is given at a time

@@ -59,16 +59,6 @@ def known_places() -> list[str]:
     return [str(p) for p in found if (p / MANIFEST).is_file() or (p / _CONFIG).is_file()]
 
 
-def cell_of(grid: Grid, name: str) -> Cell:
-    """Return the cell of a name; ValueError with the nearest where there is none."""
-    for cell in grid.cells:
-        if cell.name == name:
-            return cell
-    near = difflib.get_close_matches(name, [cell.name for cell in grid.cells], n=1, cutoff=0.4)
-    hint = f"did you mean {near[0]}?" if near else f"it has {len(grid.cells)}; see its status"
-    raise ValueError(f"{grid.directory}: has no cell {name!r}; {hint}")
-
-
 def _nearest(name: str) -> str | None:
     """Return the grid or run whose path or name is nearest."""
     path = Path(name)
@@ -105,9 +95,7 @@ def _submitted(run: Path) -> list[Submission]:
     found: dict[str, float] = {}
     slurm: set[str] = set()
     for path in (run / JOBS).glob("*_*"):
-        named = re.fullmatch(
-            r"(\d+(?:_\d+)?)_(submitted\.pkl|submission\.sh|\d+_log\.\w+)", path.name
-        )
+        named = re.fullmatch(_FILES, path.name)
         if named is None:
             continue
         job, what = named.groups()

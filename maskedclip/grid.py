@@ -8,6 +8,7 @@
 A cell is finished only if the files that it was to write verify; no one's word counts for it.
 """
 
+import difflib
 import json
 import os
 from collections.abc import Iterable
@@ -17,6 +18,7 @@ from typing import Any, NamedTuple
 
 from maskedclip.config import Config, FinetuneConfig, flat, load, override
 
+WAITS = 3  # exit code of a cell whose needs are not finished
 MANIFEST, JOBS, LOGS, CODE = "grid.json", "jobs.jsonl", "logs", "code"
 PRETRAIN, FINETUNE, REPORT = STAGES = ("pretrain", "finetune", "report")
 RESULTS = "results.jsonl"  # of a fine-tuning; eval.results has it too, and takes long to import
@@ -108,6 +110,16 @@ def submissions(grid: Grid) -> list[Submission]:
         except (ValueError, TypeError):
             continue  # its writer was killed as it wrote
     return found
+
+
+def cell_of(grid: Grid, name: str) -> Cell:
+    """Return the cell of a name; ValueError with the nearest where there is none."""
+    for cell in grid.cells:
+        if cell.name == name:
+            return cell
+    near = difflib.get_close_matches(name, [cell.name for cell in grid.cells], n=1, cutoff=0.4)
+    hint = f"did you mean {near[0]}?" if near else f"it has {len(grid.cells)}; see its status"
+    raise ValueError(f"{grid.directory}: has no cell {name!r}; {hint}")
 
 
 def append(grid: Grid, submitted: Iterable[Submission]) -> None:

@@ -9,7 +9,8 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -27,10 +28,12 @@ from maskedclip.grid import (
     REPORT,
     SHOWN,
     STAGES,
+    WAITS,
     Cell,
     Grid,
     Submission,
     append,
+    cell_of,
     finished,
     read,
     results_of,
@@ -43,7 +46,6 @@ if TYPE_CHECKING:
     import submitit
 
 logger = logging.getLogger(__name__)
-WAITS = 3  # exit code of a cell whose needs are not finished
 _MAX_ARRAY = 1001  # elements of an array, where SLURM is not asked: its own default
 LOCK = ".lock"
 
@@ -74,14 +76,6 @@ class Batch(NamedTuple):
     cells: tuple[Cell, ...]
     behind: tuple[str, ...]  # jobs whose end it waits for, or for a plan the cells
     parallelism: int | None  # cells of it that run at a time; None: as many as there is room for
-
-
-def cell_of(grid: Grid, name: str) -> Cell:
-    """Return the cell of a name; ValueError where the grid has none."""
-    for cell in grid.cells:
-        if cell.name == name:
-            return cell
-    raise ValueError(f"{grid.directory}: has no cell {name!r}")
 
 
 def run_cell(grid: Grid, cell: Cell) -> None:
@@ -189,9 +183,16 @@ def submit(grid: Grid) -> list[Submission]:
 
     Raises RuntimeError where another process submits the same grid, or SLURM refuses a job.
     """
+    with held(grid):
+        return _submit(grid)
+
+
+@contextmanager
+def held(grid: Grid) -> Iterator[None]:
+    """Keep others from submitting or running a grid; RuntimeError where another process does."""
     try:
-        with locked(grid.directory / LOCK, wait=False, without="do not submit it twice at a time"):
-            return _submit(grid)
+        with locked(grid.directory / LOCK, wait=False, without="do not start it twice at a time"):
+            yield
     except BlockingIOError:
         raise RuntimeError(
             f"{grid.directory}: another process submits or runs it; wait for it"

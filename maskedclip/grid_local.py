@@ -19,7 +19,6 @@ from typing import NamedTuple
 
 from maskedclip.cluster import processes
 from maskedclip.config import Config, FinetuneConfig, LaunchConfig, override
-from maskedclip.eval.locking import locked
 from maskedclip.grid import (
     FINETUNE,
     LOGS,
@@ -29,13 +28,14 @@ from maskedclip.grid import (
     Grid,
     Submission,
     append,
+    cell_of,
     finished,
     last_row,
     read,
     run_of,
     submissions,
 )  # fmt: skip
-from maskedclip.grid_jobs import LOCK, cell_of, code_of, missing, run_cell, waits_for
+from maskedclip.grid_jobs import code_of, held, missing, run_cell, waits_for
 
 logger = logging.getLogger(__name__)
 _LOOK_S = 0.2  # between looks at the processes
@@ -177,13 +177,8 @@ def run(grid: Grid) -> int:
     Raises ValueError where this machine has too few GPUs, RuntimeError where the grid is run or
     submitted by another process, or was told to stop.
     """
-    try:
-        with locked(grid.directory / LOCK, wait=False, without="do not run it twice at a time"):
-            return _run(grid)
-    except BlockingIOError:
-        raise RuntimeError(
-            f"{grid.directory}: another process submits or runs it; wait for it"
-        ) from None
+    with held(grid):
+        return _run(grid)
 
 
 def _run(grid: Grid) -> int:

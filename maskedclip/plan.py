@@ -103,11 +103,6 @@ def plan(  # noqa: PLR0913 (one keyword a flag)
     Raises ValueError for a card that is not known or lacks the run's precision, a batch that the
     ranks cannot share, or a text tower whose shape cannot be told.
     """
-    if config.loss.dino:
-        raise ValueError(
-            f"{config.name}: the cost of dinov2 (loss.dino) is not counted yet; measure a few "
-            f"steps with --optim.steps=20"
-        )
     card, data, world = find_gpu(gpu), config.data, nodes * gpus
     check_shares((data.paired_batch, data.unpaired_batch), world, config.optim.accumulate)
     value, peak = _precision(config, card, gpu)

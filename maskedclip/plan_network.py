@@ -16,8 +16,13 @@ KNOWN_BERTS = {"emilyalsentzer/Bio_ClinicalBERT": 28_996}
 def network_of(config: Config) -> tuple[Network, list[str]]:
     """Return the shapes of the run's networks, and what had to be assumed about them.
 
-    Raises ValueError for a text tower that is neither on this machine nor known.
+    Raises ValueError for a text tower that is neither on this machine nor known, and for DINOv2.
     """
+    if config.loss.dino:
+        raise ValueError(
+            f"{config.name}: the cost of dinov2 (loss.dino) is not counted yet; measure a few "
+            f"steps with --optim.steps=20"
+        )
     import torch
 
     from maskedclip.models.maskedclip import SIZES, MaskedCLIP
