@@ -3,7 +3,7 @@
 Paths in a manifest are absolute: jobs start elsewhere, and later.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -51,7 +51,7 @@ def pretrainings(systems: Mapping[str, Config], out: Path) -> list[Cell]:
     for name, config in systems.items():
         own = flat(asdict(config))
         places: dict[str, Any] = {place: _absolute(own[place]) for place in _PLACES}
-        places["init_from"] = str(Path(config.init_from).absolute()) if config.init_from else ""
+        places["init_from"] = _place(config.init_from)
         measured: dict[str, Any] = {"after.datasets": ()}  # its fine-tunings say more
         config = override(config, {**places, **measured, "name": name, "out": str(out.absolute())})
         cells.append(Cell(name, PRETRAIN, flat(asdict(config)), ()))
@@ -60,6 +60,12 @@ def pretrainings(systems: Mapping[str, Config], out: Path) -> list[Cell]:
 
 def _absolute(paths: Iterable[str]) -> tuple[str, ...]:
     return tuple(str(Path(path).absolute()) for path in paths)
+
+
+def _place(weights: str, to_come: Collection[str] = ()) -> str:
+    """Return the absolute path of weights; a name, such as random or one of a hub, stays itself."""
+    path = str(Path(weights).absolute()) if weights else ""
+    return path if path in to_come or (weights and Path(weights).exists()) else weights
 
 
 def finetunings(configs: Sequence[FinetuneConfig], pretrained: Sequence[Cell]) -> list[Cell]:
@@ -72,10 +78,10 @@ def finetunings(configs: Sequence[FinetuneConfig], pretrained: Sequence[Cell]) -
     for config in configs:
         places = {
             name: str(Path(getattr(config, name)).absolute())
-            for name in ("weights", "dataset", "out", "split")
-            if getattr(config, name) and (name, config.weights) != ("weights", "random")
+            for name in ("dataset", "out", "split")
+            if getattr(config, name)
         }
-        config = override(config, places)
+        config = override(config, places | {"weights": _place(config.weights, by_place)})
         need = by_place.get(config.weights)
         cells.append(Cell(config.name, FINETUNE, flat(asdict(config)), (need,) if need else ()))
     return cells

@@ -13,6 +13,7 @@ from maskedclip.grid import (
     Grid,
     Submission,
     append,
+    cell_of,
     finished,
     read,
     run_of,
@@ -23,7 +24,6 @@ from maskedclip.grid_cells import finetunings, grid_of, pretrainings, run_direct
 from maskedclip.grid_jobs import (
     batches,
     behind,
-    cell_of,
     missing,
     parameters,
     run_cell,
@@ -233,3 +233,18 @@ def test_jobs_that_a_killed_submission_left_are_named_and_not_doubled(
     with pytest.raises(RuntimeError, match=r"jobs 12 of it wait or run.*scancel 12, then submit"):
         submit(grid)
     assert len(submissions(grid)) == 1
+
+
+def test_weights_of_a_hub_keep_their_name_and_files_get_their_whole_path(
+    small: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("mine.pth").touch()
+    names = {"mine.pth": str(tmp_path / "mine.pth"), "timm/vit_small": "timm/vit_small", "": ""}
+    for given, kept in names.items():
+        (cell,) = pretrainings({"a": override(small, {"init_from": given})}, tmp_path)
+        assert cell.config["init_from"] == kept
+    names = {"mine.pth": str(tmp_path / "mine.pth"), "random": "random", "org/vit": "org/vit"}
+    for given, kept in names.items():
+        (cell,) = finetunings([FinetuneConfig(weights=given, name="a", dataset="eyes")], [])
+        assert cell.config["weights"] == kept
