@@ -25,13 +25,13 @@ small networks; fields given on the command line have the last word. What a syst
 
 import logging
 
-from maskedclip.ablation_command import read_ablation
 from maskedclip.command import one_line_errors
+from maskedclip.grid.ablation_command import read_ablation
 
 if __name__ == "__main__":
     ASKED = read_ablation(__doc__)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     with one_line_errors():
-        from maskedclip.grid_start import start_ablation
+        from maskedclip.grid.start import start_ablation
 
         raise SystemExit(start_ablation(ASKED))

@@ -14,12 +14,12 @@ other; the exit code is then 1.
 import logging
 
 from maskedclip.command import one_line_errors
-from maskedclip.study_command import read_study
+from maskedclip.grid.study_command import read_study
 
 if __name__ == "__main__":
     STUDY = read_study(__doc__)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     with one_line_errors():
-        from maskedclip.grid_start import start_study
+        from maskedclip.grid.start import start_study
 
         raise SystemExit(start_study(STUDY))

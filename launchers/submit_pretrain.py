@@ -13,6 +13,6 @@ from maskedclip.config import LaunchConfig
 if __name__ == "__main__":
     config, launch = read_config(__doc__, LaunchConfig(), default="maskedclip_vitl")
     with one_line_errors():
-        from maskedclip.slurm import submit
+        from maskedclip.jobs.submit import submit
 
         submit(config, launch)

@@ -29,12 +29,12 @@ from typing import NamedTuple
 
 from sklearn.metrics import roc_auc_score
 
-from maskedclip.eval import results
-from maskedclip.eval.compare import Difference, over_seeds, paired_means
-from maskedclip.eval.delong import delong
-from maskedclip.eval.predictions import Measured
-from maskedclip.eval.scores import METRICS, NEED_TWO_CLASSES, macro
-from maskedclip.report_runs import run_directories
+from maskedclip.metrics import results
+from maskedclip.metrics.comparison import Difference, over_seeds, paired_means
+from maskedclip.metrics.delong import delong
+from maskedclip.metrics.predictions import Measured
+from maskedclip.metrics.scores import METRICS, NEED_TWO_CLASSES, macro
+from maskedclip.report.collect import run_directories
 
 Place = tuple[str, str, str, float]  # dataset, task, protocol, fraction
 _NAMES = {

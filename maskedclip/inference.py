@@ -19,16 +19,16 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from maskedclip.data.captions import prompts as prompts_of
+from maskedclip.data.labelled_views import preparation
 from maskedclip.data.photographs.decoding import UnreadableImage, decode
-from maskedclip.data.photographs.field import crop_field
+from maskedclip.data.photographs.field_of_view import crop_field
 from maskedclip.data.transforms import normalise
-from maskedclip.data.views import preparation
 from maskedclip.engine.distributed import compute_type
-from maskedclip.eval.zeroshot import class_embeddings, probabilities
+from maskedclip.metrics.zero_shot import class_embeddings, probabilities
+from maskedclip.models.checkpoints.architectures import Network, pooled
+from maskedclip.models.checkpoints.files import OWN, locate, name_of
+from maskedclip.models.checkpoints.formats import Preparation
 from maskedclip.models.classifier import read_classifier
-from maskedclip.models.foreign import Preparation
-from maskedclip.models.foreign_files import OWN, locate, name_of
-from maskedclip.models.foreign_networks import Network, pooled
 from maskedclip.models.maskedclip import MaskedCLIP, build
 from maskedclip.models.pretrained import MODEL, carried, load_encoder, read_weights
 from maskedclip.models.text import Tokenizer

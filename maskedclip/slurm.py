@@ -1,184 +1,277 @@
-"""Where a run is carried out: in this process, in local ones, or on SLURM, always by one `Job`."""
+"""See how a grid or a run stands, submit again what failed, or end it.
 
-import os
-import shlex
-import shutil
+    python -m maskedclip.slurm status GRID_OR_RUN [--watch=30] [--json]
+    python -m maskedclip.slurm status GRID_OR_RUN --why=CELL
+    python -m maskedclip.slurm retry  GRID_OR_RUN
+    python -m maskedclip.slurm cancel GRID_OR_RUN
+
+status shows a line a cell; --why says why one failed, and what to do. retry submits what failed,
+was cancelled or is missing, and nothing that is done, waits or runs. cancel ends the jobs of that
+grid or run, and no others.
+"""
+
+import difflib
+import json
 import subprocess
 import sys
-from collections.abc import Mapping
-from pathlib import Path
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from maskedclip.cluster.snapshot import on_code, place_of, snapshot
-from maskedclip.config import Config, LaunchConfig, check_shares, override, save
-from maskedclip.job import Job
-from maskedclip.local import deaf_to_ctrl_c, follow, stderr_to
+from maskedclip.command import check_flags, one_line_errors, read_flags, stop
+from maskedclip.config import override
+from maskedclip.grid.diagnosis.diagnose import cause_of
+from maskedclip.grid.logs import Logs, evidence
+from maskedclip.grid.lookup import LAUNCH, Opened, known_places, opened
+from maskedclip.grid.manifest import LOCK, PRETRAIN, REPORT, Grid, cell_of, run_of
+from maskedclip.grid.status import rows_of
+from maskedclip.grid.status_table import (
+    ACTIVE,
+    DONE,
+    FAILED,
+    LOST,
+    OPEN,
+    STATES,
+    Row,
+    summary,
+    table,
+)
+from maskedclip.jobs import processes
+from maskedclip.jobs import slurm_queue as queue
+
+_ALL = 1 << 20  # bytes of each log that a cause is looked for in
+_CHUNK = 200  # jobs that scancel is given at a time
+_PATIENCE_S = 60.0  # for a local process to save and leave
+_ME = "python -m maskedclip.slurm"
 
 
-def submit(config: Config, launch: LaunchConfig) -> None:
-    """Carry out the run where `launch` says; on local and debug, until it ends.
+@dataclass(frozen=True, kw_only=True)
+class StatusConfig:
+    """What status shows."""
 
-    Raises ValueError for more GPUs or nodes than there are, a batch that the ranks cannot share,
-    or data that is not there; RuntimeError where the job fails.
-    """
-    cluster = cluster_of(launch)
-    ranks = _ranks(launch, cluster)
-    sizes = config.data.paired_batch, config.data.unpaired_batch
-    check_shares(sizes, ranks * launch.nodes, config.optim.accumulate)
-    folder = config.directory.resolve() / "jobs"
-    if launch.dry_run:
-        sys.stdout.write(plan(config, launch, cluster, ranks, folder))
-        return
-    from maskedclip.prepare import prepare
+    why: str = ""  # a cell: why it failed, and what to do
+    watch: float = 0.0  # seconds between looks, until nothing waits or runs; 0: one look
+    json: bool = False  # one JSON object instead of text
 
-    prepare(config)
-    if cluster == "debug":
-        Job(config)()
-        return
-    import submitit
-
-    if cluster == "local":
-        os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // ranks)))
-        # waiting threads sleep: beside another busy process spinning ones made a step 7 times
-        # slower, and alone sleeping costs 7 % (docs/lab_notes.md, 2026-11-23)
-        os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-    # a run is expected to outlast its time limit, many times if need be
-    executor = submitit.AutoExecutor(folder=folder, cluster=cluster, slurm_max_num_timeout=100)
-    wanted = parameters(config.name, launch, cluster, ranks)
-    folder.mkdir(parents=True, exist_ok=True)
-    # `retry` submits it so again
-    save(override(launch, {"cluster": cluster}), folder / "launch.json")
-    if cluster == "slurm":  # it may start days later, and again after that
-        wanted["slurm_setup"] += on_code(snapshot(folder / "code"))
-    executor.update_parameters(**wanted)
-    with stderr_to(folder / "submitit.log"), deaf_to_ctrl_c():
-        job = executor.submit(Job(config))
-    if cluster == "slurm":
-        sys.stdout.write(
-            f"submitted job {job.job_id}: {config.directory}\n"
-            f"  log        tail -F {job.paths.stderr}\n"
-            f"  curves     tensorboard --logdir {config.out}\n"
-            f"  state      python -m maskedclip.slurm status {config.directory}\n"
-        )
-        return
-    follow(job)
+    def __post_init__(self) -> None:
+        if self.watch < 0 or 0 < self.watch < 1:
+            raise ValueError(f"watch {self.watch:g}: at least 1 second, or 0 for one look")
 
 
-def plan(config: Config, launch: LaunchConfig, cluster: str, ranks: int, folder: Path) -> str:
-    """Return what would be submitted, for SLURM with the sbatch script, and on GPUs its cost."""
-    share = (config.data.paired_batch + config.data.unpaired_batch) / (ranks * launch.nodes)
-    lines = [
-        f"cluster      {cluster}",
-        f"ranks        {launch.nodes} nodes x {ranks}, {share:g} images each a step",
-        f"run          {config.directory}",
-        f"paired       {', '.join(config.data.paired) or 'none'}",
-        f"unpaired     {', '.join(config.data.unpaired) or 'none'}",
-    ]
-    if cluster == "slurm":
-        wanted = parameters(config.name, launch, cluster, ranks)
-        wanted["slurm_setup"] += on_code(place_of(folder / "code"))
-        lines += ["", script(wanted, folder)]
-    if config.loss.dino:
-        lines += ["", "cost: dinov2 (loss.dino) is not counted yet"]
-    elif launch.gpus:
-        from maskedclip.plan import plan as cost
-        from maskedclip.plan_report import report
-
-        lines += ["", report(cost(config, nodes=launch.nodes, gpus=ranks, gpu=launch.card))]
-    return "\n".join(lines) + "\n"
-
-
-def script(wanted: Mapping[str, Any], folder: Path, elements: int = 1) -> str:
-    """Return the sbatch script of a job, or of an array of several, as submitit writes it.
-
-    wanted is what `parameters` returns.
-    """
-    from submitit.slurm.slurm import _make_sbatch_string
-
-    plain = {name.removeprefix("slurm_"): value for name, value in wanted.items()}
-    plain["time"] = plain.pop("timeout_min")
-    plain["ntasks_per_node"] = plain.pop("tasks_per_node")
-    plain["job_name"] = plain.pop("name")
-    if "mem_gb" in plain:
-        plain["mem"] = f"{plain.pop('mem_gb')}GB"
-    if elements > 1:
-        plain["map_count"] = elements
-    command = f"{sys.executable} -u -m submitit.core._submit {shlex.quote(str(folder))}"
-    return _make_sbatch_string(command=command, folder=folder, **plain)
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Carry out the command line; return the exit code."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    # a bare --json would take the next word as its value
+    words, flags = read_flags(["--json=true" if word == "--json" else word for word in given])
+    if not (flags.keys() & {"help", "h"}) and not words:
+        stop("say what to do: status, retry or cancel, and of which grid or run; see --help")
+    check_flags(__doc__, StatusConfig(), flags, ())
+    verbs = {"status": _status, "retry": _retry, "cancel": _cancel}
+    if words[0] not in verbs:
+        near = difflib.get_close_matches(words[0], verbs, n=1)
+        stop(f"no command {words[0]!r}; did you mean {near[0] if near else 'status'}?")
+    if len(words) == 1:
+        places = known_places()
+        found = f"there is {', '.join(places[:8])}" if places else "as runs/grids/NAME"
+        stop(f"{words[0]}: name a grid or a run; {found}")
+    if len(words) > 2:
+        stop(f"{words[2]!r}: one grid or run is enough")
+    if flags and words[0] != "status":
+        stop(f"{words[0]} has no flag --{next(iter(flags))}; only status has")
+    with one_line_errors():
+        config = override(StatusConfig(), flags)
+        return verbs[words[0]](words[1], config)
 
 
-def parameters(name: str, launch: LaunchConfig, cluster: str, ranks: int) -> dict[str, Any]:
-    """Return what submitit is to be told of a job; unset options are left out."""
-    wanted: dict[str, Any] = {
-        "name": name,
-        "nodes": launch.nodes,
-        "tasks_per_node": ranks,
-        "gpus_per_node": launch.gpus,
-        "timeout_min": round(launch.hours * 60),
-    }
-    if cluster == "slurm":
-        wanted |= {
-            "cpus_per_task": launch.cpus_per_rank,
-            "mem_gb": launch.memory_gb,
-            "slurm_partition": launch.partition,
-            "slurm_account": launch.account,
-            "slurm_qos": launch.qos,
-            "slurm_constraint": launch.constraint,
-            "slurm_additional_parameters": _sbatch_options(launch) or None,
-            "slurm_signal_delay_s": 120,
-            # one rank's failure ends the others at once instead of at NCCL's timeout
-            "slurm_srun_args": ["--kill-on-bad-exit=1"],
-            "slurm_setup": [*launch.setup, "export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK"],
-        }
-    return {name: value for name, value in wanted.items() if value is not None}
+def _status(name: str, config: StatusConfig) -> int:
+    if config.why:
+        return _why(name, config)
+    if not config.watch:
+        sys.stdout.write(_shown(opened(name), name, as_json=config.json)[0])
+        return 0
+    try:
+        while True:
+            text, active = _shown(opened(name), name, as_json=config.json)
+            clear = "\033[2J\033[H" if sys.stdout.isatty() and not config.json else ""
+            sys.stdout.write(clear + text)
+            sys.stdout.flush()
+            if not active:
+                return 0
+            time.sleep(config.watch)
+    except KeyboardInterrupt:
+        return 0
 
 
-def _sbatch_options(launch: LaunchConfig) -> dict[str, str | bool]:
-    """Return the further options by name; one without a value is True, as submitit writes it."""
-    split = (line.removeprefix("--").partition("=") for line in launch.sbatch)
-    return {name: value if equals else True for name, equals, value in split}
+def _shown(found: Opened, name: str, *, as_json: bool) -> tuple[str, bool]:
+    """Return the board as text, and whether anything waits or runs."""
+    rows = rows_of(found.grid, found.submitted)
+    active = any(row.state in ACTIVE for row in rows)
+    place = str(found.run or found.grid.directory)
+    if as_json:
+        counts = {state: sum(row.state == state for row in rows) for state in STATES}
+        content = {"place": place, "counts": counts, "cells": [row._asdict() for row in rows]}
+        return json.dumps(content, allow_nan=False) + "\n", active
+    head = f"{place}: {summary(rows)} ({time.strftime('%H:%M:%S')})"
+    return f"{head}\n\n{table(rows)}\n{_next(found, name, rows)}", active
 
 
-def cluster_of(launch: LaunchConfig) -> str:
-    """Return slurm, local or debug; ValueError where SLURM is wanted and does not answer."""
-    present = shutil.which("sbatch") is not None
-    if launch.cluster in ("local", "debug") or (launch.cluster == "auto" and not present):
-        return "local" if launch.cluster == "auto" else launch.cluster
-    if launch.dry_run:
-        return "slurm"
-    if not present:
-        raise ValueError("--cluster slurm: no sbatch on this machine; use --cluster local")
-    # not local by itself: on a login node that would be the wrong machine
-    answer = subprocess.run(["scontrol", "ping"], capture_output=True, text=True, check=False)
-    if answer.returncode:
-        words = (answer.stdout + answer.stderr).strip().splitlines() or ["no answer"]
+def _next(found: Opened, name: str, rows: Sequence[Row]) -> str:
+    """Return the commands that are of use now."""
+    troubled = [row for row in rows if row.state in OPEN]
+    active = any(row.state in ACTIVE for row in rows)
+    told = sorted((row for row in troubled if row.job), key=lambda row: row.state != FAILED)
+    lines = [f"{_ME} status {name} --why={told[0].cell}"] if told else []
+    if troubled and not (active and all(row.state == LOST for row in troubled)):
+        lines.append(f"{_ME} retry {name}")
+    if active:
+        lines.append(f"{_ME} status {name} --watch=30")
+    if all(row.state == DONE for row in rows):
+        reports = [cell for cell in found.grid.cells if cell.stage == REPORT]
+        runs = [str(run_of(found.grid, cell)) for cell in found.grid.cells]
+        if reports:
+            lines.append(f"open {run_of(found.grid, reports[0]) / 'index.html'}")
+        elif found.grid.cells[0].stage == PRETRAIN and found.run:
+            lines.append(f"python -m maskedclip.finetune {found.run} --dataset shards/DATASET")
+        else:
+            lines.append(f"python -m maskedclip.report {runs[0]} --out report")
+    return "".join(f"{'next: ' if i == 0 else '      '}{line}\n" for i, line in enumerate(lines))
+
+
+def _why(name: str, config: StatusConfig) -> int:
+    found = opened(name)
+    cell = cell_of(found.grid, config.why)
+    row = next(row for row in rows_of(found.grid, found.submitted) if row.cell == cell.name)
+    mine = [each for each in found.submitted if each.cell == cell.name]
+    logs = Logs(found.grid).of(mine[-1]) if mine else []
+    answer = queue.JobState("", "was never submitted")
+    if mine:
+        answer = queue.ask([mine[-1].job])[mine[-1].job]
+    facts: dict[str, Any] = {"cell": row.cell, "stage": row.stage, "state": row.state}
+    facts |= {"note": row.note, "job": row.job, "attempt": row.attempt, "slurm": answer._asdict()}
+    cause = None
+    if row.state in OPEN and logs:
+        cause = cause_of(evidence(logs, answer, _ALL))
+        facts |= cause._asdict()
+    facts["logs"] = [str(path) for path in logs]
+    if config.json:
+        sys.stdout.write(json.dumps(facts, allow_nan=False) + "\n")
+        return 0
+    lines = [f"{row.cell}: {row.state}" + (f": {row.note}" if row.note else "")]
+    if mine:
+        words = (answer.state or "not known", answer.exit_code, answer.reason)
+        at = f" on {answer.node}" if answer.node else ""
+        told = ", ".join(word for word in words if word)
+        lines.append(f"job     {row.job or 'on this machine'}, attempt {row.attempt}: {told}{at}")
+    if cause is not None:
+        lines += [f"cause   {cause.kind}: {cause.line}", f"mend    {cause.remedy}"]
+    lines += [f"{'log' if i == 0 else '':8}{path}" for i, path in enumerate(logs)]
+    if cause is not None and cause.traceback:
+        lines += ["", cause.traceback.rstrip()]
+    after = f"retry {name}" if row.state in OPEN else f"status {name}"
+    sys.stdout.write("\n".join([*lines, "", f"next: {_ME} {after}"]) + "\n")
+    return 0
+
+
+def _retry(name: str, _: StatusConfig) -> int:
+    found = opened(name)
+    rows = rows_of(found.grid, found.submitted)
+    again = [row for row in rows if row.state in OPEN and row.state != LOST]
+    lost = [row for row in rows if row.state == LOST]
+    for row in lost:
+        sys.stderr.write(f"{row.cell}: left alone, as it may still run: {row.note}\n")
+    if not again:
+        sys.stdout.write(f"nothing to submit again: {summary(rows)}\n")
+        sys.stdout.write(f"next: {_ME} status {name}\n")
+        return 1 if lost else 0
+    if found.run is not None:
+        return _retry_run(found)
+    for row in again:
+        sys.stdout.write(f"again: {row.cell} ({row.state})\n")
+    sys.stdout.flush()
+    if found.grid.cluster == "local":
+        from maskedclip.grid.local_pool import run
+
+        code = run(found.grid)
+    else:
+        from maskedclip.grid.slurm_arrays import submit
+
+        done = submit(found.grid)
+        code = 0
+        for each in done:
+            sys.stdout.write(f"{each.cell}: job {each.job}, attempt {each.attempt}\n")
+    sys.stdout.write(f"next: {_ME} status {name}\n")
+    return code
+
+
+def _retry_run(found: Opened) -> int:
+    """Submit a single run as it was submitted before."""
+    assert found.run is not None
+    (cell,) = found.grid.cells
+    launch = found.grid.launch[cell.stage]
+    if cell.stage != PRETRAIN or not launch:
         raise ValueError(
-            f"sbatch is here, but SLURM does not answer ({words[-1]}); try again later, or run on "
-            f"this machine with --cluster local"
+            f"{found.run}: has no jobs/{LAUNCH} that says how it was submitted; give the command "
+            f"that began it again: it goes on from the last checkpoint"
         )
-    return "slurm"
+    from maskedclip.config import Config, LaunchConfig
+    from maskedclip.jobs.submit import submit
+
+    fields = cell.config | {"out": str(found.run.parent)}
+    submit(override(Config(), fields), override(LaunchConfig(), launch))
+    return 0
 
 
-def _ranks(launch: LaunchConfig, cluster: str) -> int:
-    """Return the processes a node; ValueError where this machine cannot carry them."""
-    if cluster == "slurm":
-        return launch.gpus or (launch.cpu_ranks if launch.gpus == 0 else 1)
-    if launch.nodes > 1:
-        raise ValueError(f"--nodes {launch.nodes}: several nodes need SLURM; use --nodes 1")
-    import torch
+def _cancel(name: str, _: StatusConfig) -> int:
+    found = opened(name)
+    jobs = list(dict.fromkeys(each.job for each in found.submitted if each.job))
+    told = queue.ask(jobs)
+    going = [job for job in jobs if told[job].state in queue.ACTIVE]
+    unknown = [job for job in jobs if not told[job].state]
+    local = [job for job in going if processes.is_name(job)]
+    slurm = [job for job in going if job not in local]
+    for start in range(0, len(slurm), _CHUNK):
+        _scancel(slurm[start : start + _CHUNK])
+    _end_here(found.grid, local)
+    _wait_for(local)
+    sys.stdout.write(f"cancelled {len(going)} of {len(jobs)} jobs\n")
+    for job in unknown:
+        sys.stderr.write(f"{job}: not cancelled, as nothing is known of it: {told[job].reason}\n")
+    sys.stdout.write(f"next: {_ME} status {name}\n")
+    return 1 if unknown else 0
 
-    present = torch.cuda.device_count()
-    wanted = present if launch.gpus is None else launch.gpus
-    if wanted > present and not launch.dry_run:
-        raise ValueError(
-            f"--gpus {wanted}: this machine has {present}; use --gpus {present}, or submit where "
-            f"SLURM is"
-        )
-    ranks = wanted or launch.cpu_ranks
-    return 1 if cluster == "debug" else ranks
+
+def _end_here(grid: Grid, names: Sequence[str]) -> None:
+    """End processes of this machine: by who hands the cells out, or the next would be started."""
+
+    runner = processes.holder(grid.directory / LOCK) if names else None
+    for name in names if runner is None else [runner]:
+        processes.end(name)
+
+
+def _scancel(jobs: Sequence[str]) -> None:
+    try:
+        done = subprocess.run(["scancel", *jobs], capture_output=True, text=True, timeout=60)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise RuntimeError(f"scancel: {error}; jobs {jobs[0]} ... may still run") from None
+    # what has ended meanwhile is no fault
+    faults = [x for x in done.stderr.splitlines() if x.strip() and "Invalid job id" not in x]
+    if done.returncode and faults:
+        raise RuntimeError(f"scancel: {faults[-1].strip()}; give the same command again")
+
+
+def _wait_for(names: Sequence[str]) -> None:
+    """Wait until processes have saved and left; say which have not."""
+    end = time.monotonic() + _PATIENCE_S
+    left = [name for name in names if processes.alive(name)]
+    if left:
+        sys.stderr.write(f"waiting for {len(left)} processes to save and leave\n")
+    while left and time.monotonic() < end:
+        time.sleep(0.1)
+        left = [name for name in left if processes.alive(name)]
+    for name in left:
+        sys.stderr.write(f"{name}: still runs after {_PATIENCE_S:g} s; kill it by its number\n")
 
 
 if __name__ == "__main__":
-    from maskedclip.board_command import main
-
     raise SystemExit(main())

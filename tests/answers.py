@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from maskedclip.eval.predictions import Measured
+from maskedclip.metrics.predictions import Measured
 
 
 def measured(

@@ -8,9 +8,9 @@ import simplejpeg
 import torch
 
 from maskedclip.config import Config, override
-from maskedclip.data.phantoms.phantom import draw
 from maskedclip.data.storage.shards import ShardWriter
 from maskedclip.recipes import demo
+from maskedclip.shards.phantoms.phantom import draw
 
 # spinning threads of two test processes on two cores would wait for each other's time slices
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")

@@ -48,7 +48,7 @@ def phantom() -> dict[str, float]:
     """Return the median speed of drawing and its spread."""
     import cv2
 
-    from maskedclip.data.phantoms.phantom import draw
+    from maskedclip.shards.phantoms.phantom import draw
 
     cv2.setNumThreads(1)
     draw(0)
@@ -70,13 +70,13 @@ def phantom() -> dict[str, float]:
 # name: (module, flags); the modules load torch and more, --help does not
 BENCHES = {
     "phantom": (__name__, ()),
-    "shards": ("bench_shards", ("images", "rounds", "root")),
-    "loader": ("bench_loader", ("size", "rounds", "root", "fidelity")),
-    "stalls": ("bench_stalls", ("size", "rounds", "root")),
-    "reads": ("bench_reads", ("size", "rounds", "root")),
-    "save": ("bench_save", ("millions", "rounds")),
-    "frozen": ("bench_frozen", ("images", "size", "threads")),
-    "step": ("bench_step", ("size", "paired", "unpaired", "rounds")),
+    "shards": ("benches.shards", ("images", "rounds", "root")),
+    "loader": ("benches.loader", ("size", "rounds", "root", "fidelity")),
+    "stalls": ("benches.stalls", ("size", "rounds", "root")),
+    "reads": ("benches.reads", ("size", "rounds", "root")),
+    "save": ("benches.save", ("millions", "rounds")),
+    "frozen": ("benches.frozen", ("images", "size", "threads")),
+    "step": ("benches.step", ("size", "paired", "unpaired", "rounds")),
 }
 
 

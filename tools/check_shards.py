@@ -5,7 +5,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from maskedclip.check_shards_command import main
+from maskedclip.shards.check_command import main
 
 if __name__ == "__main__":
     main()

@@ -8,7 +8,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from maskedclip.command import one_line_errors, read_config, read_flags
-from maskedclip.doctor import USAGE, DoctorConfig, examine, report
+from maskedclip.doctor.examine import USAGE, DoctorConfig, examine, report
 
 if __name__ == "__main__":
     start = time.perf_counter()

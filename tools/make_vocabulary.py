@@ -11,7 +11,7 @@ import re
 import string
 
 from maskedclip.data.captions import TEMPLATE
-from maskedclip.data.expert import EXPERT, KEYWORDS
+from maskedclip.data.expert_dictionary import EXPERT, KEYWORDS
 from maskedclip.models.text import VOCABULARY
 
 

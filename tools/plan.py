@@ -8,8 +8,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from maskedclip.command import one_line_errors, read_config
-from maskedclip.plan import USAGE, PlanConfig, plan
-from maskedclip.plan_report import report
+from maskedclip.plan.cost import USAGE, PlanConfig, plan
+from maskedclip.plan.table import report
 
 if __name__ == "__main__":
     config, options = read_config(USAGE, PlanConfig(), default="maskedclip_vitl")

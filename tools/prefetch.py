@@ -6,7 +6,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from maskedclip.command import one_line_errors, read_config, read_flags
-from maskedclip.prefetch import USAGE, PrefetchConfig, prefetch
+from maskedclip.weights.prefetch import USAGE, PrefetchConfig, prefetch
 
 if __name__ == "__main__":
     config, options = read_config(USAGE, PrefetchConfig(), default="maskedclip_vitl")

@@ -8,7 +8,7 @@ import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from maskedclip.data.expert import EXPERT, KEYWORDS, NOT_DIAGNOSTIC
+from maskedclip.data.expert_dictionary import EXPERT, KEYWORDS, NOT_DIAGNOSTIC
 
 TEMPLATE = "A fundus photograph of [CLS]"
 _KEYS = {key.lower(): key for key in EXPERT}

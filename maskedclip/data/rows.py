@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from maskedclip.data.captions import caption
-from maskedclip.data.crops import CropDraws, MultiCrop, crop_draws, hidden_blocks
+from maskedclip.data.multi_crop import CropDraws, MultiCrop, crop_draws, hidden_blocks
 from maskedclip.data.order import number, uniform
 from maskedclip.data.source import Place, Source
 from maskedclip.data.storage.shards import DamagedSample

@@ -11,7 +11,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from maskedclip.data.downstream import Sample, Task, divide, labelled, share_of
+from maskedclip.data.labelled import Sample, Task, divide, labelled, share_of
 from maskedclip.data.order import number
 from maskedclip.data.storage.shard_writer import replacing
 from maskedclip.data.storage.shards import Shards

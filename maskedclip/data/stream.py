@@ -18,10 +18,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from maskedclip.data.crops import Crops, collate_crops
-from maskedclip.data.loading import rows_in_order
+from maskedclip.data.multi_crop import Crops, collate_crops
 from maskedclip.data.rows import Job, Lost, Row, View, draws_of, make_row, read_row
 from maskedclip.data.source import Source, Span
+from maskedclip.data.threaded_loading import rows_in_order
 
 
 class Batch(NamedTuple):

@@ -30,8 +30,8 @@ from maskedclip.engine.checkpoint_files import (
     publish,
     remove_older,
 )
-from maskedclip.engine.life import Life
 from maskedclip.engine.preemption import Replaced
+from maskedclip.engine.run_lease import Life
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")

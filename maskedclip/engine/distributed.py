@@ -23,7 +23,7 @@ from torch.distributed.fsdp import (
 from torch.distributed.tensor import DTensor
 from torch.utils.checkpoint import checkpoint
 
-from maskedclip.engine.one_rank import KeptGradients
+from maskedclip.engine.single_rank import KeptGradients
 
 
 @contextmanager

@@ -10,9 +10,9 @@ from timm.optim import param_groups_layer_decay
 from torch import nn
 from torch.optim import AdamW
 
-from maskedclip.models import foreign_files
-from maskedclip.models.foreign_files import FINETUNED
-from maskedclip.models.foreign_networks import Network, plain_facts
+from maskedclip.models.checkpoints import files as foreign_files
+from maskedclip.models.checkpoints.architectures import Network, plain_facts
+from maskedclip.models.checkpoints.files import FINETUNED
 from maskedclip.models.maskedclip import SIZES
 from maskedclip.models.pretrained import (
     LoadReport,

@@ -15,11 +15,8 @@ from safetensors.torch import save_file
 from timm.layers import resample_abs_pos_embed
 from torch import Tensor, nn
 
-from maskedclip.models import foreign_files
-from maskedclip.models.foreign import Card, Preparation, card_of, contaminated, told_apart
-from maskedclip.models.foreign_files import ENCODER, MODEL, RANDOM, Weights
-from maskedclip.models.foreign_layouts import timm_layout
-from maskedclip.models.foreign_networks import (
+from maskedclip.models.checkpoints import files as foreign_files
+from maskedclip.models.checkpoints.architectures import (
     Facts,
     Network,
     Pool,
@@ -32,8 +29,17 @@ from maskedclip.models.foreign_networks import (
     placed,
     plain_facts,
 )
+from maskedclip.models.checkpoints.files import ENCODER, MODEL, RANDOM, Weights
+from maskedclip.models.checkpoints.formats import (
+    Card,
+    Preparation,
+    card_of,
+    contaminated,
+    told_apart,
+)
+from maskedclip.models.checkpoints.key_mapping import timm_layout
+from maskedclip.models.checkpoints.load_report import LoadReport, Origin, put
 from maskedclip.models.maskedclip import SIZES, MaskedCLIP
-from maskedclip.models.pretrained_audit import LoadReport, Origin, put
 
 __all__ = [
     "ENCODER", "MODEL", "RANDOM", "Carried", "LoadReport", "Network", "begin_from", "carried",

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from maskedclip.data.ledger import RunLedger, lines_before, write_unseen
+from maskedclip.data.lost_samples import RunLedger, lines_before, write_unseen
 from maskedclip.data.rows import Lost
 from maskedclip.data.source import Source
 from maskedclip.data.storage.shards import Shards, ShardWriter

@@ -11,7 +11,7 @@ from maskedclip.data.captions import (
     keywords_of,
     prompts,
 )
-from maskedclip.data.expert import KEYWORDS
+from maskedclip.data.expert_dictionary import KEYWORDS
 
 # Every keyword of ODIR-5K, after splitting: those that get a key, a word of their own, neither.
 WITH_KEY = """normal fundus; moderate non proliferative retinopathy;

@@ -269,7 +269,7 @@ def test_very_many_members_that_are_refused_end_at_a_limit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("maskedclip.data.storage.tar_members.REFUSED_LIMIT", 20)
-    monkeypatch.setattr("maskedclip.data.storage.foreign_index.REFUSED_LIMIT", 20)
+    monkeypatch.setattr("maskedclip.data.storage.third_party_index.REFUSED_LIMIT", 20)
     empty = b"".join(member(f"{number}.jpg", b"") for number in range(50))
     links = b"".join(header(b"%d.jpg" % number, 0, b"2") for number in range(50))
     (tmp_path / "x.tar").write_bytes(sample("good0") + empty + END)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from maskedclip.data.downstream import divide, labelled, share_of
+from maskedclip.data.labelled import divide, labelled, share_of
 from maskedclip.data.photographs.fundus import encode
 from maskedclip.data.splits import (
     FRACTIONS,

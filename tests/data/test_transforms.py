@@ -6,10 +6,8 @@ import pytest
 import simplejpeg
 import torch
 from PIL import Image
-from real_data import real
 from torchvision.transforms.functional import InterpolationMode, resized_crop
 
-from maskedclip.data.phantoms.phantom import draw
 from maskedclip.data.transforms import (
     MEAN,
     PIXEL_LIMIT,
@@ -22,6 +20,8 @@ from maskedclip.data.transforms import (
     hidden_patches,
     normalise,
 )
+from maskedclip.shards.phantoms.phantom import draw
+from tests.real_data import real
 
 AREA = (0.2, 1.0)
 

@@ -7,7 +7,7 @@ reader has to find there, written by hand; no file here reads one.
 from collections.abc import Callable
 from pathlib import Path
 
-from downloads import (
+from tests.downloads import (
     chaksu,
     deepdrid,
     downstream,
@@ -20,8 +20,8 @@ from downloads import (
     retfound,
     sheets,
 )
-from downloads.expected import Expected, Facts, WrongRoot
-from downloads.wrong import wrong_root
+from tests.downloads.expected import Expected, Facts, WrongRoot
+from tests.downloads.wrong import wrong_root
 
 __all__ = ["FORMS", "Expected", "Facts", "WrongRoot", "build", "wrong_root"]
 

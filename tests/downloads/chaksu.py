@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from downloads.drawing import cut_short, draw, empty, table, write
-from downloads.expected import Expected, Facts, expected
-from downloads.glaucoma import told
+from tests.downloads.drawing import cut_short, draw, empty, table, write
+from tests.downloads.expected import Expected, Facts, expected
+from tests.downloads.glaucoma import told
 
 CHAKSU_HEADING = ["Images", *(f"Expert.{n}" for n in range(1, 6))]
 NORMAL, SUSPECT, MISSPELT = "NORMAL", "GLAUCOMA SUSPECT", "GLAUCOMA  SUSUPECT"

@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from downloads.drawing import book, cut_short, draw, empty, table
-from downloads.expected import Expected, Facts, expected
-from downloads.grading import graded
+from tests.downloads.drawing import book, cut_short, draw, empty, table
+from tests.downloads.expected import Expected, Facts, expected
+from tests.downloads.grading import graded
 
 HEADING = [
     "patient_id", "image_id", "image_path", "Overall quality", "left_eye_DR_Level",

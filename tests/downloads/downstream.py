@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from downloads.drawing import copy, cut_short, draw, empty, junk, table, write
-from downloads.expected import Expected, Facts, expected
-from downloads.grading import graded
+from tests.downloads.drawing import copy, cut_short, draw, empty, junk, table, write
+from tests.downloads.expected import Expected, Facts, expected
+from tests.downloads.grading import graded
 
 NO_EDEMA, FAR_EDEMA, EDEMA = (
     "no referable diabetic macular edema",

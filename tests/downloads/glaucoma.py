@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from downloads.drawing import copy, cut_short, draw, empty, junk, table, write
-from downloads.expected import Expected, Facts, expected
+from tests.downloads.drawing import copy, cut_short, draw, empty, junk, table, write
+from tests.downloads.expected import Expected, Facts, expected
 
 
 def told(name: str, split: str | None = None, **known: str) -> Facts:

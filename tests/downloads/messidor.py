@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-from downloads.downstream import EDEMA, NO_EDEMA
-from downloads.drawing import cut_short, draw, table, write
-from downloads.expected import Expected, Facts, expected
-from downloads.grading import graded
+from tests.downloads.downstream import EDEMA, NO_EDEMA
+from tests.downloads.drawing import cut_short, draw, table, write
+from tests.downloads.expected import Expected, Facts, expected
+from tests.downloads.grading import graded
 
 MESSIDOR_HEADING = ["image_id", "adjudicated_dr_grade", "adjudicated_dme", "adjudicated_gradable"]
 

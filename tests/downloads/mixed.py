@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from downloads.drawing import book, cut_short, draw, empty, junk, write
-from downloads.expected import Expected, Facts, expected
+from tests.downloads.drawing import book, cut_short, draw, empty, junk, write
+from tests.downloads.expected import Expected, Facts, expected
 
 
 def _diagnosis(report: str | None, *categories: str) -> Facts:

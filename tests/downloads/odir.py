@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from downloads.drawing import book, copy, cut_short, draw, empty, table
-from downloads.expected import Expected, Facts, expected
+from tests.downloads.drawing import book, copy, cut_short, draw, empty, table
+from tests.downloads.expected import Expected, Facts, expected
 
 COMMA = "\N{FULLWIDTH COMMA}"
 FLAGS = ["N", "D", "G", "C", "A", "H", "M", "O"]

@@ -3,9 +3,9 @@
 import json
 from pathlib import Path
 
-from downloads.drawing import book, copy, cut_short, draw, empty, write
-from downloads.expected import Expected, Facts, expected
-from downloads.glaucoma import told
+from tests.downloads.drawing import book, copy, cut_short, draw, empty, write
+from tests.downloads.expected import Expected, Facts, expected
+from tests.downloads.glaucoma import told
 
 
 def official(root: Path) -> Expected:

@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-from downloads.downstream import jsiec_facts
-from downloads.drawing import cut_short, draw, write
-from downloads.expected import Expected, Facts, expected
-from downloads.grading import graded
+from tests.downloads.downstream import jsiec_facts
+from tests.downloads.drawing import cut_short, draw, write
+from tests.downloads.expected import Expected, Facts, expected
+from tests.downloads.grading import graded
 
 SPLITS = ("train", "val", "test")
 GLAUCOMA = {

@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from downloads.drawing import book, cut_short, draw, empty, write
-from downloads.expected import Expected, Facts, expected
-from downloads.glaucoma import told
+from tests.downloads.drawing import book, cut_short, draw, empty, write
+from tests.downloads.expected import Expected, Facts, expected
+from tests.downloads.glaucoma import told
 
 
 def drishti_gs(root: Path) -> Expected:

@@ -3,9 +3,9 @@
 import zipfile
 from pathlib import Path
 
-from downloads import downstream, glaucoma, grading
-from downloads.drawing import book, draw, table
-from downloads.expected import WrongRoot
+from tests.downloads import downstream, glaucoma, grading
+from tests.downloads.drawing import book, draw, table
+from tests.downloads.expected import WrongRoot
 
 
 def wrong_root(root: Path) -> list[WrongRoot]:

@@ -7,7 +7,7 @@ import torch
 from transformers import BertConfig, BertModel
 
 from maskedclip.data.captions import prompts
-from maskedclip.data.expert import EXPERT
+from maskedclip.data.expert_dictionary import EXPERT
 from maskedclip.models.text import VOCABULARY, build_text, check_text
 
 ROOT = Path(__file__).parents[2]

@@ -15,8 +15,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from maskedclip.config import Config, override
 from maskedclip.data.stream import Batch
 from maskedclip.engine.distributed import process_group
-from maskedclip.engine.guard import Guard
-from maskedclip.pretrain import Networks, set_up, train_step
+from maskedclip.engine.nonfinite_guard import Guard
+from maskedclip.pretrain.loop import Networks, set_up, train_step
 from maskedclip.recipes import demo
 from tests.ranks.processes import on_ranks
 

@@ -8,11 +8,11 @@ import torch.distributed as dist
 
 from maskedclip.config import override
 from maskedclip.losses import koleo_loss, mean_logits, sinkhorn
-from maskedclip.pretrain import pretrain
+from maskedclip.pretrain.loop import pretrain
+from tests.pretrain.test_dinov2 import shrunk
 from tests.ranks.processes import on_ranks
 from tests.ranks.test_method_ranks import rows
 from tests.ranks.test_ranks import pretrain_on_a_rank
-from tests.test_dinov2 import shrunk
 
 
 def numbers() -> tuple[torch.Tensor, torch.Tensor]:

@@ -11,10 +11,10 @@ from torch.nn import functional as F
 
 from maskedclip.config import override
 from maskedclip.losses import sigmoid_clip_loss
-from maskedclip.pretrain import pretrain
+from maskedclip.pretrain.loop import pretrain
+from tests.pretrain.test_methods import shrunk
 from tests.ranks.processes import on_ranks
 from tests.ranks.test_ranks import LABELS, pretrain_on_a_rank
-from tests.test_methods import shrunk
 
 
 def leaves() -> list[Tensor]:

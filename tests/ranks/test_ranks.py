@@ -14,7 +14,7 @@ from maskedclip.data.storage.shards import Shards
 from maskedclip.losses import label_guided_clip_loss
 from maskedclip.losses.gathering import of_all_ranks, of_all_ranks_with_gradient
 from maskedclip.models.pretrained import read_weights
-from maskedclip.pretrain import pretrain
+from maskedclip.pretrain.loop import pretrain
 from tests.ranks.processes import on_ranks
 
 LABELS = [4, 9, 4, -1, 9, 4]  # shared within and between the ranks

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from maskedclip.config import Config, override
-from maskedclip.pretrain import pretrain
+from maskedclip.pretrain.loop import pretrain
 from tests.slurm.lives import STEPS, rows
 
 HERE = Path(__file__).parent

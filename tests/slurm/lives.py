@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from maskedclip.config import Config, LaunchConfig, override
-from maskedclip.slurm import submit
+from maskedclip.jobs.submit import submit
 
 STEPS = 40
 LAUNCH = LaunchConfig(gpus=0, cpu_ranks=2, cluster="slurm", hours=1, cpus_per_rank=1)

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from maskedclip.config import Config, FinetuneConfig, LaunchConfig, override
-from maskedclip.grid import PRETRAIN, Grid, finished, submissions, write
-from maskedclip.grid_cells import finetunings, grid_of, pretrainings, run_directory
-from maskedclip.grid_jobs import submit
+from maskedclip.grid.cells import finetunings, grid_of, pretrainings, run_directory
+from maskedclip.grid.manifest import PRETRAIN, Grid, finished, submissions, write
+from maskedclip.grid.slurm_arrays import submit
 from tests.slurm.lives import rows, state, until
 
 pytestmark = pytest.mark.slurm

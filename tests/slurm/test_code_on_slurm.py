@@ -37,7 +37,7 @@ def test_a_queued_job_runs_the_code_that_was_submitted_in_every_life(
     program = (
         "from pathlib import Path\n"
         "from maskedclip.config import Config, LaunchConfig, load\n"
-        "from maskedclip.slurm import submit\n"
+        "from maskedclip.jobs.submit import submit\n"
         f"config = load(Path({str(tmp_path / 'config.json')!r}), Config)\n"
         "launch = LaunchConfig(gpus=0, cluster='slurm', cpus_per_rank=1, sbatch=('--hold',))\n"
         "submit(config, launch)\n"

@@ -8,9 +8,18 @@ from pathlib import Path
 import pytest
 
 from maskedclip.config import Config, FinetuneConfig, LaunchConfig, override
-from maskedclip.grid import FINETUNE, PRETRAIN, REPORT, Cell, Grid, finished, submissions, write
-from maskedclip.grid_cells import finetunings, grid_of, pretrainings, run_directory
-from maskedclip.grid_jobs import submit
+from maskedclip.grid.cells import finetunings, grid_of, pretrainings, run_directory
+from maskedclip.grid.manifest import (
+    FINETUNE,
+    PRETRAIN,
+    REPORT,
+    Cell,
+    Grid,
+    finished,
+    submissions,
+    write,
+)
+from maskedclip.grid.slurm_arrays import submit
 
 pytestmark = pytest.mark.slurm
 LAUNCH = LaunchConfig(gpus=0, cluster="slurm", hours=1, cpus_per_rank=1, partition="main")

@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from maskedclip.make_shards import build
-from maskedclip.make_shards_command import main
-from maskedclip.shard_request import Request
+from maskedclip.jobs.shard_builds import submit
+from maskedclip.shards.make import build
+from maskedclip.shards.make_command import main
+from maskedclip.shards.request import Request
 
 pytestmark = pytest.mark.slurm
 FLAGS = ["phantom", "--count=90", "--size=96", "--samples_per_shard=10"]
@@ -27,7 +28,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
 
 
 def submitted(out: Path, capsys: pytest.CaptureFixture[str]) -> tuple[str, str, Path]:
-    main([*FLAGS, f"--out={out}", *ON_SLURM])
+    main([*FLAGS, f"--out={out}", *ON_SLURM], submit=submit)
     said = capsys.readouterr().out
     found = re.search(r"3 parts as job (\d+), and job (\d+) to merge", said)
     assert found, said

@@ -19,7 +19,7 @@ import sys
 from pathlib import Path
 from maskedclip.command import one_line_errors
 from maskedclip.config import Config, LaunchConfig, load
-from maskedclip.slurm import submit
+from maskedclip.jobs.submit import submit
 
 with one_line_errors():
     launch = LaunchConfig(gpus=0, cpu_ranks=2, cluster=sys.argv[2])

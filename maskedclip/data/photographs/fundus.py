@@ -11,7 +11,7 @@ import numpy as np
 import simplejpeg
 
 from maskedclip.data.photographs.decoding import UnreadableImage, decode
-from maskedclip.data.photographs.field import find_field, reduced, square_field
+from maskedclip.data.photographs.field_of_view import find_field, reduced, square_field
 
 SMALLEST_FIELD = 32  # pixels
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from maskedclip.data.storage.reading import Storage, read_file
+from maskedclip.data.storage.retrying_files import Storage, read_file
 from maskedclip.data.storage.shard_writer import (
     FORMAT_VERSION,
     MANIFEST,

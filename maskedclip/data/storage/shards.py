@@ -16,16 +16,16 @@ import numpy as np
 from isal.isal_zlib import crc32
 
 from maskedclip.data.storage.exclusions import read_exclusions
-from maskedclip.data.storage.foreign_index import COLUMNS as FOREIGN_COLUMNS
 from maskedclip.data.storage.index_file import Table
+from maskedclip.data.storage.index_recovery import COLUMNS
 from maskedclip.data.storage.manifest import read_manifest
-from maskedclip.data.storage.opening import open_dataset
-from maskedclip.data.storage.own_index import COLUMNS
-from maskedclip.data.storage.reading import Files, Storage
-from maskedclip.data.storage.salvage import Salvage, Wanted
+from maskedclip.data.storage.open_dataset import open_dataset
+from maskedclip.data.storage.retrying_files import Files, Storage
 from maskedclip.data.storage.sample_metadata import foreign_metadata, own_metadata
+from maskedclip.data.storage.sample_recovery import Salvage, Wanted
 from maskedclip.data.storage.shard_writer import ShardWriter
 from maskedclip.data.storage.tar_headers import shown
+from maskedclip.data.storage.third_party_index import COLUMNS as FOREIGN_COLUMNS
 
 __all__ = ["DamagedSample", "ShardWriter", "Shards", "read_manifest"]
 logger = logging.getLogger(__name__)

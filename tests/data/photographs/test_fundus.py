@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from maskedclip.data.photographs import fundus
-from maskedclip.data.photographs.field import crop_field
+from maskedclip.data.photographs.field_of_view import crop_field
 from tests.pictures import disc, jpeg, png
 
 

@@ -9,7 +9,7 @@ import pytest
 import simplejpeg
 import torch
 
-from maskedclip.data.downstream import labelled
+from maskedclip.data.labelled import labelled
 from maskedclip.data.source import Source
 from maskedclip.data.storage.exclusions import (
     EXCLUSIONS,

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 import webdataset
 
-from maskedclip.data.checks.integrity import check
 from maskedclip.data.storage.exclusions import Exclusion, write_exclusions
 from maskedclip.data.storage.shard_writer import SELF_SHA256, write_manifest, write_shard
 from maskedclip.data.storage.shards import DamagedSample, Shards, ShardWriter
+from maskedclip.shards.checks.dataset import check
 
 JPEGS = [bytes([i]) * (700 + i) for i in range(5)]
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from maskedclip.data.storage.reading import RETRIED, Files, Storage, open_plain
+from maskedclip.data.storage.retrying_files import RETRIED, Files, Storage, open_plain
 from maskedclip.data.storage.shards import DamagedSample, Shards, ShardWriter
 from tests.tars import END, sample
 

@@ -1,0 +1,200 @@
+"""A labelled photograph as the network sees it: augmented to train, cut the same way to measure.
+
+timm's augmentation draws from the global generators of Python, numpy and torch. So it runs in
+worker processes, seeded anew for each sample: what is drawn depends on (seed, epoch, sample) alone.
+"""
+
+import random
+import signal
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+from timm.data import create_transform
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from maskedclip.data.labelled import Sample
+from maskedclip.data.order import number, permuted
+from maskedclip.data.storage.shards import DamagedSample, Shards
+from maskedclip.data.transforms import MEAN, STD, decode
+
+RESIZE = 256 / 224  # of the image size: the shorter side before the middle is cut out (MAE)
+_AHEAD = 2  # batches decoded ahead of the one in use, a thread
+
+
+class Views(NamedTuple):
+    """Images of a batch, normalised, and the samples they are of; the others are in `lost`."""
+
+    image_BCHW: Tensor
+    samples: list[Sample]
+    lost: list[DamagedSample]
+
+
+def preparation(
+    image_size: int,
+    *,
+    mean: Sequence[float] = MEAN,
+    std: Sequence[float] = STD,
+    resize: float = RESIZE,
+    interpolation: str = "bicubic",
+    whole: bool = False,
+) -> Callable[[Image.Image], Tensor]:
+    """Return what brings a picture to a network; as it is, MAE's evaluation.
+
+    The shorter side goes to `resize` of the size, and the middle is cut out. With `whole` the
+    longer side fills the square and black is put to the right or below (FLAIR).
+    """
+    prepare = create_transform(
+        image_size,
+        is_training=False,
+        interpolation=interpolation,
+        crop_pct=1 / resize,
+        mean=tuple(mean),
+        std=tuple(std),
+    )
+    if whole:
+        prepare.transforms[:2] = [_Canvas(image_size, interpolation)]
+    return prepare
+
+
+class _Canvas:
+    """A square with all of a picture in it, in its upper left corner."""
+
+    def __init__(self, image_size: int, interpolation: str) -> None:
+        self._size = image_size
+        self._filter = Image.Resampling[interpolation.upper()]
+
+    def __call__(self, image: Image.Image) -> Image.Image:
+        scale = max(image.size) / self._size
+        wide, high = (max(1, int(side / scale)) for side in image.size)
+        canvas = Image.new("RGB", (self._size, self._size))
+        canvas.paste(image.resize((wide, high), self._filter))
+        return canvas
+
+
+def picture(dataset: Shards, index: int) -> Image.Image:
+    """Return a sample's RGB image; DamagedSample where it is no whole JPEG."""
+    jpeg, _ = dataset.read(index)
+    try:
+        return Image.fromarray(decode(jpeg))
+    except ValueError as error:
+        reason = f"image does not decode ({' '.join(str(error).split())})"
+        raise DamagedSample(dataset.shard(index), dataset.key(index), reason) from error
+
+
+@contextmanager
+def seeded(value: int) -> Iterator[None]:
+    """Let the global generators start from `value`, and go on as if nothing had been drawn."""
+    before = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    random.seed(value)
+    np.random.seed(value)
+    torch.default_generator.manual_seed(value)
+    try:
+        yield
+    finally:
+        random.setstate(before[0])
+        np.random.set_state(before[1])
+        torch.set_rng_state(before[2])
+
+
+class _Augmented(Dataset):
+    def __init__(
+        self,
+        dataset: Shards,
+        samples: Sequence[Sample],
+        augment: Callable[[Image.Image], Tensor],
+        seed: int,
+    ) -> None:
+        self._dataset, self._samples, self._seed = dataset, samples, seed
+        self._augment = augment
+
+    def __getitem__(self, place: tuple[int, int]) -> tuple[Sample, Tensor | DamagedSample]:
+        epoch, position = place
+        sample = self._samples[position]
+        try:
+            image = picture(self._dataset, sample.index)
+        except DamagedSample as damage:
+            return sample, damage
+        with seeded(number(self._seed, "augment", epoch, sample.key, bits=32)):
+            return sample, self._augment(image)
+
+
+def training_batches(
+    dataset: Shards,
+    samples: Sequence[Sample],
+    augment: Callable[[Image.Image], Tensor],
+    *,
+    batch: int,
+    epochs: range,
+    seed: int,
+    workers: int,
+) -> Generator[Views]:
+    """Yield all batches of `epochs`, ceil(samples / batch) each: the last may be smaller.
+
+    A damaged sample is left out of its batch. An epoch is the same whichever came before it.
+    """
+
+    def places() -> Iterator[list[tuple[int, int]]]:
+        for epoch in epochs:
+            key = number(seed, "fine-tuning order", epoch)
+            order = permuted(np.arange(len(samples)), len(samples), key).tolist()
+            for first in range(0, len(order), batch):
+                yield [(epoch, position) for position in order[first : first + batch]]
+
+    loader: DataLoader[Any] = DataLoader(
+        _Augmented(dataset, samples, augment, seed),
+        batch_sampler=places(),  # type: ignore[arg-type]
+        num_workers=workers,
+        collate_fn=_collate,
+        pin_memory=torch.cuda.is_available(),
+        worker_init_fn=_outlive,
+        # a generator of its own: else each loader would draw from the global one
+        generator=torch.Generator().manual_seed(0),
+    )
+    yield from loader
+
+
+def _outlive(_worker: int) -> None:
+    # it may reach every process of a job, and the one that answers it has an epoch to end
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
+def prepared_batches(
+    dataset: Shards,
+    samples: Sequence[Sample],
+    *,
+    prepare: Callable[[Image.Image], Tensor],
+    batch: int,
+    threads: int,
+) -> Iterator[Views]:
+    """Yield each sample once, in order, as `preparation` makes it; damaged ones are left out."""
+
+    def load(sample: Sample) -> tuple[Sample, Tensor | DamagedSample]:
+        try:
+            return sample, prepare(picture(dataset, sample.index))
+        except DamagedSample as damage:
+            return sample, damage
+
+    groups = (samples[first : first + batch] for first in range(0, len(samples), batch))
+    with ThreadPoolExecutor(max(1, threads)) as pool:
+        ahead: deque[list[Any]] = deque()
+        for group in groups:
+            ahead.append([pool.submit(load, sample) for sample in group])
+            if len(ahead) > _AHEAD:
+                yield _collate([row.result() for row in ahead.popleft()])
+        for rows in ahead:
+            yield _collate([row.result() for row in rows])
+
+
+def _collate(rows: Iterable[tuple[Sample, Tensor | DamagedSample]]) -> Views:
+    whole = [(sample, image) for sample, image in rows if isinstance(image, Tensor)]
+    lost = [image for _, image in rows if isinstance(image, DamagedSample)]
+    images = [image for _, image in whole]
+    image_BCHW = torch.stack(images) if images else torch.zeros(0, 3, 1, 1)
+    return Views(image_BCHW, [sample for sample, _ in whole], lost)

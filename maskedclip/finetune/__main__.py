@@ -1,0 +1,22 @@
+"""Fine-tuning on one screen: labels on an encoder, by a named recipe.
+
+python -m maskedclip.finetune RUN_OR_WEIGHTS --dataset shards/idrid --fraction 0.1 --seed 1
+"""
+
+if __name__ == "__main__":  # a config first: --help and mistakes answer before torch is imported
+    import logging
+    import sys
+
+    from maskedclip.command import one_line_errors
+    from maskedclip.finetune.command import read_finetune
+
+    CONFIG = read_finetune(__doc__)
+
+    from maskedclip.finetune.loop import finetune
+    from maskedclip.metrics import results
+
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    with one_line_errors():
+        directory = finetune(CONFIG)
+        sys.stdout.write(results.table(results.read_rows(directory)))
+        sys.stdout.write(f"next: python -m maskedclip.report {directory} --out report\n")

@@ -1,0 +1,148 @@
+"""An epoch of fine-tuning, the rate at each moment of it, and what a network says of images."""
+
+import math
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.optim import AdamW
+
+from maskedclip.config import FinetuneConfig
+from maskedclip.data.labelled import Sample
+from maskedclip.data.labelled_views import Views, preparation, prepared_batches
+from maskedclip.data.lost_samples import Ledger
+from maskedclip.data.mixup import mixed
+from maskedclip.data.order import number
+from maskedclip.engine.distributed import compute_type
+from maskedclip.engine.schedule import warmup_cosine
+from maskedclip.finetune.run_directory import Labels, preparation_of
+from maskedclip.metrics.results import Measured
+
+_EVALUATION_BATCH, _KEPT_BYTES = 64, 1_000_000_000
+
+
+def steps_of(labels: Labels, config: FinetuneConfig) -> int:
+    """Return the steps of an epoch: its last batch may be smaller."""
+    return math.ceil(len(labels.parts["train"]) / config.batch)
+
+
+def train(
+    model: nn.Module,
+    optimizer: AdamW,
+    batches: Iterable[Views],
+    labels: Labels,
+    config: FinetuneConfig,
+    epoch: int,
+    ledger: Ledger,
+) -> float:
+    """Take an optimizer step a batch of an epoch; return the mean loss an image.
+
+    Raises RuntimeError where it is not finite, or no image can be read.
+    """
+    device = next(model.parameters()).device
+    kind = compute_type("auto", device)
+    steps = steps_of(labels, config)
+    total, images = torch.zeros((), device=device), 0
+    torch.manual_seed(number(config.seed, "drop path", epoch, bits=32))
+    model.train()
+    for step, views in zip(range(steps), batches, strict=True):
+        ledger.add(views.lost)
+        if not views.samples:
+            continue
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(config, epoch + step / steps) * group["lr_scale"]
+        image_BCHW, target = targets(views, device, len(labels.task.classes), config, epoch, step)
+        with torch.autocast(device.type, kind, enabled=kind != torch.float32):
+            logit_BY = model(image_BCHW)
+        loss = F.cross_entropy(logit_BY.float(), target, label_smoothing=config.smoothing)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        total += loss.detach() * len(views.samples)
+        images += len(views.samples)
+    mean = total.item() / images if images else math.nan
+    if not math.isfinite(mean):
+        raise RuntimeError(
+            f"the loss over {images} images is {mean}; lower --lr, or check the shards and weights"
+        )
+    return mean
+
+
+def targets(
+    views: Views,
+    device: torch.device,
+    classes: int,
+    config: FinetuneConfig,
+    epoch: int,
+    step: int,
+) -> tuple[Tensor, Tensor]:
+    """Return the images and what is to be said of them: label_B, or mixed target_BY."""
+    image_BCHW = views.image_BCHW.to(device, non_blocking=True)
+    label_B = torch.tensor([sample.label for sample in views.samples], device=device)
+    if not (config.mixup or config.cutmix):
+        return image_BCHW, label_B
+    key = number(config.seed, "mixup", epoch, step, bits=32)
+    return mixed(
+        image_BCHW, label_B, classes=classes, mixup=config.mixup, cutmix=config.cutmix, key=key
+    )
+
+
+class Prepared:
+    """The batches of a part, cut for evaluation, as often as they are asked for.
+
+    Where all of it takes up to 1 GB, it is read and cut once.
+    """
+
+    def __init__(self, labels: Labels, part: str, config: FinetuneConfig) -> None:
+        self._dataset, self._samples = labels.dataset, labels.parts[part]
+        self._threads = config.threads
+        self._prepare = preparation(**preparation_of(config)._asdict())
+        self._fits = len(self._samples) * 3 * config.image_size**2 * 4 <= _KEPT_BYTES
+        self._kept: list[Views] = []
+
+    def __iter__(self) -> Iterator[Views]:
+        if self._kept:
+            yield from self._kept
+            return
+        kept = []
+        for views in prepared_batches(
+            self._dataset, self._samples, prepare=self._prepare, batch=_EVALUATION_BATCH,
+            threads=self._threads,
+        ):  # fmt: skip
+            if self._fits:
+                kept.append(views)
+            yield views
+        self._kept = kept
+
+
+@torch.no_grad()
+def predict(model: nn.Module, batches: Iterable[Views], classes: int, ledger: Ledger) -> Measured:
+    """Return the probabilities of prepared images that can be read."""
+    device = next(model.parameters()).device
+    kind = compute_type("auto", device)
+    kept: list[Sample] = []
+    rows = [np.zeros((0, classes))]
+    model.eval()
+    for views in batches:
+        ledger.add(views.lost)
+        if not views.samples:
+            continue
+        with torch.autocast(device.type, kind, enabled=kind != torch.float32):
+            logit_BY = model(views.image_BCHW.to(device, non_blocking=True))
+        kept += views.samples
+        rows.append(logit_BY.double().softmax(dim=-1).cpu().numpy())
+    return Measured(
+        [sample.key for sample in kept],
+        [sample.unit for sample in kept],
+        np.array([sample.label for sample in kept]),
+        np.concatenate(rows),
+    )
+
+
+def learning_rate(config: FinetuneConfig, epoch: float) -> float:
+    """Return the rate at a time in epochs: from 0 up to lr, then half a cosine to min_lr."""
+    share = warmup_cosine(epoch, config.warmup_epochs, config.epochs)
+    floor = config.min_lr if epoch >= config.warmup_epochs else 0.0
+    return floor + (config.lr - floor) * share

@@ -1,0 +1,212 @@
+"""A fine-tuning as files: the labels it reads, its directory, and what is left there at the end."""
+
+import hashlib
+import json
+import logging
+import shutil
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from functools import lru_cache
+from pathlib import Path
+from typing import NamedTuple
+
+from torch import nn
+
+from maskedclip.config import FinetuneConfig, load, save
+from maskedclip.data.labelled import Sample, Task, labelled
+from maskedclip.data.splits import division_of, split_file, training_share
+from maskedclip.data.storage.open_dataset import dataset_sha256
+from maskedclip.data.storage.shards import Shards
+from maskedclip.engine.provenance import check_data, provenance, record
+from maskedclip.finetune.recipes import paper
+from maskedclip.metrics import results
+from maskedclip.metrics.file_lock import locked
+from maskedclip.metrics.results import Measured
+from maskedclip.metrics.scores import METRICS
+from maskedclip.models.checkpoints import files as foreign_files
+from maskedclip.models.checkpoints.files import FINETUNED, RANDOM, locate, name_of
+from maskedclip.models.checkpoints.formats import Preparation
+from maskedclip.models.classifier import write_classifier
+from maskedclip.models.pretrained import Carried, LoadReport, carried, of_random, recognise
+from maskedclip.shards.image_folders import as_shards
+
+logger = logging.getLogger(__name__)
+LOADED = "loaded.json"  # what became of the tensors of the weights
+LOST, CONFIG_FILE, STATES = "lost_samples.jsonl", "config.json", "checkpoints"
+PROVENANCE, LOCK = "provenance.json", ".lock"
+
+
+class Labels(NamedTuple):
+    """What is learnt from: the samples of train (its fraction), val and test."""
+
+    dataset: Shards
+    task: Task
+    parts: dict[str, list[Sample]]
+
+
+def read_labels(config: FinetuneConfig) -> Labels:
+    """Return the dataset's labelled samples, `fraction` of the training ones.
+
+    A tree of images is made into shards first, where that is not yet done.
+    """
+    dataset = Shards(as_shards(Path(config.dataset)))
+    task = labelled(dataset, config.task)
+    division = division_of(dataset, task, Path(config.split) if config.split else None)
+    share = training_share(division, config.fraction, config.seed)
+    return Labels(dataset, task, division.parts | {"train": share})
+
+
+def resolved(config: FinetuneConfig, labels: Labels) -> FinetuneConfig:
+    """Return the configuration with its task, its name, its size and the shards that are read."""
+    config = replace(config, task=labels.task.name, image_size=preparation_of(config).image_size)
+    name = config.name or run_name(config)
+    return replace(config, name=name, dataset=str(labels.dataset.directory))
+
+
+def preparation_of(config: FinetuneConfig) -> Preparation:
+    """Return what is done to images: as the weights want it, at the size that is asked for."""
+    found = _carried(config).preparation
+    return found._replace(image_size=config.image_size or found.image_size)
+
+
+def _carried(config: FinetuneConfig) -> Carried:
+    if config.weights == RANDOM:
+        return of_random(config.size)
+    file = locate(config.weights)
+    facts = file.stat()
+    return _recognised(config.weights, file.resolve(), facts.st_mtime_ns, facts.st_size)
+
+
+@lru_cache(maxsize=64)  # the cells of a study share their weights
+def _recognised(weights: str, _file: Path, _changed: int, _size: int) -> Carried:
+    return recognise(foreign_files.read(weights)).carried
+
+
+def run_name(config: FinetuneConfig) -> str:
+    """Return a run's name, made of what usually differs between fine-tunings."""
+    dataset = Path(config.dataset).resolve().name
+    labels, seed = f"{config.fraction:g}", f"seed{config.seed}"
+    recipe = "" if config.recipe == paper().recipe else config.recipe
+    return results.file_name(method_of(config), dataset, config.task, labels, seed, recipe)
+
+
+def method_of(config: FinetuneConfig) -> str:
+    """Return what a run's encoder is called in tables: its weights, or random and the size."""
+    random = config.weights == RANDOM
+    return name_of(f"{RANDOM}_{config.size}" if random else config.weights)
+
+
+@contextmanager
+def alone(run: Path) -> Iterator[None]:
+    """Hold a run's directory, made where it is not there; RuntimeError where another process does.
+
+    Where the file system has no locks, it says so and goes on.
+    """
+    with ExitStack() as held:
+        try:
+            held.enter_context(
+                locked(run / LOCK, wait=False, without="do not run it twice at a time")
+            )
+        except BlockingIOError:
+            raise RuntimeError(
+                f"{run}: another process is fine-tuning there; wait for it, or use another --name"
+            ) from None
+        yield
+
+
+def finished(config: FinetuneConfig, run: Path) -> bool:
+    """Return whether the run has its results; ValueError where the directory is another run's.
+
+    Another run is one of another configuration, other weights, data or split; files that were moved
+    are the same.
+    """
+    path = run / CONFIG_FILE
+    if not path.exists():
+        return False
+    try:
+        before = load(path, FinetuneConfig)
+    except ValueError as error:
+        raise ValueError(f"{run} holds another kind of run ({error}); use --name") from error
+    lives = json.loads((run / PROVENANCE).read_text()) if (run / PROVENANCE).exists() else [{}]
+    then, now = lives[-1], identities(config)
+    # a place is told by its content, where that is known
+    places = [
+        "out",
+        "threads",
+        "dataset",
+        *(["weights", "split"] if now.keys() <= then.keys() else []),
+    ]
+    if replace(config, **{name: getattr(before, name) for name in places}) != before:
+        raise ValueError(
+            f"{run} holds a fine-tuning with another configuration; choose another --name or "
+            f"--out, or remove it"
+        )
+    check_data(run / PROVENANCE, [Path(config.dataset)], dataset_sha256)
+    for fact in (fact for fact in now if fact in then and then[fact] != now[fact]):
+        raise ValueError(
+            f"{run} holds a fine-tuning with another {fact.removesuffix('_sha256')}; choose "
+            f"another --name or --out, or remove it"
+        )
+    return {row["metric"] for row in results.read_rows(run)} >= set(METRICS)
+
+
+def claim(config: FinetuneConfig, run: Path, report: LoadReport, *, goes_on: bool) -> None:
+    """Write what the run is of; one that begins loses what an earlier life left."""
+    if not goes_on:
+        for name in (LOST, "metrics.jsonl", FINETUNED):
+            (run / name).unlink(missing_ok=True)
+        for name in ("predictions", "tensorboard", STATES):
+            shutil.rmtree(run / name, ignore_errors=True)
+    save(config, run / CONFIG_FILE)
+    (run / LOADED).write_text(json.dumps(report.facts(), indent=1) + "\n")
+    facts = provenance([Path(config.dataset)], config.seed, 1, dataset_sha256)
+    record(facts | identities(config), run / PROVENANCE)
+
+
+def identities(config: FinetuneConfig) -> dict[str, str | None]:
+    """Return the hashes of the weights, None for random ones, and of the split, None by rule."""
+    own = split_file(Path(config.dataset), config.task)
+    split = Path(config.split) if config.split else own
+    return {
+        "weights_sha256": None if config.weights == RANDOM else _sha256(locate(config.weights)),
+        "split_sha256": _sha256(split) if split.is_file() else None,
+    }
+
+
+def _sha256(path: Path) -> str:
+    facts = path.stat()
+    return _digest(path.resolve(), facts.st_mtime_ns, facts.st_size)
+
+
+@lru_cache(maxsize=64)  # the cells of a study share their weights
+def _digest(path: Path, _changed: int, _size: int) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_results(
+    config: FinetuneConfig, run: Path, labels: Labels, model: nn.Module, found: Measured
+) -> None:
+    """Write weights, predictions and then the rows, whose presence says that the run is whole."""
+    task, name = labels.task, labels.dataset.name
+    facts = {"task": task.name, "dataset": name}
+    write_classifier(model, run / FINETUNED, task.classes, facts)
+    identity = {
+        "run": config.name,
+        "dataset": name,
+        "task": task.name,
+        "protocol": "finetune",
+        "fraction": config.fraction,
+        "seed": config.seed,
+    }
+    method, shards = method_of(config), labels.dataset.directory
+    rows = results.measure(identity, task.classes, found, run, method=method, shards=shards)
+    seen = seen_by(carried(model), labels.dataset)
+    results.write_rows(run, [row | {"recipe": config.recipe, "seen": seen} for row in rows])
+
+
+def seen_by(weights: Carried, dataset: Shards) -> str:
+    """Return the form of weights that were trained on images of this dataset; "" for others."""
+    recipe = dataset.manifest.get("recipe", {}).get("name", dataset.name)
+    return weights.form if recipe in weights.saw else ""

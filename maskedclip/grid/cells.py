@@ -1,0 +1,158 @@
+"""What a grid is made of: the pre-trainings of systems, their fine-tunings, and the report.
+
+Paths in a manifest are absolute: jobs start elsewhere, and later.
+"""
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from maskedclip.config import Config, FinetuneConfig, flat, override
+from maskedclip.grid.manifest import FINETUNE, MANIFEST, PRETRAIN, REPORT, Cell, Grid, learnt, read
+
+TABLES = {
+    "1": ("mae", "clip", "dinov2", "maskedclip"),  # those of Table 1 that are pre-trained here
+    "2": ("mae_clip", "mae_clip_bridge", "maskedclip"),
+}
+REPORTED = "report"  # the cell, and its folder in the grid
+_PLACES = ("data.paired", "data.unpaired")
+# of a fine-tuning: places that are told by their content, and speed
+_FREE = ("out", "threads", "dataset", "weights", "split")
+
+
+def system(recipe: Config, base: Config | None, changes: Mapping[str, Any]) -> Config:
+    """Return a system's recipe as `base` and `changes` have it; what it does without stays away.
+
+    That is a number that is 0 in the recipe, or a switch that is off, and not in the paper's run.
+
+    Args:
+        base: a recipe, such as demo, whose differences from the paper's run are taken over.
+        changes: values of fields, which have the last word over both.
+    """
+    usual, own = flat(asdict(Config())), flat(asdict(recipe))
+    wanted: dict[str, Any] = {}
+    if base is not None:
+        wanted = {k: v for k, v in flat(asdict(base)).items() if v != usual[k]}
+    wanted |= changes
+    for name in ("name", "out", "after.datasets", "after.task"):
+        wanted.pop(name, None)
+    without = [name for name in wanted if _off(own[name]) and not _off(usual[name])]
+    return override(recipe, {k: v for k, v in wanted.items() if k not in without})
+
+
+def _off(value: Any) -> bool:
+    return isinstance(value, int | float) and value == 0
+
+
+def pretrainings(systems: Mapping[str, Config], out: Path) -> list[Cell]:
+    """Return a cell for each system, to run in a directory of its name under `out`."""
+    cells = []
+    for name, config in systems.items():
+        own = flat(asdict(config))
+        places: dict[str, Any] = {place: _absolute(own[place]) for place in _PLACES}
+        places["init_from"] = _place(config.init_from)
+        measured: dict[str, Any] = {"after.datasets": ()}  # its fine-tunings say more
+        config = override(config, {**places, **measured, "name": name, "out": str(out.absolute())})
+        cells.append(Cell(name, PRETRAIN, flat(asdict(config)), ()))
+    return cells
+
+
+def _absolute(paths: Iterable[str]) -> tuple[str, ...]:
+    return tuple(str(Path(path).absolute()) for path in paths)
+
+
+def _place(weights: str, to_come: Collection[str] = ()) -> str:
+    """Return the absolute path of weights; a name, such as random or one of a hub, stays itself."""
+    path = str(Path(weights).absolute()) if weights else ""
+    return path if path in to_come or (weights and Path(weights).exists()) else weights
+
+
+def finetunings(configs: Sequence[FinetuneConfig], pretrained: Sequence[Cell]) -> list[Cell]:
+    """Return a cell for each fine-tuning, whose names and tasks are resolved.
+
+    It needs the pre-training in whose directory its weights are, if one of `pretrained` is that.
+    """
+    by_place = {run_directory(cell): cell.name for cell in pretrained}
+    cells = []
+    for config in configs:
+        places = {
+            name: str(Path(getattr(config, name)).absolute())
+            for name in ("dataset", "out", "split")
+            if getattr(config, name)
+        }
+        config = override(config, places | {"weights": _place(config.weights, by_place)})
+        need = by_place.get(config.weights)
+        cells.append(Cell(config.name, FINETUNE, flat(asdict(config)), (need,) if need else ()))
+    return cells
+
+
+def run_directory(cell: Cell) -> str:
+    """Return where a pre-training or a fine-tuning runs."""
+    return str(Path(cell.config["out"]) / cell.config["name"])
+
+
+def reporting(cells: Sequence[Cell], directory: Path) -> Cell:
+    """Return the cell that reports on all fine-tunings; it comes behind them and needs none."""
+    tuned = [cell for cell in cells if cell.stage == FINETUNE]
+    config = {"runs": [run_directory(cell) for cell in tuned], "out": str(directory.absolute())}
+    return Cell(REPORTED, REPORT, config, tuple(cell.name for cell in tuned))
+
+
+def joined(before: Path, cells: Sequence[Cell]) -> list[Cell]:
+    """Return the cells of the grid in `before`, if it is one, and the new ones; no report.
+
+    Raises ValueError where a cell would be another one under the same name.
+    """
+    old = read(before).cells if (before / MANIFEST).is_file() else ()
+    known = {cell.name: cell for cell in old if cell.stage != REPORT}
+    for cell in cells:
+        if cell.name in known and (field := _difference(known[cell.name], cell)):
+            raise ValueError(
+                f"{before}: has a cell {cell.name} with another {field}; choose another --name, or "
+                f"remove that grid"
+            )
+    return list((known | {cell.name: cell for cell in cells}).values())
+
+
+def _difference(old: Cell, new: Cell) -> str:
+    """Return the first field in which what is learnt differs; "" where it is the same."""
+    if old.stage != new.stage:
+        return "stage"
+    then, now = (_learnt(cell) for cell in (old, new))
+    return next((name for name in now if now[name] != then.get(name)), "")
+
+
+def _learnt(cell: Cell) -> dict[str, Any]:
+    if cell.stage == PRETRAIN:
+        return learnt(override(Config(), cell.config))
+    config = asdict(override(FinetuneConfig(), cell.config))
+    return {name: value for name, value in config.items() if name not in _FREE}
+
+
+def launches(launch: Mapping[str, Any], hours: float) -> dict[str, dict[str, Any]]:
+    """Return how each stage is launched: all GPUs for a pre-training, one for a fine-tuning.
+
+    Args:
+        launch: fields of LaunchConfig.
+        hours: time limit of a fine-tuning, and of the report.
+    """
+    gpus = launch["gpus"]
+    ranks = gpus or (launch["cpu_ranks"] if gpus == 0 else 1)
+    memory = launch["memory_gb"] and -(-launch["memory_gb"] // ranks)
+    alone = {"nodes": 1, "cpu_ranks": 1, "hours": hours, "memory_gb": memory}
+    return {
+        PRETRAIN: dict(launch),
+        FINETUNE: {**launch, **alone, "gpus": gpus and 1},
+        REPORT: {**launch, **alone, "gpus": 0},
+    }
+
+
+def grid_of(
+    directory: Path, cells: Sequence[Cell], launch: Mapping[str, Any], hours: float,
+    cluster: str, parallelism: int | None,
+) -> Grid:  # fmt: skip
+    """Return the grid of a directory: its cells of before, `cells`, and a report on all."""
+    every = joined(directory, cells)
+    every.append(reporting(every, directory / REPORTED))
+    return Grid(directory, tuple(every), launches(launch, hours), cluster, parallelism)

@@ -1,0 +1,311 @@
+"""A grid on this machine: so many cells at a time, each a process with a log of its own.
+
+A cell that fails holds no other; what was stopped or killed goes on where it was saved.
+"""
+
+if __name__ == "__main__":
+    from maskedclip.command import one_line_errors
+
+import ctypes
+import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from maskedclip.config import Config, FinetuneConfig, LaunchConfig, override
+from maskedclip.grid.manifest import (
+    FINETUNE,
+    LOGS,
+    PRETRAIN,
+    REPORT,
+    Cell,
+    Grid,
+    Submission,
+    append,
+    cell_of,
+    finished,
+    last_row,
+    read,
+    run_of,
+    submissions,
+)  # fmt: skip
+from maskedclip.grid.slurm_arrays import code_of, held, missing, run_cell, waits_for
+from maskedclip.jobs import processes
+
+logger = logging.getLogger(__name__)
+_LOOK_S = 0.2  # between looks at the processes
+_SHOW_S = 60.0  # between lines of progress where they go to a file
+_WITH_PARENT = 1  # PR_SET_PDEATHSIG
+
+
+class _Life(NamedTuple):
+    """A cell that runs."""
+
+    cell: Cell
+    process: subprocess.Popen[bytes]
+    log: Path
+    start: float
+    devices: tuple[str, ...]
+
+
+class _Chain:
+    """What is left of a grid, what runs, and what became of the others."""
+
+    def __init__(self, grid: Grid, waiting: list[Cell], devices: list[str], code: Path) -> None:
+        self.grid, self.waiting, self.code = grid, waiting, code
+        self.free, self.total = devices, len(waiting)
+        self.devices_of = _devices_of(grid, len(devices))
+        self.running: list[_Life] = []
+        self.failed: dict[str, str] = {}
+        self.attempts = {each.cell: each.attempt for each in submissions(grid)}
+        self.seconds: dict[str, list[float]] = {}  # that cells took, by stage
+
+    def start(self) -> None:
+        """Start what may start, up to the parallelism and the GPUs there are."""
+        for cell in list(self.waiting):
+            if len(self.running) >= (self.grid.parallelism or 1):
+                return
+            open_cells = {c.name for c in self.waiting} | {life.cell.name for life in self.running}
+            if open_cells & set(cell.needs):
+                continue
+            if waits := waits_for(self.grid, cell):
+                self.waiting.remove(cell)
+                self.fail(cell, waits)
+            elif self.devices_of[cell.stage] <= len(self.free):
+                self.waiting.remove(cell)
+                self.launch(cell)
+
+    def launch(self, cell: Cell) -> None:
+        """Start a cell's process, and write down that it was."""
+        count = self.devices_of[cell.stage]
+        devices, self.free = tuple(self.free[:count]), self.free[count:]
+        attempt = self.attempts.get(cell.name, 0) + 1
+        place = f"{LOGS}/{cell.name}-{attempt}.log"
+        log = self.grid.directory / place
+        log.parent.mkdir(exist_ok=True)
+        words = [
+            sys.executable,
+            "-m",
+            "maskedclip.grid.local_pool",
+            str(self.grid.directory),
+            cell.name,
+        ]
+        with log.open("ab") as file:
+            process = subprocess.Popen(
+                words, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT,
+                # out of the terminal's reach: it is this process that answers Ctrl-C
+                env=self.environment(devices), start_new_session=True,
+            )  # fmt: skip
+        try:
+            name = processes.named(process.pid)
+        except RuntimeError:  # over before it could be looked at
+            name = ""
+        append(self.grid, [Submission(cell.name, name, attempt, time.time(), place)])
+        self.running.append(_Life(cell, process, log, time.monotonic(), devices))
+
+    def environment(self, devices: tuple[str, ...]) -> Mapping[str, str]:
+        """Return a cell's environment: its GPUs, its share of the cores, the code."""
+        cores = max(1, (os.cpu_count() or 1) // (self.grid.parallelism or 1))
+        paths = [str(self.code), os.environ.get("PYTHONPATH", "")]
+        return {
+            "OMP_NUM_THREADS": str(cores),
+            "OMP_WAIT_POLICY": "passive",  # spinning threads would take the others' time
+            **os.environ,
+            "CUDA_VISIBLE_DEVICES": ",".join(devices),
+            "PYTHONPATH": os.pathsep.join(filter(None, paths)),
+            "PYTHONSAFEPATH": "1",
+        }
+
+    def look(self) -> None:
+        """Say what became of the cells that have ended."""
+        for life in list(self.running):
+            code = life.process.poll()
+            if code is None:
+                continue
+            self.running.remove(life)
+            self.free = [*self.free, *life.devices]
+            seconds = time.monotonic() - life.start
+            if code == 0 and finished(self.grid, life.cell):
+                self.seconds.setdefault(life.cell.stage, []).append(seconds)
+                _say(f"{life.cell.name}: done, {seconds:.0f} s\n")
+            else:
+                why = _last_words(life.log) if code else "ended without its results"
+                self.fail(life.cell, f"{why} (log: {life.log})")
+
+    def fail(self, cell: Cell, why: str) -> None:
+        self.failed[cell.name] = why
+        _say(f"{cell.name}: failed: {why}\n")
+
+    def stop(self) -> None:
+        """Let what runs save and leave; a second Ctrl-C does not wait for it."""
+        _say("stopping: cells save what they have; a second Ctrl-C does not wait for it\n")
+        for life in self.running:
+            life.process.terminate()
+        try:
+            for life in self.running:
+                life.process.wait()
+        finally:
+            for life in self.running:
+                life.process.kill()
+
+    def progress(self) -> str:
+        """Return a line on how far it is, with the time left."""
+        done = self.total - len(self.waiting) - len(self.running)
+        states = f"{done} of {self.total} cells, {len(self.running)} running"
+        states += f", {len(self.failed)} failed" if self.failed else ""
+        left, known = self.left()
+        if not left and not known:
+            return f"{states}, time left not known yet"
+        return f"{states}, {'' if known else 'over '}{_clock(left)} left"
+
+    def left(self) -> tuple[float, bool]:
+        """Return seconds, and whether every stage that is to come was seen already."""
+        usual = {stage: sum(all_) / len(all_) for stage, all_ in self.seconds.items()}
+        parts = {life.cell.name: _fraction(self.grid, life.cell) for life in self.running}
+        for life in self.running:
+            if life.cell.stage not in usual and parts[life.cell.name] > 0:
+                passed = time.monotonic() - life.start
+                usual[life.cell.stage] = passed / parts[life.cell.name]
+        work = [(cell.stage, 1.0) for cell in self.waiting]
+        work += [(life.cell.stage, 1 - parts[life.cell.name]) for life in self.running]
+        seconds = sum(usual.get(stage, 0.0) * part for stage, part in work)
+        return seconds / (self.grid.parallelism or 1), all(stage in usual for stage, _ in work)
+
+
+def run(grid: Grid) -> int:
+    """Run what is not finished; return the exit code, 1 where a cell failed.
+
+    Raises ValueError where this machine has too few GPUs, RuntimeError where the grid is run or
+    submitted by another process, or was told to stop.
+    """
+    with held(grid):
+        return _run(grid)
+
+
+def _run(grid: Grid) -> int:
+    devices = _devices(grid)
+    cells, active, unknown = missing(grid)
+    for line in unknown:
+        logger.warning("%s; it is left alone", line)
+    if active:
+        logger.warning("%d cells wait or run already, and are left alone", len(active))
+    _say(f"cells: {len(grid.cells)}, to run: {len(cells)}\n")
+    chain = _Chain(grid, cells, devices, code_of(grid))
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        _until_done(chain)
+    except KeyboardInterrupt:
+        chain.stop()
+        raise RuntimeError("stopped; the same command goes on with what is left") from None
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    for name, why in chain.failed.items():
+        _say(f"failed: {name}: {why}\n")
+    return 1 if chain.failed else 0
+
+
+def _until_done(chain: _Chain) -> None:
+    shown = time.monotonic()
+    while chain.waiting or chain.running:
+        chain.start()
+        time.sleep(_LOOK_S)
+        chain.look()
+        now, terminal = time.monotonic(), sys.stderr.isatty()
+        if terminal:
+            sys.stderr.write(f"\r\x1b[K{chain.progress()}")
+            sys.stderr.flush()
+        elif now - shown > _SHOW_S:
+            shown = now
+            sys.stderr.write(chain.progress() + "\n")
+    _say("")
+
+
+def _say(line: str) -> None:
+    sys.stderr.write(f"\r\x1b[K{line}" if sys.stderr.isatty() else line)
+    sys.stderr.flush()
+
+
+def _clock(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02d}:{seconds:02d}"
+
+
+def _last_words(log: Path) -> str:
+    lines = [line.strip() for line in log.read_text("utf-8", "replace").splitlines()]
+    return next((line for line in reversed(lines) if line), "no word in its log")
+
+
+def _fraction(grid: Grid, cell: Cell) -> float:
+    """Return how much of a cell is done, 0 where nothing is known."""
+    if cell.stage == REPORT:
+        return 0.0
+    try:
+        row = last_row(run_of(grid, cell) / "metrics.jsonl")
+        if cell.stage == FINETUNE:
+            return min(1.0, float(row["epoch"]) / override(FinetuneConfig(), cell.config).epochs)
+        optim = override(Config(), cell.config).optim
+        whole = (row["step"], optim.steps) if optim.steps else (row["epoch"], optim.epochs)
+        return min(1.0, float(whole[0]) / whole[1])
+    except (OSError, ValueError, KeyError, TypeError):
+        return 0.0  # no row yet
+
+
+def _devices(grid: Grid) -> list[str]:
+    """Return the GPUs of this machine as CUDA_VISIBLE_DEVICES names them; none where none is used.
+
+    Raises ValueError where a cell wants more, or more than one machine.
+    """
+    wanted = [grid.launch[cell.stage] for cell in grid.cells]
+    if any(launch["nodes"] > 1 for launch in wanted):
+        raise ValueError("--nodes: several nodes need SLURM; use --nodes 1")
+    if all(launch["gpus"] == 0 for launch in wanted):
+        return []
+    import torch
+
+    count = torch.cuda.device_count()
+    most = max(launch["gpus"] or 0 for launch in wanted)
+    if most > count:
+        raise ValueError(
+            f"--gpus {most}: this machine has {count}; use --gpus {count}, or submit where SLURM is"
+        )
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return (named.split(",") if named else [str(i) for i in range(count)])[:count]
+
+
+def _devices_of(grid: Grid, count: int) -> dict[str, int]:
+    """Return how many GPUs a cell of each stage takes."""
+    usual = {PRETRAIN: count, FINETUNE: min(1, count), REPORT: 0}
+    wanted = {stage: launch["gpus"] for stage, launch in grid.launch.items()}
+    return {stage: usual[stage] if gpus is None else gpus for stage, gpus in wanted.items()}
+
+
+def carry_out(grid: Grid, cell: Cell) -> None:
+    """Carry a cell out here, over as many processes as its launch says."""
+    launch = override(LaunchConfig(), {**grid.launch[cell.stage], "cluster": "local"})
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    gpus = len(visible.split(",")) if visible else 0
+    if cell.stage != PRETRAIN or (gpus or launch.cpu_ranks) == 1 or finished(grid, cell):
+        run_cell(grid, cell)
+        return
+    from maskedclip.jobs.submit import submit
+
+    submit(override(Config(), cell.config), override(launch, {"gpus": gpus}))
+
+
+def _end_with_parent() -> None:
+    """Have the kernel end this process gently when the chain that started it is killed."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_WITH_PARENT, signal.SIGTERM)
+
+
+if __name__ == "__main__":
+    _end_with_parent()
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    with one_line_errors():
+        GRID = read(Path(sys.argv[1]))
+        carry_out(GRID, cell_of(GRID, sys.argv[2]))

@@ -1,0 +1,230 @@
+"""A grid of runs as files: what it is made of, what was submitted, and what is really finished.
+
+    OUT/grids/NAME/grid.json    the cells: pre-trainings, fine-tunings, the report
+    OUT/grids/NAME/jobs.jsonl   a line each time a cell was submitted
+    OUT/grids/NAME/logs/        what the jobs wrote
+    OUT/grids/NAME/code/        the package as it was when they were submitted
+
+A cell is finished only if the files that it was to write verify; no one's word counts for it.
+"""
+
+import difflib
+import json
+import os
+from collections.abc import Iterable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from maskedclip.config import Config, FinetuneConfig, flat, load, override
+
+WAITS = 3  # exit code of a cell whose needs are not finished
+MANIFEST, JOBS, LOGS, CODE, LOCK = "grid.json", "jobs.jsonl", "logs", "code", ".lock"
+PRETRAIN, FINETUNE, REPORT = STAGES = ("pretrain", "finetune", "report")
+RESULTS = "results.jsonl"  # of a fine-tuning; eval.results has it too, and takes long to import
+SHOWN = "shown.json"  # of a report: the results that it was made of
+_VERSION = 1
+_TAIL = 1 << 16  # bytes at the end of metrics.jsonl that hold its last row
+# fields of a pre-training with no effect on what is learnt, or told by the directory
+_FREE = (
+    "name", "out", "engine.", "after.", "optim.accumulate", "data.readers", "data.threads",
+    "data.prefetch", "data.max_lost", "data.draw_phantoms",
+)  # fmt: skip
+
+
+class Cell(NamedTuple):
+    """One run of a grid."""
+
+    name: str  # unique, a plain folder name
+    stage: str  # pretrain, finetune or report
+    config: dict[str, Any]  # by dotted field: of Config, FinetuneConfig, or the report's
+    needs: tuple[str, ...]  # names of the cells that are to be finished before it
+
+
+class Grid(NamedTuple):
+    """Cells that belong together, and how each stage is launched."""
+
+    directory: Path
+    cells: tuple[Cell, ...]
+    launch: dict[str, dict[str, Any]]  # stage -> fields of LaunchConfig
+    cluster: str  # slurm or local
+    parallelism: int | None = None  # cells at a time; None: on SLURM any number, here one
+
+
+class Submission(NamedTuple):
+    """One cell as it was once submitted."""
+
+    cell: str
+    job: str  # SLURM's, as 123_4; empty where it ran on this machine
+    attempt: int  # of this cell, from 1
+    time_s: float  # since 1970
+    logs: str  # prefix of the job's log files, relative to the grid
+
+
+def read(directory: Path) -> Grid:
+    """Return the grid that a directory holds; ValueError, in one line, where it holds none."""
+    path = directory / MANIFEST
+    if not path.is_file():
+        raise ValueError(f"{directory}: is no grid (no {MANIFEST}); name one, as runs/grids/NAME")
+    try:
+        found = json.loads(path.read_text("utf-8"))
+        if found["version"] != _VERSION:
+            raise ValueError(f"it has version {found['version']}, and this code reads {_VERSION}")
+        cells = tuple(
+            Cell(each["name"], each["stage"], dict(each["config"]), tuple(each["needs"]))
+            for each in found["cells"]
+        )
+        launch, cluster = dict(found["launch"]), str(found["cluster"])
+        return Grid(directory, cells, launch, cluster, found["parallelism"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        what = " ".join(str(error).split())
+        raise ValueError(f"{path}: is no manifest of a grid ({what}); submit it again") from None
+
+
+def write(grid: Grid) -> None:
+    """Write the manifest in one rename."""
+    grid.directory.mkdir(parents=True, exist_ok=True)
+    content = {
+        "version": _VERSION,
+        "cluster": grid.cluster,
+        "parallelism": grid.parallelism,
+        "launch": grid.launch,
+        "cells": [cell._asdict() for cell in grid.cells],
+    }
+    temporary = grid.directory / f".{MANIFEST}.{os.getpid()}.tmp"
+    with temporary.open("w", encoding="utf-8") as file:
+        file.write(json.dumps(content, indent=1) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(grid.directory / MANIFEST)
+
+
+def submissions(grid: Grid) -> list[Submission]:
+    """Return what was submitted, in that order; a line that was only half written is left out."""
+    path = grid.directory / JOBS
+    found: list[Submission] = []
+    lines = path.read_bytes().splitlines() if path.exists() else []
+    for line in lines:
+        try:
+            found.append(Submission(**json.loads(line)))
+        except (ValueError, TypeError):
+            continue  # its writer was killed as it wrote
+    return found
+
+
+def cell_of(grid: Grid, name: str) -> Cell:
+    """Return the cell of a name; ValueError with the nearest where there is none."""
+    for cell in grid.cells:
+        if cell.name == name:
+            return cell
+    near = difflib.get_close_matches(name, [cell.name for cell in grid.cells], n=1, cutoff=0.4)
+    hint = f"did you mean {near[0]}?" if near else f"it has {len(grid.cells)}; see its status"
+    raise ValueError(f"{grid.directory}: has no cell {name!r}; {hint}")
+
+
+def append(grid: Grid, submitted: Iterable[Submission]) -> None:
+    """Add lines to jobs.jsonl, on the disk when this returns."""
+    lines = "".join(json.dumps(each._asdict()) + "\n" for each in submitted)
+    with (grid.directory / JOBS).open("ab+") as file:
+        if file.tell() and not _ends_a_line(file.name):
+            lines = "\n" + lines  # behind what a killed writer left
+        file.write(lines.encode())
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _ends_a_line(name: str) -> bool:
+    with Path(name).open("rb") as file:
+        file.seek(-1, os.SEEK_END)
+        return file.read(1) == b"\n"
+
+
+def run_of(grid: Grid, cell: Cell) -> Path:
+    """Return the directory that a cell writes into."""
+    if cell.stage == REPORT:
+        return grid.directory / str(cell.config["out"])
+    return grid.directory / str(cell.config["out"]) / str(cell.config["name"])
+
+
+def finished(grid: Grid, cell: Cell) -> bool:
+    """Return whether the cell's results are there, whole, and its own."""
+    run = run_of(grid, cell)
+    try:
+        if cell.stage == PRETRAIN:
+            return _pretrained(override(Config(), cell.config), run)
+        if cell.stage == FINETUNE:
+            return _finetuned(override(FinetuneConfig(), cell.config), run)
+        return _reported(cell, run)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return False  # damaged, or another run's: running the cell says what is wrong
+
+
+def _pretrained(config: Config, run: Path) -> bool:
+    if learnt(load(run / "config.json", Config)) != learnt(config):
+        return False
+    row = last_row(run / "metrics.jsonl")
+    steps, optim = int(row["step"]), config.optim
+    if steps < optim.steps or (not optim.steps and float(row["epoch"]) < optim.epochs - 1e-6):
+        return False
+    return all(_whole(run / name) for name in ("encoder.safetensors", "model.safetensors"))
+
+
+def learnt(config: Config) -> dict[str, Any]:
+    """Return the fields that decide what a pre-training learns, datasets by their names."""
+    fields = {k: v for k, v in flat(asdict(config)).items() if not k.startswith(_FREE)}
+    for name in ("data.paired", "data.unpaired"):
+        fields[name] = tuple(Path(directory).name for directory in fields[name])
+    return fields
+
+
+def last_row(path: Path) -> dict[str, Any]:
+    """Return the last whole row; ValueError where there is none."""
+    with path.open("rb") as file:
+        file.seek(0, os.SEEK_END)
+        file.seek(max(0, file.tell() - _TAIL))
+        *lines, _half = file.read().split(b"\n")
+    found = json.loads(lines[-1]) if lines else None
+    if not isinstance(found, dict):
+        raise ValueError(f"{path}: has no whole row")
+    return found
+
+
+def _whole(path: Path) -> bool:
+    """Return whether a safetensors file has tensors, and is as long as its header says."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="np") as file:
+            return len(list(file.keys())) > 0
+    except SafetensorError:
+        return False
+
+
+def _finetuned(config: FinetuneConfig, run: Path) -> bool:
+    if not (run / RESULTS).is_file():
+        return False  # before torch is imported
+    from maskedclip.finetune.run_directory import finished as verified
+
+    return verified(config, run)
+
+
+def _reported(cell: Cell, run: Path) -> bool:
+    page = (run / "index.html").read_bytes()
+    if not page.rstrip().endswith(b"</html>"):
+        return False
+    shown = json.loads((run / SHOWN).read_text("utf-8"))
+    return bool(shown == results_of(cell))
+
+
+def results_of(report: Cell) -> dict[str, list[int]]:
+    """Return (bytes, time of writing) of the results that a report has to show, by their path.
+
+    Taken before a report is made and kept in it: results that came later make it out of date.
+    """
+    found = {}
+    for run in map(Path, report.config["runs"]):
+        path = run / RESULTS
+        if path.is_file():
+            facts = path.stat()
+            found[str(path)] = [facts.st_size, facts.st_mtime_ns]
+    return found

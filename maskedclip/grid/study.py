@@ -1,0 +1,126 @@
+"""Many fine-tunings, one after another: each cell of a table is one run directory."""
+
+import logging
+import sys
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+from maskedclip.config import FinetuneConfig
+from maskedclip.data.labelled import Task, labelled
+from maskedclip.data.splits import Division, division_of, training_share
+from maskedclip.data.storage.shards import Shards
+from maskedclip.engine.preemption import Preempted
+from maskedclip.finetune.loop import finetune
+from maskedclip.finetune.run_directory import Labels, finished, resolved, run_name
+from maskedclip.grid.study_command import Study
+from maskedclip.metrics.results import read_rows
+from maskedclip.shards.image_folders import TASK, as_shards, tree_of
+
+logger = logging.getLogger(__name__)
+Opened = dict[tuple[str, str], tuple[Shards, Task, Division]]
+_TRAINED = 3  # passes that learning from an image costs, where telling its class costs one
+
+
+class Tuned(NamedTuple):
+    """One fine-tuning: its name, whether it is finished, and the passes over images it costs."""
+
+    config: FinetuneConfig
+    name: str
+    finished: bool
+    passes: int
+
+
+def run(study: Study) -> int:
+    """Run what is not finished; return the exit code, 1 where a fine-tuning failed.
+
+    Raises ValueError where two of them would be one run, and Preempted where a signal asked to
+    leave: it ends the study, not one cell of it.
+    """
+    opened: Opened = {}
+    cells = [tuned_of(config, opened, build=not study.config.dry_run) for config in study.cells]
+    check_names(cells)
+    waiting = [cell for cell in cells if not cell.finished]
+    for line in study.missing:
+        logger.warning("%s", line)
+    logger.info("fine-tunings: %d, finished: %d", len(cells), len(cells) - len(waiting))
+    if study.config.dry_run:
+        sys.stdout.writelines(f"{_state(cell)}  {cell.name}\n" for cell in cells)
+        return 0
+    failed = _run_all(waiting)
+    for name, fault in failed.items():
+        sys.stderr.write(f"failed: {name}: {fault}\n")
+    if len(failed) < len(cells):
+        sys.stdout.write(f"next: python -m maskedclip.report {study.config.out} --out report\n")
+    return 1 if failed else 0
+
+
+def check_names(cells: Sequence[Tuned]) -> None:
+    """Raise ValueError where two of them would be one run."""
+    name, count = Counter(cell.name for cell in cells).most_common(1)[0]
+    if count > 1:
+        raise ValueError(
+            f"{count} fine-tunings would be called {name}; use weights and datasets whose folders "
+            f"have different names, or one --out for each"
+        )
+
+
+def _run_all(cells: Sequence[Tuned]) -> dict[str, str]:
+    """Run them and return what went wrong, by name."""
+    failed: dict[str, str] = {}
+    for number, cell in enumerate(cells, 1):
+        sys.stderr.write(f"fine-tuning {number} of {len(cells)}: {cell.name}\n")
+        start, later = time.monotonic(), sum(other.passes for other in cells[number:])
+        try:
+            directory = finetune(cell.config, rest=later / max(1, cell.passes))
+        except Preempted:
+            raise
+        except (ValueError, RuntimeError, OSError) as error:
+            failed[cell.name] = " ".join(str(error).split())
+            sys.stderr.write(f"failed: {failed[cell.name]}\n")
+            continue
+        seconds = round(time.monotonic() - start)
+        sys.stdout.write(f"{cell.name}: {_scores(directory)}, {seconds} s\n")
+        sys.stdout.flush()
+    return failed
+
+
+def tuned_of(config: FinetuneConfig, opened: Opened, *, build: bool) -> Tuned:
+    """Return a cell; one whose labels cannot serve says so when it is run, and costs nothing."""
+    if not build and tree_of(Path(config.dataset)):
+        name = run_name(replace(config, task=TASK))
+        return Tuned(config, name, bool(read_rows(Path(config.out) / name)), 0)
+    try:
+        labels = _labels(config, opened)
+        config = resolved(config, labels)
+        done = finished(config, Path(config.out) / config.name)
+    except (ValueError, OSError):
+        return Tuned(config, config.name or run_name(config), False, 0)
+    train, val, test = (len(labels.parts[part]) for part in ("train", "val", "test"))
+    return Tuned(config, config.name, done, config.epochs * (_TRAINED * train + val) + test)
+
+
+def _labels(config: FinetuneConfig, opened: Opened) -> Labels:
+    place = config.dataset, config.task
+    if place not in opened:
+        dataset = Shards(as_shards(Path(config.dataset)))
+        task = labelled(dataset, config.task)
+        opened[place] = dataset, task, division_of(dataset, task)
+    dataset, task, division = opened[place]
+    share = training_share(division, config.fraction, config.seed)
+    return Labels(dataset, task, division.parts | {"train": share})
+
+
+def _state(cell: Tuned) -> str:
+    return "finished" if cell.finished else "to run  "
+
+
+def _scores(directory: Path) -> str:
+    values = {row["metric"]: row["value"] for row in read_rows(directory)}
+    words = {"AUROC": values["auroc"], "average precision": values["average_precision"]}
+    return ", ".join(
+        f"{k} {'-' if v is None else format(100 * v, '.1f')}" for k, v in words.items()
+    )

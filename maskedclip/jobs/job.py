@@ -1,0 +1,175 @@
+"""A run as a job: picklable, repeatable, and left so that SLURM can queue it again.
+
+A job may be killed at any moment and run again: it goes on from the newest checkpoint in its run
+directory and keeps nothing anywhere else.
+"""
+
+import logging
+import os
+import random
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+
+from maskedclip.config import Config
+
+if TYPE_CHECKING:
+    import submitit
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Job:
+    """Pre-train, then measure: picklable, repeatable, the same on every rank."""
+
+    config: Config
+
+    def __call__(self) -> None:
+        run = as_a_job(self.pretrain)
+        if os.environ.get("RANK", "0") == "0":
+            self.measure(run)
+
+    def pretrain(self) -> Path:
+        """Take this rank's part in the run, and return its directory."""
+        from maskedclip.pretrain.loop import pretrain
+
+        if "SUBMITIT_EXECUTOR" in os.environ:
+            import submitit
+
+            # SLURM's own list of GPUs stays; submitit would write the local rank over it
+            environment = submitit.helpers.TorchDistributedEnvironment()
+            environment.export(set_cuda_visible_devices=False, overwrite=True)
+            os.environ["MASTER_PORT"] = str(_port(submitit.JobEnvironment().job_id))
+        return pretrain(self.config)
+
+    def measure(self, run: Path) -> None:
+        """Print the scores of the encoder on `after.datasets`, and what to try next."""
+        after = self.config.after
+        if after.datasets:
+            from maskedclip.evaluate.protocols import evaluate
+
+            datasets = [(Path(directory), after.task) for directory in after.datasets]
+            evaluate(run, datasets, after.protocols, run)
+        dataset = after.datasets[0] if after.datasets else "shards/DATASET"
+        sys.stdout.write(
+            f"\n{run} is done. Next:\n"
+            f"  tensorboard --logdir {self.config.out}\n"
+            f"  python -m maskedclip.finetune {run} --dataset {dataset} --fraction 0.1\n"
+        )
+        sys.stdout.flush()
+
+    def checkpoint(self, *_: Any) -> "submitit.helpers.DelayedSubmission":
+        """Return the very same job: submitit calls this on pre-emption and at the time limit."""
+        import submitit
+
+        return submitit.helpers.DelayedSubmission(self)
+
+
+def as_a_job(work: Callable[[], T]) -> T:
+    """Return work(); where it was asked to leave and has saved, have SLURM queue the job again.
+
+    Outside of a job `Preempted` is raised.
+    """
+    requeue = signal.getsignal(signal.SIGUSR2)
+    if "SUBMITIT_EXECUTOR" in os.environ:
+        # submitit's handler only logs it; where nothing can be saved the end may come at once
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    _forget_signals_in_children()
+    from maskedclip.engine.preemption import GO_ON_LATER, Preempted
+
+    first = os.environ.get("RANK", "0") == "0"
+    level = logging.INFO if first else logging.WARNING
+    logging.basicConfig(level=level, format="%(message)s", force=True)
+    if "SUBMITIT_EXECUTOR" in os.environ:
+        logging.getLogger("submitit").setLevel(logging.WARNING)
+        _remove_half_a_result()
+    try:
+        return work()
+    except Preempted as stop:
+        if "SUBMITIT_EXECUTOR" not in os.environ:
+            raise
+        logging.getLogger(__name__).info("%s", stop)
+        if stop.asked == GO_ON_LATER:
+            _go_on_later(requeue)
+        raise SystemExit(128 + signal.SIGTERM) from None
+
+
+def _port(job: str) -> int:
+    """Return where the ranks of this life meet: the same for all of them, another in the next life.
+
+    The last life's may still be taken. They lie below those that a system gives to whoever asks
+    for any.
+    """
+    lives = os.environ.get("SLURM_RESTART_COUNT", "0")
+    return random.Random(f"{job}.{lives}").randrange(20_000, 32_768)
+
+
+def _remove_half_a_result() -> None:
+    """Remove what a life that was killed at its end left; submitit would write no result then."""
+    import submitit
+
+    result = submitit.JobEnvironment().paths.result_pickle
+    result.with_suffix(".pkl.save_tmp").unlink(missing_ok=True)
+
+
+def _go_on_later(requeue: Any) -> NoReturn:
+    """End this rank of a run that has been saved; rank 0 has the job queued again."""
+    # a second one would break off the requeueing, and end scontrol
+    signal.signal(signal.SIGUSR2, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    if os.environ.get("RANK", "0") == "0":
+        if os.environ["SUBMITIT_EXECUTOR"] == "slurm":
+            _queue_again()
+        else:
+            requeue(signal.SIGUSR2, None)
+    raise SystemExit(0)  # neither a result nor, to srun, a failure
+
+
+def _queue_again() -> None:
+    """Have SLURM queue this job again, unless it has done so itself, as with evicted ones.
+
+    Not by submitit: it counts what it takes for timed out, in a job of ten minutes every life, and
+    writes the same job anew, which a kill can break off.
+    """
+    import submitit
+
+    # of an array the element alone: the number that SLURM_JOB_ID has may stand for all of it
+    job = submitit.JobEnvironment().job_id
+    if _queued_again(job):
+        return
+    asked = subprocess.run(
+        ["scontrol", "requeue", job], capture_output=True, text=True, check=False
+    )
+    if asked.returncode and not _queued_again(job):
+        raise RuntimeError(
+            f"job {job} is saved, but SLURM does not queue it again ({asked.stderr.strip()}); "
+            f"submit it again"
+        )
+
+
+def _queued_again(job: str) -> bool:
+    """Return whether this life is no longer what SLURM knows as the job's present one.
+
+    To ask for another then fails, or ends the next life as it starts.
+    """
+    command = ["scontrol", "--oneliner", "show", "job", job]
+    told = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    facts = dict(word.partition("=")[::2] for word in told.split())
+    lives = os.environ.get("SLURM_RESTART_COUNT", "0")  # before this one
+    return facts["JobState"] != "RUNNING" or facts["Restarts"] != lives
+
+
+def _forget_signals_in_children() -> None:
+    """Keep forked children from requeueing the job: they would inherit submitit's handlers."""
+
+    def reset() -> None:
+        signal.signal(signal.SIGUSR2, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.signal(signal.SIGCONT, signal.SIG_DFL)
+
+    os.register_at_fork(after_in_child=reset)

@@ -1,0 +1,223 @@
+"""What a run will cost before it runs: memory, operations, traffic, time, energy, disk.
+
+    python tools/plan.py [RECIPE] --nodes 1 --gpus 4 --gpu a100-80 [--mfu 0.4] [--json]
+        [--images PAIRED,UNPAIRED] [--SECTION.FIELD=VALUE ...]
+
+Nothing is trained and no GPU is needed: everything is counted from the shapes of the networks.
+Without RECIPE it is maskedclip_vitl, the paper's. `--gpu` is one of: {gpus}.
+"""
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+from maskedclip.config import Config, DataConfig, check_shares
+from maskedclip.engine.gpu_specs import GPUS, Gpu, find_gpu
+from maskedclip.plan import footprint
+from maskedclip.plan.footprint import Memory, Ways
+from maskedclip.plan.networks import network_of
+from maskedclip.plan.shapes import Load, Network
+
+USAGE = (__doc__ or "").format(gpus=", ".join(GPUS))
+PAPER_IMAGES = (142_249, 348_481 - 142_249)  # paired, unpaired
+FULL = 0.9  # share of a card's memory that a plan may fill: the rest is CUDA's, NCCL's and gaps
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanConfig:
+    """On what, and how well, the run is to be carried out."""
+
+    nodes: int = 1
+    gpus: int = 4  # a node
+    gpu: str = "a100-80"  # name and GB of the card
+    mfu: float = 0.4  # share of the card's matrix rate that the run reaches
+    images: tuple[int, ...] = ()  # paired,unpaired samples; none: of the shards, or the paper's
+    caption_tokens: int = 0  # of the longest caption of a step; 0: model.text_tokens
+    pue: float = 1.2  # energy of the whole centre per energy of its computers
+    kg_per_kwh: float = 0.4  # CO2e of the electricity
+    json: bool = False  # one JSON object instead of a table
+
+    def __post_init__(self) -> None:
+        if self.nodes < 1 or self.gpus < 1:
+            raise ValueError(f"nodes {self.nodes}, gpus {self.gpus}: both are at least 1")
+        if not 0 < self.mfu <= 1:
+            raise ValueError(f"mfu {self.mfu}: write a share, 0 < mfu <= 1")
+        if len(self.images) not in (0, 2) or any(count < 0 for count in self.images):
+            raise ValueError("images: write two counts, paired,unpaired, such as 142249,206232")
+        if self.caption_tokens < 0 or self.pue < 1 or self.kg_per_kwh < 0:
+            raise ValueError("caption_tokens and kg_per_kwh are at least 0, pue at least 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """A run's cost; bytes and seconds are of one GPU and one step where not said otherwise."""
+
+    run: str
+    gpu: str
+    nodes: int
+    gpus: int  # a node
+    mfu: float
+    load: Load  # of one GPU
+    parts: int  # that it is computed in
+    parameters: dict[str, int]
+    flops: dict[str, float]  # all GPUs
+    flops_again: float  # all GPUs, to save memory
+    traffic: dict[str, float]
+    memory: Memory
+    usable_bytes: float
+    largest: tuple[int, int]  # paired and unpaired images a GPU that fit
+    snapshot_bytes: float  # in the memory of a node, while a checkpoint is written aside
+    checkpoint_bytes: float
+    disk_bytes: float  # at most
+    step_s: float
+    exchange_s: float  # of step_s, where nothing were hidden behind work
+    images_per_s: float  # of all GPUs: what the loader must bring
+    images: tuple[int, int]  # paired and unpaired samples
+    epochs: float
+    steps: int
+    hours: float
+    gpu_hours: float
+    kg_co2e: float
+    notes: tuple[str, ...]
+
+    @property
+    def fits(self) -> bool:
+        return self.memory.total <= FULL * self.usable_bytes
+
+
+def plan(  # noqa: PLR0913 (one keyword a flag)
+    config: Config,
+    *,
+    nodes: int,
+    gpus: int,
+    gpu: str,
+    mfu: float = 0.4,
+    images: tuple[int, ...] = (),
+    caption_tokens: int = 0,
+    pue: float = 1.2,
+    kg_per_kwh: float = 0.4,
+) -> Plan:
+    """Return what `config` costs on nodes x gpus cards of the name `gpu`.
+
+    Raises ValueError for a card that is not known or lacks the run's precision, a batch that the
+    ranks cannot share, or a text tower whose shape cannot be told.
+    """
+    card, data, world = find_gpu(gpu), config.data, nodes * gpus
+    check_shares((data.paired_batch, data.unpaired_batch), world, config.optim.accumulate)
+    value, peak = _precision(config, card, gpu)
+    network, assumed = network_of(config)
+    counts, said = _samples(config, images)
+    whole = Load(
+        data.paired_batch + data.unpaired_batch,
+        data.paired_batch,
+        caption_tokens or config.model.text_tokens,
+    )
+    share = Load(whole.images // world, whole.paired // world, whole.text_tokens)
+    ways = Ways(world, value, config.optim.accumulate, config.engine.recompute)
+    flops, again = footprint.flops(network, whole), footprint.again(network, whole, ways)
+    traffic = footprint.traffic(network, ways)
+    step_s = (sum(flops.values()) + again) / (world * peak * mfu)
+    epochs, steps = _length(config, counts)
+    hours = steps * step_s / 3600
+    state = 4 * (3 * network.parameters + network.teacher_parameters)
+    exported = 4 * (network.parameters + network.encoder.parameters)
+    return Plan(
+        run=config.name, gpu=gpu, nodes=nodes, gpus=gpus, mfu=mfu,
+        load=share, parts=ways.parts,
+        parameters=_parameters(network), flops=flops, flops_again=again, traffic=traffic,
+        memory=footprint.memory(network, share, ways),
+        usable_bytes=card.usable_gib * 2**30,
+        largest=_largest(network, share, ways, FULL * card.usable_gib * 2**30),
+        snapshot_bytes=state / nodes if config.engine.save_aside else 0.0,
+        checkpoint_bytes=state,
+        disk_bytes=(config.engine.keep + 1) * state + exported,
+        step_s=step_s, exchange_s=sum(traffic.values()) / (card.link_gb / 2 * 1e9),
+        images_per_s=whole.images / step_s,
+        images=counts, epochs=epochs, steps=steps, hours=hours, gpu_hours=world * hours,
+        kg_co2e=card.watts / 1000 * world * hours * pue * kg_per_kwh,
+        notes=(
+            *assumed,
+            *said,
+            f"CO2e: {card.watts} W a board x PUE {pue:g} x {kg_per_kwh:g} kg/kWh",
+            f"captions of {whole.text_tokens} tokens (those of categories have 8 to 23)",
+            *([] if nodes == 1 else ["exchange at the link's rate; between nodes it is slower"]),
+            f"{'bf16' if value == 2 else 'fp32'} at {peak / 1e12:g} TFLOP/s a card (data sheet)",
+        ),
+    )  # fmt: skip
+
+
+def _precision(config: Config, card: Gpu, name: str) -> tuple[int, float]:
+    """Return (bytes of a value, FLOP a second) of the matrix work."""
+    wanted = config.engine.precision
+    if wanted == "bf16" and not card.bf16_flops:
+        raise ValueError(
+            f"engine.precision bf16: {name} does not multiply bf16; use --engine.precision=auto"
+        )
+    if wanted != "fp32" and card.bf16_flops:
+        return 2, card.bf16_flops
+    return 4, card.fp32_flops
+
+
+def _samples(config: Config, images: tuple[int, ...]) -> tuple[tuple[int, int], list[str]]:
+    """Return (paired, unpaired) samples, and where the numbers are from."""
+    data = config.data
+    if images:
+        return (images[0], images[1]), ["samples: as given by --images"]
+    found = [_count(paths, data) for paths in (data.paired, data.unpaired)]
+    paired, unpaired = found
+    wanted = zip(found, (data.paired_batch, data.unpaired_batch), strict=True)
+    if any(count is None and size for count, size in wanted):
+        return PAPER_IMAGES, ["samples: the paper's, as no shards are named (--images=A,B)"]
+    said = "samples: of the shards, before those without a caption are left out"
+    return (paired or 0, unpaired or 0), [said]
+
+
+def _count(paths: tuple[str, ...], data: DataConfig) -> int | None:
+    """Return the samples of shard directories, by their manifests; None where none is named."""
+    total = 0
+    for path in map(Path, paths):
+        manifest = path / "manifest.json"
+        if manifest.is_file():
+            total += int(json.loads(manifest.read_text())["samples"])
+        elif data.draw_phantoms and path.name.startswith("phantom_"):
+            total += data.draw_phantoms
+        else:
+            raise ValueError(
+                f"{path}: no {manifest.name} here to count samples by; make its shards, or give "
+                f"--images=PAIRED,UNPAIRED"
+            )
+    return total if paths else None
+
+
+def _length(config: Config, counts: tuple[int, int]) -> tuple[float, int]:
+    """Return (epochs, steps) of the run."""
+    from maskedclip.pretrain.sources import length  # imports torch, which --help does without
+
+    sizes = (config.data.paired_batch, config.data.unpaired_batch)
+    paired, unpaired = (range(n) if size else None for n, size in zip(counts, sizes, strict=True))
+    steps, total = length(config, paired, unpaired)
+    return total / steps if steps else 0.0, total
+
+
+def _largest(network: Network, share: Load, ways: Ways, room: float) -> tuple[int, int]:
+    """Return the most (paired, unpaired) images a GPU, in the run's proportion, that fit."""
+    unit = math.gcd(share.paired, share.images - share.paired)
+    paired, images = share.paired // unit, share.images // unit
+
+    def fits(times: int) -> bool:
+        load = Load(times * images, times * paired, share.text_tokens)
+        return footprint.memory(network, load, ways).total <= room
+
+    low, high = 0, 1
+    while fits(high):
+        low, high = high, 2 * high
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle)
+    return low * paired, low * (images - paired)
+
+
+def _parameters(network: Network) -> dict[str, int]:
+    counts = {part.name: part.parameters for part in network.students}
+    return counts | {"projections": network.projections, "teacher": network.teacher_parameters}

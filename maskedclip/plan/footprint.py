@@ -1,0 +1,203 @@
+"""What one training step costs a GPU, by part, from shapes alone: operations, traffic, memory.
+
+The memory is that of FSDP2 with a unit a block, walked through in the order of the step; what a
+block keeps for its backward pass is counted in widths of its tokens. tests/plan/test_plan.py
+holds it against traced runs.
+"""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from maskedclip.plan.shapes import Load, Network, Part
+
+# of a block, in widths of a token: input, norm, q k v, mixed, sum, norm, 4 of fc1, 4 of its GELU
+_KEPT, _JOINED = 16, 1  # and the groups of a packed pass joined again
+_STATISTICS = 16  # bytes a token: mean and deviation of two norms in fp32
+_BACKWARD = 5  # widths that gradients need on top of what is kept, at the MLP
+_FORWARD = 11  # widths that live at once in a block that keeps nothing, at the MLP
+_FP32 = 4
+
+
+class Memory(NamedTuple):
+    """Bytes of one GPU at the fullest moment of a step."""
+
+    when: str
+    by_part: dict[str, float]
+
+    @property
+    def total(self) -> float:
+        return sum(self.by_part.values())
+
+
+class Ways(NamedTuple):
+    """How a step is computed: world ranks, bytes of a value, parts of a share, recomputing."""
+
+    world: int
+    value: int = 2
+    parts: int = 1
+    recompute: bool = False
+
+
+def flops(network: Network, load: Load) -> dict[str, float]:
+    """Return floating point operations of all GPUs a step by part, `teacher` among them.
+
+    A product of n x k and k x m counts 2nkm, backward twice the forward; norms, activations, the
+    optimizer and anything done twice to save memory are left out, as is usual for MFU.
+    """
+    stem = 2 * load.images * network.patches * network.patch_values * network.encoder.width
+    forward = {part.name: _blocks(part, network.groups(part, load)) for part in network.students}
+    forward["E_I"] += stem
+    for part, predicted in network.predicted.items():
+        ends = (network.visible + 1) * part.width_in + predicted * part.width_out
+        forward[part.name] += 2 * load.images * ends * part.width
+    found = {name: 3 * count for name, count in forward.items()}
+    if not network.has_teacher:
+        return found
+    whole = ((load.images, network.patches + 1),)
+    teacher = stem + _blocks(network.encoder, whole) + _blocks(network.bridge, whole)
+    return found | {"teacher": teacher}
+
+
+def again(network: Network, load: Load, ways: Ways) -> float:
+    """Return the operations that are done a second time, to save memory, in one step."""
+    more = 0.0
+    if ways.recompute:
+        more += sum(_blocks(part, network.groups(part, load)) for part in network.students)
+    if ways.parts > 1 and network.contrasts:  # the features of all pairs come first
+        whole = ((load.paired, network.patches + 1),)
+        more += _blocks(network.encoder, whole) + _blocks(network.bridge, whole)
+        more += _blocks(network.text, network.groups(network.text, load))
+    return more
+
+
+def _blocks(part: Part, groups: tuple[tuple[int, int], ...]) -> float:
+    linear = 8 * part.width**2 + 4 * part.width * part.hidden
+    return part.depth * sum(
+        images * length * (linear + 4 * length * part.width) for images, length in groups
+    )
+
+
+def traffic(network: Network, ways: Ways) -> dict[str, float]:
+    """Return bytes that each GPU receives (gathered) and sends (reduced) a step.
+
+    A student's block is gathered once in forward and once in backward, what is outside of blocks
+    once, the teacher once; gradients are reduced in fp32. Each of the parts of a share does so.
+    """
+    share = (ways.world - 1) / ways.world * ways.parts
+    rest = network.outside
+    blocks = network.parameters - rest
+    first_pass = 0.0
+    if ways.parts > 1 and network.contrasts:
+        first = (network.encoder, network.bridge, network.text)
+        first_pass = sum(part.depth * part.unit for part in first)
+    return {
+        "gathered for the student": share * ways.value * (2 * blocks + rest + first_pass),
+        "gathered for the teacher": share * ways.value * network.teacher_parameters,
+        "reduced": share * _FP32 * network.parameters,
+    }
+
+
+def memory(network: Network, load: Load, ways: Ways) -> Memory:
+    """Return the fullest moment of a step of one GPU, whose share of the batch is `load`."""
+    return max(_moments(network, load, ways), key=lambda moment: moment.total)
+
+
+def _moments(network: Network, load: Load, ways: Ways) -> Iterator[Memory]:
+    part_load = load.part(ways.parts)
+    fixed = _fixed(network, load, ways)
+    kept = {part.name: kept_bytes(part, network, part_load, ways) for part in network.students}
+    losses, values, pixels = _losses(network, part_load, ways)
+    fixed["losses"] = losses
+    sharded = _FP32 * network.parameters / ways.world
+    before = sharded if ways.parts > 1 else 0.0
+
+    now = fixed | kept | {"gradients": before}
+    if network.has_teacher:
+        teacher_tokens = part_load.images * (network.patches + 1)
+        width = network.encoder.width
+        working: float = (_FORWARD + 2) * width * teacher_tokens * ways.value
+        gathered = 2 * ways.value * network.encoder.unit
+        yield Memory("the teacher's pass", now | {"working": working + gathered})
+        working = 5 * values + width * teacher_tokens * ways.value
+        yield Memory("the loss of eq. 5", now | {"working": working})
+
+    # the slope of eq. 1: a few fp32 copies of what D_I predicted
+    yield Memory("backward of the losses", now | {"working": 3 * pixels})
+
+    fixed["losses"] = (values + pixels) * ways.value / _FP32  # their slopes alone are left
+    done, outside = 0, network.outside
+    left = dict(kept)
+    for part in reversed(network.students):
+        tokens = sum(images * length for images, length in network.groups(part, part_load))
+        work: float = _BACKWARD * part.width * tokens * ways.value
+        if ways.recompute:  # all but the input, which was kept
+            work += _block_bytes(part, network.groups(part, part_load), ways.value)
+            work -= part.width * tokens * ways.value
+        # weights of this block and the next, its gradients, and both buffers of the reduction
+        shards = _FP32 / ways.world
+        buffers = part.unit * (4 * ways.value + _FP32 + shards) if part.depth else 0.0
+        buffers += outside * ways.value  # gradients of what is outside of blocks
+        gradients = max(before, done * shards)
+        now = fixed | left | {"gradients": gradients, "working": work + buffers}
+        yield Memory(f"backward of {part.name}", now)
+        left[part.name] = 0.0
+        done += part.depth * part.unit
+
+    # what is outside of blocks is reduced last, in one piece, its gathered weights gone by then
+    fixed["gathered outside of blocks"] = 0.0
+    work = outside * _FP32
+    yield Memory("the end of backward", fixed | left | {"gradients": sharded, "working": work})
+
+
+def _fixed(network: Network, load: Load, ways: Ways) -> dict[str, float]:
+    pixels = load.images * network.image_values
+    copies = ways.value % _FP32 + (_FP32 if ways.parts > 1 else 0)  # in bf16, and of one part
+    return {
+        "parameters": _FP32 * network.parameters / ways.world,
+        "moments": 2 * _FP32 * network.parameters / ways.world,
+        "teacher": _FP32 * network.teacher_parameters / ways.world,
+        "gathered outside of blocks": ways.value * network.outside,
+        "images": pixels * (1 + _FP32 + copies / ways.parts),
+    }
+
+
+def kept_bytes(part: Part, network: Network, load: Load, ways: Ways) -> float:
+    """Return what a part keeps of its forward pass for its backward pass."""
+    groups = network.groups(part, load)
+    tokens = sum(images * length for images, length in groups)
+    row = part.width * ways.value
+    block = row * tokens if ways.recompute else _block_bytes(part, groups, ways.value)
+    kept = part.depth * block
+    if part is network.encoder:
+        # the last block's output and its norm; patches, which choosing visible ones holds on to
+        kept += row * (2 * tokens + load.images * network.patches)
+    elif part in network.predicted:
+        rows = load.images * network.predicted[part]
+        chosen = 2 * rows if part is network.pixel_decoder else rows  # the norm's input is a copy
+        kept += row * (tokens + chosen) + rows * part.width_out * ways.value
+    elif part is network.text:
+        kept += row * tokens
+    return kept
+
+
+def _block_bytes(part: Part, groups: tuple[tuple[int, int], ...], value: int) -> float:
+    tokens = sum(images * length for images, length in groups)
+    widths = _KEPT + (_JOINED if len(groups) > 1 else 0)
+    return tokens * (widths * part.width * value + _STATISTICS + part.heads * _FP32)
+
+
+def _losses(network: Network, load: Load, ways: Ways) -> tuple[float, float, float]:
+    """Return bytes of what the losses keep, of all patches' features and of hidden pixels in fp32.
+
+    They keep the pixels' targets and differences, and the normed features of both sides.
+    """
+    predicted = network.predicted
+    # of a part that is absent, the width is 0
+    distilled, hidden = predicted[network.feature_decoder], predicted[network.pixel_decoder]
+    values = _FP32 * load.images * distilled * network.feature_decoder.width
+    pixels = _FP32 * load.images * hidden * network.pixel_decoder.width_out
+    pairs = load.paired * ways.parts if network.contrasts else 0
+    logits = 6 * 2 * _FP32 * load.paired * pairs * ways.world
+    features = 4 * _FP32 * pairs * ways.world * network.projection
+    copies = 2 if ways.value < _FP32 else 1
+    return 2 * pixels + copies * values + logits + features, values, pixels

@@ -1,0 +1,198 @@
+"""DINOv2 on one screen: `objective` is DINO + iBOT + KoLeo, `train_step` what moves by them.
+
+The loop around it, the stream of samples and all that keeps a run safe are those of pretrain.py.
+"""
+
+import math
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.optim import AdamW
+
+from maskedclip.config import Config
+from maskedclip.data.colour_augmentation import look
+from maskedclip.data.multi_crop import GLOBALS, Crops, MultiCrop
+from maskedclip.data.transforms import normalise
+from maskedclip.engine.distributed import compute_type, mean_over_ranks, shard, whole
+from maskedclip.engine.nonfinite_guard import Guard
+from maskedclip.engine.optimizer import paced_adamw
+from maskedclip.engine.schedule import cosine
+from maskedclip.losses import centred, dino_loss, ibot_loss, koleo_loss, mean_logits, sinkhorn
+from maskedclip.models.dinov2 import DinoTeacher, HeadShape, Student
+from maskedclip.models.encoder import Encoder
+from maskedclip.models.maskedclip import SIZES
+
+_BLUR, _SOLARISE = (1.0, 0.1, 0.5), (0.0, 0.2, 0.0)  # chances: large crops, then small ones
+
+
+class DinoNetworks(NamedTuple):
+    """What is trained, what it learns from, and what moves it."""
+
+    model: Student
+    teacher: DinoTeacher
+    optimizer: AdamW
+
+
+def objective(
+    networks: DinoNetworks, crops: Crops, temperature: float, config: Config
+) -> tuple[dict[str, Tensor], tuple[Tensor, Tensor]]:
+    """Return the losses of one batch by name, and what the teacher's centres move to.
+
+    temperature is the teacher's. `cls_std` tells of a collapse: the deviation of unit [CLS] rows,
+    in units of what rows in all directions have, is 0 where all images are alike.
+    """
+    dino, (model, teacher, _) = config.dino, networks
+    global_RCHW, local_RCHW = prepared(crops)
+    hidden_RN = crops.hidden_BGN.transpose(0, 1).flatten(0, 1)
+    cls_RK, patch_MK = teacher(global_RCHW, crops.masked_M)
+    target_GBK = _target(cls_RK, teacher.cls_centre, temperature, config).unflatten(
+        0, (GLOBALS, -1)
+    )
+    seen = model(global_RCHW, local_RCHW, hidden_RN, crops.masked_M, _kept(crops, dino.drop_path))
+    terms = {"dino": dino_loss(seen.cls_VBK, target_GBK, dino.student_temperature)}
+    weights = {"dino": config.loss.dino, "ibot": dino.ibot, "koleo": dino.koleo}
+    means = teacher.cls_centre, teacher.patch_centre
+    if dino.targets == "centre":
+        means = mean_logits(cls_RK), teacher.patch_centre
+    if dino.ibot:
+        target_MK = _target(patch_MK, teacher.patch_centre, temperature, config)
+        weight_M = (1 / hidden_RN.sum(dim=1))[crops.masked_M // hidden_RN.shape[1]]
+        terms["ibot"] = ibot_loss(
+            seen.patch_MK, target_MK, weight_M, len(hidden_RN), dino.student_temperature
+        )
+        if dino.targets == "centre":
+            means = means[0], mean_logits(patch_MK)
+    if dino.koleo:
+        terms["koleo"] = koleo_loss(seen.cls_GBD)
+    loss = torch.stack([weights[name] * term for name, term in terms.items()]).sum()
+    found = {"loss": loss} | {f"loss_{name}": term for name, term in terms.items()}
+    unit_BD = torch.nn.functional.normalize(seen.cls_GBD[0].detach().float(), dim=-1)
+    found["cls_std"] = unit_BD.std(dim=0, correction=0).mean() * math.sqrt(unit_BD.shape[1])
+    return found, means
+
+
+def train_step(
+    networks: DinoNetworks, guard: Guard, crops: Crops, step: int, total: int, lr: float,
+    config: Config,
+) -> dict[str, Tensor]:  # fmt: skip
+    """Move the weights once, and return what is logged: means over all ranks, on the device.
+
+    A step that `guard` does not admit moves nothing.
+    """
+    (model, teacher, optimizer), dino = networks, config.dino
+    share, epoch = step / total, step / total * config.optim.epochs
+    decay = cosine(config.optim.weight_decay, dino.last_weight_decay, share)
+    for group in optimizer.param_groups:
+        frozen = group["prototypes"] and epoch < dino.freeze_epochs
+        group["lr"] = 0.0 if frozen else lr * group["pace"]
+        group["weight_decay"] = decay * group["decays"]
+    optimizer.zero_grad()
+    warm = min(1.0, epoch / dino.temperature_epochs) if dino.temperature_epochs else 1.0
+    first, last = dino.teacher_temperature
+    losses, means = objective(networks, crops, first + warm * (last - first), config)
+    losses["loss"].backward()
+    values = mean_over_ranks({name: value.detach() for name, value in losses.items()})
+    values["grad_norm"] = _clipped(model, config.optim.clip_norm)
+    guard.admit(step, values)
+    optimizer.step()
+    teacher.follow(model, cosine(dino.momentum, 1.0, share), means, guard.held)
+    return values
+
+
+def set_up(encoder: Encoder, config: Config, device: torch.device) -> DinoNetworks:
+    """Return the networks around an encoder, sharded over all ranks."""
+    dino, engine = config.dino, config.engine
+    compute = compute_type(engine.precision, device)
+    heads = HeadShape(
+        dino.head_width, dino.bottleneck, dino.prototypes, bool(dino.separate_heads and dino.ibot)
+    )
+    grid = dino.local_size // config.model.patch_size
+    model = Student(encoder, heads, local_grid=grid).to(device)
+    teacher = DinoTeacher(model)
+    ways: dict[str, Any] = {"recompute": engine.recompute, "compiled": engine.compile}
+    shard(model, model.units(), compute, **ways)
+    shard(teacher, teacher.units(), compute, trains=False, **ways)
+    optimizer = paced_adamw(
+        model, lambda name: pace(name, config), betas=config.optim.betas, slow=("prototypes",)
+    )
+    return DinoNetworks(model, teacher, optimizer)
+
+
+def pace(name: str, config: Config) -> float:
+    """Return the share of the learning rate that a parameter of the student moves at."""
+    depth = SIZES[config.model.size].depth
+    if name.startswith("encoder.blocks."):
+        layer = int(name.split(".")[2]) + 1
+    else:
+        first = ("encoder.patch_embed.", "encoder.cls_token", "mask_token")
+        layer = 0 if name.startswith(first) else depth + 1
+    slower = config.dino.patch_lr if "patch_embed" in name else 1.0
+    return slower * float(config.dino.layer_decay ** (depth + 1 - layer))
+
+
+def multi_crop(config: Config) -> MultiCrop:
+    """Return what is cut from a picture."""
+    dino = config.dino
+    return MultiCrop(
+        local_crops=dino.local_crops,
+        local_size=dino.local_size,
+        local_area=dino.local_area,
+        mask_ratio=dino.mask_ratio if dino.ibot else (0.0, 0.0),
+        drops=2 * SIZES[config.model.size].depth if dino.drop_path else 0,
+    )
+
+
+def step_flops(model: Student, images: int, config: Config) -> float:
+    """Return the floating point operations of a training step; masked patches are the mean."""
+    patches = (config.model.image_size // config.model.patch_size) ** 2
+    masked = patches * sum(config.dino.mask_ratio) / 2 if config.dino.ibot else 0.0
+    return model.step_flops(images, config.dino.local_crops, masked)
+
+
+@torch.no_grad()
+def prepared(crops: Crops) -> tuple[Tensor, Tensor]:
+    """Return large and small crops, coloured and normalised, number by number."""
+    found, first = [], 0
+    for image_BVHWC in (crops.global_BGHWC, crops.local_BSHWC):
+        images, number = image_BVHWC.shape[:2]
+        stop = first + number
+        image_RCHW = image_BVHWC.transpose(0, 1).flatten(0, 1).permute(0, 3, 1, 2)
+        look_RF = crops.look_BVF[:, first:stop].transpose(0, 1).flatten(0, 1)
+        flip_R = crops.flip_BV[:, first:stop].T.flatten()
+        kind_R = torch.arange(first, stop, device=look_RF.device).clamp(max=GLOBALS)
+        kind_R = kind_R.repeat_interleave(images)
+        seen_RCHW = look(
+            image_RCHW.float() / 255,
+            look_RF,
+            blur_B=look_RF.new_tensor(_BLUR)[kind_R],
+            solarise_B=look_RF.new_tensor(_SOLARISE)[kind_R],
+        )
+        found.append(normalise(255 * seen_RCHW, flip_R))
+        first = stop
+    return found[0], found[1]
+
+
+def _target(logit_BK: Tensor, centre_K: Tensor, temperature: float, config: Config) -> Tensor:
+    if config.dino.targets == "sinkhorn":
+        return sinkhorn(logit_BK, temperature)
+    return centred(logit_BK, centre_K, temperature)
+
+
+def _kept(crops: Crops, rate: float) -> Tensor | None:
+    """Return kept_KR: 0 where a crop leaves a branch of a block out, which others make up for."""
+    if not rate:
+        return None
+    return (crops.drop_BVK >= rate).permute(2, 1, 0).flatten(1).float() / (1 - rate)
+
+
+def _clipped(model: Student, largest: float | None) -> Tensor:
+    """Return the gradients' norm before those of the encoder and of each head are clipped alone."""
+    own = [model.mask_token, *model.encoder.parameters()]
+    norms = []
+    for part in (own, *(list(head.parameters()) for head in model.heads())):
+        norm = torch.nn.utils.get_total_norm([p.grad for p in part if p.grad is not None])
+        if largest is not None:
+            torch.nn.utils.clip_grads_with_norm_(part, largest, norm)
+        norms.append(whole(norm))
+    return torch.stack(norms).norm()

@@ -1,0 +1,50 @@
+"""What must be true before a job is queued: the shards are there, and the text tower is."""
+
+from pathlib import Path
+
+from maskedclip.config import Config
+from maskedclip.data.storage.open_dataset import describe
+from maskedclip.models.checkpoints.files import ENCODER, MODEL, locate
+from maskedclip.shards.make import build
+from maskedclip.shards.request import Request
+
+
+def prepare(config: Config) -> None:
+    """Check everything the run will read, and draw the demo's phantoms if they are missing.
+
+    Raises ValueError for a directory without shards, an unset source, or a text tower that is not
+    on this machine: at once, and not after hours in a queue.
+    """
+    for name in ("paired", "unpaired"):
+        if getattr(config.data, f"{name}_batch") and not getattr(config.data, name):
+            raise ValueError(
+                f"data.{name}: no shard directory is named; pass --data.{name}=DIR,..."
+                + (" or --data.unpaired_batch=0 to do without" if name == "unpaired" else "")
+            )
+    directories = [*config.data.paired, *config.data.unpaired, *config.after.datasets]
+    for number, directory in enumerate(map(Path, directories)):
+        drawn = config.data.draw_phantoms and directory.name.startswith("phantom")
+        if drawn and not (directory / "manifest.json").exists():
+            _draw(directory, config, number)
+        describe(directory)
+    if config.init_from:
+        locate(config.init_from, (MODEL, ENCODER))
+    if config.loss.clip:
+        from maskedclip.models.text import check_text
+
+        check_text(config.model.text)
+
+
+def _draw(directory: Path, config: Config, number: int) -> None:
+    """Build a phantom dataset; each of a run's datasets shows other eyes."""
+    size = -(-config.model.image_size // 32) * 32 + 32  # a little larger than the crops
+    build(
+        Request(
+            dataset="phantom",
+            out=directory,
+            name=directory.name,
+            size=size,
+            count=config.data.draw_phantoms,
+            seed=number * 1_000_000,
+        )
+    )

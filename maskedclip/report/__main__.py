@@ -1,0 +1,32 @@
+"""Table 1, Table 2 and Figure 2 of finished runs, and a page for each of them.
+
+python -m maskedclip.report RUNS... --out DIR [--protocol finetune]
+
+RUNS are run directories, or folders that hold some. DIR gets table1 and table2 as .md, .tex and
+.csv, figure2.png and .svg, index.html with all of it and a link behind every number, and runs/
+with a page a run.
+"""
+
+if __name__ == "__main__":  # options first: --help and mistakes answer before torch is imported
+    import logging
+    import shlex
+    import sys
+
+    from maskedclip.command import one_line_errors
+    from maskedclip.report.command import read_report
+
+    RUNS, OPTIONS = read_report(__doc__)
+
+    from maskedclip.report.build import report
+
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    with one_line_errors():
+        WRITTEN = report(RUNS, OPTIONS)
+    sys.stdout.write(f"{WRITTEN.text}\n{WRITTEN.page}\n")
+    for line in WRITTEN.problems:
+        sys.stderr.write(line + "\n")
+    for protocol in WRITTEN.other_protocols[:1]:
+        words = ["python", "-m", "maskedclip.report", *map(str, RUNS)]
+        words += ["--out", f"{OPTIONS.out}_{protocol}", f"--protocol={protocol}"]
+        sys.stdout.write(f"next: {shlex.join(words)}\n")
+    sys.exit(1 if WRITTEN.problems else 0)

@@ -1,0 +1,124 @@
+"""Whether a dataset directory is what its manifest says, to the last byte of each sample."""
+
+import re
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from maskedclip.data.labelled import labelled
+from maskedclip.data.splits import FOLDER as SPLITS
+from maskedclip.data.splits import read_split
+from maskedclip.data.storage.exclusions import EXCLUSIONS, read_exclusions
+from maskedclip.data.storage.shard_writer import MANIFEST, SELF_SHA256, manifest_sha256
+from maskedclip.data.storage.shards import Shards, read_manifest
+from maskedclip.shards.building.contact_sheet import FILE as CONTACT_SHEET
+from maskedclip.shards.checks.sample import SIDE_LIMIT
+from maskedclip.shards.checks.shard import Problem, Stored, check_shard
+
+
+class Checked(NamedTuple):
+    """What a check of a directory found."""
+
+    directory: Path
+    name: str
+    problems: list[Problem]
+    samples: list[Stored]  # those without a problem, in order
+    keys: frozenset[str]  # of all its samples
+    excluded: frozenset[str]  # keys that its exclude.csv names
+
+
+def check(directory: Path, workers: int, done: Callable[[int], object]) -> Checked:
+    """Return every problem of a dataset directory, and its whole samples.
+
+    `done` is called with the number of samples looked at. Raises ValueError, in one line, where
+    the directory has no manifest.
+    """
+    try:
+        manifest = manifest_of(directory)
+    except DamagedManifest as error:
+        problem = Problem(MANIFEST, "", str(error).removeprefix(f"{directory / MANIFEST}: "))
+        return Checked(directory, directory.name, [problem], [], frozenset(), frozenset())
+    entries, problems = _entries(manifest)
+    name = str(manifest["name"])
+    settings = manifest.get("settings")
+    largest = settings.get("size") if isinstance(settings, dict) else None
+    largest = largest if isinstance(largest, int) else SIDE_LIMIT
+
+    def shard(entry: dict[str, Any]) -> tuple[list[Problem], list[Stored], list[str]]:
+        return check_shard(directory, entry, (name, largest), done)
+
+    with ThreadPoolExecutor(workers) as pool:
+        found = list(pool.map(shard, entries))
+    samples = [sample for _, whole, _ in found for sample in whole]
+    keys = [key for _, _, listed in found for key in listed]
+    problems += [problem for listed, _, _ in found for problem in listed]
+    problems += [Problem("", key, "two samples have this key") for key in _repeated(keys)]
+    if manifest.get("samples") != len(keys):
+        reason = f"says {manifest.get('samples')} samples, the indexes name {len(keys)}"
+        problems.append(Problem(MANIFEST, "", reason))
+    known = {MANIFEST, EXCLUSIONS, CONTACT_SHEET, SPLITS}
+    known |= {entry[k] for entry in entries for k in ("file", "index")}
+    extra = sorted(path.name for path in directory.iterdir() if path.name not in known)
+    problems += [Problem(file, "", f"is not named by {MANIFEST}") for file in extra]
+    try:
+        excluded = {entry.key for entry in read_exclusions(directory, keys)}
+    except ValueError as error:
+        excluded = set()
+        problems.append(Problem(EXCLUSIONS, "", str(error).partition(": ")[2]))
+    problems += _of_splits(directory) if not problems else []
+    return Checked(directory, name, problems, samples, frozenset(keys), frozenset(excluded))
+
+
+def _of_splits(directory: Path) -> list[Problem]:
+    """Return what is wrong with the files of splits; only a whole dataset can say it."""
+    dataset, problems = Shards(directory), []
+    excluded = {dataset.key(index) for index in dataset.excluded}
+    for path in sorted((directory / SPLITS).glob("*")):
+        name = re.sub(r"(-seed\d+)?\.csv$", "", path.name)
+        try:
+            read_split(path, labelled(dataset, name), excluded)
+        except ValueError as error:
+            reason = str(error).removeprefix(f"{path}: ")
+            problems.append(Problem(f"{SPLITS}/{path.name}", "", reason))
+    return problems
+
+
+class DamagedManifest(ValueError):  # noqa: N818 - it is not the code that erred
+    """A manifest that cannot be read as one."""
+
+
+def manifest_of(directory: Path) -> dict[str, Any]:
+    """Return the manifest; DamagedManifest where it is none, ValueError where there is none."""
+    try:
+        manifest = read_manifest(directory)
+    except ValueError as error:
+        if (directory / MANIFEST).is_file():
+            raise DamagedManifest(str(error)) from None
+        raise
+    if not isinstance(manifest["shards"], list) or not isinstance(manifest.get("samples"), int):
+        raise DamagedManifest(f"{directory / MANIFEST}: has no list of shards or no count")
+    return manifest
+
+
+def _entries(manifest: dict[str, Any]) -> tuple[list[dict[str, Any]], list[Problem]]:
+    """Return the entries that can be followed: plain file names and hashes."""
+    entries, problems = [], []
+    kinds = {"file": str, "index": str, "sha256": str, "index_sha256": str, "bytes": int}
+    for number, entry in enumerate(manifest["shards"]):
+        if not isinstance(entry, dict) or not all(
+            isinstance(entry.get(name), kind) for name, kind in (kinds | {"samples": int}).items()
+        ):
+            problems.append(Problem(MANIFEST, "", f"entry {number} of its shards is not whole"))
+        elif any(Path(entry[k]).name != entry[k] or "\0" in entry[k] for k in ("file", "index")):
+            problems.append(Problem(MANIFEST, "", f"entry {number} names a file elsewhere"))
+        else:
+            entries.append(entry)
+    if SELF_SHA256 in manifest and manifest[SELF_SHA256] != manifest_sha256(manifest):
+        problems.append(Problem(MANIFEST, "", f"{SELF_SHA256} is not that of its content"))
+    return entries, problems
+
+
+def _repeated(keys: list[str]) -> list[str]:
+    return sorted(key for key, count in Counter(keys).items() if count > 1)

@@ -1,0 +1,103 @@
+"""ODIR-5K: keywords of each eye, in any of the three forms in which it is handed out.
+
+The label of an eye comes from that eye's own keywords. The flags N ... O of the table speak of the
+patient, and so of the other eye too; `labels` of full_df.csv keeps the first keyword only.
+"""
+
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+from maskedclip.data.captions import categories_of, keywords_of
+from maskedclip.shards.downloads.cards import Card
+from maskedclip.shards.downloads.files import left_out_folders, list_files
+from maskedclip.shards.downloads.label_files import Remarks, stem_of
+from maskedclip.shards.downloads.records import Record, Sources, in_order, record_of
+from maskedclip.shards.downloads.tables import rows_of
+from maskedclip.shards.downloads.wrong_root import wrong_root
+
+NEEDED = ("ID", "Left-Fundus", "Right-Fundus", "Left-Diagnostic Keywords")
+CODED = re.compile("^[A-Z](\\s*[\N{FULLWIDTH COMMA},]\\s*[A-Z])*$")  # letters in place of words
+SETS = re.compile(r"(off|on)-?site", re.IGNORECASE)  # of OIA-ODIR, each with a table of its own
+
+
+class Eye(NamedTuple):
+    """What a table says of one eye."""
+
+    patient: str
+    side: str  # "L" or "R"
+    keywords: str
+
+
+def read_odir(card: Card, root: Path) -> Sources:
+    """Return a record for every eye on disk; one with no finding has no category and no report."""
+    files = list_files(card, root)
+    if not files.images:
+        raise wrong_root(card, root, files)
+    eyes = _eyes(card, root, files.others)
+    if not eyes:
+        raise wrong_root(card, root, files)
+    chosen: dict[tuple[str, str], str] = {}
+    # The cropped copies of the Kaggle form carry the names of the originals: originals first.
+    for source in sorted(files.images, key=lambda name: ("preprocessed" in name, name)):
+        chosen.setdefault((_set(source), stem_of(source.rpartition("/")[2]).lower()), source)
+    remarks: Remarks = {
+        "labels_without_image": {stem for _, stem in eyes.keys() - chosen.keys()},
+        "repeated_names": set(files.images) - set(chosen.values()),
+        "images_without_label": set(),
+        "eyes_without_finding": set(),
+    }
+    records = []
+    for place, source in chosen.items():
+        record, eye = record_of(card, root, source, files.images[source], remarks), eyes.get(place)
+        if eye is None:
+            remarks["images_without_label"].add(source)
+        else:
+            record = _with_findings(card, record, eye)
+            remarks["eyes_without_finding"].update([] if record.categories else [source])
+        records.append(record)
+    return in_order(records, remarks | {"left_out_folders": left_out_folders(files)})
+
+
+def _with_findings(card: Card, record: Record, eye: Eye) -> Record:
+    """Return the record with the class of each task on which all findings of the eye agree."""
+    categories, labels = tuple(categories_of(eye.keywords)), {}
+    for task, classes in card.findings.items():
+        found = {classes.get(category) for category in categories}
+        if len(found) == 1 and None not in found:
+            labels[task] = str(found.pop())
+    return record._replace(
+        patient=eye.patient,
+        eye=eye.side,
+        labels=labels,
+        categories=categories,
+        report=", ".join(keywords_of(eye.keywords)) or None,
+    )
+
+
+def _set(source: str) -> str:
+    match = SETS.search(source)
+    return match[1].lower() if match else ""
+
+
+def _eyes(card: Card, root: Path, others: list[str]) -> dict[tuple[str, str], Eye]:
+    """Return the eyes by set and stem; CSV first, since some copies of the xlsx hold codes."""
+    eyes: dict[tuple[str, str], Eye] = {}
+    lacking, coded = "", ""
+    for ending in (".csv", ".xlsx"):
+        for source in (name for name in others if name.lower().endswith(ending)):
+            if "chinese" in source.lower() or Path(source).name.startswith(("~", ".")):
+                continue
+            rows, missing = rows_of(root / source, NEEDED)
+            lacking = lacking or (missing and f"{root / source}: {missing}")
+            for row in rows:
+                for side, name in (("L", "left"), ("R", "right")):
+                    keywords = row.get(f"{name}-diagnostic keywords", "")
+                    stem = stem_of(row.get(f"{name}-fundus", "")).lower()
+                    if CODED.match(keywords):
+                        coded = f"{root / source}: only letter codes for keywords"
+                    elif stem and keywords:
+                        eyes.setdefault((_set(source), stem), Eye(row["id"], side, keywords))
+    if not eyes and (coded or lacking):
+        raise ValueError(f"{coded or lacking}; is it the label file of {card.title}?")
+    return eyes

@@ -1,0 +1,148 @@
+"""What a downloaded dataset says of each of its images: a card in, records out.
+
+The path of an image tells some of it, label files tell the rest; where both speak, the file counts.
+"""
+
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from maskedclip.shards.downloads.cards import Card, card_names, read_card
+from maskedclip.shards.downloads.files import (
+    ENDINGS,
+    files_under,
+    image_files,
+    left_out_folders,
+    list_files,
+    source_of,
+)
+from maskedclip.shards.downloads.label_files import Remarks, label_files, rows_of_images
+from maskedclip.shards.downloads.tables import names_of
+from maskedclip.shards.downloads.wrong_root import refuse_lookalikes, wrong_root
+
+__all__ = [
+    "ENDINGS",
+    "Card",
+    "Record",
+    "Sources",
+    "card_names",
+    "files_under",
+    "image_files",
+    "in_order",
+    "read_card",
+    "read_dataset",
+    "source_of",
+]
+SPLITS = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "valid", "validation"), "val"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
+SIDES = dict.fromkeys(("l", "left", "os"), "L") | dict.fromkeys(("r", "right", "od"), "R")
+
+
+class Record(NamedTuple):
+    """One image file, or one phantom, and what is known of it."""
+
+    source: str  # path under the root, with slashes
+    path: Path
+    patient: str | None = None
+    eye: str | None = None
+    split: str | None = None
+    labels: dict[str, str] = {}  # noqa: RUF012 - never changed
+    categories: tuple[str, ...] = ()
+    report: str | None = None
+
+
+class Sources(NamedTuple):
+    """The records of a dataset sorted by source, and what did not fit together."""
+
+    records: list[Record]
+    remarks: dict[str, list[str]]
+
+
+def in_order(records: Iterable[Record], remarks: Mapping[str, Iterable[str]]) -> Sources:
+    """Return records sorted by source, with the remarks that there are."""
+    found = {name: sorted(values) for name, values in remarks.items()}
+    found = {name: values for name, values in found.items() if values}
+    return Sources(sorted(records, key=lambda record: record.source), found)
+
+
+def eye_of(word: str | None) -> str | None:
+    """Return "L" or "R" for left, right, l, r, OS or OD; None for anything else."""
+    return SIDES.get((word or "").strip().lower())
+
+
+def read_dataset(card: Card, root: Path) -> Sources:
+    """Return the records of a dataset by its card alone; ValueError where the root is another."""
+    files = list_files(card, root)
+    refuse_lookalikes(card, root, files)
+    if not files.images:
+        raise wrong_root(card, root, files)
+    remarks: Remarks = defaultdict(set)
+    told = dict(files.images)
+    graded: dict[str, set[str]] = {}  # images with a row that may hold labels; their tasks
+    copies: set[str] = set()
+    for file in label_files(card, root, files.others, remarks):
+        for source, row, others in rows_of_images(file, files.images, remarks):
+            told[source] = told[source] | row
+            copies.update(others)
+            if file.table.labels:
+                graded.setdefault(source, set()).update(file.table.labels)
+    copies -= graded.keys()
+    records = [
+        record_of(card, root, source, facts, remarks)
+        for source, facts in told.items()
+        if source not in copies
+    ]
+    if card.classes and not any(record.labels for record in records):
+        raise wrong_root(card, root, files)
+    remarks["repeated_names"] = copies
+    remarks["images_without_label"] = {
+        record.source for record in records if not record.labels and record.source not in graded
+    }
+    remarks["images_with_an_empty_label"] = {
+        f"{source}: {', '.join(sorted(tasks - told[source].keys()))}"
+        for source, tasks in graded.items()
+        if tasks - told[source].keys()
+    }
+    return in_order(records, remarks | {"left_out_folders": left_out_folders(files)})
+
+
+def record_of(
+    card: Card, root: Path, source: str, facts: Mapping[str, str], remarks: Remarks
+) -> Record:
+    """Return the record of an image of which `facts` are told, in the words of the dataset."""
+    labels, categories = {}, []
+    for task, classes in card.classes.items():
+        written = facts.get(task, "")
+        label = _class_of(written, classes, card.values.get(task, {}))
+        if label is not None:
+            labels[task] = label
+            categories += [classes[label]] if classes[label] else []
+        elif written:
+            remarks["unknown_classes"].add(f"{source}: {task} {written}")
+    eye, split = (
+        _class_of(facts.get(name, ""), {}, card.values.get(name, {})) or facts.get(name, "")
+        for name in ("eye", "split")
+    )
+    return Record(
+        source=source,
+        path=root / source,
+        patient=facts.get("patient"),
+        eye=eye_of(eye),
+        split=SPLITS.get(split.lower(), split) or None,
+        labels=labels,
+        categories=tuple(dict.fromkeys(categories)),
+    )
+
+
+def _class_of(written: str, classes: Mapping[str, str], values: Mapping[str, str]) -> str | None:
+    """Return the class that a cell or a folder name means; "2.0" is "2", case does not count."""
+    if not written:
+        return None
+    (word,) = names_of(re.sub(r"^(\d+)\.0+$", r"\1", written))
+    known = [*values.items(), *((name, name) for name in classes)]
+    return next((label for name, label in known if names_of(name) == (word,)), None)

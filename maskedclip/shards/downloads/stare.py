@@ -1,0 +1,65 @@
+"""STARE: a line of diagnoses an image, as the experts wrote them."""
+
+import re
+from pathlib import Path
+
+from maskedclip.data.captions import categories_of
+from maskedclip.shards.downloads.cards import Card
+from maskedclip.shards.downloads.files import left_out_folders, list_files
+from maskedclip.shards.downloads.label_files import Remarks, stem_of
+from maskedclip.shards.downloads.records import Record, Sources, in_order, record_of
+from maskedclip.shards.downloads.wrong_root import wrong_root
+
+DIAGNOSES = re.compile(r"/(all-mg-codes|diagnos[ie]s)\.txt$", re.IGNORECASE)
+BESIDE = re.compile(r"\(\s*(recommendation|old)\b[^)]*\)|\[[^]]*\]|[\"?]", re.IGNORECASE)
+BETWEEN = re.compile(r"\s+(?:and|or)\s+|\s*&\s*")
+
+
+def read_stare(card: Card, root: Path) -> Sources:
+    """Return a record for every image: the diagnoses as the report, each finding a category.
+
+    Where nothing is diagnosed ("unknown diagnosis") there is neither. Raises ValueError where the
+    root is another, or the file of diagnoses is not among its files.
+    """
+    files = list_files(card, root)
+    names = [source for source in files.others if DIAGNOSES.search("/" + source)]
+    if not files.images or not names:
+        raise wrong_root(card, root, files)
+    texts = _texts(root / names[0])
+    if not texts:
+        raise ValueError(f"{root / names[0]}: no line of it names an image; download it again")
+    remarks: Remarks = {"images_without_label": set(), "images_without_finding": set()}
+    stems = {stem_of(source.rpartition("/")[2]).lower(): source for source in files.images}
+    remarks["labels_without_image"] = set(texts.keys() - stems.keys())
+    remarks["repeated_names"] = files.images.keys() - set(stems.values())
+    records: list[Record] = []
+    for stem, source in stems.items():
+        record = record_of(card, root, source, files.images[source], remarks)
+        text = texts.get(stem)
+        categories = findings_of(card, text or "")
+        if text is None:
+            remarks["images_without_label"].add(source)
+        elif not categories:
+            remarks["images_without_finding"].add(source)
+        report = text if categories else None
+        records.append(record._replace(categories=categories, report=report))
+    return in_order(records, remarks | {"left_out_folders": left_out_folders(files)})
+
+
+def findings_of(card: Card, text: str) -> tuple[str, ...]:
+    """Return the categories of a diagnosis: the card's words for its spellings, then EXPERT's."""
+    spellings = card.values.get("finding", {})
+    words = (" ".join(w.split()) for w in BETWEEN.split(" " + BESIDE.sub(" ", text).lower() + " "))
+    found = [spellings.get(word.strip(" ,"), word.strip(" ,")) for word in words]
+    return tuple(dict.fromkeys(category for word in found for category in categories_of(word)))
+
+
+def _texts(path: Path) -> dict[str, str]:
+    """Return the text of each image; between them stand codes, which do not always agree."""
+    found = {}
+    # One odd letter in a diagnosis is no reason to refuse the other 396.
+    for line in path.read_text(encoding="utf-8-sig", errors="replace").splitlines():
+        match = re.match(r"\s*(\w+)[\d\s]*(.*)$", line)
+        if match:
+            found[match[1].lower()] = " ".join(match[2].strip('" ').split())
+    return found

@@ -1,0 +1,147 @@
+"""Images in folders (train/val/test/CLASS), as ImageFolder and RETFound have them, as a dataset.
+
+They become shards once, beside the tree or else in the cache, in a folder named by what the tree
+holds: the same tree is found there again, a changed one is built anew.
+"""
+
+import hashlib
+import logging
+import os
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+from maskedclip.data.storage.shard_writer import MANIFEST
+from maskedclip.data.storage.third_party_tars import foreign_tars
+from maskedclip.metrics.file_lock import locked
+from maskedclip.shards.downloads.files import ENDINGS, files_under, source_of
+from maskedclip.shards.downloads.records import SPLITS
+from maskedclip.shards.make import BUILDER_VERSION, build
+from maskedclip.shards.request import Request
+
+logger = logging.getLogger(__name__)
+TASK = "class"  # what the label of a tree is called
+_NESTED = 2  # folders around the one with train/, as archives unpack
+
+
+class Tree(NamedTuple):
+    """A tree of images, checked: in it, a folder a split, and in that a folder a class."""
+
+    root: Path
+    name: str  # of the dataset
+    fingerprint: str  # of names, sizes and times of the files
+
+
+def as_shards(path: Path) -> Path:
+    """Return a directory of shards as it is, and for a tree of images the one that is made of it.
+
+    The published train, val and test are kept; where val or test is missing, the rule parts it off.
+    Raises ValueError, in one line, where `path` is a folder of neither kind.
+    """
+    tree = tree_of(path)
+    if tree is None:
+        return path
+    place = _place(tree)
+    # the jobs of an array wait for the one that builds
+    lock = place.parent / f".{place.name}.lock"
+    with locked(lock, wait=True, without="a second job would build beside this one"):
+        if not (place / MANIFEST).is_file():
+            logger.info("%s: a tree of images; its shards go to %s", path, place)
+            request = Request(
+                dataset="folder", root=tree.root, out=place, name=tree.name, classes=TASK
+            )
+            manifest = build(request).manifest
+            for known in manifest["remarks"].get("known_datasets", ()):
+                logger.warning(
+                    "%s holds %s; make_shards.py %s would know what its classes mean",
+                    path, known, known.partition(":")[0],
+                )  # fmt: skip
+            for one in manifest["rejected"]:
+                logger.warning("left out: %s: %s", one["source"], one["reason"])
+            _name_old(place)
+    return place
+
+
+def tree_of(path: Path) -> Tree | None:
+    """Return the tree of images that a path is; None where it is a dataset, or nothing.
+
+    Raises ValueError, in one line, where it is a folder of neither kind, or a tree whose classes
+    cannot be told.
+    """
+    if not path.is_dir() or _is_dataset(path):
+        return None
+    root = _with_train(path)
+    if root is None:
+        if foreign_tars(path):
+            return None
+        raise ValueError(
+            f"{path}: holds neither shards ({MANIFEST}, tars) nor a tree train/CLASS/*.jpg; build "
+            f"shards with tools/make_shards.py, or name the folder that holds train/"
+        )
+    digest = hashlib.sha256(f"{BUILDER_VERSION}".encode())
+    classes: dict[str, set[str]] = {}
+    for file in files_under(root):
+        source = source_of(file, root)
+        folders = source.split("/")[:-1]
+        split = SPLITS.get(folders[0].lower()) if folders else None
+        if file.suffix.lower() not in ENDINGS or split is None:
+            continue
+        if len(folders) != 2:
+            raise ValueError(
+                f"{file}: lies {len(folders)} folders deep; put it into SPLIT/CLASS/, or use "
+                f"tools/make_shards.py csv with a table"
+            )
+        facts = file.stat()
+        digest.update(ascii((source, facts.st_size, facts.st_mtime_ns)).encode())
+        classes.setdefault(split, set()).add(folders[1])
+    _check_classes(root, classes)
+    name = re.sub(r"[^A-Za-z0-9_-]+", "_", path.resolve().name).strip("_") or "tree"
+    return Tree(root, name, digest.hexdigest()[:12])
+
+
+def _is_dataset(path: Path) -> bool:
+    """Return whether this is a dataset of ours, finished or not: reading it says what is wrong."""
+    return (path / MANIFEST).exists() or (path / ".building").exists() or any(path.glob("*.idx"))
+
+
+def _with_train(path: Path) -> Path | None:
+    """Return the folder that holds train/, this one or one that it is packed in."""
+    for _ in range(_NESTED + 1):
+        inner = [entry for entry in sorted(path.iterdir()) if entry.is_dir()]
+        if any(SPLITS.get(entry.name.lower()) == "train" for entry in inner):
+            return path
+        if len(inner) != 1:
+            return None
+        path = inner[0]
+    return None
+
+
+def _check_classes(root: Path, classes: dict[str, set[str]]) -> None:
+    train = classes.get("train", set())
+    if len(train) < 2:
+        raise ValueError(
+            f"{root}: train/ holds images of {len(train)} classes, two are needed; put them into "
+            f"a folder a class"
+        )
+    for split, names in classes.items():
+        unknown = sorted(names - train)
+        if unknown:
+            raise ValueError(
+                f"{root}: {split}/{unknown[0]} has no folder of that name in train/, which has "
+                f"{', '.join(sorted(train)[:8])}; name them alike"
+            )
+
+
+def _place(tree: Tree) -> Path:
+    """Return where the shards go: beside the tree, or where that cannot be written in the cache."""
+    beside = tree.root.parent / f"{tree.root.name}_shards"
+    if os.access(beside if beside.exists() else beside.parent, os.W_OK):
+        return beside / tree.fingerprint
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return cache / "maskedclip" / f"{tree.name}_shards" / tree.fingerprint
+
+
+def _name_old(place: Path) -> None:
+    old = [other for other in place.parent.iterdir() if other.is_dir() and other != place]
+    if old:
+        logger.info("of an earlier state, and may be removed: %s", ", ".join(map(str, old)))

@@ -1,0 +1,213 @@
+"""Turn a downloaded dataset into shards: what a request means, and the building of it."""
+
+import hashlib
+import os
+import re
+import secrets
+import time
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from maskedclip.shards.request import Request
+
+if TYPE_CHECKING:  # these import OpenCV, and `--help` must not wait for that
+    from maskedclip.shards.building.build import Plan
+    from maskedclip.shards.downloads.records import Card, Sources
+
+PUBLIC_KEY = b"maskedclip public key: no secret"
+KEY_FILE = ".maskedclip_key"
+BUILDER_VERSION = 2  # raise it where the same request would give other bytes
+
+
+class Summary(NamedTuple):
+    """What a build has left behind."""
+
+    directory: Path
+    manifest: dict[str, Any]
+    captions: tuple[tuple[str, tuple[str, ...]], ...]  # (source, the captions that it can get)
+    splits: dict[str, Path | str]  # of a task, its file, or why it has none
+    built: bool  # False where it was there already
+    seconds: float
+
+
+def build(request: Request, *, progress: bool = True) -> Summary:
+    """Build one dataset; ValueError, RuntimeError or OSError, each of one line, where it cannot."""
+    from maskedclip.shards.building.build import build_shards
+
+    start = time.monotonic()
+    plan = plan_of(request)
+    built = build_shards(request.directory, plan, workers=cores(request), progress=progress)
+    return finish(request, built, start)
+
+
+def finish(request: Request, built: bool, start: float) -> Summary:
+    """Add what is made of the finished shards, where it is missing: contact sheet and splits."""
+    from maskedclip.data.splits import write_missing_splits
+    from maskedclip.data.storage.shards import Shards
+    from maskedclip.shards.building.contact_sheet import FILE, write_contact_sheet
+
+    shards = Shards(request.directory)
+    if not (request.directory / FILE).is_file():
+        write_contact_sheet(shards, request.directory / FILE)
+    return Summary(
+        directory=request.directory,
+        manifest=shards.manifest,
+        captions=_example_captions(
+            [shards.metadata(i) for i in range(0, len(shards), max(1, len(shards) // 200))],
+            request.caption_template,
+        ),
+        splits=write_missing_splits(shards),
+        built=built,
+        seconds=time.monotonic() - start,
+    )
+
+
+def cores(request: Request) -> int:
+    """Return the processes of a build."""
+    return request.workers or len(os.sched_getaffinity(0))
+
+
+def plan_of(request: Request) -> "Plan":
+    """Read the labels and list the files of a request; nothing is written but a missing key."""
+    from maskedclip.shards.building.build import Plan
+    from maskedclip.shards.building.prepare_sample import prepare_phantom, prepare_photograph
+    from maskedclip.shards.downloads.records import read_card
+
+    card = read_card(request.dataset)
+    sources = _sources(request, card)
+    key = _key(request)
+    drawn = card.reader == "phantom"
+    prepare = partial(
+        prepare_phantom if drawn else prepare_photograph,
+        name=request.dataset_name,
+        size=request.size,
+        quality=request.quality,
+        key=key,
+        anonymise=request.anonymise,
+    )
+    facts = _facts(request, card, sources, key)
+    digest = hashlib.sha256(repr((request.dataset_name, facts)).encode())
+    for record in sources.records:
+        size = 0 if drawn else record.path.stat().st_size
+        digest.update(ascii((record._replace(path=Path()), size)).encode())
+    return Plan(
+        name=request.dataset_name,
+        records=sources.records,
+        prepare=prepare,
+        samples_per_shard=request.samples_per_shard,
+        digest=digest.hexdigest(),
+        facts=facts,
+        classes={task: list(classes) for task, classes in card.classes.items()},
+        expected=card.expected,
+    )
+
+
+def _facts(request: Request, card: "Card", sources: "Sources", key: bytes) -> dict[str, Any]:
+    """Return what the manifest says of the request: no path, no time, no number of workers."""
+    import cv2
+    import simplejpeg
+
+    names = ["size", "quality", "samples_per_shard", "anonymise", "classes", "task"]
+    names += ["count", "seed"] if card.reader == "phantom" else []
+
+    secret = f"by secret key {hashlib.blake2b(key, digest_size=4).hexdigest()}"
+    public = "by the public key: whoever has the file names can recompute them"
+    return {
+        "recipe": {"name": card.name, "title": card.title, "role": card.role},
+        "licence": card.licence,
+        "citation": card.citation,
+        "published_images": card.images,
+        "settings": {name: getattr(request, name) for name in names},
+        "pseudonyms": public if key == PUBLIC_KEY else secret,
+        "remarks": _hidden(sources.remarks, key) if request.anonymise else sources.remarks,
+        "created_by": {
+            "make_shards": BUILDER_VERSION,
+            "simplejpeg": simplejpeg.__version__,
+            "opencv": cv2.__version__,
+        },
+    }
+
+
+def _hidden(remarks: dict[str, list[str]], key: bytes) -> dict[str, list[str]]:
+    """Return the remarks without a name of a file or a folder: their counts, and what was known."""
+    from maskedclip.shards.building.prepare_sample import keyed_hash
+
+    def hidden(remark: str) -> str:
+        counted = re.fullmatch(r"(.*): (\d+ \w+)", remark)  # such as "masks: 40 images"
+        return (
+            f"{keyed_hash(counted[1], key)}: {counted[2]}" if counted else keyed_hash(remark, key)
+        )
+
+    found = {name: [hidden(remark) for remark in texts] for name, texts in remarks.items()}
+    known = [remark.partition(":")[0] for remark in remarks.get("known_datasets", ())]
+    return found | ({"known_datasets": known} if known else {})
+
+
+def _sources(request: Request, card: "Card") -> "Sources":
+    from maskedclip.shards.downloads.folder_or_csv import Columns, read_csv, read_folder
+    from maskedclip.shards.downloads.odir import read_odir
+    from maskedclip.shards.downloads.records import Record, Sources, read_dataset
+    from maskedclip.shards.downloads.stare import read_stare
+
+    if card.reader == "phantom":
+        numbers = range(request.seed, request.seed + request.count)
+        return Sources([Record(f"phantom/{n:09d}", Path()) for n in numbers], {})
+    if request.root is None:
+        raise ValueError(f"--root is missing; give the folder of {card.title}")
+    if card.reader == "folder":
+        return read_folder(card, request.root, request.classes)
+    if card.reader == "csv":
+        if request.csv is None or not request.image_column:
+            raise ValueError("csv needs --csv FILE and --image_column NAME; see --help")
+        if request.label_column and not request.task:
+            raise ValueError("--label_column needs --task, the name of what it grades; see --help")
+        columns = Columns(
+            image=request.image_column,
+            label=request.label_column,
+            task=request.task,
+            patient=request.patient_column,
+            eye=request.eye_column,
+            split=request.split_column,
+            report=request.report_column,
+            categories=request.categories_column,
+        )
+        return read_csv(card, request.root, request.csv, columns)
+    readers = {"card": read_dataset, "odir": read_odir, "stare": read_stare}
+    if card.reader not in readers:
+        known = ", ".join(readers)
+        raise ValueError(f"{request.dataset}: unknown reader {card.reader!r}; use one of {known}")
+    return readers[card.reader](card, request.root)
+
+
+def _key(request: Request) -> bytes:
+    """Return the key of the pseudonyms: public, from --key_file, or made once beside the output."""
+    if request.key_file is None and not request.anonymise:
+        return PUBLIC_KEY
+    path = request.key_file or request.directory.parent / KEY_FILE
+    if request.key_file is None and not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "w") as file:
+            file.write(secrets.token_hex(32) + "\n")
+    if not path.is_file():
+        raise ValueError(f"--key_file {path}: no such file; `openssl rand -hex 32` writes a key")
+    content = path.read_bytes().strip()
+    if len(content) < 16:
+        raise ValueError(f"--key_file {path}: {len(content)} bytes are too few; use 16 or more")
+    return hashlib.sha256(content).digest()
+
+
+def _example_captions(
+    samples: list[dict[str, Any]], template: str
+) -> tuple[tuple[str, tuple[str, ...]], ...]:
+    """Return three samples that say different things, and all that each can say."""
+    from maskedclip.data.captions import captions
+
+    found: dict[tuple[str, ...], str] = {}
+    for sample in samples:
+        possible = tuple(captions(sample["categories"], sample["report"], template))
+        found.setdefault(possible, sample["source"])
+    found.pop((), None)
+    most = sorted(found, key=lambda possible: (-len(possible), possible))
+    return tuple((found[possible], possible) for possible in most[:3])

@@ -1,0 +1,201 @@
+"""Whether two photographs are one exposure: laid over each other, their vessels must agree."""
+
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+
+from maskedclip.shards.near_duplicates.descriptors import (
+    field_of,
+    placement,
+    structure,
+    well_inside,
+)
+from maskedclip.shards.near_duplicates.field_edge import edge_offsets, up_to_the_edge
+
+COARSE, FINE = 64, 192  # pixels
+_BLOCKS = 8  # a side, each of which must agree by itself
+_LEVELS = 42  # of int8 for one unit of structure
+_PROMISING_COARSE, _PROMISING_FINE = 0.4, 0.12  # medians that no copy was seen below
+
+
+class Fine(NamedTuple):
+    """A photograph for the second, exact comparison."""
+
+    band_HW: np.ndarray  # float32, vessel-sized structure as a share of the local brightness
+    smooth_HW: np.ndarray  # float32, grey without what noise and compression change
+    inside_HW: np.ndarray  # uint8, well inside the field
+    edge_HW: np.ndarray  # uint8, in the field, whose edge is where its brightness halves
+
+
+class FieldFit(NamedTuple):
+    """How the edges of the fields lie where the vessels lie on each other; 0 where none is seen."""
+
+    shift: float  # pixels at FINE
+    growth: float  # pixels at FINE
+    loss: float  # of the vessels' agreement, if the fields are laid on each other instead
+
+
+class Agreement(NamedTuple):
+    """How well two photographs agree where they overlap."""
+
+    score: float  # correlation of vessels in the worst quarter of the blocks; 1 for copies
+    correlation: float  # of all vessels at once
+    detail: float  # contrast of the vessels of the poorer one, a share of the brightness
+    overlap: float  # share of the smaller field that both show
+    tone: float  # share of the brightness that a curve of the other's explains; 1 for copies
+    fields: FieldFit
+    matrix_23: np.ndarray  # from pixels of the second to those of the first, at FINE
+
+
+def coarse(image_HWC: np.ndarray) -> np.ndarray:
+    """Return structure_HW, int8, at COARSE pixels."""
+    small_HWC = cv2.resize(image_HWC, (COARSE, COARSE), interpolation=cv2.INTER_AREA)
+    return np.round(structure(small_HWC).detail_HW * _LEVELS).astype(np.int8)
+
+
+def fine(image_HWC: np.ndarray) -> Fine:
+    """Return what is compared of a photograph of FINE pixels."""
+    field_HW = field_of(image_HWC)
+    green_HW = image_HWC[..., 1].astype(np.float32)
+    narrow_HW = cv2.GaussianBlur(green_HW, (0, 0), 1.2)
+    wide_HW = cv2.GaussianBlur(green_HW, (0, 0), 4)
+    inside_HW = well_inside(field_HW, 12)  # three times the wide blur
+    band_HW = np.clip((narrow_HW - wide_HW) / (wide_HW + 8), -0.3, 0.3) * inside_HW
+    grey_HW = cv2.cvtColor(image_HWC, cv2.COLOR_RGB2GRAY).astype(np.float32)
+    smooth_HW = cv2.GaussianBlur(grey_HW, (0, 0), 2)
+    return Fine(band_HW, smooth_HW, inside_HW, up_to_the_edge(image_HWC, field_HW))
+
+
+def coarse_alignment(
+    first_HW: np.ndarray, second_HW: np.ndarray, variant: int
+) -> np.ndarray | None:
+    """Return matrix_23, at COARSE, that lays the first over the second, begun at a variant.
+
+    None where even then they are unlike.
+    """
+    first_HW, second_HW = first_HW.astype(np.float32), second_HW.astype(np.float32)
+    matrix_23 = _aligned(first_HW, second_HW, placement(variant, COARSE), steps=8)
+    moved_HW = _moved(first_HW, matrix_23)
+    median = _local(moved_HW, second_HW, (moved_HW != 0) & (second_HW != 0), 0.5)
+    return matrix_23 if median >= _PROMISING_COARSE else None
+
+
+def agreement(first: Fine, second: Fine, coarse_23: np.ndarray) -> Agreement | None:
+    """Return how well two photographs agree, aligned exactly; None where they clearly do not."""
+    matrix_23 = _enlarged(coarse_23, FINE / COARSE)
+    moved_HW, both_HW = _overlaid(first, second, matrix_23)
+    if _local(moved_HW, second.band_HW, both_HW, 0.5) < _PROMISING_FINE:
+        return None
+    matrix_23 = _aligned(first.band_HW, second.band_HW, matrix_23, steps=30)
+    moved_HW, both_HW = _overlaid(first, second, matrix_23)
+    score = _local(moved_HW, second.band_HW, both_HW, 0.25)
+    if score <= 0:
+        return None
+    one_P, other_P = moved_HW[both_HW], second.band_HW[both_HW]
+    one_P, other_P = one_P - one_P.mean(), other_P - other_P.mean()
+    lengths = float(np.linalg.norm(one_P) * np.linalg.norm(other_P))
+    ratio = abs(float(np.linalg.det(matrix_23[:, :2])))  # of areas, first to second
+    smaller = min(float(second.inside_HW.sum()), float(first.inside_HW.sum()) / ratio)
+    return Agreement(
+        score=score,
+        correlation=float(one_P @ other_P) / (lengths + 1e-9),
+        detail=float(min(one_P.std(), other_P.std())),
+        overlap=float(both_HW.sum()) / smaller,
+        tone=_tone(_moved(first.smooth_HW, matrix_23)[both_HW], second.smooth_HW[both_HW]),
+        fields=_field_fit(first, second, matrix_23),
+        matrix_23=matrix_23,
+    )
+
+
+def _tone(one_P: np.ndarray, other_P: np.ndarray) -> float:
+    """Return how much of the brightness of each is a function of the other's, the worse of both.
+
+    Brightness, contrast and gamma are such functions; dust on the lens over another eye is none.
+    """
+    found = []
+    for known_P, wanted_P in ((one_P, other_P), (other_P, one_P)):
+        levels = np.array_split(wanted_P[np.argsort(known_P, kind="stable")], 40)
+        left = sum(float(((level - level.mean()) ** 2).sum()) for level in levels)
+        found.append(1 - left / (float(((wanted_P - wanted_P.mean()) ** 2).sum()) + 1e-9))
+    return min(found)
+
+
+def _field_fit(first: Fine, second: Fine, matrix_23: np.ndarray) -> FieldFit:
+    """Return how far the edges of the fields lie apart where the vessels lie on each other.
+
+    In two copies the edge goes with the vessels. Another exposure of an eye shows it from a little
+    elsewhere. Where a picture was cropped there is no edge, and nothing is said.
+    """
+    there = edge_offsets(first.edge_HW, second.edge_HW, matrix_23)
+    back = edge_offsets(second.edge_HW, first.edge_HW, cv2.invertAffineTransform(matrix_23))
+    if there is None or back is None:
+        return FieldFit(0.0, 0.0, 0.0)
+    growth = (there[0] - back[0]) / 2
+    middle = (FINE - 1) / 2
+    forced_23 = matrix_23.astype(np.float64)  # as if the fields were laid on each other
+    factor = 1 + growth / middle
+    forced_23[:, :2] *= factor
+    forced_23[:, 2] = factor * (forced_23[:, 2] - middle) + middle + there[1:]
+    before, after = (
+        [_local(moved_HW, second.band_HW, both_HW, at) for at in (0.25, 0.5)]
+        for moved_HW, both_HW in (
+            _overlaid(first, second, matrix_23),
+            _overlaid(first, second, forced_23.astype(np.float32)),
+        )
+    )
+    shift = min(float(np.hypot(*there[1:])), float(np.hypot(*back[1:])))
+    return FieldFit(shift, abs(float(growth)), sum(before) - sum(after))
+
+
+def _aligned(
+    first_HW: np.ndarray, second_HW: np.ndarray, matrix_23: np.ndarray, steps: int
+) -> np.ndarray:
+    criteria = (cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, steps, 1e-4)
+    rest: Any = (cv2.MOTION_AFFINE, criteria, None, 5)  # no mask, and smoothed over 5 pixels
+    try:
+        _, found_23 = cv2.findTransformECC(second_HW, first_HW, matrix_23.copy(), *rest)
+    except cv2.error:  # its way of saying that nothing fits
+        return matrix_23
+    return np.asarray(found_23)
+
+
+def _moved(image_HW: np.ndarray, matrix_23: np.ndarray, flag: int = cv2.INTER_LINEAR) -> np.ndarray:
+    size = (image_HW.shape[1], image_HW.shape[0])
+    return cv2.warpAffine(image_HW, matrix_23, size, flags=cv2.WARP_INVERSE_MAP | flag)
+
+
+def _overlaid(first: Fine, second: Fine, matrix_23: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    inside_HW = _moved(first.inside_HW, matrix_23, cv2.INTER_NEAREST)
+    return _moved(first.band_HW, matrix_23), (inside_HW & second.inside_HW).astype(bool)
+
+
+def _local(first_HW: np.ndarray, second_HW: np.ndarray, both_HW: np.ndarray, at: float) -> float:
+    """Return the quantile `at` of the correlations block by block; -1 where few blocks are whole.
+
+    One bright disc or reflection makes whole pictures correlate, but only its own block.
+    """
+    share = _block_means(both_HW.astype(np.float32))
+    whole = share > 0.4
+    if whole.sum() < 6:
+        return -1.0
+    share = np.maximum(share, 1e-6)
+    first_HW, second_HW = first_HW * both_HW, second_HW * both_HW
+    one, other = _block_means(first_HW) / share, _block_means(second_HW) / share
+    power_one = _block_means(first_HW * first_HW) / share - one**2
+    power_other = _block_means(second_HW * second_HW) / share - other**2
+    common = _block_means(first_HW * second_HW) / share - one * other
+    powers = np.maximum(power_one, 1e-9) * np.maximum(power_other, 1e-9)
+    return float(np.quantile((common / np.sqrt(powers))[whole], at))
+
+
+def _block_means(value_HW: np.ndarray) -> np.ndarray:
+    return cv2.resize(value_HW, (_BLOCKS, _BLOCKS), interpolation=cv2.INTER_AREA)
+
+
+def _enlarged(matrix_23: np.ndarray, ratio: float) -> np.ndarray:
+    """Return the matrix for pictures that are `ratio` times as large."""
+    found_23 = matrix_23.astype(np.float64)
+    middle_2 = np.full(2, (ratio - 1) / 2)  # pixel 0 of the small one, seen in the large one
+    found_23[:, 2] = ratio * found_23[:, 2] + middle_2 - found_23[:, :2] @ middle_2
+    return found_23.astype(np.float32)

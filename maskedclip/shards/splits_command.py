@@ -1,0 +1,93 @@
+"""Write the splits of a dataset of shards anew, with another seed or other shares.
+
+    python tools/make_splits.py DIR [--seed=1] [--test_share=0.3] [--validation_share=0.2]
+
+Published splits are kept. Where there is no test split, ceil(test_share x n) of each class become
+it, by patient where patients are known; where there is no validation split,
+ceil(validation_share x n) of what is left. Seed 0 is the dataset's own, DIR/splits/TASK.csv, which
+fine-tuning reads; another is DIR/splits/TASK-seedN.csv, for fine-tuning's --split=FILE.
+"""
+
+import difflib
+import sys
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from maskedclip.command import field_lines, one_line_errors, read_flags, stop
+from maskedclip.config import field_names, override
+
+
+@dataclass(frozen=True, kw_only=True)
+class SplitsConfig:
+    """How a dataset is divided."""
+
+    task: str = ""  # one label; empty: every label of the dataset
+    seed: int = 0  # of the draw
+    test_share: float = 0.3  # of each class, where no test split is published
+    validation_share: float = 0.2  # of what is then left, where no validation split is
+
+    def __post_init__(self) -> None:
+        for name in ("test_share", "validation_share"):
+            if not 0 < getattr(self, name) < 1:
+                raise ValueError(f"--{name} {getattr(self, name)}: write a share between 0 and 1")
+        if self.seed < 0:
+            raise ValueError(f"--seed {self.seed} is negative; use 0 or more")
+
+
+def make_splits(directory: Path, config: SplitsConfig) -> list[Path]:
+    """Write the files and print what is in them; ValueError for a task that cannot be divided."""
+    from maskedclip.data.labelled import divide, labelled
+    from maskedclip.data.splits import (
+        FRACTIONS,
+        read_split,
+        split_file,
+        training_share,
+        write_split,
+    )
+    from maskedclip.data.storage.shards import Shards
+
+    dataset = Shards(directory)
+    written = []
+    for name in [config.task] if config.task else list(dataset.manifest.get("classes", {})):
+        task = labelled(dataset, name)
+        shares = {"test_share": config.test_share, "validation_share": config.validation_share}
+        path = split_file(directory, task.name, config.seed)
+        write_split(path, task, divide(task, **shares, seed=config.seed))
+        division = read_split(path, task)
+        shown = {part: Counter(s.label for s in found) for part, found in division.parts.items()}
+        for fraction in FRACTIONS[:-1]:
+            few = training_share(division, fraction, 0)
+            shown[f"{fraction:.0%} of train"] = Counter(sample.label for sample in few)
+        sys.stdout.write(_table(str(path), task.classes, shown))
+        written.append(path)
+    return written
+
+
+def _table(title: str, classes: Sequence[str], shown: Mapping[str, Counter[int]]) -> str:
+    width = max(map(len, ["class", *classes]))
+    lines = [title, f"{'class':{width}}" + "".join(f"{part:>14}" for part in shown)]
+    for label, name in enumerate(classes):
+        lines.append(f"{name:{width}}" + "".join(f"{count[label]:14,}" for count in shown.values()))
+    lines.append(f"{'all':{width}}" + "".join(f"{c.total():14,}" for c in shown.values()))
+    return "\n".join(lines) + "\n\n"
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command; exit code 2 and one line on stderr where it cannot be done."""
+    words, flags = read_flags(arguments)
+    if flags.keys() & {"help", "h"} or not (words or flags):
+        lines = [str(__doc__).strip(), "", "Options:", *field_lines(SplitsConfig())]
+        sys.stdout.write("\n".join(lines) + "\n")
+        return
+    known = field_names(SplitsConfig())
+    for flag in flags.keys() - set(known):
+        near = difflib.get_close_matches(flag, known, n=1)
+        stop(f"no flag --{flag}; " + (f"did you mean --{near[0]}?" if near else "see --help"))
+    if len(words) != 1:
+        stop(f"one directory of shards is needed, {len(words)} given; see --help")
+    with one_line_errors():
+        written = make_splits(Path(words[0]), override(SplitsConfig(), flags))
+        choice = f" --split={written[0]}" if "seed" in flags and written else ""
+        sys.stdout.write(f"next: python -m maskedclip.finetune RUN --dataset={words[0]}{choice}\n")

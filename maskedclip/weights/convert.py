@@ -1,0 +1,66 @@
+"""Foreign checkpoints that hold more than tensors, as safetensors.
+
+    python tools/convert_weights.py FILE --i_trust_this_file [--out FILE.safetensors]
+
+What weights are loaded from elsewhere is only ever read as tensors and plain values. A pickle with
+objects of other packages in it, or a TorchScript archive such as OpenAI's CLIP, is read by this
+command alone, in a process of its own with nothing of the environment but the path. In a pickle no
+object is made: everything but tensors and containers becomes an empty stand-in. A TorchScript
+archive is opened by torch and not called.
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from maskedclip.command import one_line_errors
+from maskedclip.models.checkpoints.files import read_safetensors
+
+_SECONDS = 1800
+_CHILD = "maskedclip.weights.convert_child"
+
+
+def convert(source: Path, out: Path) -> Path:
+    """Write the tensors of a checkpoint as safetensors; return where they are.
+
+    Raises ValueError where there is no such file or it gives no tensors by name.
+    """
+    if not source.is_file():
+        raise ValueError(f"{source}: no such file")
+    temporary = out.with_suffix(".tmp")
+    environment = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
+    here = str(Path(__file__).resolve().parents[2])
+    done = subprocess.run(
+        [sys.executable, "-m", _CHILD, str(source.resolve()), str(temporary)],
+        env=environment | {"PYTHONPATH": here},
+        capture_output=True, text=True, check=False, timeout=_SECONDS,
+    )  # fmt: skip
+    if done.returncode or not temporary.is_file():
+        said = (done.stderr.strip().splitlines() or [f"ends with {done.returncode}"])[-1]
+        raise ValueError(f"{source}: {said[:300]}")
+    read_safetensors(temporary)
+    temporary.replace(out)
+    return out
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("file", type=Path)
+    parser.add_argument("--out", type=Path, help="default: beside it, as .safetensors")
+    parser.add_argument("--i_trust_this_file", action="store_true")
+    given = parser.parse_args()
+    with one_line_errors():
+        if not given.i_trust_this_file:
+            raise ValueError(
+                f"{given.file}: reading it may run what its maker put in; if you trust them, add "
+                f"--i_trust_this_file"
+            )
+        out = convert(given.file, given.out or given.file.with_suffix(".safetensors"))
+        sys.stdout.write(
+            f"{out}: {len(read_safetensors(out)[0])} tensors, {out.stat().st_size / 1e6:,.1f} MB\n"
+            f"next: python -m maskedclip.evaluate {out} --datasets DIR\n"
+        )

@@ -1,0 +1,155 @@
+"""What is exported: the tensors of a run, and what the run itself says of images."""
+
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from maskedclip.data.labelled_views import preparation
+from maskedclip.models.classifier import FINETUNED
+from maskedclip.models.encoder import Encoder
+from maskedclip.models.maskedclip import SIZES, Size
+from maskedclip.models.pretrained import ENCODER, MODEL, read_weights
+from maskedclip.shards.phantoms.phantom import draw
+
+# of a ViT as MAE and timm have it; anything else has no place in other libraries' plain ViTs
+_PLAIN = re.compile(
+    r"cls_token|pos_embed|patch_embed\.proj\.(weight|bias)|norm\.(weight|bias)"
+    r"|blocks\.\d+\.(norm1|norm2|attn\.qkv|attn\.proj|mlp\.fc1|mlp\.fc2)\.(weight|bias)"
+)
+_EXAMPLES = 3  # phantoms that are looked at
+
+
+class Check(NamedTuple):
+    """The largest absolute difference between what another library gives and the run."""
+
+    what: str
+    difference: float
+    limit: float | None = 1e-4  # above which the export is refused; None: other pixels went in
+
+
+class Subject(NamedTuple):
+    """A run's weights; `rest` are those beside the encoder, none of an encoder.safetensors."""
+
+    file: Path
+    header: dict[str, Any]
+    encoder: dict[str, Tensor]  # timm's names
+    rest: dict[str, Tensor]
+
+    @property
+    def run(self) -> Path:
+        return self.file.parent
+
+    @property
+    def name(self) -> str:
+        return self.run.resolve().name
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The run's config.json; empty where the file of weights lies elsewhere."""
+        return read_json(self.run / "config.json", {})
+
+    @property
+    def size(self) -> Size:
+        return SIZES[self.header["size"]]
+
+    @property
+    def image_size(self) -> int:
+        return int(self.header["image_size"])
+
+    @property
+    def patch_size(self) -> int:
+        return int(self.header["patch_size"])
+
+    @property
+    def pools_cls(self) -> bool:
+        """Whether the joint space looks at [CLS] instead of the mean of the patches."""
+        return self.header.get("pooling") == "cls"
+
+    def part(self, prefix: str) -> dict[str, Tensor]:
+        """Return the tensors of a network beside the encoder, their names without `prefix`."""
+        return {k.removeprefix(prefix): v for k, v in self.rest.items() if k.startswith(prefix)}
+
+
+def read_json(path: Path, otherwise: Any) -> Any:
+    """Return what a JSON file of a run holds, or `otherwise` where there is none.
+
+    Raises ValueError where it is damaged.
+    """
+    try:
+        return json.loads(path.read_text()) if path.is_file() else otherwise
+    except ValueError as error:
+        raise ValueError(f"{path}: not whole JSON ({error}); mend or remove it") from None
+
+
+def read(path: Path) -> Subject:
+    """Return the weights of a run directory or of one of its files.
+
+    Raises ValueError where there are none, where they are no pre-training's, or where the encoder
+    has parts that a plain ViT has not.
+    """
+    file = path
+    if path.is_dir():
+        file = next((path / name for name in (MODEL, ENCODER) if (path / name).is_file()), path)
+        if file == path and (path / FINETUNED).is_file():
+            raise ValueError(f"{path}: a fine-tuned run; export the run that it began from")
+        file = path / ENCODER if file == path else file
+    elif path.is_file() and path.suffix != ".safetensors":
+        raise ValueError(f"{path}: give a run directory, or its {ENCODER} or {MODEL}")
+    tensors, header = read_weights(file)
+    if not {"size", "image_size", "patch_size"} <= header.keys() or "classes" in header:
+        raise ValueError(f"{file}: not the {ENCODER} or {MODEL} of a pre-training run")
+    prefix = "encoder."
+    encoder = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+    rest = {k: v for k, v in tensors.items() if not k.startswith(prefix)} if encoder else {}
+    encoder = {name: tensor.float().contiguous() for name, tensor in (encoder or tensors).items()}
+    strange = sorted(name for name in encoder if not _PLAIN.fullmatch(name))
+    if strange:
+        raise ValueError(f"{file}: a plain ViT has no {strange[0]}; this encoder stays with us")
+    return Subject(file, header, encoder, rest)
+
+
+def own_encoder(subject: Subject) -> Encoder:
+    """Return our own encoder with the run's weights, to hold the others against."""
+    kind = subject.size
+    network = Encoder(
+        image_size=subject.image_size,
+        patch_size=subject.patch_size,
+        width=kind.width,
+        depth=kind.depth,
+        heads=kind.heads,
+    )
+    network.load_state_dict(subject.encoder)
+    return network.eval()
+
+
+@torch.no_grad()
+def own_features(subject: Subject, image_BCHW: Tensor) -> Tensor:
+    """Return what the run gives for normalised images: the mean of the patch tokens."""
+    _, token_BND = own_encoder(subject)(image_BCHW, None, len(image_BCHW))
+    assert token_BND is not None
+    return token_BND[:, 1:].mean(dim=1)
+
+
+def examples(*, oblong: bool = False) -> list[Image.Image]:
+    """Return phantoms, square as the images of shards are, or cut to other shapes."""
+    images = [Image.fromarray(draw(number, 512).image_HWC) for number in range(_EXAMPLES)]
+    cut = [(0, 20 * i, 512, 512 - 10 * i) for i in range(_EXAMPLES)]
+    return [image.crop(box) for image, box in zip(images, cut, strict=True)] if oblong else images
+
+
+def prepared(images: Sequence[Image.Image], image_size: int) -> Tensor:
+    """Return normalised images as the run's own evaluation has them."""
+    prepare = preparation(image_size)
+    return torch.stack([prepare(image) for image in images])
+
+
+def furthest(one: Tensor, other: Tensor) -> float:
+    """Return the largest absolute difference of two tensors of one shape."""
+    assert one.shape == other.shape, (one.shape, other.shape)
+    return (one.double() - other.double()).abs().max().item()

@@ -1,0 +1,243 @@
+"""Weights for transformers: a ViTModel folder, and one of ViTMAEForPreTraining below it.
+
+Files have the names of the models on the hub, which every version of transformers reads.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+from torch import Tensor
+from transformers import (
+    AutoImageProcessor,
+    AutoModel,
+    BitImageProcessor,
+    ViTConfig,
+    ViTMAEConfig,
+    ViTMAEForPreTraining,
+)
+from transformers.utils import logging
+
+from maskedclip.data.labelled_views import RESIZE
+from maskedclip.data.transforms import MEAN, STD
+from maskedclip.models.blocks import sincos_positions
+from maskedclip.models.decoders import Decoder
+from maskedclip.models.patches import split_patches
+from maskedclip.weights.source_run import (
+    Check,
+    Subject,
+    examples,
+    furthest,
+    own_encoder,
+    own_features,
+    prepared,
+)
+
+WEIGHTS, MAE = "model.safetensors", "mae"
+_BICUBIC = 3  # as Pillow counts
+_BLOCK = {  # of a block: ours, theirs; qkv is three of theirs
+    "norm1": "layernorm_before",
+    "attn.proj": "attention.output.dense",
+    "norm2": "layernorm_after",
+    "mlp.fc1": "intermediate.dense",
+    "mlp.fc2": "output.dense",
+}
+
+
+def write(subject: Subject, folder: Path, final: Path) -> None:  # noqa: ARG001 (as all targets)
+    """Write weights, configurations and the image processor's."""
+    width = subject.size.width
+    encoder = _encoder(subject.encoder)
+    # ViTModel has a pooler whatever one does: the identity, so that it hands on [CLS]
+    pooler = {"pooler.dense.weight": torch.eye(width), "pooler.dense.bias": torch.zeros(width)}
+    save_file(encoder | pooler, folder / WEIGHTS, metadata={"format": "pt"})
+    config = ViTConfig(**_shape(subject), pooler_act="linear", architectures=["ViTModel"])
+    config.save_pretrained(folder)
+    _processor(subject).save_pretrained(folder)
+    if decoder := _decoder_of(subject):
+        (folder / MAE).mkdir()
+        named = {f"vit.{name}": tensor for name, tensor in encoder.items()}
+        named |= _decoder(decoder, subject.image_size // subject.patch_size)
+        save_file(named, folder / MAE / WEIGHTS, metadata={"format": "pt"})
+        _mae_config(subject, decoder).save_pretrained(folder / MAE)
+        _processor(subject).save_pretrained(folder / MAE)
+
+
+def _decoder_of(subject: Subject) -> dict[str, Tensor]:
+    """Return the tensors of the pixel decoder where MAE's reads the same: the encoder's tokens."""
+    return {} if subject.header.get("bridge_shared") else subject.part("pixel_decoder.")
+
+
+def _shape(subject: Subject) -> dict[str, Any]:
+    kind = subject.size
+    return {
+        "hidden_size": kind.width,
+        "num_hidden_layers": kind.depth,
+        "num_attention_heads": kind.heads,
+        "intermediate_size": 4 * kind.width,
+        "layer_norm_eps": 1e-6,
+        "image_size": subject.image_size,
+        "patch_size": subject.patch_size,
+    }
+
+
+def _mae_config(subject: Subject, decoder: Mapping[str, Tensor]) -> ViTMAEConfig:
+    kind, width = subject.size, decoder["embed.weight"].shape[0]
+    return ViTMAEConfig(
+        **_shape(subject),
+        decoder_hidden_size=width,
+        decoder_num_hidden_layers=len({n.split(".")[1] for n in decoder if n.startswith("blocks")}),
+        decoder_num_attention_heads=kind.decoder_heads,
+        decoder_intermediate_size=4 * width,
+        mask_ratio=subject.header["mask_ratio"],
+        norm_pix_loss=subject.config.get("loss", {}).get("normalise_pixels", True),
+        architectures=["ViTMAEForPreTraining"],
+    )
+
+
+def _processor(subject: Subject) -> BitImageProcessor:
+    """Return MAE's evaluation: ViT's own processor would not cut the middle out."""
+    size = subject.image_size
+    return BitImageProcessor(
+        size={"shortest_edge": int(size * RESIZE)},
+        crop_size={"height": size, "width": size},
+        resample=_BICUBIC,
+        image_mean=list(MEAN),
+        image_std=list(STD),
+    )
+
+
+def _encoder(ours: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    found = {
+        "embeddings.cls_token": ours["cls_token"],
+        "embeddings.position_embeddings": ours["pos_embed"],
+    }
+    for kind in ("weight", "bias"):
+        found[f"embeddings.patch_embeddings.projection.{kind}"] = ours[f"patch_embed.proj.{kind}"]
+        found[f"layernorm.{kind}"] = ours[f"norm.{kind}"]
+    return found | _blocks(ours, "encoder.layer.")
+
+
+def _decoder(ours: Mapping[str, Tensor], grid: int) -> dict[str, Tensor]:
+    found = {
+        "decoder.mask_token": ours["mask_token"],
+        "decoder.decoder_pos_embed": sincos_positions(ours["mask_token"].shape[-1], grid),
+    }
+    for kind in ("weight", "bias"):
+        for mine, theirs in {"embed": "embed", "norm": "norm", "head": "pred"}.items():
+            found[f"decoder.decoder_{theirs}.{kind}"] = ours[f"{mine}.{kind}"]
+    return found | _blocks(ours, "decoder.decoder_layers.")
+
+
+def _blocks(ours: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    found = {}
+    for name, tensor in ours.items():
+        if not name.startswith("blocks."):
+            continue
+        _, number, rest = name.split(".", 2)
+        part, kind = rest.rsplit(".", 1)
+        if part == "attn.qkv":
+            three = zip(("query", "key", "value"), tensor.chunk(3), strict=True)
+            for which, each in three:
+                place = f"{prefix}{number}.attention.attention.{which}.{kind}"
+                found[place] = each.contiguous()
+        else:
+            found[f"{prefix}{number}.{_BLOCK[part]}.{kind}"] = tensor
+    return found
+
+
+@torch.no_grad()
+def checks(subject: Subject, folder: Path) -> list[Check]:
+    """Return how far transformers' features, and in mae/ the drawn pixels, are from the run's."""
+    logging.disable_progress_bar()  # of reading tensors: two lines for each of the models
+    model = _opened(AutoModel, folder)
+    image_BCHW = prepared(examples(), subject.image_size)
+    run_BD = own_features(subject, image_BCHW)
+    found = [Check("features", furthest(_features(model, image_BCHW), run_BD))]
+    for backend, shape, limit in (("pil", "square", 1e-4), ("torchvision", "square", None),
+                                  ("pil", "oblong", None)):  # fmt: skip
+        images = examples(oblong=shape == "oblong")
+        run_BD = own_features(subject, prepared(images, subject.image_size))
+        theirs_BD = _features(model, _prepared_by(folder, backend, images))
+        what = f"features, {shape} images prepared by AutoImageProcessor ({backend})"
+        found.append(Check(what, furthest(theirs_BD, run_BD), limit))
+    if (folder / MAE).is_dir():
+        found.append(Check("pixels of the masked patches", _pixels(subject, folder, image_BCHW)))
+    return found
+
+
+def _opened(kind: Any, folder: Path) -> Any:
+    model, info = kind.from_pretrained(folder, output_loading_info=True)
+    strange = [*info["missing_keys"], *info["unexpected_keys"], *info["mismatched_keys"]]
+    if strange:
+        raise RuntimeError(f"{folder}: transformers finds {strange[0]} missing or strange")
+    return model.eval()
+
+
+def _features(model: Any, image_BCHW: Tensor) -> Tensor:
+    return model(pixel_values=image_BCHW).last_hidden_state[:, 1:].mean(dim=1)
+
+
+def _prepared_by(folder: Path, backend: str, images: list[Image.Image]) -> Tensor:
+    processor = AutoImageProcessor.from_pretrained(folder, backend=backend)
+    return processor(images, return_tensors="pt")["pixel_values"]
+
+
+def _pixels(subject: Subject, folder: Path, image_BCHW: Tensor) -> float:
+    """Return the largest difference of what the two decoders draw, with the same patches hidden."""
+    model = _opened(ViTMAEForPreTraining, folder / MAE)
+    kind, tensors = subject.size, subject.part("pixel_decoder.")
+    grid = subject.image_size // subject.patch_size
+    decoder = Decoder(
+        width_in=kind.width,
+        width=kind.decoder_width,
+        depth=kind.decoder_depth,
+        heads=kind.decoder_heads,
+        width_out=3 * subject.patch_size**2,
+        grid=grid,
+    )
+    decoder.load_state_dict(tensors)
+    generator = torch.Generator().manual_seed(0)
+    noise_BN = torch.rand(len(image_BCHW), grid * grid, generator=generator)
+    theirs = model(pixel_values=image_BCHW, noise=noise_BN)
+    hidden_BN = theirs.mask.bool()
+    visible_BK, hidden_BM = split_patches(hidden_BN, int((~hidden_BN[0]).sum()))
+    masked_BKD, _ = own_encoder(subject)(image_BCHW, visible_BK, 0)
+    assert masked_BKD is not None
+    ours_BMP = decoder.eval()(masked_BKD, visible_BK, hidden_BM)
+    index_BMP = hidden_BM[:, :, None].expand(-1, -1, ours_BMP.shape[-1])
+    return furthest(theirs.logits.gather(1, index_BMP), ours_BMP)
+
+
+def opening(subject: Subject, folder: Path) -> list[str]:  # noqa: ARG001 (as all targets)
+    """Return the code that opens the export, in its last line."""
+    return [
+        "from transformers import AutoImageProcessor, AutoModel, ViTMAEForPreTraining",
+        f'model = AutoModel.from_pretrained("{folder}")',
+    ]
+
+
+def using(subject: Subject, folder: Path) -> list[str]:
+    """Return the code that goes on from there."""
+    mae = f'mae = ViTMAEForPreTraining.from_pretrained("{folder}", subfolder="{MAE}")'
+    return [
+        f'processor = AutoImageProcessor.from_pretrained("{folder}")',
+        'feature = model(**processor(image, return_tensors="pt")).last_hidden_state[:, 1:].mean(1)',
+        *([mae] if _decoder_of(subject) else []),
+    ]
+
+
+def remarks(subject: Subject) -> list[str]:
+    """Return what a user of the export should know."""
+    found = [
+        "features are the mean of last_hidden_state without its first token; pooler_output is [CLS]"
+    ]
+    if not _decoder_of(subject):
+        why = "its pixel decoder reads tokens that passed the bridge"
+        if not subject.part("pixel_decoder."):
+            why = "these weights have no pixel decoder"
+        found.append(f"no {MAE}/ for ViTMAEForPreTraining: {why}")
+    return found

@@ -1,0 +1,133 @@
+"""The image encoder for ONNX Runtime: any number of images, the mean of the patch tokens.
+
+A run with a joint space gives its unit rows as a second output.
+"""
+
+import importlib
+import json
+import logging
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from maskedclip.data.transforms import MEAN, STD
+from maskedclip.inference import load
+from maskedclip.weights.image_tower import BridgedTransformer, build_tower
+from maskedclip.weights.source_run import (
+    Check,
+    Subject,
+    examples,
+    furthest,
+    own_features,
+    prepared,
+)
+
+FILE = "encoder.onnx"
+_NEEDED = ("onnx", "onnxscript", "onnxruntime")
+_LARGEST = 2**31 - 2**24  # bytes: a single file of protobuf ends below 2 GiB
+
+
+class _Outputs(nn.Module):
+    """What the file computes, of timm's blocks: they are traced by torch.export."""
+
+    def __init__(self, subject: Subject) -> None:
+        super().__init__()
+        bridge, head = subject.part("bridge."), subject.rest.get("image_projection.weight")
+        depth = len({name.split(".")[1] for name in bridge if name.startswith("blocks.")})
+        header = subject.header
+        self.tower = build_tower(
+            size=header["size"],
+            patch_size=header["patch_size"],
+            image_size=header["image_size"],
+            bridge_depth=depth,
+        )
+        named = subject.encoder | {f"bridge.{name}": tensor for name, tensor in bridge.items()}
+        self.tower.load_state_dict(named)
+        self.projection: Tensor | None
+        self.register_buffer("projection", head)
+        self.pools_cls = subject.pools_cls
+
+    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+        tower = self.tower
+        if isinstance(tower, BridgedTransformer):
+            token_BND = super(BridgedTransformer, tower).forward_features(image)
+            last_BND = tower.bridge(token_BND)
+        else:
+            token_BND = last_BND = tower.forward_features(image)
+        feature_BD = token_BND[:, 1:].mean(dim=1)
+        if self.projection is None:
+            return (feature_BD,)
+        pooled_BD = last_BND[:, 0] if self.pools_cls else last_BND[:, 1:].mean(dim=1)
+        return feature_BD, F.normalize(F.linear(pooled_BD, self.projection), dim=-1)
+
+
+def write(subject: Subject, folder: Path, final: Path) -> None:  # noqa: ARG001 (as all targets)
+    """Write encoder.onnx; RuntimeError with the command to run where a package is missing."""
+    missing = [name for name in _NEEDED if find_spec(name) is None]
+    if missing:
+        raise RuntimeError(
+            f"--to onnx: no {', '.join(missing)} on this machine; run pip install -e '.[export]'"
+        )
+    network = _Outputs(subject).eval()
+    names = ["feature", "joint"][: 1 + (network.projection is not None)]
+    size = subject.image_size
+    weights = sum(value.numel() * 4 for value in network.state_dict().values())
+    for noisy in ("torch.onnx", "onnxscript", "onnx_ir"):
+        logging.getLogger(noisy).setLevel(logging.ERROR)
+    program: Any = torch.onnx.export(
+        network,
+        (torch.zeros(2, 3, size, size),),
+        dynamo=True,
+        input_names=["image"],
+        output_names=names,
+        dynamic_shapes=({0: torch.export.Dim("batch")},),
+        verbose=False,
+    )
+    facts = {"image_size": size, "mean": MEAN, "std": STD, "run": subject.name}
+    program.model.metadata_props["maskedclip"] = json.dumps(facts)
+    program.save(folder / FILE, external_data=weights > _LARGEST)
+
+
+def checks(subject: Subject, folder: Path) -> list[Check]:
+    """Return how far ONNX Runtime's rows are from the run's, for one image and for several."""
+    image_BCHW = prepared(examples(), subject.image_size)
+    runtime: Any = importlib.import_module("onnxruntime")
+    session = runtime.InferenceSession(folder / FILE, providers=["CPUExecutionProvider"])
+    names = [output.name for output in session.get_outputs()]
+    given = dict(zip(names, session.run(None, {"image": image_BCHW.numpy()}), strict=True))
+    one = session.run(["feature"], {"image": image_BCHW[:1].numpy()})[0]
+    run_BD = own_features(subject, image_BCHW)
+    found = [
+        Check("features", furthest(torch.from_numpy(given["feature"]), run_BD)),
+        Check("features of one image alone", furthest(torch.from_numpy(one), run_BD[:1])),
+    ]
+    if "joint" in given and subject.part("text."):
+        joint_BD = load(subject.file).features(image_BCHW)
+        found.append(Check("joint features", furthest(torch.from_numpy(given["joint"]), joint_BD)))
+    return found
+
+
+def opening(subject: Subject, folder: Path) -> list[str]:  # noqa: ARG001 (as all targets)
+    """Return the code that opens the export, in its last line."""
+    return [
+        "import onnxruntime",
+        f'session = onnxruntime.InferenceSession("{folder / FILE}")',
+    ]
+
+
+def using(subject: Subject, folder: Path) -> list[str]:  # noqa: ARG001 (as all targets)
+    """Return the code that goes on from there."""
+    size = subject.image_size
+    return [
+        f"# image: float32, batch x 3 x {size} x {size}, normalised",
+        'feature = session.run(["feature"], {"image": image})[0]',
+    ]
+
+
+def remarks(subject: Subject) -> list[str]:  # noqa: ARG001 (as all targets)
+    """Return what a user of the export should know."""
+    return ["images go in normalised; the file's metadata has size, mean and deviation"]

@@ -1,0 +1,116 @@
+"""Weights for timm: a folder that it opens as `local-dir:`, and a file that fits one of its names.
+
+The features are the mean of the patch tokens behind the final norm, so fc_norm is off: timm's own
+"avg" would leave that norm out and put one behind the mean.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from safetensors.torch import save_file
+from timm.data import create_transform, resolve_model_data_config
+
+from maskedclip.data.labelled_views import RESIZE
+from maskedclip.data.transforms import MEAN, STD
+from maskedclip.models.maskedclip import SIZES
+from maskedclip.weights.source_run import (
+    Check,
+    Subject,
+    examples,
+    furthest,
+    own_features,
+    prepared,
+)
+
+WEIGHTS = "model.safetensors"
+_NAMED = ("tiny", "small", "base", "large")  # sizes that timm has a name for
+
+
+def timm_name(subject: Subject) -> tuple[str, dict[str, Any]]:
+    """Return timm's name of the encoder, and what has to be said beside it."""
+    kind, size = subject.size, str(subject.header["size"])
+    named = size if size in _NAMED else "tiny"
+    other: dict[str, Any] = {}
+    if subject.image_size != 224:
+        other["img_size"] = subject.image_size
+    if subject.patch_size != 16:
+        other["patch_size"] = subject.patch_size
+    if kind != SIZES[named]:
+        other |= {"embed_dim": kind.width, "depth": kind.depth, "num_heads": kind.heads}
+    return f"vit_{named}_patch16_224", other
+
+
+def write(subject: Subject, folder: Path, final: Path) -> None:  # noqa: ARG001 (as all targets)
+    """Write the weights, and config.json as timm's hub folders have it."""
+    name, other = timm_name(subject)
+    save_file(subject.encoder, folder / WEIGHTS, metadata={"format": "pt"})
+    config: dict[str, Any] = {
+        "architecture": name,
+        "num_classes": 0,
+        "num_features": subject.size.width,
+        "model_args": {"global_pool": "avg", "fc_norm": False, **other},
+        "pretrained_cfg": {
+            "tag": subject.name,
+            "input_size": [3, subject.image_size, subject.image_size],
+            "fixed_input_size": True,
+            "interpolation": "bicubic",
+            "crop_pct": 1 / RESIZE,
+            "crop_mode": "center",
+            "mean": list(MEAN),
+            "std": list(STD),
+            "num_classes": 0,
+            "pool_size": None,
+            "first_conv": "patch_embed.proj",
+            "classifier": "head",
+        },
+    }
+    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+
+
+@torch.no_grad()
+def checks(subject: Subject, folder: Path) -> list[Check]:
+    """Return how far timm's features are from the run's, by both ways of opening."""
+    name, other = timm_name(subject)
+    by_name = timm.create_model(
+        name, checkpoint_path=str(folder / WEIGHTS), num_classes=0, global_pool="avg",
+        fc_norm=False, **other,
+    ).eval()  # fmt: skip
+    by_folder = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
+    images = examples()
+    image_BCHW = prepared(images, subject.image_size)
+    run_BD = own_features(subject, image_BCHW)
+    transform = create_transform(**resolve_model_data_config(by_folder), is_training=False)
+    theirs_BCHW = torch.stack([transform(image) for image in images])
+    return [
+        Check("features, opened by name", furthest(by_name(image_BCHW), run_BD)),
+        Check("features, images prepared by timm", furthest(by_folder(theirs_BCHW), run_BD)),
+    ]
+
+
+def opening(subject: Subject, folder: Path) -> list[str]:
+    """Return the code that opens the export, in its last line."""
+    name, other = timm_name(subject)
+    more = "".join(f", {key}={value}" for key, value in other.items())
+    return [
+        "import timm",
+        f'model = timm.create_model("{name}", checkpoint_path="{folder / WEIGHTS}", '
+        f'num_classes=0, global_pool="avg", fc_norm=False{more})',
+    ]
+
+
+def using(subject: Subject, folder: Path) -> list[str]:  # noqa: ARG001 (as all targets)
+    """Return the code that goes on from there."""
+    return [
+        f'model = timm.create_model("local-dir:{folder}", pretrained=True)  # the same',
+        "transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model))",
+        "feature = model.eval()(transform(image)[None])",
+        f'tuned = timm.create_model("local-dir:{folder}", pretrained=True, num_classes=5)',
+    ]
+
+
+def remarks(subject: Subject) -> list[str]:  # noqa: ARG001 (as all targets)
+    """Return what a user of the export should know."""
+    return ["the positions, fixed sines in the run, are a parameter in timm and may be trained"]

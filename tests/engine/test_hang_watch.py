@@ -1,0 +1,155 @@
+"""Real processes that hang: how they end, and what they leave."""
+
+import ctypes
+import multiprocessing
+import os
+import signal
+import socket
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+
+from maskedclip.engine.distributed import process_group
+from maskedclip.engine.hang_watch import HUNG, Watch
+
+LIMIT_S = 1.0
+# forked, as importing torch anew takes longer than the tests
+FORK = multiprocessing.get_context("fork")
+Step = Callable[[int, Watch], None]
+
+
+def run_rank(rank: int, world: int, port: int, folder: Path, step: Step) -> None:
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world)}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    with (folder / f"stderr-{rank}").open("w") as stderr:
+        os.dup2(stderr.fileno(), 2)
+    torch.set_num_threads(1)
+    with process_group(), Watch(folder / "hang", LIMIT_S / 60) as watch:
+        for number in range(3):
+            dist.all_reduce(torch.ones(1))
+            watch.beat(number + 1)
+        step(rank, watch)
+        dist.all_reduce(torch.ones(1))
+        watch.beat(100)
+    os._exit(0)  # nothing of the test session's own exit
+
+
+def start(world: int, folder: Path, step: Step) -> list[multiprocessing.process.BaseProcess]:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    processes = [
+        FORK.Process(target=run_rank, args=(rank, world, port, folder, step))
+        for rank in range(world)
+    ]
+    for process in processes:
+        process.start()
+    return processes
+
+
+def ends(processes: list[multiprocessing.process.BaseProcess], seconds: float) -> list[int | None]:
+    deadline = time.monotonic() + seconds
+    for process in processes:
+        process.join(max(0.0, deadline - time.monotonic()))
+    codes = [process.exitcode for process in processes]
+    for process in processes:
+        with suppress(ProcessLookupError):
+            process.kill()
+        process.join()
+    return codes
+
+
+def stops(rank: int, _watch: Watch) -> None:
+    if rank == 1:
+        os.kill(os.getpid(), signal.SIGSTOP)
+        time.sleep(0.2)  # woken, it is still here while another thread takes the signal
+
+
+def falls_asleep(rank: int, _watch: Watch) -> None:
+    if rank == 1:
+        time.sleep(60)
+
+
+def holds_the_interpreter(rank: int, _watch: Watch) -> None:
+    if rank == 1:  # a PyDLL does not let go of it, and nobody writes to this pipe
+        ctypes.PyDLL(None).read(os.pipe()[0], ctypes.create_string_buffer(1), 1)
+
+
+@pytest.mark.parametrize("hangs", [stops, falls_asleep, holds_the_interpreter])
+def test_a_rank_that_hangs_ends_all_ranks_and_every_stack_is_on_disk(hangs, tmp_path):
+    processes = start(2, tmp_path, hangs)
+    codes = ends(processes, LIMIT_S + 7)
+    assert codes[0] == HUNG
+    assert codes[1] == (-signal.SIGKILL if hangs is holds_the_interpreter else HUNG)
+    waits, hung = ((tmp_path / "hang" / f"rank-{rank}.txt").read_text() for rank in range(2))
+    assert "in all_reduce" in waits
+    assert f"in {hangs.__name__}" in hung
+    said = (tmp_path / "stderr-0").read_text()
+    assert said.count("\n") == 1
+    for fact in ("rank 0 of 2", "after step 3", str(tmp_path / "hang" / "rank-0.txt")):
+        assert fact in said
+    assert ("rank 1 did not answer" in said) == (hangs is not falls_asleep)
+
+
+@pytest.mark.slow
+def test_a_lone_rank_whose_interpreter_is_held_ends_too(tmp_path):
+    def alone(_rank: int, watch: Watch) -> None:
+        holds_the_interpreter(1, watch)
+
+    assert ends(start(1, tmp_path, alone), LIMIT_S + 15) == [1]
+    assert "in holds_the_interpreter" in (tmp_path / "hang" / "rank-0.txt").read_text()
+
+
+def pauses(_rank: int, watch: Watch) -> None:
+    with watch.paused():
+        time.sleep(2 * LIMIT_S)
+
+
+def beats(_rank: int, watch: Watch) -> None:
+    for step in range(20):
+        time.sleep(LIMIT_S / 10)
+        watch.beat(4 + step)
+
+
+@pytest.mark.parametrize("steps", [pauses, beats])
+def test_what_is_paused_or_goes_on_is_no_hang_and_leaves_nothing(steps, tmp_path):
+    assert ends(start(2, tmp_path, steps), 4 * LIMIT_S + 5) == [0, 0]
+    assert not (tmp_path / "hang").exists()
+    assert not (tmp_path / "stderr-0").read_text()
+
+
+def test_a_job_that_was_suspended_as_a_whole_goes_on(tmp_path):
+    processes = start(2, tmp_path, beats)
+    time.sleep(LIMIT_S)
+    for number in (signal.SIGSTOP, signal.SIGCONT):
+        for process in processes:
+            os.kill(process.pid, number)
+        time.sleep(2 * LIMIT_S)
+    assert ends(processes, 4 * LIMIT_S + 5) == [0, 0]
+
+
+def test_the_first_step_may_take_three_times_as_long(tmp_path):
+    with process_group(), Watch(tmp_path / "hang", LIMIT_S / 60) as watch:
+        time.sleep(2 * LIMIT_S)
+        watch.beat(1)
+
+
+def test_no_minutes_watch_nothing(tmp_path):
+    before = signal.getsignal(signal.SIGQUIT)  # ignored by what a shell runs in the background
+    with process_group(), Watch(tmp_path / "hang", 0.0) as watch:
+        assert signal.getsignal(signal.SIGQUIT) is before
+        watch.beat(1)
+    assert not (tmp_path / "hang").exists()
+
+
+def test_sigquit_shows_where_a_rank_is_and_does_it_no_harm(tmp_path):
+    with process_group(), Watch(tmp_path / "hang", 1.0) as watch:
+        watch.beat(1)
+        signal.raise_signal(signal.SIGQUIT)
+    said = (tmp_path / "hang" / "rank-0.txt").read_text()
+    assert "in test_sigquit_shows_where_a_rank_is_and_does_it_no_harm" in said

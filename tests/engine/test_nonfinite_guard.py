@@ -1,0 +1,79 @@
+"""Faulty steps are held back on the device, and told of when the host asks."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from maskedclip.engine.nonfinite_guard import Guard
+from maskedclip.engine.optimizer import adamw
+
+
+def guarded(spike: float = 0.0) -> tuple[nn.Linear, torch.optim.AdamW, Guard]:
+    torch.manual_seed(0)
+    model = nn.Linear(3, 2)
+    optimizer = adamw(model, betas=(0.9, 0.95), weight_decay=0.05)
+    return model, optimizer, Guard(optimizer, torch.device("cpu"), spike=spike)
+
+
+def step(model, optimizer, guard, number: int, norm: float, loss: float = 1.0) -> None:
+    for group in optimizer.param_groups:
+        group["lr"] = 0.1
+    optimizer.zero_grad()
+    model(torch.ones(1, 3)).sum().backward()
+    guard.admit(number, {"loss": torch.tensor(loss), "grad_norm": torch.tensor([norm])})
+    optimizer.step()
+
+
+def state(model, optimizer) -> list[torch.Tensor]:
+    moments = [v for s in optimizer.state_dict()["state"].values() for v in s.values()]
+    return [value.clone() for value in (*model.parameters(), *moments)]
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("where", ["loss", "norm"])
+def test_from_a_fault_on_neither_weights_nor_moments_move(value: float, where: str) -> None:
+    parts = guarded()
+    step(*parts, 0, norm=1.0)
+    before = state(*parts[:2])
+    step(*parts, 1, **{"norm": 1.0, where: value})
+    step(*parts, 2, norm=1.0)
+    assert all(map(torch.equal, before, state(*parts[:2])))
+    fault = parts[2].fault()
+    assert fault.step == 1
+    assert fault.terms == [{"loss": "loss", "norm": "grad_norm"}[where]]
+
+
+def test_a_released_run_goes_on_as_if_nothing_had_been() -> None:
+    parts, others = guarded(), guarded()
+    for number in range(3):
+        step(*parts, number, norm=1.0)
+        step(*others, number, norm=1.0)
+    step(*parts, 3, norm=math.nan)
+    assert parts[2].fault().step == 3
+    parts[2].release()
+    assert parts[2].fault() is None
+    for group in (parts, others):
+        step(*group, 3, norm=1.0)
+    assert all(map(torch.equal, state(*parts[:2]), state(*others[:2])))
+
+
+def test_a_gradient_far_above_the_mean_is_a_fault_where_that_is_asked_for() -> None:
+    for spike, held in ((5.0, True), (0.0, False)):
+        parts = guarded(spike)
+        for number in range(60):
+            step(*parts, number, norm=1.0 + 0.1 * (number % 3))
+        step(*parts, 60, norm=4.0)
+        assert parts[2].fault() is None
+        step(*parts, 61, norm=8.0)
+        assert (parts[2].fault() is not None) == held
+        if held:
+            assert parts[2].fault()[:2] == (61, ["grad_norm"])
+
+
+def test_the_first_steps_are_no_spikes() -> None:
+    parts = guarded(spike=2.0)
+    for number, norm in enumerate((0.001, 50.0, 3.0, 40.0)):
+        step(*parts, number, norm=norm)
+    assert parts[2].fault() is None

@@ -1,0 +1,268 @@
+"""Frozen protocols are scored on the test split, from features that are computed once."""
+
+import json
+import random
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.torch import save_file
+
+from maskedclip.data.captions import prompts
+from maskedclip.data.labelled import labelled
+from maskedclip.data.photographs.fundus import encode
+from maskedclip.data.splits import Division
+from maskedclip.data.storage.shards import Shards, ShardWriter
+from maskedclip.evaluate.cells import Held, class_prompts
+from maskedclip.evaluate.protocols import LOST, evaluate
+from maskedclip.finetune.command import read_evaluate
+from maskedclip.inference import load
+from maskedclip.metrics.predictions import read_predictions
+from maskedclip.metrics.results import read_rows
+from maskedclip.metrics.scores import METRICS, macro
+from tests.untrained import SHAPE, exported
+
+CLASSES = ("glaucoma", "no glaucoma", "normal")
+ALL = ("zeroshot", "logistic", "linear", "knn")
+
+
+def write_colours(directory: Path, test_labels: Sequence[str] = ()) -> Path:
+    """Write 60 images to train and 30 to test, of three colours, one of them damaged."""
+    generator = np.random.default_rng(0)
+    with ShardWriter(directory, "colours") as writer:
+        for i in range(90):
+            image_HWC = generator.integers(0, 120, (40, 40, 3), dtype=np.uint8)
+            image_HWC[..., i % 3] += 80
+            jpeg = encode(image_HWC, 90)
+            label = test_labels[i - 60] if test_labels and i >= 60 else CLASSES[i % 3]
+            facts = {
+                "labels": {"disease": label},
+                "split": "train" if i < 60 else "test",
+                "sha256": str(i),
+            }
+            writer.add(f"s{i:03d}", jpeg[:200] if i == 80 else jpeg, facts)
+    return directory
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("place")
+    write_colours(directory / "colours")
+    exported(directory / "ours")
+    return directory
+
+
+def colours(place: Path) -> list[tuple[Path, str]]:
+    return [(place / "colours", "disease")]
+
+
+def spoiled(source: Path, directory: Path) -> Path:
+    """Copy a dataset with the bytes of all its pictures overwritten, and nothing else."""
+    shards = Shards(source)
+    pictures = [shards.read(i)[0] for i in range(len(shards))]
+    directory.mkdir()
+    for file in source.iterdir():
+        if file.is_file():
+            content = bytearray(file.read_bytes())
+            for jpeg in pictures if file.suffix == ".tar" else ():
+                start = content.index(jpeg)
+                content[start : start + len(jpeg)] = bytes(len(jpeg))
+            (directory / file.name).write_bytes(content)
+    return directory
+
+
+def test_every_protocol_is_scored_on_the_test_split(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = place / "ours"
+    rows = evaluate(run, colours(place), ALL, run)
+    assert rows == read_rows(run)
+    found = {(row["protocol"], row["metric"]): row for row in rows}
+    assert set(found) == {(protocol, metric) for protocol in ALL for metric in METRICS}
+    for protocol in ("logistic", "linear", "knn"):
+        assert found[protocol, "auroc"]["value"] > 0.9
+        assert "validation AUROC" in found[protocol, "auroc"]["chosen"]
+    facts = {(row["run"], row["method"], row["dataset"], row["n"]) for row in rows}
+    assert facts == {("ours", "ours", "colours", 29)}
+    assert capsys.readouterr().out.count("colours") == len(ALL)
+    assert (run / LOST).read_text().count('"key": "s080"') == 1
+    for protocol in ALL:
+        _, classes, label_B, probability_BY = read_predictions(
+            run / found[protocol, "auroc"]["predictions"]
+        )
+        assert tuple(classes) == CLASSES
+        for metric in METRICS:
+            value = found[protocol, metric]["value"]
+            assert macro(metric, label_B, probability_BY)[0] == value
+
+
+def test_one_command_fills_a_row_of_fractions_seeds_and_shots(place: Path) -> None:
+    out = place / "row"
+    evaluate(place / "ours", colours(place), ("logistic", "linear", "zeroshot"), out,
+             fractions=(0.1, 1.0), seeds=2, shots=(1, 4))  # fmt: skip
+    cells = [(r["protocol"], r["fraction"], r["seed"]) for r in read_rows(out)
+             if r["metric"] == "auroc"]  # fmt: skip
+    assert cells == [
+        ("logistic", 0.1, 0), ("logistic", 0.1, 1), ("logistic", 1.0, 0),  # a seed changes no more
+        ("linear", 0.1, 0), ("linear", 0.1, 1), ("linear", 1.0, 0), ("linear", 1.0, 1),
+        ("zeroshot", 0.0, 0),
+        ("1-shot", 0.0625, 0), ("1-shot", 0.0625, 1), ("4-shot", 0.25, 0), ("4-shot", 0.25, 1),
+    ]  # fmt: skip
+    assert len(list((out / "predictions").glob("*-test.csv"))) == len(cells)
+
+
+def test_a_second_protocol_and_seed_read_no_picture(place: Path, tmp_path: Path) -> None:
+    other = spoiled(place / "colours", tmp_path / "colours")
+    cache, first = tmp_path / "features", tmp_path / "first"
+    evaluate(place / "ours", colours(place), ("logistic",), first, cache=cache)
+    (file,) = cache.iterdir()
+    before = file.stat().st_mtime_ns, file.read_bytes()
+    rows = evaluate(place / "ours", [(other, "")], ALL, tmp_path / "second",
+                    fractions=(0.5, 1.0), seeds=2, cache=cache)  # fmt: skip
+    assert (file.stat().st_mtime_ns, file.read_bytes()) == before
+    assert {row["n"] for row in rows} == {29}
+    (whole,) = [r for r in rows if (r["protocol"], r["metric"], r["fraction"]) ==
+                ("logistic", "auroc", 1.0)]  # fmt: skip
+    assert whole["value"] == read_rows(first)[0]["value"]
+    with pytest.raises(RuntimeError, match="no image can be read"):  # it is really spoiled
+        evaluate(place / "ours", [(other, "")], ("knn",), tmp_path / "third")
+
+
+def test_a_finished_cell_is_not_computed_again_unless_something_of_it_changes(
+    place: Path, tmp_path: Path
+) -> None:
+    cache = tmp_path / "features"
+    rows = evaluate(place / "ours", colours(place), ("knn",), tmp_path, cache=cache)
+    csv = tmp_path / rows[0]["predictions"]
+    before = csv.stat().st_mtime_ns
+    (file,) = cache.iterdir()
+    file.unlink()
+    assert evaluate(place / "ours", colours(place), ("knn",), tmp_path, cache=cache) == rows
+    assert csv.stat().st_mtime_ns == before
+    assert not list(cache.iterdir())  # not even features are wanted
+    csv.unlink()  # without its predictions a number is not finished
+    assert evaluate(place / "ours", colours(place), ("knn",), tmp_path, cache=cache) == rows
+    assert csv.is_file()
+    weights = {name: value + 0.01 for name, value in load(place / "ours").network.encoder
+               .state_dict().items()}  # fmt: skip
+    other = tmp_path / "changed" / "encoder.safetensors"
+    other.parent.mkdir()
+    header = {"format": "pt", "maskedclip": json.dumps(SHAPE)}
+    for step in (0.0, 0.5):  # a file of the same name with other content
+        moved = {name: (value + step).contiguous() for name, value in weights.items()}
+        save_file(moved, other, metadata=header)
+        found = evaluate(other, colours(place), ("knn",), tmp_path, cache=cache)
+        assert len(list(cache.iterdir())) == (2 if step == 0 else 3)
+    assert {row["run"] for row in read_rows(tmp_path)} == {"ours", "changed"}
+    assert len(read_rows(tmp_path)) == 2 * len(found)
+
+
+def test_test_labels_do_not_change_what_is_predicted(place: Path, tmp_path: Path) -> None:
+    shuffled = [CLASSES[i % 3] for i in range(30)]
+    random.Random(0).shuffle(shuffled)
+    other = write_colours(tmp_path / "colours", shuffled)
+    tables = []
+    for name, directory in (("own", place / "colours"), ("shuffled", other)):
+        rows = evaluate(place / "ours", [(directory, "")], ("logistic", "linear", "knn"),
+                        tmp_path / name, fractions=(0.2,), shots=(2,))  # fmt: skip
+        found = {row["predictions"]: row["chosen"] for row in rows}
+        files = {n: read_predictions(tmp_path / name / n)[3].tolist() for n in found}
+        tables.append((found, files))
+        labels = read_predictions(tmp_path / name / rows[0]["predictions"])[2].tolist()
+        tables[-1] = (*tables[-1], labels)
+    assert tables[0][:2] == tables[1][:2]
+    assert tables[0][2] != tables[1][2]
+
+
+def test_zero_shot_is_what_classify_says_of_the_images(place: Path, tmp_path: Path) -> None:
+    row = evaluate(place / "ours", colours(place), ("zeroshot",), tmp_path)[0]
+    _, classes, _, probability_BY = read_predictions(tmp_path / row["predictions"])
+    image = tmp_path / "one.jpg"
+    image.write_bytes(Shards(place / "colours").read(60)[0])
+    found_BY = load(place / "ours").classify([image], classes).numpy()
+    np.testing.assert_allclose(found_BY, probability_BY[:1], atol=0.02)  # bf16 there, fp32 here
+
+
+def test_a_class_is_asked_for_by_all_the_words_of_the_dictionary_or_by_its_own(
+    tmp_path: Path,
+) -> None:
+    names = ("2_Cataract", "glaucoma", "spots of unknown kind", "7")
+    with ShardWriter(tmp_path / "d", "d") as writer:
+        for i in range(8):
+            writer.add(f"s{i}", b"", {"labels": {"finding": names[i % 4]}, "sha256": str(i)})
+    dataset = Shards(tmp_path / "d")
+    task = labelled(dataset)
+    held = Held(dataset, task, Division({}, {}))
+    found = dict(zip(task.classes, class_prompts(held), strict=True))
+    assert found["glaucoma"] == prompts("glaucoma")
+    assert found["2_Cataract"] == prompts("cataract")
+    assert min(len(found["glaucoma"]), len(found["2_Cataract"])) > 1
+    for name in ("spots of unknown kind", "7"):
+        assert found[name] == [f"A fundus photograph of {name}"]
+
+
+def test_weights_without_a_text_tower_have_no_zero_shot(
+    place: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    weights = place / "ours" / "encoder.safetensors"
+    with pytest.raises(ValueError, match="no text tower"):
+        evaluate(weights, colours(place), ("zeroshot",), tmp_path)
+    rows = evaluate(weights, colours(place), ("knn", "zeroshot"), tmp_path)
+    assert {row["protocol"] for row in rows} == {"knn"}
+    assert "zero-shot is left out" in caplog.text
+
+
+def test_an_untrained_encoder_is_always_the_same(place: Path, tmp_path: Path) -> None:
+    rows = [evaluate("random", colours(place), ("knn",), tmp_path / name, size="micro")
+            for name in ("one", "two")]  # fmt: skip
+    assert rows[0] == rows[1]
+    assert {row["method"] for row in rows[0]} == {"random_micro"}
+
+
+def test_the_command_line_is_checked_before_anything_is_touched(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, dataset = str(place / "ours"), str(place / "colours")
+    config = read_evaluate("", [run, "--datasets", dataset, "--protocols", "linear"])
+    assert (config.datasets, config.protocols) == ((dataset,), ("linear",))
+    config = read_evaluate("", [run, "--datasets", dataset, "--fractions=0.1,1.0", "--seeds=5"])
+    assert (config.fractions, config.seeds) == ((0.1, 1.0), 5)
+    (tmp_path / "flat").mkdir()
+    for arguments, answer in (
+        ([run, "--datasets", dataset, "--protocols", "linaer"], "did you mean linear?"),
+        ([run, "--datasets", f"{dataset},{dataset}s"], "no such directory"),
+        ([run, "--datasets", str(tmp_path / "flat")], "neither shards"),
+        ([run, "--datasets", dataset, "--fractions", "10"], "write shares of the labels"),
+        ([run, "--datasets", dataset, "--shots", "0"], "at least 1"),
+        ([run, "--datasets", "paper", f"--shards={tmp_path}"], "none of the paper's datasets"),
+        ([run], "no dataset given"),
+    ):
+        with pytest.raises(SystemExit) as stopped:
+            read_evaluate("", arguments)
+        assert stopped.value.code == 2
+        assert answer in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_the_command_measures_what_is_there_of_the_paper_and_names_the_rest(
+    phantoms: dict[str, Path], tmp_path: Path
+) -> None:
+    (tmp_path / "shards").mkdir()
+    (tmp_path / "shards" / "retina").symlink_to(phantoms["heldout"])
+    words = ["random", "--size=micro", "--datasets=paper", "--protocols=knn", "--seeds=2",
+             "--fractions=0.5,1.0", "--shots=2"]  # fmt: skip
+    command = [sys.executable, "-m", "maskedclip.evaluate", *words]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    for name in ("aptos2019", "idrid", "messidor2", "glaucoma_fundus", "origa", "jsiec"):
+        assert f"tools/make_shards.py {name} --root" in done.stderr
+    assert "60/60" in done.stderr  # how far the features are
+    out = Path("runs/random_micro")
+    assert done.stdout.endswith(f"next: python -m maskedclip.report {out} --out report\n")
+    assert len(read_rows(tmp_path / out)) == 5 * len(METRICS)
+    again = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert again.stdout == done.stdout
+    assert "60/60" not in again.stderr

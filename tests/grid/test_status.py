@@ -1,0 +1,247 @@
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from maskedclip.grid.manifest import Grid, submissions
+from maskedclip.grid.slurm_arrays import LOCK
+from maskedclip.grid.status import board
+from maskedclip.grid.status_table import Row, span, table
+from maskedclip.jobs import processes
+from maskedclip.jobs.slurm_queue import GONE, JobState
+from maskedclip.metrics.file_lock import locked
+from maskedclip.slurm import main
+from tests.grid.grids import finetuning, grid_of, pretrained, pretraining, submitted
+
+LATER = 1e12  # so that nothing was written lately
+
+
+@pytest.fixture
+def grid(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Grid:
+    """A grid of a done, a short and a missing pre-training, and a fine-tuning behind each."""
+    monkeypatch.setenv("PATH", str(tmp_path))  # no SLURM
+    pretrained(tmp_path / "whole")
+    pretrained(tmp_path / "half", "short")
+    cells = [pretraining(name) for name in ("whole", "half", "never")]
+    cells += [finetuning(f"{cell.name}-tuned", [cell.name]) for cell in cells]
+    return grid_of(tmp_path / "grids" / "table2", cells)
+
+
+def _row(grid: Grid, cell: str, answer: JobState | None, now: float = LATER) -> Row:
+    told = {each.job: answer for each in submissions(grid) if answer is not None}
+    return next(row for row in board(grid, told, submissions(grid), now) if row.cell == cell)
+
+
+def _state(grid: Grid, cell: str, answer: JobState, now: float = LATER) -> tuple[str, str]:
+    submitted(grid, cell, "7_1")
+    row = _row(grid, cell, answer, now)
+    return row.state, row.note
+
+
+def test_what_was_never_submitted_is_missing(grid: Grid):
+    assert _row(grid, "never", None)[2:4] == ("missing", "was never submitted")
+
+
+def test_cells_that_a_process_here_hands_out_wait_for_their_turn(grid: Grid):
+    local = grid._replace(cluster="local")
+    with locked(grid.directory / LOCK, wait=False, without=""):
+        rows = {row.cell: row for row in board(local, {}, [], LATER)}
+    assert rows["never"][2:4] == ("pending", "for its turn")
+    assert rows["half-tuned"][2:4] == ("pending", "waits for half")
+    assert board(local, {}, [], LATER)[-1].state == "missing"
+
+
+def test_a_waiting_job_says_for_what(grid: Grid):
+    answer = JobState("PENDING", "Resources")
+    assert _state(grid, "half", answer) == ("pending", "for free nodes (Resources)")
+
+
+def test_a_job_behind_an_unfinished_one_waits_for_it(grid: Grid):
+    answer = JobState("PENDING", "Dependency")
+    assert _state(grid, "half-tuned", answer) == ("pending", "waits for half")
+
+
+def test_a_running_job_shows_step_loss_rate_time_left_and_age(grid: Grid):
+    submitted(grid, "half", "7_1")
+    changed = (
+        (grid.directory / "../../half/checkpoints/step-00000004/manifest.json").stat().st_mtime
+    )
+    row = _row(grid, "half", JobState("RUNNING", ""), changed + 240)
+    assert (row.state, row.step, row.steps, row.images_per_s) == ("running", 7, 8, 720.0)
+    assert row.loss == pytest.approx(1 / 7)
+    assert row.left_s == pytest.approx(720 / 720)  # a step, without an unpaired source
+    assert row.checkpoint_age_s == pytest.approx(240)
+    assert "4 min ago" in table([row])
+
+
+def test_a_running_job_that_is_quiet_is_pointed_out(grid: Grid):
+    state, note = _state(grid, "half", JobState("RUNNING", ""))
+    assert state == "running"
+    assert note.startswith("nothing written for")
+
+
+def test_a_job_queued_again_is_pre_empted_and_goes_on(grid: Grid):
+    state, note = _state(grid, "half", JobState("PENDING", "BeginTime", restarts=1))
+    assert (state, note.split(" (")[0]) == ("pre-empted", "waits; goes on from step 4")
+
+
+def test_the_time_limit_is_its_own_state(grid: Grid):
+    answer = JobState("TIMEOUT", "", "0:0")
+    assert _state(grid, "half", answer) == (
+        "timed out",
+        "at its time limit; a retry goes on from step 4",
+    )
+
+
+def test_a_cell_whose_need_is_not_finished_is_held(grid: Grid):
+    answer = JobState("FAILED", "NonZeroExitCode", "3:0")
+    held = "held", "waits for half, which is not finished"
+    assert _state(grid, "half-tuned", answer) == held
+
+
+def test_completed_without_results_is_failed(grid: Grid):
+    assert _state(grid, "half", JobState("COMPLETED", "", "0:0"))[0] == "failed"
+
+
+def test_a_failed_job_shows_the_error_of_its_log(grid: Grid):
+    (grid.directory / "logs").mkdir()
+    text = 'Traceback (most recent call last):\n  File "x.py", line 1, in f\nKeyError: "eye"\n'
+    (grid.directory / "logs" / "7_1_0_log.err").write_text(text)
+    (grid.directory / "logs" / "7_11_0_log.err").write_text("ZeroDivisionError: another job\n")
+    state, note = _state(grid, "half", JobState("FAILED", "", "1:0"))
+    assert state == "failed"
+    assert "KeyError" in note
+    assert "\n" not in note
+
+
+def test_no_answer_and_no_movement_is_lost(grid: Grid):
+    state, note = _state(grid, "half", JobState("", "squeue: is not on this machine"))
+    assert state == "lost"
+    assert note.startswith("squeue: is not on this machine; nothing written for")
+
+
+def test_no_answer_but_movement_is_running(grid: Grid):
+    changed = (grid.directory / "../../half/metrics.jsonl").stat().st_mtime
+    state, note = _state(grid, "half", JobState("", "squeue: exit code 1"), changed + 1)
+    assert (state, note) == ("running", "it writes, though squeue: exit code 1")
+
+
+def test_a_job_that_squeue_does_not_list_yet_is_pending(grid: Grid):
+    submitted(grid, "never", "7_1", time_s=LATER - 5)
+    assert _row(grid, "never", JobState(GONE, "")).state == "pending"
+    assert _row(grid, "never", JobState(GONE, ""), LATER + 600).state == "failed"
+
+
+def test_the_latest_submission_counts(grid: Grid):
+    submitted(grid, "half", "7_1")
+    submitted(grid, "half", "9", attempt=2)
+    told = {"7_1": JobState("FAILED", ""), "9": JobState("RUNNING", "")}
+    (row,) = [r for r in board(grid, told, submissions(grid), LATER) if r.cell == "half"]
+    assert (row.state, row.job, row.attempt) == ("running", "9", 2)
+
+
+def test_rows_stand_by_stage_and_columns_are_aligned(grid: Grid):
+    rows = board(grid, {}, [], LATER)
+    assert [row.stage for row in rows] == ["pretrain"] * 3 + ["finetune"] * 3
+    lines = table(rows).splitlines()
+    column = lines[0].index("state")
+    assert {line[column - 1] for line in lines} == {" "}
+
+
+@pytest.mark.parametrize(("seconds", "said"), [(5, "5 s"), (240, "4 min"), (7200, "2 h")])
+def test_a_span_is_said_in_one_unit(seconds: float, said: str):
+    assert span(seconds) == said
+
+
+def test_status_shows_a_summary_the_rows_and_the_next_command(grid: Grid, capsys):
+    submitted(grid, "half", "7_1")
+    assert main(["status", str(grid.directory)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "6 cells: 1 done" in lines[0]
+    assert any(line.startswith("next: ") for line in lines)
+
+
+def test_json_is_one_object_with_a_count_a_state(grid: Grid, capsys):
+    main(["status", "--json", str(grid.directory)])
+    found = json.loads(capsys.readouterr().out)
+    assert found["counts"]["done"] == 1
+    assert len(found["cells"]) == 6
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["status", "{}2"], "did you mean {}"),
+        (["status", "{}", "--why=hlaf"], "did you mean half"),
+        (["cancle", "{}"], "did you mean cancel"),
+        (["status", "{}", "--wtach=3"], "did you mean --watch"),
+        (["status", "{}", "--watch=0.1"], "at least 1 second"),
+        (["retry", "{}", "--watch=3"], "only status has"),
+        (["status"], "name a grid or a run"),
+        ([], "status, retry or cancel"),
+    ],
+)
+def test_mistakes_end_in_one_line_with_the_nearest_name(grid: Grid, capsys, words, said):
+    place = str(grid.directory)
+    with pytest.raises(SystemExit) as stopped:
+        main([word.format(place) for word in words])
+    assert stopped.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert said.format(place) in line
+
+
+def test_a_single_run_is_a_board_of_one(tmp_path: Path, capsys, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    pretrained(tmp_path / "runs" / "one")
+    main(["status", str(tmp_path / "runs" / "one")])
+    assert "1 cell: 1 done" in capsys.readouterr().out
+
+
+def test_why_shows_the_traceback_and_where_the_logs_are(grid: Grid, capsys):
+    logs = grid.directory / "logs"
+    logs.mkdir()
+    text = 'Traceback (most recent call last):\n  File "x.py", line 1, in f\nKeyError: "eye"\n'
+    (logs / "7_1_0_log.err").write_text(text)
+    (logs / "7_1_0_result.pkl").write_bytes(b"cos\nsystem\n(S'touch owned'\ntR.")
+    submitted(grid, "half", "7_1")
+    main(["status", str(grid.directory), "--why", "half"])
+    shown = capsys.readouterr().out
+    assert str(logs / "7_1_0_log.err") in shown
+    assert "result.pkl" not in shown
+
+
+def test_cancel_ends_the_jobs_of_the_grid_and_no_others(grid: Grid, tmp_path: Path):
+    answer = "7_[1-3]|PENDING|Priority|0|0||\\n8|RUNNING|None|0|0|n1|\\n9|RUNNING|None|0|0|n1|\\n"
+    for name, line in (
+        ("squeue", f"printf '{answer}'"),
+        ("scancel", f'echo "$@" > {tmp_path}/ended'),
+    ):
+        (tmp_path / name).write_text(f"#!/bin/sh\n{line}\n")
+        (tmp_path / name).chmod(0o755)
+    submitted(grid, "half", "7_2")
+    submitted(grid, "never", "8")
+    assert main(["cancel", str(grid.directory)]) == 0
+    assert (tmp_path / "ended").read_text().split() == ["7_2", "8"]
+
+
+def test_cancel_ends_the_processes_of_a_local_grid(grid: Grid):
+    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    other = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    try:
+        submitted(grid, "half", processes.named(child.pid))
+        assert main(["cancel", str(grid.directory)]) == 0
+        assert child.wait(10) < 0
+        assert other.poll() is None
+    finally:
+        child.kill()
+        other.kill()
+
+
+def test_help_answers_without_torch():
+    words = [sys.executable, "-X", "importtime", "-m", "maskedclip.slurm", "--help"]
+    done = subprocess.run(words, capture_output=True, text=True, check=True, env=dict(os.environ))
+    assert "--why" in done.stdout
+    assert " torch\n" not in done.stderr

@@ -1,0 +1,133 @@
+"""What a job does around its work: where its ranks meet, and what a killed life has left."""
+
+import logging
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from maskedclip.config import Config, override
+from maskedclip.jobs.job import Job, _port, as_a_job
+
+
+def test_ranks_meet_at_another_port_in_each_life_and_below_those_of_the_system(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ports = []
+    for job in ("12", "12_3"):
+        for life in range(20):
+            monkeypatch.setenv("SLURM_RESTART_COUNT", str(life))
+            ports.append(_port(job))
+            assert ports[-1] == _port(job)  # every rank finds the same
+    assert len(set(ports)) == len(ports)
+    assert all(20_000 <= port < 32_768 for port in ports)
+    monkeypatch.delenv("SLURM_RESTART_COUNT")  # as SLURM has it in the first life
+    assert _port("12") == ports[0]
+
+
+@pytest.fixture
+def in_a_job(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    """Be the first rank of job 7 of submitit."""
+    before = dict(os.environ)
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR2)}
+    for name, value in {
+        "SUBMITIT_EXECUTOR": "slurm",
+        "SUBMITIT_FOLDER": str(tmp_path),
+        "SLURM_JOB_ID": "7",
+        "SLURM_PROCID": "0",
+    }.items():
+        monkeypatch.setenv(name, value)
+    level, handling = logging.getLogger().level, logging.getLogger().handlers[:]
+    yield tmp_path
+    os.environ.clear()
+    os.environ.update(before)
+    logging.getLogger().setLevel(level)
+    logging.getLogger().handlers[:] = handling
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.usefixtures("in_a_job")
+def test_a_process_that_is_forked_by_a_job_neither_queues_it_again_nor_outlives_it() -> None:
+    def fork() -> tuple[object, object]:
+        reader, writer = os.pipe()
+        child = os.fork()
+        if child == 0:
+            numbers = (signal.SIGUSR2, signal.SIGTERM)
+            os.write(writer, repr([signal.getsignal(n) for n in numbers]).encode())
+            os._exit(0)
+        os.waitpid(child, 0)
+        return os.read(reader, 1000).decode()
+
+    def queue_again(_number: int, _frame: object) -> None:
+        pytest.fail("a child would queue the job again")
+
+    signal.signal(signal.SIGUSR2, queue_again)
+    ignored, default = signal.SIG_IGN, signal.SIG_DFL
+    assert as_a_job(fork) == repr([ignored, default])
+
+
+def test_half_a_result_of_a_killed_life_does_not_keep_the_next_from_writing_its_own(
+    in_a_job: Path,
+) -> None:
+    half, others = (in_a_job / f"7_{rank}_result.pkl.save_tmp" for rank in range(2))
+    half.touch()
+    others.touch()
+    assert as_a_job(lambda: half.exists()) is False
+    assert others.exists()
+
+
+@pytest.mark.usefixtures("in_a_job")
+def test_a_rank_keeps_the_gpus_that_slurm_has_given_its_job(
+    small: Config, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for name, value in {
+        "CUDA_VISIBLE_DEVICES": "2,3",
+        "SLURM_LOCALID": "0",
+        "SLURM_NTASKS": "1",
+        "SLURM_JOB_NUM_NODES": "1",
+        "SLURM_JOB_NODELIST": "localhost",
+    }.items():
+        monkeypatch.setenv(name, value)
+    absent = str(tmp_path / "absent")
+    with pytest.raises(ValueError, match="absent"):
+        Job(override(small, {"data.paired": (absent,)}))()
+    assert os.environ["LOCAL_RANK"] == "0"
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "2,3"
+
+
+@pytest.mark.usefixtures("in_a_job")
+def test_an_element_of_an_array_is_queued_again_alone(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from maskedclip.engine.preemption import GO_ON_LATER, Preempted
+
+    # the last element of an array has the number of the array for its own
+    monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "7")
+    monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "3")
+    scontrol, asked = tmp_path / "scontrol", tmp_path / "asked"
+    scontrol.write_text(
+        f'#!/bin/sh\necho "$*" >> {asked}\n'
+        '[ "$1" = requeue ] || echo "JobId=7 ArrayTaskId=3 JobState=RUNNING Restarts=0"\n'
+    )
+    scontrol.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+
+    def leave() -> None:
+        raise Preempted(tmp_path, 3, GO_ON_LATER)
+
+    with pytest.raises(SystemExit) as left:
+        as_a_job(leave)
+    assert left.value.code == 0
+    assert asked.read_text().splitlines() == ["--oneliner show job 7_3", "requeue 7_3"]
+
+
+def test_a_finished_run_is_left_as_it_is(small: Config) -> None:
+    Job(small)()
+    names = ("encoder.safetensors", "metrics.jsonl")
+    before = [(small.directory / name).read_bytes() for name in names]
+    Job(small)()
+    after = [(small.directory / name).read_bytes() for name in names]
+    assert after[1] == before[1]
+    assert len(after[0]) == len(before[0])

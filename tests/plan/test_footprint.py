@@ -1,0 +1,58 @@
+"""Counting a step from shapes."""
+
+import pytest
+
+from maskedclip.plan import footprint
+from maskedclip.plan.footprint import Ways
+from maskedclip.plan.shapes import Load, Network, Part
+
+NETWORK = Network(
+    encoder=Part("E_I", 2, 8, 32, 2, unit=900, rest=100),
+    pixel_decoder=Part("D_I", 1, 4, 16, 2, unit=250, rest=50, width_in=8, width_out=12),
+    feature_decoder=Part("D_F", 1, 8, 32, 2, unit=900, rest=60, width_in=8, width_out=8),
+    bridge=Part("B", 1, 8, 32, 2, unit=900, rest=16),
+    text=Part("E_T", 1, 8, 32, 2, unit=900, rest=500),
+    projections=40,
+    projection=4,
+    patches=16,
+    visible=4,
+    patch_values=12,
+    image_values=192,
+)
+LOAD = Load(images=6, paired=2, text_tokens=5)
+
+
+def test_one_rank_exchanges_nothing():
+    assert set(footprint.traffic(NETWORK, Ways(1)).values()) == {0.0}
+
+
+def test_each_student_block_is_gathered_twice_and_all_else_once():
+    blocks, rest = 2 * 900 + 250 + 3 * 900, 100 + 50 + 60 + 16 + 500 + 40
+    traffic = footprint.traffic(NETWORK, Ways(4))
+    assert traffic["gathered for the student"] == 0.75 * 2 * (2 * blocks + rest)
+    assert traffic["gathered for the teacher"] == 0.75 * 2 * (3 * 900 + 116)
+    assert traffic["reduced"] == 0.75 * 4 * (blocks + rest)
+
+
+@pytest.mark.parametrize("parts", [1, 2])
+@pytest.mark.parametrize("recompute", [False, True])
+def test_what_is_sharded_shrinks_with_the_ranks_and_activations_stay(parts, recompute):
+    alone = footprint.memory(NETWORK, LOAD, Ways(1, 2, parts, recompute))
+    among = footprint.memory(NETWORK, LOAD, Ways(8, 2, parts, recompute))
+    assert among.by_part["moments"] == alone.by_part["moments"] / 8
+    assert among.total < alone.total
+    for part in NETWORK.students:
+        kept = footprint.kept_bytes(part, NETWORK, LOAD, Ways(1, 2, parts, recompute))
+        assert kept == footprint.kept_bytes(part, NETWORK, LOAD, Ways(8, 2, parts, recompute))
+
+
+def test_memory_grows_with_the_images_and_with_the_bytes_of_a_value():
+    sizes = [footprint.memory(NETWORK, Load(3 * n, n, 5), Ways(2)).total for n in range(1, 20)]
+    assert sizes == sorted(sizes)
+    assert footprint.memory(NETWORK, LOAD, Ways(2, 4)).total > sizes[1]
+
+
+def test_only_what_saves_memory_is_done_again():
+    assert footprint.again(NETWORK, LOAD, Ways(2)) == 0
+    assert footprint.again(NETWORK, LOAD, Ways(2, recompute=True)) > 0
+    assert footprint.again(NETWORK, LOAD, Ways(2, parts=2)) > 0

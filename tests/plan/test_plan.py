@@ -1,0 +1,218 @@
+"""The plan of a run against the networks themselves and against traced steps."""
+
+import json
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from maskedclip.config import Config, override
+from maskedclip.engine.gpu_specs import GPUS
+from maskedclip.models.maskedclip import build
+from maskedclip.plan.cost import FULL, PAPER_IMAGES, footprint, plan
+from maskedclip.plan.footprint import Ways
+from maskedclip.plan.networks import network_of
+from maskedclip.plan.shapes import Load
+from maskedclip.plan.table import report
+from maskedclip.pretrain.loop import model_shape
+from maskedclip.pretrain.sources import length
+from maskedclip.recipes import demo, maskedclip_vitb, maskedclip_vitl, maskedclip_vits
+from tests.plan.traced import traced
+
+TOOL = Path(__file__).parents[2] / "tools" / "plan.py"
+PAPER = {"nodes": 1, "gpus": 4, "gpu": "a100-80"}
+
+
+def run(*flags: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [sys.executable, str(TOOL), *flags], capture_output=True, text=True, check=False
+    )
+
+
+@pytest.mark.parametrize("size", ["micro", "tiny", "small", "base", "large"])
+def test_operations_by_part_add_up_to_what_the_model_counts(size):
+    config = override(demo(), {"model.size": size, "model.image_size": 224})
+    with torch.device("meta"):
+        model, _ = build(**model_shape(config))
+    network, _ = network_of(config)
+    load = Load(images=12, paired=5, text_tokens=23)
+    found = sum(footprint.flops(network, load).values())
+    assert found == pytest.approx(model.step_flops(12, 5, 23), rel=1e-12)
+
+
+def test_parameters_are_those_of_the_paper_s_networks():
+    planned = plan(maskedclip_vitl(), **PAPER)
+    assert (
+        planned.parameters["E_I"] == 303_301_632 - 197 * 1024
+    )  # timm's ViT-L: its positions train
+    bert_base = 28_996 * 768 + 514 * 768 + 2 * 768 + 12 * 7_087_872
+    assert planned.parameters["E_T"] == bert_base
+    assert planned.parameters["teacher"] == planned.parameters["E_I"] + planned.parameters["B"]
+
+
+def test_a_text_tower_that_is_not_here_is_assumed_only_where_its_shape_is_known():
+    planned = plan(maskedclip_vitl(), **PAPER)
+    assert planned.parameters["E_T"] > 100e6
+    stranger = override(maskedclip_vitl(), {"model.text": "nobody/no_such_bert"})
+    with pytest.raises(ValueError, match="not on this machine"):
+        plan(stranger, **PAPER)
+
+
+def traced_and_planned(
+    config: Config, world: int, tokens: int, *, recompute: bool = False
+) -> tuple[float, float]:
+    """Compare what is exchanged, and return both peaks of memory."""
+    found = traced(config, world=world, text_tokens=tokens, recompute=recompute)
+    data = config.data
+    pairs = data.paired_batch // world
+    load = Load(pairs + data.unpaired_batch // world, pairs, tokens)
+    network, _ = network_of(config)
+    ways = Ways(world, 2, config.optim.accumulate, recompute)
+    traffic = footprint.traffic(network, ways)
+    # FSDP fills shards up to equal sizes, and gathers tau in fp32
+    gathered = traffic["gathered for the student"] + traffic["gathered for the teacher"]
+    assert found.gathered == pytest.approx(gathered, rel=0.01)
+    assert found.reduced == pytest.approx(traffic["reduced"], rel=0.01)
+    return found.peak, footprint.memory(network, load, ways).total
+
+
+def loaded(config: Config, world: int, paired: int, unpaired: int) -> Config:
+    shares = {"data.paired_batch": world * paired, "data.unpaired_batch": world * unpaired}
+    return override(config, shares)
+
+
+def test_planned_memory_and_traffic_are_those_of_a_traced_step_of_the_demo():
+    shallow = {"model.bridge_depth": 1, "model.feature_decoder_depth": 1}  # a trace takes seconds
+    found, planned = traced_and_planned(loaded(override(demo(), shallow), 2, 8, 8), 2, 12)
+    assert planned == pytest.approx(found, rel=0.1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("recipe", "world", "paired", "unpaired", "tokens", "recompute", "parts"),
+    [
+        (demo, 2, 8, 8, 12, True, 2),
+        (maskedclip_vits, 4, 32, 32, 32, False, 1),
+        (maskedclip_vitb, 1, 2, 2, 16, False, 1),
+        (maskedclip_vitb, 8, 64, 64, 77, False, 1),
+        (maskedclip_vitl, 4, 180, 180, 77, False, 1),
+        (maskedclip_vitl, 4, 180, 180, 77, True, 1),
+        (maskedclip_vitl, 4, 180, 180, 77, False, 4),
+        (maskedclip_vitl, 16, 8, 24, 20, False, 1),
+    ],
+)
+def test_planned_memory_and_traffic_are_those_of_traced_steps(
+    recipe, world, paired, unpaired, tokens, recompute, parts
+):
+    config = override(loaded(recipe(), world, paired, unpaired), {"optim.accumulate": parts})
+    found, planned = traced_and_planned(config, world, tokens, recompute=recompute)
+    assert planned == pytest.approx(found, rel=0.1)
+
+
+def test_the_largest_batch_fits_and_one_more_pair_does_not():
+    planned = plan(maskedclip_vitl(), **PAPER)
+    paired, unpaired = planned.largest
+    network, _ = network_of(maskedclip_vitl())
+    room = FULL * GPUS["a100-80"].usable_gib * 2**30
+
+    def needed(more: int) -> float:
+        load = Load(paired + unpaired + 2 * more, paired + more, planned.load.text_tokens)
+        return footprint.memory(network, load, Ways(4)).total
+
+    assert needed(0) <= room < needed(1)
+
+
+def test_recomputing_and_parts_save_memory_and_cost_operations():
+    plain = plan(maskedclip_vitl(), **PAPER)
+    for changes in ({"engine.recompute": True}, {"optim.accumulate": 2}):
+        other = plan(override(maskedclip_vitl(), changes), **PAPER)
+        assert other.memory.total < 0.7 * plain.memory.total
+        assert plain.step_s < other.step_s < 1.35 * plain.step_s
+        assert other.flops == plain.flops
+
+
+def test_a_run_is_as_long_as_pretraining_makes_it():
+    for images in (PAPER_IMAGES, (900, 100), (7, 7000)):
+        planned = plan(maskedclip_vitb(), **PAPER, images=images)
+        epoch, steps = length(maskedclip_vitb(), range(images[0]), range(images[1]))
+        assert (planned.steps, planned.epochs) == (steps, pytest.approx(steps / epoch))
+
+
+def test_samples_are_counted_in_the_shards_that_are_there(phantoms):
+    here = {
+        "data.paired": (str(phantoms["paired"]),),
+        "data.unpaired": (str(phantoms["unpaired"]),),
+    }
+    assert plan(override(demo(), here), nodes=1, gpus=2, gpu="l4-24").images == (24, 24)
+    missing = override(demo(), {"data.paired": ("shards/nothing_here",)})
+    with pytest.raises(ValueError, match="nothing_here"):
+        plan(missing, nodes=1, gpus=2, gpu="l4-24")
+
+
+def test_time_energy_and_loader_follow_from_the_operations():
+    planned = plan(maskedclip_vitl(), **PAPER, mfu=0.5)
+    step_s = sum(planned.flops.values()) / (4 * 312e12 * 0.5)
+    assert planned.step_s == pytest.approx(step_s)
+    assert planned.images_per_s == pytest.approx(1440 / step_s)
+    assert planned.gpu_hours == pytest.approx(4 * planned.steps * step_s / 3600)
+    assert planned.kg_co2e == pytest.approx(0.4 * planned.gpu_hours * 1.2 * 0.4)
+
+
+def test_a_card_without_bf16_computes_in_fp32():
+    small = override(maskedclip_vits(), {"optim.steps": 10})
+    old = plan(small, nodes=1, gpus=4, gpu="v100-32")
+    new = plan(override(small, {"engine.precision": "fp32"}), **PAPER)
+    assert old.memory.by_part["E_I"] == new.memory.by_part["E_I"]
+    with pytest.raises(ValueError, match="v100-32 does not multiply bf16"):
+        plan(override(small, {"engine.precision": "bf16"}), nodes=1, gpus=4, gpu="v100-32")
+
+
+def test_a_batch_that_the_ranks_cannot_share_is_refused():
+    with pytest.raises(ValueError, match="7 ranks"):
+        plan(maskedclip_vitl(), nodes=1, gpus=7, gpu="a100-80")
+
+
+@pytest.mark.parametrize(
+    ("gpu", "words"), [("a100-40", "DOES NOT FIT"), ("a100-80", "TIGHT"), ("h200-141", "fits")]
+)
+def test_the_report_says_whether_the_paper_s_run_fits(gpu, words):
+    shown = report(plan(maskedclip_vitl(), nodes=1, gpus=4, gpu=gpu))
+    (line,) = [line for line in shown.splitlines() if " of " in line and "%):" in line]
+    assert words in line
+    assert ("--optim.accumulate" in line) == (words != "fits")
+
+
+def test_the_command_prints_one_json_object(monkeypatch, capsys):
+    flags = ["maskedclip_vits", "--gpu=h100-80", "--gpus=8", "--json"]
+    monkeypatch.setattr(sys, "argv", [str(TOOL), *flags])
+    runpy.run_path(str(TOOL), run_name="__main__")
+    planned = json.loads(capsys.readouterr().out)
+    assert (planned["gpu"], planned["gpus"]) == ("h100-80", 8)
+
+
+@pytest.mark.parametrize(
+    ("flag", "words"),
+    [
+        ("--gpu=a100-8", "did you mean a100-80?"),
+        ("--gpu=a100", "did you mean a100-40 or a100-80?"),
+        ("--gpuz=3", "did you mean --gpu?"),
+        ("--mfu=40", "write a share"),
+        ("--images=5", "paired,unpaired"),
+    ],
+)
+def test_a_mistake_ends_in_one_line(flag, words):
+    done = run(flag)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert words in done.stderr
+
+
+def test_help_answers_without_torch():
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", str(TOOL), "--help"],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert "a100-80" in done.stdout
+    assert not [line for line in done.stderr.splitlines() if line.endswith(" torch")]

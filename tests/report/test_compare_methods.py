@@ -1,0 +1,106 @@
+"""Two runs are compared on the same images from their files, and what cannot be is said."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from maskedclip.compare import compare
+from maskedclip.metrics.comparison import paired_means
+from maskedclip.metrics.predictions import Measured
+from maskedclip.metrics.results import measure, write_rows
+from tests.answers import measured
+
+CLASSES = ("a", "b", "c")
+
+
+def written(
+    run: Path, found: Measured, seed: int = 0, fraction: float = 1.0, dataset: str = "idrid"
+) -> Path:
+    identity = {
+        "run": run.name, "dataset": dataset, "task": "grade", "protocol": "finetune",
+        "fraction": fraction, "seed": seed,
+    }  # fmt: skip
+    write_rows(run, measure(identity, CLASSES, found, run, method="m", shards=run / "shards"))
+    return run
+
+
+def cells(text: str, start: str) -> list[str]:
+    (line,) = [line for line in text.splitlines() if line.startswith(start + "  ")]
+    return [cell.strip() for cell in line.removeprefix(start).split("  ") if cell.strip()]
+
+
+def test_a_better_run_is_told_from_a_worse_one_by_both_tests(tmp_path: Path) -> None:
+    good = written(tmp_path / "good", measured(skill=2.0, seed=1))
+    poor = written(tmp_path / "poor", measured(skill=0.5, seed=2))
+    text = compare(good, poor)
+    head = "idrid grade, finetune, 100% of the labels: 200 images of 100 patients, 1 and 1 runs"
+    assert text.splitlines()[0] == head
+    for line in ("AUROC", "macro F1", "AUROC of a, DeLong", "AUROC of c, DeLong"):
+        first, second, difference, p = cells(text, line)
+        assert float(first) > float(second) + 5
+        assert difference.startswith("+")
+        assert p == "<0.001" or float(p) < 0.005
+
+
+def test_folders_of_runs_are_compared_by_their_means_over_seeds(tmp_path: Path) -> None:
+    sides = []
+    for name, skill in (("ours", 1.2), ("theirs", 1.0)):
+        runs = [measured(skill=skill, seed=seed) for seed in range(2)]
+        for seed, run in enumerate(runs):
+            written(tmp_path / name / f"{name}-seed{seed}", run, seed)
+        sides.append(runs)
+    text = compare(tmp_path / "ours", tmp_path / "theirs")
+    first, _, difference, _ = cells(text, "AUROC")
+    found = paired_means("auroc", *sides)
+    assert found.low is not None
+    assert difference.startswith(f"{100 * found.value:+.1f} [{100 * found.low:+.1f}, ")
+    assert " +- " in first
+    assert "DeLong" not in text  # which is of two runs
+
+
+def test_only_what_both_have_measured_is_compared(tmp_path: Path) -> None:
+    runs = [tmp_path / "one", tmp_path / "two"]
+    for run in runs:
+        written(run, measured())
+    written(runs[0], measured(), fraction=0.1)
+    assert compare(*runs).count("images of") == 1
+
+
+def test_a_test_split_of_one_class_is_compared_as_far_as_it_can_be(tmp_path: Path) -> None:
+    found = measured()
+    found = found._replace(label_B=found.label_B * 0)
+    text = compare(*(written(tmp_path / name, found) for name in ("one", "two")))
+    assert cells(text, "AUROC") == ["-", "-", "- (test images of one class)", "-"]
+    assert cells(text, "macro F1")[-1] == "1.000"
+
+
+def test_what_cannot_be_compared_is_said_in_a_line(tmp_path: Path) -> None:
+    run = written(tmp_path / "run", measured())
+    other = written(tmp_path / "other", measured(), dataset="retina")
+    fewer = written(tmp_path / "fewer", measured(images=198))
+    for second, answer in (
+        (other, "nothing in common: idrid grade, finetune, 100% of the labels and retina"),
+        (fewer, "198 images of one run are not the 200"),
+        (tmp_path, "two runs of seed 0"),
+        (tmp_path / "run" / "predictions", "no results.jsonl"),
+        (tmp_path / "nothing", "no such directory"),
+    ):
+        with pytest.raises(ValueError, match=answer) as error:
+            compare(run, second)
+        assert "\n" not in str(error.value)
+
+
+def test_the_command_ends_in_a_line_and_status_2_where_it_cannot_go_on(tmp_path: Path) -> None:
+    run = str(written(tmp_path / "run", measured()))
+    for words, status, answer in (
+        ([run, run], 0, "next: python -m maskedclip.report"),
+        ([run], 2, "1 runs given"),
+        ([run, run, "--seed=1"], 2, "no flag --seed"),
+    ):
+        command = [sys.executable, "-m", "maskedclip.compare", *words]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == status
+        assert answer in (done.stderr if status else done.stdout)
+        assert status == 0 or done.stderr.count("\n") == 1

@@ -1,0 +1,75 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from maskedclip.shards.downloads.tables import cell, rows_of
+from tests.downloads.drawing import book, table, write
+
+ROWS = [{"image": "1", "grade": "0"}, {"image": "2", "grade": "4"}]
+WRITTEN = (["Image", "Grade"], ["1", "0"], ["2", "4"])
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
+def test_the_delimiter_of_a_csv_is_found(delimiter: str, tmp_path: Path) -> None:
+    table(tmp_path, "t.csv", *WRITTEN, delimiter=delimiter, bom=True)
+    assert rows_of(tmp_path / "t.csv", ["image", "grade"]) == (ROWS, "")
+
+
+def test_numbers_of_a_sheet_are_read_as_a_csv_writes_them(tmp_path: Path) -> None:
+    book(tmp_path, "t.xlsx", Other=[["x"]], Grades=[["Image", "Grade"], [1, 0.0], [2, 4]])
+    assert rows_of(tmp_path / "t.xlsx", ["image"], "grades") == (ROWS, "")
+    with pytest.raises(ValueError, match="no sheet Third; it has Other, Grades"):
+        rows_of(tmp_path / "t.xlsx", ["image"], "Third")
+
+
+def test_a_json_is_a_table_whether_its_entries_have_names_or_not(tmp_path: Path) -> None:
+    for content in (ROWS, {"0": ROWS[0], "1": ROWS[1]}):
+        write(tmp_path, "t.json", json.dumps(content))
+        assert rows_of(tmp_path / "t.json", ["image"]) == (ROWS, "")
+    write(tmp_path, "t.json", "[1, 2]")
+    with pytest.raises(ValueError, match=r"t\.json: not a table in JSON"):
+        rows_of(tmp_path / "t.json")
+
+
+def test_the_heading_is_found_under_titles_and_over_two_lines(tmp_path: Path) -> None:
+    table(
+        tmp_path,
+        "t.csv",
+        ["All the grades", "", ""],
+        ["", "", ""],
+        ["", "Image  ", "Experts", ""],
+        ["", "", "First", "Grade"],
+        ["", "1", "x", "0"],
+        ["", "2", "y", "4"],
+    )
+    rows, lacking = rows_of(tmp_path / "t.csv", ["image", "Grade"])
+    assert lacking == ""
+    assert [(row["image"], row["first"], row["grade"]) for row in rows] == [
+        ("1", "x", "0"),
+        ("2", "y", "4"),
+    ]
+
+
+def test_missing_columns_are_named_beside_those_that_are_there(tmp_path: Path) -> None:
+    table(tmp_path, "t.csv", ["Image ", "Level", ""], ["1", "0", ""])
+    rows, lacking = rows_of(tmp_path / "t.csv", ["image", ["grade", "dr grade"], "eye"])
+    assert rows == []
+    assert lacking == "no column grade or dr grade, eye; it has Image, Level"
+    write(tmp_path, "empty.csv", "")
+    assert rows_of(tmp_path / "empty.csv", ["image"]) == ([], "no column image; it has nothing")
+
+
+def test_of_several_columns_the_first_that_says_something_counts() -> None:
+    row = {"left": "", "right": "2", "both": "3"}
+    assert cell(row, ["Left", " right", "both"]) == "2"
+    assert cell(row, "middle") == ""
+
+
+def test_a_table_that_is_not_what_its_name_says_is_named(tmp_path: Path) -> None:
+    write(tmp_path, "t.csv", "image,gr\xe4d".encode("latin-1"))
+    with pytest.raises(ValueError, match=r"t\.csv: not UTF-8"):
+        rows_of(tmp_path / "t.csv")
+    write(tmp_path, "t.xlsx", "image,grade")
+    with pytest.raises(ValueError, match=r"t\.xlsx: not an xlsx"):
+        rows_of(tmp_path / "t.xlsx")

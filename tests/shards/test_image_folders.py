@@ -1,0 +1,105 @@
+"""A tree of images in folders is a dataset: built once, with the split of its folders."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from maskedclip.data.labelled import divide, labelled
+from maskedclip.data.photographs.fundus import encode
+from maskedclip.data.storage.shards import Shards
+from maskedclip.shards.image_folders import TASK, as_shards, tree_of
+from maskedclip.shards.phantoms.phantom import draw
+
+NAMES = {"train": 8, "val": 4, "test": 4}
+
+
+def plant(root: Path, splits: dict[str, int], classes: tuple[str, ...] = ("sick", "well")) -> Path:
+    """Write so many images a class and split, with endings of every kind."""
+    endings = (".jpg", ".JPG", ".Jpeg", ".jpeg")
+    for split, count in splits.items():
+        for name in classes:
+            (root / split / name).mkdir(parents=True)
+            for i in range(count):
+                image_HWC = draw(i, 64).image_HWC
+                file = root / split / name / f"{split}{i}{endings[i % 4]}"
+                file.write_bytes(encode(image_HWC, 90))
+    return root
+
+
+def sizes(directory: Path) -> dict[str, int]:
+    parts = divide(labelled(Shards(directory), TASK))
+    return {name: len(samples) for name, samples in parts.items()}
+
+
+def test_a_tree_keeps_its_split_and_its_classes_whatever_the_endings(tmp_path: Path) -> None:
+    tree = plant(tmp_path / "own", {"train": 8, "Validation": 4, "TEST": 4})
+    (tree / "readme.txt").write_text("a split")
+    directory = as_shards(tree)
+    assert directory.parent == tmp_path / "own_shards"
+    assert sizes(directory) == {"train": 16, "val": 8, "test": 8}
+    shards = Shards(directory)
+    assert (shards.name, labelled(shards).classes) == ("own", ("sick", "well"))
+
+
+def test_where_val_is_missing_it_is_parted_off_train_by_the_rule(tmp_path: Path) -> None:
+    tree = plant(tmp_path / "own", {"train": 10, "test": 4})
+    assert sizes(as_shards(tree)) == {"train": 16, "val": 4, "test": 8}
+
+
+def test_the_same_tree_is_not_built_again_and_a_changed_one_is(tmp_path: Path) -> None:
+    tree = plant(tmp_path / "own", NAMES)
+    first = as_shards(tree)
+    before = (first / "manifest.json").stat().st_mtime_ns
+    assert as_shards(tree) == first
+    assert (first / "manifest.json").stat().st_mtime_ns == before
+    (tree / "train" / "sick" / "train0.jpg").unlink()
+    second = as_shards(tree)
+    assert second != first
+    assert sizes(second)["train"] == sizes(first)["train"] - 1
+
+
+def test_a_tree_in_the_folders_that_archives_add_is_found(tmp_path: Path) -> None:
+    plant(tmp_path / "Retina" / "Retina", NAMES)
+    found = tree_of(tmp_path / "Retina")
+    assert found is not None
+    assert (found.root, found.name) == (tmp_path / "Retina" / "Retina", "Retina")
+
+
+def test_shards_are_taken_as_they_are(tmp_path: Path, phantoms: dict[str, Path]) -> None:
+    assert as_shards(phantoms["heldout"]) == phantoms["heldout"]
+    assert as_shards(tmp_path / "nowhere") == tmp_path / "nowhere"  # Shards says that it is missing
+
+
+def test_a_tree_that_cannot_be_written_beside_goes_to_the_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tree = plant(tmp_path / "disk" / "own", NAMES)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    tree.parent.chmod(0o500)
+    try:
+        if os.access(tree.parent, os.W_OK):
+            pytest.skip("this user may write everywhere, as root may")
+        assert as_shards(tree).is_relative_to(tmp_path / "cache" / "maskedclip" / "own_shards")
+    finally:
+        tree.parent.chmod(0o700)
+
+
+def test_what_is_neither_is_refused_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "flat" / "sick").mkdir(parents=True)
+    with pytest.raises(ValueError, match=r"neither shards .* nor a tree"):
+        as_shards(tmp_path / "flat")
+    deep = plant(tmp_path / "deep", NAMES)
+    (deep / "train" / "sick" / "patient").mkdir()
+    (deep / "train" / "sick" / "train0.jpg").rename(deep / "train" / "sick" / "patient" / "0.jpg")
+    with pytest.raises(ValueError, match="lies 3 folders deep"):
+        as_shards(deep)
+    odd = plant(tmp_path / "odd", NAMES)
+    (odd / "test" / "sick").rename(odd / "test" / "Sick")
+    with pytest.raises(ValueError, match="test/Sick has no folder of that name in train/"):
+        as_shards(odd)
+    one = plant(tmp_path / "one", NAMES, ("sick",))
+    with pytest.raises(ValueError, match="train/ holds images of 1 classes"):
+        as_shards(one)
+    for folder in ("flat", "deep", "odd", "one"):
+        assert not (tmp_path / f"{folder}_shards").exists()

@@ -1,0 +1,103 @@
+"""Weights are read without running what is in their file, unless one asks for it by name."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from maskedclip.models.pretrained import load_encoder
+from maskedclip.weights.convert import convert
+from maskedclip.weights.convert_child import read
+from tests.models.checkpoints.test_architectures import vit
+
+TOOL = Path(__file__).parents[2] / "tools" / "convert_weights.py"
+
+
+class Malicious:
+    """An object whose unpickling touches a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, (str(self.path),)
+
+
+@pytest.fixture
+def trapped(tmp_path: Path) -> tuple[Path, Path]:
+    """A checkpoint that would make a directory, and that directory."""
+    target, file = tmp_path / "touched", tmp_path / "mae_pretrain.pth"
+    torch.save({"model": vit().state_dict(), "args": Malicious(target)}, file)
+    return file, target
+
+
+def test_a_pickle_that_would_run_something_is_refused_and_named_the_tool(
+    trapped: tuple[Path, Path],
+) -> None:
+    file, target = trapped
+    with pytest.raises(ValueError, match=r"holds more than tensors.*tools/convert_weights") as e:
+        load_encoder(file)
+    assert "\n" not in str(e.value)
+    assert not target.exists()
+
+
+def test_the_trap_is_a_trap(trapped: tuple[Path, Path]) -> None:
+    file, target = trapped
+    torch.load(file, weights_only=False)
+    assert target.exists()
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_converting_makes_no_object_of_a_pickle(tmp_path: Path, zipped: bool) -> None:
+    target, file = tmp_path / "touched", tmp_path / "old.pth"
+    tensors = {"a.weight": torch.arange(6.0).reshape(2, 3), "b": torch.ones(2).half()}
+    content = {"state_dict": tensors, "args": Malicious(target), "at": [Malicious(target)]}
+    torch.save(content, file, _use_new_zipfile_serialization=zipped)
+    found = read(file)
+    assert not target.exists()
+    assert found.keys() == tensors.keys()
+    assert all(found[name].equal(tensors[name]) for name in tensors)
+
+
+def test_the_tool_wants_to_be_asked_by_name_and_then_loads(trapped: tuple[Path, Path]) -> None:
+    file, target = trapped
+    asked = subprocess.run(
+        [sys.executable, TOOL, file], capture_output=True, text=True, check=False
+    )
+    assert asked.returncode == 2
+    assert "add --i_trust_this_file" in asked.stderr
+    assert asked.stderr.count("\n") == 1
+    out = convert(file, file.with_suffix(".safetensors"))
+    assert not target.exists()
+    assert load_file(out).keys() == vit().state_dict().keys()
+    assert load_encoder(out)[1].form == "MAE"
+
+
+def test_what_holds_no_tensors_is_said_in_one_line(tmp_path: Path) -> None:
+    torch.save({"epoch": 3}, tmp_path / "empty.pth")
+    with pytest.raises(ValueError, match="no tensors by name") as error:
+        convert(tmp_path / "empty.pth", tmp_path / "out.safetensors")
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "out.safetensors").exists()
+
+
+class Doubled(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.arange(3.0))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x * self.weight
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*")
+def test_a_torchscript_archive_gives_its_tensors(tmp_path: Path) -> None:
+    torch.jit.trace(Doubled(), torch.ones(3)).save(tmp_path / "ViT-L-14.pt")
+    with pytest.raises(ValueError, match="tools/convert_weights"):
+        load_encoder(tmp_path / "ViT-L-14.pt")
+    assert read(tmp_path / "ViT-L-14.pt")["weight"].tolist() == [0, 1, 2]

@@ -1,0 +1,110 @@
+"""Building shards against Pillow in as many processes, and where the time of a photograph goes."""
+
+import hashlib
+import os
+import shutil
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterable
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from pathlib import Path
+
+import cv2
+from benches.pictures import pictures
+from PIL import Image
+
+from maskedclip.data.photographs.decoding import decode
+from maskedclip.data.photographs.field_of_view import find_field, square_field
+from maskedclip.data.photographs.fundus import encode, perceptual_hash
+from maskedclip.data.photographs.quality import look_of
+from maskedclip.data.storage.shard_writer import write_shard
+from maskedclip.shards.make import build
+from maskedclip.shards.request import Request
+
+SIZE = 512  # pixels, of the shards
+
+
+def shards(images: str = "1000", rounds: str = "5", root: str = "") -> dict[str, float]:
+    """Return the speed of make_shards and of Pillow, their ratio, and where our time goes."""
+    cores = len(os.sched_getaffinity(0))
+    with tempfile.TemporaryDirectory() as place:
+        originals = Path(place) / "originals"
+        originals.mkdir()
+        paths = list(_originals(originals, int(images), root))
+        ours, pillow = [], []
+        for turn in range(int(rounds)):
+            out = Path(place) / f"shards{turn}"
+            start = time.perf_counter()
+            build(Request(dataset="folder", root=originals, name="bench", out=out), progress=False)
+            ours.append(len(paths) / (time.perf_counter() - start))
+            shutil.rmtree(out)
+            out.mkdir()
+            start = time.perf_counter()
+            with ProcessPoolExecutor(cores) as pool:
+                for _ in pool.map(partial(_plain_pillow, out=out), paths, chunksize=8):
+                    pass
+            pillow.append(len(paths) / (time.perf_counter() - start))
+            shutil.rmtree(out)
+        stages = _stages(paths[:100])
+        kilobytes = statistics.mean(path.stat().st_size for path in paths) / 1000
+    found = {
+        "images_per_s": statistics.median(ours),
+        "pillow_images_per_s": statistics.median(pillow),
+        "ratio": statistics.median(a / b for a, b in zip(ours, pillow, strict=True)),
+        "lowest_ratio": min(a / b for a, b in zip(ours, pillow, strict=True)),
+        "processes": cores,
+        "kilobytes_each": kilobytes,
+    }
+    return found | {f"ms_{name}": value for name, value in stages.items()}
+
+
+def _originals(place: Path, count: int, root: str) -> Iterable[Path]:
+    """Write JPEGs of 20 pictures in three qualities, and links to them up to `count`."""
+    different: list[Path] = []
+    for image in pictures(20, root):
+        for quality in (89, 90, 91)[: count - len(different)]:  # some 340 kB, as of a camera
+            different.append(place / f"{len(different):05d}.jpg")
+            image.save(different[-1], quality=quality)
+    for number in range(count):
+        path = place / f"{number:05d}.jpg"
+        if number >= len(different):
+            os.link(different[number % len(different)], path)
+        yield path
+
+
+def _plain_pillow(path: Path, out: Path) -> None:
+    image = Image.open(path).convert("RGB")
+    side = min(image.size)
+    left, top = (image.width - side) // 2, (image.height - side) // 2
+    square = image.crop((left, top, left + side, top + side))
+    square.resize((SIZE, SIZE), Image.Resampling.BICUBIC).save(out / path.name, quality=95)
+
+
+def _stages(paths: list[Path]) -> dict[str, float]:
+    """Return the median milliseconds of each thing that is done to a photograph, in one process."""
+    cv2.setNumThreads(1)
+    took: dict[str, list[float]] = {}
+
+    def timed(name: str, work: Callable[[], object]) -> object:
+        start = time.perf_counter()
+        found = work()
+        took.setdefault(name, []).append(1000 * (time.perf_counter() - start))
+        return found
+
+    samples = []
+    for path in paths:
+        content = timed("read", path.read_bytes)
+        picture = timed("decode", lambda content=content: decode(content, SIZE)).image_HWC
+        box = timed("field", lambda p=picture: find_field(p))
+        square = timed("crop_resize", lambda p=picture, b=box: square_field(p, b, SIZE))
+        timed("look", lambda s=square: look_of(s))
+        timed("phash", lambda s=square: perceptual_hash(s))
+        timed("sha256", lambda c=content: hashlib.sha256(c).hexdigest())
+        samples.append((path.stem, timed("encode", lambda s=square: encode(s, 95)), {}))
+    with tempfile.TemporaryDirectory() as place:
+        start = time.perf_counter()
+        write_shard(Path(place), "bench", samples)
+        took["write"] = [1000 * (time.perf_counter() - start) / len(samples)]
+    return {name: statistics.median(values) for name, values in took.items()}
