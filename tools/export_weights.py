@@ -5,7 +5,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from maskedclip.weights.export_command import main
+from maskedclip.weights.export import main
 
 if __name__ == "__main__":
     main()

@@ -68,7 +68,7 @@ def _fast_bf16(device: torch.device) -> bool:
     return "avx512_bf16" in known or "amx_bf16" in known
 
 
-def shard(  # noqa: PLR0913 (what is sharded, and how it runs)
+def shard(
     model: nn.Module,
     units: Iterable[nn.Module],
     compute: torch.dtype,

@@ -39,7 +39,7 @@ logger = logging.getLogger(__name__)
 LOST = "lost_samples_evaluate.jsonl"
 
 
-def evaluate(  # noqa: PLR0913 (one keyword a knob)
+def evaluate(
     weights: Path | str,
     datasets: Sequence[tuple[Path, str]],
     protocols: Sequence[str],

@@ -86,7 +86,7 @@ class Plan:
         return self.memory.total <= FULL * self.usable_bytes
 
 
-def plan(  # noqa: PLR0913 (one keyword a flag)
+def plan(
     config: Config,
     *,
     nodes: int,

@@ -1,19 +1,54 @@
-"""A run's weights for other libraries: written, opened again, compared, and described."""
+"""A run's weights for other libraries: written, opened again, compared, and described.
 
+torch is imported only when there is work for it, so that --help and mistakes answer at once.
+"""
+
+import difflib
 import json
 import logging
 import shutil
+import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
+from typing import TYPE_CHECKING
 
 from maskedclip import __version__
-from maskedclip.weights.model_card import FILE, card
-from maskedclip.weights.source_run import Check, Subject, read
+from maskedclip.command import check_flags, one_line_errors, read_flags, stop
+
+if TYPE_CHECKING:
+    from maskedclip.weights.source_run import FeatureCheck, SourceRun
 
 logger = logging.getLogger(__name__)
-FACTS = "export.json"  # tells a folder of ours, which may be written again
+USAGE = """\
+Hand a run's weights to other libraries, with a model card, and show that the features are equal.
+
+    python tools/export_weights.py RUN --to timm|hf|retfound|open_clip|onnx [--out DIR]
+
+RUN is the directory of a pre-training run, or its encoder.safetensors or model.safetensors.
+
+  timm       a folder for timm.create_model: by name with checkpoint_path (strict), or local-dir:
+  hf         a folder for transformers: AutoModel (ViTModel), AutoImageProcessor; in mae/ the pixel
+             decoder too, for ViTMAEForPreTraining
+  retfound   {"model": ...} with MAE's names in a .pth, for --finetune of RETFound and of MAE
+  open_clip  a folder for open_clip.create_model_and_transforms: both towers; needs a run with text
+  onnx       the image encoder for ONNX Runtime, any number of images at a time
+
+The weights are opened again by the other library, where it is installed, and must give the run's
+features; the last line printed opens them."""
+TARGETS = ("timm", "hf", "retfound", "open_clip", "onnx")
+CARD = "README.md"
+FACTS = "export.json"  # marks a folder of ours, which may be overwritten
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportConfig:
+    """Where the weights go."""
+
+    to: str = ""  # timm, hf, retfound, open_clip or onnx
+    out: str = ""  # folder that is written; empty: RUN/export/TARGET
 
 
 def export(run: Path, to: str, out: Path | None = None) -> str:
@@ -29,32 +64,35 @@ def export(run: Path, to: str, out: Path | None = None) -> str:
     Raises ValueError where the run cannot be expressed there, RuntimeError where the library's
     features are not the run's.
     """
-    subject = read(run)
-    out = out or subject.run / "export" / to
+    from maskedclip.weights.model_card import card
+    from maskedclip.weights.source_run import read_source
+
+    source = read_source(run)
+    out = out or source.run / "export" / to
     target = import_module(f"maskedclip.weights.to_{to}")
-    logger.info("%s: %d tensors of %s", to, len(subject.encoder), subject.file)
-    _write(target, subject, to, out)
+    logger.info("%s: %d tensors of %s", to, len(source.encoder), source.file)
+    _write(target, source, to, out)
     try:
-        checks = _checked(target, subject, out)
-        remarks = target.remarks(subject)
+        checks = _checked(target, source, out)
+        notes = target.notes(source)
         here = Path("FOLDER")
-        code = [*target.opening(subject, here), *target.using(subject, here)]
-        (out / FILE).write_text(card(subject, to, code, checks, remarks))
+        code = [*target.opening_code(source, here), *target.usage_code(source, here)]
+        (out / CARD).write_text(card(source, to, code, checks, notes))
     except BaseException:
         shutil.rmtree(out)  # ours, and not what it should be
         raise
-    return _told(out, checks, remarks, target.opening(subject, out))
+    return _told(out, checks, notes, target.opening_code(source, out))
 
 
-def _write(target: ModuleType, subject: Subject, to: str, out: Path) -> None:
+def _write(target: ModuleType, source: "SourceRun", to: str, out: Path) -> None:
     if out.exists() and not (out / FACTS).is_file() and (out.is_file() or any(out.iterdir())):
         raise ValueError(f"{out}: holds other things than an export; choose another --out")
     temporary = out.with_name(f".{out.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     try:
-        target.write(subject, temporary, out)
-        facts = {"to": to, "run": subject.name, "file": subject.file.name, "by": __version__}
+        target.write(source, temporary, out)
+        facts = {"to": to, "run": source.name, "file": source.file.name, "by": __version__}
         (temporary / FACTS).write_text(json.dumps(facts, indent=1) + "\n")
         if out.exists():
             shutil.rmtree(out)
@@ -63,9 +101,9 @@ def _write(target: ModuleType, subject: Subject, to: str, out: Path) -> None:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _checked(target: ModuleType, subject: Subject, out: Path) -> list[Check]:
+def _checked(target: ModuleType, source: "SourceRun", out: Path) -> list["FeatureCheck"]:
     logger.info("written; now opened as its users will, and compared")
-    checks: list[Check] = target.checks(subject, out)
+    checks: list[FeatureCheck] = target.compare(source, out)
     for check in checks:
         if check.limit is not None and not check.difference <= check.limit:
             raise RuntimeError(
@@ -75,9 +113,36 @@ def _checked(target: ModuleType, subject: Subject, out: Path) -> list[Check]:
     return checks
 
 
-def _told(out: Path, checks: Sequence[Check], remarks: Sequence[str], opens: Sequence[str]) -> str:
+def _told(
+    out: Path, checks: Sequence["FeatureCheck"], notes: Sequence[str], opens: Sequence[str]
+) -> str:
     names = sorted(str(p.relative_to(out)) for p in out.rglob("*") if p.is_file())
     lines = [f"{out}: {', '.join(names)}"]
     lines += [f"  {check.difference:8.1e} from the run: {check.what}" for check in checks]
-    lines += [f"  note: {remark}" for remark in remarks]
-    return "\n".join([*lines, f"the card is {out / FILE}; it opens with:", *opens]) + "\n"
+    lines += [f"  note: {remark}" for remark in notes]
+    return "\n".join([*lines, f"the card is {out / CARD}; it opens with:", *opens]) + "\n"
+
+
+def read_command(arguments: Sequence[str]) -> tuple[Path, ExportConfig]:
+    """Return (run, options) of a command line; mistakes end the program in one line."""
+    words, flags = read_flags(list(arguments))
+    check_flags(USAGE, ExportConfig(), flags)
+    if len(words) != 1:
+        stop(f"{len(words)} runs given; name one run directory or file of weights, or see --help")
+    options = ExportConfig(**flags)
+    if options.to not in TARGETS:
+        near = difflib.get_close_matches(options.to, TARGETS, n=1, cutoff=0.4)
+        hint = f"did you mean {near[0]}?" if near else f"use one of {', '.join(TARGETS)}"
+        stop(f"--to {options.to or 'is missing'}; {hint}")
+    if options.out == "True":  # what Fire gives for a flag without a value
+        stop("--out needs a folder; see --help")
+    return Path(words[0]), options
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Carry out one command; mistakes end in one line and exit code 2."""
+    run, options = read_command(sys.argv[1:] if arguments is None else arguments)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    logging.getLogger("maskedclip").setLevel(logging.INFO)  # the other libraries log a lot
+    with one_line_errors():
+        sys.stdout.write(export(run, options.to, Path(options.out) if options.out else None))

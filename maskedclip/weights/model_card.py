@@ -1,34 +1,53 @@
-"""The model card beside an export, written from what the run holds and from nothing else."""
+"""The model card beside an export, written from what the run's directory holds.
 
+What it does not hold is said to be not known; nothing is guessed.
+"""
+
+import csv
+import hashlib
 import json
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
 
 from maskedclip import __version__
 from maskedclip.config import flat
+from maskedclip.data.storage.shard_writer import MANIFEST
+from maskedclip.engine.provenance import EXCLUSIONS
+from maskedclip.metrics.results import read_rows
 from maskedclip.metrics.scores import METRICS
 from maskedclip.models.text import BUILTIN
-from maskedclip.weights.run_facts import (
-    UNKNOWN,
-    Dataset,
-    compute,
-    datasets,
-    json_lines,
-    leakage,
-    lives,
-    results,
-)
-from maskedclip.weights.source_run import Check, Subject
+from maskedclip.report.collect import pretraining, run_directories
+from maskedclip.shards.check import REPORT_FILE
+from maskedclip.shards.downloads.cards import card_names, read_card
+from maskedclip.weights.source_run import FeatureCheck, SourceRun, read_json
 
-FILE = "README.md"
+UNKNOWN = "not known"
+CHECK = "check"  # folder of a run where check_shards' report is looked for
 _LIBRARY = {"timm": "timm", "hf": "transformers", "open_clip": "open_clip", "onnx": "onnx"}
 _LICENCE = {"emilyalsentzer/Bio_ClinicalBERT": "MIT", BUILTIN: "as this project: Apache-2.0"}
 _SHOWN = ("seed", "init_from", "model.", "loss.", "optim.", "data.paired_batch",
           "data.unpaired_batch", "data.crop_area", "engine.precision")  # fmt: skip
 
 
+class Dataset(NamedTuple):
+    """One source of a run's images."""
+
+    directory: str  # as the run was told
+    use: str  # paired or unpaired
+    title: str
+    samples: str
+    licence: str
+    citation: str
+    note: str  # where the facts are from, if not from the shards that the run read
+
+
 def card(
-    subject: Subject, to: str, code: Sequence[str], checks: Sequence[Check], remarks: Sequence[str]
+    source: SourceRun,
+    to: str,
+    code: Sequence[str],
+    checks: Sequence[FeatureCheck],
+    notes: Sequence[str],
 ) -> str:
     """Return the card as Markdown with the front matter of the Hugging Face hub.
 
@@ -36,27 +55,27 @@ def card(
         to: the target of the export.
         code: opens and uses it.
         checks: how far the opened features were from the run's.
-        remarks: what a user of it should know.
+        notes: what a user of it should know.
     """
-    found = datasets(subject)
+    found = datasets(source)
     sections = {
         "Open it": [
             *_fenced(code, "bash" if code[0].startswith("python ") else "python"),
             "",
-            *(f"- {remark}" for remark in remarks),
+            *(f"- {remark}" for remark in notes),
         ],
         "Is it the run?": _equality(checks),
-        "Data and licences": _data(subject, found),
-        "Method": _method(subject),
-        "Measured": _measured(results(subject)),
-        "Leakage": leakage(subject, found),
-        "What it cost": [f"{compute(subject)}."],
+        "Data and licences": _data(source, found),
+        "Method": _method(source),
+        "Measured": _measured(results(source)),
+        "Leakage": leakage(source, found),
+        "What it cost": [f"{compute(source)}."],
         "Intended use": _USE,
         "Limits": _LIMITS,
-        "Made by": _made_by(subject),
+        "Made by": _made_by(source),
     }
-    size = f"ViT {subject.header['size']}, patch {subject.patch_size}, {subject.image_size} pixels"
-    lines = [*_front_matter(to), "", f"# {subject.name}", "", f"An image encoder ({size}) "
+    size = f"ViT {source.header['size']}, patch {source.patch_size}, {source.image_size} pixels"
+    lines = [*_front_matter(to), "", f"# {source.name}", "", f"An image encoder ({size}) "
              f"pre-trained on fundus photographs with maskedclip {__version__}."]  # fmt: skip
     for title, body in sections.items():
         lines += ["", f"## {title}", "", *body]
@@ -98,7 +117,7 @@ def _fenced(lines: Sequence[str], kind: str) -> list[str]:
     return [f"```{kind}", *lines, "```"]
 
 
-def _equality(checks: Sequence[Check]) -> list[str]:
+def _equality(checks: Sequence[FeatureCheck]) -> list[str]:
     if not checks:
         return ["Not compared: the other library was not installed where this was written."]
     rows = [(check.what, f"{check.difference:.1e}") for check in checks]
@@ -110,7 +129,7 @@ def _equality(checks: Sequence[Check]) -> list[str]:
     ]
 
 
-def _data(subject: Subject, found: Sequence[Dataset]) -> list[str]:
+def _data(source: SourceRun, found: Sequence[Dataset]) -> list[str]:
     lines = [
         "The run states no licence for its weights. What may be done with them depends on the "
         "licences of the data and of the weights that it began from; settle it before publishing.",
@@ -123,18 +142,18 @@ def _data(subject: Subject, found: Sequence[Dataset]) -> list[str]:
         for e in found
     ]
     lines += _table(("dataset", "used", "samples", "licence", "to cite", "note"), rows)
-    begun = subject.config.get("init_from")
+    begun = source.config.get("init_from")
     lines += ["", f"Began from: {f'`{begun}`, licence {UNKNOWN}' if begun else 'random weights'}."]
-    if subject.part("text."):
-        text = str(subject.header["text"])
+    if source.tensors("text."):
+        text = str(source.header["text"])
         lines.append(f"Text tower: `{text}`, licence: {_LICENCE.get(text, UNKNOWN)}.")
     return lines
 
 
-def _method(subject: Subject) -> list[str]:
-    config = subject.config
+def _method(source: SourceRun) -> list[str]:
+    config = source.config
     if not config:
-        rows = [(name, str(value)) for name, value in subject.header.items()]
+        rows = [(name, str(value)) for name, value in source.header.items()]
         why = f"config.json: {UNKNOWN}; the header of the weights says:"
         return [why, "", *_table(("field", "value"), rows)]
     weights = {key: config.get("loss", {}).get(key) for key in ("mim", "clip", "mfd")}
@@ -144,7 +163,7 @@ def _method(subject: Subject) -> list[str]:
         "mfd": "masked feature distillation",
     }
     terms = [f"{words[name]} ({weight:g})" for name, weight in weights.items() if weight]
-    last = list(json_lines(subject.run / "metrics.jsonl"))[-1:]
+    last = list(json_lines(source.run / "metrics.jsonl"))[-1:]
     end = f"{last[0]['step']:,} steps, loss {last[0]['loss']:.4g}" if last else UNKNOWN
     shown = {k: v for k, v in flat(config).items() if k.startswith(_SHOWN)}
     return [
@@ -187,8 +206,8 @@ def _score(row: Mapping[str, Any] | None) -> str:
     return f"{value} [{100 * row['low']:.1f}, {100 * row['high']:.1f}]"
 
 
-def _made_by(subject: Subject) -> list[str]:
-    starts = lives(subject)
+def _made_by(source: SourceRun) -> list[str]:
+    starts = lives(source)
     if not starts:
         return [f"Code and versions of the run: {UNKNOWN}; it has no provenance.json."]
     last = starts[-1]
@@ -210,3 +229,148 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
 
 def _row(cells: Sequence[str]) -> str:
     return "| " + " | ".join(" ".join(c.split()).replace("|", "\\|") for c in cells) + " |"
+
+
+def datasets(source: SourceRun) -> list[Dataset]:
+    """Return the sources of a run, in the order of its configuration; none where it has none."""
+    data = source.config.get("data", {})
+    told = lives(source)[-1].get("manifests_sha256", {}) if lives(source) else {}
+    return [
+        _dataset(source.run, str(directory), use, told)
+        for use in ("paired", "unpaired")
+        for directory in data.get(use, ())
+    ]
+
+
+def lives(source: SourceRun) -> list[dict[str, Any]]:
+    """Return the facts of each start of a run (provenance.json)."""
+    return read_json(source.run / "provenance.json", [])
+
+
+def _dataset(run: Path, directory: str, use: str, told: Mapping[str, str]) -> Dataset:
+    # a relative path was relative to where the command ran: the run lies below that
+    places = (base / directory for base in (Path(), *run.resolve().parents))
+    manifest = next((p / MANIFEST for p in places if (p / MANIFEST).is_file()), None)
+    if manifest is None:
+        return _from_card(directory, use)
+    facts = read_json(manifest, {})
+    digest = hashlib.sha256(manifest.read_bytes()).hexdigest()
+    note = "" if told.get(directory) == digest else "the shards have changed since the run"
+    if directory not in told:
+        note = "the run does not say which manifest it read"
+    samples = f"{facts['samples']:,}" if "samples" in facts else UNKNOWN
+    if excluded := _excluded(manifest.with_name(EXCLUSIONS)):
+        samples += f", of which {excluded:,} are excluded"
+    title = facts.get("recipe", {}).get("title") or facts.get("name")
+    return Dataset(
+        directory, use, title or UNKNOWN, samples, facts.get("licence") or UNKNOWN,
+        facts.get("citation") or UNKNOWN, note,
+    )  # fmt: skip
+
+
+def _excluded(path: Path) -> int:
+    if not path.is_file():
+        return 0
+    with path.open(newline="") as file:
+        return sum(1 for _ in csv.DictReader(file))
+
+
+def _from_card(directory: str, use: str) -> Dataset:
+    """Return what the card of that name says: the shards are no longer there."""
+    name = Path(directory).name
+    if name not in card_names():
+        gone = "the shards are not there any more"
+        return Dataset(directory, use, name, UNKNOWN, UNKNOWN, UNKNOWN, gone)
+    card = read_card(name)
+    return Dataset(
+        directory, use, card.title, UNKNOWN, card.licence or UNKNOWN, card.citation or UNKNOWN,
+        f"the shards are not there any more; from the card shards/{name}.toml",
+    )  # fmt: skip
+
+
+def results(source: SourceRun) -> list[dict[str, Any]]:
+    """Return the rows of results.jsonl of the run, and of fine-tunings beside it."""
+    rows = list(read_rows(source.run))
+    for directory in run_directories([source.run.resolve().parent]):
+        found = pretraining(directory)
+        if directory.resolve() != source.run.resolve() and found:
+            rows += read_rows(directory) if found[0] == source.run.resolve() else []
+    return rows
+
+
+def compute(source: SourceRun) -> str:
+    """Return the GPU-hours of a run in words: from the speed of each logged step."""
+    data, starts = source.config.get("data", {}), lives(source)
+    seconds = _seconds(source.run / "metrics.jsonl", data)
+    if not seconds or not starts:
+        return f"{UNKNOWN}: the run has no metrics.jsonl or no provenance.json"
+    worlds = {start["world"] for start in starts}
+    devices = {start.get("device") for start in starts}  # absent of runs before it was noted
+    if len(worlds) > 1:
+        several = ", ".join(map(str, sorted(worlds)))
+        return f"{UNKNOWN}: {_hours(seconds)} hours on {several} processes in turn"
+    world = int(*worlds)
+    wall = f"{_hours(seconds)} hours x {world} process{'es' if world > 1 else ''}"
+    if devices == {"cpu"}:
+        return f"0 GPU-hours: {wall} on processors"
+    if None in devices:
+        return f"{UNKNOWN}: {wall}, and the run does not say whether they had GPUs"
+    names = ", ".join(sorted(map(str, devices)))
+    return f"{_hours(seconds * world)} GPU-hours: {wall} with a GPU each ({names})"
+
+
+def _hours(seconds: float) -> str:
+    return f"{seconds / 3600:,.3g}"
+
+
+def _seconds(path: Path, data: Mapping[str, Any]) -> float:
+    images = data.get("paired_batch", 0) + data.get("unpaired_batch", 0)
+    seconds, before = 0.0, 0
+    for row in json_lines(path):
+        step, speed = row.get("step", 0), row.get("images_per_s", 0)
+        if step > before and speed:
+            seconds += (step - before) * images / speed
+            before = step
+    return seconds
+
+
+def json_lines(path: Path) -> Iterator[dict[str, Any]]:
+    """Yield the objects of a file of JSON lines; a last line that was cut off is no object."""
+    if not path.is_file():
+        return
+    lines = path.read_text().splitlines()
+    for number, line in enumerate(lines, 1):
+        try:
+            yield json.loads(line)
+        except ValueError:
+            if number < len(lines):
+                raise ValueError(f"{path}: line {number} is not JSON; mend it") from None
+
+
+def leakage(source: SourceRun, found: Sequence[Dataset]) -> list[str]:
+    """Return lines of the report of check_shards that is kept in the run, or how to make it."""
+    report = read_json(source.run / CHECK / REPORT_FILE, None)
+    if report is None:
+        directories = " ".join(entry.directory for entry in found) or "SHARDS"
+        return [
+            "Not checked: the run keeps no report. This makes one, which the next export shows:",
+            "",
+            f"    python tools/check_shards.py {directories} --against TEST_SHARDS "
+            f"--out {source.run / CHECK}",
+        ]
+    looked = ", ".join(f"`{name}`" for name in report.get("datasets", {})) or UNKNOWN
+    lines = [f"`check_shards` looked at {looked}: {report.get('samples', UNKNOWN)} samples."]
+    names = {Path(name).name for name in report.get("datasets", {})}
+    if missing := [e.directory for e in found if Path(e.directory).name not in names]:
+        lines.append(f"It did not look at {', '.join(f'`{name}`' for name in missing)}.")
+    lines += ["", "| pairs of pictures | " + " | ".join(_places(report)) + " |"]
+    lines.append("|---" * (1 + len(_places(report))) + "|")
+    for kind, counts in report.get("pairs", {}).items():
+        lines.append(f"| {kind} | " + " | ".join(str(counts[p]) for p in _places(report)) + " |")
+    lines += ["", f"Samples excluded for it: {report.get('dropped', UNKNOWN)}; still to drop: "
+              f"{report.get('to_drop', UNKNOWN)}."]  # fmt: skip
+    return lines
+
+
+def _places(report: Mapping[str, Any]) -> list[str]:
+    return list(next(iter(report.get("pairs", {}).values()), {}))

@@ -25,7 +25,7 @@ _PLAIN = re.compile(
 _EXAMPLES = 3  # phantoms that are looked at
 
 
-class Check(NamedTuple):
+class FeatureCheck(NamedTuple):
     """The largest absolute difference between what another library gives and the run."""
 
     what: str
@@ -33,7 +33,7 @@ class Check(NamedTuple):
     limit: float | None = 1e-4  # above which the export is refused; None: other pixels went in
 
 
-class Subject(NamedTuple):
+class SourceRun(NamedTuple):
     """A run's weights; `rest` are those beside the encoder, none of an encoder.safetensors."""
 
     file: Path
@@ -71,7 +71,7 @@ class Subject(NamedTuple):
         """Whether the joint space looks at [CLS] instead of the mean of the patches."""
         return self.header.get("pooling") == "cls"
 
-    def part(self, prefix: str) -> dict[str, Tensor]:
+    def tensors(self, prefix: str) -> dict[str, Tensor]:
         """Return the tensors of a network beside the encoder, their names without `prefix`."""
         return {k.removeprefix(prefix): v for k, v in self.rest.items() if k.startswith(prefix)}
 
@@ -87,7 +87,7 @@ def read_json(path: Path, otherwise: Any) -> Any:
         raise ValueError(f"{path}: not whole JSON ({error}); mend or remove it") from None
 
 
-def read(path: Path) -> Subject:
+def read_source(path: Path) -> SourceRun:
     """Return the weights of a run directory or of one of its files.
 
     Raises ValueError where there are none, where they are no pre-training's, or where the encoder
@@ -111,45 +111,45 @@ def read(path: Path) -> Subject:
     strange = sorted(name for name in encoder if not _PLAIN.fullmatch(name))
     if strange:
         raise ValueError(f"{file}: a plain ViT has no {strange[0]}; this encoder stays with us")
-    return Subject(file, header, encoder, rest)
+    return SourceRun(file, header, encoder, rest)
 
 
-def own_encoder(subject: Subject) -> Encoder:
+def run_encoder(source: SourceRun) -> Encoder:
     """Return our own encoder with the run's weights, to hold the others against."""
-    kind = subject.size
+    kind = source.size
     network = Encoder(
-        image_size=subject.image_size,
-        patch_size=subject.patch_size,
+        image_size=source.image_size,
+        patch_size=source.patch_size,
         width=kind.width,
         depth=kind.depth,
         heads=kind.heads,
     )
-    network.load_state_dict(subject.encoder)
+    network.load_state_dict(source.encoder)
     return network.eval()
 
 
 @torch.no_grad()
-def own_features(subject: Subject, image_BCHW: Tensor) -> Tensor:
+def run_features(source: SourceRun, image_BCHW: Tensor) -> Tensor:
     """Return what the run gives for normalised images: the mean of the patch tokens."""
-    _, token_BND = own_encoder(subject)(image_BCHW, None, len(image_BCHW))
+    _, token_BND = run_encoder(source)(image_BCHW, None, len(image_BCHW))
     assert token_BND is not None
     return token_BND[:, 1:].mean(dim=1)
 
 
-def examples(*, oblong: bool = False) -> list[Image.Image]:
+def example_images(*, oblong: bool = False) -> list[Image.Image]:
     """Return phantoms, square as the images of shards are, or cut to other shapes."""
     images = [Image.fromarray(draw(number, 512).image_HWC) for number in range(_EXAMPLES)]
     cut = [(0, 20 * i, 512, 512 - 10 * i) for i in range(_EXAMPLES)]
     return [image.crop(box) for image, box in zip(images, cut, strict=True)] if oblong else images
 
 
-def prepared(images: Sequence[Image.Image], image_size: int) -> Tensor:
+def preprocessed(images: Sequence[Image.Image], image_size: int) -> Tensor:
     """Return normalised images as the run's own evaluation has them."""
     prepare = preparation(image_size)
     return torch.stack([prepare(image) for image in images])
 
 
-def furthest(one: Tensor, other: Tensor) -> float:
+def max_difference(one: Tensor, other: Tensor) -> float:
     """Return the largest absolute difference of two tensors of one shape."""
     assert one.shape == other.shape, (one.shape, other.shape)
     return (one.double() - other.double()).abs().max().item()

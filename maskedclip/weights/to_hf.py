@@ -27,13 +27,13 @@ from maskedclip.models.blocks import sincos_positions
 from maskedclip.models.decoders import Decoder
 from maskedclip.models.patches import split_patches
 from maskedclip.weights.source_run import (
-    Check,
-    Subject,
-    examples,
-    furthest,
-    own_encoder,
-    own_features,
-    prepared,
+    FeatureCheck,
+    SourceRun,
+    example_images,
+    max_difference,
+    preprocessed,
+    run_encoder,
+    run_features,
 )
 
 WEIGHTS, MAE = "model.safetensors", "mae"
@@ -47,60 +47,60 @@ _BLOCK = {  # of a block: ours, theirs; qkv is three of theirs
 }
 
 
-def write(subject: Subject, folder: Path, final: Path) -> None:  # noqa: ARG001 (as all targets)
+def write(source: SourceRun, folder: Path, final: Path) -> None:  # noqa: ARG001 (as all targets)
     """Write weights, configurations and the image processor's."""
-    width = subject.size.width
-    encoder = _encoder(subject.encoder)
+    width = source.size.width
+    encoder = _encoder(source.encoder)
     # ViTModel has a pooler whatever one does: the identity, so that it hands on [CLS]
     pooler = {"pooler.dense.weight": torch.eye(width), "pooler.dense.bias": torch.zeros(width)}
     save_file(encoder | pooler, folder / WEIGHTS, metadata={"format": "pt"})
-    config = ViTConfig(**_shape(subject), pooler_act="linear", architectures=["ViTModel"])
+    config = ViTConfig(**_shape(source), pooler_act="linear", architectures=["ViTModel"])
     config.save_pretrained(folder)
-    _processor(subject).save_pretrained(folder)
-    if decoder := _decoder_of(subject):
+    _processor(source).save_pretrained(folder)
+    if decoder := _decoder_of(source):
         (folder / MAE).mkdir()
         named = {f"vit.{name}": tensor for name, tensor in encoder.items()}
-        named |= _decoder(decoder, subject.image_size // subject.patch_size)
+        named |= _decoder(decoder, source.image_size // source.patch_size)
         save_file(named, folder / MAE / WEIGHTS, metadata={"format": "pt"})
-        _mae_config(subject, decoder).save_pretrained(folder / MAE)
-        _processor(subject).save_pretrained(folder / MAE)
+        _mae_config(source, decoder).save_pretrained(folder / MAE)
+        _processor(source).save_pretrained(folder / MAE)
 
 
-def _decoder_of(subject: Subject) -> dict[str, Tensor]:
+def _decoder_of(source: SourceRun) -> dict[str, Tensor]:
     """Return the tensors of the pixel decoder where MAE's reads the same: the encoder's tokens."""
-    return {} if subject.header.get("bridge_shared") else subject.part("pixel_decoder.")
+    return {} if source.header.get("bridge_shared") else source.tensors("pixel_decoder.")
 
 
-def _shape(subject: Subject) -> dict[str, Any]:
-    kind = subject.size
+def _shape(source: SourceRun) -> dict[str, Any]:
+    kind = source.size
     return {
         "hidden_size": kind.width,
         "num_hidden_layers": kind.depth,
         "num_attention_heads": kind.heads,
         "intermediate_size": 4 * kind.width,
         "layer_norm_eps": 1e-6,
-        "image_size": subject.image_size,
-        "patch_size": subject.patch_size,
+        "image_size": source.image_size,
+        "patch_size": source.patch_size,
     }
 
 
-def _mae_config(subject: Subject, decoder: Mapping[str, Tensor]) -> ViTMAEConfig:
-    kind, width = subject.size, decoder["embed.weight"].shape[0]
+def _mae_config(source: SourceRun, decoder: Mapping[str, Tensor]) -> ViTMAEConfig:
+    kind, width = source.size, decoder["embed.weight"].shape[0]
     return ViTMAEConfig(
-        **_shape(subject),
+        **_shape(source),
         decoder_hidden_size=width,
         decoder_num_hidden_layers=len({n.split(".")[1] for n in decoder if n.startswith("blocks")}),
         decoder_num_attention_heads=kind.decoder_heads,
         decoder_intermediate_size=4 * width,
-        mask_ratio=subject.header["mask_ratio"],
-        norm_pix_loss=subject.config.get("loss", {}).get("normalise_pixels", True),
+        mask_ratio=source.header["mask_ratio"],
+        norm_pix_loss=source.config.get("loss", {}).get("normalise_pixels", True),
         architectures=["ViTMAEForPreTraining"],
     )
 
 
-def _processor(subject: Subject) -> BitImageProcessor:
+def _processor(source: SourceRun) -> BitImageProcessor:
     """Return MAE's evaluation: ViT's own processor would not cut the middle out."""
-    size = subject.image_size
+    size = source.image_size
     return BitImageProcessor(
         size={"shortest_edge": int(size * RESIZE)},
         crop_size={"height": size, "width": size},
@@ -150,22 +150,24 @@ def _blocks(ours: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
 
 
 @torch.no_grad()
-def checks(subject: Subject, folder: Path) -> list[Check]:
+def compare(source: SourceRun, folder: Path) -> list[FeatureCheck]:
     """Return how far transformers' features, and in mae/ the drawn pixels, are from the run's."""
     logging.disable_progress_bar()  # of reading tensors: two lines for each of the models
     model = _opened(AutoModel, folder)
-    image_BCHW = prepared(examples(), subject.image_size)
-    run_BD = own_features(subject, image_BCHW)
-    found = [Check("features", furthest(_features(model, image_BCHW), run_BD))]
+    image_BCHW = preprocessed(example_images(), source.image_size)
+    run_BD = run_features(source, image_BCHW)
+    found = [FeatureCheck("features", max_difference(_features(model, image_BCHW), run_BD))]
     for backend, shape, limit in (("pil", "square", 1e-4), ("torchvision", "square", None),
                                   ("pil", "oblong", None)):  # fmt: skip
-        images = examples(oblong=shape == "oblong")
-        run_BD = own_features(subject, prepared(images, subject.image_size))
+        images = example_images(oblong=shape == "oblong")
+        run_BD = run_features(source, preprocessed(images, source.image_size))
         theirs_BD = _features(model, _prepared_by(folder, backend, images))
         what = f"features, {shape} images prepared by AutoImageProcessor ({backend})"
-        found.append(Check(what, furthest(theirs_BD, run_BD), limit))
+        found.append(FeatureCheck(what, max_difference(theirs_BD, run_BD), limit))
     if (folder / MAE).is_dir():
-        found.append(Check("pixels of the masked patches", _pixels(subject, folder, image_BCHW)))
+        found.append(
+            FeatureCheck("pixels of the masked patches", _pixels(source, folder, image_BCHW))
+        )
     return found
 
 
@@ -186,17 +188,17 @@ def _prepared_by(folder: Path, backend: str, images: list[Image.Image]) -> Tenso
     return processor(images, return_tensors="pt")["pixel_values"]
 
 
-def _pixels(subject: Subject, folder: Path, image_BCHW: Tensor) -> float:
+def _pixels(source: SourceRun, folder: Path, image_BCHW: Tensor) -> float:
     """Return the largest difference of what the two decoders draw, with the same patches hidden."""
     model = _opened(ViTMAEForPreTraining, folder / MAE)
-    kind, tensors = subject.size, subject.part("pixel_decoder.")
-    grid = subject.image_size // subject.patch_size
+    kind, tensors = source.size, source.tensors("pixel_decoder.")
+    grid = source.image_size // source.patch_size
     decoder = Decoder(
         width_in=kind.width,
         width=kind.decoder_width,
         depth=kind.decoder_depth,
         heads=kind.decoder_heads,
-        width_out=3 * subject.patch_size**2,
+        width_out=3 * source.patch_size**2,
         grid=grid,
     )
     decoder.load_state_dict(tensors)
@@ -205,14 +207,14 @@ def _pixels(subject: Subject, folder: Path, image_BCHW: Tensor) -> float:
     theirs = model(pixel_values=image_BCHW, noise=noise_BN)
     hidden_BN = theirs.mask.bool()
     visible_BK, hidden_BM = split_patches(hidden_BN, int((~hidden_BN[0]).sum()))
-    masked_BKD, _ = own_encoder(subject)(image_BCHW, visible_BK, 0)
+    masked_BKD, _ = run_encoder(source)(image_BCHW, visible_BK, 0)
     assert masked_BKD is not None
     ours_BMP = decoder.eval()(masked_BKD, visible_BK, hidden_BM)
     index_BMP = hidden_BM[:, :, None].expand(-1, -1, ours_BMP.shape[-1])
-    return furthest(theirs.logits.gather(1, index_BMP), ours_BMP)
+    return max_difference(theirs.logits.gather(1, index_BMP), ours_BMP)
 
 
-def opening(subject: Subject, folder: Path) -> list[str]:  # noqa: ARG001 (as all targets)
+def opening_code(source: SourceRun, folder: Path) -> list[str]:  # noqa: ARG001 (as all targets)
     """Return the code that opens the export, in its last line."""
     return [
         "from transformers import AutoImageProcessor, AutoModel, ViTMAEForPreTraining",
@@ -220,24 +222,24 @@ def opening(subject: Subject, folder: Path) -> list[str]:  # noqa: ARG001 (as al
     ]
 
 
-def using(subject: Subject, folder: Path) -> list[str]:
+def usage_code(source: SourceRun, folder: Path) -> list[str]:
     """Return the code that goes on from there."""
     mae = f'mae = ViTMAEForPreTraining.from_pretrained("{folder}", subfolder="{MAE}")'
     return [
         f'processor = AutoImageProcessor.from_pretrained("{folder}")',
         'feature = model(**processor(image, return_tensors="pt")).last_hidden_state[:, 1:].mean(1)',
-        *([mae] if _decoder_of(subject) else []),
+        *([mae] if _decoder_of(source) else []),
     ]
 
 
-def remarks(subject: Subject) -> list[str]:
+def notes(source: SourceRun) -> list[str]:
     """Return what a user of the export should know."""
     found = [
         "features are the mean of last_hidden_state without its first token; pooler_output is [CLS]"
     ]
-    if not _decoder_of(subject):
+    if not _decoder_of(source):
         why = "its pixel decoder reads tokens that passed the bridge"
-        if not subject.part("pixel_decoder."):
+        if not source.tensors("pixel_decoder."):
             why = "these weights have no pixel decoder"
         found.append(f"no {MAE}/ for ViTMAEForPreTraining: {why}")
     return found

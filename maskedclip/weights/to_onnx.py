@@ -18,12 +18,12 @@ from maskedclip.data.transforms import MEAN, STD
 from maskedclip.inference import load
 from maskedclip.weights.image_tower import BridgedTransformer, build_tower
 from maskedclip.weights.source_run import (
-    Check,
-    Subject,
-    examples,
-    furthest,
-    own_features,
-    prepared,
+    FeatureCheck,
+    SourceRun,
+    example_images,
+    max_difference,
+    preprocessed,
+    run_features,
 )
 
 FILE = "encoder.onnx"
@@ -34,22 +34,22 @@ _LARGEST = 2**31 - 2**24  # bytes: a single file of protobuf ends below 2 GiB
 class _Outputs(nn.Module):
     """What the file computes, of timm's blocks: they are traced by torch.export."""
 
-    def __init__(self, subject: Subject) -> None:
+    def __init__(self, source: SourceRun) -> None:
         super().__init__()
-        bridge, head = subject.part("bridge."), subject.rest.get("image_projection.weight")
+        bridge, head = source.tensors("bridge."), source.rest.get("image_projection.weight")
         depth = len({name.split(".")[1] for name in bridge if name.startswith("blocks.")})
-        header = subject.header
+        header = source.header
         self.tower = build_tower(
             size=header["size"],
             patch_size=header["patch_size"],
             image_size=header["image_size"],
             bridge_depth=depth,
         )
-        named = subject.encoder | {f"bridge.{name}": tensor for name, tensor in bridge.items()}
+        named = source.encoder | {f"bridge.{name}": tensor for name, tensor in bridge.items()}
         self.tower.load_state_dict(named)
         self.projection: Tensor | None
         self.register_buffer("projection", head)
-        self.pools_cls = subject.pools_cls
+        self.pools_cls = source.pools_cls
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         tower = self.tower
@@ -65,16 +65,16 @@ class _Outputs(nn.Module):
         return feature_BD, F.normalize(F.linear(pooled_BD, self.projection), dim=-1)
 
 
-def write(subject: Subject, folder: Path, final: Path) -> None:  # noqa: ARG001 (as all targets)
+def write(source: SourceRun, folder: Path, final: Path) -> None:  # noqa: ARG001 (as all targets)
     """Write encoder.onnx; RuntimeError with the command to run where a package is missing."""
     missing = [name for name in _NEEDED if find_spec(name) is None]
     if missing:
         raise RuntimeError(
             f"--to onnx: no {', '.join(missing)} on this machine; run pip install -e '.[export]'"
         )
-    network = _Outputs(subject).eval()
+    network = _Outputs(source).eval()
     names = ["feature", "joint"][: 1 + (network.projection is not None)]
-    size = subject.image_size
+    size = source.image_size
     weights = sum(value.numel() * 4 for value in network.state_dict().values())
     for noisy in ("torch.onnx", "onnxscript", "onnx_ir"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
@@ -87,31 +87,37 @@ def write(subject: Subject, folder: Path, final: Path) -> None:  # noqa: ARG001 
         dynamic_shapes=({0: torch.export.Dim("batch")},),
         verbose=False,
     )
-    facts = {"image_size": size, "mean": MEAN, "std": STD, "run": subject.name}
+    facts = {"image_size": size, "mean": MEAN, "std": STD, "run": source.name}
     program.model.metadata_props["maskedclip"] = json.dumps(facts)
     program.save(folder / FILE, external_data=weights > _LARGEST)
 
 
-def checks(subject: Subject, folder: Path) -> list[Check]:
+def compare(source: SourceRun, folder: Path) -> list[FeatureCheck]:
     """Return how far ONNX Runtime's rows are from the run's, for one image and for several."""
-    image_BCHW = prepared(examples(), subject.image_size)
+    image_BCHW = preprocessed(example_images(), source.image_size)
     runtime: Any = importlib.import_module("onnxruntime")
     session = runtime.InferenceSession(folder / FILE, providers=["CPUExecutionProvider"])
     names = [output.name for output in session.get_outputs()]
     given = dict(zip(names, session.run(None, {"image": image_BCHW.numpy()}), strict=True))
     one = session.run(["feature"], {"image": image_BCHW[:1].numpy()})[0]
-    run_BD = own_features(subject, image_BCHW)
+    run_BD = run_features(source, image_BCHW)
     found = [
-        Check("features", furthest(torch.from_numpy(given["feature"]), run_BD)),
-        Check("features of one image alone", furthest(torch.from_numpy(one), run_BD[:1])),
+        FeatureCheck("features", max_difference(torch.from_numpy(given["feature"]), run_BD)),
+        FeatureCheck(
+            "features of one image alone", max_difference(torch.from_numpy(one), run_BD[:1])
+        ),
     ]
-    if "joint" in given and subject.part("text."):
-        joint_BD = load(subject.file).features(image_BCHW)
-        found.append(Check("joint features", furthest(torch.from_numpy(given["joint"]), joint_BD)))
+    if "joint" in given and source.tensors("text."):
+        joint_BD = load(source.file).features(image_BCHW)
+        found.append(
+            FeatureCheck(
+                "joint features", max_difference(torch.from_numpy(given["joint"]), joint_BD)
+            )
+        )
     return found
 
 
-def opening(subject: Subject, folder: Path) -> list[str]:  # noqa: ARG001 (as all targets)
+def opening_code(source: SourceRun, folder: Path) -> list[str]:  # noqa: ARG001 (as all targets)
     """Return the code that opens the export, in its last line."""
     return [
         "import onnxruntime",
@@ -119,15 +125,15 @@ def opening(subject: Subject, folder: Path) -> list[str]:  # noqa: ARG001 (as al
     ]
 
 
-def using(subject: Subject, folder: Path) -> list[str]:  # noqa: ARG001 (as all targets)
+def usage_code(source: SourceRun, folder: Path) -> list[str]:  # noqa: ARG001 (as all targets)
     """Return the code that goes on from there."""
-    size = subject.image_size
+    size = source.image_size
     return [
         f"# image: float32, batch x 3 x {size} x {size}, normalised",
         'feature = session.run(["feature"], {"image": image})[0]',
     ]
 
 
-def remarks(subject: Subject) -> list[str]:  # noqa: ARG001 (as all targets)
+def notes(source: SourceRun) -> list[str]:  # noqa: ARG001 (as all targets)
     """Return what a user of the export should know."""
     return ["images go in normalised; the file's metadata has size, mean and deviation"]

@@ -15,49 +15,55 @@ from maskedclip.data.transforms import MEAN, STD
 from maskedclip.inference import load
 from maskedclip.models.text import BUILTIN, build_text
 from maskedclip.weights.image_tower import tower_name
-from maskedclip.weights.source_run import Check, Subject, examples, furthest, prepared
+from maskedclip.weights.source_run import (
+    FeatureCheck,
+    SourceRun,
+    example_images,
+    max_difference,
+    preprocessed,
+)
 from maskedclip.weights.to_timm import timm_name
 
 WEIGHTS = "open_clip_model.safetensors"
 _TEXTS = [*prompts("glaucoma")[:2], "A fundus photograph of severe diabetic retinopathy", "normal"]
 
 
-def write(subject: Subject, folder: Path, final: Path) -> None:
+def write(source: SourceRun, folder: Path, final: Path) -> None:
     """Write both towers; ValueError where the run has no text tower.
 
     Args:
         final: where the folder will lie: open_clip wants a path of the text tower's files.
     """
-    if not subject.part("text.") or not subject.part("image_projection."):
+    if not source.tensors("text.") or not source.tensors("image_projection."):
         raise ValueError(
-            f"{subject.file}: no text tower, and open_clip is of two; use --to timm, or give the "
+            f"{source.file}: no text tower, and open_clip is of two; use --to timm, or give the "
             f"model.safetensors of a run with text"
         )
-    text, projection = str(subject.header["text"]), int(subject.header["projection"])
+    text, projection = str(source.header["text"]), int(source.header["projection"])
     tower, tokenizer = build_text(
-        text, projection=projection, dropout=0.0, max_tokens=subject.header["text_tokens"],
+        text, projection=projection, dropout=0.0, max_tokens=source.header["text_tokens"],
         pretrained=False,
     )  # fmt: skip
     tower.bert.config.save_pretrained(folder)
     tokenizer.save(folder)
-    bias = {"init_logit_bias": -10.0} if "bias.logit_bias" in subject.rest else {}
+    bias = {"init_logit_bias": -10.0} if "bias.logit_bias" in source.rest else {}
     config = {
         "model_cfg": {
             "embed_dim": projection,
             **bias,
             "vision_cfg": {
-                "timm_model_name": _vision_name(subject),
+                "timm_model_name": _vision_name(source),
                 "timm_model_pretrained": False,
-                "timm_pool": "token" if subject.pools_cls else "avg",
+                "timm_pool": "token" if source.pools_cls else "avg",
                 "timm_proj": "linear",
-                "image_size": subject.image_size,
+                "image_size": source.image_size,
             },
             "text_cfg": {
                 "hf_model_name": str(final.resolve()) if _local(text) else text,
                 "hf_tokenizer_name": str(final.resolve()) if _local(text) else text,
                 "hf_proj_type": "linear",
                 "hf_pooler_type": "mean_pooler",
-                "context_length": subject.header["text_tokens"],
+                "context_length": source.header["text_tokens"],
             },
             "custom_text": True,
         },
@@ -65,49 +71,49 @@ def write(subject: Subject, folder: Path, final: Path) -> None:
                            "resize_mode": "shortest"},
     }  # fmt: skip
     (folder / "open_clip_config.json").write_text(json.dumps(config, indent=2) + "\n")
-    save_file(_tensors(subject), folder / WEIGHTS, metadata={"format": "pt"})
+    save_file(_tensors(source), folder / WEIGHTS, metadata={"format": "pt"})
 
 
 def _local(text: str) -> bool:
     return text == BUILTIN or Path(text).is_dir()
 
 
-def _bridge_depth(subject: Subject) -> int:
-    names = subject.part("bridge.blocks.")
+def _bridge_depth(source: SourceRun) -> int:
+    names = source.tensors("bridge.blocks.")
     return len({name.split(".")[0] for name in names})
 
 
-def _is_plain(subject: Subject) -> bool:
+def _is_plain(source: SourceRun) -> bool:
     """Whether a name of timm's own says all: no bridge, and nothing beside the name."""
-    return not subject.part("bridge.") and not timm_name(subject)[1]
+    return not source.tensors("bridge.") and not timm_name(source)[1]
 
 
-def _vision_name(subject: Subject) -> str:
-    if _is_plain(subject):
-        return timm_name(subject)[0]
+def _vision_name(source: SourceRun) -> str:
+    if _is_plain(source):
+        return timm_name(source)[0]
     return tower_name(
-        size=str(subject.header["size"]),
-        patch_size=subject.patch_size,
-        image_size=subject.image_size,
-        bridge_depth=_bridge_depth(subject),
+        size=str(source.header["size"]),
+        patch_size=source.patch_size,
+        image_size=source.image_size,
+        bridge_depth=_bridge_depth(source),
     )
 
 
-def _tensors(subject: Subject) -> dict[str, Tensor]:
+def _tensors(source: SourceRun) -> dict[str, Tensor]:
     """Return CustomTextCLIP's state dict."""
-    trunk = subject.encoder | {f"bridge.{k}": v for k, v in subject.part("bridge.").items()}
+    trunk = source.encoder | {f"bridge.{k}": v for k, v in source.tensors("bridge.").items()}
     found = {f"visual.trunk.{name}": tensor for name, tensor in trunk.items()}
-    found["visual.head.proj.weight"] = subject.rest["image_projection.weight"]
-    found |= {f"text.transformer.{k}": v for k, v in subject.part("text.bert.").items()}
-    found["text.proj.weight"] = subject.rest["text.projection.weight"]
-    found["logit_scale"] = subject.rest["temperature.logit_scale"].reshape(())
-    if "bias.logit_bias" in subject.rest:
-        found["logit_bias"] = subject.rest["bias.logit_bias"].reshape(())
+    found["visual.head.proj.weight"] = source.rest["image_projection.weight"]
+    found |= {f"text.transformer.{k}": v for k, v in source.tensors("text.bert.").items()}
+    found["text.proj.weight"] = source.rest["text.projection.weight"]
+    found["logit_scale"] = source.rest["temperature.logit_scale"].reshape(())
+    if "bias.logit_bias" in source.rest:
+        found["logit_bias"] = source.rest["bias.logit_bias"].reshape(())
     return {name: tensor.float().contiguous() for name, tensor in found.items()}
 
 
 @torch.no_grad()
-def checks(subject: Subject, folder: Path) -> list[Check]:
+def compare(source: SourceRun, folder: Path) -> list[FeatureCheck]:
     """Return how far open_clip's unit rows are from the run's; none where it is not installed."""
     if find_spec("open_clip") is None:
         return []
@@ -115,39 +121,46 @@ def checks(subject: Subject, folder: Path) -> list[Check]:
     where = f"local-dir:{folder}"
     model, _, preprocess = open_clip.create_model_and_transforms(where)
     tokenize = open_clip.get_tokenizer(where)
-    own = load(subject.file)
+    own = load(source.file)
     model = model.to(own.device).eval()
 
     def theirs(image_BCHW: Tensor) -> Tensor:
         return model.encode_image(image_BCHW.to(own.device), normalize=True).cpu()
 
-    pictures = examples()
-    image_BCHW = prepared(pictures, subject.image_size)
-    whole_BCHW = torch.stack([preprocess(picture) for picture in pictures])
+    images = example_images()
+    image_BCHW = preprocessed(images, source.image_size)
+    whole_BCHW = torch.stack([preprocess(image) for image in images])
     text_BD = model.encode_text(tokenize(_TEXTS).to(own.device), normalize=True).cpu()
     run_BD = own.features(image_BCHW)
-    scale = subject.rest["temperature.logit_scale"].exp()
+    scale = source.rest["temperature.logit_scale"].exp()
     return [
-        Check("image features", furthest(theirs(image_BCHW), run_BD)),
-        Check("image features, images prepared by open_clip for both",
-              furthest(theirs(whole_BCHW), own.features(whole_BCHW))),
-        Check("image features, images prepared by open_clip and by the run",
-              furthest(theirs(whole_BCHW), run_BD), None),
-        Check("text features, tokens of open_clip", furthest(text_BD, own.encode_text(_TEXTS))),
-        Check("temperature", furthest(model.logit_scale.exp().cpu().view(1), scale)),
-    ]  # fmt: skip
+        FeatureCheck("image features", max_difference(theirs(image_BCHW), run_BD)),
+        FeatureCheck(
+            "image features, images prepared by open_clip for both",
+            max_difference(theirs(whole_BCHW), own.features(whole_BCHW)),
+        ),
+        FeatureCheck(
+            "image features, images prepared by open_clip and by the run",
+            max_difference(theirs(whole_BCHW), run_BD),
+            None,
+        ),
+        FeatureCheck(
+            "text features, tokens of open_clip", max_difference(text_BD, own.encode_text(_TEXTS))
+        ),
+        FeatureCheck("temperature", max_difference(model.logit_scale.exp().cpu().view(1), scale)),
+    ]
 
 
-def opening(subject: Subject, folder: Path) -> list[str]:
+def opening_code(source: SourceRun, folder: Path) -> list[str]:
     """Return the code that opens the export, in its last line."""
-    also = "" if _is_plain(subject) else ", maskedclip.weights.image_tower"
+    also = "" if _is_plain(source) else ", maskedclip.weights.image_tower"
     return [
         f"import open_clip{also}",
         f'model, _, preprocess = open_clip.create_model_and_transforms("local-dir:{folder}")',
     ]
 
 
-def using(subject: Subject, folder: Path) -> list[str]:  # noqa: ARG001 (as all targets)
+def usage_code(source: SourceRun, folder: Path) -> list[str]:  # noqa: ARG001 (as all targets)
     """Return the code that goes on from there."""
     return [
         f'tokenizer = open_clip.get_tokenizer("local-dir:{folder}")',
@@ -157,18 +170,18 @@ def using(subject: Subject, folder: Path) -> list[str]:  # noqa: ARG001 (as all 
     ]
 
 
-def remarks(subject: Subject) -> list[str]:
+def notes(source: SourceRun) -> list[str]:
     """Return what a user of the export should know."""
     found = ["open_clip's preprocess shows the whole picture, the run's evaluation 7/8 of its side"]
-    if not _is_plain(subject):
-        why = "the bridge lies behind the ViT's final norm" if subject.part("bridge.") else "timm"
+    if not _is_plain(source):
+        why = "the bridge lies behind the ViT's final norm" if source.tensors("bridge.") else "timm"
         if why == "timm":
             why = "timm has no name for this shape"
         found.append(
             f"{why}: open_clip knows no such image tower until "
             "maskedclip.weights.image_tower is imported"
         )
-    if _local(str(subject.header["text"])):
+    if _local(str(source.header["text"])):
         found.append("a moved folder needs its new path as hf_model_name in open_clip_config.json")
     if find_spec("open_clip") is None:
         found.append("not compared here: no open_clip; pip install open_clip_torch")

@@ -17,44 +17,44 @@ from maskedclip.data.labelled_views import RESIZE
 from maskedclip.data.transforms import MEAN, STD
 from maskedclip.models.maskedclip import SIZES
 from maskedclip.weights.source_run import (
-    Check,
-    Subject,
-    examples,
-    furthest,
-    own_features,
-    prepared,
+    FeatureCheck,
+    SourceRun,
+    example_images,
+    max_difference,
+    preprocessed,
+    run_features,
 )
 
 WEIGHTS = "model.safetensors"
 _NAMED = ("tiny", "small", "base", "large")  # sizes that timm has a name for
 
 
-def timm_name(subject: Subject) -> tuple[str, dict[str, Any]]:
+def timm_name(source: SourceRun) -> tuple[str, dict[str, Any]]:
     """Return timm's name of the encoder, and what has to be said beside it."""
-    kind, size = subject.size, str(subject.header["size"])
+    kind, size = source.size, str(source.header["size"])
     named = size if size in _NAMED else "tiny"
     other: dict[str, Any] = {}
-    if subject.image_size != 224:
-        other["img_size"] = subject.image_size
-    if subject.patch_size != 16:
-        other["patch_size"] = subject.patch_size
+    if source.image_size != 224:
+        other["img_size"] = source.image_size
+    if source.patch_size != 16:
+        other["patch_size"] = source.patch_size
     if kind != SIZES[named]:
         other |= {"embed_dim": kind.width, "depth": kind.depth, "num_heads": kind.heads}
     return f"vit_{named}_patch16_224", other
 
 
-def write(subject: Subject, folder: Path, final: Path) -> None:  # noqa: ARG001 (as all targets)
+def write(source: SourceRun, folder: Path, final: Path) -> None:  # noqa: ARG001 (as all targets)
     """Write the weights, and config.json as timm's hub folders have it."""
-    name, other = timm_name(subject)
-    save_file(subject.encoder, folder / WEIGHTS, metadata={"format": "pt"})
+    name, other = timm_name(source)
+    save_file(source.encoder, folder / WEIGHTS, metadata={"format": "pt"})
     config: dict[str, Any] = {
         "architecture": name,
         "num_classes": 0,
-        "num_features": subject.size.width,
+        "num_features": source.size.width,
         "model_args": {"global_pool": "avg", "fc_norm": False, **other},
         "pretrained_cfg": {
-            "tag": subject.name,
-            "input_size": [3, subject.image_size, subject.image_size],
+            "tag": source.name,
+            "input_size": [3, source.image_size, source.image_size],
             "fixed_input_size": True,
             "interpolation": "bicubic",
             "crop_pct": 1 / RESIZE,
@@ -71,28 +71,30 @@ def write(subject: Subject, folder: Path, final: Path) -> None:  # noqa: ARG001 
 
 
 @torch.no_grad()
-def checks(subject: Subject, folder: Path) -> list[Check]:
+def compare(source: SourceRun, folder: Path) -> list[FeatureCheck]:
     """Return how far timm's features are from the run's, by both ways of opening."""
-    name, other = timm_name(subject)
+    name, other = timm_name(source)
     by_name = timm.create_model(
         name, checkpoint_path=str(folder / WEIGHTS), num_classes=0, global_pool="avg",
         fc_norm=False, **other,
     ).eval()  # fmt: skip
     by_folder = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
-    images = examples()
-    image_BCHW = prepared(images, subject.image_size)
-    run_BD = own_features(subject, image_BCHW)
+    images = example_images()
+    image_BCHW = preprocessed(images, source.image_size)
+    run_BD = run_features(source, image_BCHW)
     transform = create_transform(**resolve_model_data_config(by_folder), is_training=False)
     theirs_BCHW = torch.stack([transform(image) for image in images])
     return [
-        Check("features, opened by name", furthest(by_name(image_BCHW), run_BD)),
-        Check("features, images prepared by timm", furthest(by_folder(theirs_BCHW), run_BD)),
+        FeatureCheck("features, opened by name", max_difference(by_name(image_BCHW), run_BD)),
+        FeatureCheck(
+            "features, images prepared by timm", max_difference(by_folder(theirs_BCHW), run_BD)
+        ),
     ]
 
 
-def opening(subject: Subject, folder: Path) -> list[str]:
+def opening_code(source: SourceRun, folder: Path) -> list[str]:
     """Return the code that opens the export, in its last line."""
-    name, other = timm_name(subject)
+    name, other = timm_name(source)
     more = "".join(f", {key}={value}" for key, value in other.items())
     return [
         "import timm",
@@ -101,7 +103,7 @@ def opening(subject: Subject, folder: Path) -> list[str]:
     ]
 
 
-def using(subject: Subject, folder: Path) -> list[str]:  # noqa: ARG001 (as all targets)
+def usage_code(source: SourceRun, folder: Path) -> list[str]:  # noqa: ARG001 (as all targets)
     """Return the code that goes on from there."""
     return [
         f'model = timm.create_model("local-dir:{folder}", pretrained=True)  # the same',
@@ -111,6 +113,6 @@ def using(subject: Subject, folder: Path) -> list[str]:  # noqa: ARG001 (as all 
     ]
 
 
-def remarks(subject: Subject) -> list[str]:  # noqa: ARG001 (as all targets)
+def notes(source: SourceRun) -> list[str]:  # noqa: ARG001 (as all targets)
     """Return what a user of the export should know."""
     return ["the positions, fixed sines in the run, are a parameter in timm and may be trained"]

@@ -18,7 +18,7 @@ from maskedclip.recipes import RECIPES
 from maskedclip.report.command import ReportConfig
 from maskedclip.shards.make_command import parse
 from maskedclip.slurm import StatusConfig
-from maskedclip.weights.export_command import ExportConfig
+from maskedclip.weights.export import ExportConfig
 from maskedclip.weights.prefetch import PrefetchConfig
 
 ROOT = Path(__file__).parents[2]

@@ -14,9 +14,14 @@ from safetensors.torch import load_file, save_file
 from timm.models.vision_transformer import VisionTransformer
 
 from maskedclip.models.pretrained import ENCODER, MODEL, load_encoder
-from maskedclip.weights.export import export
-from maskedclip.weights.export_command import main
-from maskedclip.weights.source_run import examples, furthest, own_features, prepared, read
+from maskedclip.weights.export import export, main
+from maskedclip.weights.source_run import (
+    example_images,
+    max_difference,
+    preprocessed,
+    read_source,
+    run_features,
+)
 from tests.untrained import exported
 
 ROOT = Path(__file__).parents[2]
@@ -30,49 +35,49 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def written(run: Path, to: str, folder: Path) -> tuple[Any, Any, Path]:
-    """Return (target, subject, folder) with the files of an export in the folder."""
-    target, subject = import_module(f"maskedclip.weights.to_{to}"), read(run)
+    """Return (target, source, folder) with the files of an export in the folder."""
+    target, source = import_module(f"maskedclip.weights.to_{to}"), read_source(run)
     folder.mkdir(parents=True, exist_ok=True)
-    target.write(subject, folder, folder)
-    return target, subject, folder
+    target.write(source, folder, folder)
+    return target, source, folder
 
 
-def assert_equal(target: Any, subject: Any, folder: Path) -> list[Any]:
-    checks = target.checks(subject, folder)
+def assert_equal(target: Any, source: Any, folder: Path) -> list[Any]:
+    checks = target.compare(source, folder)
     assert checks
     for check in checks:
         assert check.limit is None or check.difference <= 1e-5, check
     return checks
 
 
-def run_code(target: Any, subject: Any, folder: Path, **scope: Any) -> dict[str, Any]:
+def run_code(target: Any, source: Any, folder: Path, **scope: Any) -> dict[str, Any]:
     """Return the names that the code of a model card leaves, run from top to bottom."""
-    code = [*target.opening(subject, folder), *target.using(subject, folder)]
+    code = [*target.opening_code(source, folder), *target.usage_code(source, folder)]
     with torch.no_grad():
         exec("\n".join(code), scope)
     return scope
 
 
 def test_timm_opens_it_strictly_by_name_and_by_folder(run: Path, tmp_path: Path) -> None:
-    target, subject, folder = written(run, "timm", tmp_path)
-    assert_equal(target, subject, folder)
+    target, source, folder = written(run, "timm", tmp_path)
+    assert_equal(target, source, folder)
     assert 'timm.create_model("vit_tiny_patch16_224", checkpoint_path=' in "\n".join(
-        target.opening(subject, folder)
+        target.opening_code(source, folder)
     )
-    image = examples()[0]
-    feature_BD = run_code(target, subject, folder, image=image)["feature"]
-    assert furthest(feature_BD, own_features(subject, prepared([image], 32))) <= 1e-5
+    image = example_images()[0]
+    feature_BD = run_code(target, source, folder, image=image)["feature"]
+    assert max_difference(feature_BD, run_features(source, preprocessed([image], 32))) <= 1e-5
     tuned = timm.create_model(f"local-dir:{folder}", pretrained=True, num_classes=5)
     assert tuned.head.out_features == 5
-    assert torch.equal(tuned.cls_token, subject.encoder["cls_token"])
+    assert torch.equal(tuned.cls_token, source.encoder["cls_token"])
 
 
 def test_transformers_opens_encoder_and_pixel_decoder_with_nothing_missing(
     run: Path, tmp_path: Path
 ) -> None:
-    target, subject, folder = written(run, "hf", tmp_path)
-    checks = assert_equal(target, subject, folder)
-    named = run_code(target, subject, folder, image=examples()[0])
+    target, source, folder = written(run, "hf", tmp_path)
+    checks = assert_equal(target, source, folder)
+    named = run_code(target, source, folder, image=example_images()[0])
     assert named["feature"].shape == (1, 128)
     assert type(named["mae"]).__name__ == "ViTMAEForPreTraining"
     assert "pixels of the masked patches" in [check.what for check in checks]
@@ -82,12 +87,12 @@ def test_transformers_opens_encoder_and_pixel_decoder_with_nothing_missing(
 
 
 def test_retfound_begins_its_fine_tuning_where_ours_does(run: Path, tmp_path: Path) -> None:
-    target, subject, folder = written(run, "retfound", tmp_path)
-    assert_equal(target, subject, folder)
+    target, source, folder = written(run, "retfound", tmp_path)
+    assert_equal(target, source, folder)
     for safe in (True, False):  # theirs reads with weights_only=False
         content = torch.load(folder / "subject.pth", map_location="cpu", weights_only=safe)
         assert list(content) == ["model"]
-    kind = subject.size
+    kind = source.size
     theirs = VisionTransformer(  # with global_pool, as theirs: a fresh norm behind the mean
         img_size=32, embed_dim=kind.width, depth=kind.depth, num_heads=kind.heads, num_classes=3,
         global_pool="avg",
@@ -97,13 +102,13 @@ def test_retfound_begins_its_fine_tuning_where_ours_does(run: Path, tmp_path: Pa
     assert set(found.missing_keys) == {"head.weight", "head.bias", "fc_norm.weight", "fc_norm.bias"}
     assert set(found.unexpected_keys) == {"norm.weight", "norm.bias"}
     ours, _ = load_encoder(run, image_size=32, num_classes=3)
-    image_BCHW = prepared(examples(), 32)
+    image_BCHW = preprocessed(example_images(), 32)
     with torch.no_grad():
         pooled = [
             network.eval().forward_head(network.forward_features(image_BCHW), pre_logits=True)
             for network in (theirs, ours)
         ]
-    assert furthest(*pooled) <= 1e-5
+    assert max_difference(*pooled) <= 1e-5
 
 
 def test_onnx_runtime_gives_features_and_joint_rows_of_any_number_of_images(
@@ -111,10 +116,10 @@ def test_onnx_runtime_gives_features_and_joint_rows_of_any_number_of_images(
 ) -> None:
     for package in ("onnx", "onnxscript", "onnxruntime"):
         pytest.importorskip(package)
-    target, subject, folder = written(run, "onnx", tmp_path)
-    checks = assert_equal(target, subject, folder)
-    image = prepared(examples(), 32).numpy()
-    assert run_code(target, subject, folder, image=image)["feature"].shape == (3, 128)
+    target, source, folder = written(run, "onnx", tmp_path)
+    checks = assert_equal(target, source, folder)
+    image = preprocessed(example_images(), 32).numpy()
+    assert run_code(target, source, folder, image=image)["feature"].shape == (3, 128)
     assert [check.what for check in checks] == [
         "features", "features of one image alone", "joint features",
     ]  # fmt: skip
@@ -132,22 +137,24 @@ def test_a_missing_package_is_named_with_the_command_to_run(
 
 def test_open_clip_opens_both_towers_with_the_bridge(run: Path, tmp_path: Path) -> None:
     pytest.importorskip("open_clip")
-    target, subject, folder = written(run, "open_clip", tmp_path)
-    checks = assert_equal(target, subject, folder)
+    target, source, folder = written(run, "open_clip", tmp_path)
+    checks = assert_equal(target, source, folder)
     assert {"image features", "text features, tokens of open_clip", "temperature"} <= {
         check.what for check in checks
     }
-    assert target.opening(subject, folder)[0] == "import open_clip, maskedclip.weights.image_tower"
-    named = run_code(target, subject, folder, image=examples()[0])
+    assert (
+        target.opening_code(source, folder)[0] == "import open_clip, maskedclip.weights.image_tower"
+    )
+    named = run_code(target, source, folder, image=example_images()[0])
     assert named["image_row"].shape == named["text_row"].shape == (1, 16)
 
 
 def test_open_clip_needs_nothing_of_ours_where_timm_has_a_name(tmp_path: Path) -> None:
     pytest.importorskip("open_clip")
     exported(tmp_path / "run", size="tiny", image_size=224, bridge_depth=0, terms=("clip",))
-    target, subject, folder = written(tmp_path / "run", "open_clip", tmp_path / "out")
-    assert_equal(target, subject, folder)
-    assert target.opening(subject, folder)[0] == "import open_clip"
+    target, source, folder = written(tmp_path / "run", "open_clip", tmp_path / "out")
+    assert_equal(target, source, folder)
+    assert target.opening_code(source, folder)[0] == "import open_clip"
     config = json.loads((folder / "open_clip_config.json").read_text())
     vision = config["model_cfg"]["vision_cfg"]
     assert vision["timm_model_name"] == "vit_tiny_patch16_224"
@@ -156,8 +163,8 @@ def test_open_clip_needs_nothing_of_ours_where_timm_has_a_name(tmp_path: Path) -
 def test_the_class_token_and_the_sigmoids_bias_go_to_open_clip(tmp_path: Path) -> None:
     pytest.importorskip("open_clip")
     exported(tmp_path / "run", pooling="cls", contrast="sigmoid")
-    target, subject, folder = written(tmp_path / "run", "open_clip", tmp_path / "out")
-    assert_equal(target, subject, folder)
+    target, source, folder = written(tmp_path / "run", "open_clip", tmp_path / "out")
+    assert_equal(target, source, folder)
     assert load_file(folder / target.WEIGHTS)["logit_bias"].item() == -10.0
 
 
@@ -172,10 +179,10 @@ def test_a_run_without_text_is_no_open_clip_model_but_everything_else(tmp_path: 
 
 
 def test_a_run_without_pixel_decoder_has_no_mae_folder(run: Path, tmp_path: Path) -> None:
-    target, subject, folder = written(run / ENCODER, "hf", tmp_path)
-    assert_equal(target, subject, folder)
+    target, source, folder = written(run / ENCODER, "hf", tmp_path)
+    assert_equal(target, source, folder)
     assert not (folder / "mae").exists()
-    assert any("no pixel decoder" in remark for remark in target.remarks(subject))
+    assert any("no pixel decoder" in remark for remark in target.notes(source))
 
 
 def test_an_export_is_written_again_but_over_nothing_else(run: Path, tmp_path: Path) -> None:
@@ -215,7 +222,7 @@ def test_what_cannot_be_exported_is_said_in_one_line(
     (tmp_path / "tuned").mkdir()
     save_file({"x": torch.zeros(1)}, tmp_path / "tuned" / "finetuned.safetensors")
     (tmp_path / "scaled").mkdir()
-    header = {"maskedclip": json.dumps(read(run).header)}
+    header = {"maskedclip": json.dumps(read_source(run).header)}
     tensors = load_file(run / MODEL) | {"encoder.blocks.0.ls1.gamma": torch.ones(128)}
     save_file(tensors, tmp_path / "scaled" / MODEL, metadata=header)
     save_file({"x": torch.zeros(1)}, tmp_path / "other.safetensors")
@@ -242,7 +249,7 @@ def test_what_cannot_be_exported_is_said_in_one_line(
 def test_help_is_there_before_torch() -> None:
     code = (
         "import sys; sys.path.insert(0, '.')\n"
-        "from maskedclip.weights.export_command import main\n"
+        "from maskedclip.weights.export import main\n"
         "try: main(['--help'])\n"
         "except SystemExit as stop: assert not stop.code\n"
         "assert 'torch' not in sys.modules"
@@ -259,14 +266,14 @@ def test_help_is_there_before_torch() -> None:
 def test_a_large_vit_goes_out_under_the_names_that_others_have(to: str, tmp_path: Path) -> None:
     run = tmp_path / "large"
     exported(run, size="large", image_size=224, projection=512)
-    target, subject, folder = written(run, to, tmp_path / to)
-    for check in target.checks(subject, folder):
+    target, source, folder = written(run, to, tmp_path / to)
+    for check in target.compare(source, folder):
         sys.stdout.write(f"{to}: {check.difference:.1e} {check.what}\n")
         assert check.limit is None or check.difference <= 1e-5, check
     if to == "timm":
-        line = target.opening(subject, folder)[-1]
+        line = target.opening_code(source, folder)[-1]
         assert 'create_model("vit_large_patch16_224", checkpoint_path=' in line
         assert line.endswith('num_classes=0, global_pool="avg", fc_norm=False)')
     if to == "retfound":
-        command = target.opening(subject, folder)[-1]
+        command = target.opening_code(source, folder)[-1]
         assert command.startswith("python main_finetune.py --model vit_large_patch16 --finetune")

@@ -9,9 +9,8 @@ import pytest
 from huggingface_hub import ModelCard
 
 from maskedclip.metrics.results import IDENTITY, write_rows
-from maskedclip.weights.model_card import card
-from maskedclip.weights.run_facts import CHECK
-from maskedclip.weights.source_run import Check, read
+from maskedclip.weights.model_card import CHECK, card
+from maskedclip.weights.source_run import FeatureCheck, read_source
 from tests.untrained import exported
 
 CONFIG: dict[str, Any] = {
@@ -32,8 +31,8 @@ def run(tmp_path: Path) -> Path:
 
 
 def written(run: Path, **changes: Any) -> str:
-    checks = [Check("features", 2.5e-7), Check("other", 0.5, None)]
-    return card(read(run), changes.get("to", "hf"), ["import x"], checks, ["mind this"])
+    checks = [FeatureCheck("features", 2.5e-7), FeatureCheck("other", 0.5, None)]
+    return card(read_source(run), changes.get("to", "hf"), ["import x"], checks, ["mind this"])
 
 
 def tell(run: Path, *, device: str | None = "NVIDIA A100", worlds: tuple[int, ...] = (4,)) -> None:
