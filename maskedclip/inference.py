@@ -30,7 +30,7 @@ from maskedclip.models.checkpoints.files import OWN, locate, name_of
 from maskedclip.models.checkpoints.formats import Preparation
 from maskedclip.models.classifier import read_classifier
 from maskedclip.models.maskedclip import MaskedCLIP, build
-from maskedclip.models.pretrained import MODEL, carried, load_encoder, read_weights
+from maskedclip.models.pretrained import MODEL, encoder_info, load_encoder, read_weights
 from maskedclip.models.text import Tokenizer
 
 __all__ = ["Model", "load", "name_of", "opened", "read_header"]
@@ -202,11 +202,11 @@ def load(path: str | Path) -> Model:
         return Model(network, tokenize, Preparation(header["image_size"]), (), str(path))
     if "classes" in header:
         classifier, _ = read_classifier(path)
-        prepared = carried(classifier).preparation
+        prepared = encoder_info(classifier).preparation
         return Model(classifier, None, prepared, header["classes"], str(path))
     encoder, report = load_encoder(path if header else weights, global_pool="token")
     logger.info("%s", report)
-    return Model(encoder, None, carried(encoder).preparation, (), str(weights))
+    return Model(encoder, None, encoder_info(encoder).preparation, (), str(weights))
 
 
 def read_header(path: Path) -> tuple[dict[str, Any], set[str]]:

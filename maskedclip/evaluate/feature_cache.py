@@ -83,7 +83,7 @@ def _batches(
     frozen: Frozen, dataset: Shards, samples: Sequence[Sample], threads: int
 ) -> Iterator[Views]:
     """Yield the images, and show how far it is."""
-    prepare = preparation(**frozen.carried.preparation._asdict())
+    prepare = preparation(**frozen.info.preparation._asdict())
     with tqdm(total=len(samples), desc=f"features of {dataset.name}", unit="image") as bar:
         for views in prepared_batches(
             dataset, samples, prepare=prepare, batch=_BATCH, threads=threads

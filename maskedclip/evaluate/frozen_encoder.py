@@ -14,17 +14,16 @@ from maskedclip.data.storage.open_dataset import dataset_sha256
 from maskedclip.data.storage.shards import Shards
 from maskedclip.engine.distributed import compute_type
 from maskedclip.inference import Model, load, name_of, read_header
-from maskedclip.models.checkpoints import files as foreign_files
 from maskedclip.models.checkpoints.architectures import pooled
-from maskedclip.models.checkpoints.files import OWN, locate
+from maskedclip.models.checkpoints.files import OWN, locate, read_checkpoint
 from maskedclip.models.maskedclip import MaskedCLIP
 from maskedclip.models.pretrained import (
     RANDOM,
-    Carried,
+    EncoderInfo,
     LoadReport,
-    carried,
+    encoder_info,
     load_encoder,
-    of_random,
+    random_info,
     recognise,
 )
 
@@ -42,7 +41,7 @@ class Frozen:
         Raises ValueError where there are no such weights.
         """
         self.weights, self._size = str(weights), size
-        self.report: LoadReport | None = None  # of weights of others, once the network is built
+        self.report: LoadReport | None = None  # of third-party weights, once the network is built
         self.is_random = self.weights == RANDOM
         self.name = f"{RANDOM}_{size}" if self.is_random else name_of(weights)
         if self.is_random:
@@ -54,15 +53,15 @@ class Frozen:
         self._is_own = self.reads_text or "classes" in header  # more than a bare encoder
 
     @cached_property
-    def carried(self) -> Carried:
+    def info(self) -> EncoderInfo:
         """What is known of the weights: how images are prepared for them, what they have seen."""
         if self.is_random:
-            return of_random(self._size)
-        return recognise(foreign_files.read(self.weights, OWN)).carried
+            return random_info(self._size)
+        return recognise(read_checkpoint(self.weights, OWN)).info
 
     @property
     def image_size(self) -> int:
-        return self.carried.preparation.image_size
+        return self.info.preparation.image_size
 
     @cached_property
     def sha256(self) -> str:
@@ -84,7 +83,7 @@ class Frozen:
             torch.manual_seed(0)  # an untrained encoder is always the same
             encoder, self.report = load_encoder(self.weights, global_pool="token", size=self._size)
         logger.info("%s", self.report)
-        return Model(encoder, None, carried(encoder).preparation, (), self.weights)
+        return Model(encoder, None, encoder_info(encoder).preparation, (), self.weights)
 
     @cached_property
     def arithmetic(self) -> torch.dtype:
@@ -98,7 +97,7 @@ class Frozen:
             "version": _VERSION,
             "weights_sha256": self.sha256,
             "dataset_sha256": dataset_sha256(dataset.directory),
-            "preparation": self.carried.preparation._asdict(),
+            "preparation": self.info.preparation._asdict(),
             "arithmetic": str(self.arithmetic).removeprefix("torch."),
         }
 

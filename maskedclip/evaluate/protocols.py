@@ -113,7 +113,7 @@ def _measured(
             rows += before[key]
             continue
         new, chosen_on_validation = _one(frozen, held, cell, found, out)
-        seen = seen_by(frozen.carried, held.dataset)
+        seen = seen_by(frozen.info, held.dataset)
         new = [row | {"chosen": chosen_on_validation, "inputs": key, "seen": seen} for row in new]
         results.write_rows(out, new)
         rows += new

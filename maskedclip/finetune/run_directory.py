@@ -24,11 +24,16 @@ from maskedclip.metrics import results
 from maskedclip.metrics.file_lock import locked
 from maskedclip.metrics.results import Measured
 from maskedclip.metrics.scores import METRICS
-from maskedclip.models.checkpoints import files as foreign_files
-from maskedclip.models.checkpoints.files import FINETUNED, RANDOM, locate, name_of
+from maskedclip.models.checkpoints.files import FINETUNED, RANDOM, locate, name_of, read_checkpoint
 from maskedclip.models.checkpoints.formats import Preparation
 from maskedclip.models.classifier import write_classifier
-from maskedclip.models.pretrained import Carried, LoadReport, carried, of_random, recognise
+from maskedclip.models.pretrained import (
+    EncoderInfo,
+    LoadReport,
+    encoder_info,
+    random_info,
+    recognise,
+)
 from maskedclip.shards.image_folders import as_shards
 
 logger = logging.getLogger(__name__)
@@ -66,21 +71,21 @@ def resolved(config: FinetuneConfig, labels: Labels) -> FinetuneConfig:
 
 def preparation_of(config: FinetuneConfig) -> Preparation:
     """Return what is done to images: as the weights want it, at the size that is asked for."""
-    found = _carried(config).preparation
+    found = _encoder_info(config).preparation
     return found._replace(image_size=config.image_size or found.image_size)
 
 
-def _carried(config: FinetuneConfig) -> Carried:
+def _encoder_info(config: FinetuneConfig) -> EncoderInfo:
     if config.weights == RANDOM:
-        return of_random(config.size)
+        return random_info(config.size)
     file = locate(config.weights)
     facts = file.stat()
     return _recognised(config.weights, file.resolve(), facts.st_mtime_ns, facts.st_size)
 
 
 @lru_cache(maxsize=64)  # the cells of a study share their weights
-def _recognised(weights: str, _file: Path, _changed: int, _size: int) -> Carried:
-    return recognise(foreign_files.read(weights)).carried
+def _recognised(weights: str, _file: Path, _changed: int, _size: int) -> EncoderInfo:
+    return recognise(read_checkpoint(weights)).info
 
 
 def run_name(config: FinetuneConfig) -> str:
@@ -202,11 +207,11 @@ def write_results(
     }
     method, shards = method_of(config), labels.dataset.directory
     rows = results.measure(identity, task.classes, found, run, method=method, shards=shards)
-    seen = seen_by(carried(model), labels.dataset)
+    seen = seen_by(encoder_info(model), labels.dataset)
     results.write_rows(run, [row | {"recipe": config.recipe, "seen": seen} for row in rows])
 
 
-def seen_by(weights: Carried, dataset: Shards) -> str:
-    """Return the form of weights that were trained on images of this dataset; "" for others."""
+def seen_by(weights: EncoderInfo, dataset: Shards) -> str:
+    """Return the format of weights that were trained on images of this dataset; "" for others."""
     recipe = dataset.manifest.get("recipe", {}).get("name", dataset.name)
-    return weights.form if recipe in weights.saw else ""
+    return weights.format if recipe in weights.trained_on else ""

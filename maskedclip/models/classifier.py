@@ -10,17 +10,16 @@ from timm.optim import param_groups_layer_decay
 from torch import nn
 from torch.optim import AdamW
 
-from maskedclip.models.checkpoints import files as foreign_files
-from maskedclip.models.checkpoints.architectures import Network, plain_facts
-from maskedclip.models.checkpoints.files import FINETUNED
+from maskedclip.models.checkpoints.architectures import Network, plain_architecture
+from maskedclip.models.checkpoints.files import FINETUNED, read_checkpoint
 from maskedclip.models.maskedclip import SIZES
 from maskedclip.models.pretrained import (
     LoadReport,
-    carried,
+    encoder_info,
     load_encoder,
-    network_of,
     read_weights,
     recognise,
+    untrained_network,
 )
 
 __all__ = ["FINETUNED", "adamw_by_layer", "build_classifier", "read_classifier", "write_classifier"]
@@ -63,19 +62,20 @@ def write_classifier(
     model: nn.Module, path: Path, classes: Sequence[str], facts: Mapping[str, Any]
 ) -> None:
     """Write a fine-tuned network whose header holds its shape, its classes and `facts`."""
-    network, preparation, form, saw = carried(model)
+    info = encoder_info(model)
     header = {
-        "network": network,
-        "image_size": preparation.image_size,
-        "preparation": preparation._asdict(),
-        "form": form,
-        "saw": saw,
+        "network": info.architecture,
+        "image_size": info.preparation.image_size,
+        "preparation": info.preparation._asdict(),
+        "form": info.format,
+        "saw": info.trained_on,
         "classes": list(classes),
         **facts,
     }
-    for name, size in SIZES.items():  # what a plain one is called, for whoever knows our sizes
-        if network == plain_facts(size.width, size.depth, size.heads, network.get("patch_size", 0)):
-            header |= {"size": name, "patch_size": network["patch_size"]}
+    patch_size = info.architecture.get("patch_size", 0)
+    for name, size in SIZES.items():  # what a plain one is called, for readers that know our sizes
+        if info.architecture == plain_architecture(size.width, size.depth, size.heads, patch_size):
+            header |= {"size": name, "patch_size": patch_size}
     temporary = path.with_suffix(".tmp")
     tensors = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
     save_file(tensors, temporary, metadata={"format": "pt", "maskedclip": json.dumps(header)})
@@ -85,7 +85,7 @@ def write_classifier(
 def read_classifier(path: Path) -> tuple[Network, dict[str, Any]]:
     """Return what `write_classifier` wrote, and its header."""
     tensors, header = read_weights(path)
-    found = recognise(foreign_files.read(path))
-    model = network_of(found.carried, num_classes=len(header["classes"]))
+    found = recognise(read_checkpoint(path))
+    model = untrained_network(found.info, num_classes=len(header["classes"]))
     model.load_state_dict(tensors)
     return model, header

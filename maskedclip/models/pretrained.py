@@ -1,4 +1,4 @@
-"""Weights in and out: exported files of a run, and encoders of anyone's with an audit.
+"""Weights in and out: exported files of a run, and third-party encoders with a load report.
 
 Our files are safetensors whose header says how to build the network again; no pickle is executed.
 """
@@ -15,45 +15,63 @@ from safetensors.torch import save_file
 from timm.layers import resample_abs_pos_embed
 from torch import Tensor, nn
 
-from maskedclip.models.checkpoints import files as foreign_files
 from maskedclip.models.checkpoints.architectures import (
-    Facts,
+    Architecture,
     Network,
     Pool,
     build_network,
-    eva_names,
-    facts_of,
     family_of,
-    grid_of,
     has_pooled_norm,
-    placed,
-    plain_facts,
+    infer_architecture,
+    plain_architecture,
+    position_grid,
+    prefix_positions,
+    to_eva_names,
 )
-from maskedclip.models.checkpoints.files import ENCODER, MODEL, RANDOM, Weights
+from maskedclip.models.checkpoints.files import (
+    ENCODER,
+    MODEL,
+    RANDOM,
+    Weights,
+    read_checkpoint,
+    read_safetensors,
+)
 from maskedclip.models.checkpoints.formats import (
-    Card,
     Preparation,
-    card_of,
-    contaminated,
-    told_apart,
+    WeightFormat,
+    format_of,
+    training_datasets,
+    with_stated_colours,
 )
-from maskedclip.models.checkpoints.key_mapping import timm_layout
-from maskedclip.models.checkpoints.load_report import LoadReport, Origin, put
+from maskedclip.models.checkpoints.key_mapping import to_timm_names
+from maskedclip.models.checkpoints.load_report import LoadReport, load_into
 from maskedclip.models.maskedclip import SIZES, MaskedCLIP
 
 __all__ = [
-    "ENCODER", "MODEL", "RANDOM", "Carried", "LoadReport", "Network", "begin_from", "carried",
-    "contaminated", "export", "load_encoder", "read_weights", "recognise",
+    "ENCODER",
+    "MODEL",
+    "RANDOM",
+    "EncoderInfo",
+    "LoadReport",
+    "Network",
+    "begin_from",
+    "encoder_info",
+    "export",
+    "load_encoder",
+    "random_info",
+    "read_weights",
+    "recognise",
+    "training_datasets",
 ]  # fmt: skip
 
 
-class Carried(NamedTuple):
-    """What goes with a loaded network: how it is built, and what it wants done to images."""
+class EncoderInfo(NamedTuple):
+    """What is known of an encoder: how it is built, its preprocessing, its pre-training data."""
 
-    facts: Facts
+    architecture: Architecture
     preparation: Preparation
-    form: str  # its card; empty: ours
-    saw: tuple[str, ...]  # datasets that it was trained on
+    format: str  # name of its WeightFormat; empty: ours
+    trained_on: tuple[str, ...]  # datasets of ours
 
 
 class Recognised(NamedTuple):
@@ -61,7 +79,7 @@ class Recognised(NamedTuple):
 
     tensors: dict[str, Tensor]
     others: list[str]  # what else the file holds
-    carried: Carried
+    info: EncoderInfo
 
 
 def export(weights: Mapping[str, Tensor], shape: Mapping[str, Any], run: Path) -> None:
@@ -86,74 +104,78 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """
     if not path.is_file():
         raise ValueError(f"{path}: no such file; let the run end, or name its directory")
-    return foreign_files.read_safetensors(path)
+    return read_safetensors(path)
 
 
 def recognise(weights: Weights) -> Recognised:
-    """Return the encoder in a file of anyone's; ValueError where there is none that we can build.
+    """Return the encoder in a file of weights; ValueError where there is none that we can build.
 
-    What is ours says itself what it is. Of others it is told by the name that was given and by the
-    tensors, and mean and deviation are those of the configuration beside the file, if there is one.
+    The header of our own files says what it is. Third-party weights are recognised by their name
+    and their tensors; mean and deviation are those of the configuration beside the file, if any.
     """
     header = weights.header
     try:
-        tensors, others = timm_layout(weights.tensors)
+        tensors, others = to_timm_names(weights.tensors)
         family = family_of(tensors)
-        card = (
-            Card(header.get("form", ""), "", family=family, saw=tuple(header.get("saw", ())))
+        format = (
+            WeightFormat(
+                header.get("form", ""), "", family=family, trained_on=tuple(header.get("saw", ()))
+            )
             if header
-            else card_of(weights.name, family, _fingerprint(weights.tensors))
+            else format_of(weights.name, family, _fingerprint(weights.tensors))
         )
         heads = SIZES[header["size"]].heads if header.get("size") in SIZES else 0
-        facts = header.get("network") or facts_of(tensors, card, heads)
-        facts = facts | {"pooled_norm": has_pooled_norm(tensors)}
+        architecture = header.get("network") or infer_architecture(tensors, format, heads)
+        architecture = architecture | {"pooled_norm": has_pooled_norm(tensors)}
     except ValueError as error:
         raise ValueError(f"{weights.name}: {error}") from error
     tensors = {k: v.float() if v.is_floating_point() else v for k, v in tensors.items()}
     if family == "eva":
-        tensors = eva_names(tensors)
-    preparation = told_apart(card.preparation, weights.beside or _of_timm(weights.name))
+        tensors = to_eva_names(tensors)
+    preparation = with_stated_colours(format.preparation, weights.sidecar or _of_timm(weights.name))
     if header:
         preparation = Preparation(int(header.get("image_size", 224)))
-        said: dict[str, Any] = header.get("preparation", {})
-        said = {key: tuple(v) if isinstance(v, list) else v for key, v in said.items()}
-        preparation = preparation._replace(**said)
+        stated: dict[str, Any] = header.get("preparation", {})
+        stated = {key: tuple(v) if isinstance(v, list) else v for key, v in stated.items()}
+        preparation = preparation._replace(**stated)
     if not preparation.image_size:
-        size = grid_of(tensors, facts) * facts["patch_size"] if family == "vit" else 0
-        preparation = preparation._replace(image_size=size or Preparation().image_size)
-    return Recognised(tensors, others, Carried(facts, preparation, card.name, card.saw))
+        grid = position_grid(tensors, architecture) if family == "vit" else 0
+        size = grid * architecture["patch_size"] if grid else Preparation().image_size
+        preparation = preparation._replace(image_size=size)
+    info = EncoderInfo(architecture, preparation, format.name, format.trained_on)
+    return Recognised(tensors, others, info)
 
 
-def carried(network: nn.Module) -> Carried:
-    """Return what goes with a network that `load_encoder` made."""
-    return cast(Carried, network.__dict__["carried"])
+def encoder_info(network: nn.Module) -> EncoderInfo:
+    """Return what is known of a network that `load_encoder` made."""
+    return cast(EncoderInfo, network.__dict__["encoder_info"])
 
 
-def of_random(size: str) -> Carried:
-    """Return what goes with an untrained encoder of a size of ours."""
+def random_info(size: str) -> EncoderInfo:
+    """Return what is known of an untrained encoder of one of our sizes."""
     kind = SIZES[size]
-    facts = plain_facts(kind.width, kind.depth, kind.heads)
-    return Carried(facts, Preparation(), "", ())
+    architecture = plain_architecture(kind.width, kind.depth, kind.heads)
+    return EncoderInfo(architecture, Preparation(), "", ())
 
 
-def network_of(
-    goes_with: Carried,
+def untrained_network(
+    info: EncoderInfo,
     *,
     image_size: int = 0,
     num_classes: int = 0,
     drop_path: float = 0.0,
     global_pool: Pool = "avg",
 ) -> Network:
-    """Return the untrained network; it carries the facts, as ours and as timm's configuration."""
-    size = image_size or goes_with.preparation.image_size
+    """Return the untrained network, with `info` and timm's own configuration attached."""
+    size = image_size or info.preparation.image_size
     network = build_network(
-        goes_with.facts,
+        info.architecture,
         image_size=size,
         num_classes=num_classes,
         drop_path=drop_path,
         global_pool=global_pool,
     )
-    preparation = goes_with.preparation._replace(image_size=size)
+    preparation = info.preparation._replace(image_size=size)
     timms = {
         "input_size": (3, size, size),
         "mean": preparation.mean,
@@ -161,8 +183,8 @@ def network_of(
         "crop_pct": 1 / preparation.resize,
         "interpolation": preparation.interpolation,
     }
-    goes_with = goes_with._replace(preparation=preparation)
-    network.__dict__.update(carried=goes_with, pretrained_cfg=timms)
+    info = info._replace(preparation=preparation)
+    network.__dict__.update(encoder_info=info, pretrained_cfg=timms)
     return network
 
 
@@ -177,7 +199,7 @@ def load_encoder(
 ) -> tuple[Network, LoadReport]:
     """Return a network of timm with the encoder of `path`, and the report of what was loaded.
 
-    path is a run directory, an encoder.safetensors, a file of one of the forms in `foreign.py`, the
+    path is a run directory, an encoder.safetensors, a file of one of the third-party FORMATS, the
     name of one at Hugging Face or timm that is in the cache, or "random" (an untrained encoder of
     `size`). image_size 0 is the weights' own; positions are resampled to it. global_pool is timm's:
     "avg" puts a fresh norm after the mean of the patch tokens (MAE's fine-tuning), "token" and ""
@@ -185,9 +207,9 @@ def load_encoder(
     than 95 % of the encoder.
     """
     source = str(path)
-    found = None if source == RANDOM else recognise(foreign_files.read(path))
-    network = network_of(
-        found.carried if found else of_random(size),
+    found = None if source == RANDOM else recognise(read_checkpoint(path))
+    network = untrained_network(
+        found.info if found else random_info(size),
         image_size=image_size,
         num_classes=num_classes,
         drop_path=drop_path,
@@ -195,19 +217,26 @@ def load_encoder(
     )
     if found is None:
         return network, LoadReport(source, [], [], [], 0.0)
-    facts, tensors = found.carried.facts, found.tensors
+    architecture, tensors = found.info.architecture, found.tensors
     reshaped = []
     position_1ND = tensors.get("pos_embed")
-    grid = carried(network).preparation.image_size // facts.get("patch_size", 1)
-    if position_1ND is not None and grid != grid_of(tensors, facts):
+    grid = encoder_info(network).preparation.image_size // architecture.get("patch_size", 1)
+    if position_1ND is not None and grid != position_grid(tensors, architecture):
         tensors["pos_embed"] = resample_abs_pos_embed(
-            position_1ND, [grid, grid], num_prefix_tokens=placed(facts)
+            position_1ND, [grid, grid], num_prefix_tokens=prefix_positions(architecture)
         )
         reshaped = ["pos_embed"]
-    _, _, form, saw = found.carried
-    origin = Origin(source, form, saw, found.others, reshaped)
-    keep = ("fc_norm.",) if facts.get("pooled_norm") and global_pool != "avg" else ()
-    return network, put(network, tensors, origin, keep)
+    report = load_into(
+        network,
+        tensors,
+        source=source,
+        format=found.info.format,
+        trained_on=found.info.trained_on,
+        others=found.others,
+        reshaped=reshaped,
+        keep=("fc_norm.",) if architecture.get("pooled_norm") and global_pool != "avg" else (),
+    )
+    return network, report
 
 
 def begin_from(model: MaskedCLIP, path: str | Path) -> LoadReport:
@@ -215,16 +244,17 @@ def begin_from(model: MaskedCLIP, path: str | Path) -> LoadReport:
 
     path is a run directory or a model.safetensors, of which everything is taken, or an encoder as
     `load_encoder` reads it. Its positions stay fixed, the class token's is added to the token
-    itself; layer scale goes into the weights that it follows, and other colours than ours into the
-    patch embedding. Raises ValueError where one tensor of the encoder (of a whole network: of all)
-    is missing or has another shape, or where the encoder has parts that ours has not.
+    itself; layer scale is folded into the weights that it follows, and another normalisation than
+    ours into the patch embedding. Raises ValueError where one tensor of the encoder (of a whole
+    network: of all) is missing or has another shape, or where the encoder has modules that ours
+    lacks.
     """
-    weights = foreign_files.read(path, (MODEL, ENCODER))
-    tensors, form = weights.tensors, ""
-    saw: tuple[str, ...] = ()
+    weights = read_checkpoint(path, (MODEL, ENCODER))
+    tensors, format = weights.tensors, ""
+    trained_on: tuple[str, ...] = ()
     if not (weights.header and any(name.startswith("encoder.") for name in tensors)):
         found = recognise(weights)
-        _, _, form, saw = found.carried
+        _, _, format, trained_on = found.info
         tensors = {f"encoder.{k}": v for k, v in _as_ours(found, model, str(path)).items()}
     wanted = model.state_dict()
     begun = "encoder." if all(name.startswith("encoder.") for name in tensors) else ""
@@ -235,8 +265,8 @@ def begin_from(model: MaskedCLIP, path: str | Path) -> LoadReport:
         missing=sorted(name for name in wanted if name.startswith(begun) and name not in fits),
         unexpected=sorted(set(tensors) - set(fits)),
         share=sum(fits[name].numel() for name in fits) / sum(v.numel() for v in wanted.values()),
-        form=form,
-        saw=saw,
+        format=format,
+        trained_on=trained_on,
     )
     if report.missing:
         raise ValueError(
@@ -249,15 +279,16 @@ def begin_from(model: MaskedCLIP, path: str | Path) -> LoadReport:
 
 
 def _as_ours(found: Recognised, model: MaskedCLIP, source: str) -> dict[str, Tensor]:
-    """Return an encoder's tensors that give in our encoder what they give in their own."""
-    facts, tensors = found.carried.facts, dict(found.tensors)
-    plain = plain_facts(0, 0, 0)
-    parts = ("family", "mlp", "activation", "qkv_bias", "registers", "class_position", "pre_norm")
-    for part in parts:
-        if facts[part if facts["family"] != "resnet50" else "family"] != plain[part]:
+    """Return tensors that give in our encoder what the encoder's own give in its own network."""
+    architecture, tensors = found.info.architecture, dict(found.tensors)
+    plain = plain_architecture(0, 0, 0)
+    fields = ("family", "mlp", "activation", "qkv_bias", "registers", "class_position", "pre_norm")
+    for field in fields:
+        theirs = architecture[field if architecture["family"] != "resnet50" else "family"]
+        if theirs != plain[field]:
             raise ValueError(
-                f"init_from {source}: {found.carried.form or 'its encoder'} has {part} "
-                f"{facts.get(part)!r} and ours {plain[part]!r}; begin from a plain ViT such as "
+                f"init_from {source}: {found.info.format or 'its encoder'} has {field} "
+                f"{theirs!r} and ours {plain[field]!r}; begin from a plain ViT such as "
                 f"MAE, RETFound or ImageNet-21K"
             )
     for name in [name for name in tensors if ".ls" in name and name.endswith(".gamma")]:
@@ -269,12 +300,15 @@ def _as_ours(found: Recognised, model: MaskedCLIP, source: str) -> dict[str, Ten
     position = resample_abs_pos_embed(tensors["pos_embed"], [grid, grid])
     tensors["cls_token"] = tensors["cls_token"] + position[:, :1]
     tensors["pos_embed"] = torch.cat([torch.zeros_like(position[:, :1]), position[:, 1:]], dim=1)
-    _recolour(tensors, found.carried.preparation)
+    _fold_normalisation(tensors, found.info.preparation)
     return tensors
 
 
-def _recolour(tensors: dict[str, Tensor], theirs: Preparation) -> None:
-    """Let the patch embedding take our colours: x_theirs = (x_ours * std + mean - mean') / std'."""
+def _fold_normalisation(tensors: dict[str, Tensor], theirs: Preparation) -> None:
+    """Let the patch embedding take images normalised as ours are.
+
+    x_theirs = (x_ours * std + mean - mean') / std'.
+    """
     ours = Preparation()
     if (theirs.mean, theirs.std) == (ours.mean, ours.std):
         return

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from maskedclip.metrics.results import RESULTS, Measured, read_measured, read_rows
 from maskedclip.metrics.scores import point
-from maskedclip.models.checkpoints.formats import contaminated
+from maskedclip.models.checkpoints.formats import training_datasets
 from maskedclip.report.pages.measurements import Measurement, measurements
 
 USUAL = "finetune"
@@ -65,7 +65,7 @@ def find(roots: Sequence[Path], protocol: str) -> Found:
 
 def _told(measured: Measurement) -> Measurement:
     """Return it with what is known of its weights' training, where the rows do not say."""
-    if measured.seen is None and measured.dataset in contaminated(measured.method):
+    if measured.seen is None and measured.dataset in training_datasets(measured.method):
         return replace(measured, seen=measured.method)
     return measured
 

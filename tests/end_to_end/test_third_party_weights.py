@@ -23,9 +23,9 @@ from maskedclip.finetune.command import check_weights
 from maskedclip.finetune.loop import finetune
 from maskedclip.metrics.results import read_rows
 from maskedclip.models.checkpoints.files import name_of
-from maskedclip.models.checkpoints.formats import contaminated
+from maskedclip.models.checkpoints.formats import training_datasets
 from maskedclip.models.maskedclip import MaskedCLIP
-from maskedclip.models.pretrained import begin_from, carried, load_encoder
+from maskedclip.models.pretrained import begin_from, encoder_info, load_encoder
 from maskedclip.shards.phantoms.phantom import draw
 from tests.models.checkpoints.test_architectures import clip, mae, patches, vit
 from tests.models.test_pretrained import network as ours
@@ -104,7 +104,7 @@ def test_flair_is_fine_tuned_and_flagged_where_it_knew_the_images(
     tuned = maskedclip.load(run)
     assert (tuned.preparation.mean, tuned.preparation.whole) == ((0.0,) * 3, True)
     assert tuned.classify([photograph()]).shape[0] == 1
-    assert carried(tuned.network).form == "FLAIR"
+    assert encoder_info(tuned.network).format == "FLAIR"
 
 
 def test_frozen_features_are_of_the_weights_own_colours(
@@ -125,7 +125,7 @@ def test_pre_training_begins_from_other_colours_and_layer_scale_with_the_same_fe
     network = vit(img_size=32, depth=4, num_heads=4, init_values=1.0)
     torch.save(network.state_dict(), tmp_path / "augreg_in21k.pth")
     model = ours()
-    assert begin_from(model, tmp_path / "augreg_in21k.pth").form == "ImageNet-21K"
+    assert begin_from(model, tmp_path / "augreg_in21k.pth").format == "ImageNet-21K"
     value_BCHW = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(1))
     mean_C11, std_C11 = (
         torch.tensor(values).view(3, 1, 1)
@@ -165,12 +165,12 @@ def test_a_name_is_found_in_the_cache_and_nothing_is_fetched(
     monkeypatch.setattr("huggingface_hub._snapshot_download.constants.HF_HUB_CACHE", str(tmp_path))
     torch.save(mae()[0], cached(tmp_path, "YukunZhou/RETFound_mae_natureCFP") / "RETFound.pth")
     network, report = load_encoder("YukunZhou/RETFound_mae_natureCFP")
-    assert (report.form, report.saw) == ("RETFound", ("eyepacs",))
+    assert (report.format, report.trained_on) == ("RETFound", ("eyepacs",))
     name = "vit_large_patch14_clip_224.openai"
     save_file(vit(pre_norm=True).state_dict(), cached(tmp_path, f"timm/{name}") / "m.safetensors")
     network, report = load_encoder(name)
-    assert (report.form, carried(network).preparation.mean[0]) == ("OpenAI CLIP", 0.48145466)
-    assert carried(network).facts["activation"] == "quick_gelu"
+    assert (report.format, encoder_info(network).preparation.mean[0]) == ("OpenAI CLIP", 0.48145466)
+    assert encoder_info(network).architecture["activation"] == "quick_gelu"
     for absent, hint in (("facebook/dino-x", "facebook/dino-x"), ("vit_x.y", "timm/vit_x.y")):
         with pytest.raises(ValueError, match=rf"prefetch\.py demo --init_from={hint}") as error:
             check_weights(absent)
@@ -180,7 +180,7 @@ def test_a_name_is_found_in_the_cache_and_nothing_is_fetched(
 def test_what_each_foreign_model_saw_is_on_its_card() -> None:
     papers = {"aptos2019", "idrid", "messidor2", "glaucoma_fundus", "origa", "jsiec", "retina"}
     seen = {
-        name: sorted(papers & set(contaminated(name)))
+        name: sorted(papers & set(training_datasets(name)))
         for name in ("flair_resnet", "FLAIR", "UrFound", "RETFound_mae_natureCFP", "mae", "ours")
     }
     assert seen == {

@@ -1,4 +1,4 @@
-"""Networks that begin from weights of others."""
+"""Networks that begin from third-party weights."""
 
 from pathlib import Path
 
@@ -19,7 +19,7 @@ def network(size: str = "micro", image_size: int = 32) -> MaskedCLIP:
     return model
 
 
-def foreign(image_size: int = 32) -> VisionTransformer:
+def third_party(image_size: int = 32) -> VisionTransformer:
     """A ViT as of ImageNet: learnt positions, one for [CLS] too, and a head."""
     torch.manual_seed(3)
     model = VisionTransformer(
@@ -34,19 +34,19 @@ def foreign(image_size: int = 32) -> VisionTransformer:
 def test_an_encoder_begun_from_timm_gives_its_features(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"vit{suffix}"
     if suffix == ".pth":
-        torch.save({"model": foreign().state_dict()}, path)
+        torch.save({"model": third_party().state_dict()}, path)
     else:
-        save_file(foreign().state_dict(), path)
+        save_file(third_party().state_dict(), path)
     model = network()
     report = begin_from(model, path)
     assert report.unexpected == ["encoder.head.bias", "encoder.head.weight"]
     image_BCHW = torch.randn(2, 3, 32, 32)
     _, ours_BND = model.encoder(image_BCHW, None, 2)
-    torch.testing.assert_close(ours_BND, foreign().forward_features(image_BCHW))
+    torch.testing.assert_close(ours_BND, third_party().forward_features(image_BCHW))
 
 
 def test_positions_of_another_grid_are_resampled(tmp_path: Path) -> None:
-    save_file(foreign(64).state_dict(), tmp_path / "vit.safetensors")
+    save_file(third_party(64).state_dict(), tmp_path / "vit.safetensors")
     model = network()
     assert not begin_from(model, tmp_path / "vit.safetensors").missing
     assert model.encoder.pos_embed.shape == (1, 5, 128)
@@ -62,7 +62,7 @@ def test_a_run_gives_every_network(tmp_path: Path) -> None:
 
 
 def test_weights_of_another_size_are_refused_in_one_line(tmp_path: Path) -> None:
-    save_file(foreign().state_dict(), tmp_path / "vit.safetensors")
+    save_file(third_party().state_dict(), tmp_path / "vit.safetensors")
     with pytest.raises(ValueError, match=r"has no encoder\.\S+ of shape .*model\.size") as error:
         begin_from(network("tiny"), tmp_path / "vit.safetensors")
     assert "\n" not in str(error.value)

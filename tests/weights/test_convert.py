@@ -75,7 +75,7 @@ def test_the_tool_wants_to_be_asked_by_name_and_then_loads(trapped: tuple[Path, 
     out = convert(file, file.with_suffix(".safetensors"))
     assert not target.exists()
     assert load_file(out).keys() == vit().state_dict().keys()
-    assert load_encoder(out)[1].form == "MAE"
+    assert load_encoder(out)[1].format == "MAE"
 
 
 def test_what_holds_no_tensors_is_said_in_one_line(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Which network a state dict of timm's names is of, read off its shapes, and that network."""
+"""The network that a state dict under timm's names is of, inferred from its shapes and built."""
 
 import math
 from collections.abc import Mapping
@@ -12,11 +12,11 @@ from timm.models.resnet import ResNet
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from maskedclip.models.checkpoints.formats import Card, Family
+from maskedclip.models.checkpoints.formats import Family, WeightFormat
 
 Network = VisionTransformer | Eva | ResNet
 Pool = Literal["", "avg", "token"]
-Facts = dict[str, Any]  # plain values, so that a header can hold them
+Architecture = dict[str, Any]  # plain values, so that a header can hold them
 _HEADS = {1280: 16, 1408: 16, 1664: 16}  # by width, of ViT-H, -g and -bigG
 _MLPS: dict[str, Any] = {"plain": Mlp, "packed": SwiGLUPacked, "gated": SwiGLU}
 
@@ -32,12 +32,14 @@ def family_of(tensors: Mapping[str, Tensor]) -> Family:
     return "vit" if "pos_embed" in tensors else "eva"
 
 
-def facts_of(tensors: Mapping[str, Tensor], card: Card, heads: int = 0) -> Facts:
+def infer_architecture(
+    tensors: Mapping[str, Tensor], format: WeightFormat, heads: int = 0
+) -> Architecture:
     """Return what `build` needs to make the network of these tensors.
 
-    heads is their number where it is known: no shape tells it.
+    heads is their number where it is known: no shape shows it.
     """
-    if card.family == "resnet50":
+    if format.family == "resnet50":
         return {"family": "resnet50"}
     width, _, patch_size, _ = tensors["patch_embed.proj.weight"].shape
     depth = len({name.split(".")[1] for name in tensors if name.startswith("blocks.")})
@@ -52,26 +54,26 @@ def facts_of(tensors: Mapping[str, Tensor], card: Card, heads: int = 0) -> Facts
     pre_norm = "norm_pre.weight" in tensors
     registers = tensors["reg_token"].shape[1] if "reg_token" in tensors else 0
     return {
-        "family": card.family,
+        "family": format.family,
         "patch_size": patch_size,
         "width": width,
         "depth": depth,
-        "heads": heads or card.heads.get(width) or _HEADS.get(width) or max(1, width // 64),
+        "heads": heads or format.heads.get(width) or _HEADS.get(width) or max(1, width // 64),
         "hidden": hidden,
         "mlp": mlp,
-        "activation": "quick_gelu" if card.quick_gelu else "gelu",
+        "activation": "quick_gelu" if format.quick_gelu else "gelu",
         "qkv_bias": "blocks.0.attn.qkv.bias" in tensors,
         "layer_scale": "blocks.0.ls1.gamma" in tensors,
         "registers": registers,
-        "class_position": card.family == "vit" and not _is_square(tensors["pos_embed"].shape[1]),
+        "class_position": format.family == "vit" and not _is_square(tensors["pos_embed"].shape[1]),
         "pre_norm": pre_norm,
-        "epsilon": 1e-5 if pre_norm or card.family == "eva" else 1e-6,
+        "epsilon": 1e-5 if pre_norm or format.family == "eva" else 1e-6,
         "pooled_norm": has_pooled_norm(tensors),
     }
 
 
-def plain_facts(width: int, depth: int, heads: int, patch_size: int = 16) -> Facts:
-    """Return the facts of a ViT as ours are."""
+def plain_architecture(width: int, depth: int, heads: int, patch_size: int = 16) -> Architecture:
+    """Return the architecture of a plain ViT, as ours are."""
     return {
         "family": "vit", "patch_size": patch_size, "width": width, "depth": depth, "heads": heads,
         "hidden": 4 * width, "mlp": "plain", "activation": "gelu", "qkv_bias": True,
@@ -85,75 +87,84 @@ def has_pooled_norm(tensors: Mapping[str, Tensor]) -> bool:
     return "norm.weight" not in tensors and "fc_norm.weight" in tensors
 
 
-def grid_of(tensors: Mapping[str, Tensor], facts: Facts) -> int:
+def position_grid(tensors: Mapping[str, Tensor], architecture: Architecture) -> int:
     """Return the patches along a side that the positions are for; 0 where there are none."""
     if "pos_embed" not in tensors:
         return 0
-    return math.isqrt(tensors["pos_embed"].shape[1] - placed(facts))
+    return math.isqrt(tensors["pos_embed"].shape[1] - prefix_positions(architecture))
 
 
-def placed(facts: Facts) -> int:
+def prefix_positions(architecture: Architecture) -> int:
     """Return how many tokens before the patches have positions."""
-    if not facts["class_position"]:
+    if not architecture["class_position"]:
         return 0
-    return 1 + int(facts["registers"])
+    return 1 + int(architecture["registers"])
 
 
 def build_network(
-    facts: Facts, *, image_size: int, num_classes: int, drop_path: float, global_pool: Pool
+    architecture: Architecture,
+    *,
+    image_size: int,
+    num_classes: int,
+    drop_path: float,
+    global_pool: Pool,
 ) -> Network:
     """Return the network, untrained; global_pool as `load_encoder` has it."""
-    if facts["family"] == "resnet50":
+    if architecture["family"] == "resnet50":
         resnet = timm.create_model(
             "resnet50", num_classes=num_classes, drop_path_rate=drop_path, global_pool="avg"
         )
         return cast(ResNet, resnet)
-    patch = facts["patch_size"]
+    patch = architecture["patch_size"]
     if image_size % patch:
         near = max(1, round(image_size / patch)) * patch
         raise ValueError(
             f"image_size {image_size} is not a multiple of {patch}, the patch; use {near}"
         )
-    if facts["family"] == "eva":
-        return _dinov3(facts, image_size, num_classes, drop_path, global_pool)
-    silu = nn.SiLU if facts["mlp"] != "plain" else None
+    if architecture["family"] == "eva":
+        return _dinov3(architecture, image_size, num_classes, drop_path, global_pool)
+    silu = nn.SiLU if architecture["mlp"] != "plain" else None
     return VisionTransformer(
         img_size=image_size,
         patch_size=patch,
-        embed_dim=facts["width"],
-        depth=facts["depth"],
-        num_heads=facts["heads"],
+        embed_dim=architecture["width"],
+        depth=architecture["depth"],
+        num_heads=architecture["heads"],
         # half a channel more: timm rounds the product down
-        mlp_ratio=(facts["hidden"] + 0.5) / facts["width"],
-        mlp_layer=_MLPS[facts["mlp"]],
-        act_layer=silu or facts["activation"],
-        qkv_bias=facts["qkv_bias"],
-        init_values=1e-5 if facts["layer_scale"] else None,
-        reg_tokens=facts["registers"],
-        no_embed_class=not facts["class_position"],
-        pre_norm=facts["pre_norm"],
-        norm_layer=partial(LayerNorm, eps=facts["epsilon"]),
+        mlp_ratio=(architecture["hidden"] + 0.5) / architecture["width"],
+        mlp_layer=_MLPS[architecture["mlp"]],
+        act_layer=silu or architecture["activation"],
+        qkv_bias=architecture["qkv_bias"],
+        init_values=1e-5 if architecture["layer_scale"] else None,
+        reg_tokens=architecture["registers"],
+        no_embed_class=not architecture["class_position"],
+        pre_norm=architecture["pre_norm"],
+        norm_layer=partial(LayerNorm, eps=architecture["epsilon"]),
         num_classes=num_classes,
         drop_path_rate=drop_path,
-        global_pool="avg" if facts["pooled_norm"] else global_pool,
+        global_pool="avg" if architecture["pooled_norm"] else global_pool,
     )
 
 
 def _dinov3(
-    facts: Facts, image_size: int, num_classes: int, drop_path: float, global_pool: Pool
+    architecture: Architecture,
+    image_size: int,
+    num_classes: int,
+    drop_path: float,
+    global_pool: Pool,
 ) -> Eva:
-    bias = "_qkvb" if facts["qkv_bias"] else ""
+    bias = "_qkvb" if architecture["qkv_bias"] else ""
     network = timm.create_model(
         f"vit_small_patch16_dinov3{bias}",  # its other sizes differ in these numbers alone
         img_size=image_size,
-        patch_size=facts["patch_size"],
-        embed_dim=facts["width"],
-        depth=facts["depth"],
-        num_heads=facts["heads"],
-        mlp_ratio=(facts["hidden"] + 0.5) / facts["width"],
-        swiglu_mlp=facts["mlp"] == "gated",
-        swiglu_align_to=int(facts["mlp"] == "gated"),  # else timm packs both halves into one
-        num_reg_tokens=facts["registers"],
+        patch_size=architecture["patch_size"],
+        embed_dim=architecture["width"],
+        depth=architecture["depth"],
+        num_heads=architecture["heads"],
+        mlp_ratio=(architecture["hidden"] + 0.5) / architecture["width"],
+        swiglu_mlp=architecture["mlp"] == "gated",
+        swiglu_align_to=int(architecture["mlp"] == "gated"),  # else timm packs both halves into one
+        num_reg_tokens=architecture["registers"],
         num_classes=num_classes,
         drop_path_rate=drop_path,
         global_pool=global_pool,
@@ -173,7 +184,7 @@ def pooled(network: nn.Module, image_BCHW: Tensor) -> Tensor:
     return network.forward_head(token_BND, pre_logits=True).float()
 
 
-def eva_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def to_eva_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return the tensors as timm's DINOv3 calls them; its keys have no bias."""
     found: dict[str, Tensor] = {}
     for name, tensor in tensors.items():

@@ -1,4 +1,4 @@
-"""Files of weights: found by path or by a name of a hub, and read without running what is in them.
+"""Files of weights: located by path or hub name, and read without running what is in them.
 
 No torch is imported before a file is read: command lines ask here whether weights are there.
 """
@@ -20,7 +20,7 @@ OWN = (MODEL, FINETUNED, ENCODER)  # of a run, the whole network first
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".tar", ".ckpt")
 # where a checkpoint keeps its networks; the first that is there
 _CONTAINERS = ("model", "state_dict", "teacher", "module", "student")
-_BESIDE = ("open_clip_config.json", "preprocessor_config.json", "config.json")
+_SIDECARS = ("open_clip_config.json", "preprocessor_config.json", "config.json")
 
 
 class Weights(NamedTuple):
@@ -29,8 +29,8 @@ class Weights(NamedTuple):
     name: str  # as it was given
     file: Path
     tensors: dict[str, "Tensor"]
-    header: dict[str, Any]  # ours; empty for files of others
-    beside: dict[str, Any]  # what a file beside it says of the images; empty where there is none
+    header: dict[str, Any]  # ours; empty for third-party files
+    sidecar: dict[str, Any]  # configuration beside the file; empty where there is none
 
 
 def locate(weights: str | Path, own: Sequence[str] = (ENCODER,)) -> Path:
@@ -63,7 +63,7 @@ def locate(weights: str | Path, own: Sequence[str] = (ENCODER,)) -> Path:
     )
 
 
-def read(weights: str | Path, own: Sequence[str] = (ENCODER,)) -> Weights:
+def read_checkpoint(weights: str | Path, own: Sequence[str] = (ENCODER,)) -> Weights:
     """Return the tensors of a file that `locate` finds, as the file has them.
 
     Raises ValueError where it is not whole, or holds more than tensors and plain values.
@@ -73,18 +73,18 @@ def read(weights: str | Path, own: Sequence[str] = (ENCODER,)) -> Weights:
         tensors, header = read_safetensors(file)
     else:
         tensors, header = tensors_of(_unpickled(file), file), {}
-    beside: dict[str, Any] = {}
-    for name in () if header else _BESIDE:
+    sidecar: dict[str, Any] = {}
+    for name in () if header else _SIDECARS:
         if (file.parent / name).is_file():
             try:
-                beside |= json.loads((file.parent / name).read_text())
+                sidecar |= json.loads((file.parent / name).read_text())
             except ValueError as error:
                 raise ValueError(f"{file.parent / name}: not whole JSON ({error})") from None
-    return Weights(str(weights), file, tensors, header, beside)
+    return Weights(str(weights), file, tensors, header, sidecar)
 
 
 def read_safetensors(path: Path) -> tuple[dict[str, "Tensor"], dict[str, Any]]:
-    """Return the tensors of a safetensors file, and our header, empty where it is another's."""
+    """Return the tensors of a safetensors file, and our header, empty for third-party files."""
     from safetensors import SafetensorError, safe_open
 
     try:

@@ -1,7 +1,7 @@
-"""Tensors of a foreign state dict under timm's names: prefixes off, attention fused, pieces joined.
+"""Third-party state dicts under timm's names: prefixes off, attention fused, axes added.
 
-A layout is a table of (regular expression, what stands in its place), applied in order. Which one
-it is, one tensor tells.
+A layout is a table of (regular expression, replacement), applied in order; one tensor shows which
+layout a file has.
 """
 
 import math
@@ -80,7 +80,7 @@ _LAYOUTS = {
 }
 
 
-def timm_layout(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
+def to_timm_names(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
     """Return the encoder's tensors under timm's names, and the names of all others in the file.
 
     The others, text towers and second encoders, keep their own names. Raises ValueError where no
@@ -98,8 +98,8 @@ def timm_layout(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[
     found: dict[str, Tensor] = {}
     gated = any(".mlp.gate_proj." in name for name in inside)
     for name, tensor in inside.items():
-        for pattern, place in _LAYOUTS[first]:
-            name = re.sub(pattern, place, name)
+        for pattern, replacement in _LAYOUTS[first]:
+            name = re.sub(pattern, replacement, name)
         name = name.replace(".mlp.up_proj.", ".mlp.fc1_x." if gated else ".mlp.fc1.")
         found[name] = tensor
     _fuse(found)

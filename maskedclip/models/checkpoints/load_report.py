@@ -5,7 +5,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -25,16 +25,16 @@ class LoadReport:
     unexpected: list[str]  # in the file, not in the network: not used
     share: float  # of the network's values (a fresh head left out) that the file gave
     reshaped: list[str] = field(default_factory=list)  # resampled to another grid; of `matched`
-    form: str = ""  # the card that the weights were told by
-    saw: tuple[str, ...] = ()  # datasets that they were trained on
+    format: str = ""  # name of the WeightFormat
+    trained_on: tuple[str, ...] = ()  # datasets that they were trained on
 
     def __str__(self) -> str:
         if not (self.matched or self.missing):
             return "an untrained encoder"
-        form = f" ({self.form})" if self.form else ""
+        format = f" ({self.format})" if self.format else ""
         resampled = f"; resampled {', '.join(self.reshaped)}" if self.reshaped else ""
         return (
-            f"{self.source}{form}: {len(self.matched)} tensors loaded, {self.share:.1%} of the "
+            f"{self.source}{format}: {len(self.matched)} tensors loaded, {self.share:.1%} of the "
             f"network; missing {_short(self.missing)}; unexpected {_short(self.unexpected)}"
             f"{resampled}"
         )
@@ -52,10 +52,10 @@ class LoadReport:
     def facts(self) -> dict[str, Any]:
         """Return what is kept in a run."""
         return {
-            "source": self.source, "form": self.form, "share": self.share,
+            "source": self.source, "form": self.format, "share": self.share,
             "matched": len(self.matched), "reshaped": self.reshaped,
             "missing": grouped(self.missing), "unexpected": grouped(self.unexpected),
-            "saw": list(self.saw),
+            "saw": list(self.trained_on),
         }  # fmt: skip
 
 
@@ -65,22 +65,22 @@ def grouped(names: Iterable[str]) -> list[str]:
     return [name if count == 1 else f"{name} ({count})" for name, count in counts.items()]
 
 
-class Origin(NamedTuple):
-    """Where tensors come from."""
-
-    source: str
-    form: str
-    saw: tuple[str, ...]
-    others: list[str]  # what else the file holds
-    reshaped: list[str]  # tensors that were resampled
-
-
-def put(
-    network: nn.Module, tensors: Mapping[str, Tensor], origin: Origin, keep: tuple[str, ...] = ()
+def load_into(
+    network: nn.Module,
+    tensors: Mapping[str, Tensor],
+    *,
+    source: str,
+    format: str,
+    trained_on: tuple[str, ...],
+    others: list[str],
+    reshaped: list[str],
+    keep: tuple[str, ...] = (),
 ) -> LoadReport:
-    """Put the tensors into a network, its head left fresh; return what became of each.
+    """Load the tensors into a network, its head left fresh; return what became of each.
 
     Args:
+        others: what else the file holds.
+        reshaped: names of tensors that were resampled.
         keep: beginnings of names that are no fresh head here, though they look like one.
 
     Raises ValueError, and logs the table, where they are less than 95 % of the network, or some
@@ -95,21 +95,21 @@ def put(
     }
     encoder = {name: tensor.numel() for name, tensor in wanted.items() if name not in fresh}
     report = LoadReport(
-        source=origin.source,
+        source=source,
         matched=sorted(fits),
         missing=sorted(set(encoder) - set(fits)),
-        unexpected=sorted([*(set(tensors) - set(fits)), *origin.others]),
+        unexpected=sorted([*(set(tensors) - set(fits)), *others]),
         share=sum(encoder[name] for name in fits) / sum(encoder.values()),
-        reshaped=origin.reshaped,
-        form=origin.form,
-        saw=origin.saw,
+        reshaped=reshaped,
+        format=format,
+        trained_on=trained_on,
     )
     strange = sorted(name for name in tensors if name.startswith("blocks.") and name not in fits)
     if report.share < ENOUGH or strange:
         logger.error("%s", report.table())
         lost = report.missing[0] if report.missing else strange[0]
         raise ValueError(
-            f"{origin.source}: gives {report.share:.1%} of {origin.form or 'the encoder'} and "
+            f"{source}: gives {report.share:.1%} of {format or 'the encoder'} and "
             f"{len(strange)} tensors of blocks that it has no place for, the first {lost}; at "
             f"least {ENOUGH:.0%} and none are asked for: it is of another form"
         )

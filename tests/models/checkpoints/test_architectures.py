@@ -1,4 +1,4 @@
-"""Encoders of others give what their own code gives, from the names that their files have."""
+"""Third-party encoders give what their own code gives, from the names that their files have."""
 
 import argparse
 import re
@@ -29,7 +29,7 @@ from transformers import (
 )
 
 from maskedclip.models.checkpoints.architectures import pooled
-from maskedclip.models.pretrained import LoadReport, carried, load_encoder
+from maskedclip.models.pretrained import LoadReport, encoder_info, load_encoder
 
 SIZE, WIDTH = 64, 128
 Given = tuple[dict[str, Any], Callable[[Tensor], Tensor]]  # content of a file; its patch tokens
@@ -224,7 +224,7 @@ def transformers_clip() -> Given:
     return tensors, lambda x: last(network(x)[0][:, 1:])
 
 
-# name of the file, what is in it, and the form that it is told to be
+# name of the file, its content, and the format that it is recognised as
 FORMS: dict[str, tuple[Callable[[], Given], str]] = {
     "mae_pretrain_vit_large.pth": (mae, "MAE"),
     "RETFound_mae_natureCFP.pth": (mae, "RETFound"),
@@ -261,7 +261,7 @@ def test_its_patch_tokens_are_those_of_its_own_code(name: str, tmp_path: Path) -
     size = 70 if make in (retfound_dinov2, dinov2_registers) else SIZE
     path = written(tmp_path, name, content)
     network, report = load_encoder(path, image_size=size, global_pool="token")
-    assert (report.form, report.share, report.missing) == (form, 1.0, [])
+    assert (report.format, report.share, report.missing) == (form, 1.0, [])
     image_BCHW = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(1))
     network.eval()
     with torch.no_grad():
@@ -287,11 +287,11 @@ def test_flair_is_torchvisions_resnet_at_512_pixels_and_black_borders(tmp_path: 
     }
     save_file(tensors, tmp_path / "model.safetensors")
     network, report = load_encoder(tmp_path, global_pool="token")
-    assert (report.form, report.share) == ("FLAIR", 1.0)
-    _, preparation, _, saw = carried(network)
+    assert (report.format, report.share) == ("FLAIR", 1.0)
+    _, preparation, _, trained_on = encoder_info(network)
     assert preparation[:3] == (512, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
     assert preparation.whole
-    assert {"aptos2019", "idrid", "origa", "jsiec", "retina"} <= set(saw)
+    assert {"aptos2019", "idrid", "origa", "jsiec", "retina"} <= set(trained_on)
     image_BCHW = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(1))
     network.eval()
     with torch.no_grad():
@@ -311,7 +311,7 @@ def test_its_size_and_colours_go_with_it(tmp_path: Path) -> None:
     for name, (size, mean, resize) in wanted.items():
         path = written(tmp_path, name, FORMS[name][0]()[0])
         network, _ = load_encoder(path)
-        preparation = carried(network).preparation
+        preparation = encoder_info(network).preparation
         assert (preparation.image_size, preparation.mean, preparation.resize) == (
             size,
             mean,
@@ -325,7 +325,7 @@ def test_a_configuration_beside_the_file_has_the_last_word_on_colours(tmp_path: 
     path = written(tmp_path, "laion/open_clip_pytorch_model.bin", clip()[0])
     said = '{"preprocess_cfg": {"mean": [0.5, 0.5, 0.5], "std": [0.25, 0.25, 0.25]}}'
     (path.parent / "open_clip_config.json").write_text(said)
-    preparation = carried(load_encoder(path)[0]).preparation
+    preparation = encoder_info(load_encoder(path)[0]).preparation
     assert (preparation.mean, preparation.std) == ((0.5,) * 3, (0.25,) * 3)
 
 
@@ -374,7 +374,7 @@ def test_what_is_no_encoder_is_refused_by_name(
 
 
 def test_the_table_counts_what_is_alike() -> None:
-    report = LoadReport("a.pth", ["blocks.0.x", "blocks.1.x"], [], ["head.bias"], 1.0, form="MAE")
+    report = LoadReport("a.pth", ["blocks.0.x", "blocks.1.x"], [], ["head.bias"], 1.0, format="MAE")
     assert report.table().splitlines()[1:] == [
         "  unexpected head.bias",
         "  matched    blocks.N.x (2)",
