@@ -44,7 +44,7 @@ make_shards: turn a downloaded dataset into shards.
             --patient_column --eye_column --split_column --report_column --categories_column
   phantom:  --count 2000 --seed 0   how many drawn images, and which
 
-DATASET may also be a card of your own, a file like shards/eyepacs.toml.
+DATASET may also be a card of your own, a file like maskedclip/shards/cards/eyepacs.toml.
 A killed build goes on where it was when the same command is given again.
 """
 ONLY_FOR = {

@@ -284,7 +284,7 @@ def _from_card(directory: str, use: str) -> Dataset:
     card = read_card(name)
     return Dataset(
         directory, use, card.title, UNKNOWN, card.licence or UNKNOWN, card.citation or UNKNOWN,
-        f"the shards are not there any more; from the card shards/{name}.toml",
+        f"the shards are not there any more; from the card maskedclip/shards/cards/{name}.toml",
     )  # fmt: skip
 
 

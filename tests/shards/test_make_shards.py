@@ -22,6 +22,7 @@ from maskedclip.data.splits import read_split
 from maskedclip.data.storage.shards import Shards
 from maskedclip.shards.building import build as building
 from maskedclip.shards.building import lock as building_lock
+from maskedclip.shards.downloads.cards import CARDS
 from maskedclip.shards.make import build
 from maskedclip.shards.make_command import main, parse
 from maskedclip.shards.phantoms.phantom import draw
@@ -412,6 +413,19 @@ def test_what_a_file_tells_of_a_patient_is_left_behind_and_counted(tmp_path: Pat
         assert not {"comment", "icc_profile", "xmp"} & set(stored.info)
         assert b"Doe" not in content
     assert b"Doe" not in b"".join(contents(tmp_path / "toy").values())
+
+
+def test_a_card_of_ones_own_is_named_by_its_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    grades(tmp_path / "download", 3)
+    card = (CARDS / "eyepacs.toml").read_text()
+    (tmp_path / "mine.toml").write_text(card.replace('name = "eyepacs"', 'name = "mine"'))
+    monkeypatch.chdir(tmp_path)
+    main(["./mine.toml", "--root=download", "--workers=1"])
+    shards = Shards(Path("shards/mine"))
+    assert len(shards) == 6
+    assert shards.metadata(0)["dataset"] == "mine"
 
 
 def test_a_download_that_is_half_there_is_told_by_the_numbers(

@@ -88,7 +88,7 @@ def test_data_have_the_licences_of_their_manifests_and_of_their_cards(run: Path)
     assert "| unpaired | 1,234 | ours \\| alone | not known | the run does not say" in text
     assert "`shards/odir5k`: ODIR-5K" in text  # its shards are gone, its card is there
     assert "None stated (challenge of Peking University, 2019)" in text
-    assert "from the card shards/odir5k.toml" in text
+    assert "from the card maskedclip/shards/cards/odir5k.toml" in text
     assert "Began from: `mae.pth`, licence not known." in text
 
 

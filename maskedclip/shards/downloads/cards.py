@@ -1,4 +1,4 @@
-"""Cards: what a dataset is and how its files are read, one TOML file a dataset (shards/*.toml)."""
+"""Cards: what a dataset is and how its files are read, one TOML file a dataset (shards/cards/)."""
 
 import difflib
 import re
@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-CARDS = Path(__file__).resolve().parents[3] / "shards"
+CARDS = Path(__file__).resolve().parents[1] / "cards"  # package data: pip installs them
 FACTS = ("patient", "eye", "split")  # what a file or a row may tell besides its classes
 
 

@@ -137,4 +137,5 @@ def test_the_example_of_contributing_is_a_card_that_reads_its_dataset(tmp_path: 
 
 
 def test_the_cards_lie_where_the_readme_says() -> None:
-    assert CARDS == ROOT / "shards"
+    assert CARDS == ROOT / "maskedclip" / "shards" / "cards"
+    assert "maskedclip/shards/cards/" in (ROOT / "shards" / "README.md").read_text()
