@@ -30,9 +30,8 @@ from typing import NamedTuple
 from sklearn.metrics import roc_auc_score
 
 from maskedclip.metrics import results
-from maskedclip.metrics.comparison import Difference, over_seeds, paired_means
-from maskedclip.metrics.delong import delong
-from maskedclip.metrics.predictions import Measured
+from maskedclip.metrics.comparison import Difference, delong, over_seeds, paired_bootstrap
+from maskedclip.metrics.results import Predictions
 from maskedclip.metrics.scores import METRICS, NEED_TWO_CLASSES, macro
 from maskedclip.report.collect import run_directories
 
@@ -51,7 +50,7 @@ class Side(NamedTuple):
     """One side's predictions in a place: a run a seed."""
 
     classes: list[str]
-    runs: dict[int, Measured]
+    runs: dict[int, Predictions]
 
 
 def compare(first: Path, second: Path) -> str:
@@ -78,7 +77,7 @@ def _read(root: Path) -> dict[Place, Side]:
         for row in results.read_rows(run):
             if row["metric"] != METRICS[0]:
                 continue
-            measured, classes = results.predicted(run, row)
+            measured, classes = results.predictions_of(run, row)
             place = (row["dataset"], row["task"], row["protocol"], row["fraction"])
             side = found.setdefault(place, Side(classes, {}))
             if row["seed"] in side.runs or side.classes != classes:
@@ -104,7 +103,7 @@ def _table(place: Place, first: Side, second: Side) -> str:
             lines.append((_NAMES[metric], "-", "-", "- (test images of one class)", "-"))
             continue
         means = [_mean(metric, side) for side in (a, b)]
-        lines.append((_NAMES[metric], *means, *_cells(paired_means(metric, a, b))))
+        lines.append((_NAMES[metric], *means, *_cells(paired_bootstrap(metric, a, b))))
     if len(a) == len(b) == 1 and not single:
         lines += _by_class(first.classes, a[0], b[0])
     head = (
@@ -114,7 +113,7 @@ def _table(place: Place, first: Side, second: Side) -> str:
     return head + results.in_columns(lines)
 
 
-def _by_class(classes: Sequence[str], a: Measured, b: Measured) -> list[tuple[str, ...]]:
+def _by_class(classes: Sequence[str], a: Predictions, b: Predictions) -> list[tuple[str, ...]]:
     """Return DeLong's test for each class that has test images."""
     place = {key: i for i, key in enumerate(b.keys)}
     order_B = [place[key] for key in a.keys]  # that they are the same, the bootstrap has checked
@@ -129,7 +128,7 @@ def _by_class(classes: Sequence[str], a: Measured, b: Measured) -> list[tuple[st
     return lines
 
 
-def _mean(metric: str, side: Sequence[Measured]) -> str:
+def _mean(metric: str, side: Sequence[Predictions]) -> str:
     """Return the mean over seeds and its standard deviation, in per cent."""
     values = [macro(metric, run.label_B, run.probability_BY)[0] for run in side]
     mean, deviation = over_seeds(values)

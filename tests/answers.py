@@ -2,12 +2,12 @@
 
 import numpy as np
 
-from maskedclip.metrics.predictions import Measured
+from maskedclip.metrics.results import Predictions
 
 
 def measured(
     images: int = 200, skill: float = 1.0, seed: int = 0, classes: int = 3, each: int = 2
-) -> Measured:
+) -> Predictions:
     """Return one network's answers on the test split of that many images, `each` a patient."""
     labels = np.random.default_rng(99)
     label_B = np.repeat(labels.integers(0, classes, images // each), each)
@@ -17,7 +17,7 @@ def measured(
     probability_BY = np.exp(logit_BY)
     probability_BY /= probability_BY.sum(axis=1, keepdims=True)
     keys = [f"image{i}" for i in range(images)]
-    return Measured(keys, [str(i // each) for i in range(images)], label_B, probability_BY)
+    return Predictions(keys, [str(i // each) for i in range(images)], label_B, probability_BY)
 
 
 def noise(generator: np.random.Generator, each: int, images: int = 120) -> np.ndarray:

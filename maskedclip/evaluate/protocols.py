@@ -32,7 +32,7 @@ from maskedclip.evaluate.frozen_encoder import JOINT, PATCHES, Frozen
 from maskedclip.finetune.command import EvaluateConfig, check_protocols
 from maskedclip.finetune.run_directory import LOADED, seen_by
 from maskedclip.metrics import results
-from maskedclip.metrics.predictions import Measured
+from maskedclip.metrics.results import Predictions
 from maskedclip.shards.image_folders import as_shards
 
 logger = logging.getLogger(__name__)
@@ -148,13 +148,13 @@ def _one(
             probe = probes.logistic(train, validation, test_BD, number)
         probability_BY = probe.probability_BY
         knob = f"{probe.chosen}, validation AUROC {100 * probe.validation_auroc:.1f}"
-    measured = Measured(
+    measured = Predictions(
         [sample.key for sample in samples],
         [sample.unit for sample in samples],
         _labels(samples),
         probability_BY,
     )
-    rows = results.measure(
+    rows = results.save_and_score(
         identity_of(frozen, held, cell), held.task.classes, measured, out,
         method=frozen.name, shards=held.dataset.directory,
     )  # fmt: skip

@@ -18,7 +18,7 @@ from maskedclip.data.order import number
 from maskedclip.engine.distributed import compute_type
 from maskedclip.engine.schedule import warmup_cosine
 from maskedclip.finetune.run_directory import Labels, preparation_of
-from maskedclip.metrics.results import Measured
+from maskedclip.metrics.results import Predictions
 
 _EVALUATION_BATCH, _KEPT_BYTES = 64, 1_000_000_000
 
@@ -118,7 +118,9 @@ class Prepared:
 
 
 @torch.no_grad()
-def predict(model: nn.Module, batches: Iterable[Views], classes: int, ledger: Ledger) -> Measured:
+def predict(
+    model: nn.Module, batches: Iterable[Views], classes: int, ledger: Ledger
+) -> Predictions:
     """Return the probabilities of prepared images that can be read."""
     device = next(model.parameters()).device
     kind = compute_type("auto", device)
@@ -133,7 +135,7 @@ def predict(model: nn.Module, batches: Iterable[Views], classes: int, ledger: Le
             logit_BY = model(views.image_BCHW.to(device, non_blocking=True))
         kept += views.samples
         rows.append(logit_BY.double().softmax(dim=-1).cpu().numpy())
-    return Measured(
+    return Predictions(
         [sample.key for sample in kept],
         [sample.unit for sample in kept],
         np.array([sample.label for sample in kept]),

@@ -22,7 +22,7 @@ from maskedclip.engine.provenance import check_data, provenance, record
 from maskedclip.finetune.recipes import paper
 from maskedclip.metrics import results
 from maskedclip.metrics.file_lock import locked
-from maskedclip.metrics.results import Measured
+from maskedclip.metrics.results import Predictions
 from maskedclip.metrics.scores import METRICS
 from maskedclip.models.checkpoints.files import FINETUNED, RANDOM, locate, name_of, read_checkpoint
 from maskedclip.models.checkpoints.formats import Preparation
@@ -191,7 +191,7 @@ def _digest(path: Path, _changed: int, _size: int) -> str:
 
 
 def write_results(
-    config: FinetuneConfig, run: Path, labels: Labels, model: nn.Module, found: Measured
+    config: FinetuneConfig, run: Path, labels: Labels, model: nn.Module, found: Predictions
 ) -> None:
     """Write weights, predictions and then the rows, whose presence says that the run is whole."""
     task, name = labels.task, labels.dataset.name
@@ -206,7 +206,7 @@ def write_results(
         "seed": config.seed,
     }
     method, shards = method_of(config), labels.dataset.directory
-    rows = results.measure(identity, task.classes, found, run, method=method, shards=shards)
+    rows = results.save_and_score(identity, task.classes, found, run, method=method, shards=shards)
     seen = seen_by(encoder_info(model), labels.dataset)
     results.write_rows(run, [row | {"recipe": config.recipe, "seen": seen} for row in rows])
 

@@ -1,16 +1,21 @@
-"""Is one run better than another? Differences on the same images, with intervals and p-values."""
+"""Is one run better than another? Differences on the same images, with intervals and p-values.
 
+A paired bootstrap by patient for every metric, DeLong's test for the AUROC of one class. Axes: B
+images, Y classes, R resamples, N the two runs, U units, K tied groups, Q negatives.
+"""
+
+import math
 from collections.abc import Mapping, Sequence
-from statistics import fmean, stdev
+from statistics import NormalDist, fmean, stdev
 from typing import NamedTuple
 
 import numpy as np
 
-from maskedclip.metrics.bootstrap import draws, resampled
-from maskedclip.metrics.results import Measured
-from maskedclip.metrics.scores import LOWER_IS_BETTER, macro
+from maskedclip.metrics.results import Predictions
+from maskedclip.metrics.scores import LOWER_IS_BETTER, draws, macro, resampled
 
 RESAMPLES = 2000  # a p-value below 0.001 needs more than an interval does
+_NO_VARIANCE = 1e-18  # what rounding leaves of none
 
 
 class Difference(NamedTuple):
@@ -22,36 +27,20 @@ class Difference(NamedTuple):
     p: float | None
 
 
-class Best(NamedTuple):
-    """The best of several methods, and how each of the others differs from it (other - best)."""
-
-    name: str
-    others: dict[str, Difference]  # p-values are Holm's, for as many comparisons
-    differing: list[str]  # those whose p-value is below the level
-
-
 def paired_bootstrap(
-    metric: str, a: Measured, b: Measured, *, seed: int = 0, resamples: int = RESAMPLES
-) -> Difference:
-    """Return a metric of `a` minus that of `b`: patients are drawn, the same ones for both.
-
-    The p-value is two-sided; one patient has none, and no interval. Raises ValueError where the
-    two are not of the same images, labels and patients, or all are of one class.
-    """
-    return paired_means(metric, [a], [b], seed=seed, resamples=resamples)
-
-
-def paired_means(
     metric: str,
-    a: Sequence[Measured],
-    b: Sequence[Measured],
+    a: Sequence[Predictions],
+    b: Sequence[Predictions],
     *,
     seed: int = 0,
     resamples: int = RESAMPLES,
 ) -> Difference:
-    """Return what `paired_bootstrap` does of the means of several runs, one a seed, on each side.
+    """Return the mean of a metric over the runs `a` (one a seed) minus that over the runs `b`.
 
-    It says what other patients would change, not what other seeds would.
+    Patients are drawn, the same ones for all runs: the two-sided p-value says what other patients
+    would change, not what other seeds would. One patient has no p-value and no interval. Raises
+    ValueError where the runs are not of the same images, labels and patients, or all images are of
+    one class.
     """
     runs = [[_aligned(run, a[0]) for run in side] for side in (a, b)]
     value = [_mean(metric, side) for side in runs]
@@ -59,47 +48,46 @@ def paired_means(
     return _difference(value[0], value[1], *value_NR)
 
 
-def differing_from_best(
+def against_best(
     metric: str,
-    found: Mapping[str, Sequence[Measured]],
+    runs: Mapping[str, Sequence[Predictions]],
     *,
-    level: float = 0.05,
     seed: int = 0,
     resamples: int = RESAMPLES,
-) -> Best:
-    """Return the method of the best mean over its seeds, and which others differ from it.
+) -> tuple[str, dict[str, Difference]]:
+    """Return the method of the best mean over its seeds, and how each other differs from it.
 
-    The p-values say what other patients would change, not what other seeds would.
+    A difference is other - best, as `paired_bootstrap` has it; the p-values are adjusted for the
+    number of methods (Holm).
 
     Args:
-        found: of each method, its runs (one a seed) on one and the same test split.
+        runs: of each method, its runs (one a seed) on one and the same test split.
 
     Raises ValueError where they are not of the same images, labels and patients.
     """
-    if not found or not all(found.values()):
+    if not runs or not all(runs.values()):
         raise ValueError("compare: a method has no run; give at least one method and run")
-    first = next(iter(found.values()))[0]
-    runs = {name: [_aligned(run, first) for run in every] for name, every in found.items()}
-    value = {name: _mean(metric, every) for name, every in runs.items()}
+    first = next(iter(runs.values()))[0]
+    runs = {name: [_aligned(run, first) for run in own] for name, own in runs.items()}
+    value = {name: _mean(metric, own) for name, own in runs.items()}
     best = (min if metric in LOWER_IS_BETTER else max)(value, key=lambda name: value[name])
-    value_R = {name: _resamples(metric, every, seed, resamples) for name, every in runs.items()}
+    value_R = {name: _resamples(metric, own, seed, resamples) for name, own in runs.items()}
     others = {
         name: _difference(value[name], value[best], value_R[name], value_R[best])
-        for name in found
+        for name in runs
         if name != best
     }
-    p = {name: each.p for name, each in others.items() if each.p is not None}
-    p = dict(zip(p, holm(list(p.values())), strict=True))
-    others = {name: each._replace(p=p.get(name)) for name, each in others.items()}
-    return Best(best, others, [name for name in p if p[name] < level])
+    p = {name: other.p for name, other in others.items() if other.p is not None}
+    adjusted = dict(zip(p, holm(list(p.values())), strict=True))
+    return best, {name: other._replace(p=adjusted.get(name)) for name, other in others.items()}
 
 
 def holm(p: Sequence[float]) -> list[float]:
     """Return p-values adjusted for their number, by Holm's step-down rule."""
     adjusted, largest = [0.0] * len(p), 0.0
-    for rank, place in enumerate(sorted(range(len(p)), key=lambda i: p[i])):
-        largest = max(largest, min(1.0, (len(p) - rank) * p[place]))
-        adjusted[place] = largest
+    for rank, i in enumerate(sorted(range(len(p)), key=lambda i: p[i])):
+        largest = max(largest, min(1.0, (len(p) - rank) * p[i]))
+        adjusted[i] = largest
     return adjusted
 
 
@@ -110,29 +98,29 @@ def over_seeds(values: Sequence[float]) -> tuple[float, float | None]:
     return fmean(values), stdev(values) if len(values) > 1 else None
 
 
-def _aligned(found: Measured, model: Measured) -> Measured:
-    """Return the rows of `found` in the order of `model`'s."""
-    place = {key: i for i, key in enumerate(found.keys)}
-    if len(place) != len(found.keys) or sorted(place) != sorted(model.keys):
+def _aligned(run: Predictions, first: Predictions) -> Predictions:
+    """Return the predictions of `run` in the order of the images of `first`."""
+    index = {key: i for i, key in enumerate(run.keys)}
+    if len(index) != len(run.keys) or sorted(index) != sorted(first.keys):
         raise ValueError(
-            f"compare: {len(found.keys)} images of one run are not the {len(model.keys)} of the "
+            f"compare: {len(run.keys)} images of one run are not the {len(first.keys)} of the "
             f"other; compare runs on the same test split"
         )
-    order_B = np.array([place[key] for key in model.keys])
-    units = [found.units[i] for i in order_B]
-    again = Measured(list(model.keys), units, found.label_B[order_B], found.probability_BY[order_B])
-    if not np.array_equal(again.label_B, model.label_B) or units != list(model.units):
+    order_B = np.array([index[key] for key in first.keys])
+    units = [run.units[i] for i in order_B]
+    label_B, probability_BY = run.label_B[order_B], run.probability_BY[order_B]
+    if not np.array_equal(label_B, first.label_B) or units != list(first.units):
         raise ValueError("compare: the same images have other labels or patients in the two runs")
-    if again.probability_BY.shape != model.probability_BY.shape:
+    if probability_BY.shape != first.probability_BY.shape:
         raise ValueError("compare: the two runs have not the same number of classes")
-    return again
+    return Predictions(list(first.keys), units, label_B, probability_BY)
 
 
-def _mean(metric: str, runs: Sequence[Measured]) -> float:
+def _mean(metric: str, runs: Sequence[Predictions]) -> float:
     return fmean(macro(metric, run.label_B, run.probability_BY)[0] for run in runs)
 
 
-def _resamples(metric: str, runs: Sequence[Measured], seed: int, resamples: int) -> np.ndarray:
+def _resamples(metric: str, runs: Sequence[Predictions], seed: int, resamples: int) -> np.ndarray:
     """Return the mean over runs of the metric of each resample; none where there is one unit."""
     if len(set(runs[0].units)) < 2:
         return np.empty(0)
@@ -156,3 +144,68 @@ def _difference(a: float, b: float, a_R: np.ndarray, b_R: np.ndarray) -> Differe
     tail = min((value_R <= 0).sum(), (value_R >= 0).sum())
     p = min(1.0, 2 * (tail + 1) / (len(value_R) + 1))
     return Difference(value, float(low), float(high), float(p))
+
+
+def delong(
+    label_B: np.ndarray,
+    a_B: np.ndarray,
+    b_B: np.ndarray,
+    unit_B: Sequence[str] | None = None,
+) -> Difference:
+    """Return the AUROC of scores `a_B` minus that of `b_B`, by DeLong's test (1988).
+
+    Midranks make it O(n log n) (Sun and Xu 2014). With units (patients of several images) the
+    variance is Obuchowski's (1997), which is DeLong's where every unit has one image. Where it is
+    zero (both curves perfect, say) there is no interval, nor a p-value unless the two are equal.
+
+    Args:
+        label_B: True or 1 for the class, False or 0 for the others.
+
+    Raises ValueError where the labels are all alike.
+    """
+    positive_B = np.asarray(label_B).astype(bool)
+    if positive_B.all() or not positive_B.any():
+        raise ValueError("delong: the labels are all alike; positives and negatives are needed")
+    placement_NB = np.stack([_placements(positive_B, np.asarray(s)) for s in (a_B, b_B)])
+    auroc_N = placement_NB[:, positive_B].mean(axis=1)
+    names = np.arange(len(positive_B)) if unit_B is None else np.asarray(unit_B)
+    variance = _variance(placement_NB[0] - placement_NB[1], positive_B, names)
+    value = float(auroc_N[0] - auroc_N[1])
+    if not variance > _NO_VARIANCE:  # or not a number: one positive, or one unit
+        return Difference(value, None, None, 1.0 if value == 0 else None)
+    deviation = math.sqrt(variance)
+    margin = NormalDist().inv_cdf(0.975) * deviation
+    p = math.erfc(abs(value) / deviation / math.sqrt(2))
+    return Difference(value, value - margin, value + margin, p)
+
+
+def _placements(positive_B: np.ndarray, score_B: np.ndarray) -> np.ndarray:
+    """Return for each image the share of the other kind that it is ranked rightly against."""
+    placement_B = np.empty(len(score_B))
+    rank_B = _midranks(score_B)
+    positives, negatives = positive_B.sum(), (~positive_B).sum()
+    placement_B[positive_B] = (rank_B[positive_B] - _midranks(score_B[positive_B])) / negatives
+    below_Q = rank_B[~positive_B] - _midranks(score_B[~positive_B])
+    placement_B[~positive_B] = 1 - below_Q / positives
+    return placement_B
+
+
+def _midranks(score_B: np.ndarray) -> np.ndarray:
+    """Return ranks from 1; equal scores share the mean of theirs."""
+    _, group_B, count_K = np.unique(score_B, return_inverse=True, return_counts=True)
+    return (np.cumsum(count_K) - (count_K - 1) / 2)[group_B]
+
+
+def _variance(placement_B: np.ndarray, positive_B: np.ndarray, unit_B: np.ndarray) -> float:
+    """Return the variance of the mean placement of positives, units being independent."""
+    _, index_B = np.unique(unit_B, return_inverse=True)
+    units = index_B.max() + 1
+    sums, with_images = [], []  # of positives, of negatives: a value a unit; units that have some
+    for chosen_B in (positive_B, ~positive_B):
+        centred_B = placement_B[chosen_B] - placement_B[chosen_B].mean()
+        sums.append(np.bincount(index_B[chosen_B], centred_B, units) / chosen_B.sum())
+        with_images.append(len(np.unique(index_B[chosen_B])))
+    if min(*with_images, units) < 2:
+        return math.nan
+    own = sum((sum_U**2).sum() * k / (k - 1) for sum_U, k in zip(sums, with_images, strict=True))
+    return float(own + 2 * (sums[0] * sums[1]).sum() * units / (units - 1))

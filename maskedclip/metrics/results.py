@@ -1,15 +1,21 @@
-"""results.jsonl: what a run has measured, row by row, and where the images behind it are."""
+"""What a run scored: results.jsonl, a row a score, and the predictions that the scores follow from.
 
+Predictions are two CSV files: the probabilities of each image, and the patient it is of.
+"""
+
+import csv
+import io
 import json
 import logging
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+import numpy as np
 
 from maskedclip.metrics.file_lock import locked
-from maskedclip.metrics.predictions import Measured, read_measured, write_measured
 from maskedclip.metrics.scores import METRICS, OVER_CLASSES, Score, score
 
 logger = logging.getLogger(__name__)
@@ -23,10 +29,19 @@ _COLUMNS = {  # of the table on the terminal: there is no room for more
 }
 
 
-def measure(
+class Predictions(NamedTuple):
+    """The images of a test split, and the probabilities that were predicted for them."""
+
+    keys: list[str]
+    units: list[str]  # what the bootstrap draws: the patient where known
+    label_B: np.ndarray
+    probability_BY: np.ndarray
+
+
+def save_and_score(
     identity: dict[str, Any],
     classes: Sequence[str],
-    found: Measured,
+    predictions: Predictions,
     run: Path,
     *,
     method: str,
@@ -39,70 +54,70 @@ def measure(
         method: name of the encoder's weights, a row of the tables.
         shards: directory of the dataset.
     """
-    predictions = Path("predictions") / f"{_name(identity, run)}.csv"
-    write_measured(run / predictions, classes, found)
+    path = Path("predictions") / f"{_name(identity, run)}.csv"
+    write_test_split(run / path, classes, predictions)
     files = {
         "method": method,
-        "predictions": predictions.as_posix(),
+        "predictions": path.as_posix(),
         "shards": str(shards.resolve()),
     }
     rows = []
     for metric in METRICS:
-        one = score(metric, found.label_B, found.probability_BY, found.units)
+        one = score(metric, predictions.label_B, predictions.probability_BY, predictions.units)
         rows.append(row(identity | {"metric": metric}, one, classes) | files)
-    for note in dict.fromkeys(each["note"] for each in rows if each["note"]):
+    for note in dict.fromkeys(new["note"] for new in rows if new["note"]):
         logger.warning("%s: %s", identity["dataset"], note)
     return rows
 
 
 def _name(identity: dict[str, Any], run: Path) -> str:
-    """Return what the predictions are called: by the run too, where a directory holds several."""
+    """Return the predictions' file name: with the run's, where a directory holds several runs."""
     several = "" if run.resolve().name == identity["run"] else identity["run"]
     labels, seed = f"{identity['fraction']:g}", f"seed{identity['seed']}"
-    what = (identity[key] for key in ("dataset", "task", "protocol"))
-    return file_name(several, *what, labels, seed, "test")
+    split = (identity[key] for key in ("dataset", "task", "protocol"))
+    return file_name(several, *split, labels, seed, "test")
 
 
-def row(identity: dict[str, Any], found: Score, classes: Sequence[str]) -> dict[str, Any]:
+def row(identity: dict[str, Any], one: Score, classes: Sequence[str]) -> dict[str, Any]:
     """Return a row of results.jsonl without its files; identity holds the fields of IDENTITY."""
     assert tuple(identity) == IDENTITY
-    note = _note(identity["metric"], found, classes)
-    numbers = {"value": found.value, "n": found.n, "low": found.low, "high": found.high}
+    note = _note(identity["metric"], one, classes)
+    numbers = {"value": one.value, "n": one.n, "low": one.low, "high": one.high}
     return identity | numbers | {"note": note}
 
 
-def _note(metric: str, found: Score, classes: Sequence[str]) -> str:
+def _note(metric: str, one: Score, classes: Sequence[str]) -> str:
     """Return in words what a value leaves out, or why there is none."""
-    missing = ", ".join(classes[label] for label in found.absent)
-    if found.value is None:
-        (only,) = set(range(len(classes))) - set(found.absent)
-        return f"undefined: all {found.n} test images are of one class, {classes[only]}"
+    missing = ", ".join(classes[label] for label in one.absent)
+    if one.value is None:
+        (only,) = set(range(len(classes))) - set(one.absent)
+        return f"undefined: all {one.n} test images are of one class, {classes[only]}"
     notes = []
     if missing and metric in OVER_CLASSES:
         notes.append(f"no test image of {missing}: mean of the other classes")
-    if found.low is None:
+    if one.low is None:
         notes.append("no interval: too few patients in the test split")
     return "; ".join(notes)
 
 
-def recomputed(run: Path, found: dict[str, Any]) -> Score:
+def recomputed(run: Path, row: dict[str, Any]) -> Score:
     """Return a row's score computed again from the predictions in the run directory alone.
 
-    Raises ValueError as `predicted` does.
+    Raises ValueError as `predictions_of` does.
     """
-    again, _ = predicted(run, found)
-    return score(found["metric"], again.label_B, again.probability_BY, again.units)
+    again, _ = predictions_of(run, row)
+    return score(row["metric"], again.label_B, again.probability_BY, again.units)
 
 
-def predicted(run: Path, found: dict[str, Any]) -> tuple[Measured, list[str]]:
+def predictions_of(run: Path, row: dict[str, Any]) -> tuple[Predictions, list[str]]:
     """Return the predictions behind a row of a run, and the classes.
 
     Raises ValueError where they are not there, damaged, or outside of the run.
     """
-    name = found.get("predictions")
+    name = row.get("predictions")
     if not isinstance(name, str) or Path(name).is_absolute() or ".." in Path(name).parts:
         raise ValueError(f"{run / RESULTS}: a row names {name!r} as its predictions; measure again")
-    return read_measured(run / name)
+    return read_test_split(run / name)
 
 
 def read_rows(directory: Path) -> list[dict[str, Any]]:
@@ -117,7 +132,7 @@ def read_rows(directory: Path) -> list[dict[str, Any]]:
 
 
 def write_rows(directory: Path, rows: Sequence[dict[str, Any]]) -> None:
-    """Add rows to a run's results; each takes the place of an earlier one of the same identity."""
+    """Add rows to a run's results; a row replaces an earlier one of the same identity."""
     for new in rows:
         assert new["value"] is None or math.isfinite(new["value"])
     directory.mkdir(parents=True, exist_ok=True)
@@ -125,14 +140,14 @@ def write_rows(directory: Path, rows: Sequence[dict[str, Any]]) -> None:
     lock = directory / ".results.lock"
     with locked(lock, wait=True, without="do not write two results at a time"):
         kept = [old for old in read_rows(directory) if _identity(old) not in replaced]
-        lines = [json.dumps(every, allow_nan=False) + "\n" for every in [*kept, *rows]]
+        lines = [json.dumps(line, allow_nan=False) + "\n" for line in [*kept, *rows]]
         temporary = directory / (RESULTS + ".tmp")
         temporary.write_text("".join(lines))
         temporary.replace(directory / RESULTS)
 
 
-def _identity(found: dict[str, Any]) -> tuple[Any, ...]:
-    return tuple(found.get(name) for name in IDENTITY)
+def _identity(row: dict[str, Any]) -> tuple[Any, ...]:
+    return tuple(row.get(name) for name in IDENTITY)
 
 
 def file_name(*parts: str) -> str:
@@ -141,16 +156,16 @@ def file_name(*parts: str) -> str:
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
-    """Return rows as text, in per cent: a line a measurement, with two of the intervals."""
+    """Return rows as text, in per cent: a line a test split, with two of the intervals."""
     head = ("dataset", "task", "protocol", "labels", "seed", *_COLUMNS.values(), "n")
-    found: dict[tuple[Any, ...], dict[str, dict[str, Any]]] = {}
-    for each in rows:
-        place = (each["dataset"], each["task"], each["protocol"], each["fraction"], each["seed"])
-        found.setdefault(place, {})[each["metric"]] = each
+    splits: dict[tuple[Any, ...], dict[str, dict[str, Any]]] = {}
+    for row in rows:
+        split = (row["dataset"], row["task"], row["protocol"], row["fraction"], row["seed"])
+        splits.setdefault(split, {})[row["metric"]] = row
     lines = [head]
-    for (dataset, task, protocol, fraction, seed), by_metric in found.items():
+    for (dataset, task, protocol, fraction, seed), by_metric in splits.items():
         scores = [_cell(by_metric.get(m), interval="[" in _COLUMNS[m]) for m in _COLUMNS]
-        n = max(each["n"] for each in by_metric.values())
+        n = max(row["n"] for row in by_metric.values())
         lines.append(
             (dataset, task, protocol, f"{100 * fraction:.3g}%", str(seed), *scores, str(n))
         )
@@ -167,10 +182,77 @@ def in_columns(lines: Sequence[Sequence[str]]) -> str:
     )
 
 
-def _cell(each: dict[str, Any] | None, *, interval: bool) -> str:
-    if each is None or each["value"] is None:
+def _cell(row: dict[str, Any] | None, *, interval: bool) -> str:
+    if row is None or row["value"] is None:
         return "-"
-    value = f"{100 * each['value']:.1f}"
-    if not interval or each["low"] is None:
+    value = f"{100 * row['value']:.1f}"
+    if not interval or row["low"] is None:
         return value
-    return f"{value} [{100 * each['low']:.1f}, {100 * each['high']:.1f}]"
+    return f"{value} [{100 * row['low']:.1f}, {100 * row['high']:.1f}]"
+
+
+def write_predictions(
+    path: Path,
+    classes: Sequence[str],
+    keys: Iterable[str],
+    label_B: np.ndarray,
+    probability_BY: np.ndarray,
+) -> None:
+    """Write a CSV of id, label and one probability a class: the scores follow from it alone."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".tmp")
+    with temporary.open("w", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["id", "label", *classes])
+        for key, label, probability_Y in zip(keys, label_B, probability_BY, strict=True):
+            writer.writerow([key, classes[label], *(repr(float(p)) for p in probability_Y)])
+    temporary.replace(path)
+
+
+def write_test_split(path: Path, classes: Sequence[str], predictions: Predictions) -> None:
+    """Write the predictions, and beside them NAME.units.csv of id and unit."""
+    write_predictions(
+        path, classes, predictions.keys, predictions.label_B, predictions.probability_BY
+    )
+    temporary = path.with_suffix(".tmp")
+    with temporary.open("w", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["id", "unit"])
+        writer.writerows(zip(predictions.keys, predictions.units, strict=True))
+    temporary.replace(path.with_suffix(".units.csv"))
+
+
+def read_predictions(path: Path) -> tuple[list[str], list[str], np.ndarray, np.ndarray]:
+    """Return (ids, classes, label_B, probability_BY) of what `write_predictions` wrote.
+
+    Raises ValueError, in one line, where the file is not there or is no such table.
+    """
+    header, lines = _read_table(path)
+    classes = header[2:]
+    try:
+        label_B = np.array([classes.index(line[1]) for line in lines], dtype=np.int64)
+        probability_BY = np.array([[float(value) for value in line[2:]] for line in lines])
+    except ValueError as error:
+        raise ValueError(f"{path}: no table of predictions ({error}); measure again") from None
+    return [line[0] for line in lines], classes, label_B, probability_BY
+
+
+def read_test_split(path: Path) -> tuple[Predictions, list[str]]:
+    """Return what `write_test_split` wrote, and the classes; ValueError where it is not whole."""
+    keys, classes, label_B, probability_BY = read_predictions(path)
+    _, lines = _read_table(path.with_suffix(".units.csv"))
+    if [line[0] for line in lines] != keys:
+        raise ValueError(f"{path.with_suffix('.units.csv')}: other ids than {path.name}'s")
+    return Predictions(keys, [line[1] for line in lines], label_B, probability_BY), classes
+
+
+def _read_table(path: Path) -> tuple[list[str], list[list[str]]]:
+    try:
+        header, *lines = csv.reader(io.StringIO(path.read_text("utf-8"), newline=""), strict=True)
+    except FileNotFoundError:
+        raise ValueError(f"{path}: no such file; measure again") from None
+    except (ValueError, csv.Error) as error:  # not UTF-8, empty, or no table
+        raise ValueError(f"{path}: is not a CSV ({error}); measure again") from None
+    if any(len(line) != len(header) for line in lines) or header[:1] != ["id"]:
+        raise ValueError(f"{path}: a row is cut or the heading is lost; measure again")
+    return header, lines

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from maskedclip.metrics.results import RESULTS, Measured, read_measured, read_rows
+from maskedclip.metrics.results import RESULTS, Predictions, read_rows, read_test_split
 from maskedclip.metrics.scores import point
 from maskedclip.models.checkpoints.formats import training_datasets
 from maskedclip.report.pages.measurements import Measurement, measurements
@@ -95,16 +95,16 @@ def _once(measured: Sequence[Measurement]) -> tuple[list[Measurement], list[str]
     return list(kept.values()), problems
 
 
-def read(run: Measurement) -> tuple[Measured, list[str]]:
+def read(run: Measurement) -> tuple[Predictions, list[str]]:
     """Return a measurement's predictions and their classes; ValueError where there are none."""
     path = Path(run.predictions)
     assert run.predictions
     if path.is_absolute() or ".." in path.parts:
         raise ValueError(f"{run.directory / RESULTS}: predictions {path} are not of this run")
-    return read_measured(run.directory / path)
+    return read_test_split(run.directory / path)
 
 
-def disagreements(run: Measurement, found: Measured) -> list[str]:
+def disagreements(run: Measurement, found: Predictions) -> list[str]:
     """Return a line for each value of the rows that the predictions do not give again."""
     problems = []
     for metric, score in run.scores.items():

@@ -2,8 +2,8 @@
 
 from collections import Counter
 
-from maskedclip.metrics.comparison import differing_from_best
-from maskedclip.metrics.results import Measured
+from maskedclip.metrics.comparison import against_best
+from maskedclip.metrics.results import Predictions
 from maskedclip.report.collect import read
 from maskedclip.report.pages.cells import Comparison, Place
 from maskedclip.report.pages.measurements import TABLED, Measurement
@@ -27,29 +27,29 @@ def compare(first: Table, there: set[Measurement]) -> tuple[dict[Place, Comparis
             if len(runs) < 2:
                 continue
             predictions = {name: [read(run)[0] for run in own] for name, own in runs.items()}
-            alike, others = _on_the_same_images(predictions)
-            if others and metric == TABLED[0]:
+            alike, elsewhere = _on_the_same_images(predictions)
+            if elsewhere and metric == TABLED[0]:
                 problems.append(
-                    f"{block.name} of labels, {column.name}: {', '.join(others)} measured on other "
-                    f"test images than {', '.join(alike)}; not compared"
+                    f"{block.name} of labels, {column.name}: {', '.join(elsewhere)} measured on "
+                    f"other test images than {', '.join(alike)}; not compared"
                 )
             if not alike:
                 continue
             try:
-                best = differing_from_best(metric, alike)
+                best, others = against_best(metric, alike)
             except ValueError as error:
                 problems.append(f"{block.name} of labels, {column.name}: no comparison ({error})")
                 break
-            for name, other in best.others.items():
+            for name, other in others.items():
                 compared[block.budget, column, metric, name] = Comparison(
-                    best.name, other.value, other.low, other.high, other.p
+                    best, other.value, other.low, other.high, other.p
                 )
     return compared, problems
 
 
 def _on_the_same_images(
-    predictions: dict[str, list[Measured]],
-) -> tuple[dict[str, list[Measured]], list[str]]:
+    predictions: dict[str, list[Predictions]],
+) -> tuple[dict[str, list[Predictions]], list[str]]:
     """Return the methods of the test images that most have in all runs, and the others."""
     images = {name: {frozenset(run.keys) for run in runs} for name, runs in predictions.items()}
     counts = Counter(next(iter(sets)) for sets in images.values() if len(sets) == 1)

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from maskedclip.data.labelled_views import picture
 from maskedclip.data.storage.shards import DamagedSample, Shards
-from maskedclip.metrics.results import Measured, file_name
+from maskedclip.metrics.results import Predictions, file_name
 from maskedclip.metrics.zero_shot import categories
 from maskedclip.report.collect import disagreements, read
 from maskedclip.report.pages.measurements import Measurement
@@ -77,7 +77,7 @@ def _address(image: Image.Image) -> str:
 
 def write_page(
     run: Measurement,
-    predictions: tuple[Measured, Sequence[str]],
+    predictions: tuple[Predictions, Sequence[str]],
     photographs: Photographs | None,
     pages: Path,
     most: int,

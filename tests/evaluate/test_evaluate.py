@@ -20,8 +20,7 @@ from maskedclip.evaluate.cells import Held, class_prompts
 from maskedclip.evaluate.protocols import LOST, evaluate
 from maskedclip.finetune.command import read_evaluate
 from maskedclip.inference import load
-from maskedclip.metrics.predictions import read_predictions
-from maskedclip.metrics.results import read_rows
+from maskedclip.metrics.results import read_predictions, read_rows
 from maskedclip.metrics.scores import METRICS, macro
 from tests.untrained import SHAPE, exported
 

@@ -18,8 +18,7 @@ from maskedclip.finetune.epoch import Prepared, learning_rate, predict
 from maskedclip.finetune.loop import finetune
 from maskedclip.finetune.run_directory import read_labels
 from maskedclip.inference import load
-from maskedclip.metrics.predictions import read_predictions
-from maskedclip.metrics.results import read_rows
+from maskedclip.metrics.results import read_predictions, read_rows
 from maskedclip.metrics.scores import METRICS, macro
 from maskedclip.models.classifier import adamw_by_layer, build_classifier
 from tests.colours import DAMAGED, config_of, two_colours

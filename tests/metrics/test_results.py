@@ -7,26 +7,29 @@ from typing import Any
 import numpy as np
 import pytest
 
-from maskedclip.metrics.predictions import Measured, read_measured, read_predictions, write_measured
 from maskedclip.metrics.results import (
     IDENTITY,
-    measure,
+    Predictions,
+    read_predictions,
     read_rows,
+    read_test_split,
     recomputed,
     row,
+    save_and_score,
     table,
     write_rows,
+    write_test_split,
 )
 from maskedclip.metrics.scores import METRICS, Score, score
 
 CLASSES = ("a", "b, c", "d")
 
 
-def example(labels: Any = range(3), images: int = 60) -> Measured:
+def example(labels: Any = range(3), images: int = 60) -> Predictions:
     generator = np.random.default_rng(0)
     label_B = generator.choice(list(labels), images)
     raw_BY = generator.random((images, 3)) + 0.5 * np.eye(3)[label_B]
-    return Measured(
+    return Predictions(
         [f"image{i}" for i in range(images)],
         [f"patient {i // 2}" for i in range(images)],
         label_B,
@@ -34,12 +37,14 @@ def example(labels: Any = range(3), images: int = 60) -> Measured:
     )
 
 
-def measured(run: Path, found: Measured, /, **changes: Any) -> list[dict[str, Any]]:
+def measured(run: Path, found: Predictions, /, **changes: Any) -> list[dict[str, Any]]:
     identity = {
         "run": run.name, "dataset": "idrid", "task": "grade", "protocol": "logistic",
         "fraction": 0.1, "seed": 2,
     }  # fmt: skip
-    rows = measure(identity | changes, CLASSES, found, run, method="ours", shards=run / "shards")
+    rows = save_and_score(
+        identity | changes, CLASSES, found, run, method="ours", shards=run / "shards"
+    )
     write_rows(run, rows)
     return rows
 
@@ -135,8 +140,8 @@ def test_the_table_shows_a_missing_metric_as_missing() -> None:
 def test_predictions_come_back_as_they_were(tmp_path: Path) -> None:
     wrote = example()
     path = tmp_path / "x-0.1-test.csv"
-    write_measured(path, CLASSES, wrote)
-    found, classes = read_measured(path)
+    write_test_split(path, CLASSES, wrote)
+    found, classes = read_test_split(path)
     assert (found.keys, found.units, tuple(classes)) == (wrote.keys, wrote.units, CLASSES)
     np.testing.assert_array_equal(found.label_B, wrote.label_B)
     np.testing.assert_array_equal(found.probability_BY, wrote.probability_BY)

@@ -14,8 +14,15 @@ from sklearn.metrics import (
     roc_auc_score,
 )
 
-from maskedclip.metrics.bootstrap import draws, resampled
-from maskedclip.metrics.scores import METRICS, NEED_TWO_CLASSES, macro, point, score
+from maskedclip.metrics.scores import (
+    METRICS,
+    NEED_TWO_CLASSES,
+    draws,
+    macro,
+    point,
+    resampled,
+    score,
+)
 from maskedclip.metrics.zero_shot import categories
 
 

@@ -7,22 +7,23 @@ from pathlib import Path
 import pytest
 
 from maskedclip.compare import compare
-from maskedclip.metrics.comparison import paired_means
-from maskedclip.metrics.predictions import Measured
-from maskedclip.metrics.results import measure, write_rows
+from maskedclip.metrics.comparison import paired_bootstrap
+from maskedclip.metrics.results import Predictions, save_and_score, write_rows
 from tests.answers import measured
 
 CLASSES = ("a", "b", "c")
 
 
 def written(
-    run: Path, found: Measured, seed: int = 0, fraction: float = 1.0, dataset: str = "idrid"
+    run: Path, found: Predictions, seed: int = 0, fraction: float = 1.0, dataset: str = "idrid"
 ) -> Path:
     identity = {
         "run": run.name, "dataset": dataset, "task": "grade", "protocol": "finetune",
         "fraction": fraction, "seed": seed,
     }  # fmt: skip
-    write_rows(run, measure(identity, CLASSES, found, run, method="m", shards=run / "shards"))
+    write_rows(
+        run, save_and_score(identity, CLASSES, found, run, method="m", shards=run / "shards")
+    )
     return run
 
 
@@ -53,7 +54,7 @@ def test_folders_of_runs_are_compared_by_their_means_over_seeds(tmp_path: Path) 
         sides.append(runs)
     text = compare(tmp_path / "ours", tmp_path / "theirs")
     first, _, difference, _ = cells(text, "AUROC")
-    found = paired_means("auroc", *sides)
+    found = paired_bootstrap("auroc", *sides)
     assert found.low is not None
     assert difference.startswith(f"{100 * found.value:+.1f} [{100 * found.low:+.1f}, ")
     assert " +- " in first

@@ -18,7 +18,7 @@ import pytest
 from maskedclip.data.labelled import labelled
 from maskedclip.data.storage.shards import Shards
 from maskedclip.finetune.loop import finetune
-from maskedclip.metrics.results import Measured, read_rows, recomputed
+from maskedclip.metrics.results import Predictions, read_rows, recomputed
 from maskedclip.report.build import Report, report
 from maskedclip.report.collect import pretraining
 from maskedclip.report.command import ReportConfig, read_report
@@ -216,7 +216,7 @@ def test_a_run_is_counted_once_however_often_it_is_named(study: Study, tmp_path:
     assert written.problems == []
 
 
-def images_of(directory: Path) -> tuple[Measured, list[str]]:
+def images_of(directory: Path) -> tuple[Predictions, list[str]]:
     """Return predictions on real shards, some of them wrong, and the class names."""
     dataset = Shards(directory)
     task = labelled(dataset, "disease")
@@ -225,7 +225,7 @@ def images_of(directory: Path) -> tuple[Measured, list[str]]:
     probability_BY[np.arange(len(label_B)), (label_B + (np.arange(len(label_B)) % 3 == 0)) % 2] += 1
     probability_BY /= probability_BY.sum(axis=1, keepdims=True)
     keys = [sample.key for sample in task.samples]
-    return Measured(keys, keys, label_B, probability_BY), list(task.classes)
+    return Predictions(keys, keys, label_B, probability_BY), list(task.classes)
 
 
 def test_the_worst_errors_are_shown_as_pictures(phantoms: dict[str, Path], tmp_path: Path) -> None:

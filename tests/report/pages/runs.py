@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from maskedclip.metrics.results import Measured, measure, write_rows
+from maskedclip.metrics.results import Predictions, save_and_score, write_rows
 
 PAPER_TASKS = {
     "aptos2019": ("diabetic_retinopathy", 5),
@@ -21,7 +21,7 @@ PAPER_TASKS = {
 }
 
 
-def predicted(dataset: str, classes: int, skill: float, seed: int, images: int = 60) -> Measured:
+def predicted(dataset: str, classes: int, skill: float, seed: int, images: int = 60) -> Predictions:
     """Return predictions on the dataset's own test images, right more often with more skill."""
     images = max(images, 2 * classes)
     own = np.random.default_rng(sum(dataset.encode()))
@@ -32,7 +32,7 @@ def predicted(dataset: str, classes: int, skill: float, seed: int, images: int =
     probability_BY = np.exp(logit_BY) / np.exp(logit_BY).sum(axis=1, keepdims=True)
     keys = [f"{dataset}{i:04d}" for i in range(images)]
     units = [f"patient{i // 2}" for i in range(images)]
-    return Measured(keys, units, label_B, probability_BY)
+    return Predictions(keys, units, label_B, probability_BY)
 
 
 class Place(NamedTuple):
@@ -49,7 +49,7 @@ class Place(NamedTuple):
 def write_run(
     root: Path,
     place: Place,
-    found: Measured,
+    found: Predictions,
     *,
     classes: Sequence[str] = (),
     shards: Path | None = None,
@@ -66,7 +66,7 @@ def write_run(
     }  # fmt: skip
     names = classes or [str(i) for i in range(found.probability_BY.shape[1])]
     where = shards or root / "shards" / place.dataset
-    write_rows(run, measure(identity, names, found, run, method=place.method, shards=where))
+    write_rows(run, save_and_score(identity, names, found, run, method=place.method, shards=where))
     return run
 
 
