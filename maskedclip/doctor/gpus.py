@@ -7,7 +7,7 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from maskedclip.doctor.finding import Finding, absent, failed, gigabytes, ok, warning
+from maskedclip.doctor.outcome import Outcome, failed, gigabytes, not_applicable, ok, warning
 from maskedclip.engine.gpu_specs import GPUS
 
 # docs.nvidia.com/deploy/cuda-compatibility/minor-version-compatibility.html, table 1
@@ -16,7 +16,7 @@ _TIMEOUT_S = 8
 _FULL = 0.9
 
 
-class Card(NamedTuple):
+class ListedGpu(NamedTuple):
     """A GPU as nvidia-smi lists it."""
 
     name: str
@@ -24,61 +24,69 @@ class Card(NamedTuple):
     driver: str
 
 
-def cards() -> tuple[list[Card], str]:
-    """Return the GPUs that nvidia-smi lists, and what it complains of."""
+def list_gpus() -> tuple[list[ListedGpu], str]:
+    """Return the GPUs that nvidia-smi lists, and its complaint, empty where there is none."""
     if not shutil.which("nvidia-smi"):
         return [], ""
-    asked = ["--query-gpu=name,memory.total,driver_version", "--format=csv,noheader,nounits"]
+    query = ["--query-gpu=name,memory.total,driver_version", "--format=csv,noheader,nounits"]
     try:
         done = subprocess.run(
-            ["nvidia-smi", *asked], capture_output=True, text=True, check=False, timeout=_TIMEOUT_S
+            ["nvidia-smi", *query], capture_output=True, text=True, check=False, timeout=_TIMEOUT_S
         )
     except subprocess.TimeoutExpired:
         return [], f"nvidia-smi does not answer in {_TIMEOUT_S} s"
     rows = [[word.strip() for word in line.split(",")] for line in done.stdout.splitlines()]
-    found = [Card(r[0], float(r[1]) * 2**20, r[2]) for r in rows if len(r) == 3 and r[1].isdigit()]
-    said = (done.stdout + done.stderr).strip().splitlines()
-    return found, said[-1] if said and (done.returncode or not found) else ""
+    listed = [
+        ListedGpu(r[0], float(r[1]) * 2**20, r[2]) for r in rows if len(r) == 3 and r[1].isdigit()
+    ]
+    lines = (done.stdout + done.stderr).strip().splitlines()
+    return listed, lines[-1] if lines and (done.returncode or not listed) else ""
 
 
-def present(listed: Sequence[Card], complaint: str, wanted: int | None, slurm: bool) -> Finding:
-    """Judge the GPUs of this machine by how many a node of the run has (None: not said)."""
+def present(
+    listed: Sequence[ListedGpu], complaint: str, wanted: int | None, slurm: bool
+) -> Outcome:
+    """Judge the GPUs of this machine by how many a node of the run has (None: not given)."""
     if complaint:
         return failed(
-            f"nvidia-smi: {complaint}", "mend the driver (admin), or use another node: --exclude"
+            f"nvidia-smi: {complaint}", "repair the driver (admin), or use another node: --exclude"
         )
-    names = ", ".join(dict.fromkeys(card.name for card in listed))
-    said = f"{len(listed)} here" + (f" ({names})" if names else "")
+    names = ", ".join(dict.fromkeys(gpu.name for gpu in listed))
+    message = f"{len(listed)} here" + (f" ({names})" if names else "")
     if wanted and len(listed) < wanted:
         if slurm:
-            return absent(f"{said}; look on a node: srun --gpus={wanted} python tools/doctor.py")
-        return failed(f"{said}, {wanted} wanted", f"--gpus={len(listed)}, or a machine with more")
+            return not_applicable(
+                f"{message}; check on a node: srun --gpus={wanted} python tools/doctor.py"
+            )
+        return failed(
+            f"{message}, {wanted} wanted", f"--gpus={len(listed)}, or a machine with more"
+        )
     if not listed:
-        return absent("none here: runs use the processor")
-    return ok(said)
+        return not_applicable("none here: runs use the processor")
+    return ok(message)
 
 
-def visible(listed: Sequence[Card], environment: Mapping[str, str] = os.environ) -> Finding:
+def visible(listed: Sequence[ListedGpu], environment: Mapping[str, str] = os.environ) -> Outcome:
     """Judge CUDA_VISIBLE_DEVICES."""
     value = environment.get("CUDA_VISIBLE_DEVICES")
     if not listed:
-        return absent("no GPU here")
+        return not_applicable("no GPU here")
     if value is None:
-        return ok("CUDA_VISIBLE_DEVICES is not set: all are seen")
+        return ok("CUDA_VISIBLE_DEVICES is not set: all are visible")
     chosen = [word.strip() for word in value.split(",") if word.strip()]
-    lost = [word for word in chosen if word.isdigit() and int(word) >= len(listed)]
-    if not chosen or lost:
+    missing = [word for word in chosen if word.isdigit() and int(word) >= len(listed)]
+    if not chosen or missing:
         return failed(
             f"CUDA_VISIBLE_DEVICES={value!r}: hides GPUs (there are {len(listed)})",
-            "unset CUDA_VISIBLE_DEVICES, or name those that are there",
+            "unset CUDA_VISIBLE_DEVICES, or name those that exist",
         )
     return ok(f"CUDA_VISIBLE_DEVICES={value}")
 
 
-def driver(listed: Sequence[Card], probe: Mapping[str, Any]) -> Finding:
+def driver(listed: Sequence[ListedGpu], probe: Mapping[str, Any]) -> Outcome:
     """Judge the driver by the CUDA that torch was built for, and whether torch reaches it."""
     if not listed:
-        return absent("no GPU here")
+        return not_applicable("no GPU here")
     cuda, version = probe.get("cuda"), listed[0].driver
     if not cuda:
         return failed(
@@ -99,11 +107,11 @@ def driver(listed: Sequence[Card], probe: Mapping[str, Any]) -> Finding:
     return ok(f"driver {version}, torch's CUDA {cuda}")
 
 
-def kernels(probe: Mapping[str, Any], precision: str) -> Finding:
+def kernels(probe: Mapping[str, Any], precision: str) -> Outcome:
     """Judge the compute capability by torch's kernels and by the precision of the run."""
     devices = probe.get("devices") or []
     if not devices:
-        return absent("torch reaches no GPU here")
+        return not_applicable("torch reaches no GPU here")
     built = [re.fullmatch(r"(?:sm|compute)_(\d+)(\d)[a-z]?", arch) for arch in probe["archs"]]
     known = [(int(m[1]), int(m[2])) for m in built if m]
     for device in devices:
@@ -112,21 +120,21 @@ def kernels(probe: Mapping[str, Any], precision: str) -> Finding:
             archs = ", ".join(probe["archs"])
             return failed(
                 f"{device['name']} ({major}.{minor}): torch has kernels for {archs}",
-                "install a torch built for this card (pytorch.org), or use newer cards",
+                "install a torch built for this GPU (pytorch.org), or use newer GPUs",
             )
         if (major, minor) < (8, 0):
-            said = f"{device['name']} ({major}.{minor}) does not multiply bf16"
+            message = f"{device['name']} ({major}.{minor}) has no bf16"
             if precision == "bf16":
-                return failed(said, "--engine.precision=auto")
-            return warning(f"{said}: runs compute in fp32", "choose a card from A100 on")
+                return failed(message, "--engine.precision=auto")
+            return warning(f"{message}: runs compute in fp32", "choose an A100 or newer")
     first = devices[0]
     return ok(f"compute capability {'.'.join(map(str, first['capability']))}, bf16")
 
 
-def nccl(probe: Mapping[str, Any], wanted: int | None) -> Finding:
-    """Judge whether torch has NCCL, which ranks on GPUs talk by."""
+def nccl(probe: Mapping[str, Any], wanted: int | None) -> Outcome:
+    """Judge whether torch has NCCL, by which ranks on GPUs communicate."""
     if not wanted and not probe.get("devices"):
-        return absent("no GPU here, none asked for: ranks talk by gloo")
+        return not_applicable("no GPU here, none asked for: ranks communicate by gloo")
     if not probe.get("nccl"):
         return failed(
             f"torch {probe.get('torch')} has no NCCL",
@@ -135,27 +143,27 @@ def nccl(probe: Mapping[str, Any], wanted: int | None) -> Finding:
     return ok(f"NCCL {probe['nccl']}")
 
 
-def card_of(name: str) -> str:
-    """Return our name of the card that CUDA calls so, empty where it is not known."""
+def planned_name(name: str) -> str:
+    """Return the name under which `plan` knows a GPU of CUDA's name, empty where it does not."""
     words = f" {name.replace('-', ' ')} "
     sizes = [key for key, gpu in GPUS.items() if f" {gpu.part_of_name} " in words]
     return next((key for key in sizes if key.split("-")[1] in name), sizes[0] if sizes else "")
 
 
-def fits(cost: Mapping[str, Any] | None, why: str, smallest: float | None) -> Finding:
-    """Judge the plan's memory by the card that it names and by the smallest one here.
+def fits(cost: Mapping[str, Any] | None, why: str, smallest: float | None) -> Outcome:
+    """Judge the plan's memory by the GPU that it names and by the smallest one here.
 
     Args:
-        cost: what the probe planned, None where it did not, `why` then says so.
+        cost: what the probe planned, None where it did not; `why` then says so.
         smallest: bytes of the smallest GPU here, if there is one.
     """
     if cost is None:
-        return absent(why)
+        return not_applicable(why)
     if "error" in cost:
         return failed(str(cost["error"]), "change that field, or --nodes and --gpus")
     usable = min(cost["usable"], smallest or cost["usable"])
-    said = f"{gigabytes(cost['memory'])} of {gigabytes(usable)} on {cost['gpu']}"
-    mend = "more --gpus, --optim.accumulate=2 or --engine.recompute=true"
+    message = f"{gigabytes(cost['memory'])} of {gigabytes(usable)} on {cost['gpu']}"
+    fix = "more --gpus, --optim.accumulate=2 or --engine.recompute=true"
     if cost["memory"] > usable:
-        return failed(f"{said}: does not fit", mend)
-    return ok(said) if cost["memory"] <= _FULL * usable else warning(f"{said}: tight", mend)
+        return failed(f"{message}: does not fit", fix)
+    return ok(message) if cost["memory"] <= _FULL * usable else warning(f"{message}: tight", fix)

@@ -1,4 +1,4 @@
-"""What a run reads: its shards, shared out to its ranks, the text tower, weights to begin with."""
+"""What a run reads: its shards, split over its ranks, its text tower, its initial weights."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -6,10 +6,10 @@ from typing import Any
 
 from maskedclip.config import Config, check_shares
 from maskedclip.doctor.filesystem import shared
-from maskedclip.doctor.finding import Finding, absent, failed, ok, warning
+from maskedclip.doctor.outcome import Outcome, failed, not_applicable, ok, warning
 from maskedclip.weights.prefetch import holds, needs
 
-_NO_RECIPE = "name a recipe to look at what it reads"
+_NO_RECIPE = "name a recipe to check what it reads"
 
 
 def directories(config: Config) -> list[Path]:
@@ -19,14 +19,14 @@ def directories(config: Config) -> list[Path]:
     return [Path(p) for p in dict.fromkeys((*data.paired, *unpaired, *config.after.datasets))]
 
 
-def data(config: Config | None) -> Finding:
+def shards(config: Config | None) -> Outcome:
     """Judge whether the shards are there and as long as their manifests say; no tar is read."""
     if config is None:
-        return absent(_NO_RECIPE)
+        return not_applicable(_NO_RECIPE)
     for name in ("paired", "unpaired"):
         if getattr(config.data, f"{name}_batch") and not getattr(config.data, name):
             return failed(f"data.{name} names no shard directory", f"--data.{name}=DIR,...")
-    shards = 0
+    count = 0
     for directory in directories(config):
         if _drawn(directory, config):
             continue
@@ -34,15 +34,15 @@ def data(config: Config | None) -> Finding:
             entries = _describe(directory)["shards"]
         except ValueError as error:
             return failed(str(error), f"python tools/make_shards.py DATASET --out {directory}")
-        shards += len(entries)
+        count += len(entries)
         for entry in entries:
             path = directory / entry["file"] if directory.is_dir() else directory
             size = path.stat().st_size if path.is_file() else -1
             if size != entry.get("bytes", size) or size < 0:
-                found = f"has {size:,} bytes of {entry['bytes']:,}" if size >= 0 else "is missing"
-                return failed(f"{path} {found}", f"python tools/check_shards.py {directory}")
-    count = len(directories(config))
-    return ok(f"{shards} shards of {count} directories, each of the length in its manifest")
+                state = f"has {size:,} bytes of {entry['bytes']:,}" if size >= 0 else "is missing"
+                return failed(f"{path} {state}", f"python tools/check_shards.py {directory}")
+    number = len(directories(config))
+    return ok(f"{count} shards of {number} directories, each of the length in its manifest")
 
 
 def shard_count(config: Config | None) -> int:
@@ -54,54 +54,51 @@ def shard_count(config: Config | None) -> int:
         try:
             total += len(_describe(directory)["shards"])
         except (ValueError, OSError):
-            continue  # said by `data`
+            continue  # reported by `shards`
     return total
 
 
-def shares(config: Config | None, ranks: int) -> Finding:
-    """Judge whether a step can be shared out to all ranks, and has samples enough."""
+def batch_split(config: Config | None, ranks: int) -> Outcome:
+    """Judge whether the batch is divisible by the ranks, and the data large enough for it."""
     if config is None:
-        return absent(_NO_RECIPE)
+        return not_applicable(_NO_RECIPE)
     sizes = config.data.paired_batch, config.data.unpaired_batch
     try:
         check_shares(sizes, ranks, config.optim.accumulate)
     except ValueError as error:
-        found, _, mend = str(error).partition("; ")
-        return failed(found, mend)
+        message, _, fix = str(error).partition("; ")
+        return failed(message, fix)
     names = ("paired", "unpaired")
     for name, size in zip(names, sizes, strict=True):
         samples = _samples(config, getattr(config.data, name))
         if samples is not None and size > samples:
             return warning(
-                f"data.{name}: {samples:,} samples for {size:,} a step: each comes more than once",
+                f"data.{name}: {samples:,} samples for {size:,} a step: some come twice",
                 f"--data.{name}_batch={max(ranks, samples // ranks * ranks)}, or more shards",
             )
-    shards, each = shard_count(config), sum(sizes) // ranks
-    return ok(
-        f"{each} images a rank and step on {ranks} ranks; {shards} shards serve any number of ranks"
-    )
+    return ok(f"{sum(sizes) // ranks} images a rank and step on {ranks} ranks")
 
 
-def place(config: Config | None, mounts: str, nodes: int) -> Finding:
-    """Judge on which file systems the shards are; the first that other nodes miss counts."""
+def file_systems(config: Config | None, mounts: str, nodes: int) -> Outcome:
+    """Judge the file systems of the shards; the first that other nodes do not see counts."""
     if config is None or not directories(config):
-        return absent(_NO_RECIPE if config is None else "no shard directory is named")
-    found = [shared(path, mounts, nodes, "the shards") for path in directories(config)]
+        return not_applicable(_NO_RECIPE if config is None else "no shard directory is named")
+    outcomes = [shared(path, mounts, nodes, "the shards") for path in directories(config)]
     states = ("failed", "warning", "ok")
-    return min(found, key=lambda finding: states.index(finding.state))
+    return min(outcomes, key=lambda outcome: states.index(outcome.state))
 
 
-def towers(config: Config | None, named: str) -> Finding:
+def hub_weights(config: Config | None, named: str) -> Outcome:
     """Judge whether what comes from a hub is on this machine, for jobs without network."""
     if config is None:
-        return absent(_NO_RECIPE)
+        return not_applicable(_NO_RECIPE)
     wanted = needs(config)
     if not wanted:
         return ok(f"model.text={config.model.text}: nothing from a hub is needed")
     missing = [need for need in wanted if not holds(need)]
     if missing:
-        said = ", ".join(f"{need.field} {need.name}" for need in missing)
-        return failed(f"not on this machine: {said}", f"python tools/prefetch.py {named}".strip())
+        names = ", ".join(f"{need.field} {need.name}" for need in missing)
+        return failed(f"not on this machine: {names}", f"python tools/prefetch.py {named}".strip())
     return ok(", ".join(f"{need.field} {need.name}" for need in wanted))
 
 

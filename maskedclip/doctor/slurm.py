@@ -1,172 +1,149 @@
-"""What SLURM says of itself, by scontrol and sacct alone."""
+"""SLURM's commands and settings, by scontrol and sacct alone."""
 
 import re
 import shutil
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import NamedTuple
 
-from maskedclip.doctor.finding import Finding, absent, failed, ok, warning
+from maskedclip.doctor.outcome import Outcome, failed, not_applicable, ok, warning
 
 _TIMEOUT_S = 4
 _COMMANDS = ("sbatch", "srun", "squeue", "scancel", "scontrol")
-_OLDEST = (20, 11)  # the first whose srun and --signal behave as the launchers rely on
 _SAVE_S = 30  # that a collective save may take after a signal
 _SMALL_ARRAY = 100
+_SILENT = "no SLURM answers here"
 
 
 class Cluster(NamedTuple):
-    """The answers; empty where nothing was asked or nothing came."""
+    """SLURM's answers; empty where nothing was asked or nothing came."""
 
-    commands: tuple[str, ...]  # that are here
+    commands: tuple[str, ...]  # on PATH
     ping: str
     config: Mapping[str, str]  # of `scontrol show config`
     partitions: tuple[Mapping[str, str], ...]
-    accounting: str  # what sacct complains of, empty where it answers
+    accounting: str  # sacct's complaint, empty where it answers
 
 
 def ask() -> Cluster:
     """Ask SLURM, where it is; a controller that does not answer is asked no more."""
-    here = tuple(name for name in (*_COMMANDS, "sacct") if shutil.which(name))
-    if "scontrol" not in here:
-        return Cluster(here, "", {}, (), "")
-    ping, config = _said("scontrol", "ping"), dict[str, str]()
+    commands = tuple(name for name in (*_COMMANDS, "sacct") if shutil.which(name))
+    if "scontrol" not in commands:
+        return Cluster(commands, "", {}, (), "")
+    ping = _output("scontrol", "ping")
     if not _up(ping):
-        return Cluster(here, ping or "no answer", {}, (), "")
-    for line in _said("scontrol", "show", "config").splitlines():
-        name, equals, value = line.partition("=")
-        if equals:
-            config[name.strip()] = value.strip()
-    lines = _said("scontrol", "--oneliner", "show", "partition").splitlines()
+        return Cluster(commands, ping or "no answer", {}, (), "")
+    lines = _output("scontrol", "show", "config").splitlines()
+    pairs = [line.partition("=") for line in lines if "=" in line]
+    lines = _output("scontrol", "--oneliner", "show", "partition").splitlines()
     rows = tuple(dict(re.findall(r"(\w+)=(\S*)", line)) for line in lines if "Partition" in line)
-    wrong = _complaint("sacct", "-n", "-X", "-j", "1") if "sacct" in here else "there is no sacct"
-    return Cluster(here, ping, config, rows, wrong)
+    complaint = "there is no sacct"
+    if "sacct" in commands:
+        code, _, stderr = _run("sacct", "-n", "-X", "-j", "1")
+        complaint = (stderr.strip().splitlines() or [f"sacct ends with {code}"])[-1] if code else ""
+    config = {name.strip(): value.strip() for name, _, value in pairs}
+    return Cluster(commands, ping, config, rows, complaint)
 
 
-def commands(here: Sequence[str]) -> Finding:
+def commands(cluster: Cluster) -> Outcome:
     """Judge whether SLURM's commands are on PATH."""
-    missing = [name for name in _COMMANDS if name not in here]
+    missing = [name for name in _COMMANDS if name not in cluster.commands]
     if len(missing) == len(_COMMANDS):
-        return absent("no SLURM here: runs use this machine (--cluster local)")
+        return not_applicable("no SLURM here: runs use this machine (--cluster local)")
     if missing:
         return failed(f"no {', '.join(missing)}", "module load slurm, or add its bin to PATH")
-    return ok(", ".join(here))
+    return ok(", ".join(cluster.commands))
 
 
-def controller(cluster: Cluster) -> Finding:
+def controller(cluster: Cluster) -> Outcome:
     """Judge whether the controller answers."""
     if "scontrol" not in cluster.commands:
-        return absent("no SLURM here")
-    said = (cluster.ping.strip().splitlines() or ["no answer"])[-1]
+        return not_applicable("no SLURM here")
+    answer = (cluster.ping.strip().splitlines() or ["no answer"])[-1]
     if not _up(cluster.ping):
-        return failed(said, "try later, export SLURM_CONF=FILE, or use --cluster local")
-    return ok(said)
+        return failed(answer, "try later, export SLURM_CONF=FILE, or use --cluster local")
+    return ok(f"{answer}, SLURM {cluster.config.get('SLURM_VERSION', 'of unknown version')}")
 
 
-def version(config: Mapping[str, str]) -> Finding:
-    """Judge SLURM's version."""
-    if not config:
-        return absent("no SLURM answers here")
-    text = config.get("SLURM_VERSION", "")
-    numbers = tuple(map(int, re.findall(r"\d+", text)[:2]))
-    if numbers < _OLDEST:
-        return warning(
-            f"{text or 'not said'}, not tried below 20.11", "ask the admin for a newer one"
-        )
-    return ok(text)
-
-
-def requeue(config: Mapping[str, str]) -> Finding:
+def requeue(cluster: Cluster) -> Outcome:
     """Judge whether jobs may go back into the queue."""
-    if not config:
-        return absent("no SLURM answers here")
-    if config.get("JobRequeue") == "0":
+    if not cluster.config:
+        return not_applicable(_SILENT)
+    if cluster.config.get("JobRequeue") == "0":
         return failed(
             "JobRequeue=0: a pre-empted or timed-out run is lost to the queue",
             "add sbatch = ['--requeue'] to the profile, or run the same command again by hand",
         )
-    return ok(f"JobRequeue={config.get('JobRequeue', 'not said')}")
+    return ok(f"JobRequeue={cluster.config.get('JobRequeue', 'not stated')}")
 
 
-def preemption(config: Mapping[str, str], partitions: Sequence[Mapping[str, str]]) -> Finding:
-    """Judge whether a job that has to leave can save before."""
+def preemption(cluster: Cluster) -> Outcome:
+    """Judge whether a pre-empted job can save before it ends."""
+    config = cluster.config
     if not config:
-        return absent("no SLURM answers here")
-    modes = {row["PreemptMode"] for row in partitions if "PreemptMode" in row} - {"OFF"}
+        return not_applicable(_SILENT)
     if config.get("PreemptType", "preempt/none").endswith("none"):
         return ok("no job is pre-empted")
-    said = f"PreemptMode={','.join(sorted(modes)) or config.get('PreemptMode', 'not said')}"
+    modes = {row["PreemptMode"] for row in cluster.partitions if "PreemptMode" in row} - {"OFF"}
+    message = f"PreemptMode={','.join(sorted(modes)) or config.get('PreemptMode', 'not stated')}"
     if any("CANCEL" in mode for mode in modes):
-        return warning(f"{said}: some jobs are ended, not queued again",
+        return warning(f"{message}: some jobs are ended, not queued again",
                        "choose a partition that requeues, or submit again")  # fmt: skip
     if "preempt_send_user_signal" not in config.get("SlurmctldParameters", ""):
         return warning(
-            f"{said} without preempt_send_user_signal: no signal comes, steps since the last "
+            f"{message} without preempt_send_user_signal: no signal comes, steps since the last "
             f"checkpoint are lost",
             "a smaller --engine.save_every, or SlurmctldParameters=preempt_send_user_signal "
             "(admin)",
         )
-    return ok(f"{said}, with a signal before")
+    return ok(f"{message}, with a signal before")
 
 
-def grace(config: Mapping[str, str], partitions: Sequence[Mapping[str, str]]) -> Finding:
+def grace(cluster: Cluster) -> Outcome:
     """Judge the time between a pre-emption's signal and the end."""
-    if not config or config.get("PreemptType", "preempt/none").endswith("none"):
-        return absent("no job is pre-empted here")
-    times = {row["PartitionName"]: row.get("GraceTime", "0") for row in partitions}
-    short = {
-        name: value
-        for row in partitions
-        if (name := row["PartitionName"])
-        and row.get("PreemptMode") != "OFF"
-        and (value := times[name]).isdigit()
-        and int(value) < _SAVE_S
+    if cluster.config.get("PreemptType", "preempt/none").endswith("none"):
+        return not_applicable("no job is pre-empted here")
+    seconds = {
+        row["PartitionName"]: row.get("GraceTime", "0")
+        for row in cluster.partitions
+        if row.get("PreemptMode") != "OFF"
     }
+    short = {k: v for k, v in seconds.items() if v.isdigit() and int(v) < _SAVE_S}
     if short:
-        said = ", ".join(f"{name} {value} s" for name, value in short.items())
         return warning(
-            f"GraceTime of {said}: a save may not end in time",
+            f"GraceTime of {', '.join(f'{k} {v} s' for k, v in short.items())}: a save may not end "
+            f"in time",
             "a smaller --engine.save_every, or another partition",
         )
-    return ok(", ".join(f"{name} {value}" for name, value in times.items()) or "no partition")
+    return ok(", ".join(f"{k} {v}" for k, v in seconds.items()) or "no partition")
 
 
-def kill_wait(config: Mapping[str, str]) -> Finding:
-    """Judge the time between TERM and KILL at the time limit."""
-    if not config:
-        return absent("no SLURM answers here")
-    found = re.match(r"\d+", config.get("KillWait", ""))
-    if not found:
-        return warning("KillWait is not said", "ask the admin; the launchers signal 120 s before")
-    if int(found[0]) < 5:
-        return warning(f"{found[0]} s: logs may end in mid-line", "KillWait=30 (admin)")
-    return ok(f"{found[0]} s; the launchers' own signal comes 120 s before the limit")
-
-
-def arrays(config: Mapping[str, str]) -> Finding:
+def arrays(cluster: Cluster) -> Outcome:
     """Judge how large an array may be."""
-    if not config:
-        return absent("no SLURM answers here")
-    size, jobs = config.get("MaxArraySize", ""), config.get("MaxJobCount", "not said")
-    if not size.isdigit() or int(size) <= 1:
-        return failed(f"MaxArraySize={size or 'not said'}: no arrays",
-                      "--cluster local, or MaxArraySize=1001 (admin)")  # fmt: skip
-    said = f"MaxArraySize={size}, MaxJobCount={jobs}"
-    if int(size) < _SMALL_ARRAY:
-        return warning(f"{said}: grids become many arrays", "MaxArraySize=1001 (admin)")
-    return ok(said)
-
-
-def accounting(cluster: Cluster) -> Finding:
-    """Judge whether sacct tells what became of a job."""
     if not cluster.config:
-        return absent("no SLURM answers here")
+        return not_applicable(_SILENT)
+    size = cluster.config.get("MaxArraySize", "")
+    jobs = cluster.config.get("MaxJobCount", "not stated")
+    if not size.isdigit() or int(size) <= 1:
+        return failed(f"MaxArraySize={size or 'not stated'}: no arrays",
+                      "--cluster local, or MaxArraySize=1001 (admin)")  # fmt: skip
+    message = f"MaxArraySize={size}, MaxJobCount={jobs}"
+    if int(size) < _SMALL_ARRAY:
+        return warning(f"{message}: grids become many arrays", "MaxArraySize=1001 (admin)")
+    return ok(message)
+
+
+def accounting(cluster: Cluster) -> Outcome:
+    """Judge whether sacct reports why a job ended."""
+    if not cluster.config:
+        return not_applicable(_SILENT)
     kind = cluster.config.get("AccountingStorageType", "")
     if cluster.accounting or kind.endswith("none"):
         return warning(
             f"{kind or 'off'} ({cluster.accounting or 'no storage'}): why a job ended is known "
             f"from its log alone",
-            "AccountingStorageType=accounting_storage/slurmdbd (admin); boards work without",
+            "AccountingStorageType=accounting_storage/slurmdbd (admin); the status command works "
+            "without",
         )
     return ok(kind or "sacct answers")
 
@@ -175,21 +152,16 @@ def _up(ping: str) -> bool:
     return bool(re.search(r"\bUP\b", ping))
 
 
-def _run(*words: str) -> tuple[int, str, str]:
+def _run(*command: str) -> tuple[int, str, str]:
     try:
         done = subprocess.run(
-            words, capture_output=True, text=True, check=False, timeout=_TIMEOUT_S
+            command, capture_output=True, text=True, check=False, timeout=_TIMEOUT_S
         )
     except subprocess.TimeoutExpired:
-        return 1, "", f"{words[0]} does not answer in {_TIMEOUT_S} s"
+        return 1, "", f"{command[0]} does not answer in {_TIMEOUT_S} s"
     return done.returncode, done.stdout, done.stderr
 
 
-def _said(*words: str) -> str:
-    code, out, wrong = _run(*words)
-    return out if not code else out + wrong
-
-
-def _complaint(*words: str) -> str:
-    code, _, wrong = _run(*words)
-    return (wrong.strip().splitlines() or [f"{words[0]} ends with {code}"])[-1] if code else ""
+def _output(*command: str) -> str:
+    code, stdout, stderr = _run(*command)
+    return stdout if not code else stdout + stderr

@@ -1,7 +1,7 @@
-"""What torch sees of this machine, told by a process of its own: loading CUDA may hang or crash.
+"""What torch sees of this machine, from a process of its own: loading CUDA may hang or crash.
 
-python -m maskedclip.doctor_probe < REQUEST   prints one JSON object; REQUEST is another, with the
-run's configuration and cards, or empty.
+python -m maskedclip.doctor.torch_probe < REQUEST   prints one JSON object; REQUEST is another,
+with the run's configuration and GPUs, or empty.
 """
 
 import json
@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from maskedclip.config import Config, flat, override
+from maskedclip.doctor.outcome import Outcome, failed, ok
 
 _TIMEOUT_S = 90
 
 
 def ask(request: Mapping[str, Any], timeout_s: float = _TIMEOUT_S) -> dict[str, Any]:
-    """Return what torch sees; `broken` is in it, with the reason, where torch does not load.
+    """Return what torch sees; only `broken`, with the reason, where torch does not load.
 
     Args:
         request: empty, or config (as saved), nodes, gpus, gpu (name of a card).
@@ -38,9 +39,21 @@ def ask(request: Mapping[str, Any], timeout_s: float = _TIMEOUT_S) -> dict[str, 
     return seen | {"complaint": abi_complaint(done.stderr)}
 
 
-def abi_complaint(words: str) -> str:
-    """Return what NumPy says of a module that was compiled for another one, empty if nothing."""
-    lines = [line.strip() for line in words.splitlines()]
+def loads(seen: Mapping[str, Any]) -> Outcome:
+    """Judge whether torch loads, and whether it exchanges arrays with NumPy."""
+    fix = "pip install --force-reinstall torch numpy"
+    if "broken" in seen:
+        return failed(f"torch does not load: {seen['broken']}", fix)
+    if seen.get("complaint") or not seen["numpy"]:
+        return failed(f"NumPy and torch do not fit: {seen.get('complaint') or 'wrong sums'}", fix)
+    if not seen["gloo"]:
+        return failed("torch has no gloo, by which ranks on CPUs communicate", fix)
+    return ok(f"torch {seen['torch']}, with gloo")
+
+
+def abi_complaint(stderr: str) -> str:
+    """Return NumPy's line on a module that was compiled for another NumPy, empty if none."""
+    lines = [line.strip() for line in stderr.splitlines()]
     return next(
         (line for line in lines if "compiled using NumPy" in line or "numpy.dtype" in line), ""
     )
@@ -59,9 +72,9 @@ def _seen() -> dict[str, Any]:
     count = torch.cuda.device_count() if available else 0
     devices = []
     for number in range(count):
-        found = torch.cuda.get_device_properties(number)
-        devices.append({"name": found.name, "capability": [found.major, found.minor],
-                        "memory": found.total_memory})  # fmt: skip
+        device = torch.cuda.get_device_properties(number)
+        devices.append({"name": device.name, "capability": [device.major, device.minor],
+                        "memory": device.total_memory})  # fmt: skip
     has_nccl = dist.is_available() and dist.is_nccl_available()
     return {
         "torch": torch.__version__,
@@ -81,22 +94,21 @@ def _cost(request: Mapping[str, Any]) -> dict[str, Any]:
 
     config = override(Config(), flat(request["config"]))
     try:
-        found = plan(
+        cost = plan(
             config, nodes=request["nodes"], gpus=request["gpus"], gpu=request["gpu"],
             images=(config.data.paired_batch or 1, config.data.unpaired_batch or 1),
         )  # fmt: skip
     except ValueError as error:
         return {"error": str(error)}
     return {
-        "gpu": found.gpu,
-        "memory": found.memory.total,
-        "usable": found.usable_bytes,
-        "disk": found.disk_bytes,
-        "snapshot": found.snapshot_bytes,
+        "gpu": cost.gpu,
+        "memory": cost.memory.total,
+        "usable": cost.usable_bytes,
+        "disk": cost.disk_bytes,
     }
 
 
 if __name__ == "__main__":
-    asked = json.loads(sys.stdin.read() or "{}")
-    answer = _seen() | ({"cost": _cost(asked)} if asked else {})
+    request = json.loads(sys.stdin.read() or "{}")
+    answer = _seen() | ({"cost": _cost(request)} if request else {})
     print(json.dumps(answer))  # noqa: T201 - for the parent
