@@ -1,8 +1,19 @@
-"""Training state to the disk and back: written aside while training goes on."""
+"""Training state to the disk and back, written asynchronously while training goes on.
 
+A checkpoint exists only if it is whole: its files are fsynced and hashed, then it gets its name.
+
+    checkpoints/step-00012000/   DCP files and manifest.json with the sha256 of each
+    checkpoints/step-*.tmp       what a killed run was writing or removing; gone at the next save
+
+DCP's own metadata is a pickle, so nothing is handed to DCP before its hash has been checked.
+"""
+
+import hashlib
+import json
 import logging
+import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
@@ -22,38 +33,33 @@ from torch.distributed.checkpoint.state_dict import (
 )
 from torch.optim import Optimizer
 
-from maskedclip.engine.checkpoint_files import (
-    bring_to_disk,
-    clear,
-    directory_of,
-    newest,
-    publish,
-    remove_older,
-)
-from maskedclip.engine.preemption import Replaced
-from maskedclip.engine.run_lease import Life
+from maskedclip.engine.run_lease import RunLease, Superseded
 
 logger = logging.getLogger(__name__)
+MANIFEST = "manifest.json"
 T = TypeVar("T")
 
 
 class Checkpoints:
     """Saves a run in `folder`, and keeps the newest `keep`; every rank makes the same calls.
 
-    with Checkpoints(folder, keep=3, aside=True) as checkpoints:
+    with Checkpoints(folder, keep=3, asynchronous=True) as checkpoints:
         checkpoints.save(step, model, teacher, optimizer)
 
-    A save that fails is named in a warning and leaves older checkpoints alone. Leaving the block
-    without an error is `finish`; with one, it only waits for what is being written.
+    A save that fails is a warning and leaves older checkpoints alone. Leaving the block without an
+    error is `finish`; with one, it only waits for what is being written.
     """
 
-    def __init__(self, folder: Path, keep: int, *, aside: bool, life: Life | None = None) -> None:
-        """aside: write in a thread, from a copy in the processor's memory as large as the state.
+    def __init__(
+        self, folder: Path, keep: int, *, asynchronous: bool, lease: RunLease | None = None
+    ) -> None:
+        """asynchronous: write in a thread, from a copy in host memory as large as the state.
 
-        life: the start of the run that saves; what another has signed meanwhile it leaves alone.
+        lease: that of this attempt; nothing is published once another attempt has taken it.
         """
-        self._folder, self._keep, self._aside, self._life = folder, keep, aside, life
-        # its own group, for the thread's exchanges to stay apart from those of training
+        self._folder, self._keep, self._lease = folder, keep, lease
+        self._asynchronous = asynchronous
+        # its own group, so that the thread's collectives stay apart from those of training
         self._group = cast(dist.ProcessGroup, dist.new_group(backend="gloo"))
         cuda = torch.cuda.is_available()
         self._stager = DefaultStager(
@@ -67,7 +73,7 @@ class Checkpoints:
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
         self._writing: Future[str | None] | None = None
         self._fault: str | None = None  # of the last save, the same on every rank
-        self._known: dict[Path, str | None] = {}  # what verify said; None: whole
+        self._verified: dict[Path, str | None] = {}  # results of `verify`; None: whole
 
     def __enter__(self) -> Self:
         return self
@@ -91,12 +97,12 @@ class Checkpoints:
     ) -> None:
         """Save the state after `step` steps, once the save before it is done.
 
-        Aside, it returns with a copy taken: what is changed afterwards does not reach the disk.
-        Raises Replaced (aside: from the next call) where another start of the run has it now.
+        An asynchronous one returns once a copy is taken: later changes do not reach the disk.
+        Raises Superseded (asynchronous: at the next call) where another attempt holds the lease.
         """
         self.wait()
         state = _state(model, teacher, optimizer)
-        if self._aside:
+        if self._asynchronous:
             self._writing = self._thread.submit(self._write, step, self._stager.stage(state))
         else:
             self._fault = self._write(step, state)
@@ -116,27 +122,27 @@ class Checkpoints:
                 f"it goes on from the last whole checkpoint"
             )
 
-    def forgive(self) -> None:
-        """Wait, and let a failed save be: for a run at its end, which needs no checkpoint."""
+    def ignore_failure(self) -> None:
+        """Wait, and forget a failed save: for a run at its end, which needs no checkpoint."""
         self.wait()
         self._fault = None
 
     def _write(self, step: int, state: Any) -> str | None:
         """Publish a state when all ranks have written it; return what has failed, or None."""
         rank, target = dist.get_rank(), directory_of(self._folder, step)
-        # two lives at once never write into one directory
-        token = f".{self._life.token}" if self._life else ""
+        # two attempts at once never write into one directory
+        token = f".{self._lease.token}" if self._lease else ""
         temporary = target.with_name(f"{target.name}{token}.tmp")
         try:
-            self._first(step, lambda: clear(self._folder, temporary))
-            # bring_to_disk calls fsync
+            self._on_rank_0(step, lambda: clear(self._folder, temporary))
+            # sync_and_hash calls fsync
             writer = dcp.FileSystemWriter(temporary, sync_files=False)
             dcp.save(state, storage_writer=writer, process_group=self._group)
-            parts = self._together(lambda: bring_to_disk(temporary, rank))
-            sha256 = {name: digest for part in parts for name, digest in part.items()}
-            self._first(step, lambda: publish(temporary, target, step, sha256))
+            hashes = self._on_all(lambda: sync_and_hash(temporary, rank))
+            sha256 = {name: digest for of_rank in hashes for name, digest in of_rank.items()}
+            self._on_rank_0(step, lambda: publish(temporary, target, step, sha256))
         except (OSError, dcp.api.CheckpointException) as error:  # on every rank, whichever failed
-            why, free_mb = _reason(error), self._together(lambda: _free_mb(target))[0]
+            why, free_mb = _reason(error), self._on_all(lambda: _free_mb(target))[0]
             fault = f"{target}: the checkpoint cannot be written ({why}; {free_mb:.0f} MB free)"
             if rank == 0:
                 # what cannot be removed now is removed, or named, by the next save
@@ -144,45 +150,45 @@ class Checkpoints:
                 logger.warning("%s; the run goes on, and tries again at the next save", fault)
             return fault
         if rank == 0:
-            self._known[target] = None  # it was hashed and brought to the disk here and now
+            self._verified[target] = None  # it was hashed and fsynced just now
             try:
-                remove_older(self._folder, self._keep, self._known)
+                remove_older(self._folder, self._keep, self._verified)
             except OSError as error:
                 logger.warning("%s: older checkpoints cannot be removed (%s)", target, error)
         return None
 
-    def _first(self, step: int, action: Callable[[], None]) -> None:
+    def _on_rank_0(self, step: int, action: Callable[[], None]) -> None:
         """Run `action` on rank 0 while the threads of all wait; OSError on all if it raised one.
 
-        Raises Replaced on all instead where another start of the run has it now.
+        Raises Superseded on all instead where another attempt holds the lease.
         """
 
-        def unless_replaced() -> str:
-            other = self._life.replaced() if self._life else ""
+        def unless_superseded() -> str:
+            other = self._lease.other_holder() if self._lease else ""
             if not other:
                 action()
             return other
 
-        if other := self._together(unless_replaced if dist.get_rank() == 0 else str)[0]:
-            raise Replaced(self._folder.parent, step, other)
+        if other := self._on_all(unless_superseded if dist.get_rank() == 0 else str)[0]:
+            raise Superseded(self._folder.parent, step, other)
 
-    def _together(self, action: Callable[[], T]) -> list[T]:
-        """Run `action` on every rank and return what each did; OSError on all if one raised it."""
+    def _on_all(self, action: Callable[[], T]) -> list[T]:
+        """Run `action` on every rank and return all results; OSError on all if one raised it."""
         mine: tuple[T | None, str | None]
         try:
             mine = action(), None
         except OSError as error:
             mine = None, f"rank {dist.get_rank()}: {error}"
-        found: list[Any] = [None] * dist.get_world_size()
-        dist.all_gather_object(found, mine, group=self._group)
-        for _, fault in found:
+        answers: list[Any] = [None] * dist.get_world_size()
+        dist.all_gather_object(answers, mine, group=self._group)
+        for _, fault in answers:
             if fault is not None:
                 raise OSError(fault)
-        return [result for result, _ in found]
+        return [result for result, _ in answers]
 
 
 def _reason(error: OSError | dcp.api.CheckpointException) -> str:
-    """Return in one line what the storage did; what is no fault of it is raised again."""
+    """Return the storage's error in one line; other errors are raised again."""
     if isinstance(error, OSError):
         return str(error)
     rank, (cause, _) = next(iter(error.failures.items()))
@@ -192,9 +198,9 @@ def _reason(error: OSError | dcp.api.CheckpointException) -> str:
 
 
 def _free_mb(target: Path) -> float:
-    # torch's own words for a full disk do not say that it is full
-    there = next(path for path in target.absolute().parents if path.exists())
-    return shutil.disk_usage(there).free / 1e6
+    # torch's own message for a full disk does not say that it is full
+    existing = next(path for path in target.absolute().parents if path.exists())
+    return shutil.disk_usage(existing).free / 1e6
 
 
 def _state(model: nn.Module, teacher: nn.Module | None, optimizer: Optimizer) -> dict[str, Any]:
@@ -204,22 +210,143 @@ def _state(model: nn.Module, teacher: nn.Module | None, optimizer: Optimizer) ->
 
 
 def restore(folder: Path, model: nn.Module, teacher: nn.Module | None, optimizer: Optimizer) -> int:
-    """Load the newest verified checkpoint into all that is there; return its step, 0 for none."""
-    found: list[Any] = [newest(folder) if dist.get_rank() == 0 else None]
-    dist.broadcast_object_list(found)
-    if found[0] is None:
+    """Load the newest verified checkpoint into the networks; return its step, 0 for none."""
+    newest_path: list[Any] = [newest(folder) if dist.get_rank() == 0 else None]
+    dist.broadcast_object_list(newest_path)
+    if newest_path[0] is None:
         return 0
+    own = [{k: v for k, v in g.items() if k != "params"} for g in optimizer.param_groups]
     state = _state(model, teacher, optimizer)
-    dcp.load(state, storage_reader=dcp.FileSystemReader(found[0]))
+    # what groups have beside AdamW's settings is the code's, and may have had other names before
+    state["optimizer"]["param_groups"] = [
+        {k: v for k, v in group.items() if k in ("params", *optimizer.defaults)}
+        for group in state["optimizer"]["param_groups"]
+    ]
+    dcp.load(state, storage_reader=dcp.FileSystemReader(newest_path[0]))
     set_state_dict(
         model, optimizer, model_state_dict=state["model"], optim_state_dict=state["optimizer"]
     )
+    for group, settings in zip(optimizer.param_groups, own, strict=True):
+        group.update(settings)
     if teacher is not None:
         set_model_state_dict(teacher, state["teacher"])
-    return int(found[0].name.removeprefix("step-"))
+    return int(newest_path[0].name.removeprefix("step-"))
 
 
 def full_weights(model: nn.Module) -> dict[str, torch.Tensor]:
     """Return all weights on rank 0's CPU (elsewhere an empty dict); every rank calls it."""
     options = StateDictOptions(full_state_dict=True, cpu_offload=True)
     return cast(dict[str, torch.Tensor], get_model_state_dict(model, options=options))
+
+
+def directory_of(folder: Path, step: int) -> Path:
+    """Return the path of the checkpoint of `step`, whether it exists or not."""
+    return folder / f"step-{step:08d}"
+
+
+def newest_first(folder: Path) -> list[Path]:
+    """Return all published checkpoints, verified or not, by step."""
+    return sorted(folder.glob("step-????????"), reverse=True)
+
+
+def newest(folder: Path) -> Path | None:
+    """Return the newest checkpoint that verifies; for damaged ones there is a warning."""
+    for path in newest_first(folder):
+        fault = verify(path)
+        if fault is None:
+            return path
+        logger.warning("%s: %s; passed over for an older checkpoint", path, fault)
+    return None
+
+
+def verify(directory: Path) -> str | None:
+    """Return what is wrong with a checkpoint, or None."""
+    manifest = directory / MANIFEST
+    if not manifest.is_file():
+        return f"no {MANIFEST}"
+    try:
+        expected: Mapping[str, str] = json.loads(manifest.read_text())["sha256"]
+        present = {path.name for path in directory.iterdir()} - {MANIFEST}
+        if missing := sorted(set(expected) ^ present):
+            return f"{missing[0]} is missing or was added"
+        with ThreadPoolExecutor() as pool:  # a file of GB for each rank, and a GB a second a core
+            digests = pool.map(_digest, [directory / name for name in expected])
+            for (name, digest), now in zip(expected.items(), digests, strict=True):
+                if now != digest:
+                    return f"{name} is not what was written (sha256)"
+    except OSError as error:  # a bad sector, or a file of another user
+        return f"{error.filename} cannot be read ({error.strerror})"
+    except (ValueError, KeyError, TypeError) as error:
+        return f"{MANIFEST} cannot be read ({error})"
+    return None
+
+
+def clear(folder: Path, temporary: Path) -> None:
+    """Remove what killed runs left half written or half removed, and make `temporary`."""
+    for leftover in folder.glob("step-*.tmp"):
+        shutil.rmtree(leftover)
+    temporary.mkdir(parents=True)
+    _sync(folder.parent)
+
+
+def sync_and_hash(directory: Path, rank: int) -> dict[str, str]:
+    """Fsync the files that DCP wrote on `rank`, and return their sha256 by name.
+
+    Each rank calls it for its own files: they are in the page cache of the node that wrote them.
+    """
+    paths = [*directory.glob(f"__{rank}_*"), *([directory / ".metadata"] if rank == 0 else [])]
+    for path in paths:
+        _sync(path)
+    return {path.name: _digest(path) for path in paths}
+
+
+def publish(temporary: Path, target: Path, step: int, sha256: Mapping[str, str]) -> None:
+    """Write the manifest and give the directory its name, in place of a damaged one."""
+    present = {path.name for path in temporary.iterdir()}
+    if missing := sorted(present ^ set(sha256)):
+        raise OSError(f"{temporary / missing[0]} is not seen alike by all ranks: share the storage")
+    manifest = temporary / MANIFEST
+    content = {"step": step, "sha256": dict(sorted(sha256.items()))}
+    manifest.write_text(json.dumps(content, indent=1) + "\n")
+    _sync(manifest)
+    _sync(temporary)
+    before = target.with_name(f"{target.name}.old.tmp")
+    if target.exists():  # damaged, or the run would have gone on from it
+        target.rename(before)
+    temporary.rename(target)
+    _sync(target.parent)
+    if before.exists():
+        shutil.rmtree(before)
+
+
+def remove_older(folder: Path, keep: int, verified: dict[Path, str | None]) -> None:
+    """Remove all but the newest `keep` whole checkpoints; damaged ones do not count.
+
+    verified: results of `verify` known to this process. The others are verified once, and only
+    when there are more than `keep`.
+    """
+    paths = newest_first(folder)
+    whole = 0
+    for path in paths if len(paths) > keep else ():
+        if whole == keep:
+            # renamed first: a removal that is cut short must not look like a damaged checkpoint
+            shutil.rmtree(path.rename(path.with_name(f"{path.name}.old.tmp")))
+            continue
+        if path not in verified:
+            verified[path] = verify(path)
+            if verified[path] is not None:
+                logger.warning("%s: %s; not counted among those kept", path, verified[path])
+        whole += verified[path] is None
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -23,14 +23,12 @@ from torch.distributed.fsdp import (
 from torch.distributed.tensor import DTensor
 from torch.utils.checkpoint import checkpoint
 
-from maskedclip.engine.single_rank import KeptGradients
-
 
 @contextmanager
 def process_group(timeout: timedelta = timedelta(minutes=10)) -> Iterator[torch.device]:
-    """Join the process group that the environment names, or one of this process alone.
+    """Join the process group of the environment (RANK, ...), or one of this process alone.
 
-    Yields this rank's device; the group is left at the end.
+    Yields this rank's device; the group is destroyed at the end.
     """
     cuda = torch.cuda.is_available()
     device = torch.device("cuda", _local_rank()) if cuda else torch.device("cpu")
@@ -54,7 +52,7 @@ def _local_rank() -> int:
 
 
 def compute_type(precision: str, device: torch.device) -> torch.dtype:
-    """Return the type of matrix work: `auto` is bf16 where the processor multiplies it fast."""
+    """Return the dtype of matrix work: `auto` is bf16 where the hardware multiplies it fast."""
     if precision == "auto":
         return torch.bfloat16 if _fast_bf16(device) else torch.float32
     return {"bf16": torch.bfloat16, "fp32": torch.float32}[precision]
@@ -76,21 +74,21 @@ def shard(
     exact: Iterable[nn.Module] = (),
     methods: Iterable[str] = (),
     trains: bool = True,
-    recompute: bool = False,
+    activation_checkpointing: bool = False,
     compiled: bool = False,
 ) -> None:
     """Shard `model` over all ranks, each of `units` gathered on its own (FSDP2).
 
     Master weights stay fp32, matrix work runs in `compute` but for the modules `exact`, and
-    gradients are reduced in fp32. A model that does not train goes back to its shards after each
-    forward pass. With `recompute` a unit keeps its inputs alone for the backward pass, with
-    `compiled` it runs as torch.compile makes it. `methods` can be called as forward can.
+    gradients are reduced in fp32. A model that does not train is resharded after each forward
+    pass. `activation_checkpointing` and `compiled` (torch.compile) act on each unit. `methods` can
+    be called as forward can.
     """
     units = list(units)
     # checkpointing within what is compiled, and both within what FSDP gathers: its hooks see one
     # forward and one backward pass of a unit; names of parameters stay as no module is wrapped
     for unit in units:
-        if recompute and trains:
+        if activation_checkpointing and trains:
             unit.forward = partial(checkpoint, unit.forward, use_reentrant=False)
         if compiled:
             unit.forward = torch.compile(unit.forward)
@@ -113,18 +111,51 @@ def shard(
 
 
 def _keep_gradients(model: nn.Module) -> None:
-    taken: set[int] = set()
+    """Leave the gradients of a single CPU rank where the backward pass has put them."""
+    assigned: set[int] = set()
     # the root, which gathers what no unit does, comes last
-    for part in reversed(list(model.modules())):
-        if isinstance(part, FSDPModule):
-            own = [parameter for parameter in part.parameters() if id(parameter) not in taken]
-            taken |= {id(parameter) for parameter in own}
+    for module in reversed(list(model.modules())):
+        if isinstance(module, FSDPModule):
+            own = [parameter for parameter in module.parameters() if id(parameter) not in assigned]
+            assigned |= {id(parameter) for parameter in own}
             # its type is private to torch; it is called as `allocate` and as a function
-            part.set_custom_reduce_scatter(cast(Any, KeptGradients(own)))
+            module.set_custom_reduce_scatter(cast(Any, _KeptGradients(own)))
+
+
+class _KeptGradients:
+    """What FSDP2 calls in place of a reduce-scatter, for one unit on a single CPU rank.
+
+    FSDP asks for memory to reduce from, then for memory to reduce to, and copies the one to the
+    other. Here both are the same memory, so that nothing is copied, and it is used again in the
+    next step: on a CPU, touching new memory takes ten times as long as filling old. Gradients that
+    are still there, as those of an accumulation, stay as they are.
+    """
+
+    def __init__(self, parameters: Sequence[nn.Parameter]) -> None:
+        self._parameters = parameters
+        self._kept: Tensor | None = None
+        self._reduced_from: Tensor | None = None  # between FSDP's two requests
+
+    def allocate(self, size: Sequence[int], *, dtype: torch.dtype, device: torch.device) -> Tensor:
+        """Return the memory of this unit's gradients."""
+        if self._reduced_from is not None:
+            memory, self._reduced_from = self._reduced_from, None
+            return memory
+        if any(parameter.grad is not None for parameter in self._parameters):
+            self._reduced_from = torch.empty(*size, dtype=dtype, device=device)
+            return self._reduced_from
+        if self._kept is None or self._kept.shape != torch.Size(size):
+            self._kept = torch.empty(*size, dtype=dtype, device=device)
+        self._reduced_from = self._kept
+        return self._kept
+
+    def __call__(self, **_: Any) -> None:
+        """Never called: on one rank there is nothing to exchange."""
+        raise AssertionError
 
 
 def mean_over_ranks(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the means of numbers over all ranks, in one exchange and without waiting for it."""
+    """Return the means of scalars over all ranks, in one exchange and without a host sync."""
     sums = torch.stack([value.float().reshape(()) for value in values.values()])
     dist.all_reduce(sums)
     return dict(zip(values, (sums / dist.get_world_size()).unbind(), strict=True))
@@ -137,12 +168,12 @@ def total_norm(model: nn.Module) -> Tensor:
 
 def whole(value: Tensor) -> Tensor:
     """Return a tensor of all ranks' shards, itself where it is not sharded."""
-    found: Tensor = value.full_tensor() if isinstance(value, DTensor) else value
-    return found.detach()
+    full: Tensor = value.full_tensor() if isinstance(value, DTensor) else value
+    return full.detach()
 
 
 def gathered(lines: Sequence[str]) -> list[str]:
-    """Return the lines of all ranks, in the order of the ranks; they travel by the processors.
+    """Return the lines of all ranks, in the order of the ranks, exchanged by gloo on the CPU.
 
     Where no rank has any, this costs one exchange of a number.
     """
@@ -153,9 +184,9 @@ def gathered(lines: Sequence[str]) -> list[str]:
     if not longest:
         return []
     mine = torch.tensor(list(content.ljust(longest)), dtype=torch.uint8)
-    found = [torch.zeros_like(mine) for _ in sizes]
-    dist.all_gather(found, mine)
-    whole = b"".join(
-        text.numpy().tobytes()[: int(size)] for text, size in zip(found, sizes, strict=True)
+    texts = [torch.zeros_like(mine) for _ in sizes]
+    dist.all_gather(texts, mine)
+    joined = b"".join(
+        text.numpy().tobytes()[: int(size)] for text, size in zip(texts, sizes, strict=True)
     )
-    return whole.decode().splitlines()
+    return joined.decode().splitlines()

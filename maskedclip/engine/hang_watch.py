@@ -35,7 +35,7 @@ class _Rank(NamedTuple):
     started: str  # tells it from a later process of the same id
 
 
-class Watch:
+class HangWatch:
     """Ends this process with exit code 75 where `beat` is not called for `minutes`.
 
     Every rank enters it together; 0 minutes watch nothing. Before the first beat it is three times

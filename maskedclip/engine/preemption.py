@@ -1,7 +1,7 @@
-"""A signal asks a run to leave: it is noted at once, and obeyed by all ranks at a step's end.
+"""A signal asks a run to stop: it is noted at once, and all ranks stop together after a step.
 
-SIGUSR2 is SLURM's warning before pre-emption and the time limit: the job shall go on later. SIGTERM
-and Ctrl-C are a person's, or a machine's, wish that it ends.
+SIGUSR2 is SLURM's warning before pre-emption and the time limit: the job is to be requeued. SIGTERM
+and Ctrl-C come from a person, or a machine that shuts down: the job is to end.
 """
 
 import signal
@@ -13,50 +13,40 @@ from typing import Any, Self
 
 from maskedclip.engine.distributed import gathered
 
-LEAVE, GO_ON_LATER = 1, 2  # what is asked; of several ranks' the larger one holds
-_MEANINGS = {
-    signal.SIGINT: LEAVE,
-    signal.SIGTERM: LEAVE,
-    signal.SIGUSR2: GO_ON_LATER,
+STOP, REQUEUE = 1, 2  # what a signal requests; of several the larger one holds
+_REQUESTS = {
+    signal.SIGINT: STOP,
+    signal.SIGTERM: STOP,
+    signal.SIGUSR2: REQUEUE,
 }
 
 
 class Preempted(RuntimeError):  # noqa: N818
-    """The run was asked to leave, and has saved the step it stands at."""
+    """The run was asked to stop, and has saved its last step."""
 
-    def __init__(self, run: Path, step: int, asked: int) -> None:
+    def __init__(self, run: Path, step: int, request: int) -> None:
         super().__init__(
             f"{run}: asked to stop; step {step} is saved, and the same command goes on from it"
         )
-        self.step, self.asked = step, asked
-
-
-class Replaced(Preempted):
-    """Another start of the run has taken it over: this one writes nothing any more."""
-
-    def __init__(self, run: Path, step: int, by: str) -> None:
-        RuntimeError.__init__(
-            self, f"{run}: a later start of this run has it now ({by}); this one leaves it alone"
-        )
-        self.step, self.asked = step, LEAVE
+        self.step, self.request = step, request
 
 
 class Preemption:
-    """Notes the signals that ask to leave, while its block runs.
+    """Notes the signals that ask to stop, while its block runs.
 
-    At the end the handlers from before stand again, and where the block ends without `Preempted`,
+    At the end the previous handlers are restored, and where the block ends without `Preempted`,
     they get what was noted. A second Ctrl-C interrupts at once. Outside of the main thread, where
     Python takes no handlers, nothing is noted.
     """
 
     def __init__(self) -> None:
-        self.asked = 0  # nothing, LEAVE or GO_ON_LATER
+        self.request = 0  # nothing, STOP or REQUEUE
         self._noted: list[int] = []
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
-            for number in _MEANINGS:
+            for number in _REQUESTS:
                 self._before[number] = signal.signal(number, self._note)
         return self
 
@@ -64,7 +54,7 @@ class Preemption:
         if number == signal.SIGINT and number in self._noted:
             raise KeyboardInterrupt
         self._noted.append(number)
-        self.asked = max(self.asked, _MEANINGS[signal.Signals(number)])
+        self.request = max(self.request, _REQUESTS[signal.Signals(number)])
 
     def __exit__(
         self,
@@ -74,19 +64,19 @@ class Preemption:
     ) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
-        if self._noted and kind is None:  # too late to be obeyed here
+        if self._noted and kind is None:  # too late to stop here
             signal.raise_signal(self._noted[-1])
 
 
-_ASKED = "asked "
+_PREFIX = "request "
 
 
-def agreed(lines: Sequence[str], asked: int) -> tuple[list[str], int]:
-    """Return the lines of all ranks, as `gathered` does, and the most that any rank was asked.
+def gathered_with_request(lines: Sequence[str], request: int) -> tuple[list[str], int]:
+    """Return the lines of all ranks, as `gathered` does, and the largest request of any rank.
 
-    Every rank calls it and gets the same; where there are no lines and nothing is asked, it costs
-    one exchange of a number. No line begins with the word `asked`.
+    Every rank calls it and gets the same; without lines and requests it costs one exchange of a
+    number. No line begins with the word `request`.
     """
-    found = gathered([*lines, f"{_ASKED}{asked}"] if asked else lines)
-    wishes = [int(line.removeprefix(_ASKED)) for line in found if line.startswith(_ASKED)]
-    return [line for line in found if not line.startswith(_ASKED)], max(wishes, default=0)
+    received = gathered([*lines, f"{_PREFIX}{request}"] if request else lines)
+    requests = [int(line.removeprefix(_PREFIX)) for line in received if line.startswith(_PREFIX)]
+    return [line for line in received if not line.startswith(_PREFIX)], max(requests, default=0)

@@ -1,8 +1,8 @@
-"""Which start of a run may write: the last that began, since one before it can be alive unseen.
+"""A lease on the run directory: only the most recently started attempt may write.
 
-SLURM queues a job again when it loses a node, whose processes may run on: both would write the
-same files. So each start signs the run before it reads a checkpoint, and one that finds another's
-name leaves: it looks before each row, and before a checkpoint gets its name.
+SLURM requeues a job whose node it has lost, though the processes there may still run: two attempts
+would write the same files. So each attempt takes the lease before it reads a checkpoint, and checks
+it before each row and before a checkpoint gets its name; one that no longer holds it stops.
 """
 
 import json
@@ -15,17 +15,28 @@ from typing import Any
 import torch.distributed as dist
 
 from maskedclip.engine.distributed import gathered
-from maskedclip.engine.preemption import Replaced
+from maskedclip.engine.preemption import STOP, Preempted
 
-SIGNED = "life.json"
+LEASE = "lease.json"
+_OLD_LEASE = "life.json"  # until November 2026: an attempt of older code checks this file alone
 
 
-class Life:
-    """One start of a run. Every rank has it and calls it alike; the first alone signs and looks."""
+class Superseded(Preempted):
+    """A later attempt has taken the lease of the run: this one writes nothing any more."""
+
+    def __init__(self, run: Path, step: int, by: str) -> None:
+        RuntimeError.__init__(
+            self, f"{run}: a later attempt of this run holds its lease ({by}); this one stops"
+        )
+        self.step, self.request = step, STOP
+
+
+class RunLease:
+    """The lease of one attempt. Every rank has it and calls it alike; rank 0 reads and writes."""
 
     def __init__(self, run: Path) -> None:
-        self._run, self._path = run, run / SIGNED
-        self.token = _of_first(secrets.token_hex(8))  # of this start alone, on all its ranks
+        self._run, self._path = run, run / LEASE
+        self.token = gathered([secrets.token_hex(8)])[0]  # of this attempt, on all its ranks
         self._mine: dict[str, Any] = {
             "job": os.environ.get("SLURM_JOB_ID", ""),
             "restarts": int(os.environ.get("SLURM_RESTART_COUNT", "0")),
@@ -34,49 +45,47 @@ class Life:
             "token": self.token,
         }
 
-    def begin(self) -> None:
-        """Sign the run, before anything of it is read.
+    def take(self) -> None:
+        """Take the lease, before anything of the run is read.
 
-        Raises Replaced on all ranks where a later start of the same job has signed it.
+        Raises Superseded on all ranks where a later restart of the same job holds it.
         """
-        self._leave(0, self._signed_or_who() if dist.get_rank() == 0 else "")
+        self._stop_if(0, self._take_or_holder() if dist.get_rank() == 0 else "")
 
     def check(self, step: int) -> None:
-        """Raise Replaced on all ranks where another start has signed the run since."""
-        self._leave(step, self.replaced() if dist.get_rank() == 0 else "")
+        """Raise Superseded on all ranks where another attempt has taken the lease since."""
+        self._stop_if(step, self.other_holder() if dist.get_rank() == 0 else "")
 
-    def replaced(self) -> str:
-        """Return who has signed the run since, or ""; a rank may ask this alone."""
-        last = self._signed()
-        return _name(last) if last and last["token"] != self._mine["token"] else ""
+    def other_holder(self) -> str:
+        """Return who has taken the lease since, or ""; a rank may ask this alone."""
+        last = self._last()
+        return _name(last) if last and last["token"] != self.token else ""
 
-    def _leave(self, step: int, to: str) -> None:
-        if found := gathered([to] if to else []):
-            raise Replaced(self._run, step, found[0])
+    def _stop_if(self, step: int, holder: str) -> None:
+        if holders := gathered([holder] if holder else []):
+            raise Superseded(self._run, step, holders[0])
 
-    def _signed_or_who(self) -> str:
-        """Sign the run; where a later start of the same job has, return who that is."""
-        last, mine = self._signed(), self._mine
+    def _take_or_holder(self) -> str:
+        """Take the lease; where a later restart of the same job holds it, return who that is."""
+        last, mine = self._last(), self._mine
         if mine["job"] and last.get("job") == mine["job"] and last["restarts"] > mine["restarts"]:
             return _name(last)
-        temporary = self._path.with_suffix(".tmp")
-        temporary.write_text(json.dumps(self._mine) + "\n")
-        temporary.replace(self._path)
+        old = self._path.with_name(_OLD_LEASE)
+        for path in (self._path, old) if old.exists() else (self._path,):
+            temporary = path.with_suffix(".tmp")
+            temporary.write_text(json.dumps(mine) + "\n")
+            temporary.replace(path)
         return ""
 
-    def _signed(self) -> dict[str, Any]:
-        """Return the last signature; nothing where there is none, or a lost machine left half."""
+    def _last(self) -> dict[str, Any]:
+        """Return the lease as it was last taken; nothing where it is not there, or half a file."""
         try:
-            found: dict[str, Any] = json.loads(self._path.read_text())
+            content: dict[str, Any] = json.loads(self._path.read_text())
         except (FileNotFoundError, ValueError):
             return {}
-        return found
+        return content
 
 
-def _of_first(word: str) -> str:
-    return gathered([word])[0]
-
-
-def _name(life: dict[str, Any]) -> str:
-    job = f"job {life['job']}, restart {life['restarts']}, " if life["job"] else ""
-    return f"{job}process {life['pid']} on {life['host']}"
+def _name(holder: dict[str, Any]) -> str:
+    job = f"job {holder['job']}, restart {holder['restarts']}, " if holder["job"] else ""
+    return f"{job}process {holder['pid']} on {holder['host']}"

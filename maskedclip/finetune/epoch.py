@@ -16,7 +16,7 @@ from maskedclip.data.lost_samples import Ledger
 from maskedclip.data.mixup import mixed
 from maskedclip.data.order import number
 from maskedclip.engine.distributed import compute_type
-from maskedclip.engine.schedule import warmup_cosine
+from maskedclip.engine.optimizer import warmup_cosine
 from maskedclip.finetune.run_directory import Labels, preparation_of
 from maskedclip.metrics.results import Predictions
 

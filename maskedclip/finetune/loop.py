@@ -18,7 +18,7 @@ from maskedclip.data.lost_samples import Ledger
 from maskedclip.engine.checkpoint import Checkpoints, restore
 from maskedclip.engine.distributed import process_group
 from maskedclip.engine.preemption import Preempted, Preemption
-from maskedclip.engine.recorder import Recorder
+from maskedclip.engine.step_log import Recorder
 from maskedclip.finetune.best_weights import Best
 from maskedclip.finetune.epoch import Prepared, learning_rate, predict, steps_of, train
 from maskedclip.finetune.progress import Epochs
@@ -120,13 +120,13 @@ def learn(
 
     def until_asked(epoch: int) -> Iterator[Views]:
         for views in islice(batches, steps):
-            if preemption.asked and saved == epoch:  # else there is more to lose: end the epoch
-                raise Preempted(run, epoch * steps, preemption.asked)
+            if preemption.request and saved == epoch:  # else there is more to lose: end the epoch
+                raise Preempted(run, epoch * steps, preemption.request)
             yield views
 
     with (
         Preemption() as preemption,
-        Checkpoints(run / STATES, _KEPT, aside=False) as checkpoints,
+        Checkpoints(run / STATES, _KEPT, asynchronous=False) as checkpoints,
         closing(Recorder(run, saved * steps)) as recorder,
     ):
         for epoch in range(saved, config.epochs):
@@ -142,11 +142,11 @@ def learn(
             }  # fmt: skip
             recorder.record((epoch + 1) * steps, row)
             epochs.show(epoch + 1, loss, score)
-            if preemption.asked or (epoch + 1 < config.epochs and pace.due()):
+            if preemption.request or (epoch + 1 < config.epochs and pace.due()):
                 with pace.measured():
                     checkpoints.save((epoch + 1) * steps, model, best, optimizer)
                 saved = epoch + 1
-            if preemption.asked:
+            if preemption.request:
                 checkpoints.finish()
-                raise Preempted(run, saved * steps, preemption.asked)
-        checkpoints.forgive()
+                raise Preempted(run, saved * steps, preemption.request)
+        checkpoints.ignore_failure()

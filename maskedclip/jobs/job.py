@@ -80,7 +80,7 @@ def as_a_job(work: Callable[[], T]) -> T:
         # submitit's handler only logs it; where nothing can be saved the end may come at once
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
     _forget_signals_in_children()
-    from maskedclip.engine.preemption import GO_ON_LATER, Preempted
+    from maskedclip.engine.preemption import REQUEUE, Preempted
 
     first = os.environ.get("RANK", "0") == "0"
     level = logging.INFO if first else logging.WARNING
@@ -94,7 +94,7 @@ def as_a_job(work: Callable[[], T]) -> T:
         if "SUBMITIT_EXECUTOR" not in os.environ:
             raise
         logging.getLogger(__name__).info("%s", stop)
-        if stop.asked == GO_ON_LATER:
+        if stop.request == REQUEUE:
             _go_on_later(requeue)
         raise SystemExit(128 + signal.SIGTERM) from None
 

@@ -15,9 +15,8 @@ from maskedclip.data.colour_augmentation import look
 from maskedclip.data.multi_crop import GLOBALS, Crops, MultiCrop
 from maskedclip.data.transforms import normalise
 from maskedclip.engine.distributed import compute_type, mean_over_ranks, shard, whole
-from maskedclip.engine.nonfinite_guard import Guard
-from maskedclip.engine.optimizer import paced_adamw
-from maskedclip.engine.schedule import cosine
+from maskedclip.engine.optimizer import cosine, scaled_adamw
+from maskedclip.engine.step_guard import StepGuard
 from maskedclip.losses import centred, dino_loss, ibot_loss, koleo_loss, mean_logits, sinkhorn
 from maskedclip.models.dinov2 import DinoTeacher, HeadShape, Student
 from maskedclip.models.encoder import Encoder
@@ -73,7 +72,7 @@ def objective(
 
 
 def train_step(
-    networks: DinoNetworks, guard: Guard, crops: Crops, step: int, total: int, lr: float,
+    networks: DinoNetworks, guard: StepGuard, crops: Crops, step: int, total: int, lr: float,
     config: Config,
 ) -> dict[str, Tensor]:  # fmt: skip
     """Move the weights once, and return what is logged: means over all ranks, on the device.
@@ -85,7 +84,7 @@ def train_step(
     decay = cosine(config.optim.weight_decay, dino.last_weight_decay, share)
     for group in optimizer.param_groups:
         frozen = group["prototypes"] and epoch < dino.freeze_epochs
-        group["lr"] = 0.0 if frozen else lr * group["pace"]
+        group["lr"] = 0.0 if frozen else lr * group["lr_scale"]
         group["weight_decay"] = decay * group["decays"]
     optimizer.zero_grad()
     warm = min(1.0, epoch / dino.temperature_epochs) if dino.temperature_epochs else 1.0
@@ -94,9 +93,9 @@ def train_step(
     losses["loss"].backward()
     values = mean_over_ranks({name: value.detach() for name, value in losses.items()})
     values["grad_norm"] = _clipped(model, config.optim.clip_norm)
-    guard.admit(step, values)
+    guard.check(step, values)
     optimizer.step()
-    teacher.follow(model, cosine(dino.momentum, 1.0, share), means, guard.held)
+    teacher.follow(model, cosine(dino.momentum, 1.0, share), means, guard.skip)
     return values
 
 
@@ -110,10 +109,12 @@ def set_up(encoder: Encoder, config: Config, device: torch.device) -> DinoNetwor
     grid = dino.local_size // config.model.patch_size
     model = Student(encoder, heads, local_grid=grid).to(device)
     teacher = DinoTeacher(model)
-    ways: dict[str, Any] = {"recompute": engine.recompute, "compiled": engine.compile}
+    ways: dict[str, Any] = {
+        "activation_checkpointing": engine.recompute, "compiled": engine.compile,
+    }  # fmt: skip
     shard(model, model.units(), compute, **ways)
     shard(teacher, teacher.units(), compute, trains=False, **ways)
-    optimizer = paced_adamw(
+    optimizer = scaled_adamw(
         model, lambda name: pace(name, config), betas=config.optim.betas, slow=("prototypes",)
     )
     return DinoNetworks(model, teacher, optimizer)

@@ -12,7 +12,7 @@ from typing import Any
 import torch.distributed as dist
 
 from maskedclip.engine.distributed import gathered
-from maskedclip.engine.nonfinite_guard import Fault
+from maskedclip.engine.step_guard import Fault
 
 logger = logging.getLogger(__name__)
 FAULTS = "faults.jsonl"

@@ -29,15 +29,14 @@ from maskedclip.engine.distributed import (
     total_norm,
     whole,
 )
-from maskedclip.engine.hang_watch import Watch
+from maskedclip.engine.hang_watch import HangWatch
 from maskedclip.engine.mfu import peak_flops
-from maskedclip.engine.nonfinite_guard import Guard
-from maskedclip.engine.optimizer import adamw
+from maskedclip.engine.optimizer import adamw, warmup_cosine
 from maskedclip.engine.preemption import Preempted, Preemption
 from maskedclip.engine.provenance import check_data, provenance, record
-from maskedclip.engine.run_lease import Life
-from maskedclip.engine.schedule import warmup_cosine
-from maskedclip.engine.step_log import Log
+from maskedclip.engine.run_lease import RunLease
+from maskedclip.engine.step_guard import StepGuard
+from maskedclip.engine.step_log import StepLog
 from maskedclip.losses import masked_feature_loss, masked_pixel_loss
 from maskedclip.models.maskedclip import MaskedCLIP, Outputs, build
 from maskedclip.models.patches import pixel_target, seen_and_drawn
@@ -129,7 +128,7 @@ def gradients(
 
 
 def train_step(
-    networks: Networks, guard: Guard, image_BCHW: Tensor, batch: Batch, step: int, lr: float,
+    networks: Networks, guard: StepGuard, image_BCHW: Tensor, batch: Batch, step: int, lr: float,
     config: Config,
 ) -> tuple[dict[str, Tensor], tuple[Tensor, Outputs]]:  # fmt: skip
     """Move the weights once; return what is logged (on the device) and what can be drawn.
@@ -148,12 +147,12 @@ def train_step(
     values = mean_over_ranks(losses)
     values |= {name: whole(number) for name, number in numbers.items() if number is not None}
     values["grad_norm"] = whole(norm)
-    guard.admit(step, values)
+    guard.check(step, values)
     optimizer.step()
     if config.loss.clip:
         model.temperature.clamp()
     if teacher is not None:
-        teacher.follow(model, config.model.teacher_momentum, guard.held)
+        teacher.follow(model, config.model.teacher_momentum, guard.skip)
     return values, shown
 
 
@@ -172,10 +171,10 @@ def pretrain(config: Config) -> Path:
         claim(config)
         keep_silent(sources[0], run)
         networks, tokenize = set_up(config, device)
-        life = Life(run)
-        life.begin()  # what an earlier one publishes now could not be seen any more
+        lease = RunLease(run)
+        lease.take()  # what an earlier one publishes now could not be seen any more
         done = restore(run / "checkpoints", *networks)
-        train(config, networks, tokenize, sources, done, device, life)
+        train(config, networks, tokenize, sources, done, device, lease)
         weights = exported(networks)
         if dist.get_rank() == 0:
             list_unseen(config, *sources, length(config, *sources)[1])
@@ -185,13 +184,13 @@ def pretrain(config: Config) -> Path:
 
 def train(
     config: Config, networks: Networks | DinoNetworks, tokenize: Tokenizer,
-    sources: tuple[Source | None, Source | None], done: int, device: torch.device, life: Life,
+    sources: tuple[Source | None, Source | None], done: int, device: torch.device, lease: RunLease,
 ) -> None:  # fmt: skip
     """Take all steps from `done` on, those again that a fault held back."""
     run, engine, data = config.directory, config.engine, config.data
     sizes, (epoch_steps, total) = (data.paired_batch, data.unpaired_batch), length(config, *sources)
     warmup, images = config.optim.warmup_epochs / config.optim.epochs * total, sum(sizes)
-    guard = Guard(networks.optimizer, device, spike=engine.spike)
+    guard = StepGuard(networks.optimizer, device, spike=engine.spike)
     faults = Faults(run, engine.on_fault, engine.log_every)
     peak = peak_flops(device, compute_type(engine.precision, device)) * dist.get_world_size()
 
@@ -199,8 +198,8 @@ def train(
         """Return where to go on: at the end, or where a fault says."""
         ledger = open_ledger(config, first)
         for step in range(first, total):
-            batch = log.waited(lambda: to_device(next(batches), device))
-            lost, asked = everywhere(batch.lost, preemption.asked)
+            batch = log.wait_for(lambda: to_device(next(batches), device))
+            lost, asked = everywhere(batch.lost, preemption.request)
             ledger.add(step, lost)
             faults.remember(step, batch.keys)
             lr = config.peak_lr * warmup_cosine(step, warmup, total)
@@ -209,13 +208,13 @@ def train(
             saves = due(step, engine.save_every, total) or bool(asked)
             if saves or due(step, engine.log_every, total):  # only what is finite is saved
                 if fault := guard.fault():
-                    guard.release()
-                    log.start_over()
+                    guard.resume()
+                    log.reset()
                     return faults.answer(fault)
                 faults.passed(step)
                 log.write(step + 1, lr)
             if shown and config.loss.mim and due(step, engine.pictures_every, total):
-                log.picture(step + 1, picture(*shown, config))
+                log.image(step + 1, picture(*shown, config))
             if saves:
                 with watch.paused():
                     checkpoints.save(step + 1, *networks)
@@ -228,12 +227,12 @@ def train(
     with (
         Preemption() as preemption,  # first, so that the last save is over when handlers are back
         Checkpoints(
-            run / "checkpoints", engine.keep, aside=engine.save_aside, life=life
+            run / "checkpoints", engine.keep, asynchronous=engine.save_aside, lease=lease
         ) as checkpoints,
-        Log(
-            run, done, total, life=life, epoch_steps=epoch_steps, images=images, peak_flops=peak
+        StepLog(
+            run, done, total, lease=lease, epoch_steps=epoch_steps, images=images, peak_flops=peak
         ) as log,
-        Watch(run / "hang", engine.hang_minutes) as watch,
+        HangWatch(run / "hang", engine.hang_minutes) as watch,
     ):
         while done < total:
             batches = stream(
@@ -246,7 +245,7 @@ def train(
 
 
 def moved(
-    networks: Networks | DinoNetworks, guard: Guard, batch: Batch, place: tuple[int, int],
+    networks: Networks | DinoNetworks, guard: StepGuard, batch: Batch, place: tuple[int, int],
     lr: float, config: Config,
 ) -> tuple[dict[str, Tensor], tuple[Tensor, Outputs] | None, float]:  # fmt: skip
     """Take step place[0] of place[1]; return its values, what can be drawn, and its operations."""
@@ -287,7 +286,9 @@ def set_up(config: Config, device: torch.device) -> tuple[Networks | DinoNetwork
         return dinov2.set_up(model.encoder, config, device), tokenize
     model = model.to(device)
     teacher = Teacher(model.encoder, model.bridge) if config.loss.mfd else None
-    ways: dict[str, Any] = {"recompute": engine.recompute, "compiled": engine.compile}
+    ways: dict[str, Any] = {
+        "activation_checkpointing": engine.recompute, "compiled": engine.compile,
+    }  # fmt: skip
     shard(model, model.units(), compute, exact=model.exact(), methods=["features"], **ways)
     if teacher is not None:
         shard(teacher, teacher.units(), compute, trains=False, **ways)

@@ -15,7 +15,7 @@ from maskedclip.data.rows import Lost, View
 from maskedclip.data.source import Source, without_caption
 from maskedclip.data.storage.shards import Shards
 from maskedclip.engine.distributed import gathered
-from maskedclip.engine.preemption import agreed
+from maskedclip.engine.preemption import gathered_with_request
 
 logger = logging.getLogger(__name__)
 LOST, UNSEEN, SILENT = "lost_samples.jsonl", "unseen_samples.jsonl", "without_caption.json"
@@ -103,7 +103,7 @@ def open_ledger(config: Config, done: int) -> RunLedger:
 
 def everywhere(lost: list[Lost], asked: int) -> tuple[list[Lost], int]:
     """Return what all ranks lost in this step, and what any was asked to do (Preemption)."""
-    lines, asked = agreed([json.dumps(entry) for entry in lost], asked)
+    lines, asked = gathered_with_request([json.dumps(entry) for entry in lost], asked)
     return [Lost(*json.loads(line)) for line in lines], asked
 
 

@@ -8,8 +8,7 @@ import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from torch import nn
 
-from maskedclip.engine.checkpoint import Checkpoints, full_weights, restore
-from maskedclip.engine.checkpoint_files import newest, verify
+from maskedclip.engine.checkpoint import Checkpoints, full_weights, newest, restore, verify
 from maskedclip.engine.distributed import process_group, shard
 from maskedclip.engine.optimizer import adamw
 
@@ -44,8 +43,8 @@ def numbers(model, teacher, optimizer) -> list[torch.Tensor]:
     return [(x.full_tensor() if hasattr(x, "full_tensor") else x).detach().clone() for x in found]
 
 
-def save(folder: Path, *steps: int, keep: int = 3, aside: bool = False) -> None:
-    with Checkpoints(folder, keep, aside=aside) as checkpoints:
+def save(folder: Path, *steps: int, keep: int = 3, asynchronous: bool = False) -> None:
+    with Checkpoints(folder, keep, asynchronous=asynchronous) as checkpoints:
         for step in steps:
             checkpoints.save(step, *state(0))
 
@@ -56,10 +55,10 @@ def names(folder: Path) -> list[int | str]:
     return [int(name) if name.isdigit() else name for name in found]
 
 
-@pytest.mark.parametrize("aside", [True, False])
-def test_what_is_restored_is_what_was_saved(tmp_path, aside):
+@pytest.mark.parametrize("asynchronous", [True, False])
+def test_what_is_restored_is_what_was_saved(tmp_path, asynchronous):
     ours, other = state(0), state(1)
-    with Checkpoints(tmp_path, 3, aside=aside) as checkpoints:
+    with Checkpoints(tmp_path, 3, asynchronous=asynchronous) as checkpoints:
         checkpoints.save(7, *ours)
     assert restore(tmp_path, *other) == 7
     for x, y in zip(numbers(*ours), numbers(*other), strict=True):
@@ -70,9 +69,21 @@ def test_without_a_checkpoint_the_run_begins_at_0(tmp_path):
     assert restore(tmp_path / "none", *state(0)) == 0
 
 
+def test_settings_of_the_optimizer_are_those_of_the_code_that_restores(tmp_path):
+    ours, other = state(0), state(1)
+    for group in ours[2].param_groups:
+        group["name of an older version"] = 1.0
+    for group in other[2].param_groups:
+        group["lr_scale"] = 0.5
+    with Checkpoints(tmp_path, 3, asynchronous=False) as checkpoints:
+        checkpoints.save(7, *ours)
+    assert restore(tmp_path, *other) == 7
+    assert [group["lr_scale"] for group in other[2].param_groups] == [0.5, 0.5]
+
+
 def test_what_changes_after_a_save_does_not_reach_the_disk(tmp_path):
     ours = state(0, width=1_000_000)  # 48 MB, which take far longer to write than to change
-    with Checkpoints(tmp_path, 3, aside=True) as checkpoints:
+    with Checkpoints(tmp_path, 3, asynchronous=True) as checkpoints:
         for step in (1, 2):  # the second copy goes to the memory of the first
             saved = numbers(*ours)
             checkpoints.save(step, *ours)
@@ -85,12 +96,12 @@ def test_what_changes_after_a_save_does_not_reach_the_disk(tmp_path):
         assert x.equal(y)
 
 
-@pytest.mark.parametrize("aside", [True, False])
-def test_only_the_newest_are_kept_and_left_overs_are_cleared(tmp_path, aside):
+@pytest.mark.parametrize("asynchronous", [True, False])
+def test_only_the_newest_are_kept_and_left_overs_are_cleared(tmp_path, asynchronous):
     for left_over in ("step-00000001.tmp", "step-00000009.old.tmp"):
         (tmp_path / left_over).mkdir(parents=True)
         (tmp_path / left_over / "__0_0.distcp").touch()
-    save(tmp_path, 1, 2, 3, 4, keep=2, aside=aside)
+    save(tmp_path, 1, 2, 3, 4, keep=2, asynchronous=asynchronous)
     assert names(tmp_path) == [3, 4]
 
 
@@ -135,7 +146,7 @@ def test_damaged_checkpoints_do_not_count_among_those_kept(tmp_path, caplog):
     for step in (8, 9):
         spoil_bit(tmp_path / f"step-{step:08d}" / "__0_0.distcp")
     assert restore(tmp_path, *state(0)) == 2
-    with Checkpoints(tmp_path, 2, aside=True) as checkpoints:
+    with Checkpoints(tmp_path, 2, asynchronous=True) as checkpoints:
         checkpoints.save(3, *state(0))  # of the newest two, 8 and 9, none verifies
         checkpoints.wait()
         assert names(tmp_path) == [2, 3, 8, 9]
@@ -149,7 +160,7 @@ def test_damaged_checkpoints_do_not_count_among_those_kept(tmp_path, caplog):
 
 
 def test_what_this_process_has_sealed_is_not_hashed_again(tmp_path, caplog):
-    with Checkpoints(tmp_path, 2, aside=True) as checkpoints:
+    with Checkpoints(tmp_path, 2, asynchronous=True) as checkpoints:
         for step in (1, 2):
             checkpoints.save(step, *state(0))
         checkpoints.wait()
@@ -171,10 +182,12 @@ def no_room(limit: int):
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-@pytest.mark.parametrize("aside", [True, False])
+@pytest.mark.parametrize("asynchronous", [True, False])
 @pytest.mark.parametrize("limit", [0, 500])  # the first file fails, or a later one
-def test_a_disk_without_room_leaves_older_checkpoints_and_the_run(tmp_path, caplog, limit, aside):
-    with Checkpoints(tmp_path, 3, aside=aside) as checkpoints:
+def test_a_disk_without_room_leaves_older_checkpoints_and_the_run(
+    tmp_path, caplog, limit, asynchronous
+):
+    with Checkpoints(tmp_path, 3, asynchronous=asynchronous) as checkpoints:
         checkpoints.save(1, *state(0))
         checkpoints.wait()
         with no_room(limit):
@@ -190,11 +203,11 @@ def test_a_disk_without_room_leaves_older_checkpoints_and_the_run(tmp_path, capl
     assert newest(tmp_path) == tmp_path / "step-00000003"
 
 
-@pytest.mark.parametrize("aside", [True, False])
-def test_a_last_save_that_fails_ends_the_run_in_one_line(tmp_path, aside):
+@pytest.mark.parametrize("asynchronous", [True, False])
+def test_a_last_save_that_fails_ends_the_run_in_one_line(tmp_path, asynchronous):
     save(tmp_path, 1)
     with no_room(0), pytest.raises(RuntimeError, match=r"File too large.*make room") as error:
-        save(tmp_path, 2, aside=aside)
+        save(tmp_path, 2, asynchronous=asynchronous)
     assert "\n" not in str(error.value)
     assert names(tmp_path) == [1]
 
@@ -202,7 +215,7 @@ def test_a_last_save_that_fails_ends_the_run_in_one_line(tmp_path, aside):
 def test_a_folder_that_cannot_be_made_leaves_the_run(tmp_path, caplog):
     folder = tmp_path / "run" / "checkpoints"
     folder.parent.touch()  # as root may write where permission is refused to others
-    with Checkpoints(folder, 3, aside=True) as checkpoints:
+    with Checkpoints(folder, 3, asynchronous=True) as checkpoints:
         checkpoints.save(1, *state(0))
         checkpoints.wait()
         assert "Not a directory" in caplog.text
@@ -214,13 +227,13 @@ def test_a_folder_that_cannot_be_made_leaves_the_run(tmp_path, caplog):
 def test_what_is_no_fault_of_the_disk_is_raised_as_it_is(tmp_path):
     model, teacher, optimizer = state(0)
     optimizer.param_groups[0]["note"] = (x for x in "no pickle holds this")
-    checkpoints = Checkpoints(tmp_path, 3, aside=False)
+    checkpoints = Checkpoints(tmp_path, 3, asynchronous=False)
     with pytest.raises(dcp.api.CheckpointException, match="pickle"):
         checkpoints.save(1, model, teacher, optimizer)
 
 
 def save_and_fail(folder: Path) -> None:
-    with Checkpoints(folder, 3, aside=True) as checkpoints:
+    with Checkpoints(folder, 3, asynchronous=True) as checkpoints:
         checkpoints.save(1, *state(0))
         raise ZeroDivisionError
 

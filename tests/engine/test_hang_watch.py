@@ -15,12 +15,12 @@ import torch
 import torch.distributed as dist
 
 from maskedclip.engine.distributed import process_group
-from maskedclip.engine.hang_watch import HUNG, Watch
+from maskedclip.engine.hang_watch import HUNG, HangWatch
 
 LIMIT_S = 1.0
 # forked, as importing torch anew takes longer than the tests
 FORK = multiprocessing.get_context("fork")
-Step = Callable[[int, Watch], None]
+Step = Callable[[int, HangWatch], None]
 
 
 def run_rank(rank: int, world: int, port: int, folder: Path, step: Step) -> None:
@@ -29,7 +29,7 @@ def run_rank(rank: int, world: int, port: int, folder: Path, step: Step) -> None
     with (folder / f"stderr-{rank}").open("w") as stderr:
         os.dup2(stderr.fileno(), 2)
     torch.set_num_threads(1)
-    with process_group(), Watch(folder / "hang", LIMIT_S / 60) as watch:
+    with process_group(), HangWatch(folder / "hang", LIMIT_S / 60) as watch:
         for number in range(3):
             dist.all_reduce(torch.ones(1))
             watch.beat(number + 1)
@@ -64,18 +64,18 @@ def ends(processes: list[multiprocessing.process.BaseProcess], seconds: float) -
     return codes
 
 
-def stops(rank: int, _watch: Watch) -> None:
+def stops(rank: int, _watch: HangWatch) -> None:
     if rank == 1:
         os.kill(os.getpid(), signal.SIGSTOP)
         time.sleep(0.2)  # woken, it is still here while another thread takes the signal
 
 
-def falls_asleep(rank: int, _watch: Watch) -> None:
+def falls_asleep(rank: int, _watch: HangWatch) -> None:
     if rank == 1:
         time.sleep(60)
 
 
-def holds_the_interpreter(rank: int, _watch: Watch) -> None:
+def holds_the_interpreter(rank: int, _watch: HangWatch) -> None:
     if rank == 1:  # a PyDLL does not let go of it, and nobody writes to this pipe
         ctypes.PyDLL(None).read(os.pipe()[0], ctypes.create_string_buffer(1), 1)
 
@@ -98,19 +98,19 @@ def test_a_rank_that_hangs_ends_all_ranks_and_every_stack_is_on_disk(hangs, tmp_
 
 @pytest.mark.slow
 def test_a_lone_rank_whose_interpreter_is_held_ends_too(tmp_path):
-    def alone(_rank: int, watch: Watch) -> None:
+    def alone(_rank: int, watch: HangWatch) -> None:
         holds_the_interpreter(1, watch)
 
     assert ends(start(1, tmp_path, alone), LIMIT_S + 15) == [1]
     assert "in holds_the_interpreter" in (tmp_path / "hang" / "rank-0.txt").read_text()
 
 
-def pauses(_rank: int, watch: Watch) -> None:
+def pauses(_rank: int, watch: HangWatch) -> None:
     with watch.paused():
         time.sleep(2 * LIMIT_S)
 
 
-def beats(_rank: int, watch: Watch) -> None:
+def beats(_rank: int, watch: HangWatch) -> None:
     for step in range(20):
         time.sleep(LIMIT_S / 10)
         watch.beat(4 + step)
@@ -134,21 +134,21 @@ def test_a_job_that_was_suspended_as_a_whole_goes_on(tmp_path):
 
 
 def test_the_first_step_may_take_three_times_as_long(tmp_path):
-    with process_group(), Watch(tmp_path / "hang", LIMIT_S / 60) as watch:
+    with process_group(), HangWatch(tmp_path / "hang", LIMIT_S / 60) as watch:
         time.sleep(2 * LIMIT_S)
         watch.beat(1)
 
 
 def test_no_minutes_watch_nothing(tmp_path):
     before = signal.getsignal(signal.SIGQUIT)  # ignored by what a shell runs in the background
-    with process_group(), Watch(tmp_path / "hang", 0.0) as watch:
+    with process_group(), HangWatch(tmp_path / "hang", 0.0) as watch:
         assert signal.getsignal(signal.SIGQUIT) is before
         watch.beat(1)
     assert not (tmp_path / "hang").exists()
 
 
 def test_sigquit_shows_where_a_rank_is_and_does_it_no_harm(tmp_path):
-    with process_group(), Watch(tmp_path / "hang", 1.0) as watch:
+    with process_group(), HangWatch(tmp_path / "hang", 1.0) as watch:
         watch.beat(1)
         signal.raise_signal(signal.SIGQUIT)
     said = (tmp_path / "hang" / "rank-0.txt").read_text()

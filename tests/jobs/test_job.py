@@ -101,7 +101,7 @@ def test_a_rank_keeps_the_gpus_that_slurm_has_given_its_job(
 def test_an_element_of_an_array_is_queued_again_alone(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    from maskedclip.engine.preemption import GO_ON_LATER, Preempted
+    from maskedclip.engine.preemption import REQUEUE, Preempted
 
     # the last element of an array has the number of the array for its own
     monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "7")
@@ -115,7 +115,7 @@ def test_an_element_of_an_array_is_queued_again_alone(
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
 
     def leave() -> None:
-        raise Preempted(tmp_path, 3, GO_ON_LATER)
+        raise Preempted(tmp_path, 3, REQUEUE)
 
     with pytest.raises(SystemExit) as left:
         as_a_job(leave)

@@ -78,7 +78,7 @@ def _traced(config: Config, world: int, text_tokens: int, recompute: bool) -> Tr
     # outside the fake mode, because a device mesh reads its ranks
     shard(
         model, model.units(), torch.bfloat16, exact=model.exact(), methods=["features"],
-        recompute=recompute,
+        activation_checkpointing=recompute,
     )  # fmt: skip
     if teacher is not None:
         shard(teacher, teacher.units(), torch.bfloat16, trains=False)

@@ -14,7 +14,7 @@ from maskedclip.config import Config, override
 from maskedclip.data.multi_crop import Crops
 from maskedclip.engine.checkpoint import full_weights, restore
 from maskedclip.engine.distributed import process_group
-from maskedclip.engine.nonfinite_guard import Guard
+from maskedclip.engine.step_guard import StepGuard
 from maskedclip.models.blocks import sincos_positions
 from maskedclip.models.pretrained import load_encoder, read_weights
 from maskedclip.plan.cost import plan
@@ -157,12 +157,12 @@ def test_rates_follow_the_layers_and_the_step(small):
     assert pace("encoder.patch_embed.proj.weight", config) == pytest.approx(0.2 * 0.9**5)
     with process_group() as device:
         networks, _ = set_up(config, device)
-        guard = Guard(networks.optimizer, device, spike=0.0)
+        guard = StepGuard(networks.optimizer, device, spike=0.0)
         before = full_weights(networks.model)["cls_head.prototypes"].clone()
         for step, rate, decay in ((0, 0.0, 0.04), (10, 1e-3, 0.22), (20, 1e-3, 0.4)):
             train_step(networks, guard, crops_of(config), step, 20, 1e-3, config)
             for group in networks.optimizer.param_groups:
-                wanted = rate if group["prototypes"] else 1e-3 * group["pace"]
+                wanted = rate if group["prototypes"] else 1e-3 * group["lr_scale"]
                 assert group["lr"] == pytest.approx(wanted)
                 assert group["weight_decay"] == pytest.approx(decay * group["decays"])
             now = full_weights(networks.model)["cls_head.prototypes"]
@@ -173,8 +173,8 @@ def test_a_step_that_is_held_back_moves_neither_weights_nor_centres(small):
     config = shrunk(small)
     with process_group() as device:
         networks, _ = set_up(config, device)
-        guard = Guard(networks.optimizer, device, spike=0.0)
-        guard.held.fill_(1.0)
+        guard = StepGuard(networks.optimizer, device, spike=0.0)
+        guard.skip.fill_(1.0)
         before = [full_weights(part) for part in networks[:2]]
         before = [{k: v.clone() for k, v in part.items()} for part in before]
         train_step(networks, guard, crops_of(config), 5, 10, 1e-3, config)

@@ -11,7 +11,7 @@ from maskedclip.config import Config, load, override, save
 from maskedclip.data.storage.exclusions import Exclusion, write_exclusions
 from maskedclip.data.storage.shards import Shards
 from maskedclip.engine.distributed import process_group
-from maskedclip.engine.preemption import GO_ON_LATER, LEAVE, Preempted
+from maskedclip.engine.preemption import REQUEUE, STOP, Preempted
 from maskedclip.models.pretrained import read_weights
 from maskedclip.pretrain import loop as module
 from maskedclip.pretrain.loop import claim, pretrain
@@ -126,7 +126,7 @@ def test_a_signal_saves_the_step_and_leaves_and_the_same_command_goes_on(
         patch.setattr(module, "train_step", asked_in_the_second)
         with pytest.raises(Preempted, match="step 3 is saved") as stop:
             pretrain(small)
-    assert stop.value.asked == {signal.SIGTERM: LEAVE, signal.SIGUSR2: GO_ON_LATER}[number]
+    assert stop.value.request == {signal.SIGTERM: STOP, signal.SIGUSR2: REQUEUE}[number]
     assert losses(pretrain(small)) == losses(whole)
 
 

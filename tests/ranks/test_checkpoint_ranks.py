@@ -13,15 +13,14 @@ import torch
 import torch.distributed as dist
 
 from maskedclip.config import Config, override
-from maskedclip.engine.checkpoint import Checkpoints, restore
-from maskedclip.engine.checkpoint_files import newest
+from maskedclip.engine.checkpoint import Checkpoints, newest, restore
 from maskedclip.engine.distributed import process_group
 from tests.engine.test_checkpoint import names, no_room, numbers, state, train
 from tests.ranks.processes import on_ranks, start_ranks
 
 
 def save_one_rank_late(rank: int, folder: Path) -> None:
-    with process_group(), Checkpoints(folder / "kept", 3, aside=True) as checkpoints:
+    with process_group(), Checkpoints(folder / "kept", 3, asynchronous=True) as checkpoints:
         ours = state(0)
         saved = numbers(*ours)
         if rank == 1:
@@ -49,7 +48,7 @@ def test_a_save_waits_for_no_rank_and_is_of_the_moment_it_was_asked_for(tmp_path
 
 def fail_on_rank_1(rank: int, folder: Path) -> None:
     with process_group():
-        checkpoints = Checkpoints(folder / "kept", 3, aside=True)
+        checkpoints = Checkpoints(folder / "kept", 3, asynchronous=True)
         ours = state(0)
         checkpoints.save(1, *ours)
         checkpoints.wait()
@@ -77,7 +76,7 @@ def test_one_rank_without_room_fails_the_save_of_all_in_the_same_words(tmp_path)
 
 
 def save_and_go_on(rank: int, folder: Path) -> None:
-    with process_group(), Checkpoints(folder / "kept", 3, aside=True) as checkpoints:
+    with process_group(), Checkpoints(folder / "kept", 3, asynchronous=True) as checkpoints:
         ours = state(0)
         checkpoints.save(5, *ours)
         saved = numbers(*ours)
@@ -134,7 +133,7 @@ def test_a_run_of_four_ranks_goes_on_with_one_two_and_three_as_if_nothing_had_be
 
 def save_without_end(_rank: int, folder: Path) -> None:
     """Save again and again, every number of the weights equal to the step."""
-    with process_group(), Checkpoints(folder, 2, aside=True) as checkpoints:
+    with process_group(), Checkpoints(folder, 2, asynchronous=True) as checkpoints:
         ours = state(0, width=50_000)
         for step in range(restore(folder, *ours) + 1, 10**6):
             with torch.no_grad():
@@ -173,7 +172,7 @@ def test_a_run_killed_while_it_saves_goes_on_from_a_whole_checkpoint(tmp_path):
     assert steps == sorted(set(steps))
     left_over = tmp_path / "kept" / "step-00000001.tmp"
     left_over.mkdir(exist_ok=True)
-    with process_group(), Checkpoints(tmp_path / "kept", 2, aside=True) as checkpoints:
+    with process_group(), Checkpoints(tmp_path / "kept", 2, asynchronous=True) as checkpoints:
         checkpoints.save(10**6, *state(0))
     assert not left_over.exists()
     assert len(names(tmp_path / "kept")) == 2
@@ -190,7 +189,7 @@ def test_fifty_kills_while_saving_lose_no_checkpoint(tmp_path, world, caplog):
 
 def die_while_others_save(rank: int, folder: Path) -> None:
     with process_group():
-        checkpoints = Checkpoints(folder, 3, aside=True)
+        checkpoints = Checkpoints(folder, 3, asynchronous=True)
         ours = state(0)
         checkpoints.save(1, *ours)
         checkpoints.wait()

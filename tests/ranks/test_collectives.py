@@ -15,7 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from maskedclip.config import Config, override
 from maskedclip.data.stream import Batch
 from maskedclip.engine.distributed import process_group
-from maskedclip.engine.nonfinite_guard import Guard
+from maskedclip.engine.step_guard import StepGuard
 from maskedclip.pretrain.loop import Networks, set_up, train_step
 from maskedclip.recipes import demo
 from tests.ranks.processes import on_ranks
@@ -78,7 +78,7 @@ def batch(labels: list[int]) -> tuple[Tensor, Batch]:
 
 def some_steps(networks: Networks, device: torch.device, labels: list[int], count: int) -> None:
     config, (image_BCHW, found) = configuration(), batch(labels)
-    guard = Guard(networks.optimizer, device, spike=0.0)
+    guard = StepGuard(networks.optimizer, device, spike=0.0)
     for step in range(count):
         train_step(networks, guard, image_BCHW, found, step, 1e-4, config)
 

@@ -168,12 +168,12 @@ def test_a_life_on_a_node_that_is_cut_off_leaves_the_run_to_the_next(
         os.kill(pid, signal.SIGSTOP)
     subprocess.run([NODE, "kill", node], check=True)
     try:
-        until(lambda: '"restarts": 1' in (config.directory / "life.json").read_text(), 180)
+        until(lambda: '"restarts": 1' in (config.directory / "lease.json").read_text(), 180)
         for pid in earlier.values():
             os.kill(pid, signal.SIGCONT)
         until(lambda: all(map(is_over, earlier.values())), 60)
         until_idle(300)
     finally:
         subprocess.run([NODE, "start", node], check=True)
-    assert "a later start of this run has it now" in logs(config)
+    assert "a later attempt of this run holds its lease" in logs(config)
     assert_as_if_undisturbed(config, job, uninterrupted)

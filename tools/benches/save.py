@@ -40,8 +40,8 @@ def save(millions: str = "50", rounds: str = "5") -> dict[str, float]:
             dcp.save(state, storage_writer=dcp.FileSystemWriter(folder / f"plain-{step}"))
 
         with (
-            Checkpoints(folder / "aside", 1, aside=True) as aside,
-            Checkpoints(folder / "at_once", 1, aside=False) as at_once,
+            Checkpoints(folder / "aside", 1, asynchronous=True) as aside,
+            Checkpoints(folder / "at_once", 1, asynchronous=False) as at_once,
         ):
             for step in range(int(rounds) + 1):
                 clock("aside", partial(aside.save, step, *networks))

@@ -27,7 +27,7 @@ from maskedclip.config import Config, override
 from maskedclip.data.stream import Batch
 from maskedclip.engine.distributed import process_group
 from maskedclip.engine.mfu import product_flops
-from maskedclip.engine.nonfinite_guard import Guard
+from maskedclip.engine.step_guard import StepGuard
 from maskedclip.models.maskedclip import SIZES
 from maskedclip.pretrain.loop import set_up, train_step
 from maskedclip.recipes import maskedclip_vitl
@@ -99,7 +99,7 @@ def child(side: str, size: str, paired: int, unpaired: int) -> dict[str, float]:
             networks, _ = set_up(config, device)
             flops = networks.model.step_flops(paired + unpaired, paired, TOKENS)
             parts: list[nn.Module] = [networks.model, networks.teacher]
-            guard = Guard(networks.optimizer, device, spike=0.0)
+            guard = StepGuard(networks.optimizer, device, spike=0.0)
 
             def work() -> Tensor:
                 return train_step(networks, guard, image_BCHW, batch, 0, 1e-4, config)[0]["loss"]

@@ -6,15 +6,15 @@ import pytest
 import torch
 from torch import nn
 
-from maskedclip.engine.nonfinite_guard import Guard
 from maskedclip.engine.optimizer import adamw
+from maskedclip.engine.step_guard import StepGuard
 
 
-def guarded(spike: float = 0.0) -> tuple[nn.Linear, torch.optim.AdamW, Guard]:
+def guarded(spike: float = 0.0) -> tuple[nn.Linear, torch.optim.AdamW, StepGuard]:
     torch.manual_seed(0)
     model = nn.Linear(3, 2)
     optimizer = adamw(model, betas=(0.9, 0.95), weight_decay=0.05)
-    return model, optimizer, Guard(optimizer, torch.device("cpu"), spike=spike)
+    return model, optimizer, StepGuard(optimizer, torch.device("cpu"), spike=spike)
 
 
 def step(model, optimizer, guard, number: int, norm: float, loss: float = 1.0) -> None:
@@ -22,7 +22,7 @@ def step(model, optimizer, guard, number: int, norm: float, loss: float = 1.0) -
         group["lr"] = 0.1
     optimizer.zero_grad()
     model(torch.ones(1, 3)).sum().backward()
-    guard.admit(number, {"loss": torch.tensor(loss), "grad_norm": torch.tensor([norm])})
+    guard.check(number, {"loss": torch.tensor(loss), "grad_norm": torch.tensor([norm])})
     optimizer.step()
 
 
@@ -52,7 +52,7 @@ def test_a_released_run_goes_on_as_if_nothing_had_been() -> None:
         step(*others, number, norm=1.0)
     step(*parts, 3, norm=math.nan)
     assert parts[2].fault().step == 3
-    parts[2].release()
+    parts[2].resume()
     assert parts[2].fault() is None
     for group in (parts, others):
         step(*group, 3, norm=1.0)
