@@ -1,4 +1,4 @@
-"""What a job does around its work: where its ranks meet, and what a killed life has left."""
+"""What a job does around its work: where its ranks meet, and what a killed attempt has left."""
 
 import logging
 import os
@@ -11,18 +11,18 @@ from maskedclip.config import Config, override
 from maskedclip.jobs.job import Job, _port, as_a_job
 
 
-def test_ranks_meet_at_another_port_in_each_life_and_below_those_of_the_system(
+def test_ranks_meet_at_another_port_in_each_attempt_and_below_those_of_the_system(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     ports = []
     for job in ("12", "12_3"):
-        for life in range(20):
-            monkeypatch.setenv("SLURM_RESTART_COUNT", str(life))
+        for restart in range(20):
+            monkeypatch.setenv("SLURM_RESTART_COUNT", str(restart))
             ports.append(_port(job))
             assert ports[-1] == _port(job)  # every rank finds the same
     assert len(set(ports)) == len(ports)
     assert all(20_000 <= port < 32_768 for port in ports)
-    monkeypatch.delenv("SLURM_RESTART_COUNT")  # as SLURM has it in the first life
+    monkeypatch.delenv("SLURM_RESTART_COUNT")  # as SLURM has it in the first attempt
     assert _port("12") == ports[0]
 
 
@@ -68,7 +68,7 @@ def test_a_process_that_is_forked_by_a_job_neither_queues_it_again_nor_outlives_
     assert as_a_job(fork) == repr([ignored, default])
 
 
-def test_half_a_result_of_a_killed_life_does_not_keep_the_next_from_writing_its_own(
+def test_half_a_result_of_a_killed_attempt_does_not_keep_the_next_from_writing_its_own(
     in_a_job: Path,
 ) -> None:
     half, others = (in_a_job / f"7_{rank}_result.pkl.save_tmp" for rank in range(2))

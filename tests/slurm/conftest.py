@@ -11,7 +11,7 @@ import pytest
 
 from maskedclip.config import Config, override
 from maskedclip.pretrain.loop import pretrain
-from tests.slurm.lives import STEPS, rows
+from tests.slurm.attempts import STEPS, rows
 
 HERE = Path(__file__).parent
 
@@ -21,13 +21,13 @@ def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[], lis
     """Start three nodes without accounting; give a function that lists the jobs still there."""
     if shutil.which("slurmctld", path=f"{os.environ['PATH']}:/usr/sbin") is None:
         pytest.fail("no slurmctld; apt-get install slurmctld slurmd slurm-client munge")
-    place = tmp_path_factory.mktemp("slurm")
+    sandbox = tmp_path_factory.mktemp("slurm")
     port = os.environ.get("SLURM_PORT", "17800")  # another one lets two sessions run side by side
-    settings = {"SLURM_SANDBOX": str(place), "SLURM_ACCT": "none", "SLURM_PORT": port}
+    settings = {"SLURM_SANDBOX": str(sandbox), "SLURM_ACCT": "none", "SLURM_PORT": port}
     before = dict(os.environ)
     os.environ.update(settings)
     subprocess.run([HERE / "start_slurm.sh"], check=True)
-    os.environ["SLURM_CONF"] = str(place / "etc" / "slurm.conf")
+    os.environ["SLURM_CONF"] = str(sandbox / "etc" / "slurm.conf")
 
     def waiting() -> list[str]:
         listed = subprocess.run(["squeue", "-h", "-o", "%i %T"], capture_output=True, text=True)

@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 
 from maskedclip.config import Config, save
-from tests.slurm.lives import logs, rows, state, until
+from tests.slurm.attempts import logs, rows, state, until
 
 pytestmark = pytest.mark.slurm
 
 
-def test_a_queued_job_runs_the_code_that_was_submitted_in_every_life(
+def test_a_queued_job_runs_the_code_that_was_submitted_in_every_attempt(
     run: Config, tmp_path: Path, until_idle: Callable[[float], None]
 ) -> None:
     checkout = tmp_path / "checkout"
@@ -63,8 +63,8 @@ def test_a_queued_job_runs_the_code_that_was_submitted_in_every_life(
     (code,) = (run.directory / "jobs" / "code").iterdir()
     changes = (code / "changes.diff").read_bytes()
     assert b"as submitted" in changes
-    for life in json.loads((run.directory / "provenance.json").read_text()):
-        assert life["git"] == {
+    for attempt in json.loads((run.directory / "provenance.json").read_text()):
+        assert attempt["git"] == {
             "commit": (code / "commit.txt").read_text().strip(),
             "diff_sha256": hashlib.sha256(changes).hexdigest(),
         }

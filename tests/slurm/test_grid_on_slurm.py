@@ -65,16 +65,16 @@ def done(grid: Grid) -> set[str]:
 
 def logs(grid: Grid, name: str) -> str:
     """Return what the newest job of a cell wrote to stderr."""
-    place = [each.logs for each in submissions(grid) if each.cell == name][-1]
-    return "".join(path.read_text() for path in grid.directory.glob(f"{place}*.err"))
+    prefix = [one.logs for one in submissions(grid) if one.cell == name][-1]
+    return "".join(path.read_text() for path in grid.directory.glob(f"{prefix}*.err"))
 
 
 def test_a_pretraining_that_fails_holds_nothing_but_its_own_fine_tunings(
     grid: Grid, until_idle: Callable[[float], None]
 ) -> None:
     first = submit(grid)
-    assert {each.cell for each in first} == set(named(grid))
-    arrays = {each.cell: each.job.partition("_")[0] for each in first}
+    assert {one.cell for one in first} == set(named(grid))
+    arrays = {one.cell: one.job.partition("_")[0] for one in first}
     stages = {stage: {arrays[c.name] for c in grid.cells if c.stage == stage}
               for stage in (PRETRAIN, FINETUNE, REPORT)}  # fmt: skip
     assert [len(stages[stage]) for stage in (PRETRAIN, FINETUNE, REPORT)] == [1, 2, 1]
@@ -91,13 +91,15 @@ def test_a_pretraining_that_fails_holds_nothing_but_its_own_fine_tunings(
 
     # the shards come, and the same command runs what is missing alone, the report with it
     shards = Path(named(grid)["whole"].config["data.paired"][0])
-    mended = Path(named(grid)["broken"].config["data.paired"][0])
-    mended.symlink_to(shards, target_is_directory=True)
+    absent = Path(named(grid)["broken"].config["data.paired"][0])
+    absent.symlink_to(shards, target_is_directory=True)
     second = submit(grid)
-    assert {each.cell for each in second} == {"broken", "broken-0.5", "broken-1", "report"}
-    assert {each.attempt for each in second} == {2}
+    assert {one.cell for one in second} == {"broken", "broken-0.5", "broken-1", "report"}
+    assert {one.attempt for one in second} == {2}
     until_idle(400)
     assert done(grid) == set(named(grid))
     assert submit(grid) == []
-    lives = json.loads((Path(run_directory(named(grid)["whole"])) / "provenance.json").read_text())
-    assert len(lives) == 1
+    attempts = json.loads(
+        (Path(run_directory(named(grid)["whole"])) / "provenance.json").read_text()
+    )
+    assert len(attempts) == 1

@@ -10,7 +10,7 @@ from contextlib import suppress
 import pytest
 
 from maskedclip.config import Config, override
-from tests.slurm.lives import (
+from tests.slurm.attempts import (
     STEPS,
     assert_equal,
     logs,
@@ -38,7 +38,7 @@ def test_a_run_that_is_warned_saves_within_a_step_and_the_requeued_one_ends_as_i
     assert step <= reached + 3  # those that were taken while scancel ran
     for rank in (
         ranks.values()
-    ):  # again, while it leaves; SLURM's own might reach the next life as it starts
+    ):  # again, while it leaves; SLURM's own might reach the next attempt as it starts
         with suppress(ProcessLookupError):
             os.kill(rank, signal.SIGUSR2)
     until_idle(180)

@@ -30,11 +30,11 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
 def submitted(out: Path, capsys: pytest.CaptureFixture[str]) -> tuple[str, str, Path]:
     main([*FLAGS, f"--out={out}", *ON_SLURM], submit=submit)
     said = capsys.readouterr().out
-    found = re.search(r"3 parts as job (\d+), and job (\d+) to merge", said)
-    assert found, said
+    match = re.search(r"3 parts as job (\d+), and job (\d+) to merge", said)
+    assert match, said
     log = re.search(r"tail -F (\S+)", said)
     assert log
-    return found[1], found[2], Path(log[1])
+    return match[1], match[2], Path(log[1])
 
 
 def test_an_array_and_its_merge_give_the_bytes_of_one_build(

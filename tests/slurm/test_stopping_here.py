@@ -47,7 +47,7 @@ def steps(config: Config) -> list[int]:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("cluster", ["local", "debug"])
-def test_a_run_that_is_told_to_stop_saves_and_the_same_command_goes_on(
+def test_a_run_that_is_asked_to_stop_saves_and_the_same_command_goes_on(
     small: Config, cluster: str, number: signal.Signals
 ) -> None:
     config = override(small, {"optim.steps": STEPS, "engine.save_every": 1000})

@@ -14,7 +14,7 @@ from maskedclip.config import Config, FinetuneConfig, LaunchConfig, override
 from maskedclip.grid.cells import finetunings, grid_of, pretrainings, run_directory
 from maskedclip.grid.manifest import PRETRAIN, Grid, finished, submissions, write
 from maskedclip.grid.slurm_arrays import submit
-from tests.slurm.lives import rows, state, until
+from tests.slurm.attempts import rows, state, until
 
 pytestmark = pytest.mark.slurm
 LAUNCH = LaunchConfig(gpus=0, cluster="slurm", hours=1, cpus_per_rank=1, partition="main")
@@ -52,17 +52,17 @@ def command(*words: object) -> str:
     return done.stdout
 
 
-def board(grid: Grid) -> dict[str, dict[str, str]]:
-    told = json.loads(command("status", grid.directory, "--json"))
-    return {row["cell"]: row for row in told["cells"]}
+def status(grid: Grid) -> dict[str, dict[str, str]]:
+    shown = json.loads(command("status", grid.directory, "--json"))
+    return {row["cell"]: row for row in shown["cells"]}
 
 
 def states(grid: Grid) -> dict[str, str]:
-    return {name: row["state"] for name, row in board(grid).items()}
+    return {name: row["state"] for name, row in status(grid).items()}
 
 
 def jobs(grid: Grid) -> dict[str, str]:
-    return {each.cell: each.job for each in submissions(grid)}
+    return {one.cell: one.job for one in submissions(grid)}
 
 
 @pytest.mark.slow
@@ -74,16 +74,16 @@ def test_status_says_why_a_cell_failed_and_retry_submits_it_and_what_it_holds_al
     grid = grid_of_two(**{"data.paired": (str(absent),)})
     submit(grid)
     until_idle(240)
-    found = board(grid)
-    assert found["first"]["state"] == "done"
-    assert found["second"]["state"] == "failed"
-    assert str(absent) in found["second"]["note"]
-    assert found["second-tuned"]["state"] == "held"
+    shown = status(grid)
+    assert shown["first"]["state"] == "done"
+    assert shown["second"]["state"] == "failed"
+    assert str(absent) in shown["second"]["note"]
+    assert shown["second-tuned"]["state"] == "held"
     (line,) = (x for x in command("status", grid.directory).splitlines() if " second " in x)
     assert " failed " in line
     assert str(absent) in line
     why = command("status", grid.directory, "--why=second")
-    assert "mend " in why
+    assert "fix " in why
     assert str(absent) in why
 
     absent.symlink_to(phantoms["paired"], target_is_directory=True)
@@ -97,7 +97,7 @@ def test_status_says_why_a_cell_failed_and_retry_submits_it_and_what_it_holds_al
     until_idle(240)
     assert set(states(grid).values()) == {"done"}
     assert all(finished(grid, cell) for cell in grid.cells)
-    assert {each.cell: each.attempt for each in submissions(grid)} == {
+    assert {one.cell: one.attempt for one in submissions(grid)} == {
         "first": 1, "second": 2, "second-tuned": 2, "report": 2
     }  # fmt: skip
 
@@ -106,25 +106,25 @@ def test_cancel_ends_the_jobs_of_its_grid_and_no_others(
     grid_of_two: Callable[..., Grid], until_idle: Callable[[float], None]
 ) -> None:
     wrap = ["sbatch", "--parsable", "--partition=main", "--wrap=sleep 600", "--output=/dev/null"]
-    foreign = subprocess.run(wrap, check=True, capture_output=True, text=True).stdout.strip()
+    other = subprocess.run(wrap, check=True, capture_output=True, text=True).stdout.strip()
     try:
         grid = grid_of_two(**{"optim.steps": 5000, "engine.save_every": 5000})
         submit(grid)
         running = Path(run_directory(grid.cells[1]))
         until(lambda: len(rows(running)) >= 3 and states(grid)["first"] == "done", 120)
-        found = states(grid)
-        assert found["second"] == "running"
-        assert found["second-tuned"] == "pending"
+        running_states = states(grid)
+        assert running_states["second"] == "running"
+        assert running_states["second-tuned"] == "pending"
         said = command("cancel", grid.directory)
         until(lambda: not {"running", "pending"} & set(states(grid).values()), 60)
-        assert "JobState=RUNNING" in state(foreign)
+        assert "JobState=RUNNING" in state(other)
     finally:
-        subprocess.run(["scancel", foreign], check=True)
+        subprocess.run(["scancel", other], check=True)
     until_idle(30)
     # the first has its results, and may just be ending
     assert re.match(r"cancelled [34] of 4 jobs\n", said)
     assert states(grid)["first"] == "done"
     assert states(grid)["second"] == "cancelled"
     (kept,) = (running / "checkpoints").glob("step-????????")  # where it was, not lost
-    assert f"goes on from step {int(kept.name[5:])}" in board(grid)["second"]["note"]
+    assert f"goes on from step {int(kept.name[5:])}" in status(grid)["second"]["note"]
     assert [cell.stage for cell in grid.cells if finished(grid, cell)] == [PRETRAIN]

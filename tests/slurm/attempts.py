@@ -1,4 +1,4 @@
-"""Runs on SLURM, looked at from outside while they live."""
+"""Runs on SLURM, watched from outside while they run."""
 
 import json
 import subprocess
@@ -46,15 +46,15 @@ def saved(config: Config) -> list[int]:
 
 
 def state(job: str) -> str:
-    told = subprocess.run(["scontrol", "show", "job", job], capture_output=True, text=True)
-    return told.stdout
+    shown = subprocess.run(["scontrol", "show", "job", job], capture_output=True, text=True)
+    return shown.stdout
 
 
 def processes(config: Config) -> dict[int, int]:
     """Return the process of each rank that runs now."""
-    found = subprocess.run(["pgrep", "-f", f"_submit {config.directory}"], capture_output=True)
+    listed = subprocess.run(["pgrep", "-f", f"_submit {config.directory}"], capture_output=True)
     of_rank = {}
-    for pid in map(int, found.stdout.split()):
+    for pid in map(int, listed.stdout.split()):
         for entry in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"):
             if entry.startswith(b"SLURM_PROCID="):
                 of_rank[int(entry[13:])] = pid
@@ -65,13 +65,13 @@ def logs(config: Config) -> str:
     return "".join(path.read_text() for path in (config.directory / "jobs").glob("*.err"))
 
 
-def losses(found: list[dict[str, float]]) -> list[list[float]]:
-    return [[row[k] for k in ("step", "loss", "loss_clip", "grad_norm", "lr")] for row in found]
+def losses(logged: list[dict[str, float]]) -> list[list[float]]:
+    return [[row[k] for k in ("step", "loss", "loss_clip", "grad_norm", "lr")] for row in logged]
 
 
-def assert_equal(found: list[dict[str, float]], expected: list[dict[str, float]]) -> None:
-    assert [row["step"] for row in found] == list(range(1, STEPS + 1))
-    for ours, theirs in zip(losses(found), losses(expected), strict=True):
+def assert_equal(logged: list[dict[str, float]], expected: list[dict[str, float]]) -> None:
+    assert [row["step"] for row in logged] == list(range(1, STEPS + 1))
+    for ours, theirs in zip(losses(logged), losses(expected), strict=True):
         assert ours == pytest.approx(theirs, rel=1e-5, abs=1e-6)
 
 

@@ -1,4 +1,4 @@
-"""Several lives of one run: whatever ended them, the results are those of a run left in peace."""
+"""Several attempts of one run: whatever ended them, the results are those of a run left in peace."""
 
 import os
 import signal
@@ -11,7 +11,7 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from maskedclip.config import Config, override
-from tests.slurm.lives import (
+from tests.slurm.attempts import (
     assert_equal,
     evict,
     logs,
@@ -32,7 +32,7 @@ def restarts(job: str) -> int:
 
 
 def curve(config: Config) -> list[int]:
-    """Return the steps of the loss as TensorBoard reads them from all lives' files."""
+    """Return the steps of the loss as TensorBoard reads them from all attempts' files."""
     events = EventAccumulator(str(config.directory / "tensorboard"), purge_orphaned_data=True)
     return [event.step for event in events.Reload().Scalars("loss/loss")]
 
@@ -62,13 +62,13 @@ def test_two_nodes_of_two_ranks_learn_what_one_rank_does(
 
 
 @pytest.mark.slow
-def test_a_short_job_lives_three_times(
+def test_a_short_job_is_started_three_times(
     run: Config, uninterrupted, until_idle: Callable[[float], None]
 ) -> None:
     job = submitted(run, hours=5 / 60)  # to submitit every warning is the end of its time
-    for life in (1, 2):
+    for restart in (1, 2):
         subprocess.run(["scancel", "--signal=USR2", job], check=True)
-        until(lambda life=life: restarts(job) == life, 60)
+        until(lambda restart=restart: restarts(job) == restart, 60)
         reached = max(saved(run))
         until(lambda reached=reached: len(rows(run.directory)) >= reached + 3, 120)
     until_idle(240)
@@ -115,8 +115,8 @@ def test_a_run_is_evicted_time_and_again(
     run: Config, uninterrupted, until_idle: Callable[[float], None]
 ) -> None:
     job = submitted(run)
-    for life in (1, 2, 3):
-        evict(lambda life=life: restarts(job) == life)
+    for restart in (1, 2, 3):
+        evict(lambda restart=restart: restarts(job) == restart)
         reached = max(saved(run))
         until(lambda reached=reached: len(rows(run.directory)) >= reached + 3, 180)
     until_idle(240)
@@ -128,7 +128,7 @@ def test_a_run_is_evicted_time_and_again(
 def test_the_end_of_its_time_is_no_end(
     run: Config, uninterrupted, until_idle: Callable[[float], None]
 ) -> None:
-    # the warning is due a minute after the start, and comes as SLURM looks at limits, each half
+    # the warning is due a minute after the start, and comes as SLURM checks limits, each half
     # minute: the run is held until it has come
     job = submitted(run, hours=3 / 60)
     ranks = processes(run)
@@ -157,7 +157,7 @@ def test_a_run_whose_node_is_lost_goes_on_elsewhere(
 
 
 @pytest.mark.slow
-def test_a_life_on_a_node_that_is_cut_off_leaves_the_run_to_the_next(
+def test_an_attempt_on_a_node_that_is_cut_off_leaves_the_run_to_the_next(
     run: Config, uninterrupted, until_idle: Callable[[float], None]
 ) -> None:
     config = override(run, {"engine.save_every": 4})
