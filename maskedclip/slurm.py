@@ -21,19 +21,20 @@ from typing import Any
 
 from maskedclip.command import check_flags, one_line_errors, read_flags, stop
 from maskedclip.config import override
-from maskedclip.grid.diagnosis.diagnose import cause_of
-from maskedclip.grid.logs import Logs, evidence
-from maskedclip.grid.lookup import LAUNCH, Opened, known_places, opened
+from maskedclip.grid.diagnosis import cause_of
+from maskedclip.grid.lookup import LAUNCH, GridOrRun, known_places, opened
 from maskedclip.grid.manifest import LOCK, PRETRAIN, REPORT, Grid, cell_of, run_of
-from maskedclip.grid.status import rows_of
-from maskedclip.grid.status_table import (
+from maskedclip.grid.status import (
     ACTIVE,
     DONE,
     FAILED,
     LOST,
     OPEN,
     STATES,
-    Row,
+    CellStatus,
+    Logs,
+    current_status,
+    evidence,
     summary,
     table,
 )
@@ -51,12 +52,12 @@ class StatusConfig:
     """What status shows."""
 
     why: str = ""  # a cell: why it failed, and what to do
-    watch: float = 0.0  # seconds between looks, until nothing waits or runs; 0: one look
+    watch: float = 0.0  # seconds between checks, until nothing waits or runs; 0: one check
     json: bool = False  # one JSON object instead of text
 
     def __post_init__(self) -> None:
         if self.watch < 0 or 0 < self.watch < 1:
-            raise ValueError(f"watch {self.watch:g}: at least 1 second, or 0 for one look")
+            raise ValueError(f"watch {self.watch:g}: at least 1 second, or 0 for one check")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -103,47 +104,49 @@ def _status(name: str, config: StatusConfig) -> int:
         return 0
 
 
-def _shown(found: Opened, name: str, *, as_json: bool) -> tuple[str, bool]:
-    """Return the board as text, and whether anything waits or runs."""
-    rows = rows_of(found.grid, found.submitted)
+def _shown(target: GridOrRun, name: str, *, as_json: bool) -> tuple[str, bool]:
+    """Return the status as text, and whether anything waits or runs."""
+    rows = current_status(target.grid, target.submitted)
     active = any(row.state in ACTIVE for row in rows)
-    place = str(found.run or found.grid.directory)
+    path = str(target.run or target.grid.directory)
     if as_json:
         counts = {state: sum(row.state == state for row in rows) for state in STATES}
-        content = {"place": place, "counts": counts, "cells": [row._asdict() for row in rows]}
+        content = {"place": path, "counts": counts, "cells": [row._asdict() for row in rows]}
         return json.dumps(content, allow_nan=False) + "\n", active
-    head = f"{place}: {summary(rows)} ({time.strftime('%H:%M:%S')})"
-    return f"{head}\n\n{table(rows)}\n{_next(found, name, rows)}", active
+    head = f"{path}: {summary(rows)} ({time.strftime('%H:%M:%S')})"
+    return f"{head}\n\n{table(rows)}\n{_next(target, name, rows)}", active
 
 
-def _next(found: Opened, name: str, rows: Sequence[Row]) -> str:
+def _next(target: GridOrRun, name: str, rows: Sequence[CellStatus]) -> str:
     """Return the commands that are of use now."""
     troubled = [row for row in rows if row.state in OPEN]
     active = any(row.state in ACTIVE for row in rows)
-    told = sorted((row for row in troubled if row.job), key=lambda row: row.state != FAILED)
-    lines = [f"{_ME} status {name} --why={told[0].cell}"] if told else []
+    ended = sorted((row for row in troubled if row.job), key=lambda row: row.state != FAILED)
+    lines = [f"{_ME} status {name} --why={ended[0].cell}"] if ended else []
     if troubled and not (active and all(row.state == LOST for row in troubled)):
         lines.append(f"{_ME} retry {name}")
     if active:
         lines.append(f"{_ME} status {name} --watch=30")
     if all(row.state == DONE for row in rows):
-        reports = [cell for cell in found.grid.cells if cell.stage == REPORT]
-        runs = [str(run_of(found.grid, cell)) for cell in found.grid.cells]
+        reports = [cell for cell in target.grid.cells if cell.stage == REPORT]
+        runs = [str(run_of(target.grid, cell)) for cell in target.grid.cells]
         if reports:
-            lines.append(f"open {run_of(found.grid, reports[0]) / 'index.html'}")
-        elif found.grid.cells[0].stage == PRETRAIN and found.run:
-            lines.append(f"python -m maskedclip.finetune {found.run} --dataset shards/DATASET")
+            lines.append(f"open {run_of(target.grid, reports[0]) / 'index.html'}")
+        elif target.grid.cells[0].stage == PRETRAIN and target.run:
+            lines.append(f"python -m maskedclip.finetune {target.run} --dataset shards/DATASET")
         else:
             lines.append(f"python -m maskedclip.report {runs[0]} --out report")
     return "".join(f"{'next: ' if i == 0 else '      '}{line}\n" for i, line in enumerate(lines))
 
 
 def _why(name: str, config: StatusConfig) -> int:
-    found = opened(name)
-    cell = cell_of(found.grid, config.why)
-    row = next(row for row in rows_of(found.grid, found.submitted) if row.cell == cell.name)
-    mine = [each for each in found.submitted if each.cell == cell.name]
-    logs = Logs(found.grid).of(mine[-1]) if mine else []
+    target = opened(name)
+    cell = cell_of(target.grid, config.why)
+    row = next(
+        row for row in current_status(target.grid, target.submitted) if row.cell == cell.name
+    )
+    mine = [one for one in target.submitted if one.cell == cell.name]
+    logs = Logs(target.grid).of(mine[-1]) if mine else []
     answer = queue.JobState("", "was never submitted")
     if mine:
         answer = queue.ask([mine[-1].job])[mine[-1].job]
@@ -161,10 +164,10 @@ def _why(name: str, config: StatusConfig) -> int:
     if mine:
         words = (answer.state or "not known", answer.exit_code, answer.reason)
         at = f" on {answer.node}" if answer.node else ""
-        told = ", ".join(word for word in words if word)
-        lines.append(f"job     {row.job or 'on this machine'}, attempt {row.attempt}: {told}{at}")
+        said = ", ".join(word for word in words if word)
+        lines.append(f"job     {row.job or 'on this machine'}, attempt {row.attempt}: {said}{at}")
     if cause is not None:
-        lines += [f"cause   {cause.kind}: {cause.line}", f"mend    {cause.remedy}"]
+        lines += [f"cause   {cause.kind}: {cause.line}", f"fix     {cause.remedy}"]
     lines += [f"{'log' if i == 0 else '':8}{path}" for i, path in enumerate(logs)]
     if cause is not None and cause.traceback:
         lines += ["", cause.traceback.rstrip()]
@@ -174,8 +177,8 @@ def _why(name: str, config: StatusConfig) -> int:
 
 
 def _retry(name: str, _: StatusConfig) -> int:
-    found = opened(name)
-    rows = rows_of(found.grid, found.submitted)
+    target = opened(name)
+    rows = current_status(target.grid, target.submitted)
     again = [row for row in rows if row.state in OPEN and row.state != LOST]
     lost = [row for row in rows if row.state == LOST]
     for row in lost:
@@ -184,66 +187,66 @@ def _retry(name: str, _: StatusConfig) -> int:
         sys.stdout.write(f"nothing to submit again: {summary(rows)}\n")
         sys.stdout.write(f"next: {_ME} status {name}\n")
         return 1 if lost else 0
-    if found.run is not None:
-        return _retry_run(found)
+    if target.run is not None:
+        return _retry_run(target)
     for row in again:
         sys.stdout.write(f"again: {row.cell} ({row.state})\n")
     sys.stdout.flush()
-    if found.grid.cluster == "local":
+    if target.grid.cluster == "local":
         from maskedclip.grid.local_pool import run
 
-        code = run(found.grid)
+        code = run(target.grid)
     else:
         from maskedclip.grid.slurm_arrays import submit
 
-        done = submit(found.grid)
         code = 0
-        for each in done:
-            sys.stdout.write(f"{each.cell}: job {each.job}, attempt {each.attempt}\n")
+        for one in submit(target.grid):
+            sys.stdout.write(f"{one.cell}: job {one.job}, attempt {one.attempt}\n")
     sys.stdout.write(f"next: {_ME} status {name}\n")
     return code
 
 
-def _retry_run(found: Opened) -> int:
+def _retry_run(target: GridOrRun) -> int:
     """Submit a single run as it was submitted before."""
-    assert found.run is not None
-    (cell,) = found.grid.cells
-    launch = found.grid.launch[cell.stage]
+    assert target.run is not None
+    (cell,) = target.grid.cells
+    launch = target.grid.launch[cell.stage]
     if cell.stage != PRETRAIN or not launch:
         raise ValueError(
-            f"{found.run}: has no jobs/{LAUNCH} that says how it was submitted; give the command "
+            f"{target.run}: has no jobs/{LAUNCH} that says how it was submitted; give the command "
             f"that began it again: it goes on from the last checkpoint"
         )
     from maskedclip.config import Config, LaunchConfig
     from maskedclip.jobs.submit import submit
 
-    fields = cell.config | {"out": str(found.run.parent)}
+    fields = cell.config | {"out": str(target.run.parent)}
     submit(override(Config(), fields), override(LaunchConfig(), launch))
     return 0
 
 
 def _cancel(name: str, _: StatusConfig) -> int:
-    found = opened(name)
-    jobs = list(dict.fromkeys(each.job for each in found.submitted if each.job))
-    told = queue.ask(jobs)
-    going = [job for job in jobs if told[job].state in queue.ACTIVE]
-    unknown = [job for job in jobs if not told[job].state]
+    target = opened(name)
+    jobs = list(dict.fromkeys(one.job for one in target.submitted if one.job))
+    answers = queue.ask(jobs)
+    going = [job for job in jobs if answers[job].state in queue.ACTIVE]
+    unknown = [job for job in jobs if not answers[job].state]
     local = [job for job in going if processes.is_name(job)]
     slurm = [job for job in going if job not in local]
     for start in range(0, len(slurm), _CHUNK):
         _scancel(slurm[start : start + _CHUNK])
-    _end_here(found.grid, local)
+    _end_here(target.grid, local)
     _wait_for(local)
     sys.stdout.write(f"cancelled {len(going)} of {len(jobs)} jobs\n")
     for job in unknown:
-        sys.stderr.write(f"{job}: not cancelled, as nothing is known of it: {told[job].reason}\n")
+        sys.stderr.write(
+            f"{job}: not cancelled, as nothing is known of it: {answers[job].reason}\n"
+        )
     sys.stdout.write(f"next: {_ME} status {name}\n")
     return 1 if unknown else 0
 
 
 def _end_here(grid: Grid, names: Sequence[str]) -> None:
     """End processes of this machine: by who hands the cells out, or the next would be started."""
-
     runner = processes.holder(grid.directory / LOCK) if names else None
     for name in names if runner is None else [runner]:
         processes.end(name)

@@ -96,7 +96,7 @@ def test_nothing_in_the_package_uses_launchers_or_tools():
 
 
 def test_each_verb_that_is_a_command_of_its_own_is_run_by_its_main():
-    commands = {"pretrain", "finetune", "evaluate", "report", "explain"}
+    commands = {"pretrain", "finetune", "evaluate", "report", "explain", "grid"}
     assert {p.parent.name for p in PACKAGE.glob("*/__main__.py")} == commands
 
 

@@ -6,7 +6,14 @@ from typing import NamedTuple
 
 from maskedclip.config import Config, FinetuneConfig, override
 from maskedclip.grid.manifest import CODE, FINETUNE, LOGS, PRETRAIN, STAGES, Cell, Grid
-from maskedclip.grid.slurm_arrays import Batch, array_limit, batches, behind, missing, parameters
+from maskedclip.grid.slurm_arrays import (
+    CellArray,
+    array_limit,
+    batches,
+    behind,
+    missing,
+    parameters,
+)
 from maskedclip.jobs.code_snapshot import on_code, place_of
 from maskedclip.metrics.results import in_columns
 
@@ -62,14 +69,14 @@ def _arrays(grid: Grid, cells: Sequence[Cell]) -> list[str]:
     return lines
 
 
-def _said(batch: Batch) -> str:
+def _said(batch: CellArray) -> str:
     names, count = [cell.name for cell in batch.cells], len(batch.cells)
     if count == 1:
         return f"{batch.stage}, one job: {names[0]}"
     return f"{batch.stage}, array of {count}: {names[0]} to {names[-1]}"
 
 
-def _script(grid: Grid, batch: Batch) -> str:
+def _script(grid: Grid, batch: CellArray) -> str:
     from maskedclip.jobs.submit import script
 
     wanted = parameters(grid, batch, on_code(place_of(grid.directory / CODE)))

@@ -3,10 +3,6 @@
 A cell that fails holds no other; what was stopped or killed goes on where it was saved.
 """
 
-if __name__ == "__main__":
-    from maskedclip.command import one_line_errors
-
-import ctypes
 import logging
 import os
 import signal
@@ -17,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from maskedclip.config import Config, FinetuneConfig, LaunchConfig, override
+from maskedclip.config import Config, LaunchConfig, override
 from maskedclip.grid.manifest import (
     FINETUNE,
     LOGS,
@@ -27,23 +23,20 @@ from maskedclip.grid.manifest import (
     Grid,
     Submission,
     append,
-    cell_of,
     finished,
-    last_row,
-    read,
     run_of,
     submissions,
 )  # fmt: skip
 from maskedclip.grid.slurm_arrays import code_of, held, missing, run_cell, waits_for
+from maskedclip.grid.status import clock, fields_of, progress_of
 from maskedclip.jobs import processes
 
 logger = logging.getLogger(__name__)
-_LOOK_S = 0.2  # between looks at the processes
+_POLL_S = 0.2  # between checks of the processes
 _SHOW_S = 60.0  # between lines of progress where they go to a file
-_WITH_PARENT = 1  # PR_SET_PDEATHSIG
 
 
-class _Life(NamedTuple):
+class _Running(NamedTuple):
     """A cell that runs."""
 
     cell: Cell
@@ -53,16 +46,16 @@ class _Life(NamedTuple):
     devices: tuple[str, ...]
 
 
-class _Chain:
+class _Pool:
     """What is left of a grid, what runs, and what became of the others."""
 
     def __init__(self, grid: Grid, waiting: list[Cell], devices: list[str], code: Path) -> None:
         self.grid, self.waiting, self.code = grid, waiting, code
         self.free, self.total = devices, len(waiting)
         self.devices_of = _devices_of(grid, len(devices))
-        self.running: list[_Life] = []
+        self.running: list[_Running] = []
         self.failed: dict[str, str] = {}
-        self.attempts = {each.cell: each.attempt for each in submissions(grid)}
+        self.attempts = {one.cell: one.attempt for one in submissions(grid)}
         self.seconds: dict[str, list[float]] = {}  # that cells took, by stage
 
     def start(self) -> None:
@@ -70,7 +63,7 @@ class _Chain:
         for cell in list(self.waiting):
             if len(self.running) >= (self.grid.parallelism or 1):
                 return
-            open_cells = {c.name for c in self.waiting} | {life.cell.name for life in self.running}
+            open_cells = {c.name for c in self.waiting} | {one.cell.name for one in self.running}
             if open_cells & set(cell.needs):
                 continue
             if waits := waits_for(self.grid, cell):
@@ -85,16 +78,10 @@ class _Chain:
         count = self.devices_of[cell.stage]
         devices, self.free = tuple(self.free[:count]), self.free[count:]
         attempt = self.attempts.get(cell.name, 0) + 1
-        place = f"{LOGS}/{cell.name}-{attempt}.log"
-        log = self.grid.directory / place
+        relative = f"{LOGS}/{cell.name}-{attempt}.log"
+        log = self.grid.directory / relative
         log.parent.mkdir(exist_ok=True)
-        words = [
-            sys.executable,
-            "-m",
-            "maskedclip.grid.local_pool",
-            str(self.grid.directory),
-            cell.name,
-        ]
+        words = [sys.executable, "-m", "maskedclip.grid", str(self.grid.directory), cell.name]
         with log.open("ab") as file:
             process = subprocess.Popen(
                 words, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT,
@@ -103,10 +90,10 @@ class _Chain:
             )  # fmt: skip
         try:
             name = processes.named(process.pid)
-        except RuntimeError:  # over before it could be looked at
+        except RuntimeError:  # over before it could be named
             name = ""
-        append(self.grid, [Submission(cell.name, name, attempt, time.time(), place)])
-        self.running.append(_Life(cell, process, log, time.monotonic(), devices))
+        append(self.grid, [Submission(cell.name, name, attempt, time.time(), relative)])
+        self.running.append(_Running(cell, process, log, time.monotonic(), devices))
 
     def environment(self, devices: tuple[str, ...]) -> Mapping[str, str]:
         """Return a cell's environment: its GPUs, its share of the cores, the code."""
@@ -121,21 +108,21 @@ class _Chain:
             "PYTHONSAFEPATH": "1",
         }
 
-    def look(self) -> None:
+    def poll(self) -> None:
         """Say what became of the cells that have ended."""
-        for life in list(self.running):
-            code = life.process.poll()
+        for one in list(self.running):
+            code = one.process.poll()
             if code is None:
                 continue
-            self.running.remove(life)
-            self.free = [*self.free, *life.devices]
-            seconds = time.monotonic() - life.start
-            if code == 0 and finished(self.grid, life.cell):
-                self.seconds.setdefault(life.cell.stage, []).append(seconds)
-                _say(f"{life.cell.name}: done, {seconds:.0f} s\n")
+            self.running.remove(one)
+            self.free = [*self.free, *one.devices]
+            seconds = time.monotonic() - one.start
+            if code == 0 and finished(self.grid, one.cell):
+                self.seconds.setdefault(one.cell.stage, []).append(seconds)
+                _say(f"{one.cell.name}: done, {seconds:.0f} s\n")
             else:
-                why = _last_words(life.log) if code else "ended without its results"
-                self.fail(life.cell, f"{why} (log: {life.log})")
+                why = _last_words(one.log) if code else "ended without its results"
+                self.fail(one.cell, f"{why} (log: {one.log})")
 
     def fail(self, cell: Cell, why: str) -> None:
         self.failed[cell.name] = why
@@ -144,14 +131,14 @@ class _Chain:
     def stop(self) -> None:
         """Let what runs save and leave; a second Ctrl-C does not wait for it."""
         _say("stopping: cells save what they have; a second Ctrl-C does not wait for it\n")
-        for life in self.running:
-            life.process.terminate()
+        for one in self.running:
+            one.process.terminate()
         try:
-            for life in self.running:
-                life.process.wait()
+            for one in self.running:
+                one.process.wait()
         finally:
-            for life in self.running:
-                life.process.kill()
+            for one in self.running:
+                one.process.kill()
 
     def progress(self) -> str:
         """Return a line on how far it is, with the time left."""
@@ -161,18 +148,18 @@ class _Chain:
         left, known = self.left()
         if not left and not known:
             return f"{states}, time left not known yet"
-        return f"{states}, {'' if known else 'over '}{_clock(left)} left"
+        return f"{states}, {'' if known else 'over '}{clock(left)} left"
 
     def left(self) -> tuple[float, bool]:
         """Return seconds, and whether every stage that is to come was seen already."""
         usual = {stage: sum(all_) / len(all_) for stage, all_ in self.seconds.items()}
-        parts = {life.cell.name: _fraction(self.grid, life.cell) for life in self.running}
-        for life in self.running:
-            if life.cell.stage not in usual and parts[life.cell.name] > 0:
-                passed = time.monotonic() - life.start
-                usual[life.cell.stage] = passed / parts[life.cell.name]
+        parts = {one.cell.name: _fraction(self.grid, one.cell) for one in self.running}
+        for one in self.running:
+            if one.cell.stage not in usual and parts[one.cell.name] > 0:
+                passed = time.monotonic() - one.start
+                usual[one.cell.stage] = passed / parts[one.cell.name]
         work = [(cell.stage, 1.0) for cell in self.waiting]
-        work += [(life.cell.stage, 1 - parts[life.cell.name]) for life in self.running]
+        work += [(one.cell.stage, 1 - parts[one.cell.name]) for one in self.running]
         seconds = sum(usual.get(stage, 0.0) * part for stage, part in work)
         return seconds / (self.grid.parallelism or 1), all(stage in usual for stage, _ in work)
 
@@ -181,7 +168,7 @@ def run(grid: Grid) -> int:
     """Run what is not finished; return the exit code, 1 where a cell failed.
 
     Raises ValueError where this machine has too few GPUs, RuntimeError where the grid is run or
-    submitted by another process, or was told to stop.
+    submitted by another process, or was asked to stop.
     """
     with held(grid):
         return _run(grid)
@@ -195,44 +182,39 @@ def _run(grid: Grid) -> int:
     if active:
         logger.warning("%d cells wait or run already, and are left alone", len(active))
     _say(f"cells: {len(grid.cells)}, to run: {len(cells)}\n")
-    chain = _Chain(grid, cells, devices, code_of(grid))
+    pool = _Pool(grid, cells, devices, code_of(grid))
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        _until_done(chain)
+        _until_done(pool)
     except KeyboardInterrupt:
-        chain.stop()
+        pool.stop()
         raise RuntimeError("stopped; the same command goes on with what is left") from None
     finally:
         signal.signal(signal.SIGTERM, before)
-    for name, why in chain.failed.items():
+    for name, why in pool.failed.items():
         _say(f"failed: {name}: {why}\n")
-    return 1 if chain.failed else 0
+    return 1 if pool.failed else 0
 
 
-def _until_done(chain: _Chain) -> None:
+def _until_done(pool: _Pool) -> None:
     shown = time.monotonic()
-    while chain.waiting or chain.running:
-        chain.start()
-        time.sleep(_LOOK_S)
-        chain.look()
+    while pool.waiting or pool.running:
+        pool.start()
+        time.sleep(_POLL_S)
+        pool.poll()
         now, terminal = time.monotonic(), sys.stderr.isatty()
         if terminal:
-            sys.stderr.write(f"\r\x1b[K{chain.progress()}")
+            sys.stderr.write(f"\r\x1b[K{pool.progress()}")
             sys.stderr.flush()
         elif now - shown > _SHOW_S:
             shown = now
-            sys.stderr.write(chain.progress() + "\n")
+            sys.stderr.write(pool.progress() + "\n")
     _say("")
 
 
 def _say(line: str) -> None:
     sys.stderr.write(f"\r\x1b[K{line}" if sys.stderr.isatty() else line)
     sys.stderr.flush()
-
-
-def _clock(seconds: float) -> str:
-    minutes, seconds = divmod(round(seconds), 60)
-    return f"{minutes // 60}:{minutes % 60:02d}:{seconds:02d}"
 
 
 def _last_words(log: Path) -> str:
@@ -242,17 +224,8 @@ def _last_words(log: Path) -> str:
 
 def _fraction(grid: Grid, cell: Cell) -> float:
     """Return how much of a cell is done, 0 where nothing is known."""
-    if cell.stage == REPORT:
-        return 0.0
-    try:
-        row = last_row(run_of(grid, cell) / "metrics.jsonl")
-        if cell.stage == FINETUNE:
-            return min(1.0, float(row["epoch"]) / override(FinetuneConfig(), cell.config).epochs)
-        optim = override(Config(), cell.config).optim
-        whole = (row["step"], optim.steps) if optim.steps else (row["epoch"], optim.epochs)
-        return min(1.0, float(whole[0]) / whole[1])
-    except (OSError, ValueError, KeyError, TypeError):
-        return 0.0  # no row yet
+    progress = progress_of(run_of(grid, cell), fields_of(cell), time.time())
+    return min(1.0, progress.step / progress.steps) if progress.step and progress.steps else 0.0
 
 
 def _devices(grid: Grid) -> list[str]:
@@ -284,8 +257,8 @@ def _devices_of(grid: Grid, count: int) -> dict[str, int]:
     return {stage: usual[stage] if gpus is None else gpus for stage, gpus in wanted.items()}
 
 
-def carry_out(grid: Grid, cell: Cell) -> None:
-    """Carry a cell out here, over as many processes as its launch says."""
+def run_cell_here(grid: Grid, cell: Cell) -> None:
+    """Run a cell here, over as many processes as its launch says."""
     launch = override(LaunchConfig(), {**grid.launch[cell.stage], "cluster": "local"})
     visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
     gpus = len(visible.split(",")) if visible else 0
@@ -295,17 +268,3 @@ def carry_out(grid: Grid, cell: Cell) -> None:
     from maskedclip.jobs.submit import submit
 
     submit(override(Config(), cell.config), override(launch, {"gpus": gpus}))
-
-
-def _end_with_parent() -> None:
-    """Have the kernel end this process gently when the chain that started it is killed."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_WITH_PARENT, signal.SIGTERM)
-
-
-if __name__ == "__main__":
-    _end_with_parent()
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    with one_line_errors():
-        GRID = read(Path(sys.argv[1]))
-        carry_out(GRID, cell_of(GRID, sys.argv[2]))

@@ -1,4 +1,4 @@
-"""What a board is shown of: a grid, or a single run, which is seen as a grid of one cell."""
+"""What status, retry and cancel name: a grid, or a single run as a grid of one cell."""
 
 import difflib
 import json
@@ -28,7 +28,7 @@ _CONFIG = "config.json"
 _HOME = Path("runs")
 
 
-class Opened(NamedTuple):
+class GridOrRun(NamedTuple):
     """A grid, and what was submitted of it."""
 
     grid: Grid
@@ -36,17 +36,17 @@ class Opened(NamedTuple):
     run: Path | None  # where it is a single run
 
 
-def opened(name: str) -> Opened:
+def opened(name: str) -> GridOrRun:
     """Return the grid or run at a path, or of that name below runs/grids and runs.
 
     Raises ValueError with the nearest name where there is none.
     """
-    for place in (Path(name), _HOME / "grids" / name, _HOME / name):
-        if (place / MANIFEST).is_file():
-            grid = read(place)
-            return Opened(grid, submissions(grid), None)
-        if (place / _CONFIG).is_file() or (place / JOBS).is_dir():
-            return _single(place)
+    for path in (Path(name), _HOME / "grids" / name, _HOME / name):
+        if (path / MANIFEST).is_file():
+            grid = read(path)
+            return GridOrRun(grid, submissions(grid), None)
+        if (path / _CONFIG).is_file() or (path / JOBS).is_dir():
+            return _single(path)
     near = _nearest(name)
     hint = f"did you mean {near}?" if near else "name a grid or a run, as runs/grids/NAME"
     raise ValueError(f"{name}: is no grid and no run; {hint}")
@@ -54,31 +54,31 @@ def opened(name: str) -> Opened:
 
 def known_places() -> list[str]:
     """Return the grids and runs below runs, grids first."""
-    found = [_HOME / "grids" / each for each in _folders(_HOME / "grids")]
-    found += [_HOME / each for each in _folders(_HOME) if each != "grids"]
-    return [str(p) for p in found if (p / MANIFEST).is_file() or (p / _CONFIG).is_file()]
+    paths = [_HOME / "grids" / name for name in _folders(_HOME / "grids")]
+    paths += [_HOME / name for name in _folders(_HOME) if name != "grids"]
+    return [str(p) for p in paths if (p / MANIFEST).is_file() or (p / _CONFIG).is_file()]
 
 
 def _nearest(name: str) -> str | None:
     """Return the grid or run whose path or name is nearest."""
     path = Path(name)
-    beside = [path.parent / each for each in _folders(path.parent)]
-    places = [str(p) for p in beside if (p / MANIFEST).is_file() or (p / _CONFIG).is_file()]
-    places += known_places()
-    by_path = difflib.get_close_matches(name, places, n=1)
-    names = {Path(place).name: place for place in reversed(places)}
+    beside = [path.parent / sibling for sibling in _folders(path.parent)]
+    paths = [str(p) for p in beside if (p / MANIFEST).is_file() or (p / _CONFIG).is_file()]
+    paths += known_places()
+    by_path = difflib.get_close_matches(name, paths, n=1)
+    names = {Path(path).name: path for path in reversed(paths)}
     by_name = difflib.get_close_matches(path.name, names, n=1)
     return by_path[0] if by_path else names[by_name[0]] if by_name else None
 
 
-def _folders(place: Path) -> list[str]:
+def _folders(path: Path) -> list[str]:
     try:
-        return sorted(entry.name for entry in os.scandir(place) if entry.is_dir())
+        return sorted(entry.name for entry in os.scandir(path) if entry.is_dir())
     except OSError:
         return []
 
 
-def _single(run: Path) -> Opened:
+def _single(run: Path) -> GridOrRun:
     # resolved: a run named . has no name
     run = run if run.name not in ("", "..") else run.resolve()
     fields = flat(_object(run / _CONFIG))
@@ -87,28 +87,28 @@ def _single(run: Path) -> Opened:
     launch = _object(run / JOBS / LAUNCH)
     cluster = "local" if launch.get("cluster") == "local" else "slurm"
     grid = Grid(run.parent, (cell,), {stage: launch}, cluster)
-    return Opened(grid, _submitted(run), run)
+    return GridOrRun(grid, _submitted(run), run)
 
 
 def _submitted(run: Path) -> list[Submission]:
     """Return the jobs of a run by the files that submitit keeps of each, oldest first."""
-    found: dict[str, float] = {}
+    times: dict[str, float] = {}
     slurm: set[str] = set()
     for path in (run / JOBS).glob("*_*"):
         named = re.fullmatch(_FILES, path.name)
         if named is None:
             continue
         job, what = named.groups()
-        found[job] = min(found.get(job, path.stat().st_mtime), path.stat().st_mtime)
+        times[job] = min(times.get(job, path.stat().st_mtime), path.stat().st_mtime)
         if what == "submission.sh":  # which only SLURM is given
             slurm.add(job)
-    jobs = sorted(found, key=found.__getitem__)
+    jobs = sorted(times, key=times.__getitem__)
     return [
         Submission(
             run.name,
             job if job in slurm else _process(run, int(job)),
             number,
-            found[job],
+            times[job],
             f"{run.name}/{JOBS}/{job}_",
         )
         for number, job in enumerate(jobs, 1)
@@ -123,20 +123,15 @@ def _process(run: Path, number: int) -> str:
         words = []
     if str((run / JOBS).resolve()).encode() in words:
         return processes.named(number)
-    lives = _list(run / "provenance.json")
-    last = lives[-1] if lives and isinstance(lives[-1], dict) else {}
-    host = str(last.get("host") or socket.gethostname())
-    return f"{host}:{number}:0"  # over, or on another machine
+    attempts = _json(run / "provenance.json")
+    last = attempts[-1] if isinstance(attempts, list) and attempts else {}
+    host = last.get("host") if isinstance(last, dict) else None
+    return f"{host or socket.gethostname()}:{number}:0"  # over, or on another machine
 
 
 def _object(path: Path) -> dict[str, object]:
-    found = _json(path)
-    return found if isinstance(found, dict) else {}
-
-
-def _list(path: Path) -> list[object]:
-    found = _json(path)
-    return found if isinstance(found, list) else []
+    content = _json(path)
+    return content if isinstance(content, dict) else {}
 
 
 def _json(path: Path) -> object:

@@ -25,7 +25,7 @@ RESULTS = "results.jsonl"  # of a fine-tuning; eval.results has it too, and take
 SHOWN = "shown.json"  # of a report: the results that it was made of
 _VERSION = 1
 _TAIL = 1 << 16  # bytes at the end of metrics.jsonl that hold its last row
-# fields of a pre-training with no effect on what is learnt, or told by the directory
+# fields of a pre-training with no effect on what is learnt, or named by the directory
 _FREE = (
     "name", "out", "engine.", "after.", "optim.accumulate", "data.readers", "data.threads",
     "data.prefetch", "data.max_lost", "data.draw_phantoms",
@@ -67,15 +67,16 @@ def read(directory: Path) -> Grid:
     if not path.is_file():
         raise ValueError(f"{directory}: is no grid (no {MANIFEST}); name one, as runs/grids/NAME")
     try:
-        found = json.loads(path.read_text("utf-8"))
-        if found["version"] != _VERSION:
-            raise ValueError(f"it has version {found['version']}, and this code reads {_VERSION}")
+        content = json.loads(path.read_text("utf-8"))
+        if content["version"] != _VERSION:
+            version = content["version"]
+            raise ValueError(f"it has version {version}, and this code reads {_VERSION}")
         cells = tuple(
-            Cell(each["name"], each["stage"], dict(each["config"]), tuple(each["needs"]))
-            for each in found["cells"]
+            Cell(cell["name"], cell["stage"], dict(cell["config"]), tuple(cell["needs"]))
+            for cell in content["cells"]
         )
-        launch, cluster = dict(found["launch"]), str(found["cluster"])
-        return Grid(directory, cells, launch, cluster, found["parallelism"])
+        launch, cluster = dict(content["launch"]), str(content["cluster"])
+        return Grid(directory, cells, launch, cluster, content["parallelism"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         what = " ".join(str(error).split())
         raise ValueError(f"{path}: is no manifest of a grid ({what}); submit it again") from None
@@ -102,14 +103,14 @@ def write(grid: Grid) -> None:
 def submissions(grid: Grid) -> list[Submission]:
     """Return what was submitted, in that order; a line that was only half written is left out."""
     path = grid.directory / JOBS
-    found: list[Submission] = []
+    submitted: list[Submission] = []
     lines = path.read_bytes().splitlines() if path.exists() else []
     for line in lines:
         try:
-            found.append(Submission(**json.loads(line)))
+            submitted.append(Submission(**json.loads(line)))
         except (ValueError, TypeError):
             continue  # its writer was killed as it wrote
-    return found
+    return submitted
 
 
 def cell_of(grid: Grid, name: str) -> Cell:
@@ -124,7 +125,7 @@ def cell_of(grid: Grid, name: str) -> Cell:
 
 def append(grid: Grid, submitted: Iterable[Submission]) -> None:
     """Add lines to jobs.jsonl, on the disk when this returns."""
-    lines = "".join(json.dumps(each._asdict()) + "\n" for each in submitted)
+    lines = "".join(json.dumps(one._asdict()) + "\n" for one in submitted)
     with (grid.directory / JOBS).open("ab+") as file:
         if file.tell() and not _ends_a_line(file.name):
             lines = "\n" + lines  # behind what a killed writer left
@@ -162,7 +163,7 @@ def finished(grid: Grid, cell: Cell) -> bool:
 def _pretrained(config: Config, run: Path) -> bool:
     if learnt(load(run / "config.json", Config)) != learnt(config):
         return False
-    row = last_row(run / "metrics.jsonl")
+    row = _last_row(run / "metrics.jsonl")
     steps, optim = int(row["step"]), config.optim
     if steps < optim.steps or (not optim.steps and float(row["epoch"]) < optim.epochs - 1e-6):
         return False
@@ -177,16 +178,21 @@ def learnt(config: Config) -> dict[str, Any]:
     return fields
 
 
-def last_row(path: Path) -> dict[str, Any]:
+def _last_row(path: Path) -> dict[str, Any]:
     """Return the last whole row; ValueError where there is none."""
-    with path.open("rb") as file:
-        file.seek(0, os.SEEK_END)
-        file.seek(max(0, file.tell() - _TAIL))
-        *lines, _half = file.read().split(b"\n")
-    found = json.loads(lines[-1]) if lines else None
-    if not isinstance(found, dict):
+    *lines, _half = tail_of(path, _TAIL).split(b"\n")
+    row = json.loads(lines[-1]) if lines else None
+    if not isinstance(row, dict):
         raise ValueError(f"{path}: has no whole row")
-    return found
+    return row
+
+
+def tail_of(path: Path, most: int) -> bytes:
+    """Return at most so many bytes from the end of a file."""
+    with path.open("rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - most))
+        return file.read(most)
 
 
 def _whole(path: Path) -> bool:
@@ -221,10 +227,6 @@ def results_of(report: Cell) -> dict[str, list[int]]:
 
     Taken before a report is made and kept in it: results that came later make it out of date.
     """
-    found = {}
-    for run in map(Path, report.config["runs"]):
-        path = run / RESULTS
-        if path.is_file():
-            facts = path.stat()
-            found[str(path)] = [facts.st_size, facts.st_mtime_ns]
-    return found
+    paths = [Path(run) / RESULTS for run in report.config["runs"]]
+    facts = {str(path): path.stat() for path in paths if path.is_file()}
+    return {path: [fact.st_size, fact.st_mtime_ns] for path, fact in facts.items()}

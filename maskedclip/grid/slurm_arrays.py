@@ -38,6 +38,7 @@ from maskedclip.grid.manifest import (
     run_of,
     submissions,
 )
+from maskedclip.grid.status import DONE, LOST, OPEN, PENDING, current_status
 from maskedclip.jobs.code_snapshot import on_code, snapshot
 from maskedclip.jobs.job import Job, as_a_job
 from maskedclip.jobs.slurm_queue import writing_to
@@ -69,7 +70,7 @@ class CellJob:
         return submitit.helpers.DelayedSubmission(self)
 
 
-class Batch(NamedTuple):
+class CellArray(NamedTuple):
     """Cells that are submitted together: an array, or where it is one cell a plain job."""
 
     stage: str
@@ -140,13 +141,10 @@ def _report(grid: Grid, cell: Cell, run: Path) -> None:
 def missing(grid: Grid) -> tuple[list[Cell], dict[str, str], list[str]]:
     """Return the cells to submit, the jobs by cell that still wait or run, and what is unknown.
 
-    It is the board that tells: what may still run counts as running, as two of a cell would be
-    worse than none.
+    Its status decides: what may still run counts as running, as two of a cell would be worse than
+    none.
     """
-    from maskedclip.grid.status import rows_now
-    from maskedclip.grid.status_table import DONE, LOST, OPEN, PENDING
-
-    rows = {row.cell: row for row in rows_now(grid)}
+    rows = {row.cell: row for row in current_status(grid)}
     unknown = [f"{row.cell}: {row.note}" for row in rows.values() if row.state == LOST]
     # those that only wait for this process, which hands them out, are to come
     turn = {row.cell for row in rows.values() if row.state == PENDING and not row.job}
@@ -160,7 +158,7 @@ def missing(grid: Grid) -> tuple[list[Cell], dict[str, str], list[str]]:
     return [cell for cell in open_cells if cell.name not in kept], active, unknown
 
 
-def batches(cells: Sequence[Cell], most: int, parallelism: int | None) -> list[Batch]:
+def batches(cells: Sequence[Cell], most: int, parallelism: int | None) -> list[CellArray]:
     """Return cells as arrays, stage by stage: those with the same needs together, split at `most`.
 
     The parallelism is shared by the parts of what was split.
@@ -174,7 +172,7 @@ def batches(cells: Sequence[Cell], most: int, parallelism: int | None) -> list[B
         for needs, mine in groups.items():
             parts = [tuple(mine[i : i + most]) for i in range(0, len(mine), most)]
             share = max(1, parallelism // len(parts)) if parallelism else None
-            found += [Batch(stage, part, needs, share) for part in parts]
+            found += [CellArray(stage, part, needs, share) for part in parts]
     return found
 
 
@@ -248,7 +246,7 @@ def _attempts(grid: Grid) -> dict[str, int]:
     return {each.cell: each.attempt for each in submissions(grid)}
 
 
-def behind(batch: Batch, jobs: dict[str, str]) -> tuple[str, ...]:
+def behind(batch: CellArray, jobs: dict[str, str]) -> tuple[str, ...]:
     """Return the jobs that a batch is to wait for; for a report whole arrays."""
     found = [jobs[need] for need in batch.behind if need in jobs]
     if batch.stage == REPORT:
@@ -256,7 +254,7 @@ def behind(batch: Batch, jobs: dict[str, str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(found))
 
 
-def _queued(grid: Grid, batch: Batch, code: Sequence[str]) -> list[str]:
+def _queued(grid: Grid, batch: CellArray, code: Sequence[str]) -> list[str]:
     """Submit a batch; return the job of each cell."""
     import submitit
 
@@ -271,7 +269,7 @@ def _queued(grid: Grid, batch: Batch, code: Sequence[str]) -> list[str]:
     return [str(job.job_id) for job in jobs]
 
 
-def parameters(grid: Grid, batch: Batch, code: Sequence[str]) -> dict[str, Any]:
+def parameters(grid: Grid, batch: CellArray, code: Sequence[str]) -> dict[str, Any]:
     """Return what submitit is to be told of a batch; code: lines that put its code in place."""
     from maskedclip.jobs.submit import parameters as of_launch
 

@@ -1,19 +1,22 @@
-"""The state of each cell of a grid, by its files first and by what SLURM says second.
+"""The state of each cell of a grid: by its files first, and by what SLURM says second.
 
 A cell is done only if its results verify: no answer of SLURM makes one done, and none undoes it.
-What is neither told nor seen to move is lost, not guessed at.
+Where neither SLURM nor the files say what became of a cell, it is lost, and nothing is guessed.
 """
 
+import json
 import math
+import os
+import re
 import time
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from maskedclip.config import Config, FinetuneConfig, flat
-from maskedclip.grid.diagnosis.diagnose import cause_of
-from maskedclip.grid.diagnosis.patterns import UNKNOWN
-from maskedclip.grid.logs import Logs, evidence
+from maskedclip.grid.diagnosis import UNKNOWN, Evidence, cause_of
 from maskedclip.grid.manifest import (
     FINETUNE,
     LOCK,
@@ -27,120 +30,120 @@ from maskedclip.grid.manifest import (
     finished,
     run_of,
     submissions,
-)
-from maskedclip.grid.progress import Progress, progress_of, written_s
-from maskedclip.grid.status_table import (
-    CANCELLED,
-    DONE,
-    EVICTED,
-    FAILED,
-    GOING,
-    HELD,
-    LOST,
-    MISSING,
-    PENDING,
-    TIMED_OUT,
-    Row,
-    one_line,
-    span,
+    tail_of,
 )
 from maskedclip.jobs.processes import holder, is_name
 from maskedclip.jobs.slurm_queue import GONE, RUNNING, WAITING, JobState, ask
 
+DONE, PENDING, GOING, EVICTED = "done", "pending", "running", "pre-empted"
+FAILED, TIMED_OUT, CANCELLED = "failed", "timed out", "cancelled"
+HELD, LOST, MISSING = "held", "lost", "missing"
+STATES = (
+    DONE, GOING, PENDING, EVICTED, FAILED, TIMED_OUT, CANCELLED, HELD, LOST, MISSING
+)  # fmt: skip
+ACTIVE = (GOING, PENDING, EVICTED)
+OPEN = (FAILED, TIMED_OUT, CANCELLED, HELD, LOST, MISSING)  # which retry submits again
 _DEFAULTS = {PRETRAIN: flat(asdict(Config())), FINETUNE: flat(asdict(FinetuneConfig()))}
-_LIVELY_S = 120.0  # what wrote so lately runs, where SLURM does not say otherwise
+_RECENT_S = 120.0  # what wrote so lately runs, where SLURM does not say otherwise
 _NEW_S = 60.0  # a job so young may not be listed yet
 _QUIET_S = 900.0  # a running job that has written nothing for so long is pointed out
-_TAIL = 1 << 16  # bytes of each log that the line about a failure is made of
+_TAIL = 1 << 16  # bytes at the end of a file that are read
+_TEXTS = (".out", ".err", ".log", ".txt")
+_LOGS_A_JOB = 256  # logs read of one job, by name: a file a rank and stream
 
 
-class _Known(NamedTuple):
-    """All that a state is told by."""
+class CellStatus(NamedTuple):
+    """A cell as status shows it; numbers are None where its files do not say."""
+
+    cell: str
+    stage: str
+    state: str  # one of STATES
+    note: str  # one line: the reason, what it waits for, or what is odd
+    job: str
+    attempt: int
+    step: int | None
+    steps: int | None
+    loss: float | None
+    images_per_s: float | None
+    left_s: float | None
+    checkpoint_age_s: float | None
+
+
+class RunProgress(NamedTuple):
+    """How far a run is; None where its files do not say."""
+
+    step: int | None = None
+    steps: int | None = None
+    loss: float | None = None
+    images_per_s: float | None = None
+    left_s: float | None = None
+    checkpoint_age_s: float | None = None  # of the newest
+    checkpoint_step: int | None = None
+
+
+class _Facts(NamedTuple):
+    """All that the state of an unfinished cell follows from."""
 
     cell: Cell
     submission: Submission | None
     answer: JobState
-    progress: Progress
+    progress: RunProgress
     quiet_s: float  # since it last wrote; infinite: never
     unfinished: list[str]  # needs
     now: float
     is_handed_out: bool  # by a process of this machine, cell by cell
 
 
-def board(
+def current_status(grid: Grid, submitted: Sequence[Submission] | None = None) -> list[CellStatus]:
+    """Return the status of each cell as its files and SLURM have it at this moment."""
+    submitted = submissions(grid) if submitted is None else submitted
+    latest = {one.cell: one.job for one in submitted}
+    jobs = [latest[cell.name] for cell in grid.cells if cell.name in latest]
+    return status_of(grid, ask(jobs), submitted)
+
+
+def status_of(
     grid: Grid,
-    asked: Mapping[str, JobState],
+    answers: Mapping[str, JobState],
     submitted: Sequence[Submission],
     now: float | None = None,
-) -> list[Row]:
-    """Return a row a cell, by stage and in the order of the manifest.
+) -> list[CellStatus]:
+    """Return the status of each cell, by stage and in the order of the manifest.
 
     Args:
-        asked: what `queue.ask` says of the latest job of each cell.
-        submitted: of `grid.submissions`.
+        answers: what `slurm_queue.ask` says of the latest job of each cell.
+        submitted: of `manifest.submissions`.
         now: seconds since 1970; None: the clock's.
     """
     now = time.time() if now is None else now
-    latest = {each.cell: each for each in submitted}
+    latest = {one.cell: one for one in submitted}
     done = {cell.name for cell in grid.cells if finished(grid, cell)}
-    logs, is_handed_out = Logs(grid), _is_handed_out(grid)
+    is_handed_out = grid.cluster == "local" and holder(grid.directory / LOCK) is not None
+    logs = Logs(grid)
     rows = []
     for cell in sorted(grid.cells, key=lambda cell: STAGES.index(cell.stage)):
         last, run = latest.get(cell.name), run_of(grid, cell)
         answer = JobState("", "was not asked for")
         if last is not None:
-            answer = asked.get(last.job, answer)
+            answer = answers.get(last.job, answer)
         progress = progress_of(run, fields_of(cell), now)
-        if cell.name in done:
-            state, note = DONE, ""
-        else:
+        state, note = DONE, ""
+        if cell.name not in done:
             mine = logs.of(last) if last is not None else []
-            written = written_s(run, mine)
+            written = _written_s(run, mine)
             # a clock that is ahead elsewhere makes no one quiet
             quiet_s = math.inf if written is None else max(0.0, now - written)
             # a report shows what there is
             needs = [] if cell.stage == REPORT else [n for n in cell.needs if n not in done]
-            known = _Known(cell, last, answer, progress, quiet_s, needs, now, is_handed_out)
-            state, note = _state(known)
+            facts = _Facts(cell, last, answer, progress, quiet_s, needs, now, is_handed_out)
+            state, note = _state(facts)
             if state == FAILED:
                 cause = cause_of(evidence(mine, answer, _TAIL))
                 note = note if cause.kind == UNKNOWN else cause.line
         job, attempt = ("", 0) if last is None else (last.job, last.attempt)
-        rows.append(
-            Row(
-                cell.name,
-                cell.stage,
-                state,
-                one_line(note),
-                job,
-                attempt,
-                progress.step,
-                progress.steps,
-                progress.loss,
-                progress.images_per_s,
-                progress.left_s,
-                progress.checkpoint_age_s,
-            )
-        )
+        row = cell.name, cell.stage, state, _one_line(note), job, attempt, *progress[:-1]
+        rows.append(CellStatus(*row))
     return rows
-
-
-def rows_now(grid: Grid) -> list[Row]:
-    """Return the board as files and SLURM have it at this moment."""
-    return rows_of(grid, submissions(grid))
-
-
-def rows_of(grid: Grid, submitted: Sequence[Submission]) -> list[Row]:
-    """Return the board of what was submitted, SLURM asked about the latest job of each cell."""
-    latest = {each.cell: each.job for each in submitted}
-    jobs = [latest[cell.name] for cell in grid.cells if cell.name in latest]
-    return board(grid, ask(jobs), submitted)
-
-
-def _is_handed_out(grid: Grid) -> bool:
-    """Return whether a process of this machine works through a grid's cells."""
-
-    return grid.cluster == "local" and holder(grid.directory / LOCK) is not None
 
 
 def fields_of(cell: Cell) -> dict[str, Any]:
@@ -148,75 +151,78 @@ def fields_of(cell: Cell) -> dict[str, Any]:
     return _DEFAULTS.get(cell.stage, {}) | cell.config
 
 
-def _state(known: _Known) -> tuple[str, str]:
+def _state(facts: _Facts) -> tuple[str, str]:
     """Return the state and the note of a cell that is not done."""
-    answer, lively = known.answer, known.quiet_s < _LIVELY_S
-    if known.submission is None:
-        return _unsubmitted(known)
+    answer, writes = facts.answer, facts.quiet_s < _RECENT_S
+    if facts.submission is None:
+        return _unsubmitted(facts)
     if answer.state in WAITING:
-        return _waiting(known)
+        return _waiting(facts)
     if answer.state in RUNNING:
-        return GOING, _running_note(known)
+        return GOING, _running_note(facts)
     if answer.state in _ENDS:
-        return _ended(known)
-    local = is_name(known.submission.job)
-    if lively and not (local and answer.state == GONE):
+        return _ended(facts)
+    local = is_name(facts.submission.job)
+    if writes and not (local and answer.state == GONE):
         return GOING, f"it writes, though {_unknown(answer)}"
     if answer.state == GONE:
-        if not local and known.now - known.submission.time_s < _NEW_S:
+        if not local and facts.now - facts.submission.time_s < _NEW_S:
             return PENDING, "squeue does not list it yet"
-        if known.quiet_s == math.inf and not known.unfinished:
+        if facts.quiet_s == math.inf and not facts.unfinished:
             return FAILED, "its job is gone, and has written nothing"
-        return _ended(known)
-    return LOST, f"{_unknown(answer)}; {_quiet(known.quiet_s)}"
+        return _ended(facts)
+    return LOST, f"{_unknown(answer)}; {_quiet(facts.quiet_s)}"
 
 
-def _unsubmitted(known: _Known) -> tuple[str, str]:
-    if known.quiet_s < _LIVELY_S:
+def _unsubmitted(facts: _Facts) -> tuple[str, str]:
+    if facts.quiet_s < _RECENT_S:
         return GOING, "by no job of this grid"
-    if known.is_handed_out:
-        return PENDING, f"waits for {known.unfinished[0]}" if known.unfinished else "for its turn"
+    if facts.is_handed_out:
+        return PENDING, f"waits for {facts.unfinished[0]}" if facts.unfinished else "for its turn"
     return MISSING, "was never submitted"
 
 
-def _waiting(known: _Known) -> tuple[str, str]:
-    answer, step = known.answer, known.progress.checkpoint_step
-    if known.unfinished and answer.reason == "Dependency":
-        return PENDING, f"waits for {known.unfinished[0]}"
-    reason = _WORDS.get(answer.reason, answer.reason)
+def _waiting(facts: _Facts) -> tuple[str, str]:
+    answer = facts.answer
+    if facts.unfinished and answer.reason == "Dependency":
+        return PENDING, f"waits for {facts.unfinished[0]}"
+    reason = _REASONS.get(answer.reason, answer.reason)
     if answer.restarts or answer.state.startswith("REQUEUE"):
-        start = "begins again" if step is None else f"goes on from step {step}"
-        return EVICTED, f"waits; {start}" + (f" ({reason})" if reason else "")
+        return EVICTED, f"waits; {_next_start(facts)}" + (f" ({reason})" if reason else "")
     return PENDING, reason
 
 
-def _running_note(known: _Known) -> str:
+def _next_start(facts: _Facts) -> str:
+    step = facts.progress.checkpoint_step
+    return "begins again" if step is None else f"goes on from step {step}"
+
+
+def _running_note(facts: _Facts) -> str:
     notes = []
-    if known.answer.state != "RUNNING":
-        notes.append(f"SLURM says {known.answer.state}")
-    if known.answer.restarts:
-        notes.append(f"life {known.answer.restarts + 1}")
-    if known.answer.reason:
-        notes.append(known.answer.reason)
-    if known.progress.step is None and known.quiet_s < _QUIET_S:
+    if facts.answer.state != "RUNNING":
+        notes.append(f"SLURM says {facts.answer.state}")
+    if facts.answer.restarts:
+        notes.append(f"restart {facts.answer.restarts}")
+    if facts.answer.reason:
+        notes.append(facts.answer.reason)
+    if facts.progress.step is None and facts.quiet_s < _QUIET_S:
         notes.append("starts")
-    if _QUIET_S <= known.quiet_s < math.inf:
-        notes.append(_quiet(known.quiet_s))
+    if _QUIET_S <= facts.quiet_s < math.inf:
+        notes.append(_quiet(facts.quiet_s))
     return ", ".join(notes)
 
 
-def _ended(known: _Known) -> tuple[str, str]:
+def _ended(facts: _Facts) -> tuple[str, str]:
     """Return what became of a job that is over, in SLURM's words where there are any."""
-    answer, step = known.answer, known.progress.checkpoint_step
-    goes_on = "begins again" if step is None else f"goes on from step {step}"
-    if known.unfinished:
-        return HELD, f"waits for {known.unfinished[0]}, which is not finished"
+    answer = facts.answer
+    if facts.unfinished:
+        return HELD, f"waits for {facts.unfinished[0]}, which is not finished"
     if answer.exit_code == f"{WAITS}:0":
         return HELD, "what it waited for is finished now"
     if answer.state in ("TIMEOUT", "DEADLINE"):
-        return TIMED_OUT, f"at its time limit; a retry {goes_on}"
+        return TIMED_OUT, f"at its time limit; a retry {_next_start(facts)}"
     if answer.state == "CANCELLED":
-        return CANCELLED, f"a retry {goes_on}"
+        return CANCELLED, f"a retry {_next_start(facts)}"
     if answer.state == "COMPLETED":
         return FAILED, "SLURM says COMPLETED, but its results are not there"
     if answer.state in (GONE, ""):
@@ -230,7 +236,7 @@ _ENDS = frozenset(
         "OUT_OF_MEMORY", "PREEMPTED", "REVOKED", "SPECIAL_EXIT", "LAUNCH_FAILED", "RECONFIG_FAIL",
     }
 )  # fmt: skip
-_WORDS = {  # SLURM's reasons for waiting that want more than their own words
+_REASONS = {  # SLURM's reasons for waiting that want more than their own words
     "": "",
     "Resources": "for free nodes (Resources)",
     "Priority": "behind others (Priority)",
@@ -254,3 +260,218 @@ def _unknown(answer: JobState) -> str:
 
 def _quiet(seconds: float) -> str:
     return "nothing written yet" if seconds == math.inf else f"nothing written for {span(seconds)}"
+
+
+def _one_line(text: str) -> str:
+    """Return text in one line of printable characters."""
+    return "".join(c if c.isprintable() else " " for c in " ".join(text.split()))
+
+
+def summary(rows: Sequence[CellStatus]) -> str:
+    """Return how many cells are in which state, in a line."""
+    counts = Counter(row.state for row in rows)
+    words = ", ".join(f"{counts[state]} {state}" for state in STATES if counts[state])
+    return f"{len(rows)} cell{'' if len(rows) == 1 else 's'}: {words or 'none'}"
+
+
+def span(seconds: float) -> str:
+    """Return a time span in its largest unit, such as 4 min."""
+    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.0f} {unit}"
+    return f"{seconds:.0f} s"
+
+
+def clock(seconds: float) -> str:
+    """Return a time span as H:MM:SS."""
+    minutes, seconds = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02}:{seconds:02}"
+
+
+def table(rows: Sequence[CellStatus]) -> str:
+    """Return the rows as text, each column as wide as its widest cell; empty columns are left out.
+
+    The note comes last.
+    """
+    lines = [_columns(row) for row in rows]
+    head = ("stage", "cell", "state", "step", "loss", "images/s", "left", "saved", "note")
+    used = [i for i in range(len(head)) if any(line[i] for line in lines)]
+    every = [[line[i] for i in used] for line in (head, *lines)]
+    widths = [max(len(line[i]) for line in every) for i in range(len(used))]
+    return "".join(
+        "  ".join(word.ljust(width) for word, width in zip(line, widths, strict=True)).rstrip()
+        + "\n"
+        for line in every
+    )
+
+
+def _columns(row: CellStatus) -> tuple[str, ...]:
+    step = "" if row.step is None else str(row.step) + (f"/{row.steps}" if row.steps else "")
+    loss = "" if row.loss is None else f"{row.loss:.4f}"
+    rate = f"{row.images_per_s:.0f}" if row.images_per_s and row.state == GOING else ""
+    left = "" if row.left_s is None or row.state != GOING else clock(row.left_s)
+    age = row.checkpoint_age_s
+    saved = "" if age is None or row.state not in ACTIVE else f"{span(age)} ago"
+    return row.stage, _one_line(row.cell), row.state, step, loss, rate, left, saved, row.note
+
+
+def progress_of(run: Path, config: Mapping[str, Any], now: float) -> RunProgress:
+    """Return what the last row of metrics.jsonl and the newest checkpoint say; never an error.
+
+    Args:
+        config: by dotted field, with optim.* and data.* of a pre-training or epochs of a
+            fine-tuning.
+        now: seconds since 1970.
+    """
+    row = _last_row(run / "metrics.jsonl")
+    step, epoch, rate = map(_number, (row.get("step"), row.get("epoch"), row.get("images_per_s")))
+    steps, epochs = (
+        _number(config.get(name) or None)
+        for name in ("optim.steps", "optim.epochs" if "optim.epochs" in config else "epochs")
+    )
+    if steps is None and step and epoch and epochs:
+        steps = math.ceil(round(step / epoch * epochs, 3))
+    newest = _newest_checkpoint(run / "checkpoints")
+    return RunProgress(
+        None if step is None else int(step),
+        None if steps is None else int(steps),
+        _number(row.get("loss")),
+        rate,
+        _left_s(run, config, step, steps, rate),
+        None if newest is None else max(0.0, now - newest[1]),
+        None if newest is None else newest[0],
+    )
+
+
+def _left_s(
+    run: Path,
+    config: Mapping[str, Any],
+    step: float | None,
+    steps: float | None,
+    rate: float | None,
+) -> float | None:
+    """Return the seconds left: by the last row's rate, or a run's mean where it started once."""
+    if not step or steps is None:
+        return None
+    images = _images(config)
+    if rate and images:
+        return max(0.0, steps - step) * images / rate
+    # config.json is written as an attempt begins
+    began, last = _changed(run / "config.json"), _changed(run / "metrics.jsonl")
+    if began is None or last is None or last <= began or _attempts(run) != 1:
+        return None
+    return max(0.0, steps - step) * (last - began) / step
+
+
+def _attempts(run: Path) -> int:
+    """Return how often a run was started."""
+    try:
+        attempts = json.loads((run / "provenance.json").read_text("utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return 0
+    return len(attempts) if isinstance(attempts, list) else 0
+
+
+def _written_s(run: Path, logs: Iterable[Path]) -> float | None:
+    """Return when a run last wrote anything, in seconds since 1970; None: never."""
+    # not results.jsonl and the like: whoever evaluates a run later may add to them
+    watched = [*(run / name for name in ("metrics.jsonl", "checkpoints", "config.json")), *logs]
+    times = [time for time in map(_changed, watched) if time is not None]
+    return max(times, default=None)
+
+
+def _newest_checkpoint(folder: Path) -> tuple[int, float] | None:
+    """Return (step, time) of the newest published checkpoint."""
+    try:
+        names = [entry.name for entry in os.scandir(folder)]
+    except OSError:
+        return None
+    numbers = [name.removeprefix("step-") for name in names if name.startswith("step-")]
+    for number in sorted((n for n in numbers if len(n) == 8 and n.isdecimal()), reverse=True):
+        changed = _changed(folder / f"step-{number}" / "manifest.json")
+        if changed is not None:
+            return int(number), changed
+    return None
+
+
+def _changed(path: Path) -> float | None:
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        return None
+
+
+def _last_row(path: Path) -> dict[str, Any]:
+    """Return the last whole row, {} where there is none."""
+    try:
+        lines = tail_of(path, _TAIL).split(b"\n")[:-1]
+    except OSError:
+        return {}
+    for line in reversed(lines):
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError):
+            continue
+        if isinstance(row, dict) and _number(row.get("step")) is not None:
+            return row
+    return {}
+
+
+def _images(config: Mapping[str, Any]) -> float | None:
+    """Return the images of a step of a pre-training."""
+    paired = _number(config.get("data.paired_batch"))
+    unpaired = _number(config.get("data.unpaired_batch")) if config.get("data.unpaired") else 0.0
+    return None if paired is None or unpaired is None else paired + unpaired
+
+
+def _number(value: Any) -> float | None:
+    fine = isinstance(value, int | float) and not isinstance(value, bool)
+    return float(value) if fine and 0 <= abs(value) < 1e300 else None
+
+
+class Logs:
+    """The folders of logs of a grid, each listed once; of their files the texts, no pickles."""
+
+    def __init__(self, grid: Grid) -> None:
+        self._root = grid.directory
+        self._listed: dict[Path, list[str]] = {}
+
+    def of(self, submission: Submission) -> list[Path]:
+        """Return the text files of a job, in the order of its ranks; none outside of the grid."""
+        start = Path(submission.logs)
+        if not submission.logs or start.is_absolute() or ".." in start.parts:
+            return []
+        folder, prefix = self._root / start.parent, start.name
+        names = [n for n in self._names(folder) if n.startswith(prefix) and n.endswith(_TEXTS)]
+        # job 12 is not job 123
+        whole = prefix[-1:].isalnum()
+        mine = [n for n in names if not (whole and n[len(prefix) :][:1].isalnum())]
+        return [folder / name for name in sorted(mine, key=_in_order)[:_LOGS_A_JOB]]
+
+    def _names(self, folder: Path) -> list[str]:
+        if folder not in self._listed:
+            try:
+                self._listed[folder] = [entry.name for entry in os.scandir(folder)]
+            except OSError:
+                self._listed[folder] = []
+        return self._listed[folder]
+
+
+def _in_order(name: str) -> list[tuple[int, str]]:
+    return [
+        (int(word), "") if word.isdecimal() else (-1, word) for word in re.split(r"(\d+)", name)
+    ]
+
+
+def evidence(logs: Iterable[Path], answer: JobState, most: int) -> Evidence:
+    """Return what there is to judge an end by; of each log its last `most` bytes."""
+    texts = tuple((path.name, _text(path, most)) for path in logs)
+    state = "" if answer.state == GONE else answer.state  # which is no word of SLURM's
+    return Evidence(texts, state, answer.exit_code, answer.reason)
+
+
+def _text(path: Path, most: int) -> str:
+    try:
+        return tail_of(path, most).decode("utf-8", "replace")
+    except OSError as error:
+        return f"({error.strerror})"

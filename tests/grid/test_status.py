@@ -6,10 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from maskedclip.grid.manifest import Grid, submissions
-from maskedclip.grid.slurm_arrays import LOCK
-from maskedclip.grid.status import board
-from maskedclip.grid.status_table import Row, span, table
+from maskedclip.grid.manifest import LOCK, Grid, submissions
+from maskedclip.grid.status import CellStatus, span, status_of, table
 from maskedclip.jobs import processes
 from maskedclip.jobs.slurm_queue import GONE, JobState
 from maskedclip.metrics.file_lock import locked
@@ -30,9 +28,9 @@ def grid(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Grid:
     return grid_of(tmp_path / "grids" / "table2", cells)
 
 
-def _row(grid: Grid, cell: str, answer: JobState | None, now: float = LATER) -> Row:
-    told = {each.job: answer for each in submissions(grid) if answer is not None}
-    return next(row for row in board(grid, told, submissions(grid), now) if row.cell == cell)
+def _row(grid: Grid, cell: str, answer: JobState | None, now: float = LATER) -> CellStatus:
+    answers = {one.job: answer for one in submissions(grid) if answer is not None}
+    return next(row for row in status_of(grid, answers, submissions(grid), now) if row.cell == cell)
 
 
 def _state(grid: Grid, cell: str, answer: JobState, now: float = LATER) -> tuple[str, str]:
@@ -48,10 +46,10 @@ def test_what_was_never_submitted_is_missing(grid: Grid):
 def test_cells_that_a_process_here_hands_out_wait_for_their_turn(grid: Grid):
     local = grid._replace(cluster="local")
     with locked(grid.directory / LOCK, wait=False, without=""):
-        rows = {row.cell: row for row in board(local, {}, [], LATER)}
+        rows = {row.cell: row for row in status_of(local, {}, [], LATER)}
     assert rows["never"][2:4] == ("pending", "for its turn")
     assert rows["half-tuned"][2:4] == ("pending", "waits for half")
-    assert board(local, {}, [], LATER)[-1].state == "missing"
+    assert status_of(local, {}, [], LATER)[-1].state == "missing"
 
 
 def test_a_waiting_job_says_for_what(grid: Grid):
@@ -138,13 +136,13 @@ def test_a_job_that_squeue_does_not_list_yet_is_pending(grid: Grid):
 def test_the_latest_submission_counts(grid: Grid):
     submitted(grid, "half", "7_1")
     submitted(grid, "half", "9", attempt=2)
-    told = {"7_1": JobState("FAILED", ""), "9": JobState("RUNNING", "")}
-    (row,) = [r for r in board(grid, told, submissions(grid), LATER) if r.cell == "half"]
+    answers = {"7_1": JobState("FAILED", ""), "9": JobState("RUNNING", "")}
+    (row,) = [r for r in status_of(grid, answers, submissions(grid), LATER) if r.cell == "half"]
     assert (row.state, row.job, row.attempt) == ("running", "9", 2)
 
 
 def test_rows_stand_by_stage_and_columns_are_aligned(grid: Grid):
-    rows = board(grid, {}, [], LATER)
+    rows = status_of(grid, {}, [], LATER)
     assert [row.stage for row in rows] == ["pretrain"] * 3 + ["finetune"] * 3
     lines = table(rows).splitlines()
     column = lines[0].index("state")
@@ -193,7 +191,7 @@ def test_mistakes_end_in_one_line_with_the_nearest_name(grid: Grid, capsys, word
     assert said.format(place) in line
 
 
-def test_a_single_run_is_a_board_of_one(tmp_path: Path, capsys, monkeypatch):
+def test_a_single_run_is_a_grid_of_one_cell(tmp_path: Path, capsys, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     pretrained(tmp_path / "runs" / "one")
     main(["status", str(tmp_path / "runs" / "one")])

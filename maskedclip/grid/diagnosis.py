@@ -1,0 +1,366 @@
+"""Why a job ended: from the logs of all its ranks and SLURM's words to one cause, or to none.
+
+One failure makes many: where a rank fails, the others lose their connections and srun ends them. So
+a rank's own exception comes first, then how SLURM says that it ended the job, and what can only
+follow from another failure comes last. A wrong cause is worse than none: unknown is an answer.
+
+The patterns are words of torch, NCCL, gloo, SLURM, submitit and the kernel as they stand in real
+logs, and those of this package's own messages.
+"""
+
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import PurePath
+from typing import NamedTuple
+
+GPU_MEMORY, HOST_MEMORY, DISK_FULL = "gpu memory", "host memory", "disk full"
+TIME_LIMIT, PREEMPTED, NODE_FAILURE, STOPPED = (
+    "time limit", "pre-empted", "node failure", "stopped",
+)  # fmt: skip
+REFUSED, WAITS, KILLED = "refused", "waits", "killed"
+NETWORK, HANG, NON_FINITE, BAD_DATA = "network", "hang", "non-finite", "bad data"
+MISSING, NO_GPU, EXCEPTION, UNKNOWN = "missing", "no gpu", "exception", "unknown"
+_LOST, _WATCHER = "lost others", "watcher"  # of exceptions that follow from another failure
+
+REMEDIES = {
+    GPU_MEMORY: "take a smaller batch a GPU: more GPUs, optim.accumulate, or engine.recompute",
+    HOST_MEMORY: "ask for more memory a node, or set data.readers and data.prefetch lower",
+    DISK_FULL: "make room, or ask for more quota, then submit it again: it goes on",
+    TIME_LIMIT: "submit it again: it goes on from the last checkpoint; or give it more hours",
+    PREEMPTED: "nothing if SLURM queues it again; else submit it again: it goes on",
+    NODE_FAILURE: "submit it again: it goes on; if it comes back, leave that node out (--exclude)",
+    STOPPED: "submit it again when it is wanted: it goes on from the last checkpoint",
+    REFUSED: "change what SLURM refuses, then submit it again",
+    WAITS: "see why that cell is not finished, fix it, then retry",
+    KILLED: "often it is the node's memory: check that first; then submit it again",
+    NETWORK: "submit it again; if it comes back, run with NCCL_DEBUG=INFO and test the links",
+    HANG: "read the stacks it names; submit it again: it goes on from the last checkpoint",
+    NON_FINITE: "lower optim.base_lr or set optim.clip_norm=1 under another name, or skip faults",
+    BAD_DATA: "check the shards with tools/check_shards.py, and build what is damaged again",
+    MISSING: "fix the path, the job's Python or its setup lines; run tools/doctor.py on a node",
+    NO_GPU: "ask for a GPU, or install torch for the node's driver; run tools/doctor.py on a node",
+    EXCEPTION: "read the traceback, fix what it names, then retry",
+}
+
+_KINDS = {  # of an exception's type and message: the first that matches
+    _WATCHER: r"^(?:\w+\.)*(?:FailedJobError|UncompletedJobError|ChildFailedError|SystemExit"
+    r"|ProcessRaisedException|ProcessExitedException|SignalException|KeyboardInterrupt|Preempted)\b"
+    r"|Job \(task=\d+\) failed|scontrol.{1,6}requeue|got signal: 15|killed by signal: Terminated"
+    r"|timed-out (?:too many times|and not checkpointable)|returned non-zero|FAILED$",
+    GPU_MEMORY: r"(?:CUDA|HIP) out of memory|CUDA error: out of memory|Cuda failure.*out of memory"
+    r"|CUDA_ERROR_OUT_OF_MEMORY|cudaErrorMemoryAllocation|CU(?:BLAS|DNN)_STATUS_ALLOC_FAILED"
+    r"|Failed to CUDA (?:calloc|malloc)",
+    HOST_MEMORY: r"^(?:\w+\.)*_?(?:ArrayMemoryError|MemoryError)\b|DefaultCPUAllocator"
+    r"|Cannot allocate memory|std::bad_alloc|Errno 12\b|worker .*killed by signal: Killed",
+    BAD_DATA: r"samples are lost, more than data\.max_lost|samples in a row are damaged"
+    r"|is not a manifest of shards|DamagedManifest|DamagedSample|the shard is (?:missing|cut short)"
+    r"|build the dataset again|shards again\b",
+    NON_FINITE: r"\b(?:loss\w*|grad_norm) is (?:nan|-?inf)\b|loss is not finite"
+    r"|grad_norm is \S+, before|(?:non-finite|nan|inf) (?:loss|grad)",
+    DISK_FULL: r"No space left on device|Disk quota exceeded|Errno (?:28|122)\b|ENOSPC|EDQUOT"
+    r"|quota (?:is )?exceeded|unexpected pos \d+ vs \d+",
+    NO_GPU: r"no NVIDIA driver|driver .*is too old|driver version is insufficient"
+    r"|No CUDA GPUs are available|not compiled with CUDA|no kernel image is available"
+    r"|invalid device ordinal|no CUDA-capable device|this machine has \d+; use --gpus",
+    MISSING: r"ImportError\b|ModuleNotFoundError\b|No module named|FileNotFoundError"
+    r"|No such file or directory|no such (?:directory|file)|cannot open shared object file",
+    NETWORK: r"Watchdog caught collective operation timeout|Timed out waiting \d+ ?ms"
+    r"|wait timeout after|Timed out after \d+ seconds waiting for clients|Socket Timeout"
+    r"|client socket has timed out|monitoredBarrier|EADDRINUSE|address already in use"
+    r"|heartbeat monitor timed out|Name or service not known|No route to host",
+    _LOST: r"Connection (?:was )?(?:closed|reset|refused|aborted)|Broken ?pipe|ECONNRESET"
+    r"|^EOFError$|NCCL error|nccl(?:Remote|System|Internal|UnhandledCuda)Error|Dist\w+Error"
+    r"|remote process exit|communicator was aborted|recvValue failed|Socket closed"
+    r"|recv(?:Bytes)? failed|Application timeout caused pair closure",
+}
+_PATTERNS = {kind: re.compile(pattern, re.IGNORECASE) for kind, pattern in _KINDS.items()}
+_SECONDARY = (_LOST, _WATCHER, NETWORK)
+
+# lines outside of tracebacks
+_WAITS = re.compile(r"^\s*waits for .+, which is not finished")
+_HANG = re.compile(r"\bhang: rank \d+ of \d+ has done nothing for")
+_SAVED = re.compile(r"asked to stop; step \d+ is saved")
+_OOM = re.compile(
+    r"oom[-_ ]kill|: tasks? [\d,-]+: Out Of Memory|Memory cgroup out of memory|Out of memory: Kill"
+    r"|Exceeded (?:job|step) memory limit(?! at some)",
+    re.IGNORECASE,
+)
+_NODE = re.compile(r"DUE TO NODE FAILURE|Node failure on", re.IGNORECASE)
+_SHELL = re.compile(
+    r"No module named \S+$|error while loading shared libraries|Unable to locate a module"
+    r"|execve\S*: .*No such file|: (?:python\S*|srun): No such file|(?<!module): command not found$"
+    r"|can't open file|EnvironmentNameNotFound|Lmod has detected"
+)
+_ENDED = re.compile(
+    r"\*\*\* (?P<what>JOB|STEP) \S+(?: ON \S+)? CANCELLED AT \S+(?: DUE TO (?P<why>[A-Z ]+))?"
+)
+_TASK = re.compile(r"^srun: error: \S+ tasks? [\d,-]+: |Signal 9 \(SIGKILL\)|line \d+: +\d+ [A-Z]")
+_BY_SIGNAL = re.compile(r"Killed|Segmentation|Bus error|Aborted|Illegal|SIGKILL")
+_STATES = {  # SLURM's word of an end, or what its log line says that the end is due to
+    NODE_FAILURE: re.compile(r"^NODE.FAIL|^BOOT_FAIL"),
+    TIME_LIMIT: re.compile(r"^TIMEOUT|^DEADLINE|^TIME LIMIT"),
+    PREEMPTED: re.compile(r"^PREEMPT|^JOB REQUEUE"),
+    STOPPED: re.compile(r"^CANCELLED|^REVOKED"),
+}
+_REASONS = re.compile(  # of a job that SLURM does not let start
+    r"JobLaunchFailure|launch failed|JobHeld|DependencyNeverSatisfied|PartitionNodeLimit"
+    r"|PartitionTimeLimit|PartitionConfig|BadConstraints|Invalid(?:Account|QOS)|AccountNotAllowed"
+    r"|QOSNotAllowed|Max(?:Mem|Time)PerLimit|PartitionDown|PartitionInactive|AssocMax|QOSMax"
+)
+
+_BEGIN = "Traceback (most recent call last):"
+_CHAINED = re.compile(r"^(?:The above exception was the direct|During handling of the above)")
+_LABEL = re.compile(r"^\[(?:rank|default)(\d+)\]:\s?")
+_RANK_IN_NAME = re.compile(r"_(\d+)_log\.(?:err|out)$")
+_STARTED = re.compile(r"submitit INFO \((\S+ [\d:]+)\S*\) - Starting with JobEnvironment")
+_STAMPED = re.compile(r"(?:^submitit [A-Z]+ \(|CANCELLED AT )(\d{4}-\d\d-\d\d)[ T](\d\d:\d\d:\d\d)")
+_PROGRESS = re.compile(r"^step \d+\b|^epoch \d+.*\bloss\b")
+_ERROR_LINE = re.compile(r"^\[E\S*(?: \S+)? \w+\.cpp:\d+\]|NCCL WARN|\bwhat\(\): |c10::\w*Error")
+_USELESS = re.compile(
+    r"^\s*$|^submitit |^srun: |^slurmstepd|^frame #\d+|^Bypassing signal|^Caught signal|^\s+[\^~]+"
+    r"|^Exception raised from|^Submitted job triggered an exception"
+)
+_MESSAGE_LINES = 12
+
+
+class Evidence(NamedTuple):
+    """What there is to judge from: (file name, text) of the logs, and SLURM's words or ""."""
+
+    logs: tuple[tuple[str, str], ...]
+    state: str
+    exit_code: str
+    reason: str
+
+
+class Cause(NamedTuple):
+    """Why a job ended; `kind` is unknown or one of REMEDIES, line and remedy are a line each."""
+
+    kind: str
+    line: str
+    traceback: str
+    remedy: str
+
+
+class _Log(NamedTuple):
+    """What one rank wrote to one file in its last attempt."""
+
+    name: str
+    rank: int | None
+    lines: list[str]
+
+
+class _Failure(NamedTuple):
+    """An exception of one rank: of a chain the last one, with the traceback of all."""
+
+    kind: str
+    line: str
+    traceback: str
+    time: str  # YYYY-MM-DD HH:MM:SS; ~ where the log does not say, which sorts behind
+
+
+def cause_of(evidence: Evidence) -> Cause:
+    """Return why a job ended, by its last attempt."""
+    logs = _last_attempts(evidence.logs)
+    lines = [line for log in logs for line in log.lines]
+    failures = sorted((f for log in logs for f in _failures(log)), key=lambda failure: failure.time)
+    ends = [match for line in lines if (match := _ENDED.search(line))]
+    if (due := [match for match in ends if match["why"]]) and (stamp := _stamp(due[0].string)):
+        failures = [f for f in failures if f.time == "~" or f.time <= stamp]
+    return (
+        _certain(evidence, lines, failures)
+        or _ended(evidence, lines, ends, failures)
+        or _by_others(evidence, lines, failures)
+        or _unknown(evidence, logs)
+    )
+
+
+def _certain(
+    evidence: Evidence, lines: Sequence[str], failures: Sequence[_Failure]
+) -> Cause | None:
+    """Return a cause that what else is in the logs follows from."""
+    out_of_memory = f"{evidence.state} {evidence.reason}".strip()
+    if line := _first(_WAITS, lines):
+        return _cause(WAITS, line)
+    if line := _first(_OOM, lines):
+        return _cause(HOST_MEMORY, line)
+    primary = [failure for failure in failures if failure.kind not in _SECONDARY]
+    if re.search("OUT_OF_ME|OutOfMemory", out_of_memory) and not any(
+        failure.kind == GPU_MEMORY for failure in primary
+    ):
+        return _cause(HOST_MEMORY, f"SLURM says {out_of_memory}")
+    return _of(primary[0]) if primary else None
+
+
+def _ended(
+    evidence: Evidence,
+    lines: Sequence[str],
+    ends: Sequence[re.Match[str]],
+    failures: Sequence[_Failure],
+) -> Cause | None:
+    """Return how the job was ended from outside: by its node, a hang, its limit, or a person."""
+    state = next((kind for kind, word in _STATES.items() if word.search(evidence.state)), "")
+    line = _first(_NODE, lines)
+    if line or state == NODE_FAILURE:
+        return _cause(NODE_FAILURE, line or f"SLURM says {evidence.state}")
+    if line := _first(_HANG, lines):
+        return _cause(HANG, line)
+    if waited := [failure for failure in failures if failure.kind == NETWORK]:
+        return _of(waited[0])
+    if state:
+        named = [e.string for e in ends if _STATES[state].search(e["why"] or "CANCELLED")]
+        return _cause(state, named[-1] if named else f"SLURM says {evidence.state}")
+    for end in reversed(ends):
+        for kind, word in _STATES.items():
+            if end["why"] and word.search(end["why"]):
+                return _cause(kind, end.string)
+        if end["what"] == "JOB" and not end["why"]:
+            return _cause(STOPPED, end.string)
+    line = _first(_SAVED, lines)
+    return _cause(STOPPED, line) if line else None
+
+
+def _by_others(
+    evidence: Evidence, lines: Sequence[str], failures: Sequence[_Failure]
+) -> Cause | None:
+    """Return what counts where no rank failed first: the shell, SLURM, a signal, a lost rank."""
+    if line := _first(_SHELL, lines):
+        return _cause(MISSING, line)
+    said = f"{evidence.state} {evidence.reason}".strip()
+    if _REASONS.search(evidence.reason):
+        return _cause(REFUSED, f"SLURM says {said}")
+    # of several tasks the first: srun ends the others, which says nothing of them
+    line = _first(_TASK, lines)
+    if line and _BY_SIGNAL.search(line):
+        return _cause(KILLED, line)
+    if lost := [failure for failure in failures if failure.kind == _LOST]:
+        return _of(lost[0], NETWORK)
+    if evidence.exit_code == "75:0":
+        return _cause(HANG, "ended by the hang watch (exit code 75), whose line is not in the logs")
+    # the one line with which a command of this package stops
+    last = next((line for line in reversed(lines) if not _USELESS.match(line)), "")
+    kind = _kind(last)
+    if kind not in (*_SECONDARY, EXCEPTION) or evidence.exit_code == "2:0":
+        return _cause(kind if kind in REMEDIES else EXCEPTION, last) if last else None
+    return None
+
+
+def _unknown(evidence: Evidence, logs: Sequence[_Log]) -> Cause:
+    said = " ".join(filter(None, (evidence.state, evidence.exit_code))) or "nothing"
+    for log in logs:
+        useful = [line for line in log.lines if not _USELESS.match(line)]
+        if useful:
+            line = _short(f"not known: SLURM says {said}; the last words: {useful[-1]}")
+            return Cause(UNKNOWN, line, "", f"read {log.name}")
+    line = f"not known: SLURM says {said}; the logs say nothing"
+    return Cause(UNKNOWN, line, "", "read the logs")
+
+
+def _first(pattern: re.Pattern[str], lines: Sequence[str]) -> str:
+    return next((line for line in lines if pattern.search(line)), "")
+
+
+def _cause(kind: str, line: str, traceback: str = "") -> Cause:
+    return Cause(kind, _short(line), traceback, REMEDIES[kind])
+
+
+def _of(failure: _Failure, kind: str = "") -> Cause:
+    return _cause(kind or failure.kind, failure.line, failure.traceback)
+
+
+def _kind(text: str) -> str:
+    """Return what an exception's type and message tell of; exception where no pattern knows it."""
+    matches = (kind for kind, pattern in _PATTERNS.items() if pattern.search(text))
+    return next(matches, EXCEPTION)
+
+
+def _short(line: str) -> str:
+    """Return one line of at most 300 characters."""
+    line = " ".join(line.split())
+    return line if len(line) <= 300 else line[:297] + "..."
+
+
+def _stamp(line: str) -> str:
+    stamp = _STAMPED.search(line)
+    return f"{stamp[1]} {stamp[2]}" if stamp else ""
+
+
+def _last_attempts(logs: Sequence[tuple[str, str]]) -> list[_Log]:
+    """Return each rank's lines of its last attempt: a job that is queued again appends to its logs.
+
+    A start is written to .out alone, so that of its .err all is left out up to the last line with
+    an earlier time, and the traceback behind that.
+    """
+    starts = {
+        PurePath(name).stem: found[-1] for name, text in logs if (found := _STARTED.findall(text))
+    }
+    latest = max(starts.values(), default="")
+    attempts = []
+    for name, text in logs:
+        for rank, lines in _by_rank(name, text):
+            own = starts.get(PurePath(name).stem)
+            start = latest if own is None else own
+            old = [n for n, line in enumerate(lines) if "" < _stamp(line) < start]
+            at = old[-1] + 1 if old else 0
+            while old and at < len(lines) and own and _USELESS.match(lines[at]):
+                at += 1
+            if old and at < len(lines) and own and lines[at].endswith(_BEGIN):
+                at = _traceback(lines, at)[1]
+            attempts.append(_Log(name, rank, lines[at:]))
+    return attempts
+
+
+def _by_rank(name: str, text: str) -> list[tuple[int | None, list[str]]]:
+    """Return the lines of a file apart by the rank that they are labelled with, such as [rank1]."""
+    named = _RANK_IN_NAME.search(name)
+    own = int(named[1]) if named else None
+    of_rank: dict[int | None, list[str]] = {}
+    for line in text.splitlines():
+        label = _LABEL.match(line)
+        rank = int(label[1]) if label else own
+        of_rank.setdefault(rank, []).append(line[label.end() :] if label else line)
+    return list(of_rank.items())
+
+
+def _failures(log: _Log) -> Iterator[_Failure]:
+    """Yield what went wrong after the last line of progress: before it, the rank got over it."""
+    begin = max((n + 1 for n, line in enumerate(log.lines) if _PROGRESS.match(line)), default=0)
+    where = "" if log.rank is None else f"rank {log.rank}: "
+    lines, at, time, chain = log.lines, begin, "~", list[str]()
+    while at < len(lines):
+        line = lines[at].rstrip()
+        time = _stamp(line) or time
+        if line.endswith(_BEGIN):
+            ignored = at > 0 and "Exception ignored" in lines[at - 1]
+            (message, text), at = _traceback(lines, at)
+            chain.append(text)
+            following = next((i for i in range(at, len(lines)) if lines[i].strip()), len(lines))
+            if following < len(lines) and _CHAINED.match(lines[following].strip()):
+                chain.append(lines[following].strip())
+                at = following + 1
+                continue
+            if not ignored:
+                message = message or "a traceback that is cut short"
+                kind, shown = _kind(message), _short(message)
+                yield _Failure(kind, where + shown, "\n\n".join(chain), time)
+            chain = []
+        else:
+            if _ERROR_LINE.search(line) and (kind := _kind(line)) != EXCEPTION:
+                yield _Failure(kind, where + _short(line), "", time)
+            at += 1
+
+
+def _traceback(lines: Sequence[str], at: int) -> tuple[tuple[str, str], int]:
+    """Return (message, text) of the traceback that begins at `at`, and where it ends."""
+    indent = len(lines[at]) - len(lines[at].lstrip())
+    start, at = at, at + 1
+    while at < len(lines) and (lines[at][indent : indent + 2] == "  " or not lines[at].strip()):
+        at += 1
+    end = at
+    while end < len(lines) and end - at < _MESSAGE_LINES:
+        line = lines[end].rstrip()
+        stops = not line.strip() or line.endswith(_BEGIN) or _PROGRESS.match(line)
+        if stops or (end > at and _USELESS.match(line)):
+            break
+        end += 1
+    text = "\n".join(line[indent:].rstrip() for line in lines[start:end] if line.strip())
+    return (" ".join(line.strip() for line in lines[at:end]), text), end

@@ -1,1 +1,0 @@
-"""What SLURM says of jobs, why they failed, and the code that they run."""

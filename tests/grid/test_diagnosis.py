@@ -1,0 +1,152 @@
+"""Logs of jobs that ended badly, and what is made of them.
+
+A file of logs/ begins with the expected answer (`kind`, a part of `line`, and where it matters of
+`traceback`) and what SLURM says, then holds the job's logs, each after a line `=== NAME`.
+"""
+
+import random
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from maskedclip.grid.diagnosis import REMEDIES, UNKNOWN, Cause, Evidence, cause_of
+
+FILES = sorted((Path(__file__).parent / "logs").glob("*.log"))
+PACKAGE = Path(__file__).parents[2] / "maskedclip"
+OURS = (  # parts of this package's own messages that the patterns know
+    "has done nothing for", "asked to stop; step", "which is not finished",
+    "samples are lost, more than ", "samples in a row are damaged", "shards again",
+    "this machine has {",
+)  # fmt: skip
+
+
+class Expected(NamedTuple):
+    kind: str
+    line: str
+    traceback: str
+    evidence: Evidence
+
+
+def expected_of(path: Path) -> Expected:
+    head, *parts = ("\n" + path.read_text()).split("\n=== ")
+    facts = dict(line.split(":", 1) for line in head.strip().splitlines())
+    facts = {name: value.strip() for name, value in facts.items()}
+    logs = tuple((part.partition("\n")[0], part.partition("\n")[2]) for part in parts)
+    evidence = Evidence(logs, facts["state"], facts["exit"], facts["reason"])
+    return Expected(facts["kind"], facts["line"], facts.get("traceback", ""), evidence)
+
+
+def cause_of_text(text: str, state: str = "FAILED", exit_code: str = "1:0") -> Cause:
+    return cause_of(Evidence((("7_0_log.err", text),), state, exit_code, ""))
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_a_log_shows_its_cause(path):
+    expected = expected_of(path)
+    cause = cause_of(expected.evidence)
+    assert cause.kind == expected.kind
+    assert expected.line in cause.line
+    assert expected.traceback in cause.traceback
+    assert "\n" not in cause.line
+    assert cause.kind == UNKNOWN or cause.remedy == REMEDIES[cause.kind]
+
+
+def test_every_kind_has_a_log():
+    assert {expected_of(path).kind for path in FILES} == {*REMEDIES, UNKNOWN}
+
+
+def test_of_a_chain_of_exceptions_the_last_one_is_named_with_its_own_message():
+    text = (
+        "[rank0]: Traceback (most recent call last):\n"
+        '[rank0]:   File "a.py", line 1, in read\n'
+        "[rank0]: MemoryError\n\n"
+        "[rank0]: During handling of the above exception, another exception occurred:\n\n"
+        "[rank0]: Traceback (most recent call last):\n"
+        '[rank0]:   File "a.py", line 3, in read\n'
+        "[rank0]: KeyError: 'eye'\n"
+    )
+    cause = cause_of_text(text)
+    assert (cause.kind, cause.line) == ("exception", "rank 0: KeyError: 'eye'")
+    assert cause.traceback.startswith("Traceback (most recent call last):")
+    assert "MemoryError" in cause.traceback
+    assert "During handling of the above exception" in cause.traceback
+    assert cause.traceback.endswith("KeyError: 'eye'")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "step 3/9  loss 1.0\n",
+        # got over before the last step
+        'Traceback (most recent call last):\n  File "a.py", line 1, in f\nMemoryError\nstep 4/9\n',
+        # a rank that left because another was gone, or srun ended it
+        "srun: error: node1: task 1: Exited with exit code 1\nsrun: error: node1: task 0: Killed\n",
+        "slurmstepd: error: *** STEP 3.0 ON node1 CANCELLED AT 2026-11-24T17:27:16 ***\n",
+        # words of a cause that no one says of this job
+        "note: out of memory, time limit and NaN are described in the docs\n",
+        "Detected no damage in 8 shards\nloss_clip 0.3 is finite\n",
+    ],
+)
+def test_where_no_cause_is_known_the_answer_is_unknown_and_names_the_file_to_read(text):
+    cause = cause_of_text(text)
+    assert (cause.kind, cause.traceback) == (UNKNOWN, "")
+    assert "SLURM says FAILED 1:0" in cause.line
+    lines = [line for line in text.splitlines() if not line.startswith(("srun", "slurmstepd"))]
+    assert cause.remedy == ("read 7_0_log.err" if lines else "read the logs")
+
+
+def test_what_an_earlier_attempt_wrote_is_no_cause():
+    out = "submitit INFO ({},1) - Starting with JobEnvironment(job_id=7, global_rank=0(1))\n"
+    starts = "".join(out.format(f"2026-11-24 1{hour}:00:00") for hour in (7, 8))
+    err = (
+        "slurmstepd: error: Detected 1 oom_kill event in StepId=7.0\n"
+        "submitit ERROR (2026-11-24 17:30:00,1) - Submitted job triggered an exception\n"
+        'Traceback (most recent call last):\n  File "a.py", line 1, in f\nMemoryError\n'
+        "srun: error: node1: task 0: Exited with exit code 1\nno images in the folder\n"
+    )
+    logs = (("7_0_log.out", starts), ("7_0_log.err", err))
+    cause = cause_of(Evidence(logs, "FAILED", "1:0", ""))
+    assert cause.kind == UNKNOWN
+    assert "no images in the folder" in cause.line
+    only = out.format("2026-11-24 17:00:00")
+    again = cause_of(Evidence((("7_0_log.out", only), logs[1]), "FAILED", "1:0", ""))
+    assert again.kind == "host memory"
+
+
+def test_the_messages_of_this_package_that_the_patterns_know_are_still_its_own():
+    source = "".join(p.read_text() for p in PACKAGE.rglob("*.py") if p.name != "diagnosis.py")
+    assert [words for words in OURS if words not in source] == []
+
+
+def test_a_log_is_short_and_says_nothing_of_where_it_was_written():
+    for path in FILES:
+        text = path.read_text()
+        assert text.count("\n") <= 60, path.name
+        assert not {"/root/", "/work/"} & {text[i : i + 6] for i in range(len(text))}
+        assert text.isascii()
+
+
+def test_no_order_cut_or_mixture_of_logs_is_too_much_for_it():
+    cases = [expected_of(path).evidence for path in FILES]
+    generator = random.Random(0)
+    for _ in range(200):
+        chosen = generator.sample(cases, 2)
+        lines = [line for case in chosen for _, text in case.logs for line in text.splitlines()]
+        if generator.random() < 0.5:
+            generator.shuffle(lines)
+        text = "\n".join(lines)
+        text = text[generator.randrange(len(text) + 1) :][: generator.randrange(len(text) + 1)]
+        if generator.random() < 0.3:
+            text = text.replace(generator.choice(":[]'\"( "), generator.choice("\0\n\r\x0c"))
+        names = generator.choice(
+            [("1_0_log.err", "1_1_log.err"), ("log", "log"), ("", "x_9_log.out")]
+        )
+        half = len(text) // 2
+        logs = ((names[0], text[:half]), (names[1], text[half:]))
+        words = [generator.choice(case)[:9] for case in (c[1:] for c in chosen)]
+        cause = cause_of(Evidence(logs, words[0], words[1], generator.choice(words)))
+        assert cause.kind in (*REMEDIES, UNKNOWN)
+        assert cause.line
+        assert "\n" not in cause.line
