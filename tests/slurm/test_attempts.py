@@ -1,4 +1,4 @@
-"""Several attempts of one run: whatever ended them, the results are those of a run left in peace."""
+"""Several attempts of one run: whatever ended them, the results are those of an undisturbed run."""
 
 import os
 import signal
