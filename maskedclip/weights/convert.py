@@ -1,8 +1,8 @@
-"""Foreign checkpoints that hold more than tensors, as safetensors.
+"""Third-party checkpoints that hold more than tensors, as safetensors.
 
     python tools/convert_weights.py FILE --i_trust_this_file [--out FILE.safetensors]
 
-What weights are loaded from elsewhere is only ever read as tensors and plain values. A pickle with
+Elsewhere, weights are only ever read as tensors and plain values. A pickle with
 objects of other packages in it, or a TorchScript archive such as OpenAI's CLIP, is read by this
 command alone, in a process of its own with nothing of the environment but the path. In a pickle no
 object is made: everything but tensors and containers becomes an empty stand-in. A TorchScript
@@ -38,8 +38,8 @@ def convert(source: Path, out: Path) -> Path:
         capture_output=True, text=True, check=False, timeout=_SECONDS,
     )  # fmt: skip
     if done.returncode or not temporary.is_file():
-        said = (done.stderr.strip().splitlines() or [f"ends with {done.returncode}"])[-1]
-        raise ValueError(f"{source}: {said[:300]}")
+        reason = (done.stderr.strip().splitlines() or [f"ends with {done.returncode}"])[-1]
+        raise ValueError(f"{source}: {reason[:300]}")
     read_safetensors(temporary)
     temporary.replace(out)
     return out
@@ -56,7 +56,7 @@ def main() -> None:
     with one_line_errors():
         if not given.i_trust_this_file:
             raise ValueError(
-                f"{given.file}: reading it may run what its maker put in; if you trust them, add "
+                f"{given.file}: reading it may run code of its maker; if you trust them, add "
                 f"--i_trust_this_file"
             )
         out = convert(given.file, given.out or given.file.with_suffix(".safetensors"))

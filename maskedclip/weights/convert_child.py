@@ -1,6 +1,6 @@
-"""The process that reads a distrusted checkpoint; `convert_weights.py` starts it.
+"""The process that reads an untrusted checkpoint; `convert.py` starts it.
 
-python -m maskedclip.convert_child FILE OUT
+python -m maskedclip.weights.convert_child FILE OUT
 """
 
 import pickle

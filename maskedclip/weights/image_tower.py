@@ -1,7 +1,8 @@
-"""E_I and B as one image tower that timm knows by name once this module is imported.
+"""Image encoder and bridge as one tower that timm builds by name once this is imported.
 
 open_clip builds its image tower by a timm name alone. timm's own names have no blocks behind the
-final norm, as B has, and stand for 224 pixels; `maskedclip_vit.SIZE_pPATCH_PIXELS_bDEPTH` says all.
+final norm, as the bridge has, and are of 224 pixels; `maskedclip_vit.SIZE_pPATCH_PIXELS_bDEPTH` is
+complete.
 """
 
 import re
@@ -19,7 +20,7 @@ _TAG = re.compile(r"(\w+)_p(\d+)_(\d+)_b(\d+)")
 
 
 class TimmBridge(nn.Module):
-    """B of timm's blocks."""
+    """The bridge, of timm's blocks."""
 
     def __init__(self, *, width: int, depth: int, heads: int) -> None:
         super().__init__()
@@ -34,7 +35,7 @@ class TimmBridge(nn.Module):
 
 
 class BridgedTransformer(VisionTransformer):
-    """timm's ViT whose tokens, behind its final norm, go on through B."""
+    """timm's ViT whose tokens, behind its final norm, pass the bridge."""
 
     def __init__(self, *, bridge_depth: int, **shape: Any) -> None:
         super().__init__(**shape)
@@ -43,7 +44,7 @@ class BridgedTransformer(VisionTransformer):
         )
 
     def forward_features(self, x: Tensor, *arguments: Any, **options: Any) -> Tensor:
-        """Return B's tokens of an image BCHW, [CLS] first."""
+        """Return the bridge's tokens of an image BCHW, [CLS] first."""
         return self.bridge(super().forward_features(x, *arguments, **options))
 
 
@@ -53,7 +54,7 @@ def tower_name(*, size: str, patch_size: int, image_size: int, bridge_depth: int
 
 
 def build_tower(*, size: str, patch_size: int, image_size: int, bridge_depth: int) -> Any:
-    """Return E_I and B as timm has them, random; pooled features are the mean of B's patches."""
+    """Return the untrained tower; its pooled features are the mean of the bridge's patches."""
     kind = SIZES[size]
     shape: dict[str, Any] = {
         "img_size": image_size,
@@ -74,10 +75,10 @@ def build_tower(*, size: str, patch_size: int, image_size: int, bridge_depth: in
 def maskedclip_vit(pretrained_cfg: Any = None, **_options: Any) -> VisionTransformer:
     """Return the tower that the tag behind the dot describes; ValueError for another tag."""
     tag = str(pretrained_cfg)
-    found = _TAG.fullmatch(tag)
-    if found is None or found[1] not in SIZES:
+    match = _TAG.fullmatch(tag)
+    if match is None or match[1] not in SIZES:
         raise ValueError(f"maskedclip_vit.{tag}: write it as maskedclip_vit.large_p16_224_b4")
-    size, patch_size, image_size, depth = found[1], *map(int, found.groups()[1:])
+    size, patch_size, image_size, depth = match[1], *map(int, match.groups()[1:])
     network = build_tower(
         size=size, patch_size=patch_size, image_size=image_size, bridge_depth=depth
     )

@@ -33,7 +33,7 @@ _SHOWN = ("seed", "init_from", "model.", "loss.", "optim.", "data.paired_batch",
 class Dataset(NamedTuple):
     """One source of a run's images."""
 
-    directory: str  # as the run was told
+    directory: str  # as the run names it
     use: str  # paired or unpaired
     title: str
     samples: str
@@ -57,7 +57,7 @@ def card(
         checks: how far the opened features were from the run's.
         notes: what a user of it should know.
     """
-    found = datasets(source)
+    sources = datasets(source)
     sections = {
         "Open it": [
             *_fenced(code, "bash" if code[0].startswith("python ") else "python"),
@@ -65,11 +65,11 @@ def card(
             *(f"- {remark}" for remark in notes),
         ],
         "Is it the run?": _equality(checks),
-        "Data and licences": _data(source, found),
+        "Data and licences": _data(source, sources),
         "Method": _method(source),
-        "Measured": _measured(results(source)),
-        "Leakage": leakage(source, found),
-        "What it cost": [f"{compute(source)}."],
+        "Measured": _measured(_results(source)),
+        "Leakage": _leakage(source, sources),
+        "What it cost": [f"{_gpu_hours(source)}."],
         "Intended use": _USE,
         "Limits": _LIMITS,
         "Made by": _made_by(source),
@@ -129,21 +129,22 @@ def _equality(checks: Sequence[FeatureCheck]) -> list[str]:
     ]
 
 
-def _data(source: SourceRun, found: Sequence[Dataset]) -> list[str]:
+def _data(source: SourceRun, sources: Sequence[Dataset]) -> list[str]:
     lines = [
         "The run states no licence for its weights. What may be done with them depends on the "
         "licences of the data and of the weights that it began from; settle it before publishing.",
         "",
     ]
-    if not found:
+    if not sources:
         return [*lines, f"Data: {UNKNOWN}; the weights lie without the run's config.json."]
     rows = [
         (f"`{e.directory}`: {e.title}", e.use, e.samples, e.licence, e.citation, e.note)
-        for e in found
+        for e in sources
     ]
     lines += _table(("dataset", "used", "samples", "licence", "to cite", "note"), rows)
-    begun = source.config.get("init_from")
-    lines += ["", f"Began from: {f'`{begun}`, licence {UNKNOWN}' if begun else 'random weights'}."]
+    initial = source.config.get("init_from")
+    begun = f"`{initial}`, licence {UNKNOWN}" if initial else "random weights"
+    lines += ["", f"Began from: {begun}."]
     if source.tensors("text."):
         text = str(source.header["text"])
         lines.append(f"Text tower: `{text}`, licence: {_LICENCE.get(text, UNKNOWN)}.")
@@ -163,7 +164,7 @@ def _method(source: SourceRun) -> list[str]:
         "mfd": "masked feature distillation",
     }
     terms = [f"{words[name]} ({weight:g})" for name, weight in weights.items() if weight]
-    last = list(json_lines(source.run / "metrics.jsonl"))[-1:]
+    last = list(_json_lines(source.run / "metrics.jsonl"))[-1:]
     end = f"{last[0]['step']:,} steps, loss {last[0]['loss']:.4g}" if last else UNKNOWN
     shown = {k: v for k, v in flat(config).items() if k.startswith(_SHOWN)}
     return [
@@ -176,15 +177,15 @@ def _method(source: SourceRun) -> list[str]:
 def _measured(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     if not rows:
         return [f"Nothing: the run has no results.jsonl. Scores are {UNKNOWN}."]
-    places: dict[tuple[str, ...], dict[str, Mapping[str, Any]]] = {}
+    cells: dict[tuple[str, ...], dict[str, Mapping[str, Any]]] = {}
     for row in rows:
         labels = f"{100 * row['fraction']:.3g} %"
-        place = (row["dataset"], row["task"], row["protocol"], labels, str(row["seed"]))
-        places.setdefault(place, {})[row["metric"]] = row
+        cell = (row["dataset"], row["task"], row["protocol"], labels, str(row["seed"]))
+        cells.setdefault(cell, {})[row["metric"]] = row
     lines = [
-        (*place, str(max(row["n"] for row in by_metric.values())),
+        (*cell, str(max(row["n"] for row in by_metric.values())),
          *(_score(by_metric.get(metric)) for metric in METRICS))
-        for place, by_metric in places.items()
+        for cell, by_metric in cells.items()
     ]  # fmt: skip
     names = [metric.replace("_", " ") for metric in METRICS]
     head = ("dataset", "task", "protocol", "labels", "seed", "test images", *names)
@@ -207,16 +208,16 @@ def _score(row: Mapping[str, Any] | None) -> str:
 
 
 def _made_by(source: SourceRun) -> list[str]:
-    starts = lives(source)
-    if not starts:
+    attempts = _attempts(source)
+    if not attempts:
         return [f"Code and versions of the run: {UNKNOWN}; it has no provenance.json."]
-    last = starts[-1]
+    last = attempts[-1]
     git = last.get("git") or {}
     commit = git.get("commit", UNKNOWN)
     changed = ", with changes that were not committed" if git.get("diff_sha256") else ""
     versions = ", ".join(f"{name} {number}" for name, number in last.get("packages", {}).items())
     return [
-        f"Commit {commit}{changed}; {versions or UNKNOWN}; started {len(starts)} time(s).",
+        f"Commit {commit}{changed}; {versions or UNKNOWN}; started {len(attempts)} time(s).",
         "",
         "The method is that of *MaskedCLIP: Bridging the Masked and CLIP Space for "
         "Semi-Supervised Medical Vision-Language Pre-training* (Zhu, Zhou, Goh, Liu).",
@@ -234,29 +235,31 @@ def _row(cells: Sequence[str]) -> str:
 def datasets(source: SourceRun) -> list[Dataset]:
     """Return the sources of a run, in the order of its configuration; none where it has none."""
     data = source.config.get("data", {})
-    told = lives(source)[-1].get("manifests_sha256", {}) if lives(source) else {}
+    attempts = _attempts(source)
+    digests = attempts[-1].get("manifests_sha256", {}) if attempts else {}
     return [
-        _dataset(source.run, str(directory), use, told)
+        _dataset(source.run, str(directory), use, digests)
         for use in ("paired", "unpaired")
         for directory in data.get(use, ())
     ]
 
 
-def lives(source: SourceRun) -> list[dict[str, Any]]:
-    """Return the facts of each start of a run (provenance.json)."""
+def _attempts(source: SourceRun) -> list[dict[str, Any]]:
+    """Return the provenance of each start of a run (provenance.json)."""
     return read_json(source.run / "provenance.json", [])
 
 
-def _dataset(run: Path, directory: str, use: str, told: Mapping[str, str]) -> Dataset:
+def _dataset(run: Path, directory: str, use: str, digests: Mapping[str, str]) -> Dataset:
     # a relative path was relative to where the command ran: the run lies below that
-    places = (base / directory for base in (Path(), *run.resolve().parents))
-    manifest = next((p / MANIFEST for p in places if (p / MANIFEST).is_file()), None)
+    bases = (Path(), *run.resolve().parents)
+    paths = (base / directory / MANIFEST for base in bases)
+    manifest = next((path for path in paths if path.is_file()), None)
     if manifest is None:
         return _from_card(directory, use)
     facts = read_json(manifest, {})
     digest = hashlib.sha256(manifest.read_bytes()).hexdigest()
-    note = "" if told.get(directory) == digest else "the shards have changed since the run"
-    if directory not in told:
+    note = "" if digests.get(directory) == digest else "the shards have changed since the run"
+    if directory not in digests:
         note = "the run does not say which manifest it read"
     samples = f"{facts['samples']:,}" if "samples" in facts else UNKNOWN
     if excluded := _excluded(manifest.with_name(EXCLUSIONS)):
@@ -288,24 +291,24 @@ def _from_card(directory: str, use: str) -> Dataset:
     )  # fmt: skip
 
 
-def results(source: SourceRun) -> list[dict[str, Any]]:
+def _results(source: SourceRun) -> list[dict[str, Any]]:
     """Return the rows of results.jsonl of the run, and of fine-tunings beside it."""
     rows = list(read_rows(source.run))
     for directory in run_directories([source.run.resolve().parent]):
-        found = pretraining(directory)
-        if directory.resolve() != source.run.resolve() and found:
-            rows += read_rows(directory) if found[0] == source.run.resolve() else []
+        origin = pretraining(directory)
+        if directory.resolve() != source.run.resolve() and origin:
+            rows += read_rows(directory) if origin[0] == source.run.resolve() else []
     return rows
 
 
-def compute(source: SourceRun) -> str:
+def _gpu_hours(source: SourceRun) -> str:
     """Return the GPU-hours of a run in words: from the speed of each logged step."""
-    data, starts = source.config.get("data", {}), lives(source)
+    data, attempts = source.config.get("data", {}), _attempts(source)
     seconds = _seconds(source.run / "metrics.jsonl", data)
-    if not seconds or not starts:
+    if not seconds or not attempts:
         return f"{UNKNOWN}: the run has no metrics.jsonl or no provenance.json"
-    worlds = {start["world"] for start in starts}
-    devices = {start.get("device") for start in starts}  # absent of runs before it was noted
+    worlds = {attempt["world"] for attempt in attempts}
+    devices = {attempt.get("device") for attempt in attempts}  # older runs do not record it
     if len(worlds) > 1:
         several = ", ".join(map(str, sorted(worlds)))
         return f"{UNKNOWN}: {_hours(seconds)} hours on {several} processes in turn"
@@ -326,7 +329,7 @@ def _hours(seconds: float) -> str:
 def _seconds(path: Path, data: Mapping[str, Any]) -> float:
     images = data.get("paired_batch", 0) + data.get("unpaired_batch", 0)
     seconds, before = 0.0, 0
-    for row in json_lines(path):
+    for row in _json_lines(path):
         step, speed = row.get("step", 0), row.get("images_per_s", 0)
         if step > before and speed:
             seconds += (step - before) * images / speed
@@ -334,7 +337,7 @@ def _seconds(path: Path, data: Mapping[str, Any]) -> float:
     return seconds
 
 
-def json_lines(path: Path) -> Iterator[dict[str, Any]]:
+def _json_lines(path: Path) -> Iterator[dict[str, Any]]:
     """Yield the objects of a file of JSON lines; a last line that was cut off is no object."""
     if not path.is_file():
         return
@@ -344,33 +347,29 @@ def json_lines(path: Path) -> Iterator[dict[str, Any]]:
             yield json.loads(line)
         except ValueError:
             if number < len(lines):
-                raise ValueError(f"{path}: line {number} is not JSON; mend it") from None
+                raise ValueError(f"{path}: line {number} is not JSON; repair it") from None
 
 
-def leakage(source: SourceRun, found: Sequence[Dataset]) -> list[str]:
+def _leakage(source: SourceRun, sources: Sequence[Dataset]) -> list[str]:
     """Return lines of the report of check_shards that is kept in the run, or how to make it."""
     report = read_json(source.run / CHECK / REPORT_FILE, None)
     if report is None:
-        directories = " ".join(entry.directory for entry in found) or "SHARDS"
+        directories = " ".join(entry.directory for entry in sources) or "SHARDS"
         return [
             "Not checked: the run keeps no report. This makes one, which the next export shows:",
             "",
             f"    python tools/check_shards.py {directories} --against TEST_SHARDS "
             f"--out {source.run / CHECK}",
         ]
-    looked = ", ".join(f"`{name}`" for name in report.get("datasets", {})) or UNKNOWN
-    lines = [f"`check_shards` looked at {looked}: {report.get('samples', UNKNOWN)} samples."]
+    checked = ", ".join(f"`{name}`" for name in report.get("datasets", {})) or UNKNOWN
+    lines = [f"`check_shards` checked {checked}: {report.get('samples', UNKNOWN)} samples."]
     names = {Path(name).name for name in report.get("datasets", {})}
-    if missing := [e.directory for e in found if Path(e.directory).name not in names]:
-        lines.append(f"It did not look at {', '.join(f'`{name}`' for name in missing)}.")
-    lines += ["", "| pairs of pictures | " + " | ".join(_places(report)) + " |"]
-    lines.append("|---" * (1 + len(_places(report))) + "|")
-    for kind, counts in report.get("pairs", {}).items():
-        lines.append(f"| {kind} | " + " | ".join(str(counts[p]) for p in _places(report)) + " |")
+    if missing := [e.directory for e in sources if Path(e.directory).name not in names]:
+        lines.append(f"It did not check {', '.join(f'`{name}`' for name in missing)}.")
+    pairs = report.get("pairs", {})
+    columns = list(next(iter(pairs.values()), {}))
+    rows = [(kind, *(str(counts[name]) for name in columns)) for kind, counts in pairs.items()]
+    lines += ["", *_table(("pairs of images", *columns), rows)]
     lines += ["", f"Samples excluded for it: {report.get('dropped', UNKNOWN)}; still to drop: "
               f"{report.get('to_drop', UNKNOWN)}."]  # fmt: skip
     return lines
-
-
-def _places(report: Mapping[str, Any]) -> list[str]:
-    return list(next(iter(report.get("pairs", {}).values()), {}))

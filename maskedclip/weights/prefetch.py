@@ -2,8 +2,8 @@
 
     python tools/prefetch.py [RECIPE] [--cache DIR] [--SECTION.FIELD=VALUE ...]
 
-The text tower (model.text) and weights to begin with (init_from) go where Hugging Face and torch
-look for them: below $HF_HOME and $TORCH_HOME, or below DIR. Then both are loaded again with the
+The text tower (model.text) and initial weights (init_from) go where Hugging Face and torch
+search them: below $HF_HOME and $TORCH_HOME, or below DIR. Then both are loaded again with the
 network forbidden. What is there already is not fetched. Run it where there is network, such as a
 login node; without RECIPE it is maskedclip_vitl.
 """
@@ -32,13 +32,13 @@ _FILES = (".pth", ".pt", ".bin", ".safetensors", ".ckpt", ".tar")
 
 @dataclass(frozen=True, kw_only=True)
 class PrefetchConfig:
-    """Where it goes."""
+    """Where the files go."""
 
     cache: str = ""  # folder for all of it; empty: $HF_HOME and $TORCH_HOME, or their defaults
 
 
 class Need(NamedTuple):
-    """Something that a run reads and that can come from a hub."""
+    """What a run reads and can come from a hub: its text tower, its initial weights."""
 
     field: str  # model.text or init_from
     name: str  # a folder or file, or a name of the hub
@@ -60,13 +60,13 @@ class Need(NamedTuple):
 
 
 def needs(config: Config) -> list[Need]:
-    """Return what of a run's text tower and first weights does not come with this package."""
-    found = []
+    """Return those of a run's text tower and initial weights that this package does not hold."""
+    wanted = []
     if config.loss.clip and config.model.text != BUILTIN:  # without the contrast none is built
-        found.append(Need("model.text", config.model.text))
+        wanted.append(Need("model.text", config.model.text))
     if config.init_from:
-        found.append(Need("init_from", config.init_from))
-    return found
+        wanted.append(Need("init_from", config.init_from))
+    return wanted
 
 
 def holds(need: Need, hub: Path | None = None) -> bool:
@@ -80,7 +80,7 @@ def holds(need: Need, hub: Path | None = None) -> bool:
     snapshots = need.folder(hub or hub_folder(os.environ)) / "snapshots"
     names = [{p.name for p in folder.iterdir() if p.exists()} for folder in _folders(snapshots)]
     if need.field == "init_from":
-        return any(name.endswith(_FILES) for found in names for name in found)
+        return any(name.endswith(_FILES) for snapshot in names for name in snapshot)
     return any(map(_whole, names))
 
 
@@ -100,7 +100,7 @@ def prefetch(config: Config, named: str, options: PrefetchConfig) -> str:
     wanted = needs(config)
     if not wanted:
         return (
-            f"{named}: nothing to fetch, as it takes no text tower and no first weights from a "
+            f"{named}: nothing to fetch, as it takes no text tower and no initial weights from a "
             f"hub\nnext: python launchers/submit_pretrain.py {named}\n"
         )
     environment = dict(os.environ)
@@ -124,17 +124,17 @@ def prefetch(config: Config, named: str, options: PrefetchConfig) -> str:
 
 
 def _one(need: Need, environment: dict[str, str]) -> str:
-    """Fetch one thing, where it is not there, and load it offline; return a line on it."""
+    """Fetch one need, where it is missing, and load it offline; return a line on it."""
     hub, start = hub_folder(environment), time.monotonic()
-    there = holds(need, hub)
-    if not there:
+    cached = holds(need, hub)
+    if not cached:
         _may_fetch(need, environment)
         _child("fetch", need, environment)
     report = _child("load", need, environment | {"HF_HUB_OFFLINE": "1"})
     folder = need.folder(hub)
-    did = "already there" if there else f"fetched in {time.monotonic() - start:.0f} s"
+    state = "already there" if cached else f"fetched in {time.monotonic() - start:.0f} s"
     return (
-        f"{need.field}  {need.name}: {did}, {_bytes(folder) / 1e6:,.1f} MB, loads offline "
+        f"{need.field}  {need.name}: {state}, {_bytes(folder) / 1e6:,.1f} MB, loads offline "
         f"({report})\n  {folder}"
     )
 
@@ -144,9 +144,9 @@ def _may_fetch(need: Need, environment: Mapping[str, str]) -> None:
     name = need.name
     if need.local or name.endswith(_FILES) or name[0] in "/.~" or name.count("/") > 1:
         kind = "a BERT (config.json, vocab.txt or tokenizer.json, model.safetensors)"
-        there = "holds no whole BERT" if need.local else "is no such file or folder"
+        fault = "holds no whole BERT" if need.local else "is no such file or folder"
         raise ValueError(
-            f"{need.field} {name}: {there}; name a file of weights, a folder with {kind}, or a "
+            f"{need.field} {name}: {fault}; name a file of weights, a folder with {kind}, or a "
             f"name of the hub"
         )
     if environment.get("HF_HUB_OFFLINE", "0") not in ("", "0"):
@@ -158,7 +158,7 @@ def _may_fetch(need: Need, environment: Mapping[str, str]) -> None:
     if not endpoint.hostname:
         raise ValueError(f"HF_ENDPOINT={environment['HF_ENDPOINT']}: is no address; unset it")
     if urllib.request.getproxies().get(endpoint.scheme):
-        return  # only the proxy can tell
+        return  # only the proxy knows
     port = endpoint.port or (443 if endpoint.scheme == "https" else 80)
     try:
         socket.create_connection((endpoint.hostname, port), _WAIT_S).close()
@@ -171,7 +171,7 @@ def _may_fetch(need: Need, environment: Mapping[str, str]) -> None:
 
 
 def _child(verb: str, need: Need, environment: Mapping[str, str]) -> str:
-    """Let a process of its own fetch or load: the caches' places are fixed at their import."""
+    """Fetch or load in a process of its own: the cache folders are fixed at import."""
     name = need.repository if verb == "fetch" else need.name
     done = subprocess.run(
         [sys.executable, "-m", "maskedclip.weights.prefetch_child", verb, need.field, name],

@@ -1,6 +1,6 @@
-"""Fetch or load one thing of a hub, in a process of its own: the last line says what came of it.
+"""Fetch or load one need of a run, in a process of its own: the last line is the result.
 
-python -m maskedclip.prefetch_child fetch|load FIELD NAME
+python -m maskedclip.weights.prefetch_child fetch|load FIELD NAME
 """
 
 import sys

@@ -1,4 +1,4 @@
-"""What is exported: the tensors of a run, and what the run itself says of images."""
+"""The source of an export: a run's tensors, its features, and how it preprocesses images."""
 
 import json
 import re
@@ -22,7 +22,7 @@ _PLAIN = re.compile(
     r"cls_token|pos_embed|patch_embed\.proj\.(weight|bias)|norm\.(weight|bias)"
     r"|blocks\.\d+\.(norm1|norm2|attn\.qkv|attn\.proj|mlp\.fc1|mlp\.fc2)\.(weight|bias)"
 )
-_EXAMPLES = 3  # phantoms that are looked at
+_EXAMPLES = 3  # phantoms that are compared
 
 
 class FeatureCheck(NamedTuple):
@@ -68,8 +68,24 @@ class SourceRun(NamedTuple):
 
     @property
     def pools_cls(self) -> bool:
-        """Whether the joint space looks at [CLS] instead of the mean of the patches."""
+        """Whether the joint space is of [CLS] instead of the mean of the patches."""
         return self.header.get("pooling") == "cls"
+
+    @property
+    def tower_shape(self) -> dict[str, Any]:
+        """The keywords of `image_tower.build_tower` for encoder and bridge."""
+        names = self.tensors("bridge.blocks.")
+        return {
+            "size": str(self.header["size"]),
+            "patch_size": self.patch_size,
+            "image_size": self.image_size,
+            "bridge_depth": len({name.split(".")[0] for name in names}),
+        }
+
+    @property
+    def tower(self) -> dict[str, Tensor]:
+        """The tensors of encoder and bridge, under the names of `image_tower.build_tower`."""
+        return self.encoder | {f"bridge.{k}": v for k, v in self.tensors("bridge.").items()}
 
     def tensors(self, prefix: str) -> dict[str, Tensor]:
         """Return the tensors of a network beside the encoder, their names without `prefix`."""
@@ -84,14 +100,14 @@ def read_json(path: Path, otherwise: Any) -> Any:
     try:
         return json.loads(path.read_text()) if path.is_file() else otherwise
     except ValueError as error:
-        raise ValueError(f"{path}: not whole JSON ({error}); mend or remove it") from None
+        raise ValueError(f"{path}: not whole JSON ({error}); repair or remove it") from None
 
 
 def read_source(path: Path) -> SourceRun:
     """Return the weights of a run directory or of one of its files.
 
     Raises ValueError where there are none, where they are no pre-training's, or where the encoder
-    has parts that a plain ViT has not.
+    has modules that a plain ViT lacks.
     """
     file = path
     if path.is_dir():
@@ -110,12 +126,14 @@ def read_source(path: Path) -> SourceRun:
     encoder = {name: tensor.float().contiguous() for name, tensor in (encoder or tensors).items()}
     strange = sorted(name for name in encoder if not _PLAIN.fullmatch(name))
     if strange:
-        raise ValueError(f"{file}: a plain ViT has no {strange[0]}; this encoder stays with us")
+        raise ValueError(
+            f"{file}: a plain ViT has no {strange[0]}; this encoder cannot be exported"
+        )
     return SourceRun(file, header, encoder, rest)
 
 
 def run_encoder(source: SourceRun) -> Encoder:
-    """Return our own encoder with the run's weights, to hold the others against."""
+    """Return our own encoder with the run's weights, the reference for other libraries."""
     kind = source.size
     network = Encoder(
         image_size=source.image_size,
@@ -144,7 +162,7 @@ def example_images(*, oblong: bool = False) -> list[Image.Image]:
 
 
 def preprocessed(images: Sequence[Image.Image], image_size: int) -> Tensor:
-    """Return normalised images as the run's own evaluation has them."""
+    """Return images preprocessed as in the run's own evaluation."""
     prepare = preparation(image_size)
     return torch.stack([prepare(image) for image in images])
 

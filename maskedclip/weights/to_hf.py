@@ -51,7 +51,7 @@ def write(source: SourceRun, folder: Path, final: Path) -> None:  # noqa: ARG001
     """Write weights, configurations and the image processor's."""
     width = source.size.width
     encoder = _encoder(source.encoder)
-    # ViTModel has a pooler whatever one does: the identity, so that it hands on [CLS]
+    # ViTModel always has a pooler: the identity, so that it gives [CLS]
     pooler = {"pooler.dense.weight": torch.eye(width), "pooler.dense.bias": torch.zeros(width)}
     save_file(encoder | pooler, folder / WEIGHTS, metadata={"format": "pt"})
     config = ViTConfig(**_shape(source), pooler_act="linear", architectures=["ViTModel"])
@@ -111,42 +111,41 @@ def _processor(source: SourceRun) -> BitImageProcessor:
 
 
 def _encoder(ours: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    found = {
+    tensors = {
         "embeddings.cls_token": ours["cls_token"],
         "embeddings.position_embeddings": ours["pos_embed"],
     }
     for kind in ("weight", "bias"):
-        found[f"embeddings.patch_embeddings.projection.{kind}"] = ours[f"patch_embed.proj.{kind}"]
-        found[f"layernorm.{kind}"] = ours[f"norm.{kind}"]
-    return found | _blocks(ours, "encoder.layer.")
+        tensors[f"embeddings.patch_embeddings.projection.{kind}"] = ours[f"patch_embed.proj.{kind}"]
+        tensors[f"layernorm.{kind}"] = ours[f"norm.{kind}"]
+    return tensors | _blocks(ours, "encoder.layer.")
 
 
 def _decoder(ours: Mapping[str, Tensor], grid: int) -> dict[str, Tensor]:
-    found = {
+    tensors = {
         "decoder.mask_token": ours["mask_token"],
         "decoder.decoder_pos_embed": sincos_positions(ours["mask_token"].shape[-1], grid),
     }
     for kind in ("weight", "bias"):
         for mine, theirs in {"embed": "embed", "norm": "norm", "head": "pred"}.items():
-            found[f"decoder.decoder_{theirs}.{kind}"] = ours[f"{mine}.{kind}"]
-    return found | _blocks(ours, "decoder.decoder_layers.")
+            tensors[f"decoder.decoder_{theirs}.{kind}"] = ours[f"{mine}.{kind}"]
+    return tensors | _blocks(ours, "decoder.decoder_layers.")
 
 
 def _blocks(ours: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    found = {}
+    tensors = {}
     for name, tensor in ours.items():
         if not name.startswith("blocks."):
             continue
         _, number, rest = name.split(".", 2)
-        part, kind = rest.rsplit(".", 1)
-        if part == "attn.qkv":
-            three = zip(("query", "key", "value"), tensor.chunk(3), strict=True)
-            for which, each in three:
-                place = f"{prefix}{number}.attention.attention.{which}.{kind}"
-                found[place] = each.contiguous()
+        module, kind = rest.rsplit(".", 1)
+        if module == "attn.qkv":
+            for which, part in zip(("query", "key", "value"), tensor.chunk(3), strict=True):
+                name = f"{prefix}{number}.attention.attention.{which}.{kind}"
+                tensors[name] = part.contiguous()
         else:
-            found[f"{prefix}{number}.{_BLOCK[part]}.{kind}"] = tensor
-    return found
+            tensors[f"{prefix}{number}.{_BLOCK[module]}.{kind}"] = tensor
+    return tensors
 
 
 @torch.no_grad()
@@ -156,26 +155,26 @@ def compare(source: SourceRun, folder: Path) -> list[FeatureCheck]:
     model = _opened(AutoModel, folder)
     image_BCHW = preprocessed(example_images(), source.image_size)
     run_BD = run_features(source, image_BCHW)
-    found = [FeatureCheck("features", max_difference(_features(model, image_BCHW), run_BD))]
+    checks = [FeatureCheck("features", max_difference(_features(model, image_BCHW), run_BD))]
     for backend, shape, limit in (("pil", "square", 1e-4), ("torchvision", "square", None),
                                   ("pil", "oblong", None)):  # fmt: skip
         images = example_images(oblong=shape == "oblong")
         run_BD = run_features(source, preprocessed(images, source.image_size))
         theirs_BD = _features(model, _prepared_by(folder, backend, images))
         what = f"features, {shape} images prepared by AutoImageProcessor ({backend})"
-        found.append(FeatureCheck(what, max_difference(theirs_BD, run_BD), limit))
+        checks.append(FeatureCheck(what, max_difference(theirs_BD, run_BD), limit))
     if (folder / MAE).is_dir():
-        found.append(
+        checks.append(
             FeatureCheck("pixels of the masked patches", _pixels(source, folder, image_BCHW))
         )
-    return found
+    return checks
 
 
 def _opened(kind: Any, folder: Path) -> Any:
     model, info = kind.from_pretrained(folder, output_loading_info=True)
     strange = [*info["missing_keys"], *info["unexpected_keys"], *info["mismatched_keys"]]
     if strange:
-        raise RuntimeError(f"{folder}: transformers finds {strange[0]} missing or strange")
+        raise RuntimeError(f"{folder}: transformers finds {strange[0]} missing or unexpected")
     return model.eval()
 
 
@@ -234,12 +233,12 @@ def usage_code(source: SourceRun, folder: Path) -> list[str]:
 
 def notes(source: SourceRun) -> list[str]:
     """Return what a user of the export should know."""
-    found = [
+    lines = [
         "features are the mean of last_hidden_state without its first token; pooler_output is [CLS]"
     ]
     if not _decoder_of(source):
         why = "its pixel decoder reads tokens that passed the bridge"
         if not source.tensors("pixel_decoder."):
             why = "these weights have no pixel decoder"
-        found.append(f"no {MAE}/ for ViTMAEForPreTraining: {why}")
-    return found
+        lines.append(f"no {MAE}/ for ViTMAEForPreTraining: {why}")
+    return lines

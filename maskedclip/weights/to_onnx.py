@@ -36,19 +36,10 @@ class _Outputs(nn.Module):
 
     def __init__(self, source: SourceRun) -> None:
         super().__init__()
-        bridge, head = source.tensors("bridge."), source.rest.get("image_projection.weight")
-        depth = len({name.split(".")[1] for name in bridge if name.startswith("blocks.")})
-        header = source.header
-        self.tower = build_tower(
-            size=header["size"],
-            patch_size=header["patch_size"],
-            image_size=header["image_size"],
-            bridge_depth=depth,
-        )
-        named = source.encoder | {f"bridge.{name}": tensor for name, tensor in bridge.items()}
-        self.tower.load_state_dict(named)
+        self.tower = build_tower(**source.tower_shape)
+        self.tower.load_state_dict(source.tower)
         self.projection: Tensor | None
-        self.register_buffer("projection", head)
+        self.register_buffer("projection", source.rest.get("image_projection.weight"))
         self.pools_cls = source.pools_cls
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
@@ -101,7 +92,7 @@ def compare(source: SourceRun, folder: Path) -> list[FeatureCheck]:
     given = dict(zip(names, session.run(None, {"image": image_BCHW.numpy()}), strict=True))
     one = session.run(["feature"], {"image": image_BCHW[:1].numpy()})[0]
     run_BD = run_features(source, image_BCHW)
-    found = [
+    checks = [
         FeatureCheck("features", max_difference(torch.from_numpy(given["feature"]), run_BD)),
         FeatureCheck(
             "features of one image alone", max_difference(torch.from_numpy(one), run_BD[:1])
@@ -109,12 +100,12 @@ def compare(source: SourceRun, folder: Path) -> list[FeatureCheck]:
     ]
     if "joint" in given and source.tensors("text."):
         joint_BD = load(source.file).features(image_BCHW)
-        found.append(
+        checks.append(
             FeatureCheck(
                 "joint features", max_difference(torch.from_numpy(given["joint"]), joint_BD)
             )
         )
-    return found
+    return checks
 
 
 def opening_code(source: SourceRun, folder: Path) -> list[str]:  # noqa: ARG001 (as all targets)

@@ -36,7 +36,7 @@ def write(source: SourceRun, folder: Path, final: Path) -> None:
     """
     if not source.tensors("text.") or not source.tensors("image_projection."):
         raise ValueError(
-            f"{source.file}: no text tower, and open_clip is of two; use --to timm, or give the "
+            f"{source.file}: no text tower, and open_clip needs both; use --to timm, or give the "
             f"model.safetensors of a run with text"
         )
     text, projection = str(source.header["text"]), int(source.header["projection"])
@@ -78,11 +78,6 @@ def _local(text: str) -> bool:
     return text == BUILTIN or Path(text).is_dir()
 
 
-def _bridge_depth(source: SourceRun) -> int:
-    names = source.tensors("bridge.blocks.")
-    return len({name.split(".")[0] for name in names})
-
-
 def _is_plain(source: SourceRun) -> bool:
     """Whether a name of timm's own says all: no bridge, and nothing beside the name."""
     return not source.tensors("bridge.") and not timm_name(source)[1]
@@ -91,25 +86,19 @@ def _is_plain(source: SourceRun) -> bool:
 def _vision_name(source: SourceRun) -> str:
     if _is_plain(source):
         return timm_name(source)[0]
-    return tower_name(
-        size=str(source.header["size"]),
-        patch_size=source.patch_size,
-        image_size=source.image_size,
-        bridge_depth=_bridge_depth(source),
-    )
+    return tower_name(**source.tower_shape)
 
 
 def _tensors(source: SourceRun) -> dict[str, Tensor]:
     """Return CustomTextCLIP's state dict."""
-    trunk = source.encoder | {f"bridge.{k}": v for k, v in source.tensors("bridge.").items()}
-    found = {f"visual.trunk.{name}": tensor for name, tensor in trunk.items()}
-    found["visual.head.proj.weight"] = source.rest["image_projection.weight"]
-    found |= {f"text.transformer.{k}": v for k, v in source.tensors("text.bert.").items()}
-    found["text.proj.weight"] = source.rest["text.projection.weight"]
-    found["logit_scale"] = source.rest["temperature.logit_scale"].reshape(())
+    tensors = {f"visual.trunk.{name}": tensor for name, tensor in source.tower.items()}
+    tensors["visual.head.proj.weight"] = source.rest["image_projection.weight"]
+    tensors |= {f"text.transformer.{k}": v for k, v in source.tensors("text.bert.").items()}
+    tensors["text.proj.weight"] = source.rest["text.projection.weight"]
+    tensors["logit_scale"] = source.rest["temperature.logit_scale"].reshape(())
     if "bias.logit_bias" in source.rest:
-        found["logit_bias"] = source.rest["bias.logit_bias"].reshape(())
-    return {name: tensor.float().contiguous() for name, tensor in found.items()}
+        tensors["logit_bias"] = source.rest["bias.logit_bias"].reshape(())
+    return {name: tensor.float().contiguous() for name, tensor in tensors.items()}
 
 
 @torch.no_grad()
@@ -172,17 +161,17 @@ def usage_code(source: SourceRun, folder: Path) -> list[str]:  # noqa: ARG001 (a
 
 def notes(source: SourceRun) -> list[str]:
     """Return what a user of the export should know."""
-    found = ["open_clip's preprocess shows the whole picture, the run's evaluation 7/8 of its side"]
+    lines = ["open_clip's preprocess shows the whole image, the run's evaluation 7/8 of its side"]
     if not _is_plain(source):
         why = "the bridge lies behind the ViT's final norm" if source.tensors("bridge.") else "timm"
         if why == "timm":
             why = "timm has no name for this shape"
-        found.append(
+        lines.append(
             f"{why}: open_clip knows no such image tower until "
             "maskedclip.weights.image_tower is imported"
         )
     if _local(str(source.header["text"])):
-        found.append("a moved folder needs its new path as hf_model_name in open_clip_config.json")
+        lines.append("a moved folder needs its new path as hf_model_name in open_clip_config.json")
     if find_spec("open_clip") is None:
-        found.append("not compared here: no open_clip; pip install open_clip_torch")
-    return found
+        lines.append("not compared here: no open_clip; pip install open_clip_torch")
+    return lines

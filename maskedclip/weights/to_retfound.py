@@ -72,7 +72,7 @@ def usage_code(source: SourceRun, folder: Path) -> list[str]:  # noqa: ARG001 (a
 
 def notes(source: SourceRun) -> list[str]:
     """Return what a user of the export should know."""
-    found = [
+    lines = [
         "RETFound's fine-tuning begins with a fresh norm behind the mean and leaves `norm` unused",
         "RETFound's code of 2025 takes --finetune for a name on the hub: there put the path in the "
         "place of its hf_hub_download(...)",
@@ -80,5 +80,5 @@ def notes(source: SourceRun) -> list[str]:
     ]
     size = str(source.header["size"])
     if size not in _THEIRS:
-        found.append(f"models_vit.py of RETFound and MAE has no {size} ViT: write its line there")
-    return found
+        lines.append(f"models_vit.py of RETFound and MAE has no {size} ViT: write its line there")
+    return lines

@@ -171,7 +171,7 @@ def test_the_class_token_and_the_sigmoids_bias_go_to_open_clip(tmp_path: Path) -
 def test_a_run_without_text_is_no_open_clip_model_but_everything_else(tmp_path: Path) -> None:
     run = tmp_path / "mae"
     exported(run, terms=("mim",))
-    with pytest.raises(ValueError, match="no text tower, and open_clip is of two; use --to timm"):
+    with pytest.raises(ValueError, match="no text tower, and open_clip needs both; use --to timm"):
         export(run, "open_clip")
     assert not (run / "export" / "open_clip").exists()
     assert_equal(*written(run, "hf", tmp_path / "hf"))

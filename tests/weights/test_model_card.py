@@ -35,7 +35,9 @@ def written(run: Path, **changes: Any) -> str:
     return card(read_source(run), changes.get("to", "hf"), ["import x"], checks, ["mind this"])
 
 
-def tell(run: Path, *, device: str | None = "NVIDIA A100", worlds: tuple[int, ...] = (4,)) -> None:
+def leave_records(
+    run: Path, *, device: str | None = "NVIDIA A100", worlds: tuple[int, ...] = (4,)
+) -> None:
     """Leave what pre-training leaves: 100 images at 10 a second, then 300 at 5."""
     run.joinpath("config.json").write_text(json.dumps(CONFIG))
     steps = [{"step": 10, "images_per_s": 10.0, "loss": 2.0},
@@ -43,8 +45,8 @@ def tell(run: Path, *, device: str | None = "NVIDIA A100", worlds: tuple[int, ..
     lines = [json.dumps(row) for row in steps]
     run.joinpath("metrics.jsonl").write_text("\n".join([*lines, '{"step": 41, "ima']))
     base = {"manifests_sha256": {}, "packages": {"torch": "2.14"}, "git": None}
-    device_told = {"device": device} if device else {}
-    starts = [base | device_told | {"world": world} for world in worlds]
+    recorded = {"device": device} if device else {}
+    starts = [base | recorded | {"world": world} for world in worlds]
     run.joinpath("provenance.json").write_text(json.dumps(starts))
 
 
@@ -82,7 +84,7 @@ def test_weights_without_a_run_have_a_card_of_what_is_not_known(run: Path) -> No
 
 
 def test_data_have_the_licences_of_their_manifests_and_of_their_cards(run: Path) -> None:
-    tell(run)
+    leave_records(run)
     shards(run)
     text = written(run)
     assert "| unpaired | 1,234 | ours \\| alone | not known | the run does not say" in text
@@ -92,8 +94,8 @@ def test_data_have_the_licences_of_their_manifests_and_of_their_cards(run: Path)
     assert "Began from: `mae.pth`, licence not known." in text
 
 
-def test_shards_that_changed_after_the_run_are_told_from_those_it_read(run: Path) -> None:
-    tell(run)
+def test_shards_that_changed_after_the_run_are_noted(run: Path) -> None:
+    leave_records(run)
     digest = shards(run)
     path = run / "provenance.json"
     (start,) = json.loads(path.read_text())
@@ -105,15 +107,15 @@ def test_shards_that_changed_after_the_run_are_told_from_those_it_read(run: Path
 
 
 def test_hours_are_those_of_the_logged_steps_times_the_ranks(run: Path) -> None:
-    tell(run)  # 10 s and 60 s
+    leave_records(run)  # 10 s and 60 s
     assert "0.0778 GPU-hours: 0.0194 hours x 4 processes with a GPU each (NVIDIA A100)." in written(
         run
     )
-    tell(run, device="cpu")
+    leave_records(run, device="cpu")
     assert "0 GPU-hours: 0.0194 hours x 4 processes on processors" in written(run)
-    tell(run, device=None)
+    leave_records(run, device=None)
     assert "not known: 0.0194 hours x 4 processes, and the run does not say" in written(run)
-    tell(run, worlds=(4, 8))
+    leave_records(run, worlds=(4, 8))
     assert "not known: 0.0194 hours on 4, 8 processes in turn" in written(run)
 
 
@@ -124,7 +126,7 @@ def row(run: str, metric: str, value: float | None, **changes: Any) -> dict[str,
 
 
 def test_scores_stand_with_their_intervals_those_of_fine_tunings_too(run: Path) -> None:
-    tell(run)
+    leave_records(run)
     write_rows(run, [row("subject", "auroc", 0.8), row("subject", "macro_f1", None, note="one")])
     tuned = run.parent / "tuned"
     write_rows(tuned, [row("tuned", "auroc", 0.9, low=None, high=None, fraction=1.0)])
@@ -140,7 +142,7 @@ def test_scores_stand_with_their_intervals_those_of_fine_tunings_too(run: Path) 
 
 
 def test_a_report_of_leakage_that_the_run_keeps_is_shown(run: Path) -> None:
-    tell(run)
+    leave_records(run)
     asked = "python tools/check_shards.py shards/odir5k shards/clinic --against TEST_SHARDS --out"
     assert f"{asked} {run / CHECK}" in written(run)
     (run / CHECK).mkdir()
@@ -150,8 +152,8 @@ def test_a_report_of_leakage_that_the_run_keeps_is_shown(run: Path) -> None:
     }  # fmt: skip
     (run / CHECK / "report.json").write_text(json.dumps(report))
     text = written(run)
-    assert "looked at `shards/odir5k`: 900 samples" in text
-    assert "It did not look at `shards/clinic`." in text
+    assert "checked `shards/odir5k`: 900 samples" in text
+    assert "It did not check `shards/clinic`." in text
     assert "| near | 2 | 5 |" in text
     assert "Samples excluded for it: 7; still to drop: 0." in text
 
@@ -160,7 +162,7 @@ def test_a_damaged_file_of_the_run_is_named(run: Path) -> None:
     (run / "config.json").write_text("{")
     with pytest.raises(ValueError, match=r"config\.json: not whole JSON"):
         written(run)
-    tell(run)
+    leave_records(run)
     (run / "metrics.jsonl").write_text('{"step"\n{"step": 1}\n')
     with pytest.raises(ValueError, match=r"metrics\.jsonl: line 1 is not JSON"):
         written(run)
