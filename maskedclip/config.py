@@ -89,6 +89,7 @@ class ModelConfig:
     image_size: int = 224  # pixels, square
     patch_size: int = 16  # pixels, square
     mask_ratio: float = 0.75  # share of the patches hidden from E_I
+    mask_unit: int = 1  # patches along the side of what is hidden as one; method simmim alone
     bridge_depth: int = 4  # blocks of B, of the encoder's width; 0: no bridge at all
     bridge_shared: bool = False  # masked tokens pass B too, before D_I and D_F
     feature_decoder_depth: int = 4  # blocks of D_F, of the encoder's width
@@ -108,35 +109,25 @@ class ModelConfig:
             )
         if not 0 < self.mask_ratio < 1:
             raise ValueError(f"model.mask_ratio {self.mask_ratio}: write a share between 0 and 1")
+        if self.mask_unit < 1:
+            raise ValueError(f"model.mask_unit {self.mask_unit}: use 1 or more")
 
 
 @dataclass(frozen=True, kw_only=True)
 class LossConfig:
-    """Weights of eq. 6. What a weight of 0 leaves without use is neither built nor computed.
-
-    With `dino` above 0 the run is DINOv2's, whose other terms `DinoConfig` weighs.
-    """
+    """Weights of eq. 6. What a weight of 0 leaves without use is neither built nor computed."""
 
     mim: float = 1.0  # pixels of the hidden patches (eq. 1)
     clip: float = 0.01  # image-text contrast (eq. 4)
     mfd: float = 0.01  # the teacher's features (eq. 5)
-    dino: float = 0.0  # DINO's prototypes of [CLS], without any term of eq. 6
     normalise_pixels: bool = True  # each target patch to mean 0, variance 1
     label_guided: bool = True  # pairs of the same findings are positives; off: each alone (CLIP)
     contrast: Literal["softmax", "sigmoid"] = "softmax"  # eqs. 2-4, or SigLIP's with its bias
 
     def __post_init__(self) -> None:
-        weights = {"mim": self.mim, "clip": self.clip, "mfd": self.mfd, "dino": self.dino}
-        for name, weight in weights.items():
-            if weight < 0:
-                raise ValueError(f"loss.{name} {weight}: use 0 or more")
-        if not any(weights.values()):
-            raise ValueError("loss.mim, loss.clip and loss.mfd are 0; nothing would be learnt")
-        if self.dino and self.terms:
-            raise ValueError(
-                f"loss.dino {self.dino:g} beside loss.{self.terms[0]}: DINOv2 is a method of its "
-                f"own; set loss.mim, loss.clip and loss.mfd to 0, or loss.dino to 0"
-            )
+        for name in ("mim", "clip", "mfd"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"loss.{name} {getattr(self, name)}: use 0 or more")
 
     @property
     def terms(self) -> tuple[str, ...]:
@@ -145,8 +136,9 @@ class LossConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class DinoConfig:
-    """DINOv2, where loss.dino is above 0; what goes by epochs is of optim.epochs, as warm-up is."""
+    """Method dinov2; what is given in epochs is scaled with optim.epochs, as warm-up is."""
 
+    cls: float = 1.0  # weight of DINO's loss of [CLS]
     ibot: float = 1.0  # weight of masked patches' prototypes; 0: nothing is masked
     koleo: float = 0.1  # weight of what keeps images apart
     targets: Literal["centre", "sinkhorn"] = "centre"  # how the teacher's prototypes are spread
@@ -169,8 +161,9 @@ class DinoConfig:
     drop_path: float = 0.3  # chance that a crop leaves out a branch of a block
 
     def __post_init__(self) -> None:
-        if self.ibot < 0 or self.koleo < 0:
-            raise ValueError(f"dino.ibot {self.ibot}, dino.koleo {self.koleo}: use 0 or more")
+        for name in ("cls", "ibot", "koleo"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"dino.{name} {getattr(self, name)}: use 0 or more")
         if self.local_crops < 1:
             raise ValueError(f"dino.local_crops {self.local_crops}: use 1 or more")
         for name in ("local_area", "mask_ratio"):
@@ -214,12 +207,12 @@ class EngineConfig:
     """How it runs, with no effect on what is learnt beyond rounding."""
 
     precision: Literal["auto", "bf16", "fp32"] = "auto"  # auto: bf16 where the processor is fast
-    recompute: bool = False  # blocks forget their activations: less memory, a third more work
+    activation_checkpointing: bool = False  # of each block: less memory, a third more work
     compile: bool = False  # blocks by torch.compile: faster steps after minutes of compiling
     log_every: int = 20  # steps
     save_every: int = 500  # steps
     keep: int = 3  # checkpoints
-    save_aside: bool = True  # checkpoints are written while training goes on
+    async_checkpoint: bool = True  # checkpoints are written while training goes on
     on_fault: Literal["stop", "skip"] = "stop"  # of a step that is not finite, or a spike
     spike: float = 0.0  # gradient norms above so many times their mean are faults; 0: none is
     hang_minutes: float = 10.0  # without a step on any rank: stacks are written, the job ends
@@ -242,6 +235,7 @@ class Config:
     name: str = "maskedclip_vitl"
     out: str = "runs"
     seed: int = 0
+    method: Literal["maskedclip", "dinov2", "simmim"] = "maskedclip"
     init_from: str = ""  # weights to begin with: MAE, RETFound or a run; empty: random ones
     data: DataConfig = DataConfig()
     model: ModelConfig = ModelConfig()
@@ -252,53 +246,8 @@ class Config:
     after: AfterConfig = AfterConfig()
 
     def __post_init__(self) -> None:
-        if self.optim.accumulate > 1 and self.model.text_dropout:
-            raise ValueError(
-                "optim.accumulate reads each caption twice, and model.text_dropout would drop "
-                "others the second time; set one of them to 1 or 0"
-            )
-        self._check_parts()
-        if self.loss.dino:
-            self._check_dino()
         if not self.name or self.name in (".", "..") or set(self.name) & set("/\\"):
             raise ValueError(f"name {self.name!r}: write a plain folder name")
-
-    def _check_parts(self) -> None:
-        contrasted, bridged = "clip" in self.loss.terms, self.model.bridge_depth > 0
-        if contrasted and not self.data.paired_batch:
-            raise ValueError(
-                "data.paired_batch 0: the contrast of eq. 4 needs pairs; use 1 or more, or "
-                "loss.clip=0 to do without"
-            )
-        if self.loss.terms == ("clip",) and self.data.unpaired_batch:
-            raise ValueError(
-                f"data.unpaired_batch {self.data.unpaired_batch}: the contrast alone looks at no "
-                f"unpaired images; use 0"
-            )
-        if "mfd" in self.loss.terms and bridged and not contrasted:
-            raise ValueError(
-                "loss.mfd without loss.clip: nothing would teach the bridge, whose average gives "
-                "the features of eq. 5; use model.bridge_depth=0, or loss.mfd=0"
-            )
-        if self.model.bridge_shared and not (bridged and contrasted):
-            raise ValueError(
-                "model.bridge_shared: there is no bridge to share; it needs model.bridge_depth "
-                "and loss.clip above 0"
-            )
-
-    def _check_dino(self) -> None:
-        if self.optim.accumulate > 1:
-            raise ValueError(
-                f"optim.accumulate {self.optim.accumulate}: DINOv2 compares the images of a whole "
-                f"step; use 1, and engine.recompute=True to save memory"
-            )
-        if self.data.paired_batch + self.data.unpaired_batch < 2:
-            raise ValueError("data: DINOv2 tells images of a step apart; use 2 or more of them")
-        if self.dino.local_size % self.model.patch_size:
-            raise ValueError(
-                f"dino.local_size {self.dino.local_size} is not a multiple of model.patch_size "
-                f"{self.model.patch_size}"
-            )
 
     @property
     def directory(self) -> Path:
@@ -463,8 +412,20 @@ def save(config: Any, path: Path) -> None:
 
 
 def load(path: Path, kind: type[T]) -> T:
-    """Read what `save` wrote."""
-    return override(kind(), flat(json.loads(path.read_text())))
+    """Read what `save` wrote, now or under a field's former name."""
+    return override(kind(), _renamed(flat(json.loads(path.read_text()))))
+
+
+def _renamed(fields: dict[str, Any]) -> dict[str, Any]:
+    """Return the fields of a file from before 2026-11-28 under their present names."""
+    former = {
+        "engine.recompute": "engine.activation_checkpointing",
+        "engine.save_aside": "engine.async_checkpoint",
+    }
+    present = {former.get(name, name): value for name, value in fields.items()}
+    if dino := present.pop("loss.dino", 0.0):
+        present |= {"method": "dinov2", "dino.cls": dino}
+    return present
 
 
 def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

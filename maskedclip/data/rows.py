@@ -56,6 +56,7 @@ class View:
     caption_from: str
     fidelity: str
     label_guided: bool = True  # pairs of the same findings share a label
+    mask_unit: int = 1  # patches along the side of what is hidden as one
     crops: MultiCrop | None = None  # the image is then the first of its crops
 
 
@@ -99,7 +100,7 @@ def draws_of(source: Source, places: Sequence[Place], view: View) -> list[Draws]
     keys = [number(source.seed, p.epoch, name) for p, name in zip(places, names, strict=True)]
     value_BK = uniform(np.array(keys, dtype=np.uint64), 2 + 4 * TRIES + view.num_patches)
     crop_BTF = value_BK[:, 2 : 2 + 4 * TRIES].reshape(-1, TRIES, 4)
-    hidden_BN = hidden_patches(value_BK[:, 2 + 4 * TRIES :], view.mask_ratio)
+    hidden_BN = hidden_patches(value_BK[:, 2 + 4 * TRIES :], view.mask_ratio, view.mask_unit)
     flips, words = (value_BK[:, 0] < 0.5).tolist(), value_BK[:, 1].tolist()
     found = list(map(Draws, names, flips, words, crop_BTF, hidden_BN))
     if view.crops is None:

@@ -198,14 +198,24 @@ def crop_box(
     )
 
 
-def hidden_patches(draw_BN: np.ndarray, ratio: float) -> np.ndarray:
-    """Return hidden_BN, True for the round(ratio * N) patches of each row with the lowest draws."""
+def hidden_patches(draw_BN: np.ndarray, ratio: float, unit: int = 1) -> np.ndarray:
+    """Return hidden_BN, True for the round(ratio * N) patches of each row with the lowest draws.
+
+    With a `unit` above 1 squares of unit x unit patches are hidden as one (SimMIM), by the first
+    draws of each row; the side of the grid is a multiple of it.
+    """
+    images, patches = draw_BN.shape
+    draw_BN = draw_BN[:, : patches // unit**2]
     hidden_BN = np.zeros(draw_BN.shape, dtype=bool)
     count = round(draw_BN.shape[1] * ratio)
     if count:
         lowest_BM = np.argpartition(draw_BN, count - 1)[:, :count]
         np.put_along_axis(hidden_BN, lowest_BM, True, axis=1)
-    return hidden_BN
+    if unit == 1:
+        return hidden_BN
+    side = math.isqrt(draw_BN.shape[1])
+    square = hidden_BN.reshape(images, side, side).repeat(unit, axis=1).repeat(unit, axis=2)
+    return square.reshape(images, patches)
 
 
 def normalise(

@@ -163,7 +163,7 @@ def fits(cost: Mapping[str, Any] | None, why: str, smallest: float | None) -> Ou
         return failed(str(cost["error"]), "change that field, or --nodes and --gpus")
     usable = min(cost["usable"], smallest or cost["usable"])
     message = f"{gigabytes(cost['memory'])} of {gigabytes(usable)} on {cost['gpu']}"
-    fix = "more --gpus, --optim.accumulate=2 or --engine.recompute=true"
+    fix = "more --gpus, --optim.accumulate=2 or --engine.activation_checkpointing=true"
     if cost["memory"] > usable:
         return failed(f"{message}: does not fit", fix)
     return ok(message) if cost["memory"] <= _FULL * usable else warning(f"{message}: tight", fix)

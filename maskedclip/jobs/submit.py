@@ -66,6 +66,8 @@ def submit(config: Config, launch: LaunchConfig) -> None:
 
 def plan(config: Config, launch: LaunchConfig, cluster: str, ranks: int, folder: Path) -> str:
     """Return what would be submitted, for SLURM with the sbatch script, and on GPUs its cost."""
+    from maskedclip.pretrain.methods import method_of
+
     share = (config.data.paired_batch + config.data.unpaired_batch) / (ranks * launch.nodes)
     lines = [
         f"cluster      {cluster}",
@@ -78,8 +80,8 @@ def plan(config: Config, launch: LaunchConfig, cluster: str, ranks: int, folder:
         wanted = parameters(config.name, launch, cluster, ranks)
         wanted["slurm_setup"] += on_code(place_of(folder / "code"))
         lines += ["", script(wanted, folder)]
-    if config.loss.dino:
-        lines += ["", "cost: dinov2 (loss.dino) is not counted yet"]
+    if not method_of(config).plannable:
+        lines += ["", f"cost: that of {config.method} is not counted yet"]
     elif launch.gpus:
         from maskedclip.plan.cost import plan as cost
         from maskedclip.plan.table import report

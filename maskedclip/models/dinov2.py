@@ -152,9 +152,7 @@ class Student(_Headed):
         )
 
     def _sequence(self, patch_RND: Tensor, position_1ND: Tensor) -> Tensor:
-        patch_RND = patch_RND + position_1ND[:, 1:].to(patch_RND.dtype)
-        first_R1D = self.encoder.cls_token.to(patch_RND.dtype).expand(len(patch_RND), -1, -1)
-        return torch.cat([first_R1D, patch_RND], dim=1)
+        return self.encoder.with_class(patch_RND + position_1ND[:, 1:].to(patch_RND.dtype))
 
     def step_flops(self, images: int, local_crops: int, masked: float) -> float:
         """Return the floating point operations of one training step, teacher included.

@@ -39,9 +39,9 @@ class Encoder(nn.Module):
         sequences = []
         if visible_BK is not None:
             index_BKD = visible_BK[:, :, None].expand(-1, -1, width)
-            sequences.append(self._with_class(patch_BND.gather(1, index_BKD)))
+            sequences.append(self.with_class(patch_BND.gather(1, index_BKD)))
         if whole:
-            sequences.append(self._with_class(patch_BND[:whole]))
+            sequences.append(self.with_class(patch_BND[:whole]))
         assert sequences, "neither a masked nor a whole pass was asked for"
 
         groups = tuple(Group(*sequence.shape[:2]) for sequence in sequences)
@@ -56,7 +56,8 @@ class Encoder(nn.Module):
         masked = parts.pop(0) if visible_BK is not None else None
         return masked, parts.pop(0) if parts else None
 
-    def _with_class(self, patch_BKD: Tensor) -> Tensor:
+    def with_class(self, patch_BKD: Tensor) -> Tensor:
+        """Return the tokens led by [CLS]."""
         # the class token's position is zero (MAE)
         first_B1D = self.cls_token.to(patch_BKD.dtype).expand(len(patch_BKD), -1, -1)
         return torch.cat([first_B1D, patch_BKD], dim=1)

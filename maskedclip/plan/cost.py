@@ -14,10 +14,9 @@ from pathlib import Path
 
 from maskedclip.config import Config, DataConfig, check_shares
 from maskedclip.engine.gpu_specs import GPUS, Gpu, find_gpu
+from maskedclip.models.shapes import BatchShape, NetworkShape
 from maskedclip.plan import footprint
 from maskedclip.plan.footprint import Memory, Ways
-from maskedclip.plan.networks import network_of
-from maskedclip.plan.shapes import Load, Network
 
 USAGE = (__doc__ or "").format(gpus=", ".join(GPUS))
 PAPER_IMAGES = (142_249, 348_481 - 142_249)  # paired, unpaired
@@ -58,7 +57,7 @@ class Plan:
     nodes: int
     gpus: int  # a node
     mfu: float
-    load: Load  # of one GPU
+    load: BatchShape  # of one GPU
     parts: int  # that it is computed in
     parameters: dict[str, int]
     flops: dict[str, float]  # all GPUs
@@ -106,15 +105,17 @@ def plan(
     card, data, world = find_gpu(gpu), config.data, nodes * gpus
     check_shares((data.paired_batch, data.unpaired_batch), world, config.optim.accumulate)
     value, peak = _precision(config, card, gpu)
-    network, assumed = network_of(config)
+    from maskedclip.pretrain.methods import method_of  # loads torch
+
+    network, assumed = method_of(config).network(config)
     counts, said = _samples(config, images)
-    whole = Load(
+    whole = BatchShape(
         data.paired_batch + data.unpaired_batch,
         data.paired_batch,
         caption_tokens or config.model.text_tokens,
     )
-    share = Load(whole.images // world, whole.paired // world, whole.text_tokens)
-    ways = Ways(world, value, config.optim.accumulate, config.engine.recompute)
+    share = BatchShape(whole.images // world, whole.paired // world, whole.text_tokens)
+    ways = Ways(world, value, config.optim.accumulate, config.engine.activation_checkpointing)
     flops, again = footprint.flops(network, whole), footprint.again(network, whole, ways)
     traffic = footprint.traffic(network, ways)
     step_s = (sum(flops.values()) + again) / (world * peak * mfu)
@@ -129,7 +130,7 @@ def plan(
         memory=footprint.memory(network, share, ways),
         usable_bytes=card.usable_gib * 2**30,
         largest=_largest(network, share, ways, FULL * card.usable_gib * 2**30),
-        snapshot_bytes=state / nodes if config.engine.save_aside else 0.0,
+        snapshot_bytes=state / nodes if config.engine.async_checkpoint else 0.0,
         checkpoint_bytes=state,
         disk_bytes=(config.engine.keep + 1) * state + exported,
         step_s=step_s, exchange_s=sum(traffic.values()) / (card.link_gb / 2 * 1e9),
@@ -200,13 +201,13 @@ def _length(config: Config, counts: tuple[int, int]) -> tuple[float, int]:
     return total / steps if steps else 0.0, total
 
 
-def _largest(network: Network, share: Load, ways: Ways, room: float) -> tuple[int, int]:
+def _largest(network: NetworkShape, share: BatchShape, ways: Ways, room: float) -> tuple[int, int]:
     """Return the most (paired, unpaired) images a GPU, in the run's proportion, that fit."""
     unit = math.gcd(share.paired, share.images - share.paired)
     paired, images = share.paired // unit, share.images // unit
 
     def fits(times: int) -> bool:
-        load = Load(times * images, times * paired, share.text_tokens)
+        load = BatchShape(times * images, times * paired, share.text_tokens)
         return footprint.memory(network, load, ways).total <= room
 
     low, high = 0, 1
@@ -218,6 +219,6 @@ def _largest(network: Network, share: Load, ways: Ways, room: float) -> tuple[in
     return low * paired, low * (images - paired)
 
 
-def _parameters(network: Network) -> dict[str, int]:
+def _parameters(network: NetworkShape) -> dict[str, int]:
     counts = {part.name: part.parameters for part in network.students}
     return counts | {"projections": network.projections, "teacher": network.teacher_parameters}

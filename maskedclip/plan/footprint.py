@@ -8,7 +8,7 @@ holds it against traced runs.
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from maskedclip.plan.shapes import Load, Network, Part
+from maskedclip.models.shapes import BatchShape, NetworkShape, StackShape
 
 # of a block, in widths of a token: input, norm, q k v, mixed, sum, norm, 4 of fc1, 4 of its GELU
 _KEPT, _JOINED = 16, 1  # and the groups of a packed pass joined again
@@ -38,7 +38,7 @@ class Ways(NamedTuple):
     recompute: bool = False
 
 
-def flops(network: Network, load: Load) -> dict[str, float]:
+def flops(network: NetworkShape, load: BatchShape) -> dict[str, float]:
     """Return floating point operations of all GPUs a step by part, `teacher` among them.
 
     A product of n x k and k x m counts 2nkm, backward twice the forward; norms, activations, the
@@ -58,7 +58,7 @@ def flops(network: Network, load: Load) -> dict[str, float]:
     return found | {"teacher": teacher}
 
 
-def again(network: Network, load: Load, ways: Ways) -> float:
+def again(network: NetworkShape, load: BatchShape, ways: Ways) -> float:
     """Return the operations that are done a second time, to save memory, in one step."""
     more = 0.0
     if ways.recompute:
@@ -70,14 +70,14 @@ def again(network: Network, load: Load, ways: Ways) -> float:
     return more
 
 
-def _blocks(part: Part, groups: tuple[tuple[int, int], ...]) -> float:
+def _blocks(part: StackShape, groups: tuple[tuple[int, int], ...]) -> float:
     linear = 8 * part.width**2 + 4 * part.width * part.hidden
     return part.depth * sum(
         images * length * (linear + 4 * length * part.width) for images, length in groups
     )
 
 
-def traffic(network: Network, ways: Ways) -> dict[str, float]:
+def traffic(network: NetworkShape, ways: Ways) -> dict[str, float]:
     """Return bytes that each GPU receives (gathered) and sends (reduced) a step.
 
     A student's block is gathered once in forward and once in backward, what is outside of blocks
@@ -97,13 +97,13 @@ def traffic(network: Network, ways: Ways) -> dict[str, float]:
     }
 
 
-def memory(network: Network, load: Load, ways: Ways) -> Memory:
+def memory(network: NetworkShape, load: BatchShape, ways: Ways) -> Memory:
     """Return the fullest moment of a step of one GPU, whose share of the batch is `load`."""
     return max(_moments(network, load, ways), key=lambda moment: moment.total)
 
 
-def _moments(network: Network, load: Load, ways: Ways) -> Iterator[Memory]:
-    part_load = load.part(ways.parts)
+def _moments(network: NetworkShape, load: BatchShape, ways: Ways) -> Iterator[Memory]:
+    part_load = load.micro_batch(ways.parts)
     fixed = _fixed(network, load, ways)
     kept = {part.name: kept_bytes(part, network, part_load, ways) for part in network.students}
     losses, values, pixels = _losses(network, part_load, ways)
@@ -149,7 +149,7 @@ def _moments(network: Network, load: Load, ways: Ways) -> Iterator[Memory]:
     yield Memory("the end of backward", fixed | left | {"gradients": sharded, "working": work})
 
 
-def _fixed(network: Network, load: Load, ways: Ways) -> dict[str, float]:
+def _fixed(network: NetworkShape, load: BatchShape, ways: Ways) -> dict[str, float]:
     pixels = load.images * network.image_values
     copies = ways.value % _FP32 + (_FP32 if ways.parts > 1 else 0)  # in bf16, and of one part
     return {
@@ -161,7 +161,7 @@ def _fixed(network: Network, load: Load, ways: Ways) -> dict[str, float]:
     }
 
 
-def kept_bytes(part: Part, network: Network, load: Load, ways: Ways) -> float:
+def kept_bytes(part: StackShape, network: NetworkShape, load: BatchShape, ways: Ways) -> float:
     """Return what a part keeps of its forward pass for its backward pass."""
     groups = network.groups(part, load)
     tokens = sum(images * length for images, length in groups)
@@ -180,13 +180,13 @@ def kept_bytes(part: Part, network: Network, load: Load, ways: Ways) -> float:
     return kept
 
 
-def _block_bytes(part: Part, groups: tuple[tuple[int, int], ...], value: int) -> float:
+def _block_bytes(part: StackShape, groups: tuple[tuple[int, int], ...], value: int) -> float:
     tokens = sum(images * length for images, length in groups)
     widths = _KEPT + (_JOINED if len(groups) > 1 else 0)
     return tokens * (widths * part.width * value + _STATISTICS + part.heads * _FP32)
 
 
-def _losses(network: Network, load: Load, ways: Ways) -> tuple[float, float, float]:
+def _losses(network: NetworkShape, load: BatchShape, ways: Ways) -> tuple[float, float, float]:
     """Return bytes of what the losses keep, of all patches' features and of hidden pixels in fp32.
 
     They keep the pixels' targets and differences, and the normed features of both sides.

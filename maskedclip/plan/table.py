@@ -47,7 +47,7 @@ def _cost_by_part(plan: Plan) -> list[str]:
 def _verdict(plan: Plan) -> str:
     if plan.fits:
         return "fits"
-    mends = "more GPUs, --optim.accumulate=2 or --engine.recompute=true"
+    mends = "more GPUs, --optim.accumulate=2 or --engine.activation_checkpointing=true"
     if plan.memory.total <= _TIGHT * plan.usable_bytes:
         return f"TIGHT, over {FULL:.0%}: may run out; safer with {mends}"
     return f"DOES NOT FIT; use {mends}"

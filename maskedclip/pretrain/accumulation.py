@@ -1,8 +1,8 @@
-"""A step in several parts, for batches that do not fit: the same gradients in less memory.
+"""Gradient accumulation: the gradients of the whole batch, a micro-batch at a time.
 
-The contrast of eqs. 2-4 looks at all pairs at once. A first pass without gradients gives their
-features, the loss is taken on these, and a second pass brings its gradient to the weights part by
-part (GradCache; Gao et al., 2021).
+The contrast of eqs. 2-4 compares all pairs at once. A first pass without gradients gives their
+features, the loss is taken on these, and a second pass brings its gradient to the weights
+micro-batch by micro-batch (GradCache; Gao et al., 2021).
 """
 
 from collections.abc import Callable, Iterator
@@ -19,71 +19,73 @@ Contrast = Callable[[Outputs, Tensor], Tensor]
 
 def contrast_of_all(out: Outputs, label_A: Tensor) -> Tensor:
     """Return eqs. 2-4 of a batch that is whole on each rank; of a model with a bias, SigLIP's."""
-    return _contrast(looked_at(out), label_A)
+    return _contrast(_contrasted(out), label_A)
 
 
-def looked_at(out: Outputs) -> list[Tensor]:
-    """Return what the contrast looks at: image_AD, text_AD, logit_scale, and a bias if any."""
-    seen = (out.image_AD, out.text_AD, out.logit_scale, out.logit_bias)
-    return [tensor for tensor in seen if tensor is not None]
+def _contrasted(out: Outputs) -> list[Tensor]:
+    """Return what the contrast takes: image_AD, text_AD, logit_scale, and a bias if any."""
+    tensors = (out.image_AD, out.text_AD, out.logit_scale, out.logit_bias)
+    return [tensor for tensor in tensors if tensor is not None]
 
 
-def _contrast(seen: list[Tensor], label_A: Tensor) -> Tensor:
-    image_AD, text_AD, logit_scale, *bias = seen
+def _contrast(contrasted: list[Tensor], label_A: Tensor) -> Tensor:
+    image_AD, text_AD, logit_scale, *bias = contrasted
     if bias:
         return sigmoid_clip_loss(image_AD, text_AD, label_A, logit_scale, bias[0])
     return label_guided_clip_loss(image_AD, text_AD, label_A, logit_scale)
 
 
-def parts_of(image_BCHW: Tensor, batch: Batch, parts: int) -> Iterator[tuple[Tensor, Batch]]:
-    """Yield equal parts of a rank's batch, each with its share of the pairs first."""
+def micro_batches(image_BCHW: Tensor, batch: Batch, count: int) -> Iterator[tuple[Tensor, Batch]]:
+    """Yield `count` equal shares of a rank's batch, each with its share of the pairs first."""
     pairs, images = len(batch.label_A), len(image_BCHW)
-    assert pairs % parts == 0 == (images - pairs) % parts, "shares of a part must be even"
+    assert pairs % count == 0 == (images - pairs) % count, "micro-batches must be equal"
     rows = torch.arange(images, device=image_BCHW.device)
-    for number in range(parts):
-        mine = slice(number * pairs // parts, (number + 1) * pairs // parts)
-        others = slice(*(pairs + n * (images - pairs) // parts for n in (number, number + 1)))
-        row_B = torch.cat([rows[mine], rows[others]])
+    for number in range(count):
+        paired = slice(number * pairs // count, (number + 1) * pairs // count)
+        unpaired = slice(*(pairs + n * (images - pairs) // count for n in (number, number + 1)))
+        row_B = torch.cat([rows[paired], rows[unpaired]])
         yield (
             image_BCHW[row_B],
             batch._replace(
                 hidden_BN=batch.hidden_BN[row_B],
-                token_AL=batch.token_AL[mine],
-                token_mask_AL=batch.token_mask_AL[mine],
-                label_A=batch.label_A[mine],
+                token_AL=batch.token_AL[paired],
+                token_mask_AL=batch.token_mask_AL[paired],
+                label_A=batch.label_A[paired],
             ),
         )
 
 
 def contrasts(
-    model: MaskedCLIP, image_BCHW: Tensor, batch: Batch, parts: int
+    model: MaskedCLIP, image_BCHW: Tensor, batch: Batch, count: int
 ) -> tuple[Tensor, list[Contrast]]:
-    """Return eqs. 2-4 of the whole batch, and for each part a loss of the same gradient.
+    """Return eqs. 2-4 of the whole batch, and for each micro-batch a loss of the same gradient.
 
-    The mean of the parts' losses has the gradient of the whole; their values mean nothing.
+    The mean of these surrogate losses has the gradient of the whole; their values mean nothing.
     """
     with torch.no_grad():
-        found = [
-            looked_at(
-                model.features(part_BCHW[: len(part.label_A)], part.token_AL, part.token_mask_AL)
+        features = [
+            _contrasted(
+                model.features(
+                    micro_BCHW[: len(micro.label_A)], micro.token_AL, micro.token_mask_AL
+                )
             )
-            for part_BCHW, part in parts_of(image_BCHW, batch, parts)
+            for micro_BCHW, micro in micro_batches(image_BCHW, batch, count)
         ]
-    rows = [torch.cat([features[i] for features in found]) for i in range(2)]
-    leaves = [leaf.requires_grad_() for leaf in (*rows, *(x.clone() for x in found[0][2:]))]
+    rows = [torch.cat([micro[i] for micro in features]) for i in range(2)]
+    leaves = [leaf.requires_grad_() for leaf in (*rows, *(x.clone() for x in features[0][2:]))]
     loss = _contrast(leaves, batch.label_A)
     slopes = torch.autograd.grad(loss, leaves)
-    row_slopes = [slope.chunk(parts) for slope in slopes[:2]]
+    row_slopes = [slope.chunk(count) for slope in slopes[:2]]
 
-    def pull(number: int) -> Contrast:
+    def surrogate_of(number: int) -> Contrast:
+        own_slopes = (*(slope[number] for slope in row_slopes), *slopes[2:])
+
         def surrogate(out: Outputs, _: Tensor) -> Tensor:
-            seen = looked_at(out)
-            mine = [slope[number] for slope in row_slopes]
-            image, text, *numbers = (
-                (x * slope).sum() for x, slope in zip(seen, (*mine, *slopes[2:]), strict=True)
+            image, text, *scalars = (
+                (x * slope).sum() for x, slope in zip(_contrasted(out), own_slopes, strict=True)
             )
-            return parts * (image + text) + torch.stack(numbers).sum()
+            return count * (image + text) + torch.stack(scalars).sum()
 
         return surrogate
 
-    return loss.detach(), [pull(number) for number in range(parts)]
+    return loss.detach(), [surrogate_of(number) for number in range(count)]

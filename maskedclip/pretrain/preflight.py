@@ -1,4 +1,4 @@
-"""What must be true before a job is queued: the shards are there, and the text tower is."""
+"""The pre-flight check: what a run needs before its job is queued."""
 
 from pathlib import Path
 
@@ -15,6 +15,9 @@ def prepare(config: Config) -> None:
     Raises ValueError for a directory without shards, an unset source, or a text tower that is not
     on this machine: at once, and not after hours in a queue.
     """
+    from maskedclip.pretrain.methods import method_of  # loads torch
+
+    method_of(config)
     for name in ("paired", "unpaired"):
         if getattr(config.data, f"{name}_batch") and not getattr(config.data, name):
             raise ValueError(

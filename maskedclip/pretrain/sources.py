@@ -1,21 +1,28 @@
-"""The data of a pre-training run: who takes part, in which shares, and the lists of who did not."""
+"""The data of a pre-training run: its sources, its batches, and the lists of samples left out."""
 
 import json
 import logging
 import math
-from collections.abc import Sized
+from collections.abc import Generator, Sized
 from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
 
 import numpy as np
+import torch
 import torch.distributed as dist
+from torch import Tensor
 
 from maskedclip.config import Config, check_shares
 from maskedclip.data.lost_samples import RunLedger, lines_before, write_unseen
+from maskedclip.data.multi_crop import Crops
 from maskedclip.data.rows import Lost, View
 from maskedclip.data.source import Source, without_caption
 from maskedclip.data.storage.shards import Shards
+from maskedclip.data.stream import Batch, stream
 from maskedclip.engine.distributed import gathered
 from maskedclip.engine.preemption import gathered_with_request
+from maskedclip.models.text import Tokenizer
 
 logger = logging.getLogger(__name__)
 LOST, UNSEEN, SILENT = "lost_samples.jsonl", "unseen_samples.jsonl", "without_caption.json"
@@ -78,13 +85,14 @@ def length(config: Config, paired: Sized | None, unpaired: Sized | None) -> tupl
     return steps, config.optim.steps or math.ceil(config.optim.epochs * steps)
 
 
-def view(config: Config) -> View:
-    """Return how a sample becomes a row."""
+def single_crop(config: Config) -> View:
+    """Return how a sample becomes a row: one crop, its mask and its caption."""
     grid = config.model.image_size // config.model.patch_size
     return View(
         image_size=config.model.image_size,
         num_patches=grid * grid,
         mask_ratio=config.model.mask_ratio,
+        mask_unit=config.model.mask_unit,
         crop_area=config.data.crop_area,
         caption_template=config.data.caption_template,
         caption_from=config.data.caption_from,
@@ -93,18 +101,84 @@ def view(config: Config) -> View:
     )
 
 
+class Batches:
+    """The batches of a run from any step on, on the device, and its list of lost samples.
+
+    Use as a context; `seek` first. Every rank calls each of these.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        sources: tuple[Source | None, Source | None],
+        view: View,
+        tokenize: Tokenizer,
+        device: torch.device,
+    ) -> None:
+        self._config, self._sources, self._view = config, sources, view
+        self._tokenize, self._device = tokenize, device
+        self._stream: Generator[Batch, None, None] | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._stream is not None:
+            self._stream.close()
+
+    def seek(self, step: int) -> None:
+        """Make the batch of `step` the next one; samples lost from there on are listed anew."""
+        if self._stream is not None:
+            self._stream.close()
+        data = self._config.data
+        self._ledger = open_ledger(self._config, step)
+        self._stream = stream(
+            *self._sources, (data.paired_batch, data.unpaired_batch), self._view, self._tokenize,
+            first_step=step, rank=dist.get_rank(), world=dist.get_world_size(),
+            readers=data.readers, threads=data.threads, prefetch=data.prefetch,
+        )  # fmt: skip
+
+    def next(self) -> Batch:
+        """Return this rank's share of the next step, its copies to the device under way."""
+        assert self._stream is not None, "seek comes first"
+        return to_device(next(self._stream), self._device)
+
+    def report_lost(self, step: int, lost: list[Lost], asked: int) -> int:
+        """List what any rank lost in `step`; return the signal that any rank got (Preemption).
+
+        Raises RuntimeError where more are lost than data.max_lost allows.
+        """
+        lines, asked = gathered_with_request([json.dumps(entry) for entry in lost], asked)
+        self._ledger.add(step, [Lost(*json.loads(line)) for line in lines])
+        return asked
+
+
+def to_device(batch: Batch, device: torch.device) -> Batch:
+    """Return the batch with its tensors on `device`, not waiting for the copies.
+
+    Of several crops these alone are needed there.
+    """
+    if batch.crops is not None:
+        return batch._replace(crops=Crops(*(x.to(device, non_blocking=True) for x in batch.crops)))
+    tensors: dict[str, Any] = {
+        name: value.to(device, non_blocking=True)
+        for name, value in batch._asdict().items()
+        if isinstance(value, Tensor)
+    }
+    return batch._replace(**tensors)
+
+
 def open_ledger(config: Config, done: int) -> RunLedger:
     """Return the list of lost samples of a run that has taken `done` steps."""
     path, data, first = config.directory / LOST, config.data, dist.get_rank() == 0
     kept = gathered(lines_before(path, done) if first else [])
     images = data.paired_batch + data.unpaired_batch
     return RunLedger(path, kept, images, data.max_lost, writes=first)
-
-
-def everywhere(lost: list[Lost], asked: int) -> tuple[list[Lost], int]:
-    """Return what all ranks lost in this step, and what any was asked to do (Preemption)."""
-    lines, asked = gathered_with_request([json.dumps(entry) for entry in lost], asked)
-    return [Lost(*json.loads(line)) for line in lines], asked
 
 
 def list_unseen(config: Config, paired: Source | None, unpaired: Source | None, steps: int) -> None:

@@ -2,16 +2,16 @@
 
 import pytest
 
+from maskedclip.models.shapes import BatchShape, NetworkShape, StackShape
 from maskedclip.plan import footprint
 from maskedclip.plan.footprint import Ways
-from maskedclip.plan.shapes import Load, Network, Part
 
-NETWORK = Network(
-    encoder=Part("E_I", 2, 8, 32, 2, unit=900, rest=100),
-    pixel_decoder=Part("D_I", 1, 4, 16, 2, unit=250, rest=50, width_in=8, width_out=12),
-    feature_decoder=Part("D_F", 1, 8, 32, 2, unit=900, rest=60, width_in=8, width_out=8),
-    bridge=Part("B", 1, 8, 32, 2, unit=900, rest=16),
-    text=Part("E_T", 1, 8, 32, 2, unit=900, rest=500),
+NETWORK = NetworkShape(
+    encoder=StackShape("E_I", 2, 8, 32, 2, unit=900, rest=100),
+    pixel_decoder=StackShape("D_I", 1, 4, 16, 2, unit=250, rest=50, width_in=8, width_out=12),
+    feature_decoder=StackShape("D_F", 1, 8, 32, 2, unit=900, rest=60, width_in=8, width_out=8),
+    bridge=StackShape("B", 1, 8, 32, 2, unit=900, rest=16),
+    text=StackShape("E_T", 1, 8, 32, 2, unit=900, rest=500),
     projections=40,
     projection=4,
     patches=16,
@@ -19,7 +19,7 @@ NETWORK = Network(
     patch_values=12,
     image_values=192,
 )
-LOAD = Load(images=6, paired=2, text_tokens=5)
+LOAD = BatchShape(images=6, paired=2, text_tokens=5)
 
 
 def test_one_rank_exchanges_nothing():
@@ -47,7 +47,9 @@ def test_what_is_sharded_shrinks_with_the_ranks_and_activations_stay(parts, reco
 
 
 def test_memory_grows_with_the_images_and_with_the_bytes_of_a_value():
-    sizes = [footprint.memory(NETWORK, Load(3 * n, n, 5), Ways(2)).total for n in range(1, 20)]
+    sizes = [
+        footprint.memory(NETWORK, BatchShape(3 * n, n, 5), Ways(2)).total for n in range(1, 20)
+    ]
     assert sizes == sorted(sizes)
     assert footprint.memory(NETWORK, LOAD, Ways(2, 4)).total > sizes[1]
 

@@ -12,12 +12,11 @@ import torch
 from maskedclip.config import Config, override
 from maskedclip.engine.gpu_specs import GPUS
 from maskedclip.models.maskedclip import build
+from maskedclip.models.shapes import BatchShape
 from maskedclip.plan.cost import FULL, PAPER_IMAGES, footprint, plan
 from maskedclip.plan.footprint import Ways
-from maskedclip.plan.networks import network_of
-from maskedclip.plan.shapes import Load
 from maskedclip.plan.table import report
-from maskedclip.pretrain.loop import model_shape
+from maskedclip.pretrain.methods.maskedclip import MaskedClipMethod, network_shape
 from maskedclip.pretrain.sources import length
 from maskedclip.recipes import demo, maskedclip_vitb, maskedclip_vitl, maskedclip_vits
 from tests.plan.traced import traced
@@ -36,9 +35,9 @@ def run(*flags: str) -> "subprocess.CompletedProcess[str]":
 def test_operations_by_part_add_up_to_what_the_model_counts(size):
     config = override(demo(), {"model.size": size, "model.image_size": 224})
     with torch.device("meta"):
-        model, _ = build(**model_shape(config))
-    network, _ = network_of(config)
-    load = Load(images=12, paired=5, text_tokens=23)
+        model, _ = build(**MaskedClipMethod.shape(config))
+    network, _ = network_shape(config)
+    load = BatchShape(images=12, paired=5, text_tokens=23)
     found = sum(footprint.flops(network, load).values())
     assert found == pytest.approx(model.step_flops(12, 5, 23), rel=1e-12)
 
@@ -68,8 +67,8 @@ def traced_and_planned(
     found = traced(config, world=world, text_tokens=tokens, recompute=recompute)
     data = config.data
     pairs = data.paired_batch // world
-    load = Load(pairs + data.unpaired_batch // world, pairs, tokens)
-    network, _ = network_of(config)
+    load = BatchShape(pairs + data.unpaired_batch // world, pairs, tokens)
+    network, _ = network_shape(config)
     ways = Ways(world, 2, config.optim.accumulate, recompute)
     traffic = footprint.traffic(network, ways)
     # FSDP fills shards up to equal sizes, and gathers tau in fp32
@@ -115,11 +114,11 @@ def test_planned_memory_and_traffic_are_those_of_traced_steps(
 def test_the_largest_batch_fits_and_one_more_pair_does_not():
     planned = plan(maskedclip_vitl(), **PAPER)
     paired, unpaired = planned.largest
-    network, _ = network_of(maskedclip_vitl())
+    network, _ = network_shape(maskedclip_vitl())
     room = FULL * GPUS["a100-80"].usable_gib * 2**30
 
     def needed(more: int) -> float:
-        load = Load(paired + unpaired + 2 * more, paired + more, planned.load.text_tokens)
+        load = BatchShape(paired + unpaired + 2 * more, paired + more, planned.load.text_tokens)
         return footprint.memory(network, load, Ways(4)).total
 
     assert needed(0) <= room < needed(1)
@@ -127,7 +126,7 @@ def test_the_largest_batch_fits_and_one_more_pair_does_not():
 
 def test_recomputing_and_parts_save_memory_and_cost_operations():
     plain = plan(maskedclip_vitl(), **PAPER)
-    for changes in ({"engine.recompute": True}, {"optim.accumulate": 2}):
+    for changes in ({"engine.activation_checkpointing": True}, {"optim.accumulate": 2}):
         other = plan(override(maskedclip_vitl(), changes), **PAPER)
         assert other.memory.total < 0.7 * plain.memory.total
         assert plain.step_s < other.step_s < 1.35 * plain.step_s

@@ -25,7 +25,11 @@ from maskedclip.models import blocks
 from maskedclip.models.maskedclip import MaskedCLIP, build
 from maskedclip.models.teacher import Teacher
 from maskedclip.models.text import TextTower
-from maskedclip.pretrain.loop import Networks, gradients, model_shape
+from maskedclip.pretrain.methods.maskedclip import (
+    MaskedClipMethod,
+    MaskedClipNetworks,
+    gradients,
+)
 
 
 class Traced(NamedTuple):
@@ -83,7 +87,7 @@ def _traced(config: Config, world: int, text_tokens: int, recompute: bool) -> Tr
     if teacher is not None:
         shard(teacher, teacher.units(), torch.bfloat16, trains=False)
     optimizer = adamw(model, betas=config.optim.betas, weight_decay=config.optim.weight_decay)
-    networks = Networks(model, teacher, optimizer)
+    networks = MaskedClipNetworks(model, teacher, optimizer)
     with fake:
         batch = _batch(config, world, text_tokens)
         image_BCHW = batch.image_BCHW.float()
@@ -116,7 +120,7 @@ def _forget(tracker: FSDPMemTracker, module: nn.Module, _: Any) -> None:
 
 
 def _build(config: Config) -> MaskedCLIP:
-    shape: dict[str, Any] = model_shape(config)
+    shape: dict[str, Any] = MaskedClipMethod.shape(config)
     if config.model.text == "builtin" or not config.loss.clip:
         return build(**shape)[0]
     bert = BertModel(

@@ -18,9 +18,16 @@ from maskedclip.engine.step_guard import StepGuard
 from maskedclip.models.blocks import sincos_positions
 from maskedclip.models.pretrained import load_encoder, read_weights
 from maskedclip.plan.cost import plan
-from maskedclip.pretrain.dinov2 import objective, pace, step_flops, train_step
-from maskedclip.pretrain.loop import looked_at, pretrain, set_up
-from maskedclip.pretrain.sources import view
+from maskedclip.pretrain.loop import pretrain
+from maskedclip.pretrain.methods import method_of
+from maskedclip.pretrain.methods.dinov2 import (
+    DinoV2Method,
+    objective,
+    pace,
+    step_flops,
+    train_step,
+)
+from maskedclip.pretrain.methods.protocol import At
 from maskedclip.recipes import RECIPES, dinov2
 
 TINY = {
@@ -34,7 +41,8 @@ TINY = {
 def shrunk(small: Config, **changes: Any) -> Config:
     """Return the short run of the tests with all that makes this method what it is."""
     recipe = dinov2()
-    return override(replace(small, dino=recipe.dino, loss=recipe.loss), TINY | changes)
+    parts = {"method": recipe.method, "dino": recipe.dino, "loss": recipe.loss}
+    return override(replace(small, **parts), TINY | changes)
 
 
 def rows(run: Path) -> list[dict[str, float]]:
@@ -73,7 +81,7 @@ def test_the_teacher_s_encoder_is_exported_and_read_by_all_that_read_encoders(sm
     assert report.share == 1.0
     assert encoder(torch.zeros(1, 3, 32, 32)).shape == (1, 128)
     with process_group() as device:
-        networks, _ = set_up(config, device)
+        networks = DinoV2Method(config, device).networks
         assert restore(run / "checkpoints", *networks) == 3
         teacher, student = full_weights(networks.teacher), full_weights(networks.model)
     found, _ = read_weights(run / "encoder.safetensors")
@@ -127,7 +135,9 @@ def test_images_do_not_fall_together_with_centres_either(small):
     [{}, {"dino.separate_heads": False}, {"dino.ibot": 0.0, "dino.drop_path": 0.0}],
     ids=["as it is", "one head", "nothing masked"],
 )
-def test_every_weight_learns_and_the_operations_are_those_that_torch_counts(small, changes):
+def test_every_weight_of_dinov2_learns_and_the_operations_are_those_that_torch_counts(
+    small, changes
+):
     config = shrunk(small, **{"model.image_size": 64, "dino.mask_ratio": (0.5, 0.5)} | changes)
     crops = crops_of(config)
     if not config.dino.ibot:
@@ -135,7 +145,7 @@ def test_every_weight_learns_and_the_operations_are_those_that_torch_counts(smal
             hidden_BGN=torch.zeros_like(crops.hidden_BGN), masked_M=crops.masked_M[:0]
         )
     with process_group() as device:
-        networks, _ = set_up(config, device)
+        networks = DinoV2Method(config, device).networks
         heads = {name.split(".")[0] for name, _ in networks.model.named_parameters()}
         assert ("patch_head" in heads) == (not changes)
         with FlopCounterMode(display=False) as counter:
@@ -156,11 +166,11 @@ def test_rates_follow_the_layers_and_the_step(small):
     assert pace("mask_token", config) == pytest.approx(0.9**5)
     assert pace("encoder.patch_embed.proj.weight", config) == pytest.approx(0.2 * 0.9**5)
     with process_group() as device:
-        networks, _ = set_up(config, device)
+        networks = DinoV2Method(config, device).networks
         guard = StepGuard(networks.optimizer, device, spike=0.0)
         before = full_weights(networks.model)["cls_head.prototypes"].clone()
         for step, rate, decay in ((0, 0.0, 0.04), (10, 1e-3, 0.22), (20, 1e-3, 0.4)):
-            train_step(networks, guard, crops_of(config), step, 20, 1e-3, config)
+            train_step(networks, guard, crops_of(config), At(step, 20, 1e-3), config)
             for group in networks.optimizer.param_groups:
                 wanted = rate if group["prototypes"] else 1e-3 * group["lr_scale"]
                 assert group["lr"] == pytest.approx(wanted)
@@ -172,12 +182,12 @@ def test_rates_follow_the_layers_and_the_step(small):
 def test_a_step_that_is_held_back_moves_neither_weights_nor_centres(small):
     config = shrunk(small)
     with process_group() as device:
-        networks, _ = set_up(config, device)
+        networks = DinoV2Method(config, device).networks
         guard = StepGuard(networks.optimizer, device, spike=0.0)
         guard.skip.fill_(1.0)
         before = [full_weights(part) for part in networks[:2]]
         before = [{k: v.clone() for k, v in part.items()} for part in before]
-        train_step(networks, guard, crops_of(config), 5, 10, 1e-3, config)
+        train_step(networks, guard, crops_of(config), At(5, 10, 1e-3), config)
         for part, old in zip(networks[:2], before, strict=True):
             now = full_weights(part)
             assert all(now[name].equal(old[name]) for name in old)
@@ -195,17 +205,17 @@ def test_patches_of_small_crops_stand_where_they_are_on_the_large_grid():
 
 
 def test_what_is_off_is_not_there(small):
-    assert looked_at(small) == view(small)
-    assert view(small).crops is None
-    assert looked_at(shrunk(small)).crops is not None
-    assert RECIPES["demo"]().loss.dino == 0
+    assert method_of(small).view(small).crops is None
+    config = shrunk(small)
+    assert method_of(config).view(config).crops is not None
+    assert RECIPES["demo"]().method == "maskedclip"
 
 
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"loss.mim": 1.0}, "a method of its own"),
-        ({"optim.accumulate": 2}, "engine.recompute"),
+        ({"loss.mim": 1.0}, "losses of its own"),
+        ({"optim.accumulate": 2}, "engine.activation_checkpointing"),
         ({"data.paired_batch": 0, "data.unpaired_batch": 1}, "2 or more"),
         ({"dino.local_size": 90}, "not a multiple"),
         ({"dino.local_crops": 0}, "1 or more"),
@@ -217,11 +227,11 @@ def test_what_is_off_is_not_there(small):
 )
 def test_what_could_not_learn_is_refused_in_one_line(changes, words):
     with pytest.raises(ValueError, match=words) as error:
-        override(dinov2(), changes)
+        method_of(override(dinov2(), changes))
     assert "\n" not in str(error.value)
 
 
 def test_its_plan_is_refused_by_name():
-    with pytest.raises(ValueError, match=r"dinov2 \(loss.dino\) is not counted") as error:
+    with pytest.raises(ValueError, match="the cost of dinov2 is not counted") as error:
         plan(dinov2(), nodes=1, gpus=4, gpu="a100-80")
     assert "\n" not in str(error.value)

@@ -7,8 +7,9 @@ import pytest
 
 from maskedclip.config import Config, override
 from maskedclip.models.pretrained import read_weights
-from maskedclip.pretrain import loop as module
+from maskedclip.pretrain import sources
 from maskedclip.pretrain.loop import pretrain
+from maskedclip.pretrain.methods import maskedclip as module
 
 
 def breaking(config: Config, monkeypatch: pytest.MonkeyPatch, step: int, times: int) -> list[str]:
@@ -16,7 +17,7 @@ def breaking(config: Config, monkeypatch: pytest.MonkeyPatch, step: int, times: 
     ids: list[str] = []
     with monkeypatch.context() as patch:
         seen = []
-        patch.setattr(module, "to_device", lambda batch, _: seen.append(batch.keys) or batch)
+        patch.setattr(sources, "to_device", lambda batch, _: seen.append(batch.keys) or batch)
         pretrain(override(config, {"name": "before", "optim.steps": step + 1}))
         ids += seen[step]
     objective, left = module.objective, [times]

@@ -17,9 +17,10 @@ from maskedclip.engine.distributed import process_group
 from maskedclip.evaluate.protocols import evaluate
 from maskedclip.models.pretrained import load_encoder, read_weights
 from maskedclip.plan.cost import plan
-from maskedclip.plan.networks import network_of
 from maskedclip.plan.table import report
-from maskedclip.pretrain.loop import gradients, pretrain, set_up
+from maskedclip.pretrain.loop import pretrain
+from maskedclip.pretrain.methods import method_of
+from maskedclip.pretrain.methods.maskedclip import MaskedClipMethod, gradients, network_shape
 from maskedclip.recipes import RECIPES, maskedclip_vitl
 from tests.plan.test_plan import loaded, traced_and_planned
 
@@ -98,7 +99,7 @@ def test_a_method_has_the_parts_that_its_losses_need_and_no_others(small, method
     wanted |= {"text", "image_projection", "temperature"} if "clip" in terms else set()
     wanted |= {"bridge"} if method in ("mae_clip_bridge", "maskedclip") else set()
     with process_group() as device:
-        (model, teacher, _), _ = set_up(shrunk(small, method), device)
+        model, teacher, _ = MaskedClipMethod(shrunk(small, method), device).networks
         assert {name.split(".")[0] for name, _ in model.named_parameters()} == wanted
         assert (teacher is not None) == ("mfd" in terms)
 
@@ -107,7 +108,7 @@ def test_a_method_has_the_parts_that_its_losses_need_and_no_others(small, method
 def test_every_weight_learns_and_the_operations_are_those_that_torch_counts(small, method, changes):
     config = shrunk(small, method, **{"model.image_size": 64} | changes)
     with process_group() as device:
-        networks, _ = set_up(config, device)
+        networks = MaskedClipMethod(config, device).networks
         batch = batch_of(config)
         with FlopCounterMode(display=False) as counter:
             gradients(networks, batch.image_BCHW, batch, config)
@@ -238,8 +239,8 @@ def test_a_plan_shows_the_parts_that_a_method_has(method):
 
 def test_the_full_method_is_the_paper_s_run_by_another_name():
     assert override(RECIPES["maskedclip"](), {"name": "maskedclip_vitl"}) == maskedclip_vitl()
-    network, _ = network_of(RECIPES["maskedclip"]())
-    assert network == network_of(maskedclip_vitl())[0]
+    network, _ = network_shape(RECIPES["maskedclip"]())
+    assert network == network_shape(maskedclip_vitl())[0]
 
 
 @pytest.mark.parametrize(
@@ -247,7 +248,7 @@ def test_the_full_method_is_the_paper_s_run_by_another_name():
     [
         ({"data.paired_batch": 0}, "the contrast of eq. 4 needs pairs"),
         ({"data.paired_batch": 0, "data.unpaired_batch": 0}, "are 0"),
-        ({"loss.mim": 0.0, "loss.mfd": 0.0}, "looks at no unpaired images"),
+        ({"loss.mim": 0.0, "loss.mfd": 0.0}, "uses no unpaired images"),
         ({"loss.clip": 0.0}, "nothing would teach the bridge"),
         ({"loss.mim": 0.0, "loss.clip": 0.0, "loss.mfd": 0.0}, "nothing would be learnt"),
         ({"model.bridge_shared": True, "model.bridge_depth": 0}, "no bridge to share"),
@@ -256,5 +257,5 @@ def test_the_full_method_is_the_paper_s_run_by_another_name():
 )
 def test_what_could_not_learn_is_refused_in_one_line(changes, words):
     with pytest.raises(ValueError, match=words) as error:
-        override(maskedclip_vitl(), changes)
+        method_of(override(maskedclip_vitl(), changes))
     assert "\n" not in str(error.value)

@@ -16,7 +16,12 @@ from maskedclip.config import Config, override
 from maskedclip.data.stream import Batch
 from maskedclip.engine.distributed import process_group
 from maskedclip.engine.step_guard import StepGuard
-from maskedclip.pretrain.loop import Networks, set_up, train_step
+from maskedclip.pretrain.methods.maskedclip import (
+    MaskedClipMethod,
+    MaskedClipNetworks,
+    train_step,
+)
+from maskedclip.pretrain.methods.protocol import At
 from maskedclip.recipes import demo
 from tests.ranks.processes import on_ranks
 
@@ -76,11 +81,13 @@ def batch(labels: list[int]) -> tuple[Tensor, Batch]:
     return torch.randn(IMAGES, 3, 32, 32, generator=generator), found
 
 
-def some_steps(networks: Networks, device: torch.device, labels: list[int], count: int) -> None:
+def some_steps(
+    networks: MaskedClipNetworks, device: torch.device, labels: list[int], count: int
+) -> None:
     config, (image_BCHW, found) = configuration(), batch(labels)
     guard = StepGuard(networks.optimizer, device, spike=0.0)
     for step in range(count):
-        train_step(networks, guard, image_BCHW, found, step, 1e-4, config)
+        train_step(networks, guard, image_BCHW, found, At(step, count, 1e-4), config)
 
 
 class CountedGather(DefaultAllGather):
@@ -105,7 +112,7 @@ class CountedReduce(DefaultReduceScatter):
 def count_on_a_rank(rank: int, out: Path) -> None:
     counts: Counter = Counter()
     with process_group() as device:
-        networks, _ = set_up(configuration(), device)
+        networks = MaskedClipMethod(configuration(), device).networks
         some_steps(networks, device, [0, 1], 1)  # the first step alone sets FSDP2 up
         for side, network in (("student", networks.model), ("teacher", networks.teacher)):
             for number, unit in enumerate(network.units()):
@@ -132,7 +139,7 @@ def test_a_step_gathers_a_students_block_twice_and_reduces_it_once_a_teachers_on
 def order_on_a_rank(rank: int, out: Path) -> None:
     found = {}
     with process_group() as device:
-        networks, _ = set_up(configuration(), device)
+        networks = MaskedClipMethod(configuration(), device).networks
         # rank 0 has no positive but each pair itself, then none has, then all are one another's
         for name, labels in {"one": [[-1, -2], [7, 7]], "none": [[-1, -2], [-3, -4]]}.items():
             with Calls() as calls:
@@ -155,7 +162,7 @@ def test_collectives_come_in_one_order_on_all_ranks_whatever_the_labels(tmp_path
 
 def test_nothing_waits_for_the_device_between_log_steps():
     with process_group() as device:
-        networks, _ = set_up(configuration(), device)
+        networks = MaskedClipMethod(configuration(), device).networks
         with Calls() as calls:
             some_steps(networks, device, [0, 1], 3)
     assert calls.waits == []

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from maskedclip.config import override
 from maskedclip.losses import sigmoid_clip_loss
 from maskedclip.pretrain.loop import pretrain
+from tests.pretrain import test_simmim
 from tests.pretrain.test_methods import shrunk
 from tests.ranks.processes import on_ranks
 from tests.ranks.test_ranks import LABELS, pretrain_on_a_rank
@@ -73,6 +74,15 @@ def rows(run: Path) -> list[dict[str, float]]:
 )
 def test_a_method_on_two_ranks_is_the_method_on_one(small, method, changes):
     config = shrunk(small, method, **{"optim.steps": 4} | changes)
+    on_ranks(2, pretrain_on_a_rank, config)
+    alone = rows(pretrain(override(config, {"name": "alone"})))
+    assert len(alone) == 4
+    for ours, theirs in zip(rows(config.directory), alone, strict=True):
+        assert ours == pytest.approx(theirs, rel=2e-5, abs=1e-6)
+
+
+def test_simmim_on_two_ranks_is_simmim_on_one(small):
+    config = test_simmim.shrunk(small, **{"optim.steps": 4})
     on_ranks(2, pretrain_on_a_rank, config)
     alone = rows(pretrain(override(config, {"name": "alone"})))
     assert len(alone) == 4

@@ -29,7 +29,8 @@ from maskedclip.engine.distributed import process_group
 from maskedclip.engine.mfu import product_flops
 from maskedclip.engine.step_guard import StepGuard
 from maskedclip.models.maskedclip import SIZES
-from maskedclip.pretrain.loop import set_up, train_step
+from maskedclip.pretrain.methods.maskedclip import MaskedClipMethod, train_step
+from maskedclip.pretrain.methods.protocol import At
 from maskedclip.recipes import maskedclip_vitl
 
 TOKENS = 24  # of a caption
@@ -96,13 +97,15 @@ def child(side: str, size: str, paired: int, unpaired: int) -> dict[str, float]:
         if side == "ours":
             write_bert(Path(place))
             config = override(config, {"model.text": place})
-            networks, _ = set_up(config, device)
+            networks = MaskedClipMethod(config, device).networks
             flops = networks.model.step_flops(paired + unpaired, paired, TOKENS)
             parts: list[nn.Module] = [networks.model, networks.teacher]
             guard = StepGuard(networks.optimizer, device, spike=0.0)
 
             def work() -> Tensor:
-                return train_step(networks, guard, image_BCHW, batch, 0, 1e-4, config)[0]["loss"]
+                return train_step(networks, guard, image_BCHW, batch, At(0, 1, 1e-4), config)[0][
+                    "loss"
+                ]
 
         else:
             plain, flops = Plain(config), 0.0

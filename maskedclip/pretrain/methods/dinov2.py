@@ -1,10 +1,11 @@
-"""DINOv2 on one screen: `objective` is DINO + iBOT + KoLeo, `train_step` what moves by them.
+"""DINOv2: `objective` is DINO + iBOT + KoLeo, `train_step` one optimizer step on it.
 
-The loop around it, the stream of samples and all that keeps a run safe are those of pretrain.py.
+The encoder, the loop, the stream of samples and the checkpoints are those of every other method.
 """
 
 import math
-from typing import Any, NamedTuple
+from dataclasses import replace
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,20 +14,26 @@ from torch.optim import AdamW
 from maskedclip.config import Config
 from maskedclip.data.colour_augmentation import look
 from maskedclip.data.multi_crop import GLOBALS, Crops, MultiCrop
+from maskedclip.data.rows import View
+from maskedclip.data.stream import Batch
 from maskedclip.data.transforms import normalise
+from maskedclip.engine.checkpoint import full_weights
 from maskedclip.engine.distributed import compute_type, mean_over_ranks, shard, whole
 from maskedclip.engine.optimizer import cosine, scaled_adamw
 from maskedclip.engine.step_guard import StepGuard
 from maskedclip.losses import centred, dino_loss, ibot_loss, koleo_loss, mean_logits, sinkhorn
 from maskedclip.models.dinov2 import DinoTeacher, HeadShape, Student
-from maskedclip.models.encoder import Encoder
 from maskedclip.models.maskedclip import SIZES
+from maskedclip.models.shapes import NetworkShape
+from maskedclip.pretrain.initial_weights import encoder_shape, initial
+from maskedclip.pretrain.methods.protocol import At, Stepped
+from maskedclip.pretrain.sources import single_crop
 
 _BLUR, _SOLARISE = (1.0, 0.1, 0.5), (0.0, 0.2, 0.0)  # chances: large crops, then small ones
 
 
 class DinoNetworks(NamedTuple):
-    """What is trained, what it learns from, and what moves it."""
+    """Student, EMA teacher and optimizer."""
 
     model: Student
     teacher: DinoTeacher
@@ -50,7 +57,7 @@ def objective(
     )
     seen = model(global_RCHW, local_RCHW, hidden_RN, crops.masked_M, _kept(crops, dino.drop_path))
     terms = {"dino": dino_loss(seen.cls_VBK, target_GBK, dino.student_temperature)}
-    weights = {"dino": config.loss.dino, "ibot": dino.ibot, "koleo": dino.koleo}
+    weights = {"dino": dino.cls, "ibot": dino.ibot, "koleo": dino.koleo}
     means = teacher.cls_centre, teacher.patch_centre
     if dino.targets == "centre":
         means = mean_logits(cls_RK), teacher.patch_centre
@@ -72,19 +79,18 @@ def objective(
 
 
 def train_step(
-    networks: DinoNetworks, guard: StepGuard, crops: Crops, step: int, total: int, lr: float,
-    config: Config,
-) -> dict[str, Tensor]:  # fmt: skip
-    """Move the weights once, and return what is logged: means over all ranks, on the device.
+    networks: DinoNetworks, guard: StepGuard, crops: Crops, at: At, config: Config
+) -> dict[str, Tensor]:
+    """Update the weights once; return what is logged: means over all ranks, on the device.
 
-    A step that `guard` does not admit moves nothing.
+    A step that `guard` does not admit changes no weight.
     """
     (model, teacher, optimizer), dino = networks, config.dino
-    share, epoch = step / total, step / total * config.optim.epochs
+    share, epoch = at.step / at.total, at.step / at.total * config.optim.epochs
     decay = cosine(config.optim.weight_decay, dino.last_weight_decay, share)
     for group in optimizer.param_groups:
         frozen = group["prototypes"] and epoch < dino.freeze_epochs
-        group["lr"] = 0.0 if frozen else lr * group["lr_scale"]
+        group["lr"] = 0.0 if frozen else at.lr * group["lr_scale"]
         group["weight_decay"] = decay * group["decays"]
     optimizer.zero_grad()
     warm = min(1.0, epoch / dino.temperature_epochs) if dino.temperature_epochs else 1.0
@@ -93,31 +99,91 @@ def train_step(
     losses["loss"].backward()
     values = mean_over_ranks({name: value.detach() for name, value in losses.items()})
     values["grad_norm"] = _clipped(model, config.optim.clip_norm)
-    guard.check(step, values)
+    guard.check(at.step, values)
     optimizer.step()
     teacher.follow(model, cosine(dino.momentum, 1.0, share), means, guard.skip)
     return values
 
 
-def set_up(encoder: Encoder, config: Config, device: torch.device) -> DinoNetworks:
-    """Return the networks around an encoder, sharded over all ranks."""
-    dino, engine = config.dino, config.engine
-    compute = compute_type(engine.precision, device)
-    heads = HeadShape(
-        dino.head_width, dino.bottleneck, dino.prototypes, bool(dino.separate_heads and dino.ibot)
-    )
-    grid = dino.local_size // config.model.patch_size
-    model = Student(encoder, heads, local_grid=grid).to(device)
-    teacher = DinoTeacher(model)
-    ways: dict[str, Any] = {
-        "activation_checkpointing": engine.recompute, "compiled": engine.compile,
-    }  # fmt: skip
-    shard(model, model.units(), compute, **ways)
-    shard(teacher, teacher.units(), compute, trains=False, **ways)
-    optimizer = scaled_adamw(
-        model, lambda name: pace(name, config), betas=config.optim.betas, slow=("prototypes",)
-    )
-    return DinoNetworks(model, teacher, optimizer)
+class DinoV2Method:
+    """What the loop, the plan and the export ask (methods/protocol.py)."""
+
+    plannable: ClassVar[bool] = False
+
+    def __init__(self, config: Config, device: torch.device) -> None:
+        self._config = config
+        dino, engine = config.dino, config.engine
+        compute = compute_type(engine.precision, device)
+        start, self.tokenize = initial(config, self.shape(config))
+        separate = bool(dino.separate_heads and dino.ibot)
+        heads = HeadShape(dino.head_width, dino.bottleneck, dino.prototypes, separate)
+        grid = dino.local_size // config.model.patch_size
+        model = Student(start.encoder, heads, local_grid=grid).to(device)
+        teacher = DinoTeacher(model)
+        ways: dict[str, Any] = {
+            "activation_checkpointing": engine.activation_checkpointing,
+            "compiled": engine.compile,
+        }
+        shard(model, model.units(), compute, **ways)
+        shard(teacher, teacher.units(), compute, trains=False, **ways)
+        optimizer = scaled_adamw(
+            model, lambda name: pace(name, config), betas=config.optim.betas, slow=("prototypes",)
+        )
+        self.networks = DinoNetworks(model, teacher, optimizer)
+        self.model, self.teacher, self.optimizer = self.networks
+
+    @staticmethod
+    def check(config: Config) -> None:
+        if config.loss.terms:
+            raise ValueError(
+                f"method dinov2 with loss.{config.loss.terms[0]}: it has losses of its own, which "
+                f"the dino.* fields weigh; set loss.mim, loss.clip and loss.mfd to 0"
+            )
+        if config.model.mask_unit != 1:
+            raise ValueError(
+                f"model.mask_unit {config.model.mask_unit}: dinov2 hides blocks; use 1"
+            )
+        if config.optim.accumulate > 1:
+            raise ValueError(
+                f"optim.accumulate {config.optim.accumulate}: DINOv2 compares the images of a "
+                f"whole step; use 1, and engine.activation_checkpointing=True to save memory"
+            )
+        if config.data.paired_batch + config.data.unpaired_batch < 2:
+            raise ValueError("data: DINOv2 contrasts the images of a step; use 2 or more of them")
+        if config.dino.local_size % config.model.patch_size:
+            raise ValueError(
+                f"dino.local_size {config.dino.local_size} is not a multiple of model.patch_size "
+                f"{config.model.patch_size}"
+            )
+
+    @staticmethod
+    def view(config: Config) -> View:
+        return replace(single_crop(config), crops=multi_crop(config))
+
+    @staticmethod
+    def shape(config: Config) -> dict[str, Any]:
+        return encoder_shape(config)
+
+    @staticmethod
+    def network(config: Config) -> tuple[NetworkShape, list[str]]:
+        raise ValueError(
+            f"{config.name}: the cost of dinov2 is not counted yet; measure a few steps with "
+            f"--optim.steps=20"
+        )
+
+    def step(self, batch: Batch, at: At, guard: StepGuard) -> Stepped:
+        assert batch.crops is not None, "DINOv2 learns from several crops"
+        return Stepped(train_step(self.networks, guard, batch.crops, at, self._config))
+
+    def step_flops(self, batch: Batch) -> float:  # noqa: ARG002 (the same for every batch)
+        data = self._config.data
+        return step_flops(
+            self.networks.model, data.paired_batch + data.unpaired_batch, self._config
+        )
+
+    def exported(self) -> dict[str, Tensor]:
+        weights = full_weights(self.teacher)
+        return {name: value for name, value in weights.items() if name.startswith("encoder.")}
 
 
 def pace(name: str, config: Config) -> float:

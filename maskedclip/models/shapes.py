@@ -1,0 +1,139 @@
+"""The shapes of a run's networks as plain numbers: what its cost is counted from."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+class StackShape(NamedTuple):
+    """A stack of equal blocks; width_in and width_out are those of a decoder's ends."""
+
+    name: str
+    depth: int
+    width: int
+    hidden: int  # of the MLP
+    heads: int
+    unit: int  # parameters of one block
+    rest: int  # parameters outside of the blocks
+    width_in: int = 0
+    width_out: int = 0
+
+    @property
+    def parameters(self) -> int:
+        return self.depth * self.unit + self.rest
+
+
+def absent(name: str) -> StackShape:
+    """Return a stack that a method does without: no parameters, no tokens."""
+    return StackShape(name, 0, 0, 0, 0, 0, 0)
+
+
+def stack_shape(
+    name: str,
+    module: nn.Module,
+    blocks: nn.ModuleList,
+    *,
+    width: int,
+    hidden: int,
+    heads: int,
+    width_in: int = 0,
+    width_out: int = 0,
+) -> StackShape:
+    """Return the shape of `module`, whose equal blocks are `blocks`."""
+    unit = parameter_count(blocks[0]) if len(blocks) else 0
+    rest = parameter_count(module) - len(blocks) * unit
+    return StackShape(name, len(blocks), width, hidden, heads, unit, rest, width_in, width_out)
+
+
+def parameter_count(module: nn.Module) -> int:
+    """Return the number of a module's parameters, buffers left out."""
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+class BatchShape(NamedTuple):
+    """Images of a step, how many of them are paired, and tokens of a caption."""
+
+    images: int
+    paired: int
+    text_tokens: int
+
+    def micro_batch(self, count: int) -> BatchShape:
+        """Return the largest of `count` nearly equal micro-batches."""
+        return BatchShape(-(-self.images // count), -(-self.paired // count), self.text_tokens)
+
+
+class NetworkShape(NamedTuple):
+    """All networks of a run, the student's in the order they run."""
+
+    encoder: StackShape
+    pixel_decoder: StackShape
+    feature_decoder: StackShape
+    bridge: StackShape
+    text: StackShape
+    projections: int  # parameters of the linear maps into the joint space, and tau
+    projection: int  # features of the joint space
+    patches: int
+    visible: int
+    patch_values: int
+    image_values: int
+    bridge_shared: bool = False  # B runs on the visible tokens of all images too
+    distils_hidden: bool = False  # D_F predicts the hidden patches alone
+
+    @property
+    def masks(self) -> bool:
+        """Whether E_I runs on visible patches alone, besides whole images."""
+        return bool(self.pixel_decoder.width or self.feature_decoder.width)
+
+    @property
+    def contrasts(self) -> bool:
+        return bool(self.text.width)
+
+    @property
+    def has_teacher(self) -> bool:
+        return bool(self.feature_decoder.width)
+
+    @property
+    def students(self) -> tuple[StackShape, ...]:
+        return (
+            self.encoder,
+            self.pixel_decoder,
+            self.feature_decoder,
+            self.bridge,
+            self.text,
+        )
+
+    @property
+    def predicted(self) -> dict[StackShape, int]:
+        """Patches that each decoder predicts."""
+        hidden = self.patches - self.visible
+        distilled = hidden if self.distils_hidden else self.patches
+        return {self.pixel_decoder: hidden, self.feature_decoder: distilled}
+
+    @property
+    def parameters(self) -> int:
+        return sum(stack.parameters for stack in self.students) + self.projections
+
+    @property
+    def outside(self) -> int:
+        """Parameters of the student outside of blocks: gathered together, by FSDP's root."""
+        return self.parameters - sum(stack.depth * stack.unit for stack in self.students)
+
+    @property
+    def teacher_parameters(self) -> int:
+        return self.has_teacher * (self.encoder.parameters + self.bridge.parameters)
+
+    def groups(self, stack: StackShape, batch: BatchShape) -> tuple[tuple[int, int], ...]:
+        """Return the (sequences, tokens in one) that `stack` processes in a step."""
+        whole = self.patches + 1
+        masked = ((batch.images, self.visible + 1),)
+        paired = ((batch.paired, whole),) if self.contrasts else ()
+        if stack is self.encoder:
+            return (masked if self.masks else ()) + paired
+        if stack is self.bridge:
+            return (masked if self.bridge_shared else ()) + paired
+        if stack is self.text:
+            return ((batch.paired, batch.text_tokens),)
+        return ((batch.images, whole),)

@@ -1,0 +1,305 @@
+"""MaskedCLIP: `objective` is eq. 6, `train_step` one optimizer step on it.
+
+The same code is MAE, CLIP, SigLIP and the rows of Table 2: what a term of weight 0 alone would need
+is neither built nor computed.
+"""
+
+from functools import partial
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.optim import AdamW
+from transformers import BertConfig, BertModel
+
+from maskedclip.config import Config, LossConfig
+from maskedclip.data.rows import View
+from maskedclip.data.stream import Batch
+from maskedclip.data.transforms import normalise
+from maskedclip.engine.checkpoint import full_weights
+from maskedclip.engine.distributed import compute_type, mean_over_ranks, shard, total_norm, whole
+from maskedclip.engine.optimizer import adamw
+from maskedclip.engine.step_guard import StepGuard
+from maskedclip.losses import masked_feature_loss, masked_pixel_loss
+from maskedclip.models.maskedclip import SIZES, MaskedCLIP, Outputs
+from maskedclip.models.patches import pixel_target
+from maskedclip.models.shapes import NetworkShape, absent, parameter_count, stack_shape
+from maskedclip.models.teacher import Teacher
+from maskedclip.models.text import TextTower, build_text
+from maskedclip.pretrain.accumulation import (
+    Contrast,
+    contrast_of_all,
+    contrasts,
+    micro_batches,
+)
+from maskedclip.pretrain.initial_weights import initial, shape_of
+from maskedclip.pretrain.methods.protocol import At, Stepped
+from maskedclip.pretrain.reconstructions import picture
+from maskedclip.pretrain.sources import single_crop
+
+# vocabularies of BERTs of the base shape, whose files a login node may lack
+KNOWN_BERTS = {"emilyalsentzer/Bio_ClinicalBERT": 28_996}
+
+
+class MaskedClipNetworks(NamedTuple):
+    """Student, EMA teacher (with the distillation of eq. 5) and optimizer."""
+
+    model: MaskedCLIP
+    teacher: Teacher | None
+    optimizer: AdamW
+
+
+def objective(
+    networks: MaskedClipNetworks,
+    image_BCHW: Tensor,
+    batch: Batch,
+    config: Config,
+    contrast: Contrast = contrast_of_all,
+) -> tuple[dict[str, Tensor], Outputs]:
+    """Return the losses of a batch by name, `loss` their weighted sum (eq. 6), and the outputs.
+
+    A term of weight 0 is absent: the model gives None for what it needs.
+    """
+    out = networks.model(image_BCHW, batch.hidden_BN, batch.token_AL, batch.token_mask_AL)
+    terms: dict[str, Tensor] = {}
+    if out.pixel_BMP is not None:
+        target_BMP = pixel_target(
+            image_BCHW, out.hidden_BM, config.model.patch_size, config.loss.normalise_pixels
+        )
+        all_BM = torch.ones_like(out.hidden_BM, dtype=torch.bool)  # D_I predicts hidden ones alone
+        terms["mim"] = masked_pixel_loss(out.pixel_BMP, target_BMP, all_BM)
+    if out.image_AD is not None:
+        terms["clip"] = contrast(out, batch.label_A)
+    if out.feature_BND is not None and networks.teacher is not None:
+        wanted_BM = out.hidden_BM if config.model.feature_patches == "hidden" else None
+        terms["mfd"] = masked_feature_loss(out.feature_BND, networks.teacher(image_BCHW, wanted_BM))
+    return weighted(terms, config.loss), out
+
+
+def weighted(terms: dict[str, Tensor], weights: LossConfig) -> dict[str, Tensor]:
+    """Return the terms of eq. 6 by name, and their weighted sum as `loss`."""
+    loss = torch.stack([getattr(weights, name) * term for name, term in terms.items()]).sum()
+    return {"loss": loss} | {f"loss_{name}": term for name, term in terms.items()}
+
+
+def gradients(
+    networks: MaskedClipNetworks, image_BCHW: Tensor, batch: Batch, config: Config
+) -> tuple[dict[str, Tensor], tuple[Tensor, Outputs]]:
+    """Add the gradients of eq. 6; return its terms, and some images with their outputs."""
+    count = config.optim.accumulate
+    if count == 1:
+        losses, out = objective(networks, image_BCHW, batch, config)
+        losses["loss"].backward()
+        return {name: value.detach() for name, value in losses.items()}, (image_BCHW, out)
+    surrogates: list[Contrast] = [contrast_of_all] * count  # unused where nothing is contrasted
+    if config.loss.clip:
+        clip, surrogates = contrasts(networks.model, image_BCHW, batch, count)
+    values: dict[str, list[Tensor]] = {}
+    micro = micro_batches(image_BCHW, batch, count)
+    for (micro_BCHW, micro_batch), surrogate in zip(micro, surrogates, strict=True):
+        losses, out = objective(networks, micro_BCHW, micro_batch, config, surrogate)
+        (losses["loss"] / count).backward()
+        for name, value in losses.items():
+            values.setdefault(name, []).append(value.detach())
+    terms = {
+        name.removeprefix("loss_"): torch.stack(micro_values).mean()
+        for name, micro_values in values.items()
+        if name != "loss"
+    }
+    if config.loss.clip:
+        terms["clip"] = clip  # the surrogates' own values mean nothing
+    return weighted(terms, config.loss), (micro_BCHW, out)
+
+
+def train_step(
+    networks: MaskedClipNetworks,
+    guard: StepGuard,
+    image_BCHW: Tensor,
+    batch: Batch,
+    at: At,
+    config: Config,
+) -> tuple[dict[str, Tensor], tuple[Tensor, Outputs]]:
+    """Update the weights once; return what is logged (on the device), and what can be drawn.
+
+    The values are means over all ranks. A step that `guard` does not admit changes no weight.
+    """
+    model, teacher, optimizer = networks
+    for group in optimizer.param_groups:
+        group["lr"] = at.lr
+    optimizer.zero_grad()
+    losses, shown = gradients(networks, image_BCHW, batch, config)
+    norm = total_norm(model)
+    if config.optim.clip_norm is not None:
+        torch.nn.utils.clip_grads_with_norm_(model.parameters(), config.optim.clip_norm, norm)
+    scalars = {name: getattr(shown[1], name) for name in ("logit_scale", "logit_bias")}
+    values = mean_over_ranks(losses)
+    values |= {name: whole(scalar) for name, scalar in scalars.items() if scalar is not None}
+    values["grad_norm"] = whole(norm)
+    guard.check(at.step, values)
+    optimizer.step()
+    if config.loss.clip:
+        model.temperature.clamp()
+    if teacher is not None:
+        teacher.follow(model, config.model.teacher_momentum, guard.skip)
+    return values, shown
+
+
+class MaskedClipMethod:
+    """What the loop, the plan and the export ask (methods/protocol.py)."""
+
+    plannable: ClassVar[bool] = True
+
+    def __init__(self, config: Config, device: torch.device) -> None:
+        self._config = config
+        engine, compute = config.engine, compute_type(config.engine.precision, device)
+        model, self.tokenize = initial(config, self.shape(config))
+        model = model.to(device)
+        teacher = Teacher(model.encoder, model.bridge) if config.loss.mfd else None
+        ways: dict[str, Any] = {
+            "activation_checkpointing": engine.activation_checkpointing,
+            "compiled": engine.compile,
+        }
+        shard(model, model.units(), compute, exact=model.exact(), methods=["features"], **ways)
+        if teacher is not None:
+            shard(teacher, teacher.units(), compute, trains=False, **ways)
+        optimizer = adamw(model, betas=config.optim.betas, weight_decay=config.optim.weight_decay)
+        self.networks = MaskedClipNetworks(model, teacher, optimizer)
+        self.model, self.teacher, self.optimizer = self.networks
+
+    @staticmethod
+    def check(config: Config) -> None:
+        loss, model = config.loss, config.model
+        if not loss.terms:
+            raise ValueError("loss.mim, loss.clip and loss.mfd are 0; nothing would be learnt")
+        contrasted, bridged = "clip" in loss.terms, model.bridge_depth > 0
+        if contrasted and not config.data.paired_batch:
+            raise ValueError(
+                "data.paired_batch 0: the contrast of eq. 4 needs pairs; use 1 or more, or "
+                "loss.clip=0 to do without"
+            )
+        if loss.terms == ("clip",) and config.data.unpaired_batch:
+            raise ValueError(
+                f"data.unpaired_batch {config.data.unpaired_batch}: the contrast alone uses no "
+                f"unpaired images; use 0"
+            )
+        if "mfd" in loss.terms and bridged and not contrasted:
+            raise ValueError(
+                "loss.mfd without loss.clip: nothing would teach the bridge, whose average gives "
+                "the features of eq. 5; use model.bridge_depth=0, or loss.mfd=0"
+            )
+        if model.mask_unit != 1:
+            raise ValueError(f"model.mask_unit {model.mask_unit}: only simmim hides units; use 1")
+        if model.bridge_shared and not (bridged and contrasted):
+            raise ValueError(
+                "model.bridge_shared: there is no bridge to share; it needs model.bridge_depth "
+                "and loss.clip above 0"
+            )
+        if config.optim.accumulate > 1 and model.text_dropout:
+            raise ValueError(
+                "optim.accumulate runs the text tower twice a step, and model.text_dropout would "
+                "drop other features the second time; set one of them to 1 or 0"
+            )
+
+    @staticmethod
+    def view(config: Config) -> View:
+        return single_crop(config)
+
+    @staticmethod
+    def shape(config: Config) -> dict[str, Any]:
+        return shape_of(config, config.loss.terms)
+
+    @staticmethod
+    def network(config: Config) -> tuple[NetworkShape, list[str]]:
+        return network_shape(config)
+
+    def step(self, batch: Batch, at: At, guard: StepGuard) -> Stepped:
+        image_BCHW = normalise(batch.image_BCHW, batch.flip_B)
+        values, shown = train_step(self.networks, guard, image_BCHW, batch, at, self._config)
+        image_BCHW, out = shown
+        if out.pixel_BMP is None or out.hidden_BM is None:
+            return Stepped(values)
+        patch_size, normalised = self._config.model.patch_size, self._config.loss.normalise_pixels
+        pixels = out.pixel_BMP, out.hidden_BM
+        return Stepped(values, partial(picture, image_BCHW, *pixels, patch_size, normalised))
+
+    def step_flops(self, batch: Batch) -> float:
+        data = self._config.data
+        images = data.paired_batch + data.unpaired_batch
+        model = self.networks.model
+        return model.step_flops(images, data.paired_batch, batch.token_AL.shape[1])
+
+    def exported(self) -> dict[str, Tensor]:
+        return full_weights(self.model)
+
+
+def network_shape(config: Config) -> tuple[NetworkShape, list[str]]:
+    """Return the shapes of the run's networks, and what had to be assumed about them.
+
+    They are read from the networks themselves, built without memory. Raises ValueError for a text
+    tower that is neither on this machine nor known.
+    """
+    shape, assumed, tower = config.model, list[str](), None
+    outside = ("text", "text_tokens", "text_dropout")
+    with torch.device("meta"):
+        if config.loss.clip:
+            bert, assumed = _bert_shape(shape.text)
+            tower = TextTower(bert=bert, projection=shape.projection)
+        keywords = {k: v for k, v in MaskedClipMethod.shape(config).items() if k not in outside}
+        model = MaskedCLIP(text=tower, **keywords)
+    size = SIZES[shape.size]
+    wide = {"width": size.width, "hidden": 4 * size.width, "heads": size.heads}
+    small = {
+        "width": size.decoder_width,
+        "hidden": 4 * size.decoder_width,
+        "heads": size.decoder_heads,
+    }
+    values = 3 * shape.patch_size**2
+    pixels, features, text, heads = absent("D_I"), absent("D_F"), absent("E_T"), 0
+    if config.loss.mim:
+        decoder = model.pixel_decoder
+        ends = {"width_in": size.width, "width_out": values}
+        pixels = stack_shape("D_I", decoder, decoder.blocks, **small, **ends)
+    if config.loss.mfd:
+        decoder = model.feature_decoder
+        ends = {"width_in": size.width, "width_out": size.width}
+        features = stack_shape("D_F", decoder, decoder.blocks, **wide, **ends)
+    if tower is not None:
+        bert_config = tower.bert.config
+        text = stack_shape(
+            "E_T", tower.bert, tower.bert.encoder.layer, width=bert_config.hidden_size,
+            hidden=bert_config.intermediate_size, heads=bert_config.num_attention_heads,
+        )  # fmt: skip
+        small_modules: tuple[nn.Module, ...] = (
+            model.image_projection, tower.projection, *model.exact(),
+        )  # fmt: skip
+        heads = sum(parameter_count(module) for module in small_modules)
+    network = NetworkShape(
+        encoder=stack_shape("E_I", model.encoder, model.encoder.blocks, **wide),
+        pixel_decoder=pixels,
+        feature_decoder=features,
+        bridge=stack_shape("B", model.bridge, model.bridge.blocks, **wide),
+        text=text,
+        projections=heads,
+        projection=shape.projection,
+        patches=(shape.image_size // shape.patch_size) ** 2,
+        visible=model.visible,
+        patch_values=values,
+        image_values=3 * shape.image_size**2,
+        bridge_shared=shape.bridge_shared,
+        distils_hidden=shape.feature_patches == "hidden",
+    )
+    assert network.parameters == parameter_count(model)
+    return network, assumed
+
+
+def _bert_shape(name: str) -> tuple[BertModel, list[str]]:
+    """Return a BERT without values, and the note that its shape was assumed, if it was."""
+    try:
+        tower, _ = build_text(name, projection=1, dropout=0.0, max_tokens=1, pretrained=False)
+    except ValueError:
+        if name not in KNOWN_BERTS:
+            raise
+        config = BertConfig(vocab_size=KNOWN_BERTS[name])  # BERT base is its default
+        note = f"E_T: {name} is not on this machine; BERT base with its {config.vocab_size:,} words"
+        return BertModel(config, add_pooling_layer=False), [note]
+    return tower.bert, []

@@ -1,0 +1,78 @@
+"""What the training loop, the plan and the export ask of a pre-training method."""
+
+from collections.abc import Callable
+from typing import Any, ClassVar, NamedTuple, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from maskedclip.config import Config
+from maskedclip.data.rows import View
+from maskedclip.data.stream import Batch
+from maskedclip.engine.step_guard import StepGuard
+from maskedclip.models.shapes import NetworkShape
+from maskedclip.models.text import Tokenizer
+
+
+class At(NamedTuple):
+    """Where in a run a step is."""
+
+    step: int  # optimizer steps taken before it
+    total: int  # steps of the whole run
+    lr: float  # scheduled learning rate
+
+
+class Stepped(NamedTuple):
+    """What a step gives: scalars on the device (means over all ranks), and a picture on demand."""
+
+    values: dict[str, Tensor]  # `loss` and `grad_norm` among them
+    draw: Callable[[], Tensor] | None = None  # uint8 or [0, 1] picture_CHW for TensorBoard
+
+
+class Method(Protocol):
+    """A pre-training method: its networks, its step, its weights.
+
+    The networks are sharded over all ranks and equal for every number of them.
+    """
+
+    plannable: ClassVar[bool]  # whether `network` is there for tools/plan.py
+    tokenize: Tokenizer
+
+    def __init__(self, config: Config, device: torch.device) -> None: ...
+
+    @property
+    def model(self) -> nn.Module:
+        """The student, whose weights the optimizer updates."""
+
+    @property
+    def teacher(self) -> nn.Module | None:
+        """What follows the student as an exponential moving average, if anything."""
+
+    @property
+    def optimizer(self) -> Optimizer: ...
+
+    @staticmethod
+    def check(config: Config) -> None:
+        """Raise ValueError, without building anything, where the method cannot do as asked."""
+
+    @staticmethod
+    def view(config: Config) -> View:
+        """Return how a stored sample becomes a row of a batch."""
+
+    @staticmethod
+    def shape(config: Config) -> dict[str, Any]:
+        """Return the keywords of `models.maskedclip.build` for what is exported."""
+
+    @staticmethod
+    def network(config: Config) -> tuple[NetworkShape, list[str]]:
+        """Return the shapes that the cost is counted from, and what was assumed about them."""
+
+    def step(self, batch: Batch, at: At, guard: StepGuard) -> Stepped:
+        """Take one optimizer step; one that `guard` does not admit changes no weight."""
+
+    def step_flops(self, batch: Batch) -> float:
+        """Return the floating point operations of a step of all ranks, for the MFU."""
+
+    def exported(self) -> dict[str, Tensor]:
+        """Return the full weights that a run leaves, on rank 0; every rank calls it."""

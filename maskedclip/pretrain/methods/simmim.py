@@ -1,0 +1,184 @@
+"""SimMIM: mask tokens in the encoder's input, a linear head for the pixels of hidden patches, L1.
+
+Xie et al., 2022 (github.com/microsoft/SimMIM, models/simmim.py). Differences: our encoder's fixed
+sine positions in place of a relative position bias, and the schedule of the other methods.
+"""
+
+from functools import partial
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.optim import AdamW
+
+from maskedclip.config import Config
+from maskedclip.data.rows import View
+from maskedclip.data.stream import Batch
+from maskedclip.data.transforms import normalise
+from maskedclip.engine.checkpoint import full_weights
+from maskedclip.engine.distributed import compute_type, mean_over_ranks, shard, total_norm, whole
+from maskedclip.engine.optimizer import adamw
+from maskedclip.engine.step_guard import StepGuard
+from maskedclip.models.blocks import Group, run
+from maskedclip.models.encoder import Encoder
+from maskedclip.models.patches import pixel_target, split_patches, take
+from maskedclip.models.shapes import NetworkShape
+from maskedclip.pretrain.accumulation import micro_batches
+from maskedclip.pretrain.initial_weights import encoder_shape, initial
+from maskedclip.pretrain.methods.protocol import At, Stepped
+from maskedclip.pretrain.reconstructions import picture
+from maskedclip.pretrain.sources import single_crop
+
+
+class SimMimStudent(nn.Module):
+    """Encoder, mask token and linear head."""
+
+    def __init__(self, encoder: Encoder, *, patch_size: int) -> None:
+        super().__init__()
+        self.encoder = encoder
+        width = encoder.cls_token.shape[-1]
+        self.mask_token = nn.Parameter(torch.empty(1, 1, width))
+        nn.init.trunc_normal_(self.mask_token, std=0.02, a=-0.02, b=0.02)
+        self.head = nn.Linear(width, 3 * patch_size**2)
+
+    def forward(self, image_BCHW: Tensor, hidden_BN: Tensor, hidden_BM: Tensor) -> Tensor:
+        """Return pixel_BMP of the patches hidden_BM, which are those where hidden_BN is True."""
+        encoder = self.encoder
+        patch_BND = encoder.patch_embed(image_BCHW)
+        mask_11D = self.mask_token.to(patch_BND.dtype)
+        patch_BND = torch.where(hidden_BN[:, :, None], mask_11D, patch_BND)
+        token_BND = encoder.with_class(patch_BND + encoder.pos_embed[:, 1:].to(patch_BND.dtype))
+        images, length, width = token_BND.shape
+        token_TD = run(encoder.blocks, token_BND.reshape(-1, width), (Group(images, length),))
+        token_BND = encoder.norm(token_TD).view(images, length, width)
+        return self.head(take(token_BND[:, 1:], hidden_BM))
+
+    def step_flops(self, images: int, hidden: int) -> float:
+        """Return the floating point operations of a training step, counted as in MaskedCLIP."""
+        encoder = self.encoder
+        length, width = encoder.pos_embed.shape[1], encoder.pos_embed.shape[2]
+        stem = (length - 1) * encoder.patch_embed.proj.weight.numel()
+        block = length * (12 * width**2 + 2 * length * width)
+        head = hidden * self.head.weight.numel()
+        return 3 * 2.0 * images * (stem + len(encoder.blocks) * block + head)
+
+
+def objective(
+    model: SimMimStudent, image_BCHW: Tensor, hidden_BN: Tensor, config: Config
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return (loss, pixel_BMP, hidden_BM): the mean absolute error of the hidden patches."""
+    patch_size, normalised = config.model.patch_size, config.loss.normalise_pixels
+    hidden_BM = split_patches(hidden_BN, visible_count(config))[1]
+    pixel_BMP = model(image_BCHW, hidden_BN, hidden_BM)
+    target_BMP = pixel_target(image_BCHW, hidden_BM, patch_size, normalised)
+    return F.l1_loss(pixel_BMP.float(), target_BMP), pixel_BMP, hidden_BM
+
+
+def train_step(
+    model: SimMimStudent,
+    optimizer: AdamW,
+    guard: StepGuard,
+    image_BCHW: Tensor,
+    batch: Batch,
+    at: At,
+    config: Config,
+) -> tuple[dict[str, Tensor], tuple[Tensor, Tensor, Tensor]]:
+    """Update the weights once; return what is logged (on the device), and what can be drawn.
+
+    The values are means over all ranks. A step that `guard` does not admit changes no weight.
+    """
+    for group in optimizer.param_groups:
+        group["lr"] = at.lr
+    optimizer.zero_grad()
+    count, losses = config.optim.accumulate, []
+    for micro_BCHW, micro in micro_batches(image_BCHW, batch, count):
+        loss, pixel_BMP, hidden_BM = objective(model, micro_BCHW, micro.hidden_BN, config)
+        (config.loss.mim * loss / count).backward()
+        losses.append(loss.detach())
+    mim = torch.stack(losses).mean()
+    norm = total_norm(model)
+    if config.optim.clip_norm is not None:
+        torch.nn.utils.clip_grads_with_norm_(model.parameters(), config.optim.clip_norm, norm)
+    values = mean_over_ranks({"loss": config.loss.mim * mim, "loss_mim": mim})
+    values["grad_norm"] = whole(norm)
+    guard.check(at.step, values)
+    optimizer.step()
+    return values, (micro_BCHW, pixel_BMP.detach(), hidden_BM)
+
+
+def visible_count(config: Config) -> int:
+    """Return how many patches of an image keep their pixels."""
+    side = config.model.image_size // config.model.patch_size // config.model.mask_unit
+    hidden_units = round(side * side * config.model.mask_ratio)
+    return (side * side - hidden_units) * config.model.mask_unit**2
+
+
+class SimMimMethod:
+    """What the loop, the plan and the export ask (methods/protocol.py)."""
+
+    plannable: ClassVar[bool] = False
+
+    def __init__(self, config: Config, device: torch.device) -> None:
+        self._config = config
+        engine = config.engine
+        start, self.tokenize = initial(config, self.shape(config))
+        model = SimMimStudent(start.encoder, patch_size=config.model.patch_size).to(device)
+        shard(
+            model, model.encoder.blocks, compute_type(engine.precision, device),
+            activation_checkpointing=engine.activation_checkpointing, compiled=engine.compile,
+        )  # fmt: skip
+        self.model, self.teacher = model, None
+        self.optimizer = adamw(
+            model, betas=config.optim.betas, weight_decay=config.optim.weight_decay
+        )
+
+    @staticmethod
+    def check(config: Config) -> None:
+        if config.loss.terms != ("mim",):
+            raise ValueError(
+                f"method simmim with loss {' and '.join(config.loss.terms) or '0'}: its one term "
+                f"is loss.mim; set it above 0, and loss.clip and loss.mfd to 0"
+            )
+        grid = config.model.image_size // config.model.patch_size
+        if grid % config.model.mask_unit:
+            raise ValueError(
+                f"model.mask_unit {config.model.mask_unit}: a side of {grid} patches is no "
+                f"multiple of it; use a divisor of {grid}"
+            )
+        if not 0 < visible_count(config) < grid * grid:
+            raise ValueError(
+                f"model.mask_ratio {config.model.mask_ratio}: of "
+                f"{(grid // config.model.mask_unit) ** 2} units none or all would be hidden"
+            )
+
+    @staticmethod
+    def view(config: Config) -> View:
+        return single_crop(config)
+
+    @staticmethod
+    def shape(config: Config) -> dict[str, Any]:
+        return encoder_shape(config)
+
+    @staticmethod
+    def network(config: Config) -> tuple[NetworkShape, list[str]]:
+        raise ValueError(
+            f"{config.name}: the cost of simmim is not counted yet; measure a few steps with "
+            f"--optim.steps=20"
+        )
+
+    def step(self, batch: Batch, at: At, guard: StepGuard) -> Stepped:
+        image_BCHW = normalise(batch.image_BCHW, batch.flip_B)
+        values, shown = train_step(
+            self.model, self.optimizer, guard, image_BCHW, batch, at, self._config
+        )
+        model, loss = self._config.model, self._config.loss
+        return Stepped(values, partial(picture, *shown, model.patch_size, loss.normalise_pixels))
+
+    def step_flops(self, batch: Batch) -> float:
+        images = self._config.data.paired_batch + self._config.data.unpaired_batch
+        return self.model.step_flops(images, batch.hidden_BN.shape[1] - visible_count(self._config))
+
+    def exported(self) -> dict[str, Tensor]:
+        weights = full_weights(self.model)
+        return {name: value for name, value in weights.items() if name.startswith("encoder.")}
