@@ -23,7 +23,8 @@ MISSING, NO_GPU, EXCEPTION, UNKNOWN = "missing", "no gpu", "exception", "unknown
 _LOST, _WATCHER = "lost others", "watcher"  # of exceptions that follow from another failure
 
 REMEDIES = {
-    GPU_MEMORY: "take a smaller batch a GPU: more GPUs, optim.accumulate, or engine.activation_checkpointing",
+    GPU_MEMORY: "take a smaller batch a GPU: more GPUs, optim.accumulate, or "
+    "engine.activation_checkpointing",
     HOST_MEMORY: "ask for more memory a node, or set data.readers and data.prefetch lower",
     DISK_FULL: "make room, or ask for more quota, then submit it again: it goes on",
     TIME_LIMIT: "submit it again: it goes on from the last checkpoint; or give it more hours",
