@@ -24,6 +24,10 @@ small networks; fields given on the command line have the last word. What a syst
 """
 
 import logging
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from maskedclip.command import one_line_errors
 from maskedclip.grid.ablation_command import read_ablation

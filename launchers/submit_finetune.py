@@ -12,6 +12,10 @@ other; the exit code is then 1.
 """
 
 import logging
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from maskedclip.command import one_line_errors
 from maskedclip.grid.study_command import read_study

@@ -7,11 +7,16 @@ Without RECIPE it is maskedclip_vitl, the paper's. The same command again goes o
 checkpoint. `demo` needs no data and no GPU.
 """
 
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
 from maskedclip.command import one_line_errors, read_config
 from maskedclip.config import LaunchConfig
 
 if __name__ == "__main__":
-    config, launch = read_config(__doc__, LaunchConfig(), default="maskedclip_vitl")
+    config, launch, *_ = read_config(__doc__, LaunchConfig(), "maskedclip_vitl")
     with one_line_errors():
         from maskedclip.jobs.submit import submit
 

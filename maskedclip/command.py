@@ -1,32 +1,60 @@
-"""The command line: Fire gathers flags into a config, and nothing has run when one is wrong.
+"""The command line, once: a command declares its words and flags, and reads them in one call.
 
-Fire calls a function first and complains of unknown arguments afterwards, so it is only given one
-that collects them; values stay text until `override` knows which kind is wanted. Nothing here
-imports torch: --help and mistakes answer at once.
+    EVALUATE = CommandLine(Options(EvaluateConfig()), words=[Word("WEIGHTS", field="weights")])
+    config = EVALUATE.read(__doc__).config()
+
+Flags are the fields of frozen dataclasses, and what stands in the help beside each is the comment
+beside it in the source. Fire collects words and flags, and runs nothing: values stay text until
+`override` knows which kind is wanted. Nothing here imports torch: --help and mistakes answer at
+once.
 """
 
-import difflib
 import errno
 import inspect
 import os
 import re
+import shlex
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar, cast
+from typing import Annotated, Any, NamedTuple, NoReturn, TypeVar, cast, get_args, get_origin
 
 import fire
 from fire.decorators import SetParseFn
 
 from maskedclip.cluster_profile import profiled
-from maskedclip.config import Config, LaunchConfig, field_names, override
+from maskedclip.config import (
+    Config,
+    FinetuneConfig,
+    LaunchConfig,
+    did_you_mean,
+    field_kinds,
+    override,
+)
 from maskedclip.recipes import RECIPES
 
 T = TypeVar("T")
-_ANYWAY = "see that the place can be read and written, then run the same command again"
-_MENDS = {
+HELP, HELP_ALL = "help", "help all"
+ANY = sys.maxsize  # words
+COMMON: Mapping[type, Sequence[str]] = {  # what --help shows of the large ones; --help all has all
+    Config: (
+        "name", "out", "seed", "init_from", "data.paired", "data.unpaired", "data.paired_batch",
+        "data.unpaired_batch", "model.size", "model.image_size", "model.mask_ratio", "loss.clip",
+        "loss.mfd", "optim.epochs", "optim.base_lr", "optim.accumulate", "engine.save_every",
+        "after.datasets",
+    ),
+    LaunchConfig: (
+        "nodes", "gpus", "cluster", "dry_run", "hours", "partition", "setup", "profile",
+    ),
+    FinetuneConfig: (
+        "weights", "dataset", "task", "name", "out", "recipe", "fraction", "seed", "image_size",
+        "batch", "epochs", "warmup_epochs", "lr", "layer_decay", "threads",
+    ),
+}  # fmt: skip
+_TRY_AGAIN = "see that the path can be read and written, then run the same command again"
+_FIXES = {
     errno.EACCES: "give yourself write permission or choose another --out",
     errno.EROFS: "choose an --out that can be written",
     errno.ENOSPC: "make room, then run the same command again",
@@ -34,6 +62,346 @@ _MENDS = {
     errno.EEXIST: "a file stands where a folder is wanted; choose another --out",
     errno.ENOTDIR: "a file stands where a folder is wanted; choose another --out",
 }
+_FLAG = re.compile(r"--|-[A-Za-z]")  # -1 and -.5 are values
+_DASHES = ("\N{EN DASH}", "\N{EM DASH}", "\N{MINUS SIGN}")  # as documents have them for hyphens
+_JOIN = "\0"  # between the values of a repeated flag, on their way through Fire
+
+
+class Word(NamedTuple):
+    """A word of a command line that is no flag, such as RUN; all but a command's last are single.
+
+    Attributes:
+        field: of the dataclasses, which it fills and which may be written as a flag instead.
+        choices: what it may be; none: anything.
+        missing: what is said where it is not given.
+    """
+
+    name: str
+    field: str = ""
+    least: int = 1
+    most: int = 1
+    choices: Collection[str] = ()
+    missing: str = ""
+
+    @property
+    def noun(self) -> str:
+        return self.name.lower().replace("_", " ")
+
+
+@dataclass(frozen=True)
+class Options:
+    """Flags of a command: the fields of a dataclass, with these defaults.
+
+    Args:
+        prefix: stands before each field, as in --finetune.epochs.
+        hidden: fields that the command sets itself.
+    """
+
+    default: Any
+    title: str = "Options, as --NAME=VALUE:"
+    prefix: str = ""
+    hidden: Collection[str] = ()
+
+    def kinds(self) -> dict[str, Any]:
+        """Return what each flag holds, by its name."""
+        kinds = field_kinds(type(self.default))
+        return {self.prefix + name: k for name, k in kinds.items() if name not in self.hidden}
+
+    def lines(self, *, every: bool) -> list[str]:
+        """Return a line a flag: its default, its meaning, and how a list is written."""
+        hidden = set(self.hidden)
+        common = COMMON.get(type(self.default))
+        if common and not every:
+            hidden |= field_kinds(type(self.default)).keys() - set(common)
+        lines = _lines(self.default, self.prefix, "", hidden)
+        return ["", self.title, *lines] if lines else []
+
+
+@dataclass(frozen=True)
+class Given:
+    """What a command line says: other words, and the changed fields of each of its Options."""
+
+    options: Sequence[Options]
+    words: tuple[str, ...]
+    changes: tuple[dict[str, Any], ...]
+    help: str = ""  # HELP or HELP_ALL where it was asked for
+
+    def config(self, index: int = 0, base: Any = None) -> Any:
+        """Return the dataclass of those Options, or `base` in place of its defaults, changed.
+
+        Raises ValueError for a value of another kind, or one that its __post_init__ refuses.
+        """
+        default = self.options[index].default if base is None else base
+        return override(default, self.changes[index])
+
+
+class CommandLine:
+    """The words and flags that one command takes; of two Options with one flag the first has it."""
+
+    def __init__(
+        self, *options: Options, words: Sequence[Word] = (), greedy: Collection[str] = ()
+    ) -> None:
+        """Declare a command; the flags `greedy` take all words behind them, as --against a b."""
+        self.options, self.words, self.greedy = options, words, greedy
+        self.owners: dict[str, int] = {}
+        self.kinds: dict[str, Any] = {}
+        for index, option in enumerate(options):
+            for name, kind in option.kinds().items():
+                if self.owners.setdefault(name, index) == index:
+                    self.kinds[name] = kind
+
+    def read(
+        self, usage: str | None, arguments: Sequence[str] | None = None, about: Sequence[str] = ()
+    ) -> Given:
+        """Return what the command line says; --help and a mistake end the program.
+
+        Args:
+            arguments: None: those of this process.
+            about: lines that stand above the options in the help.
+        """
+        with one_line_errors():
+            given = self.parse(sys.argv[1:] if arguments is None else arguments)
+        if given.help:
+            self.show_help(usage, given.help, about)
+        return given
+
+    def show_help(self, usage: str | None, asked: str, about: Sequence[str] = ()) -> NoReturn:
+        """Print the help and end the program."""
+        lines = [str(usage).strip(), *about]
+        for option in self.options:
+            lines += option.lines(every=asked == HELP_ALL)
+        shown = sum(line.startswith("  --") for line in lines)
+        if shown < len(self.kinds) and asked == HELP:
+            lines += ["", f"{len(self.kinds) - shown} more options: --help all"]
+        sys.stdout.write("\n".join(lines) + "\n")
+        raise SystemExit(0)
+
+    def parse(self, arguments: Sequence[str]) -> Given:
+        """Return what the arguments say, without touching anything; ValueError for a mistake.
+
+        A mistake beside --help counts for nothing: there are then no words and no changes.
+        """
+        asked, arguments = _without_help(arguments)
+        try:
+            given = self._given(arguments)
+        except ValueError:
+            if not asked:
+                raise
+            given = Given(self.options, (), tuple({} for _ in self.options))
+        return replace(given, help=asked)
+
+    def _given(self, arguments: Sequence[str]) -> Given:
+        words, flags = self._collected(arguments)
+        values = {name: self._value(name, text.split(_JOIN)) for name, text in flags.items()}
+        rest = self._fill(words, values)
+        changes: tuple[dict[str, Any], ...] = tuple({} for _ in self.options)
+        for name, value in values.items():
+            index = self.owners[name]
+            changes[index][name.removeprefix(self.options[index].prefix)] = value
+        return Given(self.options, tuple(rest), changes)
+
+    def _collected(self, arguments: Sequence[str]) -> tuple[list[str], dict[str, str]]:
+        """Return (words, flags): Fire's reading of arguments that leave it nothing to guess.
+
+        Fire alone would give a bare switch the next word, let the last of two flags win, and take
+        `--out --size=64` for an --out called True.
+        """
+        words: list[str] = []
+        texts: dict[str, list[str]] = {}
+        rest = list(arguments)
+        while rest:
+            token = rest.pop(0)
+            if token == "--":
+                words, rest = words + rest, []
+            elif token.startswith(_DASHES):
+                raise ValueError(f"{token!r} begins with a dash; write flags with two hyphens, --")
+            elif not _FLAG.match(token):
+                words.append(token)
+            else:
+                name, equals, value = token.lstrip("-").partition("=")
+                name = name.replace("-", "_")
+                self._check_known(name, token)
+                values = [value] if equals else self._values_after(name, rest)
+                texts.setdefault(name, []).extend(values)
+        for word in words:
+            if word == "-" or _FLAG.match(word):  # which Fire would not take for a word
+                raise ValueError(f"{word!r}: a word cannot begin with a hyphen; write ./{word}")
+
+        @SetParseFn(str)
+        def collect(*words: str, **flags: str) -> tuple[list[str], dict[str, str]]:
+            return list(words), flags
+
+        named = [f"--{name}={_JOIN.join(values)}" for name, values in texts.items()]
+        return fire.Fire(collect, command=[*words, *named], serialize=lambda _: None)
+
+    def _check_known(self, name: str, token: str) -> None:
+        if name in self.kinds:
+            return
+        without = re.sub(r"^no_?", "", name)
+        if self.kinds.get(without) is bool:
+            raise ValueError(f"unknown flag {token}; did you mean --{without}=false?")
+        if not self.kinds:
+            raise ValueError(f"unknown flag --{name}; this command takes none but --help")
+        near = did_you_mean(name, self.kinds).replace("did you mean ", "did you mean --")
+        raise ValueError(f"unknown flag --{name}; {near}")
+
+    def _values_after(self, name: str, rest: list[str]) -> list[str]:
+        """Take the values of a flag that has no = from the arguments behind it."""
+        if self.kinds[name] is bool:
+            stated = rest and rest[0].lower() in ("true", "false")
+            return [rest.pop(0) if stated else "true"]
+        count = 0
+        while count < len(rest) and not _FLAG.match(rest[count]):
+            count += 1
+            if name not in self.greedy:
+                break
+        if not count:
+            hint = f"write --{name}=VALUE"
+            if rest and rest[0] != "--":
+                hint = f"write --{name}={rest[0]} if {rest[0]} is its value"
+            raise ValueError(f"--{name} needs a value; {hint}")
+        values, rest[:count] = rest[:count], []
+        return values
+
+    def _value(self, name: str, values: list[str]) -> Any:
+        """Return the text of a flag: of a list that was repeated, all of it."""
+        kind = self.kinds[name]
+        if kind is bool and values[-1].lower() not in ("true", "false", "1", "0", "yes", "no"):
+            raise ValueError(f"--{name} {values[-1]}: it takes no value; write --{name} alone")
+        if values == [""] and "Path" in str(kind):
+            raise ValueError(f"--{name} needs a value; write --{name}=PATH")
+        if get_origin(kind) is Annotated:
+            return tuple(values)
+        if _is_list(kind):
+            return ",".join(values)
+        if len(values) > 1:
+            raise ValueError(f"--{name} is given twice: {' and '.join(values)}; give it once")
+        return values[0]
+
+    def _fill(self, words: Sequence[str], values: dict[str, Any]) -> list[str]:
+        """Return the words that fill no field; ValueError for one too many, or too few."""
+        rest = list(words)
+        left: list[str] = []
+        for place, word in enumerate(self.words):
+            most = word.most if place == len(self.words) - 1 else 1
+            taken, rest[:most] = rest[:most], []
+            if taken and word.field in values:
+                raise ValueError(f"{taken[0]!r} and --{word.field}: give one of them")
+            if len(taken) < word.least and word.field not in values:
+                count = f"{len(taken)} {word.noun}s" if word.least > 1 else f"no {word.noun}"
+                raise ValueError(word.missing or f"{count} given; see --help")
+            for text in taken:
+                if word.choices and text not in word.choices:
+                    near = did_you_mean(text, word.choices, f"use one of {', '.join(word.choices)}")
+                    raise ValueError(f"no {word.noun} {text!r}; {near}")
+            if not word.field:
+                left += taken
+            elif taken:
+                values[word.field] = tuple(taken) if word.most > 1 else taken[0]
+        if rest:
+            last = self.words[-1] if self.words else None
+            enough = "is no flag"
+            if last:
+                enough = (
+                    f"one {last.noun} is enough" if last.most == 1 else f"{last.most} are enough"
+                )
+            raise ValueError(f"{rest[0]!r}: {enough}; write options as --NAME=VALUE")
+        return left
+
+
+def _without_help(arguments: Sequence[str]) -> tuple[str, list[str]]:
+    """Return (HELP, HELP_ALL or nothing, the other arguments)."""
+    asked, rest = "", list(arguments)
+    end = rest.index("--") if "--" in rest else len(rest)
+    for place in reversed(range(end)):
+        name, _, value = rest[place].partition("=")
+        if name in ("--help", "-h", "-help"):
+            every = [value, *rest[place + 1 : place + 2]]
+            asked = HELP_ALL if "all" in every else HELP
+            del rest[place : place + 1 + (not value and "all" in every)]
+    return asked, rest
+
+
+def _is_list(kind: Any) -> bool:
+    return get_origin(kind) is tuple and get_args(kind)[-1] is Ellipsis
+
+
+def _lines(config: Any, prefix: str, path: str, hidden: Collection[str]) -> list[str]:
+    notes, kinds = _comments(type(config)), field_kinds(type(config))
+    lines = []
+    for field in fields(config):
+        value, name = getattr(config, field.name), path + field.name
+        if is_dataclass(value):
+            lines += _lines(value, prefix, f"{name}.", hidden)
+        elif name not in hidden:
+            shown = ",".join(map(str, value)) if isinstance(value, tuple) else value
+            flag = f"--{prefix}{name}" + ("" if value is False else f"={shown}")
+            how = ""
+            if get_origin(kinds[field.name]) is Annotated:
+                how = "(repeat the flag for more; commas belong to the value)"
+            elif _is_list(kinds[field.name]):
+                how = "(list: a,b or repeat the flag)"
+            line = f"  {flag:45} {notes.get(field.name, '')} {how}"
+            lines.append(line.rstrip())
+    return lines
+
+
+def _comments(kind: type) -> Mapping[str, str]:
+    """Return the comment behind each field in the source, which may stand lines below its name."""
+    source = inspect.getsource(kind)
+    pattern = r"^    (\w+): (?:[^#\n]|\n(?!    [\w#@]))*?  # (.*)$"
+    return dict(re.findall(pattern, source, flags=re.MULTILINE))
+
+
+class Recipe(NamedTuple):
+    """A recipe with its changes, the command's own options, and the words to write them again."""
+
+    config: Config
+    options: Any
+    name: str  # empty: none was named
+    typed: str  # the changes of the recipe, as on a command line
+
+
+def read_config(
+    usage: str | None, options: Any, default: str, arguments: Sequence[str] | None = None
+) -> Recipe:
+    """Return the recipe that the command line names, with its changes, and the other options.
+
+    A flag belongs to `options` (a dataclass, or None) where it has such a field, else to the
+    recipe's config. A LaunchConfig starts from the cluster's profile. --help prints `usage`,
+    recipes and fields, and ends the program; mistakes end it in one line.
+    """
+    own = [] if options is None else [Options(options, "Options:")]
+    title = "Fields of the run, as --SECTION.FIELD=VALUE:"
+    word = Word("RECIPE", least=0, choices=RECIPES)
+
+    def line(recipe: str) -> CommandLine:
+        return CommandLine(*own, Options(RECIPES[recipe](), title), words=[word])
+
+    with one_line_errors():
+        arguments = sys.argv[1:] if arguments is None else arguments
+        name = (line(default).parse(arguments).words or ("",))[0]
+        about = recipe_lines("Recipes:", RECIPES)
+        given = line(name or default).read(usage, arguments, about)
+        config = given.config(len(own))
+        if isinstance(options, LaunchConfig):
+            options = profiled(given.changes[0].get("profile", options.profile))
+        options = given.config(0, options) if own else None
+    return Recipe(cast(Config, config), options, name, as_flags(given.changes[-1]))
+
+
+def as_flags(changes: Mapping[str, Any]) -> str:
+    """Return changes of a config as they are written on a command line."""
+    flags = [f"--{name}={value}" for name, value in changes.items() if isinstance(value, str)]
+    return shlex.join(flags)
+
+
+def recipe_lines(title: str, recipes: Mapping[str, Any]) -> list[str]:
+    """Return a line a recipe, for --help: its name and the first line of its docstring."""
+    firsts = {
+        name: (inspect.getdoc(recipe) or "").splitlines()[0] for name, recipe in recipes.items()
+    }
+    return ["", title, *(f"  {name:18} {first}" for name, first in firsts.items())]
 
 
 def stop(message: object) -> NoReturn:
@@ -64,100 +432,8 @@ def one_line_errors() -> Iterator[None]:
         yield
     except OSError as error:
         what = error.strerror or str(error)
-        stop(f"{error.filename or 'disk'}: {what}; {_MENDS.get(error.errno or 0, _ANYWAY)}")
+        stop(f"{error.filename or 'disk'}: {what}; {_FIXES.get(error.errno or 0, _TRY_AGAIN)}")
     except (ValueError, RuntimeError) as error:
         stop(error)
     except KeyboardInterrupt:
         stop("stopped; the same command begins again, or goes on from what is saved")
-
-
-def read_flags(arguments: list[str] | None = None) -> tuple[list[str], dict[str, str]]:
-    """Return (words, flags) of a command line such as `demo --nodes 1 --optim.base_lr=1e-4`."""
-
-    @SetParseFn(str)
-    def collect(*words: str, **flags: str) -> tuple[list[str], dict[str, str]]:
-        return list(words), flags
-
-    return fire.Fire(collect, command=arguments, serialize=lambda _: None)
-
-
-def check_flags(
-    usage: str | None, config: Any, flags: Mapping[str, str], about: Sequence[str] = ()
-) -> None:
-    """End the program with the help where it is asked for, or at a flag that `config` has not.
-
-    Args:
-        about: lines that stand above the options in the help.
-    """
-    if flags.keys() & {"help", "h"}:
-        lines = [str(usage).strip(), "", *about, "Options, as --NAME=VALUE:", *field_lines(config)]
-        sys.stdout.write("\n".join(lines) + "\n")
-        raise SystemExit(0)
-    known = field_names(config)
-    for name in flags:
-        if name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
-            stop(f"no flag --{name}; " + (f"did you mean --{near[0]}?" if near else "see --help"))
-
-
-def read_config(
-    usage: str, options: T, default: str, arguments: list[str] | None = None
-) -> tuple[Config, T]:
-    """Return the recipe that the command line names, with its changes, and the other options.
-
-    A flag belongs to `options` where it has such a field, else to the recipe's config. A
-    LaunchConfig starts from the cluster's profile. --help
-    prints `usage`, recipes and fields, and ends the program; mistakes end it in one line.
-    """
-    words, flags = read_flags(arguments)
-    if flags.keys() & {"help", "h"}:
-        sys.stdout.write(help_text(usage, options, RECIPES[default]()))
-        raise SystemExit(0)
-    name = words[0] if words else default
-    if len(words) > 1:
-        stop(f"{words[1]!r}: one recipe is enough; write changes as --field=value")
-    if name not in RECIPES:
-        near = difflib.get_close_matches(name, RECIPES, n=1) or [", ".join(RECIPES)]
-        stop(f"no recipe {name!r}; did you mean {near[0]}?")
-    known = field_names(options) if is_dataclass(options) else []
-    ours = {key: value for key, value in flags.items() if key in known}
-    theirs = {key: value for key, value in flags.items() if key not in known}
-    with one_line_errors():
-        if isinstance(options, LaunchConfig):
-            options = cast(T, profiled(ours.get("profile", options.profile)))
-        unknown = [key for key in theirs if key not in field_names(Config())]
-        if unknown:
-            near = difflib.get_close_matches(unknown[0], [*known, *field_names(Config())], n=1)
-            hint = f"did you mean --{near[0]}?" if near else "see --help"
-            raise ValueError(f"no flag --{unknown[0]}; {hint}")
-        return override(RECIPES[name](), theirs), override(options, ours) if ours else options
-
-
-def help_text(usage: str, options: Any, config: Any) -> str:
-    """Return the whole help: usage, recipes, and every field with its default and its meaning."""
-    lines = [usage.strip(), "", "Recipes:"]
-    for name, recipe in RECIPES.items():
-        lines.append(f"  {name:18} {inspect.getdoc(recipe).splitlines()[0]}")  # type: ignore[union-attr]
-    if is_dataclass(options):
-        lines += ["", "Options:", *field_lines(options)]
-    lines += ["", "Fields of the run, as --SECTION.FIELD=VALUE:", *field_lines(config)]
-    return "\n".join(lines) + "\n"
-
-
-def field_lines(config: Any, prefix: str = "") -> list[str]:
-    """Return a line a field: flag, value, and the comment that stands beside it in the source."""
-    notes = _comments(type(config))
-    lines = []
-    for field in fields(config):
-        value, flag = getattr(config, field.name), f"--{prefix}{field.name}"
-        if is_dataclass(value):
-            lines += field_lines(value, f"{prefix}{field.name}.")
-        else:
-            shown = ",".join(map(str, value)) if isinstance(value, tuple) else value
-            lines.append(f"  {f'{flag}={shown}':45} {notes.get(field.name, '')}".rstrip())
-    return lines
-
-
-def _comments(kind: type) -> Mapping[str, str]:
-    source = inspect.getsource(kind)
-    return dict(re.findall(r"^    (\w+):.*?  # (.*)$", source, flags=re.MULTILINE))

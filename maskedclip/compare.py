@@ -7,20 +7,15 @@ differ in their seed count as their mean. Patients are drawn with replacement, 2
 same ones for both; with one seed on each side DeLong's test stands below for each class.
 """
 
+from maskedclip.command import CommandLine, Word, one_line_errors
+
+COMPARE = CommandLine(words=[Word("RUN", least=2, most=2)])
+
 if __name__ == "__main__":  # before scikit-learn is imported: --help and mistakes answer at once
     import shlex
     import sys
 
-    from maskedclip.command import one_line_errors, read_flags, stop
-
-    WORDS, FLAGS = read_flags()
-    if FLAGS.keys() & {"help", "h"}:
-        sys.stdout.write(__doc__)
-        raise SystemExit(0)
-    if FLAGS:
-        stop(f"no flag --{min(FLAGS)}; give two runs, or see --help")
-    if len(WORDS) != 2:
-        stop(f"{len(WORDS)} runs given; name two run directories, or folders of runs")
+    WORDS = COMPARE.read(__doc__).words
 
 import logging
 from collections.abc import Iterable, Sequence

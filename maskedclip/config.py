@@ -9,11 +9,22 @@ import json
 import math
 import types
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, fields, is_dataclass, replace
+from dataclasses import asdict, dataclass, is_dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
+from typing import (
+    Annotated,
+    Any,
+    Literal,
+    TypeVar,
+    Union,
+    cast,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
 T = TypeVar("T")
+Lines = Annotated[tuple[str, ...], "text is one item: commas in it are its own"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -334,8 +345,8 @@ class LaunchConfig:
     cpus_per_rank: int = 8  # asked of slurm
     memory_gb: int | None = None  # a node, asked of slurm
     constraint: str | None = None  # of the nodes, such as a100
-    sbatch: tuple[str, ...] = ()  # more options of sbatch, as --reservation=NAME
-    setup: tuple[str, ...] = ()  # lines of the job before it runs, such as module load cuda
+    sbatch: Lines = ()  # more options of sbatch, as --sbatch=--exclude=n1,n2
+    setup: Lines = ()  # lines of the job before it runs, such as "module load cuda"
     profile: str = ""  # table of ~/.config/maskedclip/cluster.toml, over its [default]
 
     def __post_init__(self) -> None:
@@ -364,22 +375,29 @@ def check_shares(batch_sizes: Iterable[int], world: int, parts: int) -> None:
             )
 
 
+def did_you_mean(word: str, choices: Iterable[str], otherwise: str = "see --help") -> str:
+    """Return the end of a message on an unknown word: the nearest choice, or `otherwise`."""
+    known = list(choices)
+    last = [name for name in known if name.rpartition(".")[2] == word]  # base_lr: optim.base_lr
+    near = last or difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+    return f"did you mean {near[0]}?" if near else otherwise
+
+
 def override(config: T, changes: Mapping[str, Any]) -> T:
     """Return `config` with dotted fields replaced, as in {"optim.base_lr": 3e-4}.
 
     Raises ValueError for an unknown field (with the nearest name) or a value of another kind.
     """
-    names = field_names(config)
+    names = field_kinds(type(config))
     for path in changes:
         if path not in names:
-            near = difflib.get_close_matches(path, names, n=1, cutoff=0.5)
-            hint = f"did you mean {near[0]}?" if near else "see --help"
+            hint = did_you_mean(path, names)
             raise ValueError(f"no field {path!r} in {type(config).__name__}; {hint}")
     return _replaced(config, changes, "")
 
 
 def _replaced(config: T, changes: Mapping[str, Any], prefix: str) -> T:
-    kinds = get_type_hints(type(config))
+    kinds = get_type_hints(type(config), include_extras=True)
     new: dict[str, Any] = {}
     inner: dict[str, dict[str, Any]] = {}
     for path, value in changes.items():
@@ -394,14 +412,18 @@ def _replaced(config: T, changes: Mapping[str, Any], prefix: str) -> T:
     return cast(T, replace(cast(Any, config), **new))
 
 
-def field_names(config: Any, prefix: str = "") -> list[str]:
+def field_kinds(config: type, prefix: str = "") -> dict[str, Any]:
+    """Return what each dotted field of a tree of dataclasses holds, as it is annotated."""
+    kinds: dict[str, Any] = {}
+    for name, kind in get_type_hints(config, include_extras=True).items():
+        inner = is_dataclass(kind)
+        kinds |= field_kinds(kind, f"{prefix}{name}.") if inner else {prefix + name: kind}
+    return kinds
+
+
+def field_names(config: Any) -> list[str]:
     """Return every dotted field of `config`."""
-    names: list[str] = []
-    for field in fields(config):
-        value = getattr(config, field.name)
-        path = prefix + field.name
-        names += field_names(value, path + ".") if is_dataclass(value) else [path]
-    return names
+    return list(field_kinds(type(config)))
 
 
 def save(config: Any, path: Path) -> None:
@@ -440,27 +462,28 @@ def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 def cast_value(value: Any, kind: Any, path: str) -> Any:
     """Return `value` as `kind`; text from a command line is read, nothing is rounded.
 
-    kind is int, float, bool, str, a tuple, a Literal or one of these or None; path names the field
-    in the ValueError of a value that does not fit.
+    kind is int, float, bool, str, Path, a tuple, `Lines`, a Literal or one of these or None; path
+    names the field in the ValueError of a value that does not fit.
     """
-    wrong = ValueError(f"{path}: {value!r} is not {_words(kind)}")
-    origin, parts = get_origin(kind), get_args(kind)
+    wrong = ValueError(f"{path}: {value!r} is not {_kind_in_words(kind)}")
+    if get_origin(kind) is Annotated:  # Lines: text is one item, whatever commas are in it
+        kind, value = get_args(kind)[0], ([value] if isinstance(value, str) else value)
+    origin, inner = get_origin(kind), get_args(kind)
     if origin in (Union, types.UnionType):
         if value is None or value == "None":
             return None
-        return cast_value(value, next(part for part in parts if part is not type(None)), path)
+        return cast_value(value, next(part for part in inner if part is not type(None)), path)
     if origin is Literal:
-        if value not in parts:
-            near = difflib.get_close_matches(str(value), [str(part) for part in parts], n=1)
-            raise ValueError(f"{wrong}" + (f"; did you mean {near[0]}?" if near else ""))
+        if value not in inner:
+            raise ValueError("; ".join(filter(None, [f"{wrong}", did_you_mean(value, inner, "")])))
         return value
     if origin is tuple:
         items = value.strip("()[] ").split(",") if isinstance(value, str) else list(value)
         items = [item.strip() if isinstance(item, str) else item for item in items if item != ""]
-        inner = [parts[0]] * len(items) if parts[-1] is Ellipsis else list(parts)
-        if len(inner) != len(items):
+        kinds = [inner[0]] * len(items) if inner[-1] is Ellipsis else list(inner)
+        if len(kinds) != len(items):
             raise wrong
-        return tuple(cast_value(item, part, path) for item, part in zip(items, inner, strict=True))
+        return tuple(cast_value(item, part, path) for item, part in zip(items, kinds, strict=True))
     return _cast_plain(value, kind, wrong)
 
 
@@ -478,16 +501,24 @@ def _cast_plain(value: Any, kind: type, wrong: ValueError) -> Any:
         if not math.isfinite(number) or (kind is int and number != int(number)):
             raise wrong
         return kind(number)
+    if kind is Path and value:
+        return Path(value)
     if not isinstance(value, kind):
         raise wrong
     return value
 
 
-def _words(kind: Any) -> str:
+def _kind_in_words(kind: Any) -> str:
     if get_origin(kind) is Literal:
         return "one of " + ", ".join(str(part) for part in get_args(kind))
     if get_origin(kind) is tuple:
         return "a list such as a,b"
-    return {"int": "a whole number", "float": "a number", "bool": "true or false"}.get(
-        getattr(kind, "__name__", str(kind)), f"{kind}"
-    )
+    if get_origin(kind) in (Union, types.UnionType):
+        return _kind_in_words(get_args(kind)[0])
+    names = {
+        "int": "a whole number",
+        "float": "a number",
+        "bool": "true or false",
+        "Path": "a path",
+    }
+    return names.get(getattr(kind, "__name__", str(kind)), f"{kind}")

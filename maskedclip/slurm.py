@@ -10,7 +10,6 @@ was cancelled or is missing, and nothing that is done, waits or runs. cancel end
 grid or run, and no others.
 """
 
-import difflib
 import json
 import subprocess
 import sys
@@ -19,7 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from maskedclip.command import check_flags, one_line_errors, read_flags, stop
+from maskedclip.command import CommandLine, Options, Word, one_line_errors
 from maskedclip.config import override
 from maskedclip.grid.diagnosis import cause_of
 from maskedclip.grid.lookup import LAUNCH, GridOrRun, known_places, opened
@@ -60,29 +59,32 @@ class StatusConfig:
             raise ValueError(f"watch {self.watch:g}: at least 1 second, or 0 for one check")
 
 
+VERBS = ("status", "retry", "cancel")
+SLURM = CommandLine(
+    Options(StatusConfig(), "Options of status, as --NAME=VALUE:"),
+    words=[
+        Word("COMMAND", choices=VERBS, missing=f"no command given; use one of {', '.join(VERBS)}"),
+        Word("GRID_OR_RUN", least=0),
+    ],
+)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Carry out the command line; return the exit code."""
-    given = list(sys.argv[1:] if arguments is None else arguments)
-    # a bare --json would take the next word as its value
-    words, flags = read_flags(["--json=true" if word == "--json" else word for word in given])
-    if not (flags.keys() & {"help", "h"}) and not words:
-        stop("say what to do: status, retry or cancel, and of which grid or run; see --help")
-    check_flags(__doc__, StatusConfig(), flags, ())
-    verbs = {"status": _status, "retry": _retry, "cancel": _cancel}
-    if words[0] not in verbs:
-        near = difflib.get_close_matches(words[0], verbs, n=1)
-        stop(f"no command {words[0]!r}; did you mean {near[0] if near else 'status'}?")
-    if len(words) == 1:
-        places = known_places()
-        found = f"there is {', '.join(places[:8])}" if places else "as runs/grids/NAME"
-        stop(f"{words[0]}: name a grid or a run; {found}")
-    if len(words) > 2:
-        stop(f"{words[2]!r}: one grid or run is enough")
-    if flags and words[0] != "status":
-        stop(f"{words[0]} has no flag --{next(iter(flags))}; only status has")
+    given = SLURM.read(__doc__, arguments)
+    verb, *names = given.words
     with one_line_errors():
-        config = override(StatusConfig(), flags)
-        return verbs[words[0]](words[1], config)
+        config: StatusConfig = given.config()
+        if not names:
+            known = known_places()
+            hint = f"there is {', '.join(known[:8])}" if known else "as runs/grids/NAME"
+            raise ValueError(f"{verb}: name a grid or a run; {hint}")
+        if given.changes[0] and verb != "status":
+            raise ValueError(
+                f"{verb} has no flag --{next(iter(given.changes[0]))}; only status has"
+            )
+        carry_out = {"status": _status, "retry": _retry, "cancel": _cancel}[verb]
+        return carry_out(names[0], config)
 
 
 def _status(name: str, config: StatusConfig) -> int:

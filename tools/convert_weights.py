@@ -1,4 +1,4 @@
-"""Checkpoints with more than tensors in them, as safetensors; see --help."""
+"""Convert third-party checkpoints to safetensors; `python tools/convert_weights.py --help`."""
 
 import sys
 from pathlib import Path

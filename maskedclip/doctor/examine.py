@@ -8,19 +8,21 @@ against the memory and the disk. On a cluster run it on the login node, and once
 is left behind: the files that test --out are removed. Exit code 1 where a check failed.
 """
 
+import json
 import os
 import platform
 import resource
 import socket
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from maskedclip.command import one_line_errors, read_config
 from maskedclip.config import Config
 from maskedclip.doctor import filesystem, gpus, machine, run_inputs, slurm, torch_probe
 from maskedclip.doctor.outcome import Outcome, not_applicable
@@ -201,3 +203,25 @@ def report(checks: list[Check], took_s: float, launch: str, coloured: bool) -> s
         else "next: fix what failed, then run this again",
     ]
     return "\n".join(lines) + "\n"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Carry out tools/doctor.py; return 1 where a check failed, else 0."""
+    start = time.perf_counter()
+    config, options, recipe, changes = read_config(
+        USAGE, DoctorConfig(), "maskedclip_vitl", arguments
+    )
+    named = f"{recipe} {changes}".strip() if recipe else ""
+    with one_line_errors():
+        checks = examine(config, named, options)
+        took_s = time.perf_counter() - start
+        if options.json:
+            rows = [check._asdict() for check in checks]
+            sys.stdout.write(json.dumps({"checks": rows, "seconds": took_s}) + "\n")
+        else:
+            asked = {"nodes": options.nodes, "gpus": options.gpus}
+            usual = {"nodes": 1, "gpus": None}
+            flags = [f"--{name}={value}" for name, value in asked.items() if value != usual[name]]
+            launch = " ".join([named or "demo", *flags])
+            sys.stdout.write(report(checks, took_s, launch, sys.stdout.isatty()))
+    return int(any(check.state == "failed" for check in checks))

@@ -1,13 +1,11 @@
 """The command line of explain, checked before torch is imported."""
 
-import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from maskedclip.command import check_flags, one_line_errors, read_flags, stop
-from maskedclip.config import override
-from maskedclip.data.storage.open_dataset import describe
+from maskedclip.command import CommandLine, Options, Word, one_line_errors
+from maskedclip.config import did_you_mean
 from maskedclip.models.checkpoints.files import OWN, locate
 
 METHODS = ("rollout", "cls", "relevance", "text")
@@ -22,7 +20,7 @@ class ExplainConfig:
     dataset: str = ""  # or a shard directory: of its test split where it has one
     count: int = 8  # images drawn from the dataset
     phantoms: int = 0  # or play the pointing game on this many, drawn with known lesions
-    untrained: int = 0  # seed: that game with weights drawn anew, so what the picture alone gives
+    untrained: int = 0  # seed: that game with weights drawn anew, so what the image alone gives
     methods: tuple[str, ...] = METHODS
     prompts: tuple[str, ...] = ()  # findings for relevance and text; empty: a few common ones
     classes: tuple[str, ...] = ()  # of a fine-tuned head for relevance; empty: the likeliest
@@ -30,21 +28,24 @@ class ExplainConfig:
     out: str = ""  # directory; empty: explain in the run, or runs/NAME/explain of a file
 
 
-def read_explain(usage: str | None, arguments: list[str] | None = None) -> ExplainConfig:
+EXPLAIN = CommandLine(
+    Options(ExplainConfig()),
+    words=[
+        Word(
+            "RUN_OR_WEIGHTS",
+            field="weights",
+            missing="no weights given; name a run directory, a .safetensors or .pth file, or see "
+            "--help",
+        )
+    ],
+)
+
+
+def read_explain(usage: str | None, arguments: Sequence[str] | None = None) -> ExplainConfig:
     """Return the options that the command line gives, the weights and images there."""
-    words, flags = read_flags(arguments)
-    default = ExplainConfig()
-    check_flags(usage, default, flags)
-    if len(words) > 1:
-        stop(f"{words[1]!r}: one run or file of weights is enough; write options as --name=value")
-    if words:
-        flags = {"weights": words[0]} | flags
+    given = EXPLAIN.read(usage, arguments)
     with one_line_errors():
-        config = override(default, flags)
-        if not config.weights:
-            raise ValueError(
-                "no weights given; name a run directory, a .safetensors or .pth file, or see --help"
-            )
+        config: ExplainConfig = given.config()
         locate(config.weights, OWN)
         check_methods(config.methods)
         _check_images(config)
@@ -57,16 +58,16 @@ def check_methods(methods: Sequence[str]) -> None:
         raise ValueError(f"no method given; use --methods={','.join(METHODS)}, or some of them")
     for name in methods:
         if name not in METHODS:
-            near = difflib.get_close_matches(name, METHODS, n=1) or [" or ".join(METHODS)]
-            raise ValueError(f"no method {name!r}; did you mean {near[0]}?")
+            near = did_you_mean(name, METHODS, f"use some of {', '.join(METHODS)}")
+            raise ValueError(f"no method {name!r}; {near}")
 
 
 def _check_images(config: ExplainConfig) -> None:
     given = [name for name in ("images", "dataset", "phantoms") if getattr(config, name)]
     if len(given) != 1:
-        found = " and ".join(f"--{name}" for name in given) or "nothing"
+        flags = " and ".join(f"--{name}" for name in given) or "nothing"
         raise ValueError(
-            f"what to explain: found {found}; give one of --images=FILE,FILE, --dataset=DIR and "
+            f"what to explain: {flags} given; give one of --images=FILE,FILE, --dataset=DIR and "
             f"--phantoms=COUNT"
         )
     if config.untrained and not config.phantoms:
@@ -81,6 +82,8 @@ def _check_images(config: ExplainConfig) -> None:
         if stems.count(stem) > 1:
             raise ValueError(f"--images: two are called {stem}; their maps would be one file")
     if config.dataset:
+        from maskedclip.data.storage.open_dataset import describe  # numpy: --help does not wait
+
         describe(Path(config.dataset))
         if config.count < 1:
             raise ValueError(f"--count={config.count}: give 1 or more")

@@ -1,22 +1,22 @@
 """The command lines of finetune and evaluate, checked before torch is imported."""
 
-import difflib
-import inspect
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TypeVar, cast
+from typing import Literal
 
-from maskedclip.command import check_flags, one_line_errors, read_flags, stop
-from maskedclip.config import FinetuneConfig, override
-from maskedclip.data.paper_tasks import chosen
-from maskedclip.data.storage.open_dataset import describe
+from maskedclip.command import CommandLine, Options, Word, one_line_errors, recipe_lines
+from maskedclip.config import FinetuneConfig, did_you_mean
 from maskedclip.finetune.recipes import FINETUNE_RECIPES, finetune_recipe
 from maskedclip.models.checkpoints.files import OWN, RANDOM, locate
-from maskedclip.shards.image_folders import TASK, tree_of
 
-T = TypeVar("T")
 PROTOCOLS = ("logistic", "linear", "knn", "zeroshot")
+WEIGHTS = Word(
+    "RUN_OR_WEIGHTS",
+    field="weights",
+    missing="no weights given; name a run directory, a .safetensors or .pth file, or see --help",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,25 +46,39 @@ class EvaluateConfig:
             raise ValueError("fractions and protocols: name at least one of each")
 
 
-def read_finetune(usage: str | None, arguments: list[str] | None = None) -> FinetuneConfig:
+EVALUATE = CommandLine(Options(EvaluateConfig()), words=[WEIGHTS])
+
+
+def finetune_line(recipe: str) -> CommandLine:
+    """Return the words and flags of finetune, whose defaults are a recipe's."""
+    return CommandLine(Options(finetune_recipe(recipe)), words=[WEIGHTS])
+
+
+def read_finetune(usage: str | None, arguments: Sequence[str] | None = None) -> FinetuneConfig:
     """Return the configuration that the command line gives, its weights and dataset there."""
-    config = _read(usage, FinetuneConfig(), arguments)
+    arguments = sys.argv[1:] if arguments is None else arguments
     with one_line_errors():
+        recipe = finetune_line("paper").parse(arguments).changes[0].get("recipe", "paper")
+        given = finetune_line(recipe).read(usage, arguments, finetune_recipe_lines())
+        config: FinetuneConfig = given.config()
         if not config.dataset:
             raise ValueError("no dataset given; add --dataset=DIR, a shard directory with labels")
         check_inputs(config.weights, [config.dataset], config.task)
     return config
 
 
-def read_evaluate(usage: str | None, arguments: list[str] | None = None) -> EvaluateConfig:
+def read_evaluate(usage: str | None, arguments: Sequence[str] | None = None) -> EvaluateConfig:
     """Return the options that the command line gives, the weights and datasets there."""
-    config = _read(usage, EvaluateConfig(), arguments)
+    given = EVALUATE.read(usage, arguments)
     with one_line_errors():
+        config: EvaluateConfig = given.config()
         check_protocols(config.protocols)
         if not config.datasets:
             raise ValueError(
                 "no dataset given; add --datasets=DIR,DIR, shard directories, or paper"
             )
+        from maskedclip.data.paper_tasks import chosen  # numpy, for which --help does not wait
+
         named, _ = chosen(config.datasets, config.task, Path(config.shards))
         check_weights(config.weights)
         for directory, task in named:
@@ -76,8 +90,8 @@ def check_protocols(protocols: Sequence[str]) -> None:
     """Raise ValueError for an unknown protocol, with the nearest one."""
     for name in protocols:
         if name not in PROTOCOLS:
-            near = difflib.get_close_matches(name, PROTOCOLS, n=1) or [" or ".join(PROTOCOLS)]
-            raise ValueError(f"no protocol {name!r}; did you mean {near[0]}?")
+            near = did_you_mean(name, PROTOCOLS, f"use some of {', '.join(PROTOCOLS)}")
+            raise ValueError(f"no protocol {name!r}; {near}")
 
 
 def check_inputs(weights: str, datasets: Sequence[str], task: str) -> None:
@@ -95,34 +109,16 @@ def check_weights(weights: str) -> None:
 
 def check_dataset(directory: Path, task: str) -> None:
     """Raise ValueError where a dataset or a tree of images, or its task, is not there."""
+    from maskedclip.data.storage.open_dataset import describe  # numpy, too
+    from maskedclip.shards.image_folders import TASK, tree_of
+
     tree = tree_of(directory)
     tasks = [TASK] if tree else list(describe(directory).get("classes", {}))
     if task and tasks and task not in tasks:
-        near = difflib.get_close_matches(task, tasks, n=1)
-        hint = f"did you mean {near[0]}? " if near else ""
-        raise ValueError(f"{directory}: no task {task!r}; {hint}it has {', '.join(tasks)}")
+        hint = f"{did_you_mean(task, tasks, '')} it has {', '.join(tasks)}".strip()
+        raise ValueError(f"{directory}: no task {task!r}; {hint}")
 
 
-def _read(usage: str | None, default: T, arguments: list[str] | None) -> T:
-    words, flags = read_flags(arguments)
-    if isinstance(default, FinetuneConfig):
-        with one_line_errors():
-            default = cast(T, finetune_recipe(flags.get("recipe", default.recipe)))
-    about = recipe_lines() if isinstance(default, FinetuneConfig) else []
-    check_flags(usage, default, flags, about)
-    if len(words) > 1:
-        stop(f"{words[1]!r}: one run or file of weights is enough; write options as --name=value")
-    if words:
-        flags = {"weights": words[0]} | flags
-    if not flags.get("weights"):
-        stop("no weights given; name a run directory, a .safetensors or .pth file, or see --help")
-    with one_line_errors():
-        return override(default, flags)
-
-
-def recipe_lines() -> list[str]:
+def finetune_recipe_lines() -> list[str]:
     """Return a line a recipe of fine-tuning, for --help."""
-    lines = ["Recipes, as --recipe=NAME:"]
-    for name, recipe in FINETUNE_RECIPES.items():
-        lines.append(f"  {name:13} {(inspect.getdoc(recipe) or '').splitlines()[0]}")
-    return [*lines, ""]
+    return recipe_lines("Recipes, as --recipe=NAME:", FINETUNE_RECIPES)

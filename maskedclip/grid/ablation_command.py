@@ -1,20 +1,17 @@
 """The command line of submit_ablation: systems, tasks and launch, checked before torch."""
 
-import difflib
-import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 from maskedclip.cluster_profile import profiled
-from maskedclip.command import field_lines, one_line_errors, read_flags, stop
-from maskedclip.config import Config, FinetuneConfig, LaunchConfig, field_names, override
+from maskedclip.command import CommandLine, Options, one_line_errors
+from maskedclip.config import Config, FinetuneConfig, LaunchConfig, did_you_mean, override
 from maskedclip.finetune.recipes import finetune_recipe
 from maskedclip.grid.cells import REPORTED, TABLES, system
 from maskedclip.recipes import RECIPES
 
-_TUNING = "finetune."
-_OURS = (  # of a fine-tuning or a pre-training: the grid says what they are
+_SET_BY_GRID = (  # fields of a fine-tuning or a pre-training
     "weights", "dataset", "task", "fraction", "name", "out", "recipe", "after.datasets",
     "after.task", "after.protocols",
 )  # fmt: skip
@@ -47,7 +44,7 @@ class AblationConfig:
             raise ValueError(f"name {self.name!r}: write a plain folder name")
 
 
-class Ablation(NamedTuple):
+class AblationStudy(NamedTuple):
     """What the command line asks for."""
 
     config: AblationConfig
@@ -56,45 +53,32 @@ class Ablation(NamedTuple):
     finetuning: FinetuneConfig
 
 
-def read_ablation(usage: str | None, arguments: list[str] | None = None) -> Ablation:
+ABLATION = CommandLine(
+    Options(AblationConfig()),
+    Options(LaunchConfig(), "Where and how:"),
+    Options(
+        FinetuneConfig(), "Fields of every fine-tuning:", prefix="finetune.", hidden=_SET_BY_GRID
+    ),
+    Options(
+        Config(),
+        "Fields of every pre-training, as --SECTION.FIELD=VALUE:",
+        hidden=_SET_BY_GRID,
+    ),
+)
+
+
+def read_ablation(usage: str | None, arguments: Sequence[str] | None = None) -> AblationStudy:
     """Return what the command line asks for; mistakes end the program in one line."""
-    arguments = sys.argv[1:] if arguments is None else arguments
-    # Fire would give a bare switch the next word
-    words, flags = read_flags([w + "=true" if w == "--dry_run" else w for w in arguments])
-    if flags.keys() & {"help", "h"}:
-        sys.stdout.write(_help(usage))
-        raise SystemExit(0)
-    if words:
-        stop(f"{words[0]!r}: systems are named by --table or --systems={','.join(words)}")
+    given = ABLATION.read(usage, arguments)
     with one_line_errors():
-        parts = _parted(flags)
-        config = override(AblationConfig(), parts["grid"])
-        launch = override(profiled(flags.get("profile", "")), parts["launch"])
-        systems = _systems(config, parts["run"])
+        config: AblationConfig = given.config()
+        _, launched, tuned, changes = given.changes
+        launch = given.config(1, profiled(launched.get("profile", "")))
+        systems = _systems(config, changes)
         # as they were pre-trained, where nothing else is asked for
         size = {"image_size": next(iter(systems.values())).model.image_size}
-        tuning = override(finetune_recipe(config.recipe), size | parts["tuning"])
-        return Ablation(config, launch, systems, tuning)
-
-
-def _parted(flags: Mapping[str, str]) -> dict[str, dict[str, Any]]:
-    """Return the flags by whose fields they are; ValueError for one that nobody has."""
-    tuning = [_TUNING + name for name in field_names(FinetuneConfig()) if name not in _OURS]
-    known = {
-        "grid": field_names(AblationConfig()),
-        "launch": field_names(LaunchConfig()),
-        "tuning": tuning,
-        "run": [name for name in field_names(Config()) if name not in _OURS],
-    }
-    found: dict[str, dict[str, Any]] = {owner: {} for owner in known}
-    for name, value in flags.items():
-        owner = next((owner for owner, names in known.items() if name in names), None)
-        if owner is None:
-            near = difflib.get_close_matches(name, [n for names in known.values() for n in names])
-            hint = f"did you mean --{near[0]}?" if near else "see --help"
-            raise ValueError(f"no flag --{name}; {hint}")
-        found[owner][name.removeprefix(_TUNING)] = value
-    return found
+        tuning = override(finetune_recipe(config.recipe), size | tuned)
+        return AblationStudy(config, launch, systems, tuning)
 
 
 def _systems(config: AblationConfig, changes: Mapping[str, Any]) -> dict[str, Config]:
@@ -105,28 +89,12 @@ def _systems(config: AblationConfig, changes: Mapping[str, Any]) -> dict[str, Co
         raise ValueError(f"systems {','.join(names)}: one is named twice; name each once")
     if REPORTED in names:
         raise ValueError(f"systems: {REPORTED} is what the report is called")
-    override(Config(), changes)  # of another kind than wanted: said before any recipe is looked at
+    override(Config(), changes)  # a value of the wrong kind is reported before any recipe is built
     base = _recipe(config.base) if config.base else None
     return {name: system(_recipe(name), base, changes) for name in names}
 
 
 def _recipe(name: str) -> Config:
     if name not in RECIPES:
-        near = difflib.get_close_matches(name, RECIPES, n=1) or [", ".join(RECIPES)]
-        raise ValueError(f"no recipe {name!r}; did you mean {near[0]}?")
+        raise ValueError(f"no recipe {name!r}; {did_you_mean(name, RECIPES, ', '.join(RECIPES))}")
     return RECIPES[name]()
-
-
-def _help(usage: str | None) -> str:
-    tuning = [line for line in field_lines(FinetuneConfig()) if _name(line) not in _OURS]
-    run = [line for line in field_lines(Config()) if _name(line) not in _OURS]
-    lines = [str(usage).strip(), "", "Options, as --NAME=VALUE:", *field_lines(AblationConfig())]
-    lines += ["", "Where and how:", *field_lines(LaunchConfig())]
-    lines += ["", "Fields of every fine-tuning:"]
-    lines += [line.replace("  --", f"  --{_TUNING}", 1) for line in tuning]
-    lines += ["", "Fields of every pre-training, as --SECTION.FIELD=VALUE:", *run]
-    return "\n".join(lines) + "\n"
-
-
-def _name(line: str) -> str:
-    return line.split("=")[0].strip(" -")

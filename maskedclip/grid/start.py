@@ -9,7 +9,7 @@ from pathlib import Path
 from maskedclip.config import Config, FinetuneConfig, LaunchConfig, check_shares, override
 from maskedclip.data.paper_tasks import chosen
 from maskedclip.finetune.command import check_dataset
-from maskedclip.grid.ablation_command import Ablation
+from maskedclip.grid.ablation_command import AblationStudy
 from maskedclip.grid.cells import finetunings, grid_of, pretrainings, run_directory
 from maskedclip.grid.dry_run import Cost, plan
 from maskedclip.grid.local_pool import run
@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 GRIDS, RUNS = "grids", "runs"
 
 
-def start_ablation(asked: Ablation) -> int:
+def start_ablation(asked: AblationStudy) -> int:
     """Pre-train, fine-tune and report, or say what would be done; return the exit code.
 
     Raises ValueError for data that is not there, a batch that the ranks cannot share, or a grid of
@@ -111,7 +111,7 @@ def _check_share(config: Config, launch: LaunchConfig) -> None:
         raise ValueError(f"{config.name}: {error}") from None
 
 
-def _prepare(asked: Ablation, pretrained: Sequence[Cell], directory: Path) -> None:
+def _prepare(asked: AblationStudy, pretrained: Sequence[Cell], directory: Path) -> None:
     """Check what the pre-trainings read, and draw phantoms where some are to be drawn."""
     from maskedclip.pretrain.preflight import prepare
 
@@ -125,7 +125,7 @@ def _prepare(asked: Ablation, pretrained: Sequence[Cell], directory: Path) -> No
         prepare(override(config, {"after.datasets": draws}))
 
 
-def _finetunings(asked: Ablation, pretrained: Sequence[Cell]) -> tuple[list[Tuned], list[str]]:
+def _finetunings(asked: AblationStudy, pretrained: Sequence[Cell]) -> tuple[list[Tuned], list[str]]:
     """Return the fine-tunings, the first seed's before the next, and a line a missing dataset."""
     config, launch, systems, recipe = asked
     datasets, missing = chosen(config.datasets, config.task, Path(config.shards))

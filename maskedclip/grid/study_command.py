@@ -1,23 +1,24 @@
 """What a study of many fine-tunings runs: read from the command line and checked before torch."""
 
-import difflib
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from maskedclip.cluster_profile import profiled
-from maskedclip.command import field_lines, one_line_errors, read_flags, stop
-from maskedclip.config import FinetuneConfig, LaunchConfig, field_names, override
-from maskedclip.data.paper_tasks import chosen
-from maskedclip.finetune.command import check_dataset, check_weights, recipe_lines
+from maskedclip.command import CommandLine, Given, Options, one_line_errors
+from maskedclip.config import FinetuneConfig, LaunchConfig, override
+from maskedclip.finetune.command import (
+    WEIGHTS,
+    check_dataset,
+    check_weights,
+    finetune_recipe_lines,
+)
 from maskedclip.finetune.recipes import finetune_recipe
 
 EFFICIENCY = "0.01,0.02,0.05,0.1,0.2,0.5,1.0"  # of Figure 2
-_LAUNCH = [
-    name for name in field_names(LaunchConfig()) if name not in ("nodes", "cpu_ranks", "dry_run")
-]
+_ONE_PROCESS = ("nodes", "cpu_ranks", "dry_run")  # of a launch: a fine-tuning is one process
 _OURS = ("weights", "dataset", "task", "fraction", "seed", "recipe", "name", "out", "split")
 
 
@@ -57,34 +58,37 @@ class Study(NamedTuple):
     launch: LaunchConfig = LaunchConfig()
 
 
-def read_study(usage: str | None, arguments: list[str] | None = None) -> Study:
+def study_line(recipe: str) -> CommandLine:
+    """Return the words and flags of submit_finetune, those of the fine-tuning a recipe's."""
+    return CommandLine(
+        Options(StudyConfig()),
+        Options(LaunchConfig(), "Where and how:", hidden=_ONE_PROCESS),
+        Options(
+            finetune_recipe(recipe), "Fields of the recipe, for every fine-tuning:", hidden=_OURS
+        ),
+        words=[WEIGHTS],
+    )
+
+
+def read_study(usage: str | None, arguments: Sequence[str] | None = None) -> Study:
     """Return what the command line asks for, its weights and datasets there."""
-    words, flags = read_flags(_with_values(sys.argv[1:] if arguments is None else arguments))
-    if flags.keys() & {"help", "h"}:
-        with one_line_errors():
-            sys.stdout.write(_help(usage, flags.get("recipe", StudyConfig().recipe)))
-        raise SystemExit(0)
-    if len(words) > 1:
-        stop(f"{words[1]!r}: name several weights with commas: {','.join(words)}")
-    if words:
-        flags = {"weights": words[0]} | flags
-    if flags.get("fractions") == "efficiency":
-        flags["fractions"] = EFFICIENCY
-    known = [name for name in field_names(FinetuneConfig()) if name not in _OURS]
-    every = (*field_names(StudyConfig()), *known, *_LAUNCH)
-    unknown = [name for name in flags if name not in every]
-    if unknown:
-        near = difflib.get_close_matches(unknown[0], every, n=1)
-        stop(f"no flag --{unknown[0]}; " + (f"did you mean --{near[0]}?" if near else "see --help"))
+    arguments = sys.argv[1:] if arguments is None else arguments
     with one_line_errors():
-        ours = {name: value for name, value in flags.items() if name in field_names(StudyConfig())}
-        config = override(StudyConfig(), ours)
-        launched = {name: value for name, value in flags.items() if name in _LAUNCH}
-        launch = override(profiled(flags.get("profile", "")), launched)
-        # a fine-tuning is one process
-        launch = replace(launch, nodes=1, cpu_ranks=1, dry_run=config.dry_run)
-        cells, missing = plan(config, {k: v for k, v in flags.items() if k in known})
+        recipe = study_line("paper").parse(arguments).changes[0].get("recipe", "paper")
+        given = study_line(recipe).read(usage, arguments, finetune_recipe_lines())
+        config, launch = parse_study(given)
+        cells, missing = plan(config, given.changes[2])
     return Study(cells, missing, config, launch)
+
+
+def parse_study(given: Given) -> tuple[StudyConfig, LaunchConfig]:
+    """Return the axes and the launch that a command line gives; ValueError for a mistake."""
+    study, launched, _ = given.changes
+    if study.get("fractions") == "efficiency":
+        study["fractions"] = EFFICIENCY
+    config = override(StudyConfig(), study)
+    launch = override(profiled(launched.get("profile", "")), launched)
+    return config, replace(launch, nodes=1, cpu_ranks=1, dry_run=config.dry_run)
 
 
 def plan(study: StudyConfig, changes: Mapping[str, Any]) -> tuple[list[FinetuneConfig], list[str]]:
@@ -97,6 +101,8 @@ def plan(study: StudyConfig, changes: Mapping[str, Any]) -> tuple[list[FinetuneC
         raise ValueError("no weights given; name a run directory or a file of weights, or random")
     if not study.datasets:
         raise ValueError("no dataset given; add --datasets=DIR,DIR, or --datasets=paper")
+    from maskedclip.data.paper_tasks import chosen  # numpy, for which --help does not wait
+
     datasets, missing = chosen(study.datasets, study.task, Path(study.shards))
     for weights in study.weights:
         check_weights(weights)
@@ -115,18 +121,3 @@ def plan(study: StudyConfig, changes: Mapping[str, Any]) -> tuple[list[FinetuneC
     if len(set(cells)) < len(cells):
         raise ValueError("weights, datasets or fractions: one is named twice; name each once")
     return cells, missing
-
-
-def _with_values(arguments: list[str]) -> list[str]:
-    """Return the arguments, a bare --dry_run written out: Fire would give it the next word."""
-    return ["--dry_run=true" if word == "--dry_run" else word for word in arguments]
-
-
-def _help(usage: str | None, recipe: str) -> str:
-    fields = field_lines(finetune_recipe(recipe))
-    others = [line for line in fields if line.split("=")[0].strip(" -") not in _OURS]
-    lines = [str(usage).strip(), "", *recipe_lines(), "Options, as --NAME=VALUE:"]
-    launch = [x for x in field_lines(LaunchConfig()) if x.split("=")[0].strip(" -") in _LAUNCH]
-    lines += [*field_lines(StudyConfig()), "", "Where and how:", *launch]
-    lines += ["", "Fields of the recipe, for every fine-tuning:"]
-    return "\n".join([*lines, *others]) + "\n"

@@ -1,9 +1,25 @@
 """A plan in words and columns."""
 
-from maskedclip.plan.cost import FULL, Plan
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+
+from maskedclip.command import one_line_errors, read_config
+from maskedclip.plan.cost import FULL, USAGE, Plan, PlanConfig, plan
 
 _PARTS = ("E_I", "D_I", "B", "D_F", "E_T", "projections", "teacher")
 _TIGHT = 0.97  # share of a card's memory beyond which CUDA's own cannot find room
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Carry out tools/plan.py; mistakes end in one line and exit code 2."""
+    config, options, *_ = read_config(USAGE, PlanConfig(), "maskedclip_vitl", arguments)
+    values = asdict(options)
+    as_json = values.pop("json")
+    with one_line_errors():
+        planned = plan(config, **values)
+        sys.stdout.write(json.dumps(asdict(planned)) + "\n" if as_json else report(planned))
 
 
 def report(plan: Plan) -> str:

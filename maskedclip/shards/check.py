@@ -29,11 +29,11 @@ class Request:
     """What is checked; the fields are the flags of tools/check_shards.py."""
 
     directories: tuple[Path, ...]
-    against: tuple[Path, ...] = ()
-    out: Path = Path("check")
-    drop: bool = False
+    against: tuple[Path, ...] = ()  # datasets that will be tested on: copies are leaks
+    out: Path = Path("check")  # of pairs.csv, pairs.png, unclear.png and report.json
+    drop: bool = False  # write exclude.csv into each directory that has to lose a sample
     workers: int = 0  # threads; 0 for all cores
-    json: bool = False
+    json: bool = False  # the last line of the output is one JSON object
 
     def __post_init__(self) -> None:
         if not 0 <= self.workers <= 1024:

@@ -10,27 +10,27 @@ class Request:
     """One dataset to build; the fields are the flags of tools/make_shards.py."""
 
     dataset: str
-    root: Path | None = None
-    out: Path | None = None
-    name: str = ""
-    size: int = 512  # pixels
+    root: Path | None = None  # folder of the download (phantom has none)
+    out: Path | None = None  # where the shards go; None: shards/NAME
+    name: str = ""  # that the shards carry; empty: DATASET
+    size: int = 512  # pixels; a larger field of view is reduced to it, none is enlarged
     quality: int = 95  # of the JPEGs
     workers: int = 0  # processes; 0 for all cores
     samples_per_shard: int = 1000
-    anonymise: bool = False
-    key_file: Path | None = None
-    classes: str = ""
-    csv: Path | None = None
-    image_column: str = ""
-    label_column: str = ""
-    task: str = ""
+    anonymise: bool = False  # hash the file names too, with a secret key
+    key_file: Path | None = None  # that key; None: OUT/../.maskedclip_key, made at first use
+    classes: str = ""  # folder: the task whose class the folder of an image is
+    csv: Path | None = None  # csv: the table; the following name its columns
+    image_column: str = ""  # file name or path; needed
+    label_column: str = ""  # with --task
+    task: str = ""  # what the label is called
     patient_column: str = ""
     eye_column: str = ""
     split_column: str = ""
     report_column: str = ""
     categories_column: str = ""
-    count: int = 2000
-    seed: int = 0
+    count: int = 2000  # phantom: how many images are drawn
+    seed: int = 0  # phantom: and which
     caption_template: str = "A fundus photograph of [CLS]"  # of the examples that are printed
     jobs: int = 1  # that share the build out
     cluster: str = "auto"  # slurm where sbatch is, else local: this machine

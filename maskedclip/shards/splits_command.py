@@ -8,15 +8,13 @@ ceil(validation_share x n) of what is left. Seed 0 is the dataset's own, DIR/spl
 fine-tuning reads; another is DIR/splits/TASK-seedN.csv, for fine-tuning's --split=FILE.
 """
 
-import difflib
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from maskedclip.command import field_lines, one_line_errors, read_flags, stop
-from maskedclip.config import field_names, override
+from maskedclip.command import CommandLine, Options, Word, one_line_errors
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,20 +72,14 @@ def _table(title: str, classes: Sequence[str], shown: Mapping[str, Counter[int]]
     return "\n".join(lines) + "\n\n"
 
 
-def main(arguments: list[str] | None = None) -> None:
+SPLITS = CommandLine(Options(SplitsConfig()), words=[Word("DIRECTORY")])
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command; exit code 2 and one line on stderr where it cannot be done."""
-    words, flags = read_flags(arguments)
-    if flags.keys() & {"help", "h"} or not (words or flags):
-        lines = [str(__doc__).strip(), "", "Options:", *field_lines(SplitsConfig())]
-        sys.stdout.write("\n".join(lines) + "\n")
-        return
-    known = field_names(SplitsConfig())
-    for flag in flags.keys() - set(known):
-        near = difflib.get_close_matches(flag, known, n=1)
-        stop(f"no flag --{flag}; " + (f"did you mean --{near[0]}?" if near else "see --help"))
-    if len(words) != 1:
-        stop(f"one directory of shards is needed, {len(words)} given; see --help")
+    given = SPLITS.read(__doc__, arguments)
+    directory = Path(given.words[0])
     with one_line_errors():
-        written = make_splits(Path(words[0]), override(SplitsConfig(), flags))
-        choice = f" --split={written[0]}" if "seed" in flags and written else ""
-        sys.stdout.write(f"next: python -m maskedclip.finetune RUN --dataset={words[0]}{choice}\n")
+        written = make_splits(directory, given.config())
+        choice = f" --split={written[0]}" if "seed" in given.changes[0] and written else ""
+        sys.stdout.write(f"next: python -m maskedclip.finetune RUN --dataset={directory}{choice}\n")

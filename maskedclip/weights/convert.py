@@ -9,13 +9,14 @@ object is made: everything but tensors and containers becomes an empty stand-in.
 archive is opened by torch and not called.
 """
 
-import argparse
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from maskedclip.command import one_line_errors
+from maskedclip.command import CommandLine, Options, Word, one_line_errors
 from maskedclip.models.checkpoints.files import read_safetensors
 
 _SECONDS = 1800
@@ -45,21 +46,29 @@ def convert(source: Path, out: Path) -> Path:
     return out
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("file", type=Path)
-    parser.add_argument("--out", type=Path, help="default: beside it, as .safetensors")
-    parser.add_argument("--i_trust_this_file", action="store_true")
-    given = parser.parse_args()
+@dataclass(frozen=True, kw_only=True)
+class ConvertConfig:
+    """What becomes of a checkpoint."""
+
+    out: Path | None = None  # file that is written; None: beside FILE, as .safetensors
+    i_trust_this_file: bool = False  # reading a pickle may run code of its maker
+
+
+CONVERT = CommandLine(Options(ConvertConfig()), words=[Word("FILE")])
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Carry out one command; mistakes end in one line and exit code 2."""
+    given = CONVERT.read(__doc__, arguments)
+    source = Path(given.words[0])
     with one_line_errors():
-        if not given.i_trust_this_file:
+        options: ConvertConfig = given.config()
+        if not options.i_trust_this_file:
             raise ValueError(
-                f"{given.file}: reading it may run code of its maker; if you trust them, add "
+                f"{source}: reading it may run code of its maker; if you trust them, add "
                 f"--i_trust_this_file"
             )
-        out = convert(given.file, given.out or given.file.with_suffix(".safetensors"))
+        out = convert(source, options.out or source.with_suffix(".safetensors"))
         sys.stdout.write(
             f"{out}: {len(read_safetensors(out)[0])} tensors, {out.stat().st_size / 1e6:,.1f} MB\n"
             f"next: python -m maskedclip.evaluate {out} --datasets DIR\n"

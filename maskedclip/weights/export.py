@@ -3,7 +3,6 @@
 torch is imported only when there is work for it, so that --help and mistakes answer at once.
 """
 
-import difflib
 import json
 import logging
 import shutil
@@ -16,7 +15,8 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 from maskedclip import __version__
-from maskedclip.command import check_flags, one_line_errors, read_flags, stop
+from maskedclip.command import CommandLine, Options, Word, one_line_errors
+from maskedclip.config import did_you_mean
 
 if TYPE_CHECKING:
     from maskedclip.weights.source_run import FeatureCheck, SourceRun
@@ -49,6 +49,14 @@ class ExportConfig:
 
     to: str = ""  # timm, hf, retfound, open_clip or onnx
     out: str = ""  # folder that is written; empty: RUN/export/TARGET
+
+    def __post_init__(self) -> None:
+        if self.to and self.to not in TARGETS:
+            near = did_you_mean(self.to, TARGETS, f"use one of {', '.join(TARGETS)}")
+            raise ValueError(f"--to {self.to}; {near}")
+
+
+EXPORT = CommandLine(Options(ExportConfig()), words=[Word("RUN")])
 
 
 def export(run: Path, to: str, out: Path | None = None) -> str:
@@ -123,26 +131,14 @@ def _told(
     return "\n".join([*lines, f"the card is {out / CARD}; it opens with:", *opens]) + "\n"
 
 
-def read_command(arguments: Sequence[str]) -> tuple[Path, ExportConfig]:
-    """Return (run, options) of a command line; mistakes end the program in one line."""
-    words, flags = read_flags(list(arguments))
-    check_flags(USAGE, ExportConfig(), flags)
-    if len(words) != 1:
-        stop(f"{len(words)} runs given; name one run directory or file of weights, or see --help")
-    options = ExportConfig(**flags)
-    if options.to not in TARGETS:
-        near = difflib.get_close_matches(options.to, TARGETS, n=1, cutoff=0.4)
-        hint = f"did you mean {near[0]}?" if near else f"use one of {', '.join(TARGETS)}"
-        stop(f"--to {options.to or 'is missing'}; {hint}")
-    if options.out == "True":  # what Fire gives for a flag without a value
-        stop("--out needs a folder; see --help")
-    return Path(words[0]), options
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     """Carry out one command; mistakes end in one line and exit code 2."""
-    run, options = read_command(sys.argv[1:] if arguments is None else arguments)
+    given = EXPORT.read(USAGE, arguments)
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logging.getLogger("maskedclip").setLevel(logging.INFO)  # the other libraries log a lot
     with one_line_errors():
-        sys.stdout.write(export(run, options.to, Path(options.out) if options.out else None))
+        options: ExportConfig = given.config()
+        if not options.to:
+            raise ValueError(f"--to is missing; use one of {', '.join(TARGETS)}")
+        out = Path(options.out) if options.out else None
+        sys.stdout.write(export(Path(given.words[0]), options.to, out))

@@ -17,11 +17,12 @@ import sys
 import time
 import urllib.parse
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from maskedclip.command import one_line_errors, read_config
 from maskedclip.config import Config
 
 USAGE = __doc__ or ""
@@ -121,6 +122,16 @@ def prefetch(config: Config, named: str, options: PrefetchConfig) -> str:
             lines.append(f"  export TORCH_HOME={shlex.quote(environment['TORCH_HOME'])}")
     lines.append("  export HF_HUB_OFFLINE=1")
     return "\n".join([*lines, f"next: python launchers/submit_pretrain.py {named}"]) + "\n"
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Carry out one command; mistakes end in one line and exit code 2."""
+    config, options, recipe, changes = read_config(
+        USAGE, PrefetchConfig(), "maskedclip_vitl", arguments
+    )
+    with one_line_errors():
+        named = f"{recipe or 'maskedclip_vitl'} {changes}".strip()
+        sys.stdout.write(prefetch(config, named, options))
 
 
 def _one(need: Need, environment: dict[str, str]) -> str:
