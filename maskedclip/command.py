@@ -29,6 +29,7 @@ from maskedclip.config import (
     Config,
     FinetuneConfig,
     LaunchConfig,
+    cast_value,
     did_you_mean,
     field_kinds,
     override,
@@ -131,8 +132,11 @@ class Given:
 
         Raises ValueError for a value of another kind, or one that its __post_init__ refuses.
         """
-        default = self.options[index].default if base is None else base
-        return override(default, self.changes[index])
+        options, changes = self.options[index], self.changes[index]
+        kinds = options.kinds()
+        for name, value in changes.items():  # for messages that name the flag
+            cast_value(value, kinds[options.prefix + name], f"--{options.prefix}{name}")
+        return override(options.default if base is None else base, changes)
 
 
 class CommandLine:

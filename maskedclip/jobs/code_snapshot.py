@@ -1,7 +1,7 @@
 """The code as it was submitted: copied beside a job, which may start, or start again, days later.
 
     code/3f9a1c0b7d52/maskedclip/   the package: what git has or would add, as it was on the disk
-    code/3f9a1c0b7d52/commit.txt    the commit; absent where the package is not in a git checkout
+    code/3f9a1c0b7d52/commit.txt    the commit; absent where git has none of this package
     code/3f9a1c0b7d52/changes.diff  from that commit to this code: git apply makes one the other
 
 The folder is named after its content, so that the same code is kept once.
@@ -65,6 +65,12 @@ def on_code(code: Path) -> list[str]:
     ]
 
 
+def this_code() -> dict[str, str]:
+    """Return the variables that let a child's Python run this package, wherever it starts."""
+    paths = [str(_PACKAGE.parent), os.environ.get("PYTHONPATH", "")]
+    return {"PYTHONPATH": os.pathsep.join(filter(None, paths)), "PYTHONSAFEPATH": "1"}
+
+
 def _target(into: Path, content: Mapping[str, bytes]) -> Path:
     return into.resolve() / _digest(content)
 
@@ -84,7 +90,8 @@ def _files() -> dict[str, bytes]:
 def _facts() -> dict[str, bytes]:
     """Return the commit and what differs from it, as git says or as a snapshot has kept it."""
     if _in_git():
-        return {COMMIT: _git("rev-parse", "HEAD"), CHANGES: _changes()}
+        # without a first commit there is nothing to differ from
+        return {COMMIT: _git("rev-parse", "HEAD"), CHANGES: _changes()} if _committed() else {}
     kept = [_PACKAGE.parent / name for name in (COMMIT, CHANGES)]
     return {path.name: path.read_bytes() for path in kept if path.is_file()}
 
@@ -104,6 +111,13 @@ def _in_git() -> bool:
     try:
         return bool(_git("ls-files", "--", "__init__.py"))
     except (OSError, subprocess.CalledProcessError):
+        return False
+
+
+def _committed() -> bool:
+    try:
+        return bool(_git("rev-parse", "--verify", "--quiet", "HEAD"))
+    except subprocess.CalledProcessError:
         return False
 
 

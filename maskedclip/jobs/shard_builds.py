@@ -6,6 +6,7 @@ it finds the shards that are there and writes what a part has left, so a lost pa
 
 import multiprocessing.forkserver
 import shutil
+import os
 import signal
 import sys
 import time
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from tqdm import tqdm
 
 from maskedclip.config import LaunchConfig
+from maskedclip.jobs.code_snapshot import this_code
 from maskedclip.jobs.local import raise_if_failed, stderr_to
 from maskedclip.jobs.submit import cluster_of
 from maskedclip.shards.make import Summary, build, cores, finish, plan_of
@@ -89,6 +91,7 @@ def submit(request: Request) -> Summary | None:
     from maskedclip.shards.building.build import begin
 
     start = time.monotonic()
+    os.environ.update(this_code())  # for the jobs
     cluster = cluster_of(LaunchConfig(cluster=request.cluster))  # type: ignore[arg-type]
     # jobs run elsewhere and later: no path may depend on where this command was given
     request = _absolute(request)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from maskedclip.config import Config, LaunchConfig, check_shares, override, save
-from maskedclip.jobs.code_snapshot import on_code, place_of, snapshot
+from maskedclip.jobs.code_snapshot import on_code, place_of, snapshot, this_code
 from maskedclip.jobs.job import Job
 from maskedclip.jobs.local import deaf_to_ctrl_c, follow, stderr_to
 
@@ -38,6 +38,7 @@ def submit(config: Config, launch: LaunchConfig) -> None:
     import submitit
 
     if cluster == "local":
+        os.environ.update(this_code())
         os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // ranks)))
         # waiting threads sleep: beside another busy process spinning ones made a step 7 times
         # slower, and alone sleeping costs 7 % (docs/lab_notes.md, 2026-11-23)

@@ -131,6 +131,31 @@ def test_a_package_that_git_does_not_keep_is_copied_whole(checkout: Path, tmp_pa
     assert json.loads(python(installed, ORIGIN)) is None
 
 
+def test_a_repository_without_a_commit_is_copied_and_names_none(checkout: Path, tmp_path: Path):
+    shutil.rmtree(checkout / ".git")
+    git(checkout, "init", "-q")
+    git(checkout, "add", "-A")
+    code = Path(python(checkout, TAKE, str(tmp_path / "code")))
+    assert not (code / "commit.txt").exists()
+    assert (code / "maskedclip" / "steps.py").read_text() == "STEPS = 1\n"
+    assert json.loads(python(checkout, ORIGIN)) is None
+
+
+def test_a_child_runs_this_package_and_not_that_of_the_folder_it_starts_in(
+    checkout: Path, tmp_path: Path
+):
+    (checkout / "maskedclip" / "steps.py").write_text("print('this checkout')\n")
+    other = tmp_path / "other" / "maskedclip"
+    other.mkdir(parents=True)
+    (other / "__init__.py").touch()
+    (other / "steps.py").write_text("print('another checkout')\n")
+    asked = "import json; from maskedclip.jobs.code_snapshot import this_code; print(json.dumps("
+    environment = os.environ | json.loads(python(checkout, asked + "this_code()))"))
+    words = [sys.executable, "-m", "maskedclip.steps"]
+    ran = subprocess.run(words, cwd=other.parent, env=environment, capture_output=True, text=True)
+    assert ran.stdout == "this checkout\n"
+
+
 def test_a_run_names_the_same_commit_and_difference_in_the_checkout_and_in_the_snapshot(
     checkout: Path,
 ):

@@ -236,7 +236,7 @@ def test_a_disk_that_is_full_costs_one_line_and_nothing_done(
     error = capsys.readouterr().err.splitlines()[-1]
     assert ended.value.code == 2
     assert "folder-000000.tar: File too large" in error
-    assert "give the same command again" in error
+    assert "run the same command again" in error
     assert not list((tmp_path / "toy").glob("*.tar*"))
     main(arguments)
     assert len(Shards(tmp_path / "toy")) == 21
@@ -303,8 +303,8 @@ def test_phantoms_are_drawn_and_a_patient_is_in_one_split(tmp_path: Path) -> Non
         (["eyepacs", "--root=empty"], "--root empty: no image in it"),
         (["eyepacs", "--root"], "--root needs a value"),
         (["--root=x"], "one dataset is needed, 0 given"),
-        (["eyepacs", "idrid", "--root=x"], "one dataset is needed, 2 given"),
-        (["eyepacs", "--root=x", "--size=big"], "--size 'big' is not a whole number"),
+        (["eyepacs", "idrid", "--root=x"], "'idrid': one dataset is enough"),
+        (["eyepacs", "--root=x", "--size=big"], "--size: 'big' is not a whole number"),
         (["eyepacs", "--root=x", "--size=8"], "--size 8 is out of range; use 32 to 8192"),
         (["eyepacs", "--root=x", "--classes=dr"], "--classes is only for folder"),
         (["phantom", "--root=x"], "phantom has no --root"),
