@@ -63,7 +63,7 @@ VERBS = ("status", "retry", "cancel")
 SLURM = CommandLine(
     Options(StatusConfig(), "Options of status, as --NAME=VALUE:"),
     words=[
-        Word("COMMAND", choices=VERBS, missing=f"no command given; use status, retry or cancel"),
+        Word("COMMAND", choices=VERBS, missing="no command given; use status, retry or cancel"),
         Word("GRID_OR_RUN", least=0),
     ],
 )

@@ -34,7 +34,7 @@ def written(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 
 
 def launch(*words: str) -> LaunchConfig:
-    return read_config("", LaunchConfig(), "demo", list(words))[1]
+    return read_config("", LaunchConfig(), "demo", words).options
 
 
 def test_without_a_file_there_are_no_profiles():

@@ -5,8 +5,8 @@ it finds the shards that are there and writes what a part has left, so a lost pa
 """
 
 import multiprocessing.forkserver
-import shutil
 import os
+import shutil
 import signal
 import sys
 import time

@@ -20,7 +20,8 @@ Turn a downloaded dataset into shards.
 DATASET may also be a card of your own, a file like maskedclip/shards/cards/eyepacs.toml; folder
 (--classes TASK: the folder of an image is its class) and csv (--csv FILE --image_column NAME: a
 table) need no card. With --jobs N the build is shared out to an array on SLURM, elsewhere to
-processes; the bytes are the same. A killed build goes on where it was when the same command is given again.
+processes; the bytes are the same. A killed build goes on where it was when the same
+command is given again.
 """
 ONLY_FOR = {
     "classes": "folder",

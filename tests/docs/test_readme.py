@@ -6,19 +6,23 @@ from pathlib import Path
 
 import pytest
 
-from maskedclip.command import read_config, read_flags
-from maskedclip.config import FinetuneConfig, LaunchConfig, field_names, override
+from maskedclip.command import read_config
+from maskedclip.compare import COMPARE
+from maskedclip.config import LaunchConfig
 from maskedclip.doctor.examine import DoctorConfig
-from maskedclip.explain.command import ExplainConfig
-from maskedclip.finetune.command import EvaluateConfig
-from maskedclip.finetune.recipes import finetune_recipe
+from maskedclip.explain.command import EXPLAIN
+from maskedclip.finetune.command import EVALUATE, finetune_line
 from maskedclip.grid.ablation_command import read_ablation
-from maskedclip.grid.study_command import StudyConfig
+from maskedclip.grid.study_command import parse_study, study_line
+from maskedclip.plan.cost import PlanConfig
 from maskedclip.recipes import RECIPES
-from maskedclip.report.command import ReportConfig
-from maskedclip.shards.make_command import parse
-from maskedclip.slurm import StatusConfig
-from maskedclip.weights.export import ExportConfig
+from maskedclip.report.command import REPORT
+from maskedclip.shards.check_command import parse as check_shards
+from maskedclip.shards.make_command import parse as make_shards
+from maskedclip.shards.splits_command import SPLITS
+from maskedclip.slurm import SLURM
+from maskedclip.weights.convert import CONVERT
+from maskedclip.weights.export import EXPORT
 from maskedclip.weights.prefetch import PrefetchConfig
 
 ROOT = Path(__file__).parents[2]
@@ -26,15 +30,7 @@ MAP_PAGE = (ROOT / "docs" / "map.md").read_text()
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 ROWS = re.findall(r"^\| (`.*?`) \|", MAP_PAGE, flags=re.MULTILINE)
 MAP = [name for row in ROWS for name in re.findall(r"`([\w./*]+)`", row)]  # with * for a family
-VERBS = {
-    "maskedclip.finetune": FinetuneConfig(),
-    "maskedclip.evaluate": EvaluateConfig(),
-    "maskedclip.report": ReportConfig(),
-    "maskedclip.explain": ExplainConfig(),
-    "tools/export_weights.py": ExportConfig(),
-    "tools/doctor.py": DoctorConfig(),
-    "tools/prefetch.py": PrefetchConfig(),
-}
+RECIPE = "maskedclip_vitl"
 COMMANDS = [
     line.split("    #")[0].strip()
     for document in DOCUMENTS
@@ -67,39 +63,31 @@ def test_every_recipe_is_in_the_page_of_recipes():
     assert [name for name in RECIPES if f"`{name}`" not in page] == []
 
 
-def words_and_flags(rest, config):
-    words, flags = read_flags(rest)
-    override(config, flags)
-    return words
-
-
 def a_study(rest):
-    weights, flags = read_flags(rest)
-    assert len(weights) == 1
-    ours = {name: flags.pop(name) for name in field_names(StudyConfig()) if name in flags}
-    override(StudyConfig(), ours)
-    override(finetune_recipe(ours.get("recipe", "paper")), flags)
-
-
-def a_board(rest):
-    command, _grid = words_and_flags(rest, StatusConfig())
-    assert command in ("status", "retry", "cancel")
-
-
-def a_comparison(rest):
-    weights, flags = read_flags(rest)
-    assert (len(weights), flags) == (2, {})
+    given = study_line("paper").parse(rest)
+    parse_study(given)
+    given.config(2)
 
 
 PROGRAMS = {
-    "launchers/submit_pretrain.py": lambda rest: read_config(
-        "", LaunchConfig(), "maskedclip_vitl", rest
-    ),
+    "launchers/submit_pretrain.py": lambda rest: read_config("", LaunchConfig(), RECIPE, rest),
+    "maskedclip.pretrain": lambda rest: read_config("", None, RECIPE, rest),
+    "tools/plan.py": lambda rest: read_config("", PlanConfig(), RECIPE, rest),
+    "tools/doctor.py": lambda rest: read_config("", DoctorConfig(), RECIPE, rest),
+    "tools/prefetch.py": lambda rest: read_config("", PrefetchConfig(), RECIPE, rest),
     "launchers/submit_ablation.py": lambda rest: read_ablation("", rest),
     "launchers/submit_finetune.py": a_study,
-    "tools/make_shards.py": parse,
-    "maskedclip.slurm": a_board,
-    "maskedclip.compare": a_comparison,
+    "tools/make_shards.py": make_shards,
+    "tools/check_shards.py": check_shards,
+    "tools/make_splits.py": lambda rest: SPLITS.parse(rest).config(),
+    "tools/convert_weights.py": lambda rest: CONVERT.parse(rest).config(),
+    "tools/export_weights.py": lambda rest: EXPORT.parse(rest).config(),
+    "maskedclip.finetune": lambda rest: finetune_line("paper").parse(rest).config(),
+    "maskedclip.evaluate": lambda rest: EVALUATE.parse(rest).config(),
+    "maskedclip.report": lambda rest: REPORT.parse(rest).config(),
+    "maskedclip.explain": lambda rest: EXPLAIN.parse(rest).config(),
+    "maskedclip.slurm": lambda rest: SLURM.parse(rest).config(),
+    "maskedclip.compare": COMPARE.parse,
 }
 
 
@@ -111,7 +99,5 @@ def test_a_command_of_the_documents_is_one_that_its_program_takes(command):
         return
     if program in PROGRAMS:
         PROGRAMS[program](rest)
-    elif program in VERBS:
-        assert len(words_and_flags(rest, VERBS[program])) == 1
     else:
         assert (ROOT / program).is_file()
