@@ -51,7 +51,7 @@ def profiled(name: str = "") -> LaunchConfig:
     try:
         tables = tomllib.loads(path.read_text("utf-8"))
     except ValueError as error:
-        raise ValueError(f"{path}: is not TOML ({error}); mend it, or move it away") from None
+        raise ValueError(f"{path}: is not TOML ({error}); fix it, or move it away") from None
     if name and name not in tables:
         near = difflib.get_close_matches(name, tables, n=1) or [", ".join(tables) or "none"]
         raise ValueError(f"{path}: has no profile {name!r}; did you mean {near[0]}?")
