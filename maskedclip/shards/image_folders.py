@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from maskedclip.data.storage.shard_writer import MANIFEST
-from maskedclip.data.storage.third_party_tars import foreign_tars
+from maskedclip.data.storage.third_party_tars import third_party_tars
 from maskedclip.metrics.file_lock import locked
 from maskedclip.shards.downloads.files import ENDINGS, files_under, source_of
 from maskedclip.shards.downloads.records import SPLITS
@@ -72,7 +72,7 @@ def tree_of(path: Path) -> Tree | None:
         return None
     root = _with_train(path)
     if root is None:
-        if foreign_tars(path):
+        if third_party_tars(path):
             return None
         raise ValueError(
             f"{path}: holds neither shards ({MANIFEST}, tars) nor a tree train/CLASS/*.jpg; build "

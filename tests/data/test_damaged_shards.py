@@ -167,18 +167,14 @@ def read_all(written: Written) -> Outcome:
 
 
 def undamaged(written: Written, number: int, tar: bytes) -> set[str]:
-    """Return the keys of a shard both of whose members are whole somewhere in a damaged tar."""
+    """Return the keys of a shard both of whose members are as written in a damaged tar."""
     whole = written.files[f"toy-{number:06d}.tar"]
-    found = set()
+    keys = set()
     for key, *members in written.samples[number * PER_SHARD : (number + 1) * PER_SHARD]:
-        for content in members:
-            place = whole.index(content)
-            moved = whole[place - 512 : place + len(content)]
-            if tar[place : place + len(content)] != content and moved not in tar:
-                break
-        else:
-            found.add(key)
-    return found
+        offsets = [whole.index(content) for content in members]
+        if all(tar[i : i + len(c)] == c for i, c in zip(offsets, members, strict=True)):
+            keys.add(key)
+    return keys
 
 
 def damage(written: Written, kind: str, draw: random.Random) -> dict[str, bytes | None]:

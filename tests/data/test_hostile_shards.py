@@ -16,7 +16,7 @@ import pytest
 
 from maskedclip.data.storage.shard_writer import manifest_sha256, write_manifest, write_shard
 from maskedclip.data.storage.shards import DamagedSample, Shards
-from maskedclip.data.storage.tar_members import IMAGE_LIMIT, TEXT_LIMIT
+from maskedclip.data.storage.tar import IMAGE_LIMIT, TEXT_LIMIT
 from maskedclip.data.transforms import crop_of, decode
 from tests.tars import END, JPEG, header, member, padded, pax, sample
 
@@ -268,8 +268,8 @@ def test_very_many_tiny_members_take_little_time_and_memory(tmp_path: Path, coun
 def test_very_many_members_that_are_refused_end_at_a_limit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("maskedclip.data.storage.tar_members.REFUSED_LIMIT", 20)
-    monkeypatch.setattr("maskedclip.data.storage.third_party_index.REFUSED_LIMIT", 20)
+    monkeypatch.setattr("maskedclip.data.storage.tar.REFUSED_LIMIT", 20)
+    monkeypatch.setattr("maskedclip.data.storage.third_party_tars.REFUSED_LIMIT", 20)
     empty = b"".join(member(f"{number}.jpg", b"") for number in range(50))
     links = b"".join(header(b"%d.jpg" % number, 0, b"2") for number in range(50))
     (tmp_path / "x.tar").write_bytes(sample("good0") + empty + END)

@@ -1,6 +1,6 @@
 """The list of samples that a dataset is used without: exclude.csv beside its shards.
 
-The shards stay as they were built, and so does the manifest: the list can be made, looked at and
+The shards stay as they were built, and so does the manifest: the list can be written, inspected and
 removed without touching either.
 """
 
@@ -26,7 +26,7 @@ class Exclusion(NamedTuple):
 def read_exclusions(directory: Path, keys: Collection[str] | None) -> list[Exclusion]:
     """Return the list of a dataset with these keys, empty where there is none.
 
-    Raises ValueError, in one line, where the list is damaged or names a key that is not there
+    Raises ValueError, in one line, where the list is damaged or names an unknown key
     (keys None: not all are known, of a damaged dataset).
     """
     path = directory / EXCLUSIONS
@@ -35,23 +35,23 @@ def read_exclusions(directory: Path, keys: Collection[str] | None) -> list[Exclu
     try:
         header, *rows = csv.reader(io.StringIO(path.read_text("utf-8"), newline=""), strict=True)
     except (ValueError, csv.Error) as error:  # not UTF-8, empty, or not a table
-        raise ValueError(f"{path}: is not a CSV ({error}); {_MEND}") from None
+        raise ValueError(f"{path}: is not a CSV ({error}); {_FIX}") from None
     if header != list(Exclusion._fields):
         wanted = ",".join(Exclusion._fields)
-        raise ValueError(f"{path}: begins with {','.join(header)[:80]!r}, not {wanted}; {_MEND}")
-    found = []
+        raise ValueError(f"{path}: begins with {','.join(header)[:80]!r}, not {wanted}; {_FIX}")
+    entries = []
     for number, row in enumerate(rows, 2):
         if len(row) != len(header):
-            raise ValueError(f"{path}: row {number} has {len(row)} of 3 fields; {_MEND}")
-        found.append(Exclusion(*row))
+            raise ValueError(f"{path}: row {number} has {len(row)} of 3 fields; {_FIX}")
+        entries.append(Exclusion(*row))
     known = set(keys or ())
-    for entry in found:
+    for entry in entries:
         if keys is not None and entry.key not in known:
-            raise ValueError(f"{path}: the dataset has no sample {entry.key[:40]!r}; {_MEND}")
-    return found
+            raise ValueError(f"{path}: the dataset has no sample {entry.key[:40]!r}; {_FIX}")
+    return entries
 
 
-_MEND = "remove it, and write it anew with tools/check_shards.py --drop"
+_FIX = "remove it, and write it again with tools/check_shards.py --drop"
 
 
 def write_exclusions(directory: Path, entries: Iterable[Exclusion]) -> None:

@@ -1,7 +1,7 @@
-"""The manifest of a dataset directory, and how far it is believed.
+"""The manifest of a dataset directory, read and verified.
 
 It has the sha256 of everything else, and one of itself: a flipped bit in it ends as an error. One
-written before there was such a line is checked as far as its own parts go together.
+written before that line existed is checked for consistency alone.
 """
 
 import json
@@ -22,11 +22,11 @@ from maskedclip.data.storage.shard_writer import (
 _LIMIT = 1 << 28  # bytes
 _SAMPLE_LIMIT = 10_000_000  # of a dataset
 _SHA256 = re.compile("[0-9a-f]{64}")
-_MEND = "build the dataset again"
+_FIX = "build the dataset again"
 
 
 def read_manifest(directory: Path, storage: Storage | None = None) -> dict[str, Any]:
-    """Return the manifest of a finished dataset as it stands, for a check that lists its faults.
+    """Return the manifest of a finished dataset unverified, for a check that lists its problems.
 
     Raises ValueError, in one line, where there is none that can be read.
     """
@@ -34,35 +34,35 @@ def read_manifest(directory: Path, storage: Storage | None = None) -> dict[str, 
     if not directory.is_dir():
         raise ValueError(f"{directory}: no such directory; build it with tools/make_shards.py")
     if not path.is_file():
-        found = "is empty" if not any(directory.iterdir()) else f"has no {MANIFEST}: not finished"
-        raise ValueError(f"{directory}: {found}; build it with tools/make_shards.py")
+        problem = "is empty" if not any(directory.iterdir()) else f"has no {MANIFEST}: not finished"
+        raise ValueError(f"{directory}: {problem}; build it with tools/make_shards.py")
     try:
         manifest = json.loads(read_file(path, _LIMIT, storage or Storage()).decode())
     except OSError as error:
         raise ValueError(f"{path}: cannot be read ({error.strerror}); try again") from None
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path}: is not JSON ({_line(error)}); {_MEND}") from None
+        raise ValueError(f"{path}: is not JSON ({_line(error)}); {_FIX}") from None
     if not isinstance(manifest, dict) or not {"format", "name", "shards"} <= manifest.keys():
-        raise ValueError(f"{path}: is not a manifest of shards; {_MEND}")
+        raise ValueError(f"{path}: is not a manifest of shards; {_FIX}")
     if manifest["format"] != FORMAT_VERSION:
-        found = f"has format {str(manifest['format'])[:20]}, this code reads {FORMAT_VERSION}"
-        raise ValueError(f"{path}: {found}; {_MEND}")
+        problem = f"has format {str(manifest['format'])[:20]}, this code reads {FORMAT_VERSION}"
+        raise ValueError(f"{path}: {problem}; {_FIX}")
     if not manifest["shards"]:
-        raise ValueError(f"{path}: names no shard; {_MEND}")
+        raise ValueError(f"{path}: names no shard; {_FIX}")
     return manifest
 
 
 def verified_manifest(directory: Path, storage: Storage | None = None) -> dict[str, Any]:
-    """Return the manifest of a finished dataset; ValueError, in one line, where it is not whole."""
+    """Return the manifest of a finished dataset; ValueError, in one line, where it is damaged."""
     manifest = read_manifest(directory, storage)
     reason = manifest_problem(manifest)
     if reason:
-        raise ValueError(f"{directory / MANIFEST}: {reason}; {_MEND}")
+        raise ValueError(f"{directory / MANIFEST}: {reason}; {_FIX}")
     return manifest
 
 
 def manifest_problem(manifest: Mapping[str, Any]) -> str:
-    """Return the first thing for which a manifest is not believed, empty where there is none."""
+    """Return the first problem of a manifest, empty where there is none."""
     if SELF_SHA256 in manifest and manifest[SELF_SHA256] != manifest_sha256(manifest):
         return f"is damaged or was changed by hand: {SELF_SHA256} is not that of its content"
     name, entries = manifest["name"], manifest["shards"]
@@ -75,9 +75,9 @@ def manifest_problem(manifest: Mapping[str, Any]) -> str:
         if reason:
             return f"shard {number} {reason}"
     files = Counter(entry[kind] for entry in entries for kind in ("file", "index"))
-    twice = [file for file, count in files.items() if count > 1]
-    if twice:
-        return f"names {twice[0]} twice"
+    repeated = [file for file, count in files.items() if count > 1]
+    if repeated:
+        return f"names {repeated[0]} twice"
     total = sum(entry["samples"] for entry in entries)
     if total != manifest.get("samples", total):
         return f"says {ascii(manifest['samples'])[:20]} samples, its shards {total}"

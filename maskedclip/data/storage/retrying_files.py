@@ -1,8 +1,8 @@
-"""Bytes from files that fail for a moment, are replaced, or are no files at all.
+"""Reads of files on storage that fails transiently, or whose files are replaced or no plain files.
 
-The calls of the system stand in one tuple that a reader is given, so that another store, a hedged
-read or a fault can take their place. Nothing is mapped into memory: a file that is cut short while
-it is read must end as an error and not as a signal.
+The system calls stand in one tuple that a reader is given, so that a test can inject faults.
+Nothing is mapped into memory: a file that is truncated while it is read must end as an error and
+not as a signal.
 """
 
 import errno
@@ -28,7 +28,7 @@ _OPEN_LIMIT = 256  # files of a dataset; a process may have 1024 in all, and sev
 def open_plain(path: Path) -> int:
     """Return a descriptor of a plain file, or of one that a link leads to; else OSError.
 
-    A named pipe would wait for ever and a device may act on being opened: neither is.
+    A named pipe would block for ever and a device may act on being opened: neither is opened.
     """
     _refuse_special(os.stat(path).st_mode)  # noqa: PTH116 - as the seam, paths may be strings
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
@@ -47,15 +47,15 @@ def _refuse_special(mode: int) -> None:
 
 
 class Storage(NamedTuple):
-    """How files are opened and read, and how long to wait before each further try."""
+    """How files are opened and read, and the pause before each retry."""
 
     open: Callable[[Path], int] = open_plain
     pread: Callable[[int, int, int], bytes] = os.pread
     pauses: tuple[float, ...] = (0.05, 0.2, 0.8)  # seconds
 
 
-class _Opened:
-    """A descriptor that is closed once nobody reads from it any more."""
+class _OpenFile:
+    """A descriptor that is closed when its last reader lets go of it."""
 
     def __init__(self, descriptor: int) -> None:
         self.descriptor = descriptor
@@ -65,25 +65,28 @@ class _Opened:
         os.close(self.descriptor)
 
 
-def _identity(found: os.stat_result) -> tuple[int, ...]:
-    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+def _identity(status: os.stat_result) -> tuple[int, ...]:
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 
-class Files:
+class RetryingFiles:
     """Files by number, opened when they are first read; safe in threads and after a fork."""
 
     def __init__(self, paths: Sequence[Path], storage: Storage) -> None:
         self._paths, self._storage = list(paths), storage
-        self._opened: dict[int, _Opened] = {}
+        self._opened: dict[int, _OpenFile] = {}
         self._lock = threading.Lock()
 
-    def __reduce__(self) -> tuple[type["Files"], tuple[list[Path], Storage]]:
-        return Files, (self._paths, self._storage)  # open files stay in the process that has them
+    def __reduce__(self) -> tuple[type["RetryingFiles"], tuple[list[Path], Storage]]:
+        return RetryingFiles, (
+            self._paths,
+            self._storage,
+        )  # open files stay in the process that has them
 
     def read(self, number: int, size: int, offset: int) -> bytes:
-        """Return `size` bytes, fewer only where the file ends; OSError after the last try.
+        """Return `size` bytes, fewer only where the file ends; OSError after the last retry.
 
-        A try that fails is followed by others on a file opened anew, if it may help.
+        Errors that may be transient are retried, each time on a newly opened file.
         """
         for pause in self._storage.pauses:
             try:
@@ -100,14 +103,13 @@ class Files:
         content = self._storage.pread(opened.descriptor, size, offset)
         if len(content) == size:
             return content
-        parts = [content]
-        while parts[-1] and (missing := size - sum(map(len, parts))):
-            there = offset + size - missing
-            parts.append(self._storage.pread(opened.descriptor, missing, there))
-        return b"".join(parts)
+        chunks = [content]
+        while chunks[-1] and (missing := size - sum(map(len, chunks))):
+            chunks.append(self._storage.pread(opened.descriptor, missing, offset + size - missing))
+        return b"".join(chunks)
 
-    def _open(self, number: int) -> _Opened:
-        opened = _Opened(self._storage.open(self._paths[number]))
+    def _open(self, number: int) -> _OpenFile:
+        opened = _OpenFile(self._storage.open(self._paths[number]))
         with self._lock:
             while len(self._opened) >= _OPEN_LIMIT:
                 del self._opened[next(iter(self._opened))]
@@ -116,23 +118,23 @@ class Files:
 
     def size(self, number: int) -> int:
         """Return the bytes of a file when it was opened; OSError as in `read`."""
-        return self._facts(number)[2]
+        return self._status(number)[2]
 
     def changed_ns(self, number: int) -> int:
-        """Return the time when a file was changed last before it was opened."""
-        return self._facts(number)[3]
+        """Return the modification time of a file when it was opened."""
+        return self._status(number)[3]
 
-    def _facts(self, number: int) -> tuple[int, ...]:
-        self.read(number, 0, 0)  # opens it, with as many tries as that takes
+    def _status(self, number: int) -> tuple[int, ...]:
+        self.read(number, 0, 0)  # opens it, with retries
         return (self._opened.get(number) or self._open(number)).identity
 
     def was_replaced(self, number: int) -> bool:
-        """Return whether the path holds another file than the one that is open, and open that."""
+        """Return whether the path now holds another file than the open one, and close that."""
         opened = self._opened.get(number)
         try:
             if opened is None or _identity(self._paths[number].stat()) == opened.identity:
                 return False
-        except OSError:  # gone, or not there at this moment: what is open is all there is
+        except OSError:  # gone for now: the open file is all there is
             return False
         self._forget(number)
         return True
@@ -144,7 +146,7 @@ class Files:
 
 def read_file(path: Path, limit: int, storage: Storage) -> bytes:
     """Return the content of a small file; OSError, also where it is over `limit` bytes."""
-    files = Files([path], storage)
+    files = RetryingFiles([path], storage)
     size = files.size(0)
     if size > limit:
         raise OSError(errno.EFBIG, f"is over the limit of {limit:,} bytes")

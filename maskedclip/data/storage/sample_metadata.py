@@ -1,4 +1,4 @@
-"""The JSON and text of a sample: read without trust, and brought to the fields of the format."""
+"""The JSON and text of a sample, validated and brought to the fields of the format."""
 
 import json
 from collections.abc import Callable
@@ -11,18 +11,18 @@ _CAPTIONS = ("caption", "text", "report")
 
 
 def own_metadata(content: bytes) -> dict[str, Any]:
-    """Return the metadata of a sample of ours; ValueError, in words, where it is not as it must."""
-    found = _object(content)
-    for name, (fits, words) in _FIELDS.items():
-        if name not in found:
+    """Return the metadata of a sample of ours; ValueError where it is not valid."""
+    metadata = _object(content)
+    for name, (is_valid, expected) in _FIELDS.items():
+        if name not in metadata:
             raise ValueError(f"metadata has no {name}")
-        if not fits(found[name]):
-            raise ValueError(f"metadata: {name} is not {words}")
-    return found
+        if not is_valid(metadata[name]):
+            raise ValueError(f"metadata: {name} is not {expected}")
+    return metadata
 
 
-def foreign_metadata(dataset: str, key: str, members: list[bytes]) -> dict[str, Any]:
-    """Return what a sample of others says, in our fields; ValueError where it is not text or JSON.
+def third_party_metadata(dataset: str, key: str, members: list[bytes]) -> dict[str, Any]:
+    """Return the metadata of a third-party sample in our fields; ValueError for what is no text.
 
     The caption is the json's caption, text or report, else the txt; other fields are taken where
     they are of our types; the text of a cls is the label `cls`.
@@ -31,13 +31,13 @@ def foreign_metadata(dataset: str, key: str, members: list[bytes]) -> dict[str, 
         members: bytes of the json, txt and cls, empty where there is none.
     """
     content, text, label = members
-    found = _object(content) if content else {}
+    given = _object(content) if content else {}
     taken = {
-        name: found[name]
+        name: given[name]
         for name in ("patient", "eye", "split", "labels", "categories", "width", "height")
-        if name in found and _FIELDS[name][0](found[name])
+        if name in given and _FIELDS[name][0](given[name])
     }
-    captions = [found[name] for name in _CAPTIONS if _text(found.get(name)) and found[name].strip()]
+    captions = [given[name] for name in _CAPTIONS if _text(given.get(name)) and given[name].strip()]
     captions += [_decoded(text, "txt").strip()] if text else []
     metadata = EMPTY_METADATA | {"labels": {}, "categories": []} | taken
     metadata |= {"dataset": dataset, "source": key}
@@ -56,23 +56,23 @@ def _decoded(content: bytes, member: str) -> str:
 
 def _object(content: bytes) -> dict[str, Any]:
     try:
-        found = _DECODER.decode(_decoded(content, "metadata"))
+        value = _DECODER.decode(_decoded(content, "metadata"))
     except RecursionError:
         raise ValueError("metadata is not JSON (nested too deeply)") from None
     except json.JSONDecodeError as error:
         raise ValueError(f"metadata is not JSON ({error})") from None
     except ValueError as error:
         raise ValueError(f"metadata is refused ({' '.join(str(error).split())[:100]})") from None
-    if not isinstance(found, dict):
+    if not isinstance(value, dict):
         raise ValueError("metadata is not a JSON object")
-    return found
+    return value
 
 
 def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
+    value = dict(pairs)
+    if len(value) != len(pairs):
         raise ValueError("a name stands twice in one object")
-    return found
+    return value
 
 
 def _no_constant(word: str) -> NoReturn:

@@ -14,7 +14,7 @@ from typing import Any, BinaryIO
 
 from isal.isal_zlib import crc32
 
-from maskedclip.data.storage.index_file import INDEX_HEADER, format_line
+from maskedclip.data.storage.shard_index import INDEX_HEADER, format_line
 
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"

@@ -1,8 +1,8 @@
 """A dataset on disk: plain tars, an index beside each, and a manifest that is written last.
 
-Samples are read by position with `os.pread`, not streamed: the place of a sample in an epoch is
-then a pure function of the step. Each member has a checksum, so damage costs the samples that it
-hit: the dataset keeps its length, and each of them is named when it is read.
+Samples are read by position with `os.pread`, not streamed, so that the order of an epoch is a pure
+function of the step. Each member has a checksum, so damage costs only the samples that it hit: the
+dataset keeps its length, and each of them is named when it is read.
 """
 
 import logging
@@ -16,20 +16,18 @@ import numpy as np
 from isal.isal_zlib import crc32
 
 from maskedclip.data.storage.exclusions import read_exclusions
-from maskedclip.data.storage.index_file import Table
-from maskedclip.data.storage.index_recovery import COLUMNS
 from maskedclip.data.storage.manifest import read_manifest
 from maskedclip.data.storage.open_dataset import open_dataset
-from maskedclip.data.storage.retrying_files import Files, Storage
-from maskedclip.data.storage.sample_metadata import foreign_metadata, own_metadata
-from maskedclip.data.storage.sample_recovery import Salvage, Wanted
+from maskedclip.data.storage.retrying_files import RetryingFiles, Storage
+from maskedclip.data.storage.sample_metadata import own_metadata, third_party_metadata
+from maskedclip.data.storage.shard_index import COLUMNS, SampleTable
 from maskedclip.data.storage.shard_writer import ShardWriter
-from maskedclip.data.storage.tar_headers import shown
-from maskedclip.data.storage.third_party_index import COLUMNS as FOREIGN_COLUMNS
+from maskedclip.data.storage.tar import quoted
+from maskedclip.data.storage.third_party_tars import COLUMNS as THIRD_PARTY_COLUMNS
 
 __all__ = ["DamagedSample", "ShardWriter", "Shards", "read_manifest"]
 logger = logging.getLogger(__name__)
-_PIECE = 8 << 20  # bytes of one read of many samples
+_CHUNK = 8 << 20  # bytes of one read of many samples
 _MEMBERS = (("image", "jpg"), ("metadata", "json"), ("txt", "txt"), ("cls", "cls"))
 
 
@@ -47,37 +45,36 @@ class DamagedSample(RuntimeError):  # noqa: N818 - the contract's name
 class Shards:
     """One dataset, opened for reading; safe in threads and in forked workers.
 
-    That is a finished dataset directory, or a directory of WebDataset tars of others, or one such
-    tar. `excluded` are the places of the samples that exclude.csv names: they can be read, but
-    take no part in training or testing. A sample that is lost keeps its place; where not even its
-    key is known it is called SHARD#POSITION.
+    That is a finished dataset directory, or a directory of third-party WebDataset tars, or one such
+    tar. `excluded` are the indices of the samples that exclude.csv names: they can be read, but
+    take no part in training or testing. A lost sample keeps its index; where not even its key is
+    known it is called SHARD#POSITION.
 
     Raises ValueError, in one line, where the directory is missing, empty or unfinished, its
-    manifest is not whole, none of its samples can be had, or its exclude.csv is not of it.
+    manifest is damaged, none of its samples can be read, or its exclude.csv is of another dataset.
     """
 
     def __init__(self, directory: Path, storage: Storage | None = None) -> None:
         self.directory, self._storage = Path(directory), storage or Storage()
-        opened = open_dataset(self.directory, self._storage)
-        self.manifest, self.foreign = opened.manifest, opened.foreign
+        index = open_dataset(self.directory, self._storage)
+        self.manifest, self.third_party = index.manifest, index.third_party
         self.name = str(self.manifest["name"])
-        self._tars = [tar.name for tar in opened.tars]
-        self._files = Files(opened.tars, self._storage)
-        self._salvage = Salvage(self._files)
-        self._set(opened.tables)
+        self._tars = [tar.name for tar in index.tars]
+        self._files = RetryingFiles(index.tars, self._storage)
+        self._set(index.tables)
 
-    def _set(self, tables: Sequence[Table]) -> None:
+    def _set(self, tables: Sequence[SampleTable]) -> None:
         self._starts = [0, *accumulate(len(table.keys) for table in tables)]
         self._reasons = {i: table.reason for i, table in enumerate(tables) if table.reason}
         self._lost: dict[int, str] = {}
-        columns = FOREIGN_COLUMNS if self.foreign else COLUMNS
+        columns = THIRD_PARTY_COLUMNS if self.third_party else COLUMNS
         # One array and one text: a forked worker would copy every page of many small objects.
-        self._places = np.zeros((self._starts[-1], columns), dtype=np.int64)
+        self._extents = np.zeros((self._starts[-1], columns), dtype=np.int64)
         for start, table in zip(self._starts, tables, strict=False):
             self._lost |= {start + row: reason for row, reason in table.lost.items()}
             if not table.reason:
-                self._places[start : start + len(table.keys)] = table.places
-        self._places[list(self._lost)] = 0
+                self._extents[start : start + len(table.keys)] = table.extents
+        self._extents[list(self._lost)] = 0
         keys = [key for table in tables for key in table.keys]
         self._refuse_repeated(keys)
         known = keys if all(keys) else None  # the list may name a sample whose key is not known
@@ -85,7 +82,7 @@ class Shards:
         self.excluded = frozenset(i for i, key in enumerate(keys) if key and key in left_out)
         self._text = "".join(keys)
         self._ends = np.fromiter(accumulate(map(len, keys)), dtype=np.int64, count=len(keys))
-        if self.foreign and all(self._reason(i) for i in range(len(keys))):
+        if self.third_party and all(self._reason(i) for i in range(len(keys))):
             first = f": {self._reason(0)}" if keys else ""
             raise ValueError(f"{self.directory}: no sample of its tars can be had{first}")
 
@@ -95,7 +92,9 @@ class Shards:
         first: dict[str, int] = {}
         for index, key in enumerate(keys):
             if key and (before := first.setdefault(key, index)) != index:
-                self._lost[index] = f"the key {shown(key)} is there before, in {self.shard(before)}"
+                self._lost[index] = (
+                    f"the key {quoted(key)} is there before, in {self.shard(before)}"
+                )
                 keys[index] = ""
 
     def __len__(self) -> int:
@@ -123,17 +122,17 @@ class Shards:
     def read_members(self, index: int) -> list[bytes]:
         """Return the bytes of a sample's members, each as written or empty where there is none.
 
-        They are the JPEG and the JSON; with a foreign dataset also a txt and a cls. Raises
+        They are the JPEG and the JSON; of a third-party dataset also a txt and a cls. Raises
         DamagedSample.
         """
-        return [self._member(index, which) for which in range(self._places.shape[1] // 3)]
+        return [self._member(index, which) for which in range(self._extents.shape[1] // 3)]
 
     def metadata(self, index: int) -> dict[str, Any]:
         """Return the metadata alone; DamagedSample if its bytes are not those written."""
-        members = [self._member(index, which) for which in range(1, self._places.shape[1] // 3)]
+        members = [self._member(index, which) for which in range(1, self._extents.shape[1] // 3)]
         try:
-            if self.foreign:
-                return foreign_metadata(self.name, self.key(index), members)
+            if self.third_party:
+                return third_party_metadata(self.name, self.key(index), members)
             return own_metadata(members[0])
         except ValueError as error:
             raise self._damage(index, str(error)) from None
@@ -146,14 +145,14 @@ class Shards:
         # posix_fadvise(WILLNEED) stops after one readahead: 8 of 256 MB where it was measured
         for number in range(self._shard_number(start), self._shard_number(stop - 1) + 1):
             first, last = max(start, self._starts[number]), min(stop, self._starts[number + 1])
-            offset_SM, size_SM = self._places[first:last, 0::3], self._places[first:last, 1::3]
+            offset_SM, size_SM = self._extents[first:last, 0::3], self._extents[first:last, 1::3]
             known_SM = offset_SM > 0
             if not known_SM.any():
                 continue
             end = int((offset_SM + size_SM).max())
-            for offset in range(int(offset_SM[known_SM].min()), end, _PIECE):
+            for offset in range(int(offset_SM[known_SM].min()), end, _CHUNK):
                 try:
-                    content = self._files.read(number, min(_PIECE, end - offset), offset)
+                    content = self._files.read(number, min(_CHUNK, end - offset), offset)
                 except OSError:
                     break
                 if not content:
@@ -176,14 +175,15 @@ class Shards:
         number = self._shard_number(index)
         if index in self._lost or number in self._reasons:
             raise self._damage(index, self._reason(index))
-        offset, size, checksum = self._places[index, 3 * which : 3 * which + 3].tolist()
-        if not offset:  # a foreign sample need not have every member
+        offset, size, checksum = self._extents[index, 3 * which : 3 * which + 3].tolist()
+        if not offset:  # a third-party sample need not have every member
             return b""
         try:
             content = self._files.read(number, size, offset)
             if crc32(content) == checksum and len(content) == size:
                 return content
-            found, content = self._second_try(index, which, content)
+            if self._files.was_replaced(number):
+                content = self._files.read(number, size, offset)
         except FileNotFoundError:
             raise self._damage(
                 index, f"{_MEMBERS[which][0]} cannot be read: the shard is missing"
@@ -191,26 +191,10 @@ class Shards:
         except OSError as error:
             reason = f"{_MEMBERS[which][0]} cannot be read ({error.strerror})"
             raise self._damage(index, reason) from error
-        if found is not None:
-            return found
         if len(content) < size:
             reason = f"has {len(content)} of {size} bytes: the shard is cut short"
-        else:
+        elif crc32(content) != checksum:
             reason = "has another checksum than when it was written"
+        else:
+            return content
         raise self._damage(index, f"{_MEMBERS[which][0]} {reason}")
-
-    def _second_try(self, index: int, which: int, content: bytes) -> tuple[bytes | None, bytes]:
-        """Return the bytes of a member if they are anywhere, and those that are in its place."""
-        number = self._shard_number(index)
-        name = "" if self.foreign else f"{self.key(index)}.{_MEMBERS[which][1]}"
-        wanted = Wanted(name, *self._places[index, 3 * which : 3 * which + 3].tolist())
-        if self._files.was_replaced(number):
-            self._salvage.forget(number)
-            content = self._files.read(number, wanted.size, wanted.offset)
-            if wanted.is_whole(content):
-                return content, content
-        return self._salvage.find(number, wanted, lambda: self._names(number)), content
-
-    def _names(self, number: int) -> list[str]:
-        keys = map(self.key, range(self._starts[number], self._starts[number + 1]))
-        return [f"{key}.{extension}" for key in keys for _, extension in _MEMBERS[:2]]

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from maskedclip.data.storage.retrying_files import RETRIED, Files, Storage, open_plain
+from maskedclip.data.storage.retrying_files import RETRIED, RetryingFiles, Storage, open_plain
 from maskedclip.data.storage.shards import DamagedSample, Shards, ShardWriter
 from tests.tars import END, sample
 
@@ -195,6 +195,6 @@ def test_many_threads_read_what_one_does_while_storage_fails(directory: Path) ->
 
 
 def test_files_travel_without_what_is_open(directory: Path) -> None:
-    files = Files([directory / "toy-000000.tar"], Storage())
+    files = RetryingFiles([directory / "toy-000000.tar"], Storage())
     files.read(0, 1, 0)
     assert pickle.loads(pickle.dumps(files)).read(0, 3, 0) == b"key"

@@ -13,7 +13,7 @@ import webdataset
 from maskedclip.data.storage.open_dataset import dataset_sha256, describe
 from maskedclip.data.storage.shard_writer import EMPTY_METADATA, ShardWriter
 from maskedclip.data.storage.shards import Shards
-from maskedclip.data.storage.third_party_index import key_of
+from maskedclip.data.storage.third_party_tars import key_of
 from tests.tars import END, JPEG, member, plain_tar, sample
 
 
