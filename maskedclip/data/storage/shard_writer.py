@@ -1,14 +1,13 @@
 """The bytes of a dataset: tar, index and manifest; the same samples give the same bytes."""
 
 import hashlib
-import io
-import itertools
 import json
 import os
 import tarfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from tarfile import BLOCKSIZE
 from types import TracebackType
 from typing import Any, BinaryIO
 
@@ -37,7 +36,7 @@ EMPTY_METADATA: dict[str, Any] = {
 
 @contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
-    """Open a file that takes the place of `path` only once it is whole and on the disk."""
+    """Open a file that replaces `path` only once it is complete and on the disk."""
     temporary = path.with_name(path.name + ".tmp")
     try:
         with temporary.open("wb") as file:
@@ -61,16 +60,21 @@ def write_shard(
         samples: (key, JPEG bytes, metadata); same samples, same bytes. Fields of the metadata that
             are not given are written empty, unknown ones raise ValueError.
     """
+    from webdataset import TarWriter  # brings torch: a second of import
+
     lines = [INDEX_HEADER]
     tar_path, index_path = directory / f"{stem}.tar", directory / f"{stem}.idx"
-    with (
-        replacing(tar_path) as file,
-        tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as tar,
-    ):
+    owner = {"user": "", "group": "", "mode": 0o644, "mtime": 0}  # same samples, same bytes
+    with replacing(tar_path) as file, TarWriter(file, encoder=False, **owner) as writer:
+        tar = writer.tarstream
+        tar.format = tarfile.USTAR_FORMAT  # webdataset 1.0.2 does not pass its own `format` on
         for key, jpeg, metadata in samples:
-            members = {"jpg": jpeg, "json": encode_metadata(metadata)}
-            places = [_add(tar, f"{key}.{end}", content) for end, content in members.items()]
-            lines.append(format_line(key, itertools.chain(*places)))
+            content = encode_metadata(metadata)
+            image_offset = tar.offset + BLOCKSIZE
+            writer.write({"__key__": key, "jpg": jpeg, "json": content})
+            metadata_offset = image_offset + -(-len(jpeg) // BLOCKSIZE) * BLOCKSIZE + BLOCKSIZE
+            image = image_offset, len(jpeg), crc32(jpeg)
+            lines.append(format_line(key, [*image, metadata_offset, len(content), crc32(content)]))
     index = ("\n".join(lines) + "\n").encode()
     with replacing(index_path) as file:
         file.write(index)
@@ -86,14 +90,6 @@ def write_shard(
     }
 
 
-def _add(tar: tarfile.TarFile, name: str, content: bytes) -> tuple[int, int, int]:
-    member = tarfile.TarInfo(name)  # time, owner and group stay 0: same samples, same bytes
-    member.size, member.mode = len(content), 0o644
-    offset = tar.offset + tarfile.BLOCKSIZE
-    tar.addfile(member, io.BytesIO(content))
-    return offset, len(content), crc32(content)
-
-
 def encode_metadata(metadata: dict[str, Any]) -> bytes:
     """Return the JSON member: every field of the contract, always in the same order."""
     unknown = sorted(metadata.keys() - EMPTY_METADATA.keys())
@@ -103,7 +99,7 @@ def encode_metadata(metadata: dict[str, Any]) -> bytes:
 
 
 def write_manifest(directory: Path, name: str, shards: list[dict[str, Any]], **facts: Any) -> None:
-    """Write manifest.json, which makes the directory a dataset: call it last."""
+    """Write manifest.json, which completes the dataset: call it last."""
     samples = sum(entry["samples"] for entry in shards)
     manifest = {"format": FORMAT_VERSION, "name": name, "samples": samples, **facts}
     manifest |= {"shards": shards}
@@ -113,10 +109,10 @@ def write_manifest(directory: Path, name: str, shards: list[dict[str, Any]], **f
 
 
 def manifest_sha256(manifest: Mapping[str, Any]) -> str:
-    """Return the hash of a manifest's content, whatever its layout: of all but the hash itself."""
+    """Return the hash of a manifest's content, whatever its layout, without the hash itself."""
     content = {name: value for name, value in manifest.items() if name != SELF_SHA256}
-    read = json.loads(json.dumps(content))  # as a reader has it: tuples are lists, keys are texts
-    return hashlib.sha256(json.dumps(read, sort_keys=True).encode()).hexdigest()
+    as_read = json.loads(json.dumps(content))  # tuples are lists, keys are texts
+    return hashlib.sha256(json.dumps(as_read, sort_keys=True).encode()).hexdigest()
 
 
 class ShardWriter:
@@ -127,7 +123,7 @@ class ShardWriter:
     ) -> None:
         self.directory, self.name, self.facts = Path(directory), name, facts
         self.samples_per_shard = samples_per_shard
-        self._waiting: list[tuple[str, bytes, dict[str, Any]]] = []
+        self._pending: list[tuple[str, bytes, dict[str, Any]]] = []
         self._keys: set[str] = set()
         self._shards: list[dict[str, Any]] = []
 
@@ -140,14 +136,14 @@ class ShardWriter:
         if not key or "." in key or "/" in key or key in self._keys:
             raise ValueError(f"{self.directory}: key {key!r} is taken, empty or has a dot or slash")
         self._keys.add(key)
-        self._waiting.append((key, jpeg, metadata))
-        if len(self._waiting) == self.samples_per_shard:
+        self._pending.append((key, jpeg, metadata))
+        if len(self._pending) == self.samples_per_shard:
             self._flush()
 
     def _flush(self) -> None:
         stem = f"{self.name}-{len(self._shards):06d}"
-        self._shards.append(write_shard(self.directory, stem, self._waiting))
-        self._waiting = []
+        self._shards.append(write_shard(self.directory, stem, self._pending))
+        self._pending = []
 
     def __exit__(
         self,
@@ -156,6 +152,6 @@ class ShardWriter:
         trace: TracebackType | None,
     ) -> None:
         if kind is None:
-            if self._waiting:
+            if self._pending:
                 self._flush()
             write_manifest(self.directory, self.name, self._shards, **self.facts)

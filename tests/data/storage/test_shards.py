@@ -1,3 +1,4 @@
+import io
 import json
 import pickle
 import tarfile
@@ -7,7 +8,12 @@ import pytest
 import webdataset
 
 from maskedclip.data.storage.exclusions import Exclusion, write_exclusions
-from maskedclip.data.storage.shard_writer import SELF_SHA256, write_manifest, write_shard
+from maskedclip.data.storage.shard_writer import (
+    SELF_SHA256,
+    encode_metadata,
+    write_manifest,
+    write_shard,
+)
 from maskedclip.data.storage.shards import DamagedSample, Shards, ShardWriter
 from maskedclip.shards.checks.dataset import check
 
@@ -38,6 +44,20 @@ def test_the_tar_is_a_plain_tar_of_adjacent_members(directory: Path) -> None:
     with tarfile.open(directory / "toy-000001.tar") as tar:
         assert tar.getnames() == ["key2.jpg", "key2.json", "key3.jpg", "key3.json"]
         assert {(m.mtime, m.uid, m.gid, m.mode) for m in tar} == {(0, 0, 0, 0o644)}
+
+
+@pytest.mark.parametrize("key", ["key0", "\u00e9", "k" * 95])
+def test_a_shard_has_the_bytes_of_a_plain_ustar_tar(tmp_path: Path, key: str) -> None:
+    samples = [(key, JPEGS[0], {"report": "a"}), ("last", b"", {})]
+    write_shard(tmp_path, "toy-000000", samples)
+    expected = io.BytesIO()
+    with tarfile.open(fileobj=expected, mode="w", format=tarfile.USTAR_FORMAT) as tar:
+        for name, jpeg, metadata in samples:
+            for end, content in (("jpg", jpeg), ("json", encode_metadata(metadata))):
+                member = tarfile.TarInfo(f"{name}.{end}")
+                member.size, member.mode = len(content), 0o644
+                tar.addfile(member, io.BytesIO(content))
+    assert (tmp_path / "toy-000000.tar").read_bytes() == expected.getvalue()
 
 
 def test_webdataset_reads_the_shards(directory: Path) -> None:
