@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from maskedclip import __version__
-from maskedclip.config import flat
+from maskedclip.config import Config, flat, load
 from maskedclip.data.storage.shard_writer import MANIFEST
 from maskedclip.engine.provenance import EXCLUSIONS
 from maskedclip.metrics.results import read_rows
 from maskedclip.metrics.scores import METRICS
 from maskedclip.models.text import BUILTIN
+from maskedclip.pretrain.methods import METHODS
 from maskedclip.report.collect import pretraining, run_directories
 from maskedclip.shards.check import REPORT_FILE
 from maskedclip.shards.downloads.cards import card_names, read_card
@@ -26,7 +27,7 @@ UNKNOWN = "not known"
 CHECK = "check"  # folder of a run where check_shards' report is looked for
 _LIBRARY = {"timm": "timm", "hf": "transformers", "open_clip": "open_clip", "onnx": "onnx"}
 _LICENCE = {"emilyalsentzer/Bio_ClinicalBERT": "MIT", BUILTIN: "as this project: Apache-2.0"}
-_SHOWN = ("seed", "init_from", "model.", "loss.", "optim.", "data.paired_batch",
+_SHOWN = ("seed", "init_from", "method", "model.", "optim.", "data.paired_batch",
           "data.unpaired_batch", "data.crop_area", "engine.precision")  # fmt: skip
 
 
@@ -157,18 +158,14 @@ def _method(source: SourceRun) -> list[str]:
         rows = [(name, str(value)) for name, value in source.header.items()]
         why = f"config.json: {UNKNOWN}; the header of the weights says:"
         return [why, "", *_table(("field", "value"), rows)]
-    weights = {key: config.get("loss", {}).get(key) for key in ("mim", "clip", "mfd")}
-    words = {
-        "mim": "masked image modelling",
-        "clip": "image-text contrast",
-        "mfd": "masked feature distillation",
-    }
-    terms = [f"{words[name]} ({weight:g})" for name, weight in weights.items() if weight]
+    run_config = load(source.run / "config.json", Config)
+    method = METHODS[run_config.method]
+    losses = ", ".join(f"{name} ({weight:g})" for name, weight in method.terms(run_config).items())
     last = list(_json_lines(source.run / "metrics.jsonl"))[-1:]
     end = f"{last[0]['step']:,} steps, loss {last[0]['loss']:.4g}" if last else UNKNOWN
-    shown = {k: v for k, v in flat(config).items() if k.startswith(_SHOWN)}
+    shown = {k: v for k, v in flat(config).items() if k.startswith(_SHOWN + method.fields)}
     return [
-        f"Losses and their weights: {', '.join(terms) or UNKNOWN}. Ended after: {end}.",
+        f"Losses and their weights: {losses}. Ended after: {end}.",
         "",
         *_table(("field", "value"), [(f"`{k}`", str(v) or "none") for k, v in shown.items()]),
     ]
@@ -219,9 +216,16 @@ def _made_by(source: SourceRun) -> list[str]:
     return [
         f"Commit {commit}{changed}; {versions or UNKNOWN}; started {len(attempts)} time(s).",
         "",
-        "The method is that of *MaskedCLIP: Bridging the Masked and CLIP Space for "
-        "Semi-Supervised Medical Vision-Language Pre-training* (Zhu, Zhou, Goh, Liu).",
+        *_paper(source),
     ]
+
+
+def _paper(source: SourceRun) -> list[str]:
+    if not source.config:
+        return [f"Method: {UNKNOWN}; the weights lie without the run's config.json."]
+    method = METHODS[load(source.run / "config.json", Config).method]
+    title, _, authors = method.paper.rpartition(" (")
+    return [f"The method is that of *{title}* ({authors}."]
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:

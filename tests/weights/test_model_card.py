@@ -2,12 +2,14 @@
 
 import hashlib
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pytest
 from huggingface_hub import ModelCard
 
+from maskedclip.config import Config, flat, override
 from maskedclip.metrics.results import IDENTITY, write_rows
 from maskedclip.weights.model_card import CHECK, card
 from maskedclip.weights.source_run import FeatureCheck, read_source
@@ -81,6 +83,31 @@ def test_weights_without_a_run_have_a_card_of_what_is_not_known(run: Path) -> No
         "- mind this",
     ):
         assert line in text
+
+
+@pytest.mark.parametrize(
+    ("changes", "losses", "paper", "field"),
+    [
+        ({}, "image-text contrast (0.01)", "*MaskedCLIP: ", "`loss.clip`"),
+        (
+            {"method": "dinov2", "loss": {}},
+            "iBOT on masked patches (1)",
+            "*DINOv2: ",
+            "`dino.ibot`",
+        ),
+        ({"method": "simmim"}, "modelling (1). Ended", "*SimMIM: ", "`loss.normalise_pixels`"),
+    ],
+)
+def test_the_card_names_the_method_its_losses_and_its_paper(
+    run: Path, changes: dict[str, Any], losses: str, paper: str, field: str
+) -> None:
+    leave_records(run)
+    whole = asdict(override(Config(), flat(CONFIG | changes)))
+    run.joinpath("config.json").write_text(json.dumps(whole))
+    text = written(run)
+    for part in (losses, paper, field):
+        assert part in text
+    assert ("MaskedCLIP: Bridging" in text) == (paper == "*MaskedCLIP: ")
 
 
 def test_data_have_the_licences_of_their_manifests_and_of_their_cards(run: Path) -> None:

@@ -108,6 +108,10 @@ def train_step(
 class DinoV2Method:
     """What the loop, the plan and the export ask (methods/protocol.py)."""
 
+    paper: ClassVar[str] = (
+        "DINOv2: Learning Robust Visual Features without Supervision (Oquab et al., 2024)"
+    )
+    fields: ClassVar[tuple[str, ...]] = ("dino.",)
     plannable: ClassVar[bool] = False
 
     def __init__(self, config: Config, device: torch.device) -> None:
@@ -155,6 +159,16 @@ class DinoV2Method:
                 f"dino.local_size {config.dino.local_size} is not a multiple of model.patch_size "
                 f"{config.model.patch_size}"
             )
+
+    @staticmethod
+    def terms(config: Config) -> dict[str, float]:
+        dino = config.dino
+        terms = {
+            "DINO on class tokens": dino.cls,
+            "iBOT on masked patches": dino.ibot,
+            "KoLeo": dino.koleo,
+        }
+        return {name: weight for name, weight in terms.items() if weight}
 
     @staticmethod
     def view(config: Config) -> View:

@@ -147,6 +147,11 @@ def train_step(
 class MaskedClipMethod:
     """What the loop, the plan and the export ask (methods/protocol.py)."""
 
+    paper: ClassVar[str] = (
+        "MaskedCLIP: Bridging the Masked and CLIP Space for Semi-Supervised Medical "
+        "Vision-Language Pre-training (Zhu, Zhou, Goh, Liu)"
+    )
+    fields: ClassVar[tuple[str, ...]] = ("loss.",)
     plannable: ClassVar[bool] = True
 
     def __init__(self, config: Config, device: torch.device) -> None:
@@ -199,6 +204,15 @@ class MaskedClipMethod:
                 "optim.accumulate runs the text tower twice a step, and model.text_dropout would "
                 "drop other features the second time; set one of them to 1 or 0"
             )
+
+    @staticmethod
+    def terms(config: Config) -> dict[str, float]:
+        words = {
+            "mim": "masked image modelling",
+            "clip": "image-text contrast",
+            "mfd": "masked feature distillation",
+        }
+        return {words[name]: getattr(config.loss, name) for name in config.loss.terms}
 
     @staticmethod
     def view(config: Config) -> View:

@@ -36,6 +36,8 @@ class Method(Protocol):
     The networks are sharded over all ranks and equal for every number of them.
     """
 
+    paper: ClassVar[str]  # title and authors, for the model card
+    fields: ClassVar[tuple[str, ...]]  # prefixes of the config fields that it alone reads
     plannable: ClassVar[bool]  # whether `network` is there for tools/plan.py
     tokenize: Tokenizer
 
@@ -55,6 +57,10 @@ class Method(Protocol):
     @staticmethod
     def check(config: Config) -> None:
         """Raise ValueError, without building anything, where the method cannot do as asked."""
+
+    @staticmethod
+    def terms(config: Config) -> dict[str, float]:
+        """Return the loss terms that are learnt, in words, and their weights."""
 
     @staticmethod
     def view(config: Config) -> View:

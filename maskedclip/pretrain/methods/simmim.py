@@ -117,6 +117,8 @@ def visible_count(config: Config) -> int:
 class SimMimMethod:
     """What the loop, the plan and the export ask (methods/protocol.py)."""
 
+    paper: ClassVar[str] = "SimMIM: A Simple Framework for Masked Image Modeling (Xie et al., 2022)"
+    fields: ClassVar[tuple[str, ...]] = ("loss.mim", "loss.normalise_pixels")
     plannable: ClassVar[bool] = False
 
     def __init__(self, config: Config, device: torch.device) -> None:
@@ -151,6 +153,10 @@ class SimMimMethod:
                 f"model.mask_ratio {config.model.mask_ratio}: of "
                 f"{(grid // config.model.mask_unit) ** 2} units none or all would be hidden"
             )
+
+    @staticmethod
+    def terms(config: Config) -> dict[str, float]:
+        return {"masked image modelling": config.loss.mim}
 
     @staticmethod
     def view(config: Config) -> View:
