@@ -4,7 +4,7 @@ import json
 import math
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -37,10 +37,10 @@ class Recorder:
     def close(self) -> None:
         self._tensorboard.close()
 
-    def record(self, step: int, row: dict[str, float | None]) -> None:
+    def record(self, step: int, row: Mapping[str, float | None]) -> None:
         """Append one object to metrics.jsonl and a point to each curve."""
         with self._path.open("a") as file:
-            file.write(json.dumps({"step": step} | row) + "\n")
+            file.write(json.dumps({"step": step, **row}) + "\n")
         for name, value in row.items():
             if value is not None:
                 group = "loss" if name.startswith("loss") else "train"

@@ -1,4 +1,4 @@
-"""An epoch of fine-tuning, the rate at each moment of it, and what a network says of images."""
+"""An epoch of fine-tuning, its learning rate, and the predictions of a network."""
 
 import math
 from collections.abc import Iterable, Iterator
@@ -23,12 +23,12 @@ from maskedclip.metrics.results import Predictions
 _EVALUATION_BATCH, _KEPT_BYTES = 64, 1_000_000_000
 
 
-def steps_of(labels: Labels, config: FinetuneConfig) -> int:
-    """Return the steps of an epoch: its last batch may be smaller."""
+def steps_per_epoch(labels: Labels, config: FinetuneConfig) -> int:
+    """Return the steps of an epoch, whose last batch may be smaller."""
     return math.ceil(len(labels.parts["train"]) / config.batch)
 
 
-def train(
+def train_epoch(
     model: nn.Module,
     optimizer: AdamW,
     batches: Iterable[Views],
@@ -37,13 +37,13 @@ def train(
     epoch: int,
     ledger: Ledger,
 ) -> float:
-    """Take an optimizer step a batch of an epoch; return the mean loss an image.
+    """Take one optimizer step a batch; return the mean loss an image.
 
     Raises RuntimeError where it is not finite, or no image can be read.
     """
     device = next(model.parameters()).device
-    kind = compute_type("auto", device)
-    steps = steps_of(labels, config)
+    dtype = compute_type("auto", device)
+    steps = steps_per_epoch(labels, config)
     total, images = torch.zeros((), device=device), 0
     torch.manual_seed(number(config.seed, "drop path", epoch, bits=32))
     model.train()
@@ -54,7 +54,7 @@ def train(
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(config, epoch + step / steps) * group["lr_scale"]
         image_BCHW, target = targets(views, device, len(labels.task.classes), config, epoch, step)
-        with torch.autocast(device.type, kind, enabled=kind != torch.float32):
+        with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
             logit_BY = model(image_BCHW)
         loss = F.cross_entropy(logit_BY.float(), target, label_smoothing=config.smoothing)
         optimizer.zero_grad()
@@ -78,7 +78,7 @@ def targets(
     epoch: int,
     step: int,
 ) -> tuple[Tensor, Tensor]:
-    """Return the images and what is to be said of them: label_B, or mixed target_BY."""
+    """Return the images and their targets: label_B, or target_BY where images are mixed."""
     image_BCHW = views.image_BCHW.to(device, non_blocking=True)
     label_B = torch.tensor([sample.label for sample in views.samples], device=device)
     if not (config.mixup or config.cutmix):
@@ -89,10 +89,10 @@ def targets(
     )
 
 
-class Prepared:
-    """The batches of a part, cut for evaluation, as often as they are asked for.
+class EvaluationBatches:
+    """The images of a split, prepared for evaluation; it can be iterated over again and again.
 
-    Where all of it takes up to 1 GB, it is read and cut once.
+    A split of up to 1 GB is read and prepared once.
     """
 
     def __init__(self, labels: Labels, part: str, config: FinetuneConfig) -> None:
@@ -121,9 +121,9 @@ class Prepared:
 def predict(
     model: nn.Module, batches: Iterable[Views], classes: int, ledger: Ledger
 ) -> Predictions:
-    """Return the probabilities of prepared images that can be read."""
+    """Return the predictions of a network for the prepared images that can be read."""
     device = next(model.parameters()).device
-    kind = compute_type("auto", device)
+    dtype = compute_type("auto", device)
     kept: list[Sample] = []
     rows = [np.zeros((0, classes))]
     model.eval()
@@ -131,7 +131,7 @@ def predict(
         ledger.add(views.lost)
         if not views.samples:
             continue
-        with torch.autocast(device.type, kind, enabled=kind != torch.float32):
+        with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
             logit_BY = model(views.image_BCHW.to(device, non_blocking=True))
         kept += views.samples
         rows.append(logit_BY.double().softmax(dim=-1).cpu().numpy())

@@ -1,4 +1,4 @@
-"""Fine-tuning on one screen: labels on an encoder, by a named recipe."""
+"""Fine-tuning on one screen: read the labels, train, select an epoch on validation, test once."""
 
 import logging
 import shutil
@@ -9,7 +9,6 @@ from pathlib import Path
 
 import torch
 from torch import nn
-from torch.optim import AdamW
 
 from maskedclip.config import FinetuneConfig
 from maskedclip.data.augmentation import augmentation
@@ -19,25 +18,30 @@ from maskedclip.engine.checkpoint import Checkpoints, restore
 from maskedclip.engine.distributed import process_group
 from maskedclip.engine.preemption import Preempted, Preemption
 from maskedclip.engine.step_log import Recorder
-from maskedclip.finetune.best_weights import Best
-from maskedclip.finetune.epoch import Prepared, learning_rate, predict, steps_of, train
-from maskedclip.finetune.progress import Epochs
+from maskedclip.finetune.epoch import (
+    EvaluationBatches,
+    learning_rate,
+    predict,
+    steps_per_epoch,
+    train_epoch,
+)
+from maskedclip.finetune.progress import EpochProgress, SaveInterval
 from maskedclip.finetune.run_directory import (
     LOST,
     STATES,
     Labels,
-    alone,
     claim,
     finished,
+    lock_run,
     preparation_of,
     read_labels,
     resolved,
     write_results,
 )
-from maskedclip.finetune.save_interval import Pace
-from maskedclip.finetune.selection import selection_score
+from maskedclip.finetune.selection import BestWeights, selection_score
 from maskedclip.metrics.scores import macro
 from maskedclip.models.classifier import adamw_by_layer, build_classifier
+from maskedclip.models.pretrained import LoadReport
 
 logger = logging.getLogger(__name__)
 _KEPT, _SAVING = 2, 0.1  # states on the disk; share of the time that saving them may take
@@ -46,107 +50,116 @@ _KEPT, _SAVING = 2, 0.1  # states on the disk; share of the time that saving the
 def finetune(config: FinetuneConfig, *, rest: float = 0.0) -> Path:
     """Train, select an epoch on validation, test its weights once; return the run's directory.
 
-    A finished run of the same configuration is not run again; a killed one goes on from its newest
-    verified state, to the same result. Raises ValueError for weights or labels that cannot serve,
-    and for a directory of another run; Preempted where a signal asked to leave.
+    A finished run of the same configuration is not run again; a killed one resumes from its newest
+    verified state, to the same result. Raises ValueError for weights or labels that do not fit,
+    and for a directory of another run; Preempted where a signal asked to stop.
 
     Args:
-        rest: work that waits behind this run, as a multiple of it; the time left counts it.
+        rest: the runs that wait behind this one, as a multiple of it, for the time left.
     """
     labels = read_labels(config)
     config = resolved(config, labels)
     run = Path(config.out) / config.name
-    with alone(run):
+    with lock_run(run):
         if finished(config, run):
             logger.info("%s is finished; remove it to run it again", run)
         else:
-            best, ledger = train_all(config, run, labels, rest)
-            classes = len(labels.task.classes)
-            found = predict(best, Prepared(labels, "test", config), classes, ledger)
-            write_results(config, run, labels, best, found)
+            model, ledger = train(config, run, labels, rest)
+            test = EvaluationBatches(labels, "test", config)
+            predictions = predict(model, test, len(labels.task.classes), ledger)
+            write_results(config, run, labels, model, predictions)
         shutil.rmtree(run / STATES, ignore_errors=True)
     return run
 
 
-def train_all(
+def train(
     config: FinetuneConfig, run: Path, labels: Labels, rest: float
 ) -> tuple[nn.Module, Ledger]:
-    """Go on from the newest verified state to the last epoch; return the selected network."""
-    looks = preparation_of(config)
+    """Train from the newest verified state to the last epoch; return the selected network."""
+    shown = preparation_of(config)
     augment = augmentation(
-        config.image_size, config.augmentation, config.re_prob, mean=looks.mean, std=looks.std
+        config.image_size, config.augmentation, config.re_prob, mean=shown.mean, std=shown.std
     )
-    torch.manual_seed(config.seed)
-    model, report = build_classifier(
-        config.weights, image_size=config.image_size, num_classes=len(labels.task.classes),
-        drop_path=config.drop_path, size=config.size,
-    )  # fmt: skip
-    logger.info("%s", report.table())
+    model, report = build(config, len(labels.task.classes))
     with process_group() as device:
         model = model.to(device)
-        best: Best[nn.Module] = Best(model)
+        best: BestWeights[nn.Module] = BestWeights(model)
         optimizer = adamw_by_layer(
             model, layer_decay=config.layer_decay, weight_decay=config.weight_decay
         )
-        done = restore(run / STATES, model, best, optimizer) // steps_of(labels, config)
+        steps = steps_per_epoch(labels, config)
+        done = saved = restore(run / STATES, model, best, optimizer) // steps  # epochs
         if done:
             logger.info("%s goes on after epoch %d", run, done)
-        claim(config, run, report, goes_on=done > 0)
+        claim(config, run, report, resumed=done > 0)
         ledger = Ledger(run / LOST, labels.dataset.name)
         ledger.add(labels.task.lost)
-        batches = training_batches(
+        train_views = training_batches(
             labels.dataset, labels.parts["train"], augment, batch=config.batch,
             epochs=range(done, config.epochs), seed=config.seed, workers=config.threads,
         )  # fmt: skip
-        epochs = Epochs(config.epochs, done, rest)
-        with closing(batches):
-            learn(config, run, labels, (model, best, optimizer), batches, ledger, epochs)
+        validation = EvaluationBatches(labels, "val", config)
+        progress, saves = EpochProgress(config.epochs, done, rest), SaveInterval(_SAVING)
+        with (
+            closing(train_views) as views,
+            Preemption() as preemption,
+            Checkpoints(run / STATES, _KEPT, asynchronous=False) as checkpoints,
+            closing(Recorder(run, done * steps)) as recorder,
+        ):
+            for epoch in range(done, config.epochs):
+                batches: Iterator[Views] = islice(views, steps)
+                if saved == epoch:  # all before it is saved: it may be cut short
+                    batches = until_stopped(batches, preemption, run, epoch * steps)
+                loss = train_epoch(model, optimizer, batches, labels, config, epoch, ledger)
+                scores = validate(model, validation, labels, config, ledger)
+                best.offer(scores[f"val_{config.selection}"], model)
+                row = {"epoch": epoch + 1, "loss": loss, "lr": learning_rate(config, epoch + 1)}
+                recorder.record((epoch + 1) * steps, row | scores)
+                progress.show(epoch + 1, loss, scores[f"val_{config.selection}"])
+                if preemption.request or (epoch + 1 < config.epochs and saves.due()):
+                    with saves.measured():
+                        checkpoints.save((epoch + 1) * steps, model, best, optimizer)
+                    saved = epoch + 1
+                if preemption.request:
+                    checkpoints.finish()
+                    raise Preempted(run, saved * steps, preemption.request)
+            checkpoints.ignore_failure()
     return best.model, ledger
 
 
-def learn(
-    config: FinetuneConfig,
-    run: Path,
+def build(config: FinetuneConfig, num_classes: int) -> tuple[nn.Module, LoadReport]:
+    """Return the network, a pure function of the configuration, and how its weights were loaded."""
+    torch.manual_seed(config.seed)
+    model, report = build_classifier(
+        config.weights, image_size=config.image_size, num_classes=num_classes,
+        drop_path=config.drop_path, size=config.size,
+    )  # fmt: skip
+    logger.info("%s", report.table())
+    return model, report
+
+
+def until_stopped(
+    batches: Iterator[Views], preemption: Preemption, run: Path, step: int
+) -> Iterator[Views]:
+    """Yield the batches; raise Preempted, back at the saved `step`, where a signal asks to stop."""
+    for views in batches:
+        if preemption.request:
+            raise Preempted(run, step, preemption.request)
+        yield views
+
+
+def validate(
+    model: nn.Module,
+    validation: EvaluationBatches,
     labels: Labels,
-    networks: tuple[nn.Module, Best[nn.Module], AdamW],
-    batches: Iterator[Views],
+    config: FinetuneConfig,
     ledger: Ledger,
-    epochs: Epochs,
-) -> None:
-    """Run the epochs that are left: train, validate, keep the better weights, save the state."""
-    model, best, optimizer = networks
-    steps, saved, pace = steps_of(labels, config), epochs.done, Pace(_SAVING)
-    validation, classes = Prepared(labels, "val", config), len(labels.task.classes)
-
-    def until_asked(epoch: int) -> Iterator[Views]:
-        for views in islice(batches, steps):
-            if preemption.request and saved == epoch:  # else there is more to lose: end the epoch
-                raise Preempted(run, epoch * steps, preemption.request)
-            yield views
-
-    with (
-        Preemption() as preemption,
-        Checkpoints(run / STATES, _KEPT, asynchronous=False) as checkpoints,
-        closing(Recorder(run, saved * steps)) as recorder,
-    ):
-        for epoch in range(saved, config.epochs):
-            loss = train(model, optimizer, until_asked(epoch), labels, config, epoch, ledger)
-            _, _, label_B, probability_BY = predict(model, validation, classes, ledger)
-            score = selection_score(config.selection, label_B, probability_BY)
-            best.offer(score, model)
-            row: dict[str, float | None] = {
-                "epoch": epoch + 1, "loss": loss, "lr": learning_rate(config, epoch + 1),
-                "val_auroc": macro("auroc", label_B, probability_BY)[0],
-                "val_average_precision": macro("average_precision", label_B, probability_BY)[0],
-                f"val_{config.selection}": score,
-            }  # fmt: skip
-            recorder.record((epoch + 1) * steps, row)
-            epochs.show(epoch + 1, loss, score)
-            if preemption.request or (epoch + 1 < config.epochs and pace.due()):
-                with pace.measured():
-                    checkpoints.save((epoch + 1) * steps, model, best, optimizer)
-                saved = epoch + 1
-            if preemption.request:
-                checkpoints.finish()
-                raise Preempted(run, saved * steps, preemption.request)
-        checkpoints.ignore_failure()
+) -> dict[str, float]:
+    """Return the scores on validation images; val_{config.selection} is to select the epoch by."""
+    _, _, label_B, probability_BY = predict(model, validation, len(labels.task.classes), ledger)
+    score = selection_score(config.selection, label_B, probability_BY)
+    return {
+        "val_auroc": macro("auroc", label_B, probability_BY)[0],
+        "val_average_precision": macro("average_precision", label_B, probability_BY)[0],
+        f"val_{config.selection}": score,
+    }

@@ -1,29 +1,58 @@
-"""A line an epoch, with the time that is left."""
+"""The time that a run takes: a line an epoch with what is left, and how often to save."""
 
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 
 
-class Epochs:
-    """Shows how far a run is that began, or went on, with `done` of its epochs behind it."""
+class EpochProgress:
+    """Writes a line an epoch for a run that started, or resumed, after `done` epochs."""
 
     def __init__(self, total: int, done: int, rest: float) -> None:
-        """rest: what waits behind this run, as a multiple of all its epochs."""
-        self.done = done
-        self._total, self._rest, self._start = total, rest, time.monotonic()
+        """rest: the runs that wait behind this one, as a multiple of all its epochs."""
+        self._done, self._total, self._rest = done, total, rest
+        self._start = time.monotonic()
 
     def show(self, epoch: int, loss: float, score: float) -> None:
         """Write the line of an epoch that has ended; score is the validation's."""
-        each = (time.monotonic() - self._start) / (epoch - self.done)
-        left = each * (self._total - epoch)
-        words = f"{_words(left)} left"
+        epoch_s = (time.monotonic() - self._start) / (epoch - self._done)
+        left_s = epoch_s * (self._total - epoch)
+        left = f"{_duration(left_s)} left"
         if self._rest:
-            words += f", {_words(left + each * self._total * self._rest)} with all that waits"
+            left += (
+                f", {_duration(left_s + epoch_s * self._total * self._rest)} with all that waits"
+            )
         sys.stderr.write(
-            f"epoch {epoch}/{self._total}  loss {loss:.4f}  validation {score:.3f}  {words}\n"
+            f"epoch {epoch}/{self._total}  loss {loss:.4f}  validation {score:.3f}  {left}\n"
         )
 
 
-def _words(seconds: float) -> str:
+def _duration(seconds: float) -> str:
     return str(timedelta(seconds=round(seconds)))
+
+
+class SaveInterval:
+    """Spaces saves out, so that they take at most `share` of the time.
+
+    saves = SaveInterval(0.1)
+    if saves.due():
+        with saves.measured():
+            ...
+    """
+
+    def __init__(self, share: float) -> None:
+        self._share = share
+        self._next = time.monotonic()
+
+    def due(self) -> bool:
+        return time.monotonic() >= self._next
+
+    @contextmanager
+    def measured(self) -> Iterator[None]:
+        """Time a save, and put the next one off accordingly."""
+        start = time.monotonic()
+        yield
+        end = time.monotonic()
+        self._next = end + (end - start) * (1 - self._share) / self._share

@@ -1,4 +1,4 @@
-"""A fine-tuning as files: the labels it reads, its directory, and what is left there at the end."""
+"""A fine-tuning as files: the labels that it reads, its directory, and its results."""
 
 import hashlib
 import json
@@ -37,13 +37,13 @@ from maskedclip.models.pretrained import (
 from maskedclip.shards.image_folders import as_shards
 
 logger = logging.getLogger(__name__)
-LOADED = "loaded.json"  # what became of the tensors of the weights
+LOADED = "loaded.json"  # the tensors of the weights: matched, missing, unexpected
 LOST, CONFIG_FILE, STATES = "lost_samples.jsonl", "config.json", "checkpoints"
 PROVENANCE, LOCK = "provenance.json", ".lock"
 
 
 class Labels(NamedTuple):
-    """What is learnt from: the samples of train (its fraction), val and test."""
+    """The labelled samples of train (the fraction asked for), val and test."""
 
     dataset: Shards
     task: Task
@@ -53,7 +53,7 @@ class Labels(NamedTuple):
 def read_labels(config: FinetuneConfig) -> Labels:
     """Return the dataset's labelled samples, `fraction` of the training ones.
 
-    A tree of images is made into shards first, where that is not yet done.
+    A folder of images is made into shards first, where that is not yet done.
     """
     dataset = Shards(as_shards(Path(config.dataset)))
     task = labelled(dataset, config.task)
@@ -63,16 +63,16 @@ def read_labels(config: FinetuneConfig) -> Labels:
 
 
 def resolved(config: FinetuneConfig, labels: Labels) -> FinetuneConfig:
-    """Return the configuration with its task, its name, its size and the shards that are read."""
+    """Return the configuration with its task, name, image size and shards filled in."""
     config = replace(config, task=labels.task.name, image_size=preparation_of(config).image_size)
     name = config.name or run_name(config)
     return replace(config, name=name, dataset=str(labels.dataset.directory))
 
 
 def preparation_of(config: FinetuneConfig) -> Preparation:
-    """Return what is done to images: as the weights want it, at the size that is asked for."""
-    found = _encoder_info(config).preparation
-    return found._replace(image_size=config.image_size or found.image_size)
+    """Return the preprocessing that the weights expect, at the configured image size."""
+    preparation = _encoder_info(config).preparation
+    return preparation._replace(image_size=config.image_size or preparation.image_size)
 
 
 def _encoder_info(config: FinetuneConfig) -> EncoderInfo:
@@ -97,20 +97,20 @@ def run_name(config: FinetuneConfig) -> str:
 
 
 def method_of(config: FinetuneConfig) -> str:
-    """Return what a run's encoder is called in tables: its weights, or random and the size."""
+    """Return the name of a run's encoder in tables: its weights, or random and the size."""
     random = config.weights == RANDOM
     return name_of(f"{RANDOM}_{config.size}" if random else config.weights)
 
 
 @contextmanager
-def alone(run: Path) -> Iterator[None]:
-    """Hold a run's directory, made where it is not there; RuntimeError where another process does.
+def lock_run(run: Path) -> Iterator[None]:
+    """Lock a run's directory, made if missing; RuntimeError where another process has it.
 
-    Where the file system has no locks, it says so and goes on.
+    On a file system without locks there is a warning instead.
     """
-    with ExitStack() as held:
+    with ExitStack() as stack:
         try:
-            held.enter_context(
+            stack.enter_context(
                 locked(run / LOCK, wait=False, without="do not run it twice at a time")
             )
         except BlockingIOError:
@@ -123,7 +123,7 @@ def alone(run: Path) -> Iterator[None]:
 def finished(config: FinetuneConfig, run: Path) -> bool:
     """Return whether the run has its results; ValueError where the directory is another run's.
 
-    Another run is one of another configuration, other weights, data or split; files that were moved
+    Another run has another configuration, or other weights, data or split; files that were moved
     are the same.
     """
     path = run / CONFIG_FILE
@@ -133,16 +133,13 @@ def finished(config: FinetuneConfig, run: Path) -> bool:
         before = load(path, FinetuneConfig)
     except ValueError as error:
         raise ValueError(f"{run} holds another kind of run ({error}); use --name") from error
-    lives = json.loads((run / PROVENANCE).read_text()) if (run / PROVENANCE).exists() else [{}]
-    then, now = lives[-1], identities(config)
-    # a place is told by its content, where that is known
-    places = [
-        "out",
-        "threads",
-        "dataset",
-        *(["weights", "split"] if now.keys() <= then.keys() else []),
-    ]
-    if replace(config, **{name: getattr(before, name) for name in places}) != before:
+    attempts = json.loads((run / PROVENANCE).read_text()) if (run / PROVENANCE).exists() else [{}]
+    then, now = attempts[-1], identities(config)
+    # these may differ; files are compared by their content, where that was recorded
+    free = ["out", "threads", "dataset"]
+    if now.keys() <= then.keys():
+        free += ["weights", "split"]
+    if replace(config, **{name: getattr(before, name) for name in free}) != before:
         raise ValueError(
             f"{run} holds a fine-tuning with another configuration; choose another --name or "
             f"--out, or remove it"
@@ -156,9 +153,9 @@ def finished(config: FinetuneConfig, run: Path) -> bool:
     return {row["metric"] for row in results.read_rows(run)} >= set(METRICS)
 
 
-def claim(config: FinetuneConfig, run: Path, report: LoadReport, *, goes_on: bool) -> None:
-    """Write what the run is of; one that begins loses what an earlier life left."""
-    if not goes_on:
+def claim(config: FinetuneConfig, run: Path, report: LoadReport, *, resumed: bool) -> None:
+    """Write the configuration and provenance; without a state to resume, remove old files first."""
+    if not resumed:
         for name in (LOST, "metrics.jsonl", FINETUNED):
             (run / name).unlink(missing_ok=True)
         for name in ("predictions", "tensorboard", STATES):
@@ -191,9 +188,9 @@ def _digest(path: Path, _changed: int, _size: int) -> str:
 
 
 def write_results(
-    config: FinetuneConfig, run: Path, labels: Labels, model: nn.Module, found: Predictions
+    config: FinetuneConfig, run: Path, labels: Labels, model: nn.Module, predictions: Predictions
 ) -> None:
-    """Write weights, predictions and then the rows, whose presence says that the run is whole."""
+    """Write weights, predictions, and last the rows, which mark the run as finished."""
     task, name = labels.task, labels.dataset.name
     facts = {"task": task.name, "dataset": name}
     write_classifier(model, run / FINETUNED, task.classes, facts)
@@ -206,7 +203,9 @@ def write_results(
         "seed": config.seed,
     }
     method, shards = method_of(config), labels.dataset.directory
-    rows = results.save_and_score(identity, task.classes, found, run, method=method, shards=shards)
+    rows = results.save_and_score(
+        identity, task.classes, predictions, run, method=method, shards=shards
+    )
     seen = seen_by(encoder_info(model), labels.dataset)
     results.write_rows(run, [row | {"recipe": config.recipe, "seen": seen} for row in rows])
 

@@ -1,19 +1,24 @@
 """Which epoch's weights are kept: one number from validation, the larger the better."""
 
+import copy
 import math
+from typing import Generic, TypeVar
 
 import numpy as np
+import torch
 from sklearn.metrics import cohen_kappa_score, f1_score
+from torch import Tensor, nn
 
 from maskedclip.metrics.scores import macro
+
+Network = TypeVar("Network", bound=nn.Module)
 
 
 def selection_score(kind: str, label_B: np.ndarray, probability_BY: np.ndarray) -> float:
     """Return the macro AUROC, or for kind `retfound` its mean with macro F1 and Cohen's kappa.
 
     The latter is RETFound's score of 2025: F1 over all classes, 0 for one without images or
-    predictions, and kappa without weights. Raises RuntimeError where there is no number to choose
-    by.
+    predictions, and kappa without weights. Raises RuntimeError where the score is undefined.
     """
     value, _ = macro("auroc", label_B, probability_BY)
     if kind == "retfound":
@@ -26,3 +31,26 @@ def selection_score(kind: str, label_B: np.ndarray, probability_BY: np.ndarray) 
             f"score to select an epoch by; check the shards, or use another --split"
         )
     return float(value)
+
+
+class BestWeights(nn.Module, Generic[Network]):
+    """A copy of the weights of the highest score so far; of equal scores the earlier.
+
+    It is a module, so that it is saved and restored with the network that trains.
+    """
+
+    model: Network
+    score: Tensor
+
+    def __init__(self, model: Network) -> None:
+        super().__init__()
+        self.model = copy.deepcopy(model).requires_grad_(False).eval()
+        self.register_buffer("score", torch.tensor(-math.inf, dtype=torch.float64))
+
+    def offer(self, score: float, model: Network) -> bool:
+        """Copy the weights of `model` where its score is higher; return whether it was."""
+        if score <= self.score.item():
+            return False
+        self.model.load_state_dict(model.state_dict())
+        self.score.fill_(score)
+        return True

@@ -14,7 +14,7 @@ from maskedclip.data.photographs.fundus import encode
 from maskedclip.data.storage.shards import Shards, ShardWriter
 from maskedclip.finetune import epoch as finetune_steps
 from maskedclip.finetune.command import read_finetune
-from maskedclip.finetune.epoch import Prepared, learning_rate, predict
+from maskedclip.finetune.epoch import EvaluationBatches, learning_rate, predict
 from maskedclip.finetune.loop import finetune
 from maskedclip.finetune.run_directory import read_labels
 from maskedclip.inference import load
@@ -99,7 +99,9 @@ def test_the_weights_kept_are_of_the_best_epoch_on_validation(
     aurocs = [row["val_auroc"] for row in log_of(config)]
     assert len(set(aurocs)) > 1
     labels, ledger = read_labels(config), Ledger(tmp_path / "lost.jsonl", "noise")
-    found = predict(load(run_of(config)).network, Prepared(labels, "val", config), 2, ledger)
+    found = predict(
+        load(run_of(config)).network, EvaluationBatches(labels, "val", config), 2, ledger
+    )
     assert macro("auroc", found.label_B, found.probability_BY)[0] == max(aurocs)
 
 
@@ -113,9 +115,9 @@ def test_what_validates_is_read_once_and_the_same_each_time(
     read, read_of = [], Shards.read
     labels = read_labels(finished)
     images = len(labels.parts["val"])
-    small = Prepared(labels, "val", finished)
+    small = EvaluationBatches(labels, "val", finished)
     monkeypatch.setattr(finetune_steps, "_KEPT_BYTES", 0)
-    large = Prepared(labels, "val", finished)
+    large = EvaluationBatches(labels, "val", finished)
     monkeypatch.setattr(Shards, "read", counted)
     for batches, count in ((small, images), (large, 3 * images)):
         (first,), (second,) = list(batches), list(batches)

@@ -16,7 +16,7 @@ from maskedclip.data.labelled_views import training_batches
 from maskedclip.data.lost_samples import Ledger
 from maskedclip.data.mixup import mixed
 from maskedclip.finetune.command import read_finetune
-from maskedclip.finetune.epoch import learning_rate, train
+from maskedclip.finetune.epoch import learning_rate, train_epoch
 from maskedclip.finetune.recipes import FINETUNE_RECIPES, paper, retfound, retfound2025, urfound
 from maskedclip.finetune.run_directory import read_labels, run_name
 from maskedclip.finetune.selection import selection_score
@@ -55,7 +55,7 @@ def learnt(config: FinetuneConfig) -> dict[str, Tensor]:
         workers=0,
     )
     ledger = Ledger(Path(config.out) / "lost.jsonl", "colours")
-    train(model, optimizer, batches, labels, config, 0, ledger)
+    train_epoch(model, optimizer, batches, labels, config, 0, ledger)
     return {name: tensor.clone() for name, tensor in model.state_dict().items()}
 
 

@@ -18,10 +18,10 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from maskedclip.config import FinetuneConfig
 from maskedclip.engine.preemption import Preempted
 from maskedclip.finetune import loop as module
-from maskedclip.finetune.best_weights import Best
 from maskedclip.finetune.loop import finetune
-from maskedclip.finetune.run_directory import alone
-from maskedclip.finetune.save_interval import Pace
+from maskedclip.finetune.progress import SaveInterval
+from maskedclip.finetune.run_directory import lock_run
+from maskedclip.finetune.selection import BestWeights
 from maskedclip.metrics.results import read_rows
 from maskedclip.models.pretrained import read_weights
 from tests.colours import config_of, two_colours
@@ -149,7 +149,7 @@ def test_a_signal_costs_at_most_the_epoch_it_comes_in(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     config = replace(whole, out=str(tmp_path))
-    train = module.train
+    train = module.train_epoch
 
     def asked_in_the_third(*arguments):
         if arguments[5] == 2:
@@ -157,7 +157,7 @@ def test_a_signal_costs_at_most_the_epoch_it_comes_in(
         return train(*arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(module, "train", asked_in_the_third)
+        patch.setattr(module, "train_epoch", asked_in_the_third)
         with pytest.raises(Preempted, match="is saved, and the same command goes on"):
             finetune(config)
     run = Path(config.out) / config.name
@@ -204,7 +204,7 @@ def test_other_weights_under_the_same_name_are_another_run(
 def test_two_processes_do_not_share_a_directory(whole: FinetuneConfig, tmp_path: Path) -> None:
     config = replace(whole, out=str(tmp_path))
     with (
-        alone(tmp_path / config.name),
+        lock_run(tmp_path / config.name),
         pytest.raises(RuntimeError, match="another process is fine-tuning there"),
     ):
         finetune(config)
@@ -212,7 +212,7 @@ def test_two_processes_do_not_share_a_directory(whole: FinetuneConfig, tmp_path:
 
 def test_of_equal_scores_the_earlier_weights_are_kept() -> None:
     model = torch.nn.Linear(2, 2)
-    best = Best(model)
+    best = BestWeights(model)
     assert best.offer(0.5, model)
     first = {name: value.clone() for name, value in model.state_dict().items()}
     with torch.no_grad():
@@ -225,12 +225,12 @@ def test_of_equal_scores_the_earlier_weights_are_kept() -> None:
 
 def test_saving_takes_its_share_of_the_time_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [100.0]
-    monkeypatch.setattr("maskedclip.finetune.save_interval.time.monotonic", lambda: now[0])
-    pace = Pace(0.1)
-    assert pace.due()  # what a save takes is not known before the first
-    with pace.measured():
+    monkeypatch.setattr("maskedclip.finetune.progress.time.monotonic", lambda: now[0])
+    saves = SaveInterval(0.1)
+    assert saves.due()  # what a save takes is not known before the first
+    with saves.measured():
         now[0] += 2
     now[0] += 17.9
-    assert not pace.due()
+    assert not saves.due()
     now[0] += 0.2
-    assert pace.due()
+    assert saves.due()
