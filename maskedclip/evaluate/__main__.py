@@ -1,18 +1,18 @@
-"""What an encoder knows without fine-tuning: probes on its frozen features, and its texts.
+"""What an encoder knows without fine-tuning: probes on its frozen features, and its text tower.
 
 python -m maskedclip.evaluate RUN_OR_WEIGHTS --datasets shards/idrid,shards/retina
 python -m maskedclip.evaluate RUN_OR_WEIGHTS --datasets paper --fractions 0.1,1.0 --seeds 5
 
-DATASETS are shard directories, trees of images (train/val/test/CLASS), or "paper": those of the
-paper's seven that are under --shards. PROTOCOLS, each with its knob chosen on validation images:
+DATASETS are shard directories, folders of images (train/val/test/CLASS), or "paper": those of the
+paper's seven that are under --shards. PROTOCOLS, the knob of each chosen on validation images:
 
 logistic   logistic regression (scikit-learn) on the mean of the patch tokens; its penalty
 linear     MAE's linear probe (batch norm and a linear layer, by SGD); its learning rate
 knn        DINOv2's weighted nearest neighbours; their number
 zeroshot   the nearest class by the mean of its captions; needs weights with a text tower
 
---shots=1,4,16 adds logistic regression on so many labels of each class. A cell (protocol, fraction,
-seed) that is measured is not measured again. Features are kept in OUT/features.
+--shots=1,4,16 adds logistic regression on so many labels of each class. An evaluation (protocol,
+fraction, seed) that is in OUT is not run again. Features are kept in OUT/features.
 """
 
 if __name__ == "__main__":  # options first: --help and mistakes answer before torch is imported

@@ -1,7 +1,7 @@
-"""Classifiers on frozen features: how much of a label the encoder already says.
+"""Classifiers on frozen features.
 
-Each has one knob, chosen by the macro AUROC on validation features; test labels are not given to
-any of them.
+Each has one knob, chosen by the macro AUROC on validation features; none of them is given test
+labels.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -33,7 +33,7 @@ Labelled = tuple[np.ndarray, np.ndarray]  # (feature_BD, label_B)
 
 
 class Probe(NamedTuple):
-    """Probabilities for the test features, and what was chosen on the validation features."""
+    """Probabilities for the test features, and the knob chosen on the validation features."""
 
     probability_BY: np.ndarray
     chosen: str  # such as "C=0.1"
@@ -53,7 +53,9 @@ def logistic(train: Labelled, validation: Labelled, test_BD: np.ndarray, num_cla
             StandardScaler(), LogisticRegression(C=strength, max_iter=_ITERATIONS)
         )
         model.fit(feature_BD, label_B)
-        return lambda rows_BD: _spread(model.predict_proba(rows_BD), model.classes_, num_classes)
+        return lambda rows_BD: _all_classes(
+            model.predict_proba(rows_BD), model.classes_, num_classes
+        )
 
     with _threads(feature_BD.size):
         return _best({f"C={c:g}": fit(c) for c in STRENGTHS}, validation, test_BD)
@@ -68,15 +70,15 @@ def nearest(train: Labelled, validation: Labelled, test_BD: np.ndarray, num_clas
     train_BD, vote_BY = _unit(feature_BD), torch.eye(num_classes, dtype=torch.float64)[label_B]
 
     def vote(k: int) -> Callable[[np.ndarray], np.ndarray]:
-        def of(rows_BD: np.ndarray) -> np.ndarray:
-            parts = []
+        def predict(rows_BD: np.ndarray) -> np.ndarray:
+            chunks = []
             for unit_BD in _unit(rows_BD).split(_ROWS):
-                cosine_BK, place_BK = (unit_BD @ train_BD.T).topk(min(k, len(train_BD)))
+                cosine_BK, index_BK = (unit_BD @ train_BD.T).topk(min(k, len(train_BD)))
                 weight_BK = (cosine_BK.double() / _TEMPERATURE).softmax(dim=1)
-                parts.append((weight_BK[:, :, None] * vote_BY[place_BK]).sum(dim=1))
-            return torch.cat(parts).numpy()
+                chunks.append((weight_BK[:, :, None] * vote_BY[index_BK]).sum(dim=1))
+            return torch.cat(chunks).numpy()
 
-        return of
+        return predict
 
     return _best({f"k={k}": vote(k) for k in NEIGHBOURS}, validation, test_BD)
 
@@ -95,7 +97,7 @@ def linear(
     half a cosine, no decay. All rates learn at once from the same batches. A pure function of its
     arguments. Raises ValueError where training labels are of one class.
     """
-    feature_BD, label_B = (torch.from_numpy(part) for part in _checked(train))
+    feature_BD, label_B = (torch.from_numpy(array) for array in _checked(train))
     generator = torch.Generator().manual_seed(seed)
     norm = nn.BatchNorm1d(feature_BD.shape[1], affine=False, eps=1e-6)
     first_DY = torch.randn(feature_BD.shape[1], num_classes, generator=generator) * 0.01
@@ -108,10 +110,10 @@ def linear(
         for step in range(_EPOCHS * batches):
             if step % batches == 0:  # equal parts: batch norm cannot do with one row
                 order = torch.randperm(len(label_B), generator=generator).tensor_split(batches)
-            place_B = order[step % batches]
-            row_BD = norm(feature_BD[place_B])
+            index_B = order[step % batches]
+            row_BD = norm(feature_BD[index_B])
             loss = torch.stack(
-                [F.cross_entropy(row_BD @ w + b, label_B[place_B]) for w, b in heads]
+                [F.cross_entropy(row_BD @ w + b, label_B[index_B]) for w, b in heads]
             )
             for group, rate in zip(optimizer.param_groups, RATES, strict=True):
                 group["lr"] = rate * _schedule(step / batches)
@@ -125,11 +127,11 @@ def linear(
         logit_BY = norm(torch.from_numpy(rows_BD)) @ head[0] + head[1]
         return logit_BY.double().softmax(dim=-1).numpy()
 
-    found = {
+    candidates = {
         f"lr={rate:g}": partial(probabilities, head)
         for rate, head in zip(RATES, heads, strict=True)
     }
-    return _best(found, validation, test_BD)
+    return _best(candidates, validation, test_BD)
 
 
 def _schedule(epoch: float) -> float:
@@ -140,22 +142,22 @@ def _schedule(epoch: float) -> float:
 
 
 def _best(
-    found: Mapping[str, Callable[[np.ndarray], np.ndarray]],
+    candidates: Mapping[str, Callable[[np.ndarray], np.ndarray]],
     validation: Labelled,
     test_BD: np.ndarray,
 ) -> Probe:
     """Return the probe of the highest validation AUROC; of equal ones the first, the smoothest."""
     aurocs = {
         name: macro("auroc", validation[1], predict(validation[0]))[0]
-        for name, predict in found.items()
+        for name, predict in candidates.items()
     }
     name = max(aurocs, key=lambda name: aurocs[name])
-    return Probe(found[name](test_BD), name, aurocs[name])
+    return Probe(candidates[name](test_BD), name, aurocs[name])
 
 
 @contextmanager
 def _threads(values: int) -> Iterator[None]:
-    """Work with one thread where so few values are worked on at a time."""
+    """Use one thread where so few values are worked on at a time."""
     before = torch.get_num_threads()
     few = values < _SMALL
     with threadpool_limits(1 if few else None):
@@ -176,8 +178,8 @@ def _unit(rows_BD: np.ndarray) -> Tensor:
     return F.normalize(torch.from_numpy(np.asarray(rows_BD, dtype=np.float32)), dim=1)
 
 
-def _spread(found_BK: np.ndarray, seen: np.ndarray, num_classes: int) -> np.ndarray:
-    """Return probability_BY with a column for every class, also for those never seen."""
-    probability_BY = np.zeros((len(found_BK), num_classes))
-    probability_BY[:, seen] = found_BK
+def _all_classes(trained: np.ndarray, classes: np.ndarray, num_classes: int) -> np.ndarray:
+    """Return probability_BY with a column for every class, 0 for those without training labels."""
+    probability_BY = np.zeros((len(trained), num_classes))
+    probability_BY[:, classes] = trained
     return probability_BY

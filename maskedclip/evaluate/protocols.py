@@ -1,42 +1,75 @@
-"""What an encoder knows without fine-tuning: probes on its frozen features, and its texts."""
+"""What an encoder knows without fine-tuning: probes on its frozen features, and its text tower."""
 
+import hashlib
 import json
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
-from maskedclip.data.labelled import Sample, labelled
+from maskedclip.data.captions import prompts
+from maskedclip.data.expert_dictionary import EXPERT
+from maskedclip.data.labelled import Sample, Task, labelled
 from maskedclip.data.lost_samples import Ledger
 from maskedclip.data.paper_tasks import chosen
-from maskedclip.data.splits import division_of
+from maskedclip.data.splits import Division, division_of, few_shots, training_share
 from maskedclip.data.storage.shards import Shards
 from maskedclip.evaluate import probes
-from maskedclip.evaluate.cells import (
-    ZERO_SHOT,
-    Cell,
-    Held,
-    cells_of,
-    class_prompts,
-    identity_of,
-    inputs_of,
-    is_there,
-    needed,
-)
-from maskedclip.evaluate.feature_cache import FOLDER, Features, features
-from maskedclip.evaluate.frozen_encoder import JOINT, PATCHES, Frozen
+from maskedclip.evaluate.features import FOLDER, JOINT, PATCHES, Features, FrozenEncoder, features
 from maskedclip.finetune.command import EvaluateConfig, check_protocols
 from maskedclip.finetune.run_directory import LOADED, seen_by
 from maskedclip.metrics import results
 from maskedclip.metrics.results import Predictions
+from maskedclip.metrics.scores import METRICS
+from maskedclip.metrics.zero_shot import categories
+from maskedclip.shards.downloads.folder_or_csv import words_of_class
 from maskedclip.shards.image_folders import as_shards
 
 logger = logging.getLogger(__name__)
 LOST = "lost_samples_evaluate.jsonl"
+ZERO_SHOT, SHOTS = "zeroshot", "-shot"
+_VERSION = 1  # raise it where the same features would give other scores
+
+
+class Benchmark(NamedTuple):
+    """A task of a dataset, its samples divided into train, val and test."""
+
+    dataset: Shards
+    task: Task
+    division: Division
+
+
+class Evaluation(NamedTuple):
+    """One evaluation: a protocol, and the labels that it learns from."""
+
+    protocol: str
+    fraction: float  # of the training labels
+    seed: int
+    train: list[Sample]
+
+
+def run(options: EvaluateConfig) -> None:
+    """Run all evaluations that `options` asks for, and print them with the next command."""
+    datasets, missing = chosen(options.datasets, options.task, Path(options.shards))
+    for line in missing:
+        sys.stderr.write(f"{line}\n")
+    if options.out:
+        out = Path(options.out)
+    elif Path(options.weights).is_dir():
+        out = Path(options.weights)
+    else:
+        out = Path("runs") / FrozenEncoder(options.weights, options.size).name
+    evaluate(
+        options.weights, datasets, options.protocols, out,
+        fractions=options.fractions, seeds=options.seeds, shots=options.shots,
+        threads=options.threads, cache=Path(options.cache) if options.cache else None,
+        size=options.size,
+    )  # fmt: skip
+    sys.stdout.write(f"next: python -m maskedclip.report {out} --out report\n")
 
 
 def evaluate(
@@ -52,7 +85,7 @@ def evaluate(
     cache: Path | None = None,
     size: str = "large",
 ) -> list[dict[str, Any]]:
-    """Measure frozen weights on the test split of each dataset; return the rows, also in `out`.
+    """Evaluate frozen weights on the test split of each dataset; return the rows, also in `out`.
 
     Prints them as a table. Zero-shot is left out, with a warning, where weights have no text tower
     and other protocols are asked for.
@@ -66,128 +99,202 @@ def evaluate(
     Raises ValueError for weights, datasets, tasks or protocols that are not there.
     """
     check_protocols(protocols)
-    frozen = Frozen(weights, size)
-    protocols = _possible(frozen, protocols, shots)
+    encoder = FrozenEncoder(weights, size)
+    protocols = _possible(encoder, protocols, shots)
     rows: list[dict[str, Any]] = []
-    for directory, task in datasets:
+    for directory, name in datasets:
         dataset = Shards(as_shards(directory))
-        found = labelled(dataset, task)
-        held = Held(dataset, found, division_of(dataset, found))
-        cells = list(cells_of(held.division, protocols, fractions, seeds, shots))
-        rows += _measured(frozen, held, cells, out, cache or out / FOLDER, threads)
+        task = labelled(dataset, name)
+        benchmark = Benchmark(dataset, task, division_of(dataset, task))
+        evaluations = list(evaluations_of(benchmark.division, protocols, fractions, seeds, shots))
+        rows += _evaluate_all(encoder, benchmark, evaluations, out, cache or out / FOLDER, threads)
     sys.stdout.write(results.table(rows))
     return rows
 
 
-def _possible(frozen: Frozen, protocols: Sequence[str], shots: Sequence[int]) -> list[str]:
-    if ZERO_SHOT not in protocols or frozen.reads_text:
+def _possible(encoder: FrozenEncoder, protocols: Sequence[str], shots: Sequence[int]) -> list[str]:
+    if ZERO_SHOT not in protocols or encoder.reads_text:
         return list(protocols)
     if len(protocols) == 1 and not shots:
         raise ValueError(
-            f"{frozen.weights}: no text tower, so no zero-shot; use --protocols=logistic,knn"
+            f"{encoder.weights}: no text tower, so no zero-shot; use --protocols=logistic,knn"
         )
-    logger.warning("%s: no text tower; zero-shot is left out", frozen.weights)
+    logger.warning("%s: no text tower; zero-shot is left out", encoder.weights)
     return [name for name in protocols if name != ZERO_SHOT]
 
 
-def _measured(
-    frozen: Frozen, held: Held, cells: Sequence[Cell], out: Path, cache: Path, threads: int
-) -> list[dict[str, Any]]:
-    """Return the rows of all cells: those that are there, and those that are missing, computed."""
-    before: dict[str, list[dict[str, Any]]] = {}
-    for row in results.read_rows(out):
-        before.setdefault(row.get("inputs", ""), []).append(row)
-    facts = frozen.facts(held.dataset)
-    inputs = {inputs_of(facts, frozen, held, cell): cell for cell in cells}
-    missing = [cell for key, cell in inputs.items() if not is_there(out, before.get(key, ()))]
-    found: Features | None = None
-    if missing:
-        found = features(frozen, held.dataset, needed(held, missing), cache, threads)
-        if frozen.report:
-            out.mkdir(parents=True, exist_ok=True)
-            (out / LOADED).write_text(json.dumps(frozen.report.facts(), indent=1) + "\n")
-        Ledger(out / LOST, held.dataset.name).add([*held.task.lost, *found.lost])
-    rows: list[dict[str, Any]] = []
-    for number, (key, cell) in enumerate(inputs.items(), 1):
-        if found is None or is_there(out, before.get(key, ())):
-            rows += before[key]
+def evaluations_of(
+    division: Division,
+    protocols: Sequence[str],
+    fractions: Sequence[float],
+    seeds: int,
+    shots: Sequence[int],
+) -> Iterator[Evaluation]:
+    """Yield the evaluations; where the seed decides nothing there is one, of seed 0."""
+    labels = len(division.parts["train"])
+    for protocol in protocols:
+        if protocol == ZERO_SHOT:
+            yield Evaluation(protocol, 0.0, 0, [])
             continue
-        new, chosen_on_validation = _one(frozen, held, cell, found, out)
-        seen = seen_by(frozen.info, held.dataset)
-        new = [row | {"chosen": chosen_on_validation, "inputs": key, "seen": seen} for row in new]
+        for fraction in fractions:
+            drawn = fraction < 1 or protocol == "linear"  # which also starts from random weights
+            for seed in range(seeds if drawn else 1):
+                share = training_share(division, fraction, seed)
+                yield Evaluation(protocol, fraction, seed, share)
+    for number in shots:
+        for seed in range(seeds):
+            few = few_shots(division, number, seed)
+            yield Evaluation(f"{number}{SHOTS}", round(len(few) / labels, 6), seed, few)
+
+
+def _evaluate_all(
+    encoder: FrozenEncoder,
+    benchmark: Benchmark,
+    evaluations: Sequence[Evaluation],
+    out: Path,
+    cache: Path,
+    threads: int,
+) -> list[dict[str, Any]]:
+    """Return the rows of all evaluations, running those that are not in `out` yet."""
+    stored: dict[str, list[dict[str, Any]]] = {}
+    for row in results.read_rows(out):
+        stored.setdefault(row.get("inputs", ""), []).append(row)
+    features_key = encoder.cache_key(benchmark.dataset)
+    by_inputs = {inputs_of(features_key, encoder, benchmark, e): e for e in evaluations}
+    missing = {k: e for k, e in by_inputs.items() if not _is_complete(out, stored.get(k, ()))}
+    if missing:
+        table = _features(encoder, benchmark, list(missing.values()), out, cache, threads)
+    rows: list[dict[str, Any]] = []
+    for number, (inputs, evaluation) in enumerate(by_inputs.items(), 1):
+        if inputs not in missing:
+            rows += stored[inputs]
+            continue
+        predictions, knob = _predict(encoder, benchmark, evaluation, table)
+        new = results.save_and_score(
+            identity_of(encoder, benchmark, evaluation), benchmark.task.classes, predictions, out,
+            method=encoder.name, shards=benchmark.dataset.directory,
+        )  # fmt: skip
+        seen = seen_by(encoder.info, benchmark.dataset)
+        new = [row | {"chosen": knob, "inputs": inputs, "seen": seen} for row in new]
         results.write_rows(out, new)
         rows += new
         logger.info(
-            "%s %d/%d: %s, %.3g %% of the labels, seed %d: %s", held.dataset.name, number,
-            len(cells), cell.protocol, 100 * cell.fraction, cell.seed, chosen_on_validation or "-",
+            "%s %d/%d: %s, %.3g %% of the labels, seed %d: %s", benchmark.dataset.name, number,
+            len(evaluations), evaluation.protocol, 100 * evaluation.fraction, evaluation.seed,
+            knob or "-",
         )  # fmt: skip
     return rows
 
 
-def _one(
-    frozen: Frozen, held: Held, cell: Cell, found: Features, out: Path
-) -> tuple[list[dict[str, Any]], str]:
-    """Measure a cell: write its predictions, and return its rows and what was chosen for it."""
-    if cell.protocol == ZERO_SHOT:
-        samples, image_BD = found.of(held.division.parts["test"], JOINT)
-        probability_BY, knob = _zero_shot(frozen, held, image_BD), ""
+def _is_complete(out: Path, rows: Sequence[dict[str, Any]]) -> bool:
+    """Return whether every metric of an evaluation is stored, and its predictions."""
+    tables = [out / str(row.get("predictions")) for row in rows]
+    files = tables + [table.with_suffix(".units.csv") for table in tables]
+    return {row["metric"] for row in rows} >= set(METRICS) and all(file.is_file() for file in files)
+
+
+def _features(
+    encoder: FrozenEncoder,
+    benchmark: Benchmark,
+    evaluations: Sequence[Evaluation],
+    out: Path,
+    cache: Path,
+    threads: int,
+) -> Features:
+    """Return the features that the evaluations use; note in `out` which samples were lost."""
+    splits = benchmark.division.parts
+    val = [] if all(e.protocol == ZERO_SHOT for e in evaluations) else splits["val"]
+    train = {sample.index: sample for e in evaluations for sample in e.train}
+    samples = [*splits["test"], *val, *train.values()]
+    table = features(encoder, benchmark.dataset, samples, cache, threads)
+    if encoder.report:
+        out.mkdir(parents=True, exist_ok=True)
+        (out / LOADED).write_text(json.dumps(encoder.report.facts(), indent=1) + "\n")
+    Ledger(out / LOST, benchmark.dataset.name).add([*benchmark.task.lost, *table.lost])
+    return table
+
+
+def _predict(
+    encoder: FrozenEncoder, benchmark: Benchmark, evaluation: Evaluation, table: Features
+) -> tuple[Predictions, str]:
+    """Return the predictions for the test split, and the knob chosen on validation, "" for none."""
+    splits = benchmark.division.parts
+    if evaluation.protocol == ZERO_SHOT:
+        samples, image_BD = table.of(splits["test"], JOINT)
+        class_YD = encoder.model.class_embeddings(class_prompts(benchmark))
+        probability_BY = encoder.model.zero_shot(torch.from_numpy(image_BD), class_YD).numpy()
+        knob = ""
     else:
-        samples, test_BD = found.of(held.division.parts["test"], PATCHES)
+        samples, test_BD = table.of(splits["test"], PATCHES)
         train, validation = (
-            (rows, _labels(kept))
-            for kept, rows in (
-                found.of(part, PATCHES) for part in (cell.train, held.division.parts["val"])
+            (feature_BD, _labels(readable))
+            for readable, feature_BD in (
+                table.of(part, PATCHES) for part in (evaluation.train, splits["val"])
             )
         )
-        number = len(held.task.classes)
-        if cell.protocol == "linear":
-            probe = probes.linear(train, validation, test_BD, number, seed=cell.seed)
-        elif cell.protocol == "knn":
-            probe = probes.nearest(train, validation, test_BD, number)
+        num_classes = len(benchmark.task.classes)
+        if evaluation.protocol == "linear":
+            probe = probes.linear(train, validation, test_BD, num_classes, seed=evaluation.seed)
+        elif evaluation.protocol == "knn":
+            probe = probes.nearest(train, validation, test_BD, num_classes)
         else:
-            probe = probes.logistic(train, validation, test_BD, number)
+            probe = probes.logistic(train, validation, test_BD, num_classes)
         probability_BY = probe.probability_BY
         knob = f"{probe.chosen}, validation AUROC {100 * probe.validation_auroc:.1f}"
-    measured = Predictions(
-        [sample.key for sample in samples],
-        [sample.unit for sample in samples],
-        _labels(samples),
-        probability_BY,
-    )
-    rows = results.save_and_score(
-        identity_of(frozen, held, cell), held.task.classes, measured, out,
-        method=frozen.name, shards=held.dataset.directory,
-    )  # fmt: skip
-    return rows, knob
-
-
-def _zero_shot(frozen: Frozen, held: Held, image_BD: np.ndarray) -> np.ndarray:
-    class_YD = frozen.model.class_embeddings(class_prompts(held))
-    return frozen.model.zero_shot(torch.from_numpy(image_BD), class_YD).numpy()
+    keys, units = [sample.key for sample in samples], [sample.unit for sample in samples]
+    return Predictions(keys, units, _labels(samples), probability_BY), knob
 
 
 def _labels(samples: Sequence[Sample]) -> np.ndarray:
     return np.array([sample.label for sample in samples], dtype=np.int64)
 
 
-def run(options: EvaluateConfig) -> None:
-    """Measure all cells that `options` asks for, and print them with the next command."""
-    given = Path(options.weights)
-    datasets, missing = chosen(options.datasets, options.task, Path(options.shards))
-    for line in missing:
-        sys.stderr.write(f"{line}\n")
-    frozen = Frozen(options.weights, options.size)
-    out = (
-        Path(options.out)
-        if options.out
-        else given
-        if given.is_dir()
-        else Path("runs") / frozen.name
-    )
-    evaluate(
-        options.weights, datasets, options.protocols, out,
-        fractions=options.fractions, seeds=options.seeds, shots=options.shots,
-        threads=options.threads, cache=Path(options.cache) if options.cache else None,
-        size=options.size,
-    )  # fmt: skip
-    sys.stdout.write(f"next: python -m maskedclip.report {out} --out report\n")
+def inputs_of(
+    features_key: Mapping[str, Any],
+    encoder: FrozenEncoder,
+    benchmark: Benchmark,
+    evaluation: Evaluation,
+) -> str:
+    """Return the hash of all that decides the numbers of an evaluation."""
+    val, test = (benchmark.division.parts[name] for name in ("val", "test"))
+    splits = {"train": evaluation.train, "val": val, "test": test}
+    inputs = [
+        _VERSION,
+        features_key,
+        list(identity_of(encoder, benchmark, evaluation).items()),
+        benchmark.task.classes,
+        {name: [(s.key, s.label, s.unit) for s in samples] for name, samples in splits.items()},
+        class_prompts(benchmark) if evaluation.protocol == ZERO_SHOT else None,
+    ]
+    return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
+
+
+def identity_of(
+    encoder: FrozenEncoder, benchmark: Benchmark, evaluation: Evaluation
+) -> dict[str, Any]:
+    """Return the fields of a row's identity, without the metric."""
+    return {
+        "run": encoder.name,
+        "dataset": benchmark.dataset.name,
+        "task": benchmark.task.name,
+        "protocol": evaluation.protocol,
+        "fraction": evaluation.fraction,
+        "seed": evaluation.seed,
+    }
+
+
+def class_prompts(benchmark: Benchmark) -> list[list[str]]:
+    """Return the captions of each class, of whose embeddings zero-shot takes the mean.
+
+    They are of the dataset's category for the class, else of the dictionary's, else of its name.
+    """
+    published = benchmark.dataset.manifest.get("classes", {}).get(benchmark.task.name)
+    mapping = published if isinstance(published, dict) else None
+    names = categories(benchmark.task.name, benchmark.task.classes, mapping)
+    return [prompts(name if name in EXPERT else _dictionary_key(name)) for name in names]
+
+
+def _dictionary_key(name: str) -> str:
+    """Return the dictionary's key for a class name such as "2_Cataract", else the name itself."""
+    words = words_of_class(name)
+    return words[0] if len(words) == 1 and words[0] in EXPERT else name

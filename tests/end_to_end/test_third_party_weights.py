@@ -17,7 +17,7 @@ import maskedclip
 from maskedclip.config import FinetuneConfig
 from maskedclip.data.labelled_views import preparation
 from maskedclip.data.storage.shards import Shards, ShardWriter
-from maskedclip.evaluate.frozen_encoder import Frozen
+from maskedclip.evaluate.features import FrozenEncoder
 from maskedclip.evaluate.protocols import evaluate
 from maskedclip.finetune.command import check_weights
 from maskedclip.finetune.loop import finetune
@@ -110,10 +110,13 @@ def test_flair_is_fine_tuned_and_flagged_where_it_knew_the_images(
 def test_frozen_features_are_of_the_weights_own_colours(
     augreg: Any, phantoms: dict[str, Path], tmp_path: Path
 ) -> None:
-    frozen = Frozen(augreg[0])
-    facts = frozen.facts(Shards(phantoms["heldout"]))
+    frozen = FrozenEncoder(augreg[0])
+    facts = frozen.cache_key(Shards(phantoms["heldout"]))
     assert facts["preparation"]["mean"] == (0.5, 0.5, 0.5)
-    assert (frozen.name, frozen.image_size) == ("vit_tiny_patch16_224.augreg_in21k", 32)
+    assert (frozen.name, frozen.info.preparation.image_size) == (
+        "vit_tiny_patch16_224.augreg_in21k",
+        32,
+    )
     rows = evaluate(augreg[0], [(phantoms["heldout"], "")], ["logistic"], tmp_path)
     assert {row["seen"] for row in rows} == {""}
     assert json.loads((tmp_path / "loaded.json").read_text())["form"] == "ImageNet-21K"

@@ -1,4 +1,4 @@
-"""Frozen protocols are scored on the test split, from features that are computed once."""
+"""FrozenEncoder protocols are scored on the test split, from features that are computed once."""
 
 import json
 import random
@@ -16,8 +16,7 @@ from maskedclip.data.labelled import labelled
 from maskedclip.data.photographs.fundus import encode
 from maskedclip.data.splits import Division
 from maskedclip.data.storage.shards import Shards, ShardWriter
-from maskedclip.evaluate.cells import Held, class_prompts
-from maskedclip.evaluate.protocols import LOST, evaluate
+from maskedclip.evaluate.protocols import LOST, Benchmark, class_prompts, evaluate
 from maskedclip.finetune.command import read_evaluate
 from maskedclip.inference import load
 from maskedclip.metrics.results import read_predictions, read_rows
@@ -194,7 +193,7 @@ def test_a_class_is_asked_for_by_all_the_words_of_the_dictionary_or_by_its_own(
             writer.add(f"s{i}", b"", {"labels": {"finding": names[i % 4]}, "sha256": str(i)})
     dataset = Shards(tmp_path / "d")
     task = labelled(dataset)
-    held = Held(dataset, task, Division({}, {}))
+    held = Benchmark(dataset, task, Division({}, {}))
     found = dict(zip(task.classes, class_prompts(held), strict=True))
     assert found["glaucoma"] == prompts("glaucoma")
     assert found["2_Cataract"] == prompts("cataract")

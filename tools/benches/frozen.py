@@ -20,7 +20,7 @@ def frozen(images: str = "500", size: str = "small", threads: str = "2") -> dict
     """
     import torch
 
-    from maskedclip.evaluate.frozen_encoder import Frozen
+    from maskedclip.evaluate.features import FrozenEncoder
     from maskedclip.evaluate.protocols import evaluate
 
     logging.getLogger("maskedclip").setLevel(logging.ERROR)
@@ -42,7 +42,7 @@ def frozen(images: str = "500", size: str = "small", threads: str = "2") -> dict
         for protocol in ("logistic", "linear", "knn", "zeroshot"):
             clock(protocol, protocol, "warm")
         found["features_s"] = found["cold_logistic_s"] - found["logistic_s"]
-        found["bf16"] = float(Frozen(run).arithmetic == torch.bfloat16)
+        found["bf16"] = float(FrozenEncoder(run).dtype == torch.bfloat16)
     return found | {
         "load": os.getloadavg()[0],  # of other work too
         "images": float(images),

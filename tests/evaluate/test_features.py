@@ -11,8 +11,7 @@ from safetensors import safe_open
 from maskedclip.data.labelled import Sample, labelled
 from maskedclip.data.labelled_views import preparation, prepared_batches
 from maskedclip.data.storage.shards import Shards
-from maskedclip.evaluate.feature_cache import features
-from maskedclip.evaluate.frozen_encoder import JOINT, PATCHES, Frozen
+from maskedclip.evaluate.features import JOINT, PATCHES, FrozenEncoder, features
 from maskedclip.inference import load
 from maskedclip.models.classifier import build_classifier, write_classifier
 from maskedclip.models.pretrained import load_encoder
@@ -40,7 +39,7 @@ def close(found: np.ndarray, expected: torch.Tensor) -> None:
 
 def test_they_are_what_the_networks_give(run: Path, held: Any, tmp_path: Path) -> None:
     dataset, samples = held
-    found = features(Frozen(run), dataset, samples, tmp_path, 1)
+    found = features(FrozenEncoder(run), dataset, samples, tmp_path, 1)
     (views,) = prepared_batches(dataset, samples, prepare=preparation(32), batch=64, threads=1)
     kept, joint_BD = found.of(samples, JOINT)
     assert kept == samples
@@ -49,7 +48,7 @@ def test_they_are_what_the_networks_give(run: Path, held: Any, tmp_path: Path) -
     with torch.no_grad():
         token_BND = encoder.eval().forward_features(views.image_BCHW)
     close(found.of(samples, PATCHES)[1], token_BND[:, 1:].mean(dim=1))
-    alone = features(Frozen(run / "encoder.safetensors"), dataset, samples, tmp_path, 1)
+    alone = features(FrozenEncoder(run / "encoder.safetensors"), dataset, samples, tmp_path, 1)
     close(alone.of(samples, PATCHES)[1], token_BND[:, 1:].mean(dim=1))
     assert len(list(tmp_path.iterdir())) == 2  # other weights, another file
 
@@ -58,13 +57,13 @@ def test_a_file_grows_by_what_is_missing_and_keeps_what_it_has(
     run: Path, held: Any, tmp_path: Path
 ) -> None:
     dataset, samples = held
-    first = features(Frozen(run), dataset, samples[:5], tmp_path, 1)
-    second = features(Frozen(run), dataset, samples[3:], tmp_path, 1)
+    first = features(FrozenEncoder(run), dataset, samples[:5], tmp_path, 1)
+    second = features(FrozenEncoder(run), dataset, samples[3:], tmp_path, 1)
     assert len(second.index_N) == len(samples)
     assert (second.of(samples[:5], PATCHES)[1] == first.of(samples[:5], PATCHES)[1]).all()
     (file,) = tmp_path.iterdir()
     before = file.stat().st_mtime_ns
-    again = features(Frozen(run), dataset, samples, tmp_path, 1)
+    again = features(FrozenEncoder(run), dataset, samples, tmp_path, 1)
     assert file.stat().st_mtime_ns == before
     assert (again.of(samples, JOINT)[1] == second.of(samples, JOINT)[1]).all()
 
@@ -74,14 +73,14 @@ def test_a_damaged_file_is_computed_again_and_said(
     damage: str, run: Path, held: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     dataset, samples = held
-    right = features(Frozen(run), dataset, samples, tmp_path, 1)
+    right = features(FrozenEncoder(run), dataset, samples, tmp_path, 1)
     (file,) = tmp_path.iterdir()
     whole = file.read_bytes()
     flipped = bytearray(whole)
     flipped[-9] ^= 1
     contents = {"flipped": bytes(flipped), "cut": whole[:-100], "empty": b"", "text": b"{}" * 99}
     file.write_bytes(contents[damage])
-    again = features(Frozen(run), dataset, samples, tmp_path, 1)
+    again = features(FrozenEncoder(run), dataset, samples, tmp_path, 1)
     assert "is damaged" in caplog.text
     assert (again.of(samples, PATCHES)[1] == right.of(samples, PATCHES)[1]).all()
     assert file.read_bytes() == whole
@@ -91,21 +90,21 @@ def test_a_file_of_other_weights_under_this_name_is_not_believed(
     run: Path, held: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     dataset, samples = held
-    features(Frozen(run), dataset, samples, tmp_path / "a", 1)
-    features(Frozen("random", "micro"), dataset, samples, tmp_path / "b", 1)
+    features(FrozenEncoder(run), dataset, samples, tmp_path / "a", 1)
+    features(FrozenEncoder("random", "micro"), dataset, samples, tmp_path / "b", 1)
     (ours,), (theirs,) = (tmp_path / "a").iterdir(), (tmp_path / "b").iterdir()
     ours.write_bytes(theirs.read_bytes())
-    found = features(Frozen(run), dataset, samples, tmp_path / "a", 1)
+    found = features(FrozenEncoder(run), dataset, samples, tmp_path / "a", 1)
     assert "not what its header says" in caplog.text
     assert JOINT in found.rows
 
 
 def test_weights_that_are_not_there_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no such file"):
-        Frozen(tmp_path)
+        FrozenEncoder(tmp_path)
 
 
-class Killed(Frozen):
+class Killed(FrozenEncoder):
     """Weights whose network is stopped at its third batch."""
 
     batches = 0
@@ -121,9 +120,9 @@ def test_what_a_killed_run_had_saved_is_not_computed_again(
     run: Path, held: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     dataset, samples = held
-    whole = features(Frozen(run), dataset, samples, tmp_path / "whole", 1)
-    monkeypatch.setattr("maskedclip.evaluate.feature_cache._BATCH", 4)
-    monkeypatch.setattr("maskedclip.evaluate.feature_cache._SAVE_EVERY", -1.0)
+    whole = features(FrozenEncoder(run), dataset, samples, tmp_path / "whole", 1)
+    monkeypatch.setattr("maskedclip.evaluate.features._BATCH", 4)
+    monkeypatch.setattr("maskedclip.evaluate.features._SAVE_EVERY", -1.0)
     with pytest.raises(KeyboardInterrupt):
         features(Killed(run), dataset, samples, tmp_path, 1)
     (file,) = tmp_path.glob("*.safetensors")
@@ -132,7 +131,7 @@ def test_what_a_killed_run_had_saved_is_not_computed_again(
     going_on = Killed(run)
     features(going_on, dataset, samples[:16], tmp_path, 1)
     assert going_on.batches == 2  # 8 of the 16 were there
-    found = features(Frozen(run), dataset, samples, tmp_path, 1)
+    found = features(FrozenEncoder(run), dataset, samples, tmp_path, 1)
     close(found.of(samples, PATCHES)[1], torch.from_numpy(whole.of(samples, PATCHES)[1]))
     assert [file.name for file in tmp_path.glob("*.tmp")] == []
 
@@ -143,11 +142,11 @@ def test_foreign_and_fine_tuned_weights_have_features_too(
     dataset, samples = held
     encoder, _ = load_encoder(run, image_size=224, global_pool="token")
     torch.save({"model": encoder.state_dict()}, tmp_path / "RETFound.pth")
-    foreign = Frozen(tmp_path / "RETFound.pth")
-    assert (foreign.name, foreign.image_size) == ("RETFound", 224)
+    foreign = FrozenEncoder(tmp_path / "RETFound.pth")
+    assert (foreign.name, foreign.info.preparation.image_size) == ("RETFound", 224)
     assert features(foreign, dataset, samples, tmp_path, 1).rows[PATCHES].shape == (20, 128)
     model, _ = build_classifier(str(run), image_size=32, num_classes=2, drop_path=0.0, size="micro")
     write_classifier(model, tmp_path / "finetuned.safetensors", ["a", "b"], {})
-    tuned = features(Frozen(tmp_path), dataset, samples, tmp_path, 1)
+    tuned = features(FrozenEncoder(tmp_path), dataset, samples, tmp_path, 1)
     (views,) = prepared_batches(dataset, samples, prepare=preparation(32), batch=64, threads=1)
     close(tuned.of(samples, PATCHES)[1], load(tmp_path).features(views.image_BCHW))

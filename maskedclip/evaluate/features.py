@@ -1,0 +1,240 @@
+"""Features of a frozen encoder, computed once and kept in a file.
+
+A file belongs to (sha256 of the weights, of the dataset, image size, preprocessing, dtype), and
+every protocol, seed and label fraction reads it. It is safetensors with a JSON header; a damaged
+file is computed again.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import safetensors.numpy
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+from tqdm import tqdm
+
+from maskedclip.data.labelled import Sample
+from maskedclip.data.labelled_views import Views, preparation, prepared_batches
+from maskedclip.data.storage.open_dataset import dataset_sha256
+from maskedclip.data.storage.shards import DamagedSample, Shards
+from maskedclip.engine.distributed import compute_type
+from maskedclip.inference import Model, load, name_of, read_header
+from maskedclip.models.checkpoints.architectures import pooled
+from maskedclip.models.checkpoints.files import OWN, locate, read_checkpoint
+from maskedclip.models.maskedclip import MaskedCLIP
+from maskedclip.models.pretrained import (
+    RANDOM,
+    EncoderInfo,
+    LoadReport,
+    encoder_info,
+    load_encoder,
+    random_info,
+    recognise,
+)
+
+logger = logging.getLogger(__name__)
+FOLDER = "features"
+PATCHES, JOINT = "patches", "joint"  # mean of the patch tokens; unit rows of the joint space
+_VERSION = 2  # raise it where the same weights and images would give other features
+_BATCH = 64
+_SAVE_EVERY = 60.0  # seconds: what a killed run computes again
+
+
+class FrozenEncoder:
+    """Weights that are not trained further; the network is only built when it is first needed."""
+
+    def __init__(self, weights: str | Path, size: str = "large") -> None:
+        """`size` is of the untrained encoder where weights is "random", else ignored.
+
+        Raises ValueError where there are no such weights.
+        """
+        self.weights, self._size = str(weights), size
+        self.report: LoadReport | None = None  # of third-party weights, once the network is built
+        self.is_random = self.weights == RANDOM
+        self.name = f"{RANDOM}_{size}" if self.is_random else name_of(weights)
+        if self.is_random:
+            self.reads_text, self._is_own = False, False
+            return
+        self.file = locate(weights, OWN)
+        header, names = read_header(self.file)
+        self.reads_text = "temperature.logit_scale" in names
+        self._is_own = self.reads_text or "classes" in header  # more than a bare encoder
+
+    @cached_property
+    def info(self) -> EncoderInfo:
+        """The preprocessing that the weights expect, and the datasets that they were trained on."""
+        if self.is_random:
+            return random_info(self._size)
+        return recognise(read_checkpoint(self.weights, OWN)).info
+
+    @cached_property
+    def sha256(self) -> str:
+        """The hash of the weights: of their file, or of an untrained encoder's values."""
+        if not self.is_random:
+            with self.file.open("rb") as file:
+                return hashlib.file_digest(file, "sha256").hexdigest()
+        digest = hashlib.sha256()
+        for name, tensor in self.model.network.state_dict().items():
+            digest.update(name.encode() + tensor.cpu().numpy().tobytes())
+        return digest.hexdigest()
+
+    @cached_property
+    def model(self) -> Model:
+        """The network, on the GPU where there is one."""
+        if self._is_own:
+            return load(self.file)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)  # an untrained encoder is always the same
+            encoder, self.report = load_encoder(self.weights, global_pool="token", size=self._size)
+        logger.info("%s", self.report)
+        return Model(encoder, None, encoder_info(encoder).preparation, (), self.weights)
+
+    @cached_property
+    def dtype(self) -> torch.dtype:
+        """bf16 where the hardware multiplies it fast, as in training; features differ by 0.3 %."""
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return compute_type("auto", device)
+
+    def cache_key(self, dataset: Shards) -> dict[str, Any]:
+        """Return all that decides the features of a dataset's images."""
+        return {
+            "version": _VERSION,
+            "weights_sha256": self.sha256,
+            "dataset_sha256": dataset_sha256(dataset.directory),
+            "preparation": self.info.preparation._asdict(),
+            "arithmetic": str(self.dtype).removeprefix("torch."),
+        }
+
+    @torch.no_grad()
+    def encode(self, image_BCHW: Tensor) -> dict[str, np.ndarray]:
+        """Return the features of normalised images by kind, float32, in one pass."""
+        network, device = self.model.network, self.model.device
+        image_BCHW = image_BCHW.to(device, non_blocking=True)
+        with torch.autocast(device.type, self.dtype, enabled=self.dtype != torch.float32):
+            if isinstance(network, MaskedCLIP):
+                patches_BD, joint_BD = network.encode_both(image_BCHW)
+                rows = {PATCHES: patches_BD, JOINT: joint_BD}
+            else:
+                rows = {PATCHES: pooled(network, image_BCHW)}
+        return {kind: row_BD.float().cpu().numpy() for kind, row_BD in rows.items()}
+
+
+class Features(NamedTuple):
+    """A row of features a sample, by its index in the dataset; `lost` could not be read now."""
+
+    index_N: np.ndarray
+    rows: Mapping[str, np.ndarray]  # of each kind
+    lost: Sequence[DamagedSample] = ()
+
+    def of(self, samples: Sequence[Sample], kind: str) -> tuple[list[Sample], np.ndarray]:
+        """Return the samples that could be read, and a row of features for each."""
+        row_of = {int(index): row for row, index in enumerate(self.index_N)}
+        kept = [sample for sample in samples if sample.index in row_of]
+        return kept, self.rows[kind][[row_of[sample.index] for sample in kept]]
+
+
+def features(
+    encoder: FrozenEncoder, dataset: Shards, samples: Sequence[Sample], folder: Path, threads: int
+) -> Features:
+    """Return the features of at least these samples: read from `folder`, the missing computed.
+
+    Samples that cannot be read are tried again each time. Raises RuntimeError where none can be
+    read.
+    """
+    key = encoder.cache_key(dataset)
+    path = folder / f"{dataset.name}-{_digest(key)[:12]}.safetensors"
+    chunks = _read(path, key)
+    known = {int(index) for chunk in chunks for index in chunk.index_N}
+    missing = [sample for sample in samples if sample.index not in known]
+    lost: list[DamagedSample] = []
+    if missing:
+        saved_s, saved_chunks = time.monotonic(), len(chunks)
+        for views in _batches(encoder, dataset, missing, threads):
+            lost += views.lost
+            if views.samples:
+                index_B = np.array([sample.index for sample in views.samples])
+                chunks.append(Features(index_B, encoder.encode(views.image_BCHW)))
+            if time.monotonic() - saved_s > _SAVE_EVERY:
+                chunks, saved_chunks = [_joined(chunks)], 1
+                _write(path, key, chunks[0])
+                saved_s = time.monotonic()
+        if not chunks:
+            raise RuntimeError(f"{dataset.directory}: no image can be read; check the shards")
+        if len(chunks) > saved_chunks:
+            chunks = [_joined(chunks)]
+            _write(path, key, chunks[0])
+    logger.info("%s: features of %d images in %s", dataset.name, len(chunks[0].index_N), path)
+    return chunks[0]._replace(lost=lost)
+
+
+def _batches(
+    encoder: FrozenEncoder, dataset: Shards, samples: Sequence[Sample], threads: int
+) -> Iterator[Views]:
+    """Yield the prepared images, with a progress bar."""
+    prepare = preparation(**encoder.info.preparation._asdict())
+    with tqdm(total=len(samples), desc=f"features of {dataset.name}", unit="image") as bar:
+        for views in prepared_batches(
+            dataset, samples, prepare=prepare, batch=_BATCH, threads=threads
+        ):
+            yield views
+            bar.update(len(views.samples) + len(views.lost))
+
+
+def _joined(chunks: Sequence[Features]) -> Features:
+    rows = {k: np.concatenate([chunk.rows[k] for chunk in chunks]) for k in chunks[0].rows}
+    return Features(np.concatenate([chunk.index_N for chunk in chunks]), rows)
+
+
+def _digest(key: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
+
+
+def _read(path: Path, key: Mapping[str, Any]) -> list[Features]:
+    """Return the content of a file; nothing, with a warning, where it is damaged."""
+    if not path.exists():
+        return []
+    try:
+        with safe_open(path, framework="np") as file:
+            header = json.loads((file.metadata() or {})["maskedclip"])
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        if header["sha256"] != _sha256(arrays) or header["facts"] != json.loads(json.dumps(key)):
+            raise ValueError("its content is not what its header says")
+        return [Features(arrays.pop("index"), arrays)]
+    except (SafetensorError, ValueError, KeyError, TypeError) as error:
+        logger.warning("%s: is damaged (%s); its features are computed again", path, error)
+        return []
+
+
+def _write(path: Path, key: Mapping[str, Any], content: Features) -> None:
+    """Write a file of a name of its own, then rename it: others may write the same."""
+    arrays = {"index": content.index_N, **content.rows}
+    header = json.dumps({"facts": key, "sha256": _sha256(arrays)})
+    path.parent.mkdir(parents=True, exist_ok=True)
+    data = safetensors.numpy.save(arrays, {"maskedclip": header})
+    descriptor, name = tempfile.mkstemp(prefix=path.stem, suffix=".tmp", dir=path.parent)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(name).replace(path)
+    finally:
+        Path(name).unlink(missing_ok=True)
+
+
+def _sha256(arrays: Mapping[str, np.ndarray]) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(arrays):
+        array = np.ascontiguousarray(arrays[name])
+        digest.update(f"{name} {array.dtype} {array.shape}".encode() + array.tobytes())
+    return digest.hexdigest()
