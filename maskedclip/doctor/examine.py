@@ -58,7 +58,7 @@ class Check(NamedTuple):
 
 
 class Answers(NamedTuple):
-    """What is asked once and used by several checks; each may take seconds."""
+    """Answers that several checks use; each may take seconds to come."""
 
     listed: list[gpus.ListedGpu]
     complaint: str  # of nvidia-smi

@@ -20,7 +20,6 @@ class ListedGpu(NamedTuple):
     """A GPU as nvidia-smi lists it."""
 
     name: str
-    memory_bytes: float
     driver: str
 
 
@@ -28,7 +27,7 @@ def list_gpus() -> tuple[list[ListedGpu], str]:
     """Return the GPUs that nvidia-smi lists, and its complaint, empty where there is none."""
     if not shutil.which("nvidia-smi"):
         return [], ""
-    query = ["--query-gpu=name,memory.total,driver_version", "--format=csv,noheader,nounits"]
+    query = ["--query-gpu=name,driver_version", "--format=csv,noheader"]
     try:
         done = subprocess.run(
             ["nvidia-smi", *query], capture_output=True, text=True, check=False, timeout=_TIMEOUT_S
@@ -36,9 +35,7 @@ def list_gpus() -> tuple[list[ListedGpu], str]:
     except subprocess.TimeoutExpired:
         return [], f"nvidia-smi does not answer in {_TIMEOUT_S} s"
     rows = [[word.strip() for word in line.split(",")] for line in done.stdout.splitlines()]
-    listed = [
-        ListedGpu(r[0], float(r[1]) * 2**20, r[2]) for r in rows if len(r) == 3 and r[1].isdigit()
-    ]
+    listed = [ListedGpu(*row) for row in rows if len(row) == 2 and row[1][:1].isdigit()]
     lines = (done.stdout + done.stderr).strip().splitlines()
     return listed, lines[-1] if lines and (done.returncode or not listed) else ""
 

@@ -21,7 +21,7 @@ def ask(request: Mapping[str, Any], timeout_s: float = _TIMEOUT_S) -> dict[str, 
     """Return what torch sees; only `broken`, with the reason, where torch does not load.
 
     Args:
-        request: empty, or config (as saved), nodes, gpus, gpu (name of a card).
+        request: empty, or config (as saved), nodes, gpus, gpu (as `plan` names it).
     """
     root = Path(__file__).resolve().parents[2]
     try:

@@ -85,7 +85,7 @@ def write_classifier(
 def read_classifier(path: Path) -> tuple[Network, dict[str, Any]]:
     """Return what `write_classifier` wrote, and its header."""
     tensors, header = read_weights(path)
-    found = recognise(read_checkpoint(path))
-    model = untrained_network(found.info, num_classes=len(header["classes"]))
+    recognised = recognise(read_checkpoint(path))
+    model = untrained_network(recognised.info, num_classes=len(header["classes"]))
     model.load_state_dict(tensors)
     return model, header

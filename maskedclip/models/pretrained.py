@@ -41,7 +41,7 @@ from maskedclip.models.checkpoints.formats import (
     WeightFormat,
     format_of,
     training_datasets,
-    with_stated_colours,
+    with_stated_normalisation,
 )
 from maskedclip.models.checkpoints.key_mapping import to_timm_names
 from maskedclip.models.checkpoints.load_report import LoadReport, load_into
@@ -132,12 +132,13 @@ def recognise(weights: Weights) -> Recognised:
     tensors = {k: v.float() if v.is_floating_point() else v for k, v in tensors.items()}
     if family == "eva":
         tensors = to_eva_names(tensors)
-    preparation = with_stated_colours(format.preparation, weights.sidecar or _of_timm(weights.name))
+    stated = weights.sidecar or _of_timm(weights.name)
+    preparation = with_stated_normalisation(format.preparation, stated)
     if header:
         preparation = Preparation(int(header.get("image_size", 224)))
-        stated: dict[str, Any] = header.get("preparation", {})
-        stated = {key: tuple(v) if isinstance(v, list) else v for key, v in stated.items()}
-        preparation = preparation._replace(**stated)
+        fields: dict[str, Any] = header.get("preparation", {})
+        fields = {key: tuple(v) if isinstance(v, list) else v for key, v in fields.items()}
+        preparation = preparation._replace(**fields)
     if not preparation.image_size:
         grid = position_grid(tensors, architecture) if family == "vit" else 0
         size = grid * architecture["patch_size"] if grid else Preparation().image_size
@@ -207,17 +208,17 @@ def load_encoder(
     than 95 % of the encoder.
     """
     source = str(path)
-    found = None if source == RANDOM else recognise(read_checkpoint(path))
+    recognised = None if source == RANDOM else recognise(read_checkpoint(path))
     network = untrained_network(
-        found.info if found else random_info(size),
+        recognised.info if recognised else random_info(size),
         image_size=image_size,
         num_classes=num_classes,
         drop_path=drop_path,
         global_pool=global_pool,
     )
-    if found is None:
+    if recognised is None:
         return network, LoadReport(source, [], [], [], 0.0)
-    architecture, tensors = found.info.architecture, found.tensors
+    architecture, tensors = recognised.info.architecture, recognised.tensors
     reshaped = []
     position_1ND = tensors.get("pos_embed")
     grid = encoder_info(network).preparation.image_size // architecture.get("patch_size", 1)
@@ -230,9 +231,9 @@ def load_encoder(
         network,
         tensors,
         source=source,
-        format=found.info.format,
-        trained_on=found.info.trained_on,
-        others=found.others,
+        format=recognised.info.format,
+        trained_on=recognised.info.trained_on,
+        others=recognised.others,
         reshaped=reshaped,
         keep=("fc_norm.",) if architecture.get("pooled_norm") and global_pool != "avg" else (),
     )
@@ -253,9 +254,9 @@ def begin_from(model: MaskedCLIP, path: str | Path) -> LoadReport:
     tensors, format = weights.tensors, ""
     trained_on: tuple[str, ...] = ()
     if not (weights.header and any(name.startswith("encoder.") for name in tensors)):
-        found = recognise(weights)
-        _, _, format, trained_on = found.info
-        tensors = {f"encoder.{k}": v for k, v in _as_ours(found, model, str(path)).items()}
+        recognised = recognise(weights)
+        _, _, format, trained_on = recognised.info
+        tensors = {f"encoder.{k}": v for k, v in _as_ours(recognised, model, str(path)).items()}
     wanted = model.state_dict()
     begun = "encoder." if all(name.startswith("encoder.") for name in tensors) else ""
     fits = {k: v for k, v in tensors.items() if k in wanted and v.shape == wanted[k].shape}
@@ -278,16 +279,16 @@ def begin_from(model: MaskedCLIP, path: str | Path) -> LoadReport:
     return report
 
 
-def _as_ours(found: Recognised, model: MaskedCLIP, source: str) -> dict[str, Tensor]:
+def _as_ours(recognised: Recognised, model: MaskedCLIP, source: str) -> dict[str, Tensor]:
     """Return tensors that give in our encoder what the encoder's own give in its own network."""
-    architecture, tensors = found.info.architecture, dict(found.tensors)
+    architecture, tensors = recognised.info.architecture, dict(recognised.tensors)
     plain = plain_architecture(0, 0, 0)
     fields = ("family", "mlp", "activation", "qkv_bias", "registers", "class_position", "pre_norm")
     for field in fields:
         theirs = architecture[field if architecture["family"] != "resnet50" else "family"]
         if theirs != plain[field]:
             raise ValueError(
-                f"init_from {source}: {found.info.format or 'its encoder'} has {field} "
+                f"init_from {source}: {recognised.info.format or 'its encoder'} has {field} "
                 f"{theirs!r} and ours {plain[field]!r}; begin from a plain ViT such as "
                 f"MAE, RETFound or ImageNet-21K"
             )
@@ -300,7 +301,7 @@ def _as_ours(found: Recognised, model: MaskedCLIP, source: str) -> dict[str, Ten
     position = resample_abs_pos_embed(tensors["pos_embed"], [grid, grid])
     tensors["cls_token"] = tensors["cls_token"] + position[:, :1]
     tensors["pos_embed"] = torch.cat([torch.zeros_like(position[:, :1]), position[:, 1:]], dim=1)
-    _fold_normalisation(tensors, found.info.preparation)
+    _fold_normalisation(tensors, recognised.info.preparation)
     return tensors
 
 
@@ -327,8 +328,8 @@ def _fingerprint(tensors: Mapping[str, Tensor]) -> list[str]:
 
 
 def _of_timm(name: str) -> dict[str, Any]:
-    """Return timm's own configuration of weights that go by its name, empty for others."""
+    """Return timm's own configuration of weights under its name, empty for other names."""
     if not timm.is_model(name.split(".")[0]):
         return {}
-    found = timm.get_pretrained_cfg(name, allow_unregistered=True)
-    return {"mean": found.mean, "std": found.std} if found else {}
+    config = timm.get_pretrained_cfg(name, allow_unregistered=True)
+    return {"mean": config.mean, "std": config.std} if config else {}

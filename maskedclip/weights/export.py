@@ -60,9 +60,9 @@ EXPORT = CommandLine(Options(ExportConfig()), words=[Word("RUN")])
 
 
 def export(run: Path, to: str, out: Path | None = None) -> str:
-    """Write the weights of `run` for the library `to`; return what to tell the user.
+    """Write the weights of `run` for the library `to`; return what the user reads.
 
-    The folder appears under its name when it is whole, and takes the place of an earlier export.
+    The folder appears under its name when it is whole, and replaces an earlier export.
 
     Args:
         run: directory of a pre-training run, or one of its files of weights.
@@ -89,7 +89,7 @@ def export(run: Path, to: str, out: Path | None = None) -> str:
     except BaseException:
         shutil.rmtree(out)  # ours, and not what it should be
         raise
-    return _told(out, checks, notes, target.opening_code(source, out))
+    return _summary(out, checks, notes, target.opening_code(source, out))
 
 
 def _write(target: ModuleType, source: "SourceRun", to: str, out: Path) -> None:
@@ -121,7 +121,7 @@ def _checked(target: ModuleType, source: "SourceRun", out: Path) -> list["Featur
     return checks
 
 
-def _told(
+def _summary(
     out: Path, checks: Sequence["FeatureCheck"], notes: Sequence[str], opens: Sequence[str]
 ) -> str:
     names = sorted(str(p.relative_to(out)) for p in out.rglob("*") if p.is_file())

@@ -1,6 +1,6 @@
 """The model card beside an export, written from what the run's directory holds.
 
-What it does not hold is said to be not known; nothing is guessed.
+What it does not hold is stated as not known; nothing is guessed.
 """
 
 import csv
@@ -24,7 +24,7 @@ from maskedclip.shards.downloads.cards import card_names, read_card
 from maskedclip.weights.source_run import FeatureCheck, SourceRun, read_json
 
 UNKNOWN = "not known"
-CHECK = "check"  # folder of a run where check_shards' report is looked for
+CHECK = "check"  # folder of a run where check_shards' report is expected
 _LIBRARY = {"timm": "timm", "hf": "transformers", "open_clip": "open_clip", "onnx": "onnx"}
 _LICENCE = {"emilyalsentzer/Bio_ClinicalBERT": "MIT", BUILTIN: "as this project: Apache-2.0"}
 _SHOWN = ("seed", "init_from", "method", "model.", "optim.", "data.paired_batch",
@@ -283,7 +283,7 @@ def _excluded(path: Path) -> int:
 
 
 def _from_card(directory: str, use: str) -> Dataset:
-    """Return what the card of that name says: the shards are no longer there."""
+    """Return what the dataset card of that name states: the shards are no longer there."""
     name = Path(directory).name
     if name not in card_names():
         gone = "the shards are not there any more"

@@ -93,7 +93,7 @@ def hub_folder(environment: Mapping[str, str]) -> Path:
 
 
 def prefetch(config: Config, named: str, options: PrefetchConfig) -> str:
-    """Fetch and verify all that `config` needs; return what to tell the user.
+    """Fetch and verify all that `config` needs; return what the user reads.
 
     Raises ValueError for a file that is not there or a folder without a BERT, RuntimeError where
     the hub cannot be reached or does not have it.

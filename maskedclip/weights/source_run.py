@@ -17,7 +17,7 @@ from maskedclip.models.maskedclip import SIZES, Size
 from maskedclip.models.pretrained import ENCODER, MODEL, read_weights
 from maskedclip.shards.phantoms.phantom import draw
 
-# of a ViT as MAE and timm have it; anything else has no place in other libraries' plain ViTs
+# of a ViT as MAE and timm have it; other libraries' plain ViTs have nothing else
 _PLAIN = re.compile(
     r"cls_token|pos_embed|patch_embed\.proj\.(weight|bias)|norm\.(weight|bias)"
     r"|blocks\.\d+\.(norm1|norm2|attn\.qkv|attn\.proj|mlp\.fc1|mlp\.fc2)\.(weight|bias)"

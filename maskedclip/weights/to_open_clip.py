@@ -79,7 +79,7 @@ def _local(text: str) -> bool:
 
 
 def _is_plain(source: SourceRun) -> bool:
-    """Whether a name of timm's own says all: no bridge, and nothing beside the name."""
+    """Whether one of timm's own names is enough: no bridge, and no further arguments."""
     return not source.tensors("bridge.") and not timm_name(source)[1]
 
 

@@ -30,7 +30,7 @@ _NAMED = ("tiny", "small", "base", "large")  # sizes that timm has a name for
 
 
 def timm_name(source: SourceRun) -> tuple[str, dict[str, Any]]:
-    """Return timm's name of the encoder, and what has to be said beside it."""
+    """Return timm's name of the encoder, and the further arguments of `create_model`."""
     kind, size = source.size, str(source.header["size"])
     named = size if size in _NAMED else "tiny"
     other: dict[str, Any] = {}

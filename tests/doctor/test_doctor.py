@@ -173,7 +173,7 @@ def smi(folder: Path, lines: str) -> tuple[list[gpus.ListedGpu], str]:
     return gpus.list_gpus()
 
 
-A100 = gpus.ListedGpu("NVIDIA A100-SXM4-80GB", 81920 * 2**20, "570.86.15")
+A100 = gpus.ListedGpu("NVIDIA A100-SXM4-80GB", "570.86.15")
 
 
 def test_a_driver_that_does_not_answer_fails(commands: Path):
@@ -184,7 +184,7 @@ def test_a_driver_that_does_not_answer_fails(commands: Path):
 
 
 def test_fewer_gpus_than_wanted_fail_but_not_on_a_login_node(commands: Path):
-    listed, said = smi(commands, "echo 'NVIDIA A100-SXM4-80GB, 81920, 570.86.15'")
+    listed, said = smi(commands, "echo 'NVIDIA A100-SXM4-80GB, 570.86.15'")
     assert (listed, said) == ([A100], "")
     faulty(gpus.present(listed, "", 4, slurm=False), "failed", "4 wanted", "--gpus=1")
     assert gpus.present([], "", 4, slurm=True).state == "not applicable"

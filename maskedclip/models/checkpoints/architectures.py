@@ -186,15 +186,15 @@ def pooled(network: nn.Module, image_BCHW: Tensor) -> Tensor:
 
 def to_eva_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return the tensors as timm's DINOv3 calls them; its keys have no bias."""
-    found: dict[str, Tensor] = {}
+    renamed: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
         if name.endswith(".attn.qkv.bias"):
             query_D, _, value_D = tensor.chunk(3)
-            found[name.replace("qkv.bias", "q_bias")] = query_D
-            found[name.replace("qkv.bias", "v_bias")] = value_D
+            renamed[name.replace("qkv.bias", "q_bias")] = query_D
+            renamed[name.replace("qkv.bias", "v_bias")] = value_D
             continue
-        found[name.replace(".ls1.gamma", ".gamma_1").replace(".ls2.gamma", ".gamma_2")] = tensor
-    return found
+        renamed[name.replace(".ls1.gamma", ".gamma_1").replace(".ls2.gamma", ".gamma_2")] = tensor
+    return renamed
 
 
 def _is_square(number: int) -> bool:

@@ -97,7 +97,7 @@ def read_safetensors(path: Path) -> tuple[dict[str, "Tensor"], dict[str, Any]]:
 
 
 def name_of(weights: str | Path) -> str:
-    """Return what weights are called in results: a run by its directory, others by their name."""
+    """Return the name of weights in results: that of a run's directory, of a file or of a hub."""
     path = Path(weights)
     if path.name in (ENCODER, MODEL, FINETUNED) and path.is_file():
         return path.parent.resolve().name

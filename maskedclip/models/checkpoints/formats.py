@@ -17,7 +17,7 @@ _BARE = ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 
 
 class Preparation(NamedTuple):
-    """What is done to an image before a network sees it; ours and MAE's where nothing is said."""
+    """How an image is preprocessed for a network; by default as for ours and MAE's."""
 
     image_size: int = 224  # pixels, square
     mean: Values = _IMAGENET[0]  # of values from 0 to 1
@@ -141,16 +141,16 @@ def training_datasets(method: str) -> tuple[str, ...]:
     return ()
 
 
-def with_stated_colours(preparation: Preparation, sidecar: Mapping[str, Any]) -> Preparation:
+def with_stated_normalisation(preparation: Preparation, sidecar: Mapping[str, Any]) -> Preparation:
     """Return the preparation with mean and std as a file beside the weights has them.
 
     sidecar is timm's config.json, open_clip's open_clip_config.json or transformers'
     preprocessor_config.json.
     """
-    found = sidecar.get("pretrained_cfg") or sidecar.get("preprocess_cfg") or sidecar
-    mean, std = (found.get(name) or found.get(f"image_{name}") for name in ("mean", "std"))
+    config = sidecar.get("pretrained_cfg") or sidecar.get("preprocess_cfg") or sidecar
+    mean, std = (config.get(name) or config.get(f"image_{name}") for name in ("mean", "std"))
     if not (isinstance(mean, list | tuple) and isinstance(std, list | tuple)):
         return preparation
-    if len(mean) != 3 or len(std) != 3 or found.get("do_normalize") is False:
+    if len(mean) != 3 or len(std) != 3 or config.get("do_normalize") is False:
         return preparation
     return preparation._replace(mean=tuple(map(float, mean)), std=tuple(map(float, std)))

@@ -81,9 +81,9 @@ _LAYOUTS = {
 
 
 def to_timm_names(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
-    """Return the encoder's tensors under timm's names, and the names of all others in the file.
+    """Return the encoder's tensors under timm's names, and the names of the file's other tensors.
 
-    The others, text towers and second encoders, keep their own names. Raises ValueError where no
+    Those of text towers and second encoders keep their own names. Raises ValueError where no
     ViT or ResNet begins.
     """
     plain = {re.sub(_WRAPPERS, "", name): tensor for name, tensor in tensors.items()}
@@ -95,16 +95,16 @@ def to_timm_names(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], lis
     }
     others = [name for name in plain if not name.startswith(prefix)]
     first = next(name for name in _LAYOUTS if name in inside)
-    found: dict[str, Tensor] = {}
+    renamed: dict[str, Tensor] = {}
     gated = any(".mlp.gate_proj." in name for name in inside)
     for name, tensor in inside.items():
         for pattern, replacement in _LAYOUTS[first]:
             name = re.sub(pattern, replacement, name)
         name = name.replace(".mlp.up_proj.", ".mlp.fc1_x." if gated else ".mlp.fc1.")
-        found[name] = tensor
-    _fuse(found)
-    _shape(found)
-    return found, others
+        renamed[name] = tensor
+    _fuse(renamed)
+    _shape(renamed)
+    return renamed, others
 
 
 def _prefix(names: Iterable[str]) -> str:

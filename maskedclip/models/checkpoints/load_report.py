@@ -81,10 +81,10 @@ def load_into(
     Args:
         others: what else the file holds.
         reshaped: names of tensors that were resampled.
-        keep: beginnings of names that are no fresh head here, though they look like one.
+        keep: beginnings of names that are loaded here, though they are a fresh head's elsewhere.
 
     Raises ValueError, and logs the table, where they are less than 95 % of the network, or some
-    are of blocks and have no place in it.
+    are of blocks that it does not have.
     """
     wanted = network.state_dict()
     fresh = {name for name in wanted if name.startswith(_FRESH) and not name.startswith(keep)}
@@ -110,8 +110,8 @@ def load_into(
         lost = report.missing[0] if report.missing else strange[0]
         raise ValueError(
             f"{source}: gives {report.share:.1%} of {format or 'the encoder'} and "
-            f"{len(strange)} tensors of blocks that it has no place for, the first {lost}; at "
-            f"least {ENOUGH:.0%} and none are asked for: it is of another form"
+            f"{len(strange)} tensors of blocks that the network lacks, the first {lost}; "
+            f"required are {ENOUGH:.0%} and none: it is of another format"
         )
     network.load_state_dict(fits, strict=False)
     return report
