@@ -16,8 +16,8 @@ TABLES = {
     "2": ("mae_clip", "mae_clip_bridge", "maskedclip"),
 }
 REPORTED = "report"  # the cell, and its folder in the grid
-_PLACES = ("data.paired", "data.unpaired")
-# of a fine-tuning: places that are told by their content, and speed
+_PATHS = ("data.paired", "data.unpaired")
+# of a fine-tuning: paths, whose content counts, and speed
 _FREE = ("out", "threads", "dataset", "weights", "split")
 
 
@@ -50,10 +50,10 @@ def pretrainings(systems: Mapping[str, Config], out: Path) -> list[Cell]:
     cells = []
     for name, config in systems.items():
         own = flat(asdict(config))
-        places: dict[str, Any] = {place: _absolute(own[place]) for place in _PLACES}
-        places["init_from"] = _place(config.init_from)
+        paths: dict[str, Any] = {name: _absolute(own[name]) for name in _PATHS}
+        paths["init_from"] = _weights_path(config.init_from)
         measured: dict[str, Any] = {"after.datasets": ()}  # its fine-tunings say more
-        config = override(config, {**places, **measured, "name": name, "out": str(out.absolute())})
+        config = override(config, {**paths, **measured, "name": name, "out": str(out.absolute())})
         cells.append(Cell(name, PRETRAIN, flat(asdict(config)), ()))
     return cells
 
@@ -62,7 +62,7 @@ def _absolute(paths: Iterable[str]) -> tuple[str, ...]:
     return tuple(str(Path(path).absolute()) for path in paths)
 
 
-def _place(weights: str, to_come: Collection[str] = ()) -> str:
+def _weights_path(weights: str, to_come: Collection[str] = ()) -> str:
     """Return the absolute path of weights; a name, such as random or one of a hub, stays itself."""
     path = str(Path(weights).absolute()) if weights else ""
     return path if path in to_come or (weights and Path(weights).exists()) else weights
@@ -73,16 +73,16 @@ def finetunings(configs: Sequence[FinetuneConfig], pretrained: Sequence[Cell]) -
 
     It needs the pre-training in whose directory its weights are, if one of `pretrained` is that.
     """
-    by_place = {run_directory(cell): cell.name for cell in pretrained}
+    by_path = {run_directory(cell): cell.name for cell in pretrained}
     cells = []
     for config in configs:
-        places = {
+        paths = {
             name: str(Path(getattr(config, name)).absolute())
             for name in ("dataset", "out", "split")
             if getattr(config, name)
         }
-        config = override(config, places | {"weights": _place(config.weights, by_place)})
-        need = by_place.get(config.weights)
+        config = override(config, paths | {"weights": _weights_path(config.weights, by_path)})
+        need = by_path.get(config.weights)
         cells.append(Cell(config.name, FINETUNE, flat(asdict(config)), (need,) if need else ()))
     return cells
 

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from maskedclip.config import Config, FinetuneConfig, LaunchConfig, override
 from maskedclip.grid.manifest import (
@@ -40,19 +40,16 @@ from maskedclip.grid.manifest import (
 )
 from maskedclip.grid.status import DONE, LOST, OPEN, PENDING, current_status
 from maskedclip.jobs.code_snapshot import on_code, snapshot
-from maskedclip.jobs.job import Job, as_a_job
+from maskedclip.jobs.job import Job, Repeatable, as_a_job
 from maskedclip.jobs.slurm_queue import writing_to
 from maskedclip.metrics.file_lock import locked
-
-if TYPE_CHECKING:
-    import submitit
 
 logger = logging.getLogger(__name__)
 _MAX_ARRAY = 1001  # elements of an array, where SLURM is not asked: its own default
 
 
 @dataclass(frozen=True)
-class CellJob:
+class CellJob(Repeatable):
     """A cell as a job: picklable, repeatable; one that is finished does nothing."""
 
     directory: str  # of the grid
@@ -62,12 +59,6 @@ class CellJob:
         logging.basicConfig(level=logging.INFO, format="%(message)s", force=True)
         grid = read(Path(self.directory))
         run_cell(grid, cell_of(grid, self.name))
-
-    def checkpoint(self, *_: Any) -> "submitit.helpers.DelayedSubmission":
-        """Return the very same job: submitit calls this on pre-emption and at the time limit."""
-        import submitit
-
-        return submitit.helpers.DelayedSubmission(self)
 
 
 class CellArray(NamedTuple):
@@ -124,9 +115,9 @@ def _report(grid: Grid, cell: Cell, run: Path) -> None:
     from maskedclip.report.command import ReportConfig
 
     absent = [
-        f"{each.name}: is not finished"
-        for each in grid.cells
-        if each.stage != REPORT and not finished(grid, each)
+        f"{other.name}: is not finished"
+        for other in grid.cells
+        if other.stage != REPORT and not finished(grid, other)
     ]
     shown = results_of(cell)
     options = {k: v for k, v in cell.config.items() if k not in ("runs", "out")}
@@ -158,12 +149,12 @@ def missing(grid: Grid) -> tuple[list[Cell], dict[str, str], list[str]]:
     return [cell for cell in open_cells if cell.name not in kept], active, unknown
 
 
-def batches(cells: Sequence[Cell], most: int, parallelism: int | None) -> list[CellArray]:
+def arrays_of(cells: Sequence[Cell], most: int, parallelism: int | None) -> list[CellArray]:
     """Return cells as arrays, stage by stage: those with the same needs together, split at `most`.
 
     The parallelism is shared by the parts of what was split.
     """
-    found = []
+    arrays = []
     for stage in STAGES:
         groups: dict[tuple[str, ...], list[Cell]] = {}
         for cell in cells:
@@ -172,8 +163,8 @@ def batches(cells: Sequence[Cell], most: int, parallelism: int | None) -> list[C
         for needs, mine in groups.items():
             parts = [tuple(mine[i : i + most]) for i in range(0, len(mine), most)]
             share = max(1, parallelism // len(parts)) if parallelism else None
-            found += [CellArray(stage, part, needs, share) for part in parts]
-    return found
+            arrays += [CellArray(stage, part, needs, share) for part in parts]
+    return arrays
 
 
 def submit(grid: Grid) -> list[Submission]:
@@ -206,33 +197,33 @@ def _submit(grid: Grid) -> list[Submission]:
         logger.warning("%s; it is left alone", line)
     if not cells:
         return []
-    attempts = _attempts(grid)
+    attempts = {one.cell: one.attempt for one in submissions(grid)}
     (grid.directory / LOGS).mkdir(parents=True, exist_ok=True)
     code = on_code(code_of(grid))
     done: list[Submission] = []
-    for batch in batches(cells, array_limit()[0], grid.parallelism):
+    for array in arrays_of(cells, array_limit()[0], grid.parallelism):
         try:
-            names = _queued(grid, batch._replace(behind=behind(batch, jobs)), code)
+            names = _queued(grid, array._replace(behind=jobs_before(array, jobs)), code)
         except FailedJobError as error:
             raise RuntimeError(
-                f"{grid.directory}: sbatch refuses the {batch.stage} jobs "
+                f"{grid.directory}: sbatch refuses the {array.stage} jobs "
                 f"({' '.join(str(error).split())}); {len(done)} cells are submitted, the same "
                 f"command submits the others"
             ) from None
         now = time.time()
         added = [
             Submission(cell.name, job, attempts.get(cell.name, 0) + 1, now, f"{LOGS}/{job}_")
-            for cell, job in zip(batch.cells, names, strict=True)
+            for cell, job in zip(array.cells, names, strict=True)
         ]
         append(grid, added)
-        jobs |= {each.cell: each.job for each in added}
+        jobs |= {one.cell: one.job for one in added}
         done += added
     return done
 
 
 def _refuse_strays(grid: Grid) -> None:
     """Raise RuntimeError for jobs that a submission was killed before it could write down."""
-    known = {each.job.partition("_")[0] for each in submissions(grid)}
+    known = {one.job.partition("_")[0] for one in submissions(grid)}
     queued = writing_to((grid.directory / LOGS).resolve())
     strays = [job for job in queued if job not in known]
     if strays:
@@ -242,60 +233,56 @@ def _refuse_strays(grid: Grid) -> None:
         )
 
 
-def _attempts(grid: Grid) -> dict[str, int]:
-    return {each.cell: each.attempt for each in submissions(grid)}
+def jobs_before(array: CellArray, jobs: dict[str, str]) -> tuple[str, ...]:
+    """Return the jobs that an array is to wait for; for a report whole arrays."""
+    before = [jobs[need] for need in array.behind if need in jobs]
+    if array.stage == REPORT:
+        before = [job.partition("_")[0] for job in before]
+    return tuple(dict.fromkeys(before))
 
 
-def behind(batch: CellArray, jobs: dict[str, str]) -> tuple[str, ...]:
-    """Return the jobs that a batch is to wait for; for a report whole arrays."""
-    found = [jobs[need] for need in batch.behind if need in jobs]
-    if batch.stage == REPORT:
-        found = [job.partition("_")[0] for job in found]
-    return tuple(dict.fromkeys(found))
-
-
-def _queued(grid: Grid, batch: CellArray, code: Sequence[str]) -> list[str]:
-    """Submit a batch; return the job of each cell."""
+def _queued(grid: Grid, array: CellArray, code: Sequence[str]) -> list[str]:
+    """Submit an array; return the job of each cell."""
     import submitit
 
     folder = (grid.directory / LOGS).resolve()
     executor = submitit.AutoExecutor(folder=folder, cluster="slurm", slurm_max_num_timeout=100)
-    executor.update_parameters(**parameters(grid, batch, code))
+    executor.update_parameters(**parameters(grid, array, code))
     with executor.batch():
         jobs = [
             executor.submit(CellJob(str(grid.directory.resolve()), cell.name))
-            for cell in batch.cells
+            for cell in array.cells
         ]
     return [str(job.job_id) for job in jobs]
 
 
-def parameters(grid: Grid, batch: CellArray, code: Sequence[str]) -> dict[str, Any]:
-    """Return what submitit is to be told of a batch; code: lines that put its code in place."""
+def parameters(grid: Grid, array: CellArray, code: Sequence[str]) -> dict[str, Any]:
+    """Return the parameters of an array for submitit; code: shell lines that select its code."""
     from maskedclip.jobs.submit import parameters as of_launch
 
-    launch = override(LaunchConfig(), grid.launch[batch.stage])
-    name = f"{grid.directory.name}-{batch.stage}"
-    found = of_launch(name, launch, "slurm", launch.gpus or launch.cpu_ranks)
-    found["slurm_setup"] = [*found["slurm_setup"], *code]
-    if batch.parallelism:
-        found["slurm_array_parallelism"] = batch.parallelism
-    if batch.behind:
-        found["slurm_dependency"] = "afterany:" + ":".join(batch.behind)
-    return found
+    launch = override(LaunchConfig(), grid.launch[array.stage])
+    name = f"{grid.directory.name}-{array.stage}"
+    wanted = of_launch(name, launch, "slurm", launch.gpus or launch.cpu_ranks)
+    wanted["slurm_setup"] = [*wanted["slurm_setup"], *code]
+    if array.parallelism:
+        wanted["slurm_array_parallelism"] = array.parallelism
+    if array.behind:
+        wanted["slurm_dependency"] = "afterany:" + ":".join(array.behind)
+    return wanted
 
 
 def array_limit() -> tuple[int, str]:
     """Return how many elements SLURM lets an array have, and how that is known."""
     try:
-        told = subprocess.run(
+        config = subprocess.run(
             ["scontrol", "show", "config"], capture_output=True, text=True, check=False, timeout=20
         ).stdout
     except (OSError, subprocess.TimeoutExpired):
-        told = ""
-    found = re.search(r"^MaxArraySize\s*=\s*(\d+)", told, re.MULTILINE)
-    if found is None:
+        config = ""
+    match = re.search(r"^MaxArraySize\s*=\s*(\d+)", config, re.MULTILINE)
+    if match is None:
         return _MAX_ARRAY, "SLURM's default, as none answers here"
-    return max(1, int(found[1])), "MaxArraySize of this cluster"
+    return max(1, int(match[1])), "MaxArraySize of this cluster"
 
 
 def code_of(grid: Grid) -> Path:

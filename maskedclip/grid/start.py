@@ -1,27 +1,59 @@
-"""A grid from what is asked for to its jobs: its cells found, written down, and started."""
+"""A grid from the command line to its jobs: its cells, written down and started, or its plan."""
 
 import logging
 import sys
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import NamedTuple
 
 from maskedclip.config import Config, FinetuneConfig, LaunchConfig, check_shares, override
 from maskedclip.data.paper_tasks import chosen
 from maskedclip.finetune.command import check_dataset
 from maskedclip.grid.ablation_command import AblationStudy
 from maskedclip.grid.cells import finetunings, grid_of, pretrainings, run_directory
-from maskedclip.grid.dry_run import Cost, plan
 from maskedclip.grid.local_pool import run
-from maskedclip.grid.manifest import REPORT, Cell, Grid, finished, run_of, write
-from maskedclip.grid.slurm_arrays import submit
-from maskedclip.grid.study import Opened, Tuned, check_names, tuned_of
+from maskedclip.grid.manifest import (
+    CODE,
+    FINETUNE,
+    LOGS,
+    PRETRAIN,
+    REPORT,
+    STAGES,
+    Cell,
+    Grid,
+    finished,
+    run_of,
+    write,
+)
+from maskedclip.grid.slurm_arrays import (
+    CellArray,
+    array_limit,
+    arrays_of,
+    jobs_before,
+    missing,
+    parameters,
+    submit,
+)
+from maskedclip.grid.study import OpenedDatasets, Tuned, check_names, tuned_of
 from maskedclip.grid.study import run as run_study
 from maskedclip.grid.study_command import Study
-from maskedclip.jobs.submit import cluster_of
+from maskedclip.jobs.code_snapshot import on_code, snapshot_path
+from maskedclip.jobs.submit import cluster_of, script
+from maskedclip.metrics.results import in_columns
 
 logger = logging.getLogger(__name__)
 GRIDS, RUNS = "grids", "runs"
+_MFU = 0.3  # share of a card's matrix rate that a fine-tuning of small batches reaches, a guess
+_WORDS = {"pretrain": "pre-trainings", "finetune": "fine-tunings", "report": "reports"}
+
+
+class Cost(NamedTuple):
+    """What a fine-tuning costs: forward passes of one image, and the encoder that takes them."""
+
+    passes: int
+    size: str
 
 
 def start_ablation(asked: AblationStudy) -> int:
@@ -33,20 +65,20 @@ def start_ablation(asked: AblationStudy) -> int:
     config, launch, systems, _ = asked
     directory = (Path(config.out) / GRIDS / config.name).absolute()
     cluster, launch = where(launch)
-    for each in systems.values():
-        _check_share(each, launch)
+    for system in systems.values():
+        _check_share(system, launch)
     pretrained = pretrainings(systems, directory / RUNS)
     if not launch.dry_run:
-        _prepare(asked, pretrained, directory)
+        _prepare_data(asked, pretrained, directory)
     tuned, missing = _finetunings(asked, pretrained)
     for line in missing:
         logger.warning("%s", line)
-    named = [replace(each.config, name=each.name) for each in tuned]
+    named = [replace(one.config, name=one.name) for one in tuned]
     cells = [*pretrained, *finetunings(named, pretrained)]
     grid = grid_of(
         directory, cells, asdict(launch), config.finetune_hours, cluster, config.parallelism
     )
-    costs = {each.name: Cost(each.passes, _size(each.config, systems)) for each in tuned}
+    costs = {one.name: Cost(one.passes, _size(one.config, systems)) for one in tuned}
     return start(grid, costs if launch.dry_run else None, launch.card)
 
 
@@ -60,15 +92,15 @@ def start_study(study: Study) -> int:
     if cluster != "slurm" and (config.parallelism or 1) == 1:
         return run_study(study)
     launch = replace(launch, gpus=1) if launch.gpus is None and cluster == "slurm" else launch
-    opened: Opened = {}
-    tuned = [tuned_of(each, opened, build=not config.dry_run) for each in study.cells]
+    opened: OpenedDatasets = {}
+    tuned = [tuned_of(cell, opened, build=not config.dry_run) for cell in study.cells]
     check_names(tuned)
     for line in study.missing:
         logger.warning("%s", line)
-    cells = finetunings([replace(each.config, name=each.name) for each in tuned], [])
+    cells = finetunings([replace(one.config, name=one.name) for one in tuned], [])
     directory = (Path(config.out) / GRIDS / config.name).absolute()
     grid = grid_of(directory, cells, asdict(launch), launch.hours, cluster, config.parallelism)
-    costs = {each.name: Cost(each.passes, _size_of(each.config)) for each in tuned}
+    costs = {one.name: Cost(one.passes, _size_of(one.config)) for one in tuned}
     return start(grid, costs if config.dry_run else None, launch.card)
 
 
@@ -111,7 +143,7 @@ def _check_share(config: Config, launch: LaunchConfig) -> None:
         raise ValueError(f"{config.name}: {error}") from None
 
 
-def _prepare(asked: AblationStudy, pretrained: Sequence[Cell], directory: Path) -> None:
+def _prepare_data(asked: AblationStudy, pretrained: Sequence[Cell], directory: Path) -> None:
     """Check what the pre-trainings read, and draw phantoms where some are to be drawn."""
     from maskedclip.pretrain.preflight import prepare
 
@@ -131,9 +163,9 @@ def _finetunings(asked: AblationStudy, pretrained: Sequence[Cell]) -> tuple[list
     datasets, missing = chosen(config.datasets, config.task, Path(config.shards))
     for directory, task in datasets:
         planned = launch.dry_run and not directory.exists()
-        if not (planned and any(each.data.draw_phantoms for each in systems.values())):
+        if not (planned and any(system.data.draw_phantoms for system in systems.values())):
             check_dataset(directory, task)
-    opened: Opened = {}
+    opened: OpenedDatasets = {}
     tuned = [
         tuned_of(
             replace(
@@ -170,24 +202,133 @@ def start(grid: Grid, costs: Mapping[str, Cost] | None = None, card: str = "") -
 
 
 def _say_submitted(grid: Grid, count: int) -> None:
-    place = _shown(grid.directory)
+    path = _shown(grid.directory)
     sys.stdout.write(
-        f"submitted {count} of {len(grid.cells)} cells: {place}\n"
-        f"  state      python -m maskedclip.slurm status {place}\n"
-        f"  why        python -m maskedclip.slurm status {place} --why CELL\n"
-        f"  curves     tensorboard --logdir {place / RUNS}\n"
+        f"submitted {count} of {len(grid.cells)} cells: {path}\n"
+        f"  state      python -m maskedclip.slurm status {path}\n"
+        f"  why        python -m maskedclip.slurm status {path} --why CELL\n"
+        f"  curves     tensorboard --logdir {path / RUNS}\n"
     )
 
 
 def _say_next(grid: Grid) -> None:
-    place = _shown(grid.directory)
+    path = _shown(grid.directory)
     for cell in grid.cells:
         if cell.stage == REPORT and finished(grid, cell):
             sys.stdout.write(f"{_shown(run_of(grid, cell)) / 'index.html'}\n")
-    sys.stdout.write(f"next: python -m maskedclip.slurm status {place}\n")
+    sys.stdout.write(f"next: python -m maskedclip.slurm status {path}\n")
 
 
 def _shown(path: Path) -> Path:
     """Return a path as it is written from here."""
     here = Path.cwd()
     return path.relative_to(here) if path.is_relative_to(here) else path
+
+
+def plan(grid: Grid, costs: Mapping[str, Cost], card: str) -> str:
+    """Return the plan of a grid; nothing is touched, and no cluster is needed.
+
+    Args:
+        costs: of each fine-tuning, by name.
+        card: the GPU that the cost is counted for.
+    """
+    cells, active, _ = missing(grid)
+    counts = Counter(cell.stage for cell in grid.cells)
+    shown = ", ".join(f"{counts[stage]} {_WORDS[stage]}" for stage in STAGES if counts[stage])
+    done = len(grid.cells) - len(cells) - len(active)
+    lines = [
+        f"grid         {grid.directory}",
+        f"cells        {shown}",
+        f"to do        {len(cells)}; {done} are finished, {len(active)} wait or run",
+        f"cluster      {grid.cluster}",
+        "",
+        *_costs(grid, cells, costs, card),
+    ]
+    if grid.cluster == "slurm":
+        lines += _arrays(grid, cells)
+    else:
+        lines.append(f"at a time    {grid.parallelism or 1} on this machine, a process each")
+        lines += [f"  {cell.stage:9} {cell.name}" for cell in cells]
+    return "\n".join(lines) + "\n"
+
+
+def _arrays(grid: Grid, cells: Sequence[Cell]) -> list[str]:
+    """Return each array with its script, ARRAY1 and so on standing for the numbers to come."""
+    most, said = array_limit()
+    arrays = arrays_of(cells, most, grid.parallelism)
+    lines = [f"arrays       {len(arrays)}, of at most {most} elements ({said})", ""]
+    jobs: dict[str, str] = {}
+    for number, array in enumerate(arrays, 1):
+        name, one = f"ARRAY{number}", len(array.cells) == 1
+        waits = jobs_before(array, jobs)
+        jobs |= {cell.name: name if one else f"{name}_{i}" for i, cell in enumerate(array.cells)}
+        lines += [f"{name}: {_title(array)}", "", _script(grid, array._replace(behind=waits)), ""]
+    return lines
+
+
+def _title(array: CellArray) -> str:
+    names, count = [cell.name for cell in array.cells], len(array.cells)
+    if count == 1:
+        return f"{array.stage}, one job: {names[0]}"
+    return f"{array.stage}, array of {count}: {names[0]} to {names[-1]}"
+
+
+def _script(grid: Grid, array: CellArray) -> str:
+    wanted = parameters(grid, array, on_code(snapshot_path(grid.directory / CODE)))
+    return script(wanted, (grid.directory / LOGS).resolve(), len(array.cells))
+
+
+def _costs(grid: Grid, cells: Sequence[Cell], costs: Mapping[str, Cost], card: str) -> list[str]:
+    """Return a line a pre-training and one for all fine-tunings, and their sum."""
+    launch = grid.launch[PRETRAIN]
+    if not launch["gpus"]:
+        return []
+    rows: list[tuple[str, float, float]] = []
+    notes: list[str] = []
+    for cell in cells:
+        if cell.stage != PRETRAIN:
+            continue
+        try:
+            rows.append(
+                (cell.name, *_pretraining_cost(cell, launch["nodes"], launch["gpus"], card))
+            )
+        except (ValueError, RuntimeError) as error:
+            notes.append(f"{cell.name}: cost not known: {' '.join(str(error).split())}")
+    tuned = [cell for cell in cells if cell.stage == FINETUNE]
+    if tuned:
+        known = [
+            _finetuning_cost(cell, costs[cell.name], card) for cell in tuned if cell.name in costs
+        ]
+        sums = [sum(column) for column in zip(*known, strict=True)] or [0.0, 0.0]
+        rows.append((f"{len(tuned)} fine-tunings", sums[0], sums[1]))
+        unknown = sum(not costs[cell.name].passes for cell in tuned if cell.name in costs)
+        notes += [f"{unknown} fine-tunings have no data yet and count as nothing"] * bool(unknown)
+    rows.append(("all", sum(row[1] for row in rows), sum(row[2] for row in rows)))
+    table = in_columns(
+        [(f"cost on {card}", "GPU-hours", "disk, GB"),
+         *((name, f"{hours:.1f}", f"{gb:.1f}") for name, hours, gb in rows)]
+    )  # fmt: skip
+    notes.append(f"a fine-tuning at {_MFU:.0%} of the matrix rate, forward passes counted")
+    return [*table.splitlines(), *notes, ""]
+
+
+def _pretraining_cost(cell: Cell, nodes: int, gpus: int, card: str) -> tuple[float, float]:
+    """Return (GPU-hours, GB on the disk at most) of a pre-training."""
+    from maskedclip.plan.cost import plan as cost
+
+    costs = cost(override(Config(), cell.config), nodes=nodes, gpus=gpus, gpu=card)
+    return costs.gpu_hours, costs.disk_bytes / 1e9
+
+
+def _finetuning_cost(cell: Cell, cost: Cost, card: str) -> tuple[float, float]:
+    """Return (GPU-hours, GB on the disk in the end) of a fine-tuning."""
+    from maskedclip.engine.gpu_specs import find_gpu
+    from maskedclip.models.maskedclip import SIZES
+
+    kind, gpu = SIZES[cost.size], find_gpu(card)
+    tokens = (override(FinetuneConfig(), cell.config).image_size // 16) ** 2 + 1
+    # a product of n x k and k x m counts 2nkm: four maps of attention, two of the MLP, and mixing
+    block = tokens * (24 * kind.width**2 + 4 * tokens * kind.width)
+    passes = cost.passes * kind.depth * block
+    values = kind.depth * 12 * kind.width**2
+    return passes / (_MFU * (gpu.bf16_flops or gpu.fp32_flops)) / 3600, 4 * values / 1e9

@@ -21,7 +21,7 @@ from maskedclip.metrics.results import read_rows
 from maskedclip.shards.image_folders import TASK, as_shards, tree_of
 
 logger = logging.getLogger(__name__)
-Opened = dict[tuple[str, str], tuple[Shards, Task, Division]]
+OpenedDatasets = dict[tuple[str, str], tuple[Shards, Task, Division]]
 _TRAINED = 3  # passes that learning from an image costs, where telling its class costs one
 
 
@@ -40,7 +40,7 @@ def run(study: Study) -> int:
     Raises ValueError where two of them would be one run, and Preempted where a signal asked to
     leave: it ends the study, not one cell of it.
     """
-    opened: Opened = {}
+    opened: OpenedDatasets = {}
     cells = [tuned_of(config, opened, build=not study.config.dry_run) for config in study.cells]
     check_names(cells)
     waiting = [cell for cell in cells if not cell.finished]
@@ -88,7 +88,7 @@ def _run_all(cells: Sequence[Tuned]) -> dict[str, str]:
     return failed
 
 
-def tuned_of(config: FinetuneConfig, opened: Opened, *, build: bool) -> Tuned:
+def tuned_of(config: FinetuneConfig, opened: OpenedDatasets, *, build: bool) -> Tuned:
     """Return a cell; one whose labels cannot serve says so when it is run, and costs nothing."""
     if not build and tree_of(Path(config.dataset)):
         name = run_name(replace(config, task=TASK))
@@ -103,13 +103,13 @@ def tuned_of(config: FinetuneConfig, opened: Opened, *, build: bool) -> Tuned:
     return Tuned(config, config.name, done, config.epochs * (_TRAINED * train + val) + test)
 
 
-def _labels(config: FinetuneConfig, opened: Opened) -> Labels:
-    place = config.dataset, config.task
-    if place not in opened:
+def _labels(config: FinetuneConfig, opened: OpenedDatasets) -> Labels:
+    key = config.dataset, config.task
+    if key not in opened:
         dataset = Shards(as_shards(Path(config.dataset)))
         task = labelled(dataset, config.task)
-        opened[place] = dataset, task, division_of(dataset, task)
-    dataset, task, division = opened[place]
+        opened[key] = dataset, task, division_of(dataset, task)
+    dataset, task, division = opened[key]
     share = training_share(division, config.fraction, config.seed)
     return Labels(dataset, task, division.parts | {"train": share})
 

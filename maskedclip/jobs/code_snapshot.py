@@ -49,7 +49,7 @@ def snapshot(into: Path) -> Path:
     return target
 
 
-def place_of(into: Path) -> Path:
+def snapshot_path(into: Path) -> Path:
     """Return the folder that `snapshot` would return now, and touch nothing."""
     return _target(into, _files() | _facts())
 

@@ -1,7 +1,7 @@
 """A run as a job: picklable, repeatable, and left so that SLURM can queue it again.
 
-A job may be killed at any moment and run again: it goes on from the newest checkpoint in its run
-directory and keeps nothing anywhere else.
+A job may be killed at any moment and started again: each attempt goes on from the newest checkpoint
+in the run directory, and nothing is kept anywhere else.
 """
 
 import logging
@@ -23,8 +23,21 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
+class Repeatable:
+    """A job that submitit queues again as it is: it goes on from its own files."""
+
+    def __call__(self) -> None:
+        raise NotImplementedError
+
+    def checkpoint(self, *_: Any) -> "submitit.helpers.DelayedSubmission":
+        """Return the very same job: submitit calls this on pre-emption and at the time limit."""
+        import submitit
+
+        return submitit.helpers.DelayedSubmission(self)
+
+
 @dataclass(frozen=True)
-class Job:
+class Job(Repeatable):
     """Pre-train, then measure: picklable, repeatable, the same on every rank."""
 
     config: Config
@@ -63,12 +76,6 @@ class Job:
         )
         sys.stdout.flush()
 
-    def checkpoint(self, *_: Any) -> "submitit.helpers.DelayedSubmission":
-        """Return the very same job: submitit calls this on pre-emption and at the time limit."""
-        import submitit
-
-        return submitit.helpers.DelayedSubmission(self)
-
 
 def as_a_job(work: Callable[[], T]) -> T:
     """Return work(); where it was asked to leave and has saved, have SLURM queue the job again.
@@ -100,17 +107,16 @@ def as_a_job(work: Callable[[], T]) -> T:
 
 
 def _port(job: str) -> int:
-    """Return where the ranks of this life meet: the same for all of them, another in the next life.
+    """Return the port where all ranks of this attempt meet, another one than in the last attempt.
 
-    The last life's may still be taken. They lie below those that a system gives to whoever asks
-    for any.
+    The last one may still be taken. All lie below the ephemeral ports of the system.
     """
-    lives = os.environ.get("SLURM_RESTART_COUNT", "0")
-    return random.Random(f"{job}.{lives}").randrange(20_000, 32_768)
+    restarts = os.environ.get("SLURM_RESTART_COUNT", "0")
+    return random.Random(f"{job}.{restarts}").randrange(20_000, 32_768)
 
 
 def _remove_half_a_result() -> None:
-    """Remove what a life that was killed at its end left; submitit would write no result then."""
+    """Remove what an attempt killed at its end left; submitit would write no result then."""
     import submitit
 
     result = submitit.JobEnvironment().paths.result_pickle
@@ -133,8 +139,8 @@ def _go_on_later(requeue: Any) -> NoReturn:
 def _queue_again() -> None:
     """Have SLURM queue this job again, unless it has done so itself, as with evicted ones.
 
-    Not by submitit: it counts what it takes for timed out, in a job of ten minutes every life, and
-    writes the same job anew, which a kill can break off.
+    Not by submitit: it counts time-outs, and takes each attempt of a job of ten minutes for one; it
+    also writes the same job anew, which a kill can break off.
     """
     import submitit
 
@@ -142,26 +148,26 @@ def _queue_again() -> None:
     job = submitit.JobEnvironment().job_id
     if _queued_again(job):
         return
-    asked = subprocess.run(
+    answer = subprocess.run(
         ["scontrol", "requeue", job], capture_output=True, text=True, check=False
     )
-    if asked.returncode and not _queued_again(job):
+    if answer.returncode and not _queued_again(job):
         raise RuntimeError(
-            f"job {job} is saved, but SLURM does not queue it again ({asked.stderr.strip()}); "
+            f"job {job} is saved, but SLURM does not queue it again ({answer.stderr.strip()}); "
             f"submit it again"
         )
 
 
 def _queued_again(job: str) -> bool:
-    """Return whether this life is no longer what SLURM knows as the job's present one.
+    """Return whether SLURM knows of a later attempt of the job than this one.
 
-    To ask for another then fails, or ends the next life as it starts.
+    To ask for another then fails, or ends the next attempt as it starts.
     """
     command = ["scontrol", "--oneliner", "show", "job", job]
-    told = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    facts = dict(word.partition("=")[::2] for word in told.split())
-    lives = os.environ.get("SLURM_RESTART_COUNT", "0")  # before this one
-    return facts["JobState"] != "RUNNING" or facts["Restarts"] != lives
+    shown = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    facts = dict(word.partition("=")[::2] for word in shown.split())
+    restarts = os.environ.get("SLURM_RESTART_COUNT", "0")
+    return facts["JobState"] != "RUNNING" or facts["Restarts"] != restarts
 
 
 def _forget_signals_in_children() -> None:

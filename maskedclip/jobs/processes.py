@@ -35,16 +35,16 @@ def alive(name: str) -> bool:
     return here(name) and _started(int(process)) == int(started)
 
 
-def end(name: str, how: signal.Signals = signal.SIGTERM) -> bool:
-    """Signal a process and its group, where it leads one; return whether it was there."""
+def end(name: str) -> bool:
+    """Send SIGTERM to a process and its group, where it leads one; return whether it was there."""
     if not alive(name):
         return False
     process = int(name.split(":")[1])
     try:
         if os.getpgid(process) == process:
-            os.killpg(process, how)
+            os.killpg(process, signal.SIGTERM)
         else:
-            os.kill(process, how)
+            os.kill(process, signal.SIGTERM)
     except ProcessLookupError:
         return False
     return True
@@ -70,7 +70,7 @@ def _has_open(process: int, path: Path) -> bool:
     """Return whether a process has a file open: an inode's number is unique on its device alone."""
     wanted = str(path.resolve())
     try:
-        return any(_target(each) == wanted for each in Path(f"/proc/{process}/fd").iterdir())
+        return any(_target(link) == wanted for link in Path(f"/proc/{process}/fd").iterdir())
     except OSError:
         return False
 

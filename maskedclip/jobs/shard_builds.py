@@ -12,26 +12,23 @@ import sys
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tqdm import tqdm
 
 from maskedclip.config import LaunchConfig
 from maskedclip.jobs.code_snapshot import this_code
-from maskedclip.jobs.local import raise_if_failed, stderr_to
-from maskedclip.jobs.submit import cluster_of
+from maskedclip.jobs.job import Repeatable
+from maskedclip.jobs.submit import cluster_of, raise_if_failed, stderr_to
 from maskedclip.shards.make import Summary, build, cores, finish, plan_of
 from maskedclip.shards.request import Request
-
-if TYPE_CHECKING:
-    import submitit
 
 _CORES_OF_A_JOB = 8  # asked of SLURM where --workers does not say
 _LOGS = ".jobs"  # beside the dataset, whose directory holds nothing but the dataset
 
 
 @dataclass(frozen=True)
-class Part:
+class BuildPart(Repeatable):
     """One of the jobs: picklable and repeatable, it goes on behind its last finished shard."""
 
     request: Request
@@ -46,15 +43,9 @@ class Part:
         workers = cores(self.request)
         build_part(self.request.directory, plan, self.part, self.parts, workers=workers)
 
-    def checkpoint(self, *_: Any) -> "submitit.helpers.DelayedSubmission":
-        """Return the very same job: submitit calls this on pre-emption and at the time limit."""
-        import submitit
-
-        return submitit.helpers.DelayedSubmission(self)
-
 
 @dataclass(frozen=True)
-class Merge:
+class BuildMerge(Repeatable):
     """The job behind the parts: an ordinary build, which finds most of its shards done."""
 
     request: Request
@@ -64,12 +55,6 @@ class Merge:
 
         _spare_the_workers()
         sys.stdout.write(report(build(self.request)))
-
-    def checkpoint(self, *_: Any) -> "submitit.helpers.DelayedSubmission":
-        """Return the very same job, as a part does."""
-        import submitit
-
-        return submitit.helpers.DelayedSubmission(self)
 
 
 def _spare_the_workers() -> None:
@@ -150,11 +135,11 @@ def _queued(request: Request, logs: Path, parts: int) -> None:
     }
     executor.update_parameters(**{name: v for name, v in wanted.items() if v})
     with executor.batch():
-        jobs = [executor.submit(Part(request, part, parts)) for part in range(parts)]
+        jobs = [executor.submit(BuildPart(request, part, parts)) for part in range(parts)]
     array = jobs[0].job_id.partition("_")[0]
     # whatever became of the parts: what one of them left, the merge writes
     executor.update_parameters(slurm_dependency=f"afterany:{array}")
-    merge = executor.submit(Merge(request))
+    merge = executor.submit(BuildMerge(request))
     sys.stdout.write(
         f"submitted {parts} parts as job {array}, and job {merge.job_id} to merge them: "
         f"{request.directory}\n"
@@ -172,7 +157,7 @@ def _run_here(request: Request, logs: Path, parts: int, shards: int) -> None:
     executor = submitit.AutoExecutor(folder=logs, cluster="local")
     executor.update_parameters(name="shards", timeout_min=60 * 24 * 30)
     with stderr_to(logs / "submitit.log"):
-        jobs = [executor.submit(Part(request, part, parts)) for part in range(parts)]
+        jobs = [executor.submit(BuildPart(request, part, parts)) for part in range(parts)]
     try:
         with tqdm(total=shards, unit=" shards", desc=request.dataset_name) as bar:
             while not all(job.done() for job in jobs):

@@ -41,9 +41,9 @@ class JobState(NamedTuple):
 
     state: str
     reason: str  # SLURM's own where it waits; where nothing is known, why
-    exit_code: str = ""  # CODE:SIGNAL; "" where not told
+    exit_code: str = ""  # CODE:SIGNAL; "" where not stated
     node: str = ""
-    restarts: int | None = None  # None where not told
+    restarts: int | None = None  # None where not stated
 
 
 class _Answer(NamedTuple):
@@ -103,24 +103,24 @@ def _of_process(name: str) -> JobState:
 def _answers(command: str, jobs: Sequence[str], limit_s: float) -> _Answer:
     """Ask one command about all jobs, array by array; a silent one is not asked again."""
     arrays = list(dict.fromkeys(map(_array, jobs)))
-    wanted, found, faults = set(jobs), dict[str, JobState](), dict[str, str]()
+    wanted, states, faults = set(jobs), dict[str, JobState](), dict[str, str]()
     for start in range(0, len(arrays), _CHUNK):
         chunk = arrays[start : start + _CHUNK]
         try:
-            told = _run([*_ASKED[command], f"--jobs={','.join(chunk)}"], limit_s)
+            answer = _run([*_ASKED[command], f"--jobs={','.join(chunk)}"], limit_s)
         except _SilentError as fault:
             faults |= dict.fromkeys(arrays[start:], str(fault))
             break
         # a line without its end is half a line
-        *lines, rest = told.split("\n")
+        *lines, rest = answer.split("\n")
         read = [_READ[command](line) for line in lines if line.strip()]
         if None in read or rest:
             faults |= dict.fromkeys(chunk, f"{command}: a line of its answer cannot be read")
         for names, state in filter(None, read):
             for name in names:
                 if name in wanted:
-                    found[name] = _with_steps(found.get(name), state)
-    return _Answer(found, faults)
+                    states[name] = _with_steps(states.get(name), state)
+    return _Answer(states, faults)
 
 
 def _with_steps(job: JobState | None, line: JobState) -> JobState:
@@ -179,7 +179,7 @@ def _squeue_line(line: str) -> _Line:
     if names is None or not _is_word(state) or not restarts.isdecimal():
         return None
     code = "" if state in ACTIVE else _exit_code(code)
-    return names, JobState(state, _told(reason), code, _told(node), int(restarts))
+    return names, JobState(state, _stated(reason), code, _stated(node), int(restarts))
 
 
 def _sacct_line(line: str) -> _Line:
@@ -192,7 +192,7 @@ def _sacct_line(line: str) -> _Line:
     state, _, by = state.partition(" ")  # CANCELLED by 1000
     if names is None or not _is_word(state) or not re.fullmatch(r"\d+:\d+", code, re.ASCII):
         return None
-    return names, JobState(state, by, "" if step else code, _told(node))
+    return names, JobState(state, by, "" if step else code, _stated(node))
 
 
 _READ = {"squeue": _squeue_line, "sacct": _sacct_line}
@@ -202,7 +202,7 @@ def _is_word(state: str) -> bool:
     return re.fullmatch(r"[A-Z]+(_[A-Z]+)*", state, re.ASCII) is not None
 
 
-def _told(word: str) -> str:
+def _stated(word: str) -> str:
     nothing = word in ("None", "(null)", "None assigned", "N/A", "Unknown")
     return "" if nothing else word
 
@@ -220,10 +220,10 @@ def _array(job: str) -> str:
 
 def _unfolded(name: str) -> list[str] | None:
     """Return the jobs of 12, 12_3 or 12_[1,3-7:2%4]; None where it is none of these."""
-    found = re.fullmatch(r"(\d+)(?:_(?:(\d+)|\[([\d,:-]+)(?:%\d+)?\]))?", name, re.ASCII)
-    if found is None:
+    match = re.fullmatch(r"(\d+)(?:_(?:(\d+)|\[([\d,:-]+)(?:%\d+)?\]))?", name, re.ASCII)
+    if match is None:
         return None
-    array, one, several = found.groups()
+    array, one, several = match.groups()
     if several is None:
         return [array if one is None else f"{array}_{one}"]
     numbers: list[int] = []
@@ -245,8 +245,8 @@ def writing_to(folder: Path, limit_s: float = _LIMIT_S) -> list[str]:
     """
     command = ["squeue", "--me", "--noheader", "--Format=JobArrayID:|,STDOUT:|"]
     try:
-        told = subprocess.run(command, capture_output=True, text=True, timeout=limit_s, check=True)
+        queue = subprocess.run(command, capture_output=True, text=True, timeout=limit_s, check=True)
     except (OSError, subprocess.SubprocessError) as error:
         raise RuntimeError(f"squeue does not answer ({error}); try again later") from None
-    rows = [line.split("|") for line in told.stdout.splitlines() if line.count("|") >= 2]
+    rows = [line.split("|") for line in queue.stdout.splitlines() if line.count("|") >= 2]
     return list(dict.fromkeys(r[0].partition("_")[0] for r in rows if Path(r[1]).parent == folder))

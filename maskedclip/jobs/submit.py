@@ -3,16 +3,20 @@
 import os
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
-from collections.abc import Mapping
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from maskedclip.config import Config, LaunchConfig, check_shares, override, save
-from maskedclip.jobs.code_snapshot import on_code, place_of, snapshot, this_code
+from maskedclip.jobs.code_snapshot import on_code, snapshot, snapshot_path, this_code
 from maskedclip.jobs.job import Job
-from maskedclip.jobs.local import deaf_to_ctrl_c, follow, stderr_to
+
+_STOPPED = "stopped; the same command goes on from the last checkpoint"
 
 
 def submit(config: Config, launch: LaunchConfig) -> None:
@@ -52,7 +56,7 @@ def submit(config: Config, launch: LaunchConfig) -> None:
     if cluster == "slurm":  # it may start days later, and again after that
         wanted["slurm_setup"] += on_code(snapshot(folder / "code"))
     executor.update_parameters(**wanted)
-    with stderr_to(folder / "submitit.log"), deaf_to_ctrl_c():
+    with stderr_to(folder / "submitit.log"), ctrl_c_ignored():
         job = executor.submit(Job(config))
     if cluster == "slurm":
         sys.stdout.write(
@@ -79,7 +83,7 @@ def plan(config: Config, launch: LaunchConfig, cluster: str, ranks: int, folder:
     ]
     if cluster == "slurm":
         wanted = parameters(config.name, launch, cluster, ranks)
-        wanted["slurm_setup"] += on_code(place_of(folder / "code"))
+        wanted["slurm_setup"] += on_code(snapshot_path(folder / "code"))
         lines += ["", script(wanted, folder)]
     if not method_of(config).plannable:
         lines += ["", f"cost: that of {config.method} is not counted yet"]
@@ -111,7 +115,7 @@ def script(wanted: Mapping[str, Any], folder: Path, elements: int = 1) -> str:
 
 
 def parameters(name: str, launch: LaunchConfig, cluster: str, ranks: int) -> dict[str, Any]:
-    """Return what submitit is to be told of a job; unset options are left out."""
+    """Return the parameters of a job for submitit; unset options are left out."""
     wanted: dict[str, Any] = {
         "name": name,
         "nodes": launch.nodes,
@@ -179,3 +183,83 @@ def _ranks(launch: LaunchConfig, cluster: str) -> int:
         )
     ranks = wanted or launch.cpu_ranks
     return 1 if cluster == "debug" else ranks
+
+
+@contextmanager
+def ctrl_c_ignored() -> Iterator[None]:
+    """Let what is started meanwhile ignore Ctrl-C: submitit's local watcher kills at once on it."""
+    ours = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, ours)
+
+
+@contextmanager
+def stderr_to(path: Path) -> Iterator[None]:
+    """Point stderr at a file: submitit's local watcher inherits it, and is loud when stopped."""
+    ours = os.dup(2)
+    with path.open("ab") as log:
+        os.dup2(log.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(ours, 2)
+        os.close(ours)
+
+
+def follow(job: Any) -> None:
+    """Show a local job's lines as they come; RuntimeError with its own last words if it fails.
+
+    Ctrl-C and SIGTERM are passed on to its ranks, which save and leave.
+    """
+    shown = [0, 0]
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        try:
+            _show_until_done(job, shown)
+        except KeyboardInterrupt:
+            sys.stderr.write("saving; a second Ctrl-C does not wait for it\n")
+            job._process.terminate()  # submitit's watcher, which passes it on
+            _show_until_done(job, shown)
+    except KeyboardInterrupt:
+        raise RuntimeError(_STOPPED) from None
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    if not job.paths.result_pickle.exists():  # asked to stop, hung, or killed
+        raise RuntimeError(f"{_STOPPED} (whole log: {job.paths.stderr})")
+    raise_if_failed(job)
+
+
+def _show_until_done(job: Any, shown: list[int]) -> None:
+    paths = (job.paths.stderr, job.paths.stdout)
+    while not job.done():
+        _relay(paths, shown)
+        time.sleep(0.2)
+    _relay(paths, shown)
+
+
+def raise_if_failed(job: Any) -> None:
+    """Raise RuntimeError with the last words of a job that has ended badly."""
+    error = job.exception()
+    if error is not None:
+        lines = [line for line in str(error).splitlines() if line.strip("- ")]
+        causes = [line for line in lines if line[:1].isalpha() and "Error: " in line]
+        raise RuntimeError(
+            f"{(causes or lines)[-1].split('Error: ', 1)[-1]} (whole log: {job.paths.stderr})"
+        )
+
+
+def _relay(paths: tuple[Path, Path], shown: list[int]) -> None:
+    streams: tuple[TextIO, TextIO] = (sys.stderr, sys.stdout)
+    for which, (path, stream) in enumerate(zip(paths, streams, strict=True)):
+        if not path.exists():
+            continue
+        with path.open() as file:
+            file.seek(shown[which])
+            text = file.read()
+            shown[which] = file.tell()
+        # submitit's own lines (name, level, time) are not the user's concern
+        lines = [x for x in text.splitlines(keepends=True) if not x.startswith("submitit ")]
+        stream.write("".join(lines))
+        stream.flush()

@@ -23,8 +23,8 @@ from maskedclip.grid.manifest import (
     write,
 )  # fmt: skip
 from maskedclip.grid.slurm_arrays import (
-    batches,
-    behind,
+    arrays_of,
+    jobs_before,
     missing,
     parameters,
     run_cell,
@@ -100,20 +100,20 @@ def test_a_pretraining_is_finished_when_its_last_step_and_both_files_are_there_w
 
 
 def test_one_array_a_pretraining_is_split_and_waits_for_its_element_alone(grid: Grid) -> None:
-    found = batches(grid.cells, most=1, parallelism=4)
-    assert [(b.stage, [c.name for c in b.cells]) for b in found] == [
+    arrays = arrays_of(grid.cells, most=1, parallelism=4)
+    assert [(b.stage, [c.name for c in b.cells]) for b in arrays] == [
         ("pretrain", ["whole"]), ("pretrain", ["broken"]), ("finetune", ["whole-0"]),
         ("finetune", ["whole-1"]), ("finetune", ["broken-0"]), ("finetune", ["broken-1"]),
         ("report", ["report"]),
     ]  # fmt: skip
-    assert [b.parallelism for b in found] == [2, 2, 2, 2, 2, 2, 4]
-    whole, of_whole, of_broken, report = batches(grid.cells, most=1000, parallelism=None)
+    assert [b.parallelism for b in arrays] == [2, 2, 2, 2, 2, 2, 4]
+    whole, of_whole, of_broken, report = arrays_of(grid.cells, most=1000, parallelism=None)
     jobs = {"whole": "7_0", "broken": "7_1"}
-    assert behind(whole, jobs) == ()
-    assert behind(of_whole, jobs) == ("7_0",)
-    assert behind(of_broken, jobs) == ("7_1",)
+    assert jobs_before(whole, jobs) == ()
+    assert jobs_before(of_whole, jobs) == ("7_0",)
+    assert jobs_before(of_broken, jobs) == ("7_1",)
     jobs |= {"whole-0": "8_0", "whole-1": "8_1", "broken-0": "9_0"}
-    assert behind(report, jobs) == ("8", "9")
+    assert jobs_before(report, jobs) == ("8", "9")
     waits = of_whole._replace(behind=("7_0",), parallelism=2)
     text = script(parameters(grid, waits, ["export CODE=1"]), grid.directory / "logs", 2)
     assert "#SBATCH --array=0-1%2\n" in text
@@ -144,14 +144,14 @@ def test_a_chain_here_holds_nothing_for_a_failure_and_goes_on_with_what_is_left(
     done = {cell.name for cell in grid.cells if finished(grid, cell)}
     assert done == {"whole", "whole-0", "whole-1", "report"}
     assert "broken-1: is not finished" in (grid.directory / "report/index.html").read_text()
-    mended = Path(cell_of(grid, "broken").config["data.paired"][0])
-    mended.symlink_to(cell_of(grid, "whole").config["data.paired"][0])
+    absent = Path(cell_of(grid, "broken").config["data.paired"][0])
+    absent.symlink_to(cell_of(grid, "whole").config["data.paired"][0])
     assert {cell.name for cell in missing(grid)[0]} == {
         "broken", "broken-0", "broken-1", "report",
     }  # fmt: skip
     assert run(grid) == 0
     assert missing(grid) == ([], {}, [])
-    attempts = {each.cell: each.attempt for each in submissions(grid)}
+    attempts = {one.cell: one.attempt for one in submissions(grid)}
     assert attempts["whole"] == 1
     assert attempts["broken"] == 2
 
