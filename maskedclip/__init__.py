@@ -1,8 +1,10 @@
 """MaskedCLIP: pre-training on paired and unpaired fundus photographs, and what follows from it.
 
-Tensors carry their axes in their names, with the same letters everywhere:
-A paired images of a batch, B batch, C colour, D features, H W pixels, K visible patches,
-L text tokens, M hidden patches, N patches, P values of a patch, T packed tokens, Y classes.
+Tensors carry their axes in their names; in models, losses, pretrain and finetune the letters are:
+A paired images of a batch (in losses: rows of all ranks), B images, C colour, D features,
+G global crops, H W pixels, J residual branches, K prototypes, L text tokens, M hidden patches,
+N patches, P values of a patch, R crops of all images, S local crops, T packed tokens,
+V visible patches, X all crops of an image, Y classes.
 """
 
 from __future__ import annotations

@@ -40,16 +40,16 @@ class _Rows(torch.autograd.Function):
 
 def of_all_ranks_with_gradient(row_BD: Tensor, group: dist.ProcessGroup | None) -> Tensor:
     """Return row_AD of all ranks; the gradients of all ranks come back summed."""
-    found = group_of(group)
-    return row_BD if found is None else _Rows.apply(row_BD, found)  # type: ignore[no-any-return]
+    ranks = group_of(group)
+    return row_BD if ranks is None else _Rows.apply(row_BD, ranks)  # type: ignore[no-any-return]
 
 
 def of_all_ranks(row_B: Tensor, group: dist.ProcessGroup | None) -> Tensor:
     """Return row_A of all ranks, of any type, without gradients."""
-    found = group_of(group)
-    if found is None:
+    ranks = group_of(group)
+    if ranks is None:
         return row_B
-    shape = (len(row_B) * found.size(), *row_B.shape[1:])
+    shape = (len(row_B) * ranks.size(), *row_B.shape[1:])
     row_A = torch.empty(shape, dtype=row_B.dtype, device=row_B.device)
-    dist.all_gather_single(row_A, row_B.contiguous(), group=found)
+    dist.all_gather_single(row_A, row_B.contiguous(), group=ranks)
     return row_A

@@ -1,4 +1,4 @@
-"""iBOT: the student names, at patches that it does not see, what the teacher sees there."""
+"""iBOT: at masked patches the student predicts the prototypes that the teacher assigns there."""
 
 from torch import Tensor
 from torch.nn import functional as F

@@ -12,13 +12,13 @@ def koleo_loss(row_GBD: Tensor, group: dist.ProcessGroup | None = None) -> Tenso
     """Return -log of the distance to the nearest other image, mean over images, summed over crops.
 
     row_GBD holds this rank's rows of G crops an image. The nearest is sought among the rows of the
-    same crop on all ranks (DINOv2 looks at those of one), so that the mean over ranks is the value
+    same crop on all ranks (DINOv2: of one rank), so that the mean over ranks is the value
     and gradient of one process.
     """
     unit_BGD = F.normalize(row_GBD.float(), dim=-1, eps=1e-8).transpose(0, 1)
     all_AGD = of_all_ranks_with_gradient(unit_BGD.contiguous(), group)
-    found = group_of(group)
-    first = len(unit_BGD) * (dist.get_rank(found) if found is not None else 0)
+    ranks = group_of(group)
+    first = len(unit_BGD) * (dist.get_rank(ranks) if ranks is not None else 0)
     own_B = torch.arange(len(unit_BGD), device=row_GBD.device)
     with torch.no_grad():
         cosine_GBA = torch.einsum("bgd,agd->gba", unit_BGD, all_AGD)

@@ -1,4 +1,4 @@
-"""From the teacher's logits to its shares of prototypes, kept from falling on one alone.
+"""From the teacher's logits to its prototype assignments, kept from collapsing to one.
 
 Every sum runs over all ranks, so that the targets are those of one process.
 """
@@ -38,7 +38,7 @@ def mean_logits(logit_BK: Tensor, group: dist.ProcessGroup | None = None) -> Ten
 
 
 def _over_ranks(sum_K: Tensor, group: dist.ProcessGroup | None) -> Tensor:
-    found = group_of(group)
-    if found is not None:
-        dist.all_reduce(sum_K, group=found)
+    ranks = group_of(group)
+    if ranks is not None:
+        dist.all_reduce(sum_K, group=ranks)
     return sum_K

@@ -1,6 +1,6 @@
-"""SigLIP's contrast: each pair of an image and a text is a question of its own, yes or no.
+"""SigLIP's contrast: a binary classification of every image-text pair.
 
-With labels, all pairs of one label are a yes. Written per rank as contrastive.py is: own images
+With labels, all pairs of one label are positives. Written per rank as contrastive.py is: own images
 against everybody's texts, so that the mean over ranks is the value and gradient of one process.
 """
 

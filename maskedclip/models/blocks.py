@@ -87,14 +87,14 @@ def run(
     blocks: nn.ModuleList,
     x_TD: Tensor,
     groups: tuple[Group, ...],
-    kept_KT: Tensor | None = None,
+    kept_JT: Tensor | None = None,
 ) -> Tensor:
-    """Pass packed tokens through `blocks`; kept_KT has two rows of factors for each of them."""
+    """Pass packed tokens through `blocks`; kept_JT has two rows of factors for each of them."""
     for number, block in enumerate(blocks):
-        if kept_KT is None:
+        if kept_JT is None:
             x_TD = block(x_TD, groups)
         else:
-            x_TD = block(x_TD, groups, kept_KT[2 * number : 2 * number + 2])
+            x_TD = block(x_TD, groups, kept_JT[2 * number : 2 * number + 2])
     return x_TD
 
 
@@ -111,17 +111,17 @@ def sincos_positions(width: int, grid: int, of: int | None = None) -> Tensor:
     """Return fixed 2-D positions of shape (1, 1 + grid * grid, width), zeros for [CLS].
 
     The first half of the width codes the column, the second the row, each as sines then cosines of
-    10000^(-k / (width / 4)) (MAE, util/pos_embed.py, in float64 as there). Places are those of the
-    patches' middles on a grid of `of`, if it is given, which the smaller one covers.
+    10000^(-k / (width / 4)) (MAE, util/pos_embed.py, in float64 as there). With `of`, positions
+    are those of the patches' centres on a grid of that side, which the smaller grid covers.
     """
     if width % 4:
         raise ValueError(f"width {width} is not a multiple of 4, as 2-D sine positions need")
-    place = torch.arange(grid, dtype=torch.float64)
+    position = torch.arange(grid, dtype=torch.float64)
     if of is not None:
-        place = (place + 0.5) * of / grid - 0.5
+        position = (position + 0.5) * of / grid - 0.5
     quarter = width // 4
     omega = torch.exp(-math.log(10000.0) * torch.arange(quarter, dtype=torch.float64) / quarter)
-    angle = place[:, None] * omega
+    angle = position[:, None] * omega
     coded = torch.cat([angle.sin(), angle.cos()], dim=1)  # (grid, width / 2)
     column = coded[None, :, :].expand(grid, grid, -1)
     row = coded[:, None, :].expand(grid, grid, -1)

@@ -7,7 +7,7 @@ from maskedclip.models.blocks import Block, Group, initialise, run, sincos_posit
 
 
 class Decoder(nn.Module):
-    """Blocks over visible tokens and a learnt mask token at every hidden place (MAE's decoder)."""
+    """Blocks over visible tokens and a learnt mask token at each hidden patch (MAE's decoder)."""
 
     position: Tensor
 
@@ -24,17 +24,17 @@ class Decoder(nn.Module):
         initialise(self)
         nn.init.normal_(self.mask_token, std=0.02)
 
-    def forward(self, token_BKD: Tensor, visible_BK: Tensor, wanted_BM: Tensor | None) -> Tensor:
+    def forward(self, token_BVD: Tensor, visible_BV: Tensor, wanted_BM: Tensor | None) -> Tensor:
         """Return predictions for the patches wanted_BM, or for all in order where it is None.
 
-        token_BKD is E_I's masked pass, [CLS] first; visible_BK the patches it saw.
+        token_BVD is E_I's masked pass, [CLS] first; visible_BV the patches it saw.
         """
-        x_BKD = self.embed(token_BKD)
-        batch, _, width = x_BKD.shape
+        x_BVD = self.embed(token_BVD)
+        batch, _, width = x_BVD.shape
         patches = self.position.shape[1] - 1
-        x_BND = self.mask_token.to(x_BKD.dtype).expand(batch, patches, width)
-        x_BND = x_BND.scatter(1, visible_BK[:, :, None].expand(-1, -1, width), x_BKD[:, 1:])
-        x_BND = torch.cat([x_BKD[:, :1], x_BND], dim=1) + self.position.to(x_BKD.dtype)
+        x_BND = self.mask_token.to(x_BVD.dtype).expand(batch, patches, width)
+        x_BND = x_BND.scatter(1, visible_BV[:, :, None].expand(-1, -1, width), x_BVD[:, 1:])
+        x_BND = torch.cat([x_BVD[:, :1], x_BND], dim=1) + self.position.to(x_BVD.dtype)
         x_TD = run(self.blocks, x_BND.reshape(-1, width), (Group(batch, patches + 1),))
         x_BND = x_TD.view(batch, patches + 1, width)[:, 1:]
         if wanted_BM is not None:

@@ -1,8 +1,8 @@
 """DINOv2's networks: our encoder with heads for [CLS] and patches, and the teacher that leads it.
 
 The encoder is that of the other methods, so that a comparison is one of methods: fixed sine
-positions, taken for small crops at the places that their patches have on the large grid, and no
-layer scale. Large and small crops pass the blocks packed in one tensor.
+positions, for local crops at the positions that their patches have on the global grid, and no
+layer scale. Global and local crops pass the blocks packed in one tensor.
 """
 
 import copy
@@ -28,11 +28,11 @@ class HeadShape(NamedTuple):
     separate: bool
 
 
-class Seen(NamedTuple):
-    """What the student's losses look at; G large crops and V of all, B images, M masked patches."""
+class StudentOutputs(NamedTuple):
+    """What the losses take; G global crops and X of all, B images, M masked patches."""
 
     cls_GBD: Tensor  # of the encoder
-    cls_VBK: Tensor  # logits
+    cls_XBK: Tensor  # logits
     patch_MK: Tensor  # logits
 
 
@@ -114,13 +114,13 @@ class Student(_Headed):
         local_RCHW: Tensor,
         hidden_RN: Tensor,
         masked_M: Tensor,
-        kept_KR: Tensor | None,
-    ) -> Seen:
+        kept_JR: Tensor | None,
+    ) -> StudentOutputs:
         """Run normalised crops, those of number 0 of all images before those of number 1.
 
-        hidden_RN is True at the patches of large crops in whose place the mask token stands, and
-        masked_M has their places in all of these. kept_KR has a factor for both branches of each
-        block and each crop, large ones first: 0 drops the branch.
+        hidden_RN is True at the patches of global crops that the mask token replaces, and masked_M
+        has their indices among all of these. kept_JR has a factor for both residual branches of
+        every block and every crop, global ones first: 0 drops the branch.
         """
         encoder = self.encoder
         large_RND = encoder.patch_embed(global_RCHW)
@@ -133,8 +133,8 @@ class Student(_Headed):
         groups = tuple(Group(*crop.shape[:2]) for crop in crops)
         width = large_RND.shape[-1]
         x_TD = torch.cat([crop.reshape(-1, width) for crop in crops])
-        kept_KT = None if kept_KR is None else _of_tokens(kept_KR, groups)
-        x_TD = encoder.norm(run(encoder.blocks, x_TD, groups, kept_KT))
+        kept_JT = None if kept_JR is None else _of_tokens(kept_JR, groups)
+        x_TD = encoder.norm(run(encoder.blocks, x_TD, groups, kept_JT))
         large_RND, small_RND = (
             part_TD.view(group.images, group.length, width)
             for group, part_TD in zip(
@@ -145,9 +145,9 @@ class Student(_Headed):
         masked_MD = large_RND[:, 1:].reshape(-1, width).index_select(0, masked_M)
         cls_RD = torch.cat([large_RND[:, 0], small_RND[:, 0]])
         cls_RK, patch_MK = self.logits(cls_RD, masked_MD)
-        return Seen(
+        return StudentOutputs(
             cls_GBD=large_RND[:, 0].unflatten(0, (2, images)),
-            cls_VBK=cls_RK.unflatten(0, (-1, images)),
+            cls_XBK=cls_RK.unflatten(0, (-1, images)),
             patch_MK=patch_MK,
         )
 
@@ -200,25 +200,25 @@ class DinoTeacher(_Headed):
 
     @torch.no_grad()
     def follow(
-        self, student: Student, momentum: float, means: tuple[Tensor, Tensor], held: Tensor
+        self, student: Student, momentum: float, means: tuple[Tensor, Tensor], skip: Tensor
     ) -> None:
         """Move every weight to momentum * itself + (1 - momentum) * the student's.
 
-        The centres move to `means`, of [CLS] logits and of patches'. Nothing moves where held, a
-        number on the device, is 1. Each rank moves its own shards.
+        The centres move to `means`, of [CLS] logits and of patches'. Nothing changes where `skip`,
+        a scalar on the device, is 1. Each rank updates its own shards.
         """
         pairs = [(self.encoder, student.encoder), *zip(self.heads(), student.heads(), strict=True)]
         targets = [_local(parameter) for ours, _ in pairs for parameter in ours.parameters()]
         sources = [_local(parameter) for _, theirs in pairs for parameter in theirs.parameters()]
-        weight = (1 - momentum) * (1 - held)
+        weight = (1 - momentum) * (1 - skip)
         torch._foreach_lerp_(targets, sources, [weight] * len(targets))
         for centre_K, mean_K in zip((self.cls_centre, self.patch_centre), means, strict=True):
-            centre_K.lerp_(mean_K, (1 - CENTRE_MOMENTUM) * (1 - held))
+            centre_K.lerp_(mean_K, (1 - CENTRE_MOMENTUM) * (1 - skip))
 
 
-def _of_tokens(kept_KR: Tensor, groups: tuple[Group, ...]) -> Tensor:
-    """Return kept_KT: a crop's factors at each of its tokens."""
-    parts = kept_KR.split([group.images for group in groups], dim=1)
+def _of_tokens(kept_JR: Tensor, groups: tuple[Group, ...]) -> Tensor:
+    """Return kept_JT: a crop's factors at each of its tokens."""
+    parts = kept_JR.split([group.images for group in groups], dim=1)
     return torch.cat(
         [part.repeat_interleave(g.length, dim=1) for part, g in zip(parts, groups, strict=True)],
         dim=1,

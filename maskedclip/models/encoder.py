@@ -26,20 +26,20 @@ class Encoder(nn.Module):
         nn.init.normal_(self.cls_token, std=0.02)
 
     def forward(
-        self, image_BCHW: Tensor, visible_BK: Tensor | None, whole: int
+        self, image_BCHW: Tensor, visible_BV: Tensor | None, whole: int
     ) -> tuple[Tensor | None, Tensor | None]:
         """Return (tokens of the visible patches of all images, all tokens of the first `whole`).
 
-        visible_BK holds the patch indices that each image keeps; None skips the masked pass, and
-        whole = 0 the other. Each result leads with [CLS]: shapes (B, 1 + K, D), (whole, 1 + N, D).
+        visible_BV holds the patch indices that each image keeps; None skips the masked pass, and
+        whole = 0 the other. Each result leads with [CLS]: shapes (B, 1 + V, D), (whole, 1 + N, D).
         """
         patch_BND = self.patch_embed(image_BCHW)
         patch_BND = patch_BND + self.pos_embed[:, 1:].to(patch_BND.dtype)
         width = patch_BND.shape[-1]
         sequences = []
-        if visible_BK is not None:
-            index_BKD = visible_BK[:, :, None].expand(-1, -1, width)
-            sequences.append(self.with_class(patch_BND.gather(1, index_BKD)))
+        if visible_BV is not None:
+            index_BVD = visible_BV[:, :, None].expand(-1, -1, width)
+            sequences.append(self.with_class(patch_BND.gather(1, index_BVD)))
         if whole:
             sequences.append(self.with_class(patch_BND[:whole]))
         assert sequences, "neither a masked nor a whole pass was asked for"
@@ -53,14 +53,14 @@ class Encoder(nn.Module):
                 groups, x_TD.split([group.tokens for group in groups]), strict=True
             )
         ]
-        masked = parts.pop(0) if visible_BK is not None else None
+        masked = parts.pop(0) if visible_BV is not None else None
         return masked, parts.pop(0) if parts else None
 
-    def with_class(self, patch_BKD: Tensor) -> Tensor:
+    def with_class(self, patch_BVD: Tensor) -> Tensor:
         """Return the tokens led by [CLS]."""
         # the class token's position is zero (MAE)
-        first_B1D = self.cls_token.to(patch_BKD.dtype).expand(len(patch_BKD), -1, -1)
-        return torch.cat([first_B1D, patch_BKD], dim=1)
+        first_B1D = self.cls_token.to(patch_BVD.dtype).expand(len(patch_BVD), -1, -1)
+        return torch.cat([first_B1D, patch_BVD], dim=1)
 
 
 class PatchEmbed(nn.Module):

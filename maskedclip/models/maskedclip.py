@@ -166,22 +166,22 @@ class MaskedCLIP(nn.Module):
     ) -> Outputs:
         """Run a batch whose first A images are paired with the A captions.
 
-        image_BCHW is normalised; hidden_BN bool, True where E_I must not look, equally many in
+        image_BCHW is normalised; hidden_BN bool, True where E_I must not see, equally many in
         each row; token_mask_AL is 1 at tokens and 0 at padding.
         """
-        visible_BK = hidden_BM = None
+        visible_BV = hidden_BM = None
         if self.masks:
-            visible_BK, hidden_BM = split_patches(hidden_BN, self.visible)
+            visible_BV, hidden_BM = split_patches(hidden_BN, self.visible)
         pairs = len(token_AL) if "clip" in self.terms else 0
-        masked_BKD, whole_AND = self.encoder(image_BCHW, visible_BK, pairs)
+        masked_BVD, whole_AND = self.encoder(image_BCHW, visible_BV, pairs)
         if self.bridge_shared:
-            masked_BKD, whole_AND = self.bridge.together([masked_BKD, whole_AND])
+            masked_BVD, whole_AND = self.bridge.together([masked_BVD, whole_AND])
         out = Outputs(hidden_BM=hidden_BM)
         if "mim" in self.terms:
-            out = out._replace(pixel_BMP=self.pixel_decoder(masked_BKD, visible_BK, hidden_BM))
+            out = out._replace(pixel_BMP=self.pixel_decoder(masked_BVD, visible_BV, hidden_BM))
         if "mfd" in self.terms:
             wanted = hidden_BM if self.hides else None
-            out = out._replace(feature_BND=self.feature_decoder(masked_BKD, visible_BK, wanted))
+            out = out._replace(feature_BND=self.feature_decoder(masked_BVD, visible_BV, wanted))
         if "clip" in self.terms:
             out = out._replace(
                 image_AD=self._project(whole_AND if self.bridge_shared else self.bridge(whole_AND)),
@@ -193,7 +193,7 @@ class MaskedCLIP(nn.Module):
 
     @property
     def masks(self) -> bool:
-        """Whether E_I looks at visible patches alone, besides whole images."""
+        """Whether E_I runs on visible patches alone, besides whole images."""
         return bool(self.terms & {"mim", "mfd"})
 
     def exact(self) -> list[nn.Module]:
@@ -249,7 +249,7 @@ class MaskedCLIP(nn.Module):
         return 3 * student + teacher
 
     def features(self, image_ACHW: Tensor, token_AL: Tensor, token_mask_AL: Tensor) -> Outputs:
-        """Return what the contrast looks at, of pairs alone."""
+        """Return what the contrast takes, of pairs alone."""
         return Outputs(
             image_AD=self.encode_image(image_ACHW),
             text_AD=self.text(token_AL, token_mask_AL),

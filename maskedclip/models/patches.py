@@ -35,7 +35,7 @@ def pixel_target(
     return normalise_patches(target_BMP) if normalised else target_BMP
 
 
-def seen_and_drawn(
+def masked_and_filled(
     image_BCHW: Tensor, pixel_BMP: Tensor, hidden_BM: Tensor, patch_size: int, normalised: bool
 ) -> tuple[Tensor, Tensor]:
     """Return two images: the visible patches on grey, and those with D_I's patches between them.
@@ -48,9 +48,9 @@ def seen_and_drawn(
         deviation = (true_BMP.var(dim=-1, keepdim=True) + 1e-6).sqrt()
         pixel_BMP = pixel_BMP * deviation + true_BMP.mean(dim=-1, keepdim=True)
     index_BMP = hidden_BM[:, :, None].expand(-1, -1, target_BNP.shape[-1])
-    seen_BNP = target_BNP.scatter(1, index_BMP, torch.zeros_like(pixel_BMP))
-    drawn_BNP = target_BNP.scatter(1, index_BMP, pixel_BMP)
-    return unpatchify(seen_BNP, patch_size), unpatchify(drawn_BNP, patch_size)
+    masked_BNP = target_BNP.scatter(1, index_BMP, torch.zeros_like(pixel_BMP))
+    filled_BNP = target_BNP.scatter(1, index_BMP, pixel_BMP)
+    return unpatchify(masked_BNP, patch_size), unpatchify(filled_BNP, patch_size)
 
 
 def take(patch_BNP: Tensor, index_BM: Tensor) -> Tensor:
@@ -59,7 +59,7 @@ def take(patch_BNP: Tensor, index_BM: Tensor) -> Tensor:
 
 
 def split_patches(hidden_BN: Tensor, visible: int) -> tuple[Tensor, Tensor]:
-    """Return (visible_BK, hidden_BM): patch indices in order; each row shows `visible` patches."""
+    """Return (visible_BV, hidden_BM): patch indices in order; each row shows `visible` patches."""
     # a stable sort keeps shapes fixed: no boolean indexing, so nothing waits for the device
     order_BN = hidden_BN.to(torch.uint8).sort(dim=1, stable=True).indices
     # copies, not views: FSDP warns of views that leave the model

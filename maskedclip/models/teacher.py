@@ -35,13 +35,13 @@ class Teacher(nn.Module):
         return target_BND if wanted_BM is None else take(target_BND, wanted_BM)
 
     @torch.no_grad()
-    def follow(self, student: MaskedCLIP, momentum: float, held: Tensor) -> None:
+    def follow(self, student: MaskedCLIP, momentum: float, skip: Tensor) -> None:
         """Move every weight to momentum * itself + (1 - momentum) * the student's.
 
-        Nothing moves where held, a number on the device, is 1. Under FSDP both sides are sharded
-        alike, so each rank moves its own shards and nothing is communicated.
+        Nothing changes where `skip`, a scalar on the device, is 1. Under FSDP both sides are
+        sharded alike, so each rank updates its own shards and nothing is communicated.
         """
-        weight = (1 - momentum) * (1 - held)
+        weight = (1 - momentum) * (1 - skip)
         both = ((self.encoder, student.encoder), (self.bridge, student.bridge))
         # local shards where the parameters are DTensors, the parameters themselves elsewhere
         targets = [_local(parameter) for ours, _ in both for parameter in ours.parameters()]

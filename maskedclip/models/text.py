@@ -129,7 +129,7 @@ def check_text(name: str) -> None:
 
 def _from_hub(name: str, dropout: float, pretrained: bool) -> tuple[Any, BertModel]:
     logging.set_verbosity_error()
-    # a compute node often has no network: look at the disk alone, and say how to fill it
+    # a compute node often has no network: read the disk alone, and say how to fill it
     with _missing(name):
         config = AutoConfig.from_pretrained(name, local_files_only=True)
         tokenizer = AutoTokenizer.from_pretrained(name, local_files_only=True)

@@ -100,7 +100,7 @@ def plan(
     """Return what `config` costs on nodes x gpus cards of the name `gpu`.
 
     Raises ValueError for a card that is not known or lacks the run's precision, a batch that the
-    ranks cannot share, or a text tower whose shape cannot be told.
+    ranks cannot share, or a text tower whose shape is not known.
     """
     card, data, world = find_gpu(gpu), config.data, nodes * gpus
     check_shares((data.paired_batch, data.unpaired_batch), world, config.optim.accumulate)
@@ -165,9 +165,9 @@ def _samples(config: Config, images: tuple[int, ...]) -> tuple[tuple[int, int], 
     data = config.data
     if images:
         return (images[0], images[1]), ["samples: as given by --images"]
-    found = [_count(paths, data) for paths in (data.paired, data.unpaired)]
-    paired, unpaired = found
-    wanted = zip(found, (data.paired_batch, data.unpaired_batch), strict=True)
+    counts = [_count(paths, data) for paths in (data.paired, data.unpaired)]
+    paired, unpaired = counts
+    wanted = zip(counts, (data.paired_batch, data.unpaired_batch), strict=True)
     if any(count is None and size for count, size in wanted):
         return PAPER_IMAGES, ["samples: the paper's, as no shards are named (--images=A,B)"]
     said = "samples: of the shards, before those without a caption are left out"

@@ -50,12 +50,12 @@ def flops(network: NetworkShape, load: BatchShape) -> dict[str, float]:
     for part, predicted in network.predicted.items():
         ends = (network.visible + 1) * part.width_in + predicted * part.width_out
         forward[part.name] += 2 * load.images * ends * part.width
-    found = {name: 3 * count for name, count in forward.items()}
+    operations = {name: 3 * count for name, count in forward.items()}
     if not network.has_teacher:
-        return found
+        return operations
     whole = ((load.images, network.patches + 1),)
     teacher = stem + _blocks(network.encoder, whole) + _blocks(network.bridge, whole)
-    return found | {"teacher": teacher}
+    return operations | {"teacher": teacher}
 
 
 def again(network: NetworkShape, load: BatchShape, ways: Ways) -> float:

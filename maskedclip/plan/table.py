@@ -37,10 +37,10 @@ def _cost_by_part(plan: Plan) -> list[str]:
         "part         parameters   TFLOP a step   GB kept a GPU",
     ]
     for name in (part for part in _PARTS if plan.parameters[part]):
-        work, held = plan.flops.get(name), kept.get(name)
+        work, bytes_kept = plan.flops.get(name), kept.get(name)
         lines.append(
             f"{name:12} {_millions(plan.parameters[name]):>10}   {_or_blank(work, 1e12):>12}"
-            f"   {_or_blank(None if name == 'teacher' else held, 1e9):>13}"
+            f"   {_or_blank(None if name == 'teacher' else bytes_kept, 1e9):>13}"
         )
     trained = sum(plan.parameters.values()) - plan.parameters["teacher"]
     activations = sum(kept.get(name, 0.0) for name in _PARTS if name != "teacher")
@@ -63,10 +63,10 @@ def _cost_by_part(plan: Plan) -> list[str]:
 def _verdict(plan: Plan) -> str:
     if plan.fits:
         return "fits"
-    mends = "more GPUs, --optim.accumulate=2 or --engine.activation_checkpointing=true"
+    fixes = "more GPUs, --optim.accumulate=2 or --engine.activation_checkpointing=true"
     if plan.memory.total <= _TIGHT * plan.usable_bytes:
-        return f"TIGHT, over {FULL:.0%}: may run out; safer with {mends}"
-    return f"DOES NOT FIT; use {mends}"
+        return f"TIGHT, over {FULL:.0%}: may run out; safer with {fixes}"
+    return f"DOES NOT FIT; use {fixes}"
 
 
 def _whole_run(plan: Plan) -> list[str]:

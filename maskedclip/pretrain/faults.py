@@ -1,6 +1,6 @@
-"""What a run does about a step that was held back: stop, or repeat it once and then leave it out.
+"""What a run does about a faulty step: stop, or repeat it once and then skip it.
 
-A step that is well when repeated tells of the machine, one that fails again of its batch.
+A step that passes when repeated points to the machine, one that fails again to its batch.
 """
 
 import json
@@ -28,7 +28,7 @@ class Faults:
         self._recent: deque[tuple[int, list[str]]] = deque(maxlen=log_every)
 
     def remember(self, step: int, keys: list[str]) -> None:
-        """Keep the ids of a step's samples until the next look at the guard."""
+        """Keep the ids of a step's samples until the next check of the guard."""
         self._recent.append((step, keys))
 
     def answer(self, fault: Fault) -> int:
@@ -39,7 +39,7 @@ class Faults:
         if self._policy == "stop":
             keys = self._write(fault, "stopped")
             raise RuntimeError(
-                f"{self._path}: {_words(fault)}, before the weights were moved; samples "
+                f"{self._path}: {_words(fault)}, before the weights were updated; samples "
                 f"{', '.join(keys[:_SHOWN])}, ... (all {len(keys)} are there). Lower optim.base_lr "
                 f"or set optim.clip_norm=1 under another --name, or leave such steps out with "
                 f"engine.on_fault=skip"
@@ -53,7 +53,7 @@ class Faults:
         return fault.step + 1
 
     def passed(self, step: int) -> None:
-        """Note that all steps up to `step` are well, those that were repeated among them."""
+        """Note that all steps up to `step` are finite, those that were repeated among them."""
         for before in sorted(s for s in self._repeated if s <= step):
             self._write(Fault(before, [], {}), "well when repeated: not its samples")
             self._repeated.remove(before)

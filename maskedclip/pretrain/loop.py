@@ -64,7 +64,7 @@ def train(
     device: torch.device,
     lease: RunLease,
 ) -> None:
-    """Take the steps from `done` to the last, those again that the guard held back."""
+    """Take the steps from `done` to the last, those again that the guard skipped."""
     run, engine = config.directory, config.engine
     epoch_steps, total = length(config, *sources)
     warmup = config.optim.warmup_epochs / config.optim.epochs * total
@@ -121,7 +121,7 @@ def due(step: int, every: int, total: int) -> bool:
 
 
 def _learnt_from(part: Any) -> Any:
-    """Return what of a part of the configuration decides what is learnt: not places, nor speed."""
+    """Return a section of the configuration without paths and speed: what decides the weights."""
     if isinstance(part, OptimConfig):
         return replace(part, accumulate=1)
     if not isinstance(part, DataConfig):
@@ -141,7 +141,7 @@ def _learnt_from(part: Any) -> Any:
 def claim(config: Config) -> None:
     """Write config.json and provenance.json; ValueError where the directory is another run's."""
     path = config.directory / "config.json"
-    if path.exists():  # looked at by every rank, so that all of them stop
+    if path.exists():  # read by every rank, so that all of them stop
         before = load(path, Config)
         for part in ("seed", "init_from", "method", "data", "model", "loss", "dino", "optim"):
             if _learnt_from(getattr(before, part)) != _learnt_from(getattr(config, part)):

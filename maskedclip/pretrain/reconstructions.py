@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from maskedclip.data.transforms import denormalise
-from maskedclip.models.patches import seen_and_drawn
+from maskedclip.models.patches import masked_and_filled
 
 
 @torch.no_grad()
@@ -19,6 +19,6 @@ def picture(
     chosen = [*range(ends), *range(-ends, 0)]
     image_BCHW = image_BCHW[chosen].cpu()
     pixel_BMP, hidden_BM = pixel_BMP[chosen].float().cpu(), hidden_BM[chosen].cpu()
-    seen, drawn = seen_and_drawn(image_BCHW, pixel_BMP, hidden_BM, patch_size, normalised)
-    strip_BCHW = torch.cat([denormalise(x) for x in (seen, drawn, image_BCHW)], dim=3)
+    masked, filled = masked_and_filled(image_BCHW, pixel_BMP, hidden_BM, patch_size, normalised)
+    strip_BCHW = torch.cat([denormalise(x) for x in (masked, filled, image_BCHW)], dim=3)
     return torch.cat(list(strip_BCHW), dim=1)

@@ -22,8 +22,8 @@ from maskedclip.pretrain.loop import pretrain
 from maskedclip.pretrain.methods import method_of
 from maskedclip.pretrain.methods.dinov2 import (
     DinoV2Method,
+    lr_scale,
     objective,
-    pace,
     step_flops,
     train_step,
 )
@@ -160,11 +160,11 @@ def test_every_weight_of_dinov2_learns_and_the_operations_are_those_that_torch_c
 
 def test_rates_follow_the_layers_and_the_step(small):
     config = shrunk(small, **{"optim.epochs": 20, "optim.warmup_epochs": 2})
-    assert pace("cls_head.prototypes", config) == pace("encoder.norm.weight", config) == 1
-    assert pace("encoder.blocks.3.mlp.fc1.weight", config) == pytest.approx(0.9)
-    assert pace("encoder.cls_token", config) == pace("mask_token", config)
-    assert pace("mask_token", config) == pytest.approx(0.9**5)
-    assert pace("encoder.patch_embed.proj.weight", config) == pytest.approx(0.2 * 0.9**5)
+    assert lr_scale("cls_head.prototypes", config) == lr_scale("encoder.norm.weight", config) == 1
+    assert lr_scale("encoder.blocks.3.mlp.fc1.weight", config) == pytest.approx(0.9)
+    assert lr_scale("encoder.cls_token", config) == lr_scale("mask_token", config)
+    assert lr_scale("mask_token", config) == pytest.approx(0.9**5)
+    assert lr_scale("encoder.patch_embed.proj.weight", config) == pytest.approx(0.2 * 0.9**5)
     with process_group() as device:
         networks = DinoV2Method(config, device).networks
         guard = StepGuard(networks.optimizer, device, spike=0.0)

@@ -45,7 +45,7 @@ def objective(
 ) -> tuple[dict[str, Tensor], tuple[Tensor, Tensor]]:
     """Return the losses of one batch by name, and what the teacher's centres move to.
 
-    temperature is the teacher's. `cls_std` tells of a collapse: the deviation of unit [CLS] rows,
+    temperature is the teacher's. `cls_std` shows a collapse: the deviation of unit [CLS] rows,
     in units of what rows in all directions have, is 0 where all images are alike.
     """
     dino, (model, teacher, _) = config.dino, networks
@@ -55,8 +55,8 @@ def objective(
     target_GBK = _target(cls_RK, teacher.cls_centre, temperature, config).unflatten(
         0, (GLOBALS, -1)
     )
-    seen = model(global_RCHW, local_RCHW, hidden_RN, crops.masked_M, _kept(crops, dino.drop_path))
-    terms = {"dino": dino_loss(seen.cls_VBK, target_GBK, dino.student_temperature)}
+    out = model(global_RCHW, local_RCHW, hidden_RN, crops.masked_M, _kept(crops, dino.drop_path))
+    terms = {"dino": dino_loss(out.cls_XBK, target_GBK, dino.student_temperature)}
     weights = {"dino": dino.cls, "ibot": dino.ibot, "koleo": dino.koleo}
     means = teacher.cls_centre, teacher.patch_centre
     if dino.targets == "centre":
@@ -65,17 +65,17 @@ def objective(
         target_MK = _target(patch_MK, teacher.patch_centre, temperature, config)
         weight_M = (1 / hidden_RN.sum(dim=1))[crops.masked_M // hidden_RN.shape[1]]
         terms["ibot"] = ibot_loss(
-            seen.patch_MK, target_MK, weight_M, len(hidden_RN), dino.student_temperature
+            out.patch_MK, target_MK, weight_M, len(hidden_RN), dino.student_temperature
         )
         if dino.targets == "centre":
             means = means[0], mean_logits(patch_MK)
     if dino.koleo:
-        terms["koleo"] = koleo_loss(seen.cls_GBD)
+        terms["koleo"] = koleo_loss(out.cls_GBD)
     loss = torch.stack([weights[name] * term for name, term in terms.items()]).sum()
-    found = {"loss": loss} | {f"loss_{name}": term for name, term in terms.items()}
-    unit_BD = torch.nn.functional.normalize(seen.cls_GBD[0].detach().float(), dim=-1)
-    found["cls_std"] = unit_BD.std(dim=0, correction=0).mean() * math.sqrt(unit_BD.shape[1])
-    return found, means
+    values = {"loss": loss} | {f"loss_{name}": term for name, term in terms.items()}
+    unit_BD = torch.nn.functional.normalize(out.cls_GBD[0].detach().float(), dim=-1)
+    values["cls_std"] = unit_BD.std(dim=0, correction=0).mean() * math.sqrt(unit_BD.shape[1])
+    return values, means
 
 
 def train_step(
@@ -131,7 +131,10 @@ class DinoV2Method:
         shard(model, model.units(), compute, **ways)
         shard(teacher, teacher.units(), compute, trains=False, **ways)
         optimizer = scaled_adamw(
-            model, lambda name: pace(name, config), betas=config.optim.betas, slow=("prototypes",)
+            model,
+            lambda name: lr_scale(name, config),
+            betas=config.optim.betas,
+            slow=("prototypes",),
         )
         self.networks = DinoNetworks(model, teacher, optimizer)
         self.model, self.teacher, self.optimizer = self.networks
@@ -200,8 +203,8 @@ class DinoV2Method:
         return {name: value for name, value in weights.items() if name.startswith("encoder.")}
 
 
-def pace(name: str, config: Config) -> float:
-    """Return the share of the learning rate that a parameter of the student moves at."""
+def lr_scale(name: str, config: Config) -> float:
+    """Return the factor on the learning rate of a parameter of the student."""
     depth = SIZES[config.model.size].depth
     if name.startswith("encoder.blocks."):
         layer = int(name.split(".")[2]) + 1
@@ -234,7 +237,7 @@ def step_flops(model: Student, images: int, config: Config) -> float:
 @torch.no_grad()
 def prepared(crops: Crops) -> tuple[Tensor, Tensor]:
     """Return large and small crops, coloured and normalised, number by number."""
-    found, first = [], 0
+    prepared_crops, first = [], 0
     for image_BVHWC in (crops.global_BGHWC, crops.local_BSHWC):
         images, number = image_BVHWC.shape[:2]
         stop = first + number
@@ -243,15 +246,15 @@ def prepared(crops: Crops) -> tuple[Tensor, Tensor]:
         flip_R = crops.flip_BV[:, first:stop].T.flatten()
         kind_R = torch.arange(first, stop, device=look_RF.device).clamp(max=GLOBALS)
         kind_R = kind_R.repeat_interleave(images)
-        seen_RCHW = look(
+        coloured_RCHW = look(
             image_RCHW.float() / 255,
             look_RF,
             blur_B=look_RF.new_tensor(_BLUR)[kind_R],
             solarise_B=look_RF.new_tensor(_SOLARISE)[kind_R],
         )
-        found.append(normalise(255 * seen_RCHW, flip_R))
+        prepared_crops.append(normalise(255 * coloured_RCHW, flip_R))
         first = stop
-    return found[0], found[1]
+    return prepared_crops[0], prepared_crops[1]
 
 
 def _target(logit_BK: Tensor, centre_K: Tensor, temperature: float, config: Config) -> Tensor:
@@ -261,14 +264,14 @@ def _target(logit_BK: Tensor, centre_K: Tensor, temperature: float, config: Conf
 
 
 def _kept(crops: Crops, rate: float) -> Tensor | None:
-    """Return kept_KR: 0 where a crop leaves a branch of a block out, which others make up for."""
+    """Return kept_JR: 0 where a crop leaves a branch of a block out, which others make up for."""
     if not rate:
         return None
     return (crops.drop_BVK >= rate).permute(2, 1, 0).flatten(1).float() / (1 - rate)
 
 
 def _clipped(model: Student, largest: float | None) -> Tensor:
-    """Return the gradients' norm before those of the encoder and of each head are clipped alone."""
+    """Clip the gradients of the encoder and of each head separately; return the norm before."""
     own = [model.mask_token, *model.encoder.parameters()]
     norms = []
     for part in (own, *(list(head.parameters()) for head in model.heads())):
