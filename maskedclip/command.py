@@ -241,13 +241,14 @@ class CommandLine:
     def _check_known(self, name: str, token: str) -> None:
         if name in self.kinds:
             return
+        typed = token.partition("=")[0]
         without = re.sub(r"^no_?", "", name)
         if self.kinds.get(without) is bool:
-            raise ValueError(f"unknown flag {token}; did you mean --{without}=false?")
+            raise ValueError(f"unknown flag {typed}; did you mean --{without}=false?")
         if not self.kinds:
-            raise ValueError(f"unknown flag --{name}; this command takes none but --help")
+            raise ValueError(f"unknown flag {typed}; this command takes none but --help")
         near = did_you_mean(name, self.kinds).replace("did you mean ", "did you mean --")
-        raise ValueError(f"unknown flag --{name}; {near}")
+        raise ValueError(f"unknown flag {typed}; {near}")
 
     def _values_after(self, name: str, rest: list[str]) -> list[str]:
         """Take the values of a flag that has no = from the arguments behind it."""
@@ -304,7 +305,7 @@ class CommandLine:
                 values[word.field] = tuple(taken) if word.most > 1 else taken[0]
         if rest:
             last = self.words[-1] if self.words else None
-            enough = "is no flag"
+            enough = "this command takes no words"
             if last:
                 enough = (
                     f"one {last.noun} is enough" if last.most == 1 else f"{last.most} are enough"

@@ -1,17 +1,306 @@
-"""The command lines, run as a user runs them: mistakes end in one line, exit code 2, no trace."""
+"""The command lines: what they say is read as a stranger types it, and mistakes end in one line."""
 
 import os
+import resource
 import subprocess
 import sys
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal, NamedTuple
 
 import pytest
 
-from maskedclip.command import read_config
-from maskedclip.config import LaunchConfig
+from maskedclip.command import COMMON, CommandLine, Options, Word, read_config
+from maskedclip.compare import COMPARE
+from maskedclip.config import LaunchConfig, Lines, field_kinds
+from maskedclip.doctor.examine import DoctorConfig
+from maskedclip.explain.command import read_explain
+from maskedclip.finetune.command import read_evaluate, read_finetune
+from maskedclip.grid.ablation_command import read_ablation
+from maskedclip.grid.study_command import read_study
+from maskedclip.plan.cost import PlanConfig
+from maskedclip.report.command import read_report
+from maskedclip.shards.check_command import CHECK_SHARDS
+from maskedclip.shards.make_command import MAKE_SHARDS
+from maskedclip.shards.splits_command import SPLITS
+from maskedclip.slurm import SLURM
+from maskedclip.weights.convert import CONVERT
+from maskedclip.weights.export import EXPORT
+from maskedclip.weights.prefetch import PrefetchConfig
 
 ROOT = Path(__file__).parents[1]
 LAUNCHER = str(ROOT / "launchers" / "submit_pretrain.py")
+HEAVY = ("torch", "numpy", "cv2", "PIL", "sklearn", "matplotlib", "submitit", "huggingface_hub")
+
+
+class Case(NamedTuple):
+    """A command: how it is run and read, one of its flags, and what a missing word costs."""
+
+    program: str
+    read: Callable[[list[str]], Any]
+    flag: str  # name=value, of a flag that is no list
+    words: str = ""  # that it needs
+    missing: str = ""  # what is said without them; empty: they may be left out
+
+
+def recipe(options: Any) -> Callable[[list[str]], Any]:
+    return lambda words: read_config("", options, "maskedclip_vitl", words)
+
+
+def line(command: CommandLine) -> Callable[[list[str]], Any]:
+    return lambda words: command.read("", words)
+
+
+CASES = [
+    Case("launchers/submit_pretrain.py", recipe(LaunchConfig()), "memory_gb=9", "demo"),
+    Case("launchers/submit_finetune.py", lambda w: read_study("", w), "warmup_epochs=1", "random",
+         "no weights given"),
+    Case("launchers/submit_ablation.py", lambda w: read_ablation("", w), "finetune_hours=2"),
+    Case("tools/make_shards.py", line(MAKE_SHARDS), "samples_per_shard=9", "phantom"),
+    Case("tools/check_shards.py", line(CHECK_SHARDS), "workers=2", "a b", "no directory is named"),
+    Case("tools/make_splits.py", line(SPLITS), "test_share=0.2", "a", "no directory given"),
+    Case("tools/export_weights.py", line(EXPORT), "to=hf", "run", "no run given"),
+    Case("tools/convert_weights.py", line(CONVERT), "out=b", "a.pth", "no file given"),
+    Case("tools/prefetch.py", recipe(PrefetchConfig()), "cache=a", "demo"),
+    Case("tools/plan.py", recipe(PlanConfig()), "caption_tokens=9", "demo"),
+    Case("tools/doctor.py", recipe(DoctorConfig()), "nodes=1", "demo"),
+    Case("-m maskedclip.pretrain", recipe(None), "optim.base_lr=1", "demo"),
+    Case("-m maskedclip.finetune", lambda w: read_finetune("", w), "warmup_epochs=1", "random",
+         "no weights given"),
+    Case("-m maskedclip.evaluate", lambda w: read_evaluate("", w), "threads=2", "random",
+         "no weights given"),
+    Case("-m maskedclip.report", lambda w: read_report("", w), "pictures=3", "a b", "no run given"),
+    Case("-m maskedclip.explain", lambda w: read_explain("", w), "untrained=1", "random",
+         "no weights given"),
+    Case("-m maskedclip.compare", line(COMPARE), "", "a b", "0 runs given"),
+    Case("-m maskedclip.slurm", line(SLURM), "watch=3", "status a", "no command given"),
+]  # fmt: skip
+WITH_FLAGS = [case for case in CASES if case.flag]
+
+
+def name_of(case: Case) -> str:
+    return case.program.removeprefix("-m ")
+
+
+def said(case: Case, capsys: pytest.CaptureFixture[str], *words: str) -> str:
+    """Return the line that a mistake ends in."""
+    with pytest.raises(SystemExit) as ended:
+        case.read(list(words))
+    output = capsys.readouterr()
+    assert ended.value.code == 2
+    assert (output.err.count("\n"), output.out) == (1, "")
+    return output.err
+
+
+@pytest.mark.parametrize(
+    "program", [*map(name_of, CASES), "tools/bench.py", "tools/make_vocabulary.py"]
+)
+def test_help_answers_in_half_a_second_and_waits_for_no_heavy_library(program, tmp_path):
+    for name in HEAVY:
+        (tmp_path / f"{name}.py").write_text(f"raise SystemExit('{name} was imported')")
+    environment = os.environ | {"PYTHONPATH": f"{tmp_path}:{ROOT}"}
+    words = [program] if program.endswith(".py") else ["-m", program]
+    seconds = []
+    for _ in range(3):
+        before = sum(resource.getrusage(resource.RUSAGE_CHILDREN)[:2])
+        done = subprocess.run(
+            [sys.executable, *words, "--help"], cwd=ROOT, env=environment, capture_output=True,
+            text=True, check=False,
+        )  # fmt: skip
+        assert (done.returncode, done.stderr) == (0, "")
+        assert len(done.stdout.splitlines()) > 4
+        # of the processors: this test's neighbours take the clock's
+        seconds.append(sum(resource.getrusage(resource.RUSAGE_CHILDREN)[:2]) - before)
+        if seconds[-1] <= 0.5:
+            break
+    assert min(seconds) <= 0.5
+
+
+@pytest.mark.parametrize("case", WITH_FLAGS, ids=name_of)
+def test_an_unknown_flag_is_answered_with_the_nearest(case, capsys):
+    name = case.flag.partition("=")[0]
+    answer = said(case, capsys, *case.words.split(), f"--{name[:-1]}{name[-1] * 2}=1")
+    assert f"did you mean --{name}?" in answer
+
+
+@pytest.mark.parametrize("case", WITH_FLAGS, ids=name_of)
+def test_a_flag_that_is_given_twice_is_refused(case, capsys):
+    name, _, value = case.flag.partition("=")
+    answer = said(case, capsys, *case.words.split(), f"--{name}={value}", f"--{name}", value)
+    assert f"--{name} is given twice: {value} and {value}" in answer
+
+
+@pytest.mark.parametrize("case", WITH_FLAGS, ids=name_of)
+def test_a_flag_without_its_value_is_refused(case, capsys):
+    name = case.flag.partition("=")[0]
+    for after in ([], ["--other"]):
+        assert f"--{name} needs a value" in said(case, capsys, f"--{name}", *after)
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if case.missing], ids=name_of)
+def test_a_word_that_is_missing_is_named(case, capsys):
+    assert case.missing in said(case, capsys)
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if case.words], ids=name_of)
+def test_a_word_too_many_is_refused(case, capsys):
+    if case.words == "a b" and case.read is not CASES[-2].read:
+        pytest.skip("any number of words")
+    assert "enough" in said(case, capsys, *case.words.split(), "more")
+
+
+@pytest.mark.parametrize("case", CASES, ids=name_of)
+def test_help_all_shows_no_less_than_help(case, capsys):
+    shown = []
+    for words in (["--help"], ["--help", "all"], ["--help=all"]):
+        with pytest.raises(SystemExit) as ended:
+            case.read(words)
+        assert ended.value.code == 0
+        shown.append({line for line in capsys.readouterr().out.splitlines() if "  --" in line})
+    assert shown[0] <= shown[1] == shown[2]
+    assert len(shown[0]) < 60
+
+
+def test_the_fields_that_help_shows_are_there():
+    for kind, names in COMMON.items():
+        assert set(names) <= field_kinds(kind).keys()
+
+
+@dataclass(frozen=True)
+class Inner:
+    """Fields of a section."""
+
+    learning_rate: float = 1.0
+    steps: tuple[int, ...] = ()  # counts
+
+
+@dataclass(frozen=True)
+class Toy:
+    """One field of each kind."""
+
+    run: str = ""
+    text: str = ""  # said as it is
+    number: float = 0.0
+    mode: Literal["fast", "slow"] = "fast"
+    dry_run: bool = False
+    check: bool = True
+    pair: tuple[float, float] = (0.0, 1.0)
+    names: tuple[str, ...] = ()
+    lines: Lines = ()
+    folder: Path | None = None
+    against: tuple[Path, ...] = ()
+    inner: Inner = Inner()
+
+
+TOY = CommandLine(
+    Options(Toy()), words=[Word("RUN", field="run", least=0)], greedy=["against"]
+)  # fmt: skip
+
+
+def toy(*words: str) -> Toy:
+    config: Toy = TOY.parse(words).config()
+    return config
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ([], Toy()),
+        (["a"], Toy(run="a")),
+        (["--run=a"], Toy(run="a")),
+        (["--number", "-1.5"], Toy(number=-1.5)),
+        (["--number=-1e-4"], Toy(number=-1e-4)),
+        (["--text="], Toy()),
+        (["--text", ""], Toy()),
+        (["--text=a=b, c"], Toy(text="a=b, c")),
+        (["--text=--help"], Toy(text="--help")),
+        (["--text=None"], Toy(text="None")),
+        (["--dry_run"], Toy(dry_run=True)),
+        (["--dry-run", "a"], Toy(dry_run=True, run="a")),
+        (["--dry_run", "false", "a"], Toy(run="a")),
+        (["--check=false"], Toy(check=False)),
+        (["--dry_run", "--", "a"], Toy(dry_run=True, run="a")),
+        (["--pair=1,2"], Toy(pair=(1.0, 2.0))),
+        (["--names=a,b"], Toy(names=("a", "b"))),
+        (["--names=a,b", "x", "--names", "c"], Toy(names=("a", "b", "c"), run="x")),
+        (["--names="], Toy()),
+        (["--lines=export A=0,1"], Toy(lines=("export A=0,1",))),
+        (["--lines=--exclude=n1,n2", "--lines", "b"], Toy(lines=("--exclude=n1,n2", "b"))),
+        (["--lines="], Toy()),
+        (["--folder", "a,b"], Toy(folder=Path("a,b"))),
+        (["x", "--against", "a", "b", "--dry_run"],
+         Toy(run="x", against=(Path("a"), Path("b")), dry_run=True)),
+        (["--against=a,b", "--against=c"], Toy(against=(Path("a"), Path("b"), Path("c")))),
+        (["--inner.learning-rate=2"], Toy(inner=Inner(learning_rate=2.0))),
+        (["--inner.steps=1", "--inner.steps=2"], Toy(inner=Inner(steps=(1, 2)))),
+    ],
+)  # fmt: skip
+def test_a_line_is_read_as_a_stranger_types_it(words, expected):
+    assert toy(*words) == expected
+
+
+@pytest.mark.parametrize(
+    ("words", "answer"),
+    [
+        (["--txet=a"], "unknown flag --txet; did you mean --text?"),
+        (["--learning_rate=1"], "did you mean --inner.learning_rate?"),
+        (["--zzz"], "unknown flag --zzz; see --help"),
+        (["--no_check"], "did you mean --check=false?"),
+        (["-n", "3"], "unknown flag -n"),
+        (["--mode=fas"], "--mode: 'fas' is not one of fast, slow; did you mean fast?"),
+        (["--number="], "--number: '' is not a number"),
+        (["--number=big"], "--number: 'big' is not a number"),
+        (["--dry_run=maybe"], "--dry_run maybe: it takes no value; write --dry_run alone"),
+        (["--pair=1", "--pair=2"], "--pair is given twice: 1 and 2; give it once"),
+        (["--pair=1"], "--pair: '1' is not a list"),
+        (["--text"], "--text needs a value; write --text=VALUE"),
+        (["--lines", "--exclude=n1"], "write --lines=--exclude=n1 if --exclude=n1 is its value"),
+        (["--folder="], "--folder needs a value"),
+        (["a", "b"], "'b': one run is enough"),
+        (["a", "--run=b"], "'a' and --run: give one of them"),
+        (["-"], "'-': a word cannot begin with a hyphen"),
+        (["--", "--dry_run"], "'--dry_run': a word cannot begin with a hyphen"),
+        (["\N{EN DASH}text=a"], "begins with a dash; write flags with two hyphens"),
+    ],
+)
+def test_a_line_that_cannot_be_understood_is_refused(words, answer):
+    with pytest.raises(ValueError, match=r"\S") as error:
+        toy(*words)
+    assert answer in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_help_says_how_each_list_is_written(capsys):
+    with pytest.raises(SystemExit):
+        TOY.read("Toys.", ["a", "--txet", "--help"])
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "Toys." in shown
+    assert "--text= said as it is" in shown
+    assert "--dry_run --check=True" in shown
+    assert "--names= (list: a,b or repeat the flag)" in shown
+    assert "--lines= (repeat the flag for more; commas belong to the value)" in shown
+    assert "--inner.steps= counts (list: a,b or repeat the flag)" in shown
+
+
+def test_help_of_a_recipe_shows_its_values(capsys):
+    for words, value in (([], "=large"), (["demo"], "=micro")):
+        with pytest.raises(SystemExit):
+            read_config("", None, "maskedclip_vitl", [*words, "--help"])
+        assert f"--model.size{value}" in capsys.readouterr().out
+
+
+def test_a_launcher_runs_the_code_of_its_own_checkout(tmp_path):
+    other = tmp_path / "maskedclip"
+    other.mkdir()
+    (other / "__init__.py").write_text("raise SystemExit('the code of another checkout')")
+    environment = os.environ | {"PYTHONPATH": str(tmp_path)}
+    for program in (LAUNCHER, str(ROOT / "tools" / "plan.py")):
+        done = subprocess.run(
+            [sys.executable, program, "--help"], cwd=tmp_path, env=environment,
+            capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert (done.returncode, done.stderr) == (0, "")
 
 
 def run(*words: str, folder: Path) -> subprocess.CompletedProcess:

@@ -35,11 +35,14 @@ import json
 import statistics
 import sys
 import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Literal
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from maskedclip.command import one_line_errors, read_flags, stop
+from maskedclip.command import CommandLine, Options, Word, one_line_errors
 
 PROMISED = 30  # phantoms a second and core
 
@@ -68,7 +71,7 @@ def phantom() -> dict[str, float]:
 
 
 # name: (module, flags); the modules load torch and more, --help does not
-BENCHES = {
+BENCHES: Mapping[str, tuple[str, Sequence[str]]] = {
     "phantom": (__name__, ()),
     "shards": ("benches.shards", ("images", "rounds", "root")),
     "loader": ("benches.loader", ("size", "rounds", "root", "fidelity")),
@@ -80,18 +83,48 @@ BENCHES = {
 }
 
 
-if __name__ == "__main__":
-    words, flags = read_flags()
-    if flags.keys() & {"help", "h"} or not words:
-        sys.stdout.write(__doc__)
-        raise SystemExit(0)
-    module, options = BENCHES.get(words[0], ("", ()))
-    if not module or len(words) > 1 or flags.keys() - {"json", *options}:
-        stop(f"{' '.join(sys.argv[1:])}: use one of {', '.join(BENCHES)}, and the flags of --help")
+@dataclass(frozen=True, kw_only=True)
+class BenchConfig:
+    """What is measured; None is the benchmark's own value."""
+
+    size: str | None = None  # pixels of the images, or size of the encoder
+    images: int | None = None
+    rounds: int | None = None
+    millions: int | None = None  # parameters
+    paired: int | None = None  # images a step
+    unpaired: int | None = None  # images a step
+    threads: int | None = None
+    fidelity: Literal["fast", "fine", "exact"] | None = None  # of a crop
+    root: str | None = None  # directory of photographs or shards to measure with
+    json: bool = False  # the JSON object alone
+
+    def __post_init__(self) -> None:
+        for name, value in asdict(self).items():
+            if isinstance(value, int) and not isinstance(value, bool) and value < 1:
+                raise ValueError(f"--{name}={value}: is at least 1")
+
+
+BENCH = CommandLine(Options(BenchConfig()), words=[Word("BENCHMARK", choices=BENCHES)])
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run one benchmark and print its numbers."""
+    given = BENCH.read(__doc__, arguments)
     with one_line_errors():
-        bench = getattr(importlib.import_module(module), words[0])
-        found = bench(**{name: value for name, value in flags.items() if name != "json"})
-    if "json" not in flags:
-        for name, value in found.items():
+        (name,) = given.words
+        module, flags = BENCHES[name]
+        config = asdict(given.config())
+        as_json = config.pop("json")
+        asked = {flag: value for flag, value in config.items() if value is not None}
+        for flag in asked.keys() - set(flags):
+            takes = ", ".join(f"--{own}" for own in flags) or "none but --json"
+            raise ValueError(f"--{flag}: {name} does not take it; it takes {takes}")
+        numbers = getattr(importlib.import_module(module), name)(**asked)
+    if not as_json:
+        for name, value in numbers.items():
             print(f"{name:24} {value if isinstance(value, str) else f'{value:.3g}'}")
-    print(json.dumps(found))
+    print(json.dumps(numbers))
+
+
+if __name__ == "__main__":
+    main()

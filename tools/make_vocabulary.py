@@ -9,10 +9,14 @@ text tower trained before then no longer fit, so run it only on purpose.
 
 import re
 import string
+import sys
+from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from maskedclip.command import CommandLine
 from maskedclip.data.captions import TEMPLATE
 from maskedclip.data.expert_dictionary import EXPERT, KEYWORDS
-from maskedclip.models.text import VOCABULARY
 
 
 def vocabulary() -> list[str]:
@@ -27,4 +31,7 @@ def vocabulary() -> list[str]:
 
 
 if __name__ == "__main__":
+    CommandLine().read(__doc__)
+    from maskedclip.models.text import VOCABULARY  # loads torch
+
     VOCABULARY.write_text("\n".join(vocabulary()) + "\n")

@@ -10,7 +10,7 @@ LIMIT = 60.0  # seconds, promised for a protocol on 500 images at ViT-S
 _SIDE = 512  # pixels of the shards, as make_shards writes them
 
 
-def frozen(images: str = "500", size: str = "small", threads: str = "2") -> dict[str, float]:
+def frozen(images: int = 500, size: str = "small", threads: int = 2) -> dict[str, float]:
     """Return the seconds of the features and of each protocol on `images` phantoms.
 
     The weights are random, with bridge and text tower, and every protocol is run by `evaluate`:
@@ -24,16 +24,16 @@ def frozen(images: str = "500", size: str = "small", threads: str = "2") -> dict
     from maskedclip.evaluate.protocols import evaluate
 
     logging.getLogger("maskedclip").setLevel(logging.ERROR)
-    torch.set_num_threads(int(threads))
+    torch.set_num_threads(threads)
     found: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        shards, run = draw(folder / "phantoms", int(images)), random_run(folder / "run", size)
+        shards, run = draw(folder / "phantoms", images), random_run(folder / "run", size)
         datasets = [(shards, "disease")]
 
         def clock(key: str, protocol: str, out: str) -> None:
             start, used = time.perf_counter(), time.process_time()
-            evaluate(run, datasets, (protocol,), folder / out, threads=int(threads),
+            evaluate(run, datasets, (protocol,), folder / out, threads=threads,
                      cache=folder / "features")  # fmt: skip
             found[f"{key}_s"] = time.perf_counter() - start
             found[f"{key}_cpu_s"] = time.process_time() - used

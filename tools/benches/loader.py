@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 import torch
 import webdataset
-from benches.pictures import pictures
+from benches.photographs import photographs
 from torch.utils.data import DataLoader
 from torchvision import transforms
 
@@ -38,7 +38,7 @@ _DIFFERENT = 64  # JPEGs, each in the shards many times
 
 
 def loader(
-    size: str = "512", rounds: str = "15", root: str = "", fidelity: str = "fine"
+    size: str = "512", rounds: int = 15, root: str = "", fidelity: str = "fine"
 ) -> dict[str, float | str]:
     """Return the speed of our stream, of the reference and of decoding alone, in turn.
 
@@ -55,7 +55,7 @@ def loader(
         best = best_workers(directory, batch)
         our, their = our_batches(dataset, batch, cores, fidelity), reference(directory, batch, best)
         ours, theirs, ceiling = [], [], []
-        for _ in range(int(rounds)):
+        for _ in range(rounds):
             ours.append(rate(our, batch, stored=PREFETCH + 1))
             theirs.append(rate(their, batch, stored=3 * best))
             ceiling.append(decoded(jpegs, cores, fidelity))
@@ -90,7 +90,7 @@ def shards_of(size: str, root: str) -> Iterator[Path]:
 def write(directory: Path, size: int) -> Path:
     """Write shards of phantoms with noise: squares of `size`, or ORIGINAL ones where it is 2048."""
     jpegs = []
-    for picture in pictures(_DIFFERENT // 8):
+    for picture in photographs(_DIFFERENT // 8):
         image_HWC = np.asarray(picture)
         if size < picture.width:
             image_HWC = square_field(image_HWC, find_field(image_HWC), size)

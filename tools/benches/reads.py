@@ -9,11 +9,11 @@ from pathlib import Path
 from benches.loader import shards_of
 
 
-def reads(size: str = "512", rounds: str = "5", root: str = "") -> dict[str, float]:
+def reads(size: str = "512", rounds: int = 5, root: str = "") -> dict[str, float]:
     """Return `raw_reads` of a tar, or of the first one of a directory of shards."""
     with shards_of(size, root) as place:
         tar = place if place.suffix == ".tar" else min(place.glob("*.tar"))
-        found = raw_reads(tar, int(rounds))
+        found = raw_reads(tar, rounds)
     return found | {"ratio": found["ours_ratio"]}
 
 

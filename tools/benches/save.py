@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 
-def save(millions: str = "50", rounds: str = "5") -> dict[str, float]:
+def save(millions: int = 50, rounds: int = 5) -> dict[str, float]:
     """Return the median seconds for which a save keeps the loop waiting, and their ratio.
 
     The state is `millions` of fp32 parameters and their two AdamW moments. The ways take turns:
@@ -31,7 +31,7 @@ def save(millions: str = "50", rounds: str = "5") -> dict[str, float]:
         seconds.setdefault(name, []).append(time.perf_counter() - start)
 
     with process_group() as device, tempfile.TemporaryDirectory() as name:
-        networks = trained(int(millions), device)
+        networks = trained(millions, device)
         folder = Path(name)
 
         def plain(step: int) -> None:
@@ -43,14 +43,14 @@ def save(millions: str = "50", rounds: str = "5") -> dict[str, float]:
             Checkpoints(folder / "aside", 1, asynchronous=True) as aside,
             Checkpoints(folder / "at_once", 1, asynchronous=False) as at_once,
         ):
-            for step in range(int(rounds) + 1):
+            for step in range(rounds + 1):
                 clock("aside", partial(aside.save, step, *networks))
                 clock("aside_rest", aside.wait)
                 clock("at_once", partial(at_once.save, step, *networks))
                 clock("plain", partial(plain, step))
             aside.finish()
             at_once.finish()
-    turns = range(1, int(rounds) + 1)
+    turns = range(1, rounds + 1)
     there = [seconds["aside"][i] + seconds["aside_rest"][i] for i in turns]
     found = {
         f"{way}_s": statistics.median(seconds[way][1:]) for way in ("aside", "at_once", "plain")
@@ -58,7 +58,7 @@ def save(millions: str = "50", rounds: str = "5") -> dict[str, float]:
     return found | {
         "aside_first_s": seconds["aside"][0],
         "aside_until_there_s": statistics.median(there),
-        "state_gb": int(millions) * 12e-3,
+        "state_gb": millions * 12e-3,
         "ratio": statistics.median(seconds["plain"][i] / seconds["aside"][i] for i in turns),
     }
 

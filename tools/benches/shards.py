@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 
 import cv2
-from benches.pictures import pictures
+from benches.photographs import photographs
 from PIL import Image
 
 from maskedclip.data.photographs.decoding import decode
@@ -26,15 +26,15 @@ from maskedclip.shards.request import Request
 SIZE = 512  # pixels, of the shards
 
 
-def shards(images: str = "1000", rounds: str = "5", root: str = "") -> dict[str, float]:
+def shards(images: int = 1000, rounds: int = 5, root: str = "") -> dict[str, float]:
     """Return the speed of make_shards and of Pillow, their ratio, and where our time goes."""
     cores = len(os.sched_getaffinity(0))
     with tempfile.TemporaryDirectory() as place:
         originals = Path(place) / "originals"
         originals.mkdir()
-        paths = list(_originals(originals, int(images), root))
+        paths = list(_originals(originals, images, root))
         ours, pillow = [], []
-        for turn in range(int(rounds)):
+        for turn in range(rounds):
             out = Path(place) / f"shards{turn}"
             start = time.perf_counter()
             build(Request(dataset="folder", root=originals, name="bench", out=out), progress=False)
@@ -63,7 +63,7 @@ def shards(images: str = "1000", rounds: str = "5", root: str = "") -> dict[str,
 def _originals(place: Path, count: int, root: str) -> Iterable[Path]:
     """Write JPEGs of 20 pictures in three qualities, and links to them up to `count`."""
     different: list[Path] = []
-    for image in pictures(20, root):
+    for image in photographs(20, root):
         for quality in (89, 90, 91)[: count - len(different)]:  # some 340 kB, as of a camera
             different.append(place / f"{len(different):05d}.jpg")
             image.save(different[-1], quality=quality)

@@ -21,7 +21,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from maskedclip.command import one_line_errors, read_flags, stop
+from maskedclip.command import CommandLine, one_line_errors
 from maskedclip.data.order import number, ordered
 
 SAMPLES, SHARDS, BATCH, EPOCHS = 100_000, 100, 256, 5
@@ -67,9 +67,7 @@ def measured(order: Callable[[int], np.ndarray]) -> dict[str, float]:
 
 def main() -> None:
     """Print the table."""
-    words, flags = read_flags()
-    if words or flags:
-        stop("measure_shuffling takes no words and no flags")
+    CommandLine().read(__doc__)
     orders = {f"data.window={window}": windowed(window) for window in (0, 10_000, 1000)}
     every = {"uniform permutation": uniform, **orders, "buffer of 5,000": buffered}
     print("| order | same shard | same label | longest run | label spread |\n|---|---|---|---|---|")

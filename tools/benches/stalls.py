@@ -15,7 +15,7 @@ from maskedclip.data.storage.shards import Shards
 SHARE, SECONDS = 0.01, 0.2  # of the reads that hang, and how long
 
 
-def stalls(size: str = "512", rounds: str = "15", root: str = "") -> dict[str, float]:
+def stalls(size: str = "512", rounds: int = 15, root: str = "") -> dict[str, float]:
     """Return the speed with and without stalls, in turn, and what is lost by them."""
     torch.set_num_threads(1)
     cores, batch = len(os.sched_getaffinity(0)), 32 if int(size) > 1024 else 64
@@ -35,7 +35,7 @@ def stalls(size: str = "512", rounds: str = "15", root: str = "") -> dict[str, f
         reads.clear()
         streams = [our_batches(shards, batch, cores, "fine") for shards in (plain, hanging)]
         without, with_stalls = [], []
-        for _ in range(int(rounds)):
+        for _ in range(rounds):
             # what the readers had ahead is used up before: they had time to get over all stalls
             for speeds, batches in zip((without, with_stalls), streams, strict=True):
                 speeds.append(rate(batches, batch, stored=PREFETCH + READERS * 64 // batch + 1))

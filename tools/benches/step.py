@@ -39,14 +39,14 @@ PRODUCT = 2048  # rows and columns of the square products
 
 
 def step(
-    size: str = "large", paired: str = "4", unpaired: str = "4", rounds: str = "3"
+    size: str = "large", paired: int = 4, unpaired: int = 4, rounds: int = 3
 ) -> dict[str, float]:
     """Return images a second, share of the matrix rate and peak memory of both, in turn."""
     ours, theirs = [], []
-    for _ in range(int(rounds)):
+    for _ in range(rounds):
         ours.append(measured("ours", size, paired, unpaired))
         theirs.append(measured("plain", size, paired, unpaired))
-    images = int(paired) + int(unpaired)
+    images = paired + unpaired
     our_s, their_s = ([found["seconds"] for found in side] for side in (ours, theirs))
     shares = [found["flops"] / found["seconds"] / found["matrix_rate"] for found in ours]
     our_gib, their_gib = (max(found["peak_gib"] for found in side) for side in (ours, theirs))
@@ -67,11 +67,11 @@ def step(
     }
 
 
-def measured(side: str, size: str, paired: str, unpaired: str) -> dict[str, float]:
+def measured(side: str, size: str, paired: int, unpaired: int) -> dict[str, float]:
     """Return what a process that trains on one side has found."""
     threads = str(len(os.sched_getaffinity(0)))
     done = subprocess.run(
-        [sys.executable, __file__, side, size, paired, unpaired],
+        [sys.executable, __file__, side, size, str(paired), str(unpaired)],
         # as the local launcher sets it: waiting threads do not hinder what else runs here
         env=os.environ | {"OMP_NUM_THREADS": threads, "OMP_WAIT_POLICY": "passive"},
         stdout=subprocess.PIPE,

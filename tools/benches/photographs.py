@@ -13,7 +13,7 @@ ORIGINAL = (2048, 1536)  # pixels, as many cameras write
 _NOISE = 3.5  # levels: a JPEG of quality 92 then has the bytes of a camera's
 
 
-def pictures(count: int, root: str = "") -> Iterator[Image.Image]:
+def photographs(count: int, root: str = "") -> Iterator[Image.Image]:
     """Yield pictures of ORIGINAL pixels: phantoms with noise, or the first photographs of root."""
     if root:
         for path in image_files(Path(root))[:count]:
