@@ -1,4 +1,4 @@
-"""Where a network looks, as maps over the photographs that it was shown.
+"""Attention, relevance and text maps over photographs: which regions a network uses.
 
 python -m maskedclip.explain RUN_OR_WEIGHTS --images a.jpg,b.jpg --prompts "hard exudates,drusens"
 python -m maskedclip.explain RUN_OR_WEIGHTS --dataset shards/idrid --count 8 --out maps

@@ -1,4 +1,4 @@
-"""The maps that a loaded network can give, of an image that it is shown."""
+"""The maps of one image that a loaded network can give."""
 
 import difflib
 import logging
@@ -25,14 +25,14 @@ class Map(NamedTuple):
     """One map of one image."""
 
     method: str
-    about: str  # class or prompt; empty where the method asks for none
+    about: str  # class or prompt; empty where the method takes none
     value_RC: np.ndarray  # rows and columns of patches
     probability: float | None = None  # of that class or prompt, among all classes or prompts
     head_HRC: np.ndarray | None = None  # of cls: the heads, whose mean is value_RC
 
 
-class Question(NamedTuple):
-    """What is asked of every image."""
+class MapRequest(NamedTuple):
+    """Which maps are made of every image."""
 
     methods: tuple[str, ...]
     prompts: tuple[str, ...]
@@ -40,13 +40,13 @@ class Question(NamedTuple):
     classes: tuple[str, ...]  # of the head
 
 
-def ask(
+def request_maps(
     model: Model, methods: Sequence[str], prompts: Sequence[str], classes: Sequence[str]
-) -> Question:
-    """Return what these weights can answer; a method that they cannot is left out, with a warning.
+) -> MapRequest:
+    """Return the maps that these weights support; an unsupported method is left out with a warning.
 
-    Raises ValueError where nothing is left, for classes that the head does not have, and for
-    prompts or classes that nothing asks for.
+    Raises ValueError where none is left, for classes that the head does not have, and for prompts
+    without a text tower.
     """
     check_methods(methods)
     if not isinstance(model.network, MaskedCLIP | VisionTransformer):
@@ -79,45 +79,45 @@ def ask(
         prompts = tuple(prompts) or PROMPTS
         class_YD = model.class_embeddings([prompts_of(name) for name in prompts])
     kept = tuple(name for name in METHODS if name in methods and able[name])
-    return Question(kept, tuple(prompts), class_YD, tuple(classes))
+    return MapRequest(kept, tuple(prompts), class_YD, tuple(classes))
 
 
-def maps_of(model: Model, image_1CHW: Tensor, question: Question) -> list[Map]:
+def maps_of(model: Model, image_1CHW: Tensor, request: MapRequest) -> list[Map]:
     """Return the maps of one normalised image, in the order of METHODS."""
     network, image_1CHW = model.network, image_1CHW.to(model.device)
     layers, heads, last = _layers(network)
-    with torch.enable_grad(), attention.watched(layers, images=1, heads=heads) as seen:
-        patch_ND, score_Y = _scores(network, image_1CHW, question)
-    assert len(seen) == len(layers)
-    found: list[Map] = []
-    if "rollout" in question.methods:
-        mixing = attention.rollout([layer.attention() for layer in seen])
-        found.append(Map("rollout", "", _grid(attention.patches_read(mixing)[0])))
-    if "cls" in question.methods:
-        head_HRC = _grid(attention.class_read(seen[last].attention())[0])
-        found.append(Map("cls", "", head_HRC.mean(axis=0), head_HRC=head_HRC))
+    with torch.enable_grad(), attention.recorded(layers, images=1, heads=heads) as records:
+        patch_ND, score_Y = _scores(network, image_1CHW, request)
+    assert len(records) == len(layers)
+    maps: list[Map] = []
+    if "rollout" in request.methods:
+        mixing = attention.rollout([layer.attention() for layer in records])
+        maps.append(Map("rollout", "", _grid(attention.mean_over_patches(mixing)[0])))
+    if "cls" in request.methods:
+        head_HRC = _grid(attention.cls_row(records[last].attention())[0])
+        maps.append(Map("cls", "", head_HRC.mean(axis=0), head_HRC=head_HRC))
     probability_Y = _probabilities(model, score_Y)
-    alone = len(probability_Y) == 1  # one prompt: nothing to be likelier than
-    if "relevance" in question.methods:
-        names = model.classes or question.prompts
-        chosen = question.classes or names
-        if model.classes and not question.classes:
+    single = len(probability_Y) == 1  # one prompt: its probability would always be 1
+    if "relevance" in request.methods:
+        names = model.classes or request.prompts
+        chosen = request.classes or names
+        if model.classes and not request.classes:
             chosen = (names[int(probability_Y.argmax())],)
         for name in chosen:
-            place = names.index(name)
-            pairs = attention.relevance(score_Y[place], seen)
-            value_RC = _grid(attention.patches_read(pairs)[0])
-            share = None if alone else float(probability_Y[place])
-            found.append(Map("relevance", name, value_RC, share))
-    if "text" in question.methods:
-        assert question.class_YD is not None
-        cosine_YN = attention.similarity(patch_ND[None], question.class_YD.to(patch_ND.device))[0]
+            index = names.index(name)
+            pair_1LL = attention.relevance(score_Y[index], records)
+            value_RC = _grid(attention.mean_over_patches(pair_1LL)[0])
+            share = None if single else float(probability_Y[index])
+            maps.append(Map("relevance", name, value_RC, share))
+    if "text" in request.methods:
+        assert request.class_YD is not None
+        cosine_YN = attention.similarity(patch_ND[None], request.class_YD.to(patch_ND.device))[0]
         for name, cosine_N, probability in zip(
-            question.prompts, cosine_YN, probability_Y, strict=True
+            request.prompts, cosine_YN, probability_Y, strict=True
         ):
-            share = None if alone else float(probability)
-            found.append(Map("text", name, _grid(cosine_N), share))
-    return found
+            share = None if single else float(probability)
+            maps.append(Map("text", name, _grid(cosine_N), share))
+    return maps
 
 
 def _layers(network: MaskedCLIP | Network) -> tuple[list[nn.Module], int, int]:
@@ -135,20 +135,20 @@ def _layers(network: MaskedCLIP | Network) -> tuple[list[nn.Module], int, int]:
 
 
 def _scores(
-    network: MaskedCLIP | Network, image_1CHW: Tensor, question: Question
+    network: MaskedCLIP | Network, image_1CHW: Tensor, request: MapRequest
 ) -> tuple[Tensor, Tensor]:
     """Return the last tokens of the patches, and a score a class or prompt: logit or cosine."""
     if isinstance(network, VisionTransformer):
         token_1ND = network.forward_features(image_1CHW)
         score_1Y = network.forward_head(token_1ND)
         return token_1ND[0, network.num_prefix_tokens :], score_1Y[0]
-    assert question.class_YD is not None
+    assert request.class_YD is not None
     assert isinstance(network, MaskedCLIP)
     _, whole_1ND = network.encoder(image_1CHW, None, 1)
     # the projection is linear: the image's row is the mean of these, at unit length
     patch_ND = network.image_projection(network.bridge(whole_1ND)[0, 1:])
     image_D = nn.functional.normalize(patch_ND.mean(dim=0), dim=-1)
-    return patch_ND, question.class_YD.to(image_D.device) @ image_D
+    return patch_ND, request.class_YD.to(image_D.device) @ image_D
 
 
 def _probabilities(model: Model, score_Y: Tensor) -> Tensor:

@@ -1,4 +1,8 @@
-"""Where a network looks, as maps over the photographs that it was shown."""
+"""Attention and relevance maps drawn over the photographs that a network was given.
+
+Heat is blue to white, colours that a fundus does not have. The lower half of a map's patches is not
+painted: colours go from the median to the highest value, and the colour bar shows both.
+"""
 
 import csv
 import logging
@@ -10,8 +14,14 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import LinearSegmentedColormap, Normalize
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from PIL import Image
 from torch import Tensor
+from torch.nn import functional as F
 
 from maskedclip.data.labelled_views import RESIZE, picture, preparation
 from maskedclip.data.order import number
@@ -19,62 +29,74 @@ from maskedclip.data.photographs.field_of_view import find_field
 from maskedclip.data.storage.shards import DamagedSample, Shards
 from maskedclip.data.transforms import MEAN, STD
 from maskedclip.explain.command import ExplainConfig
-from maskedclip.explain.maps import Map, ask, maps_of
-from maskedclip.explain.pictures import Box, Words, write_grid, write_overlay
+from maskedclip.explain.maps import Map, maps_of, request_maps
 from maskedclip.inference import load, name_of, opened
 from maskedclip.metrics.results import file_name
 
 logger = logging.getLogger(__name__)
-MAPS, SHEET = "maps.csv", "contact_sheet.png"
+MAPS_CSV, CONTACT_SHEET = "maps.csv", "contact_sheet.png"
 UNITS = {
     "rollout": "attention rollout: share of all tokens",
     "cls": "attention of the class token: share",
     "relevance": "relevance: gradient x attention",
     "text": "cosine of patch and prompt",
 }
+HEAT = LinearSegmentedColormap.from_list("heat", ["#0018a8", "#0090ff", "#00f0e0", "#f4ffff"])
+_STRONGEST = 0.7  # of the heat's colour over the photograph's
+_CONTOURS = (0.5, 0.8)  # of a map's range, from its median to its highest
+_RESOLUTION = 110  # dots per inch
 
 
-class Photograph(NamedTuple):
-    """A picture that is explained, and where it was found."""
+class CropBox(NamedTuple):
+    """The part of a photograph that the network saw, in its pixels; may reach over the edge."""
+
+    left: float
+    top: float
+    right: float
+    bottom: float
+
+
+class InputImage(NamedTuple):
+    """A photograph that is explained."""
 
     name: str
     image_HWC: np.ndarray  # whole, as it was opened
-    field: Image.Image  # what is brought to the network's size
-    corner: tuple[int, int]  # of the field in the whole picture: x, y
+    field: Image.Image  # what is resized for the network
+    corner: tuple[int, int]  # of the field in the whole photograph: x, y
     known: str  # findings or labels of a dataset
 
 
 def explain(config: ExplainConfig) -> Path:
     """Write an overlay a map, a contact sheet and maps.csv; return their directory.
 
-    Raises ValueError for weights, images, methods, prompts or classes that cannot serve.
+    Raises ValueError for weights, images, methods, prompts or classes that cannot be used.
     """
     model = load(config.weights)
-    question = ask(model, config.methods, config.prompts, config.classes)
-    out = place_of(config)
+    request = request_maps(model, config.methods, config.prompts, config.classes)
+    out = output_directory(config)
     out.mkdir(parents=True, exist_ok=True)
     rows: list[tuple[str, np.ndarray, list[tuple[str, np.ndarray]]]] = []
     lines: list[list[str | int | float]] = []
     total, start = len(config.images) or config.count, time.monotonic()
-    for photograph in _photographs(config):
+    for photograph in _input_images(config):
         image_CHW = model.prepare(photograph.field)
-        found = maps_of(model, image_CHW[None], question)
+        maps = maps_of(model, image_CHW[None], request)
         seen_HWC = as_seen(image_CHW, model.preparation.mean, model.preparation.std)
-        box = _seen_box(photograph, model.image_size, model.preparation.resize)
-        for each in found:
+        box = _crop_box(photograph, model.image_size, model.preparation.resize)
+        for drawn in maps:
             among = "classes" if model.classes else "prompts"
-            _write(out, photograph, box, seen_HWC, each, among)
-            lines += _lines(photograph.name, box, each)
+            _write(out, photograph, box, seen_HWC, drawn, among)
+            lines += _lines(photograph.name, box, drawn)
         label = f"{photograph.name[-28:]}\n{photograph.known.partition(',')[0][:32]}".strip()
-        rows.append((label, seen_HWC, [(_short(each), each.value_RC) for each in found]))
+        rows.append((label, seen_HWC, [(_short(drawn), drawn.value_RC) for drawn in maps]))
         left = (time.monotonic() - start) / len(rows) * (total - len(rows))
         sys.stderr.write(f"image {len(rows)}/{total}  {photograph.name}  {left:.0f} s left\n")
     if not rows:
         raise RuntimeError(f"{config.dataset}: no image can be read; check the shards")
-    write_grid(out / SHEET, f"{name_of(config.weights)}: each map has its own range", rows)
-    _write_table(out / MAPS, lines)
+    write_grid(out / CONTACT_SHEET, f"{name_of(config.weights)}: each map has its own range", rows)
+    _write_table(out / MAPS_CSV, lines)
     sys.stdout.write(
-        f"{len(rows)} images, {len(lines):,} values; see {out / SHEET}\n"
+        f"{len(rows)} images, {len(lines):,} values; see {out / CONTACT_SHEET}\n"
         f"do the maps point at lesions: python -m maskedclip.explain {config.weights} "
         f"--phantoms 300\n"
     )
@@ -90,8 +112,8 @@ def as_seen(
     return pixel_CHW.round().byte().permute(1, 2, 0).numpy()
 
 
-def box_seen(width: int, height: int, image_size: int, resized: float = RESIZE) -> Box:
-    """Return the part of a picture that `preparation` keeps, in the picture's pixels."""
+def center_crop_box(width: int, height: int, image_size: int, resized: float = RESIZE) -> CropBox:
+    """Return the part of a photograph that `preparation` keeps, in the photograph's pixels."""
     prepare = preparation(image_size, resize=resized)
     resize, crop = prepare.transforms[:2]  # type: ignore[attr-defined]
     shorter = min(width, height)
@@ -99,101 +121,105 @@ def box_seen(width: int, height: int, image_size: int, resized: float = RESIZE) 
     wide, high = (int(resize.size * side / shorter) for side in (width, height))
     left, top = (round((side - crop.size[0]) / 2) for side in (wide, high))
     across, down = width / wide, height / high
-    return Box(left * across, top * down, (left + image_size) * across, (top + image_size) * down)
+    return CropBox(
+        left * across, top * down, (left + image_size) * across, (top + image_size) * down
+    )
 
 
-def _seen_box(photograph: Photograph, image_size: int, resized: float) -> Box:
-    box = box_seen(photograph.field.width, photograph.field.height, image_size, resized)
+def _crop_box(photograph: InputImage, image_size: int, resized: float) -> CropBox:
+    box = center_crop_box(photograph.field.width, photograph.field.height, image_size, resized)
     x, y = photograph.corner
-    return Box(box.left + x, box.top + y, box.right + x, box.bottom + y)
+    return CropBox(box.left + x, box.top + y, box.right + x, box.bottom + y)
 
 
-def _photographs(config: ExplainConfig) -> Iterator[Photograph]:
+def _input_images(config: ExplainConfig) -> Iterator[InputImage]:
     for path in config.images:
         whole = opened(path, field_of_view=False)
         corner, field = (0, 0), whole
         if config.field_of_view:
             field = opened(whole, field_of_view=True)
-            found = find_field(np.asarray(whole))
+            circle = find_field(np.asarray(whole))
             corner = (
-                found.left - (field.width - found.width) // 2,
-                found.top - (field.height - found.height) // 2,
+                circle.left - (field.width - circle.width) // 2,
+                circle.top - (field.height - circle.height) // 2,
             )
-        yield Photograph(Path(path).name, np.asarray(whole), field, corner, "")
+        yield InputImage(Path(path).name, np.asarray(whole), field, corner, "")
     if config.dataset:
-        yield from _drawn(Shards(Path(config.dataset)), config.count)
+        yield from _sampled(Shards(Path(config.dataset)), config.count)
 
 
-def _drawn(dataset: Shards, count: int) -> Iterator[Photograph]:
-    """Yield `count` samples drawn by their keys, of the test split where there is one."""
+def _sampled(dataset: Shards, count: int) -> Iterator[InputImage]:
+    """Yield `count` samples by the hash of their keys, of the test split where there is one."""
     order = sorted(range(len(dataset)), key=lambda index: number("explain", dataset.key(index)))
-    facts = {}
+    metadata = {}
     for index in order:
         if index in dataset.excluded:
             continue
         try:
-            facts[index] = dataset.metadata(index)
+            metadata[index] = dataset.metadata(index)
         except DamagedSample as damage:
             logger.warning("%s; it is left out", damage)
-    tested = [index for index in facts if "test" in (facts[index]["split"] or "")]
-    for index in (tested or list(facts))[:count]:
+    of_test = [index for index in metadata if "test" in (metadata[index]["split"] or "")]
+    for index in (of_test or list(metadata))[:count]:
         try:
             image = picture(dataset, index)
         except DamagedSample as damage:
             logger.warning("%s; it is left out", damage)
             continue
-        known = ", ".join(facts[index]["categories"] or facts[index]["labels"].values())
-        yield Photograph(dataset.key(index), np.asarray(image), image, (0, 0), known)
+        known = ", ".join(metadata[index]["categories"] or metadata[index]["labels"].values())
+        yield InputImage(dataset.key(index), np.asarray(image), image, (0, 0), known)
 
 
-def place_of(config: ExplainConfig) -> Path:
+def output_directory(config: ExplainConfig) -> Path:
     given = Path(config.weights)
     run = given if given.is_dir() else Path("runs") / name_of(given)
     return Path(config.out) if config.out else run / "explain"
 
 
-def _title(found: Map, between: str) -> str:
-    return found.method + (between + found.about if found.about else "")
+def _title(drawn: Map, between: str) -> str:
+    return drawn.method + (between + drawn.about if drawn.about else "")
 
 
-def _short(found: Map) -> str:
-    share = "" if found.probability is None else f" {found.probability:.0%}"
-    return _title(found, "\n") + share
+def _short(drawn: Map) -> str:
+    share = "" if drawn.probability is None else f" {drawn.probability:.0%}"
+    return _title(drawn, "\n") + share
 
 
 def _write(
-    out: Path, photograph: Photograph, box: Box, seen_HWC: np.ndarray, found: Map, among: str
+    out: Path, photograph: InputImage, box: CropBox, seen_HWC: np.ndarray, drawn: Map, among: str
 ) -> None:
-    title = _title(found, ": ")
-    if found.probability is not None:
-        title += f"\nprobability {found.probability:.0%} among the {among}"
-    words = Words(title, f"{photograph.name}\n{photograph.known}".strip(), UNITS[found.method])
+    title = _title(drawn, ": ")
+    if drawn.probability is not None:
+        title += f"\nprobability {drawn.probability:.0%} among the {among}"
     stem = Path(photograph.name).stem
-    path = out / f"{file_name(stem, found.method, found.about)}.png"
-    write_overlay(path, photograph.image_HWC, box, seen_HWC, found.value_RC, words)
-    if found.head_HRC is not None:
-        heads = [(f"head {head + 1}", map_RC) for head, map_RC in enumerate(found.head_HRC)]
+    write_overlay(
+        out / f"{file_name(stem, drawn.method, drawn.about)}.png",
+        photograph.image_HWC, box, seen_HWC, drawn.value_RC, title=title,
+        caption=f"{photograph.name}\n{photograph.known}".strip(), unit=UNITS[drawn.method],
+    )  # fmt: skip
+    if drawn.head_HRC is not None:
+        heads = [(f"head {head + 1}", map_RC) for head, map_RC in enumerate(drawn.head_HRC)]
         write_grid(
-            out / f"{file_name(stem, found.method, 'heads')}.png",
+            out / f"{file_name(stem, drawn.method, 'heads')}.png",
             f"{photograph.name}: attention of the class token, last block of the encoder",
-            [("as seen", seen_HWC, [("mean", found.value_RC), *heads])],
+            [("as seen", seen_HWC, [("mean", drawn.value_RC), *heads])],
         )
 
 
-def _lines(name: str, box: Box, found: Map) -> list[list[str | int | float]]:
-    """Return a line a patch: its value, and its place in the picture's pixels."""
-    maps = [(found.about, found.value_RC)]
-    if found.head_HRC is not None:
-        maps = [("mean", found.value_RC)]
-        maps += [(f"head {head + 1}", map_RC) for head, map_RC in enumerate(found.head_HRC)]
+def _lines(name: str, box: CropBox, drawn: Map) -> list[list[str | int | float]]:
+    """Return a line a patch: its value, and its corners in the photograph's pixels."""
+    maps = [(drawn.about, drawn.value_RC)]
+    if drawn.head_HRC is not None:
+        maps = [("mean", drawn.value_RC)]
+        maps += [(f"head {head + 1}", map_RC) for head, map_RC in enumerate(drawn.head_HRC)]
     lines: list[list[str | int | float]] = []
     for about, map_RC in maps:
         across = (box.right - box.left) / map_RC.shape[1]
         down = (box.bottom - box.top) / map_RC.shape[0]
         for (row, column), value in np.ndenumerate(map_RC):
             left, top = box.left + column * across, box.top + row * down
-            place = (round(side, 2) for side in (left, top, left + across, top + down))
-            lines.append([name, found.method, about, row, column, f"{value:.6g}", *place])
+            corners = (round(side, 2) for side in (left, top, left + across, top + down))
+            lines.append([name, drawn.method, about, row, column, f"{value:.6g}", *corners])
     return lines
 
 
@@ -205,4 +231,118 @@ def _write_table(path: Path, lines: Sequence[Sequence[str | int | float]]) -> No
             ["image", "method", "about", "row", "column", "value", "left", "top", "right", "bottom"]
         )
         writer.writerows(lines)
+    temporary.replace(path)
+
+
+def enlarged(map_RC: np.ndarray, side: int) -> np.ndarray:
+    """Return value_HW of `side` pixels, linear between the centres of the patches."""
+    map_11RC = torch.from_numpy(np.ascontiguousarray(map_RC))[None, None]
+    large = F.interpolate(map_11RC, size=(side, side), mode="bilinear", align_corners=False)
+    return large[0, 0].numpy()
+
+
+def heat(map_RC: np.ndarray) -> np.ndarray:
+    """Return the map between 0, its median and below, and 1; 0 where it is the same everywhere."""
+    low, high = _range(map_RC)
+    return np.zeros_like(map_RC) if high <= low else np.clip((map_RC - low) / (high - low), 0, 1)
+
+
+def _range(map_RC: np.ndarray) -> tuple[float, float]:
+    return float(np.median(map_RC)), float(map_RC.max())
+
+
+def overlay(image_HWC: np.ndarray, map_RC: np.ndarray) -> np.ndarray:
+    """Return the square uint8 image with the map's heat over it."""
+    heat_HW = enlarged(heat(map_RC), len(image_HWC))
+    colour_HWC = HEAT(heat_HW)[..., :3]
+    over_HW1 = _STRONGEST * heat_HW[..., None]
+    mixed_HWC = (1 - over_HW1) * image_HWC / 255 + over_HW1 * colour_HWC
+    return np.asarray((255 * mixed_HWC).round().astype(np.uint8))
+
+
+def write_overlay(
+    path: Path,
+    photograph_HWC: np.ndarray,
+    box: CropBox,
+    seen_HWC: np.ndarray,
+    map_RC: np.ndarray,
+    *,
+    title: str,
+    caption: str,
+    unit: str,
+) -> None:
+    """Write a PNG: the photograph with the part that was seen, and that part with the map.
+
+    Args:
+        title: method, class or prompt, probability.
+        caption: which photograph, and what is known of it.
+        unit: of the map's values, at the colour bar.
+    """
+    figure = Figure(figsize=(9.6, 5.0), dpi=_RESOLUTION)
+    # fixed positions: an automatic layout takes twice the time
+    whole, mapped = (figure.add_axes((left, 0.02, 0.435, 0.835)) for left in (0.01, 0.46))
+    beside = figure.add_axes((0.91, 0.08, 0.018, 0.7))
+    whole.imshow(photograph_HWC, interpolation="antialiased")
+    corner = (box.left - 0.5, box.top - 0.5)
+    width, height = box.right - box.left, box.bottom - box.top
+    frame = Rectangle(corner, width, height, fill=False, edgecolor="white", linestyle="--")
+    whole.add_patch(frame)
+    whole.set_title(f"{caption}\ndashed: what the network saw", fontsize=9)
+    _paint(mapped, seen_HWC, map_RC)
+    mapped.set_title(title, fontsize=10)
+    for axes in (whole, mapped):
+        axes.set_axis_off()
+    scale = ScalarMappable(Normalize(*_range(map_RC)), HEAT)
+    figure.colorbar(scale, cax=beside).set_label(unit, fontsize=8)
+    beside.tick_params(labelsize=8)
+    beside.ticklabel_format(axis="y", scilimits=(-2, 3))
+    beside.yaxis.get_offset_text().set(fontsize=8, horizontalalignment="left")
+    _save(figure, path)
+
+
+def write_grid(
+    path: Path,
+    title: str,
+    rows: Sequence[tuple[str, np.ndarray, Sequence[tuple[str, np.ndarray]]]],
+) -> None:
+    """Write a PNG: a row an image, first as it was seen, then a column a map.
+
+    Args:
+        rows: the name of an image, its pixels, and its maps with their names.
+    """
+    columns = 1 + max(len(maps) for *_, maps in rows)
+    wide, high = 2.2 * columns, 2.5 * len(rows) + 0.35
+    figure = Figure(figsize=(wide, high), dpi=_RESOLUTION)
+    figure.subplots_adjust(0.01, 0.01, 0.99, 1 - 0.7 / high, wspace=0.04, hspace=0.18)
+    figure.suptitle(title, fontsize=10, y=1 - 0.08 / high, verticalalignment="top")
+    for axes_C, (name, seen_HWC, maps) in zip(
+        figure.subplots(len(rows), columns, squeeze=False), rows, strict=True
+    ):
+        for axes in axes_C:
+            axes.set_axis_off()
+        axes_C[0].imshow(seen_HWC)
+        axes_C[0].set_title(name, fontsize=7)
+        for axes, (about, map_RC) in zip(axes_C[1:], maps, strict=False):
+            _paint(axes, seen_HWC, map_RC)
+            axes.set_title(about, fontsize=7)
+    _save(figure, path)
+
+
+def _paint(axes: Axes, seen_HWC: np.ndarray, map_RC: np.ndarray) -> None:
+    """Draw the map over the image, contours at parts of its range, a ring around its maximum."""
+    axes.imshow(overlay(seen_HWC, map_RC), interpolation="antialiased")
+    side, grid = len(seen_HWC), len(map_RC)
+    heat_HW = enlarged(heat(map_RC), side)
+    if heat_HW.max() > max(_CONTOURS):  # not of a map that is the same everywhere
+        axes.contour(heat_HW, levels=_CONTOURS, colors="white", linewidths=(0.6, 1.2))
+    row, column = np.unravel_index(int(map_RC.argmax()), map_RC.shape)
+    patch = side / grid
+    x, y = ((int(index) + 0.5) * patch - 0.5 for index in (column, row))
+    axes.plot(x, y, "o", markersize=11, markerfacecolor="none", markeredgecolor="black", mew=2.4)
+    axes.plot(x, y, "o", markersize=11, markerfacecolor="none", markeredgecolor="yellow", mew=1.2)
+
+
+def _save(figure: Figure, path: Path) -> None:
+    temporary = path.with_suffix(".tmp")
+    figure.savefig(temporary, format="png")
     temporary.replace(path)

@@ -1,10 +1,15 @@
-"""The pointing game on phantoms: do a network's maps point at the lesions that were drawn?"""
+"""The pointing game on phantoms: do a network's maps point at the lesions that were drawn?
+
+A hit is a map whose highest patch lies on the lesion (Zhang et al., 2018). Two baselines: a random
+patch, and the maps of the other images, which know where such lesions usually lie but not where
+they lie in this image. Axes: K images or circles of a phantom, RC patches, N all patches.
+"""
 
 import csv
-import logging
 import sys
 import time
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,65 +19,73 @@ from PIL import Image
 from torch import nn
 
 from maskedclip.explain.command import ExplainConfig
-from maskedclip.explain.maps import Map, Question, ask, maps_of
-from maskedclip.explain.overlays import box_seen, place_of
-from maskedclip.explain.pointing_score import Pointing, near_patches, pointing
+from maskedclip.explain.maps import Map, MapRequest, maps_of, request_maps
+from maskedclip.explain.overlays import center_crop_box, output_directory
 from maskedclip.inference import load
+from maskedclip.metrics.results import in_columns
 from maskedclip.shards.phantoms.phantom import Phantom, draw
 
-logger = logging.getLogger(__name__)
 TABLE = "pointing.csv"
 FIRST = 5_000_000  # number of the first phantom: shards hold others
 _ENOUGH = 10  # images below which a row is left out
+_RESAMPLES = 2000
 
 
-class Turn(NamedTuple):
-    """One map and what it should point at."""
+class Pointing(NamedTuple):
+    """Shares of 0..1 with 95 % intervals by image."""
 
-    map_RC: np.ndarray
-    near_RC: np.ndarray
+    images: int
+    hit: float  # of the images' own maps
+    low: float
+    high: float
+    chance: float  # of a patch drawn at random
+    shuffled: float  # of the other images' maps
+    gain: float  # hit - shuffled
+    gain_low: float
+    gain_high: float
 
 
 def play(config: ExplainConfig) -> list[tuple[str, str, Pointing]]:
-    """Write pointing.csv and print it: a row (method, what is to be found, result) each.
+    """Write pointing.csv and print it: rows of (method, finding, result).
 
     A prompt is tried on the phantoms into which that finding was drawn, a class on those of that
-    disease, whatever the network says of them, and a map of nothing in particular on all that have
-    lesions. Lesions whose middle the network does not see are left out. A patch hits where its
-    centre lies within half a patch's side of a lesion's edge. Raises ValueError where nothing that
-    is asked for was drawn into `_ENOUGH` phantoms.
+    disease, whatever the network predicts for them, and a map of nothing in particular on all that
+    have lesions. Lesions whose centre the network does not see are left out. A patch hits where its
+    centre lies within half a patch's side of a lesion's edge. Raises ValueError where no requested
+    finding was drawn into `_ENOUGH` phantoms.
     """
     model = load(config.weights)
     if config.untrained:
-        forget(model.network, config.untrained)
-    asked = ask(model, config.methods, config.prompts, config.classes)
-    prepare, size = model.prepare, 2 * model.image_size
-    turns: defaultdict[tuple[str, str], list[Turn]] = defaultdict(list)
+        reinitialise(model.network, config.untrained)
+    request = request_maps(model, config.methods, config.prompts, config.classes)
+    size = 2 * model.image_size
+    games: defaultdict[tuple[str, str], tuple[list[np.ndarray], list[np.ndarray]]]
+    games = defaultdict(lambda: ([], []))  # of a method and finding: its maps, the patches to hit
     start = time.monotonic()
     for count in range(config.phantoms):
         phantom = draw(FIRST + count, size)
         if phantom.lesions:
-            image_CHW = prepare(Image.fromarray(phantom.image_HWC))
-            question = asked._replace(classes=_classes(phantom, model.classes))
-            for found in maps_of(model, image_CHW[None], question):
-                circles_K3 = _as_seen(_target(found, phantom, question), size, model.image_size)
+            image_CHW = model.prepare(Image.fromarray(phantom.image_HWC))
+            own = request._replace(classes=_classes(phantom, model.classes))
+            for drawn in maps_of(model, image_CHW[None], own):
+                circles_K3 = _as_seen(_target(drawn, phantom, own), size, model.image_size)
                 if len(circles_K3):
-                    grid = len(found.value_RC)
+                    grid = len(drawn.value_RC)
                     patch = model.image_size // grid
-                    near_RC = near_patches(circles_K3, grid, patch, patch / 2)
-                    name = found.about or "any lesion"
-                    turns[found.method, name].append(Turn(found.value_RC, near_RC))
+                    maps, near = games[drawn.method, drawn.about or "any lesion"]
+                    maps.append(drawn.value_RC)
+                    near.append(near_patches(circles_K3, grid, patch, patch / 2))
         if (count + 1) % 50 == 0 or count + 1 == config.phantoms:
             left = (time.monotonic() - start) / (count + 1) * (config.phantoms - count - 1)
             sys.stderr.write(f"phantom {count + 1}/{config.phantoms}  {left:.0f} s left\n")
     rows = [
-        (method, name, pointing(*zip(*found, strict=True)))
-        for (method, name), found in turns.items()
-        if len(found) >= _ENOUGH
+        (method, finding, pointing(maps, near))
+        for (method, finding), (maps, near) in games.items()
+        if len(maps) >= _ENOUGH
     ]
     if not rows:
         raise ValueError(f"--phantoms={config.phantoms}: too few have what is asked for; draw more")
-    _write(place_of(config), rows)
+    _write(output_directory(config), rows)
     sys.stdout.write(
         "what the picture alone gives: add --untrained=1, and 2, and 3: draws differ much\n"
         f"see the maps: python -m maskedclip.explain {config.weights} --images FILE,FILE\n"
@@ -80,7 +93,7 @@ def play(config: ExplainConfig) -> list[tuple[str, str, Pointing]]:
     return rows
 
 
-def forget(network: nn.Module, seed: int) -> None:
+def reinitialise(network: nn.Module, seed: int) -> None:
     """Draw the weights of all norms, linear maps and embeddings anew, in place."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -90,23 +103,58 @@ def forget(network: nn.Module, seed: int) -> None:
                 reset()
 
 
+def near_patches(circles_K3: np.ndarray, grid: int, patch: int, tolerance: float) -> np.ndarray:
+    """Return near_RC: the patches whose centre lies in one of the circles or near its edge.
+
+    Args:
+        circles_K3: x, y and radius in pixels, pixel centres at whole numbers.
+        tolerance: pixels between the edge of a circle and the centre of a patch.
+    """
+    centre_R = np.arange(grid) * patch + (patch - 1) / 2
+    y_RC, x_RC = np.meshgrid(centre_R, centre_R, indexing="ij")
+    x_K11, y_K11, radius_K11 = (column[:, None, None] for column in circles_K3.T)
+    distance_KRC = np.hypot(x_RC - x_K11, y_RC - y_K11)
+    return np.asarray((distance_KRC <= radius_K11 + tolerance).any(axis=0))
+
+
+def pointing(maps: Sequence[np.ndarray], near: Sequence[np.ndarray], seed: int = 0) -> Pointing:
+    """Play the game on two images or more: their map_RC and near_RC, in the same order.
+
+    The bootstrap draws images; the other images' maps are all those that take part.
+    """
+    assert len(maps) == len(near) > 1
+    hottest_K = np.array([map_RC.argmax() for map_RC in maps])
+    near_KN = np.stack([near_RC.ravel() for near_RC in near])
+    hit_KK = near_KN[:, hottest_K].astype(float)  # image, map
+    own_K = np.diagonal(hit_KK)
+    others_K = (hit_KK.sum(axis=1) - own_K) / (len(maps) - 1)
+    drawn = np.random.default_rng(seed).integers(0, len(maps), (_RESAMPLES, len(maps)))
+    low, high = np.quantile(own_K[drawn].mean(axis=1), (0.025, 0.975))
+    gain_low, gain_high = np.quantile((own_K - others_K)[drawn].mean(axis=1), (0.025, 0.975))
+    return Pointing(
+        images=len(maps), hit=float(own_K.mean()), low=float(low), high=float(high),
+        chance=float(near_KN.mean()), shuffled=float(others_K.mean()),
+        gain=float((own_K - others_K).mean()), gain_low=float(gain_low), gain_high=float(gain_high),
+    )  # fmt: skip
+
+
 def _classes(phantom: Phantom, classes: tuple[str, ...]) -> tuple[str, ...]:
-    """Return what a fine-tuned head should call the phantom, where it knows such a disease."""
+    """Return the phantom's disease or grade as a fine-tuned head calls it, if it has that class."""
     truth = phantom.labels["disease"], phantom.labels["diabetic_retinopathy"]
     return tuple(name for name in truth if name in classes and name != "0")[:1]
 
 
-def _target(found: Map, phantom: Phantom, question: Question) -> np.ndarray:
+def _target(drawn: Map, phantom: Phantom, request: MapRequest) -> np.ndarray:
     """Return circles_K3 of what the map should point at, none where that was not drawn."""
     groups = phantom.lesions
-    if found.about and found.about not in question.classes:  # a prompt, or another class
-        groups = {name: groups[name] for name in groups if name == found.about}
+    if drawn.about and drawn.about not in request.classes:  # a prompt, or another class
+        groups = {name: groups[name] for name in groups if name == drawn.about}
     return np.array([circle for group in groups.values() for circle in group]).reshape(-1, 3)
 
 
 def _as_seen(circles_K3: np.ndarray, size: int, image_size: int) -> np.ndarray:
-    """Return the circles in the network's pixels, those whose middle it sees."""
-    box = box_seen(size, size, image_size)
+    """Return the circles in the network's pixels, those whose centre it sees."""
+    box = center_crop_box(size, size, image_size)
     scale = image_size / (box.right - box.left)
     x_K, y_K, radius_K = circles_K3.T
     # pixel centres are at whole numbers, edges half a pixel before
@@ -120,24 +168,22 @@ def _write(out: Path, rows: list[tuple[str, str, Pointing]]) -> None:
     with (out / TABLE).open("w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["method", "finding", *Pointing._fields])
-        writer.writerows([method, name, *found] for method, name, found in rows)
-    head = (
-        "method",
-        "finding",
-        "images",
-        "hits [95 %]",
-        "random patch",
-        "others' maps",
-        "gain [95 %]",
-    )
-    table = [head]
-    for method, name, p in rows:
+        writer.writerows([method, finding, *result] for method, finding, result in rows)
+    table: list[tuple[str, ...]] = [
+        (
+            "method",
+            "finding",
+            "images",
+            "hits [95 %]",
+            "random patch",
+            "others' maps",
+            "gain [95 %]",
+        )
+    ]
+    for method, finding, p in rows:
         hits = f"{100 * p.hit:.1f} [{100 * p.low:.1f}, {100 * p.high:.1f}]"
         gain = f"{100 * p.gain:+.1f} [{100 * p.gain_low:+.1f}, {100 * p.gain_high:+.1f}]"
-        chances = (f"{100 * p.chance:.1f}", f"{100 * p.shuffled:.1f}")
-        table.append((method, name, str(p.images), hits, *chances, gain))
-    widths = [max(len(line[column]) for line in table) for column in range(len(head))]
-    for line in table:
-        cells = (cell.ljust(width) for cell, width in zip(line, widths, strict=True))
-        sys.stdout.write("  ".join(cells).rstrip() + "\n")
+        baselines = (f"{100 * p.chance:.1f}", f"{100 * p.shuffled:.1f}")
+        table.append((method, finding, str(p.images), hits, *baselines, gain))
+    sys.stdout.write(in_columns(table))
     sys.stdout.write(f"per cent; tolerance half a patch; see {out / TABLE}\n")

@@ -9,14 +9,14 @@ from torch import nn
 
 from maskedclip.explain.attention import (
     as_grid,
-    class_read,
-    patches_read,
+    cls_row,
+    mean_over_patches,
+    recorded,
     relevance,
     rollout,
     similarity,
-    watched,
 )
-from maskedclip.explain.pointing_score import pointing
+from maskedclip.explain.pointing_game import pointing
 from maskedclip.models.maskedclip import build
 
 HEADS = 4
@@ -54,29 +54,29 @@ def unfused(network: VisionTransformer) -> list[torch.Tensor]:
 
 def test_attention_is_that_of_timm_and_its_rows_sum_to_one() -> None:
     network = small_vit()
-    with watched(layers_of(network), images=2, heads=HEADS) as seen:
+    with recorded(layers_of(network), images=2, heads=HEADS) as records:
         network(some_images())
     kept = unfused(network)
     network(some_images())
-    for layer, by_timm_BHLL in zip(seen, kept, strict=True):
+    for layer, by_timm_BHLL in zip(records, kept, strict=True):
         torch.testing.assert_close(layer.attention(), by_timm_BHLL.detach())
         torch.testing.assert_close(layer.attention().sum(dim=-1), torch.ones(2, HEADS, 17))
 
 
-def test_the_slope_by_attention_is_that_of_autograd() -> None:
+def test_the_gradient_by_attention_is_that_of_autograd() -> None:
     network = small_vit()
-    with watched(layers_of(network), images=2, heads=HEADS) as seen:
+    with recorded(layers_of(network), images=2, heads=HEADS) as records:
         score_B = network(some_images())[:, 1]
-    slopes = torch.autograd.grad(score_B.sum(), [layer.mixed for layer in seen])
+    gradients = torch.autograd.grad(score_B.sum(), [layer.mixed_BLD for layer in records])
     kept = unfused(network)
     network(some_images())[:, 1].sum().backward()
-    for layer, mixed_slope, by_timm_BHLL in zip(seen, slopes, kept, strict=True):
+    for layer, gradient_BLD, by_timm_BHLL in zip(records, gradients, kept, strict=True):
         torch.testing.assert_close(
-            layer.slope(mixed_slope), by_timm_BHLL.grad, atol=1e-6, rtol=1e-4
+            layer.attention_gradient(gradient_BLD), by_timm_BHLL.grad, atol=1e-6, rtol=1e-4
         )
 
 
-def test_our_blocks_are_watched_as_the_same_weights_in_timm_are() -> None:
+def test_our_blocks_are_recorded_as_the_same_weights_in_timm_are() -> None:
     torch.manual_seed(0)
     ours, _ = build(
         size="micro", image_size=32, patch_size=8, mask_ratio=0.75, bridge_depth=1,
@@ -86,21 +86,21 @@ def test_our_blocks_are_watched_as_the_same_weights_in_timm_are() -> None:
         img_size=32, patch_size=8, embed_dim=128, depth=4, num_heads=4, num_classes=0
     ).eval()
     timm.load_state_dict(ours.encoder.state_dict() | {"pos_embed": ours.encoder.pos_embed})
-    with watched(layers_of(ours.encoder), images=2, heads=4) as seen:
+    with recorded(layers_of(ours.encoder), images=2, heads=4) as records:
         ours.encoder(some_images(), None, 2)
-    with watched(layers_of(timm), images=2, heads=4) as by_timm:
+    with recorded(layers_of(timm), images=2, heads=4) as by_timm:
         timm.forward_features(some_images())
-    for layer, other in zip(seen, by_timm, strict=True):
+    for layer, other in zip(records, by_timm, strict=True):
         torch.testing.assert_close(layer.attention(), other.attention())
 
 
-def test_a_network_is_as_before_once_it_was_watched() -> None:
+def test_a_network_is_as_before_once_it_was_recorded() -> None:
     network = small_vit()
     before = network(some_images())
-    with watched(layers_of(network), images=2, heads=HEADS) as seen:
+    with recorded(layers_of(network), images=2, heads=HEADS) as records:
         torch.testing.assert_close(network(some_images()), before)
     network(some_images())
-    assert len(seen) == 2
+    assert len(records) == 2
     assert not any(module._forward_hooks for module in network.modules())
 
 
@@ -139,22 +139,22 @@ class OneHead(nn.Module):
 def test_relevance_of_a_linear_score_is_weight_times_attention_times_value_where_positive() -> None:
     layer, x_BL1 = OneHead(), torch.tensor([[[4.0], [1.0], [-2.0], [6.0]]])
     weight_L = torch.tensor([0.0, 1.0, 2.0, 3.0])
-    with watched([layer], images=1, heads=1) as seen:
+    with recorded([layer], images=1, heads=1) as records:
         score_B = layer(x_BL1)[..., 0] @ weight_L
-    relevance_BLL = relevance(score_B, seen)
+    relevance_BLL = relevance(score_B, records)
     for row in range(4):
         for column in range(4):
             by_hand = max(0.0, weight_L[row].item() * 0.25 * x_BL1[0, column, 0].item())
             assert relevance_BLL[0, row, column].item() == pytest.approx(by_hand)
     # patches are tokens 1 to 3, and token 2 (value -2) speaks against the score
     torch.testing.assert_close(
-        patches_read(relevance_BLL)[0], torch.tensor([0.5, 0.0, 3.0], dtype=torch.float64)
+        mean_over_patches(relevance_BLL)[0], torch.tensor([0.5, 0.0, 3.0], dtype=torch.float64)
     )
 
 
 def test_relevance_of_two_layers_is_what_both_add_and_what_passes_through_both() -> None:
     network = small_vit()
-    with watched(layers_of(network), images=2, heads=HEADS) as seen:
+    with recorded(layers_of(network), images=2, heads=HEADS) as records:
         score_B = network(some_images())[:, 0]
     kept = unfused(network)
     network(some_images())[:, 0].sum().backward()
@@ -163,13 +163,13 @@ def test_relevance_of_two_layers_is_what_both_add_and_what_passes_through_both()
         for attention in kept
     )
     torch.testing.assert_close(
-        relevance(score_B, seen), first + second + second @ first, atol=1e-9, rtol=1e-4
+        relevance(score_B, records), first + second + second @ first, atol=1e-9, rtol=1e-4
     )
 
 
 def test_the_class_token_is_read_a_head_and_without_itself() -> None:
     attention_BHLL = torch.rand(2, HEADS, 5, 5)
-    torch.testing.assert_close(class_read(attention_BHLL)[1, 2], attention_BHLL[1, 2, 0, 1:])
+    torch.testing.assert_close(cls_row(attention_BHLL)[1, 2], attention_BHLL[1, 2, 0, 1:])
 
 
 def test_similarity_is_the_cosine_of_each_patch_with_each_text() -> None:
@@ -207,11 +207,11 @@ def test_relevance_of_a_network_that_has_learnt_points_at_what_it_was_taught() -
         optimizer.step()
     network.eval()
     image_BCHW, label_B, place_B = spots(60, 1000)
-    with watched(layers_of(network), images=60, heads=HEADS) as seen:
+    with recorded(layers_of(network), images=60, heads=HEADS) as records:
         score_BY = network(image_BCHW)
     assert (score_BY.argmax(dim=1) == label_B).double().mean() > 0.95
     score_B = score_BY.gather(1, label_B[:, None])[:, 0]
-    map_BRC = as_grid(relevance(score_B, seen)[:, 0, 1:]).numpy()
+    map_BRC = as_grid(relevance(score_B, records)[:, 0, 1:]).numpy()
     near_BRC = as_grid(torch.arange(16) == place_B[:, None]).numpy()
     found = pointing(list(map_BRC), list(near_BRC))
     assert found.chance == 1 / 16

@@ -14,9 +14,9 @@ from PIL import Image
 
 from maskedclip.data.labelled_views import preparation
 from maskedclip.explain.command import ExplainConfig, read_explain
-from maskedclip.explain.maps import ask, maps_of
-from maskedclip.explain.overlays import as_seen, box_seen, explain
-from maskedclip.explain.pointing_game import TABLE, forget, play
+from maskedclip.explain.maps import maps_of, request_maps
+from maskedclip.explain.overlays import as_seen, center_crop_box, explain
+from maskedclip.explain.pointing_game import TABLE, play, reinitialise
 from maskedclip.inference import load
 from maskedclip.models.classifier import FINETUNED, build_classifier, write_classifier
 from maskedclip.shards.phantoms.phantom import draw
@@ -63,7 +63,7 @@ def read_maps(out: Path) -> list[dict[str, str]]:
 def test_the_box_of_a_patch_holds_the_pixels_that_the_network_sees_there(
     width: int, height: int
 ) -> None:
-    box = box_seen(width, height, 32)
+    box = center_crop_box(width, height, 32)
     assert min(box.left, box.top) >= 0
     assert box.right <= width
     assert box.bottom <= height
@@ -93,7 +93,7 @@ def test_prompts_and_classes_have_the_probabilities_that_the_model_gives(
         model = load(runs[kind])
         image_BCHW = preparation(32)(Image.open(photographs[0]))[None]
         methods = ("relevance", "text") if prompts else ("relevance",)
-        maps = maps_of(model, image_BCHW, ask(model, methods, prompts or (), ()))
+        maps = maps_of(model, image_BCHW, request_maps(model, methods, prompts or (), ()))
         probability_Y = model.classify([photographs[0]], prompts)[0]
         if prompts:
             assert [(m.method, m.about) for m in maps] == [
@@ -110,7 +110,7 @@ def test_the_image_embedding_is_the_mean_of_the_patches_that_text_maps_compare(
     runs: dict[str, Path], photographs: tuple[str, ...]
 ) -> None:
     model = load(runs["whole"])
-    question = ask(model, ("text",), PROMPTS, ())
+    question = request_maps(model, ("text",), PROMPTS, ())
     network: Any = model.network
     image_BCHW = preparation(32)(Image.open(photographs[0]))[None]
     with torch.no_grad():
@@ -149,7 +149,7 @@ def test_an_overlay_a_map_a_sheet_and_a_table_are_written(
     mean_N = np.mean([values[f"head {n}"] for n in range(1, 5)], axis=0)
     assert mean_N == pytest.approx(np.array(values["mean"]), rel=1e-4)
     last = next(r for r in rows if (r["method"], r["row"], r["column"]) == ("rollout", "3", "3"))
-    box = box_seen(94, 64, 32)
+    box = center_crop_box(94, 64, 32)
     assert float(last["right"]) == pytest.approx(box.right, abs=0.01)
     assert float(last["bottom"]) == pytest.approx(box.bottom, abs=0.01)
 
@@ -183,15 +183,15 @@ def test_methods_that_the_weights_cannot_serve_are_left_out_and_said_or_refused(
     ):
         caplog.clear()
         model = load(runs[kind])
-        assert ask(model, methods, (), ()).methods == kept
+        assert request_maps(model, methods, (), ()).methods == kept
         assert [record.getMessage().split()[0] for record in caplog.records] == lost
         if lost:
             with pytest.raises(ValueError, match="lack: no text tower; use rollout or cls"):
-                ask(model, ("text",), (), ())
+                request_maps(model, ("text",), (), ())
             with pytest.raises(ValueError, match="no text tower"):
-                ask(model, ("rollout",), PROMPTS, ())
+                request_maps(model, ("rollout",), PROMPTS, ())
         with pytest.raises(ValueError, match="no class 'glaukoma'"):
-            ask(model, ("relevance", "rollout"), (), ("glaukoma",))
+            request_maps(model, ("relevance", "rollout"), (), ("glaukoma",))
 
 
 def test_maps_of_the_patches_mean_are_not_drawn_for_what_compares_the_class_token(
@@ -199,9 +199,9 @@ def test_maps_of_the_patches_mean_are_not_drawn_for_what_compares_the_class_toke
 ) -> None:
     exported(tmp_path / "run", pooling="cls")
     model = load(tmp_path / "run")
-    assert ask(model, ("text", "relevance", "rollout"), (), ()).methods == ("rollout",)
+    assert request_maps(model, ("text", "relevance", "rollout"), (), ()).methods == ("rollout",)
     with pytest.raises(ValueError, match=r"lack: the mean of the patches .* use rollout or cls"):
-        ask(model, ("text",), (), ())
+        request_maps(model, ("text",), (), ())
 
 
 def test_phantoms_are_pointed_at_and_the_shares_are_written(
@@ -221,16 +221,16 @@ def test_phantoms_are_pointed_at_and_the_shares_are_written(
     assert len((tmp_path / TABLE).read_text().splitlines()) == 1 + len(rows)
 
 
-def test_a_network_that_forgets_is_the_same_one_each_time_and_no_longer_the_trained_one(
+def test_a_reinitialised_network_is_the_same_each_time_and_no_longer_the_trained_one(
     runs: dict[str, Path], photographs: tuple[str, ...]
 ) -> None:
     image_1CHW = preparation(32)(Image.open(photographs[0]))[None]
     found = []
-    for forgets in (False, True, True):
+    for again in (False, True, True):
         model = load(runs["tuned"])
-        if forgets:
-            forget(model.network, 1)
-        (only,) = maps_of(model, image_1CHW, ask(model, ("relevance",), (), ("normal",)))
+        if again:
+            reinitialise(model.network, 1)
+        (only,) = maps_of(model, image_1CHW, request_maps(model, ("relevance",), (), ("normal",)))
         found.append(only.value_RC)
     trained, first, second = found
     assert (first == second).all()

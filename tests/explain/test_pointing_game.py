@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from maskedclip.explain.pointing_score import near_patches, pointing
+from maskedclip.explain.pointing_game import near_patches, pointing
 
 
 def test_a_patch_is_near_where_its_centre_is_within_the_tolerance_of_a_circle() -> None:

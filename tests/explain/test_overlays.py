@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from maskedclip.explain.pictures import (
-    Box,
-    Words,
+from maskedclip.explain.overlays import (
+    CropBox,
     enlarged,
     heat,
     overlay,
@@ -60,11 +59,13 @@ def test_a_map_that_is_the_same_everywhere_paints_nothing() -> None:
     assert (overlay(grey_HWC, np.full((4, 4), 0.2)) == grey_HWC).all()
 
 
-def test_pictures_are_written_whole(tmp_path: Path) -> None:
+def test_overlays_and_grids_are_written_whole(tmp_path: Path) -> None:
     seen_HWC = np.full((64, 64, 3), 90, np.uint8)
-    words = Words("text: drusens 31%", "eye.jpg", "cosine")
     for map_RC in (hot(2, 1), np.zeros((4, 4))):
-        write_overlay(tmp_path / "one.png", seen_HWC, Box(4, 4, 60, 60), seen_HWC, map_RC, words)
+        write_overlay(
+            tmp_path / "one.png", seen_HWC, CropBox(4, 4, 60, 60), seen_HWC, map_RC,
+            title="text: drusens 31%", caption="eye.jpg", unit="cosine",
+        )  # fmt: skip
         write_grid(tmp_path / "grid.png", "title", [("eye", seen_HWC, [("a", map_RC)])])
         for name in ("one.png", "grid.png"):
             with Image.open(tmp_path / name) as picture:
