@@ -116,7 +116,9 @@ def predictions_of(run: Path, row: dict[str, Any]) -> tuple[Predictions, list[st
     """
     name = row.get("predictions")
     if not isinstance(name, str) or Path(name).is_absolute() or ".." in Path(name).parts:
-        raise ValueError(f"{run / RESULTS}: a row names {name!r} as its predictions; measure again")
+        raise ValueError(
+            f"{run / RESULTS}: predictions {name!r} are not of this run; measure again"
+        )
     return read_test_split(run / name)
 
 

@@ -1,28 +1,23 @@
-"""Table 1, Table 2 and Figure 2 of finished runs, and a page for each of them."""
+"""Table 1, Table 2 and Figure 2 of finished runs, index.html with all of it, and a page a run."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 from urllib.parse import quote
 
-from maskedclip.config import flat
 from maskedclip.data.paper_tasks import PAPER
-from maskedclip.report.collect import find, pretraining
+from maskedclip.report.ablation import ablation
+from maskedclip.report.collect import Collected, Result, collect
 from maskedclip.report.command import ReportConfig
-from maskedclip.report.comparisons import compare
-from maskedclip.report.pages.ablation import Ablated, ablated, absent, differences, table_2
-from maskedclip.report.pages.cells import Column
-from maskedclip.report.pages.csv_table import sheet
-from maskedclip.report.pages.index import Addresses, Content, index
-from maskedclip.report.pages.label_efficiency import draw
-from maskedclip.report.pages.latex import latex
-from maskedclip.report.pages.markdown import markdown
-from maskedclip.report.pages.measurements import TABLED, Measurement
-from maskedclip.report.pages.tables import Table, columns_of, table
-from maskedclip.report.run_pages import address, page_name, write_pages
+from maskedclip.report.compare_methods import compare_table
+from maskedclip.report.pages.charts import RenderedFigure, label_efficiency
+from maskedclip.report.pages.html import render
+from maskedclip.report.pages.run_page import address, page_name, write_pages
+from maskedclip.report.pages.tables import TABLED, Column, Table, columns_of, table
+from maskedclip.report.pages.text_tables import csv_table, latex, markdown
 
-_WORDS = {
+_PROTOCOLS = {
     "finetune": "fine-tuning",
     "linear": "a linear probe",
     "logistic": "logistic regression on frozen features",
@@ -33,7 +28,7 @@ INDEX, PAGES = "index.html", "runs"
 
 
 class Report(NamedTuple):
-    """What was written, and a line for each thing that is not as it should be."""
+    """What was written, and a line for each fault."""
 
     page: Path
     text: str  # Table 1 for a terminal
@@ -41,11 +36,12 @@ class Report(NamedTuple):
     other_protocols: list[str]
 
 
-class Ablation(NamedTuple):
-    """Table 2, and what is missing in it or not the same."""
+class Addresses(NamedTuple):
+    """Where a result's run directory, predictions and page are, relative to index.html."""
 
-    table: Table
-    about: list[str]
+    run: Callable[[Result], str]
+    predictions: Callable[[Result], str]
+    page: Callable[[Result], str]
 
 
 def report(runs: Sequence[Path], config: ReportConfig, absent: Sequence[str] = ()) -> Report:
@@ -56,92 +52,95 @@ def report(runs: Sequence[Path], config: ReportConfig, absent: Sequence[str] = (
     Args:
         absent: a line for each run that should be there and is not; they stand among the problems.
     """
-    found = find(runs, config.protocol)
+    collected = collect(runs, config.protocol)
     out = Path(config.out)
     (out / PAGES).mkdir(parents=True, exist_ok=True)
-    there, faults = write_pages(found.measured, out / PAGES, config.pictures)
+    readable, faults = write_pages(collected.results, out / PAGES, config.pictures)
     paper = [Column(card.name, card.shards, card.task) for card in PAPER]
-    first = table(found.measured, columns_of(found.measured, paper))
+    first = table(collected.results, columns_of(collected.results, paper))
     if config.compare:
-        compared, more = compare(first, there)
-        first, faults = replace(first, comparisons=compared), faults + more
-    second, figure = _ablation(first), draw(first)
-    _write_tables(out, first, second, replace(config, protocol=found.protocol))
+        comparisons, more = compare_table(first, readable)
+        first, faults = replace(first, comparisons=comparisons), faults + more
+    second, remarks = ablation(first)
+    figure = label_efficiency(first)
+    _write_tables(out, first, second, remarks, replace(config, protocol=collected.protocol))
     if figure:
         (out / "figure2.png").write_bytes(figure.png)
         (out / "figure2.svg").write_bytes(figure.svg)
-    problems = [*absent, *found.problems, *faults]
-    title = f"Results by {_WORDS.get(found.protocol, found.protocol)}"
-    content = Content(
-        title, first, second.table, second.about, figure,
-        found.measured, problems, found.other_protocols,
-    )  # fmt: skip
-    (out / INDEX).write_text(index(content, _addresses(out, there)), encoding="utf-8")
+    problems = [*absent, *collected.problems, *faults]
+    addresses = Addresses(
+        run=lambda run: address(run.directory, out) + "/",
+        predictions=lambda run: address(run.directory / run.predictions, out),
+        page=lambda run: f"{PAGES}/{quote(page_name(run))}" if run in readable else "",
+    )
+    page = _index(collected, first, second, remarks, figure, problems, addresses)
+    (out / INDEX).write_text(page, encoding="utf-8")
     text = markdown(first, intervals=config.intervals)
-    return Report(out / INDEX, text, problems, list(found.other_protocols))
+    return Report(out / INDEX, text, problems, list(collected.other_protocols))
 
 
-def _ablation(first: Table) -> Ablation:
-    """Return Table 2, each method told by the pre-training of its weights."""
-    parts: dict[str, Ablated] = {}
-    configs: dict[str, dict[str, Any]] = {}
-    about: list[str] = []
-    for method, runs in _by_method(first).items():
-        sources = dict(source for run in runs if (source := pretraining(run.directory)))
-        if len(sources) > 1:
-            about.append(f"{method}: its runs start from {len(sources)} pre-trainings; left out.")
-            continue
-        for config in sources.values():
-            found = ablated(config)
-            if found:
-                parts[method], configs[method] = found, flat(config)
-    second = table_2(first, parts)
-    missing = absent(parts)
-    if missing:
-        about.append(
-            f"Not measured: {', '.join(missing)}. A method is told by model.bridge_depth and "
-            f"loss.mfd in the config.json of the pre-training that its runs start from."
-        )
-    differing = differences(configs)
-    if differing:
-        about.append(f"These pre-trainings also differ in {', '.join(differing)}.")
-    return Ablation(second, about)
-
-
-def _by_method(first: Table) -> dict[str, list[Measurement]]:
-    found: dict[str, list[Measurement]] = {}
-    for block in first.blocks:
-        for line in block.lines:
-            for column in first.columns:
-                found.setdefault(line.method, []).extend(line.cells[column, TABLED[0]].runs)
-    return found
-
-
-def _write_tables(out: Path, first: Table, second: Ablation, config: ReportConfig) -> None:
+def _write_tables(
+    out: Path, first: Table, second: Table, remarks: Sequence[str], config: ReportConfig
+) -> None:
     def link(directory: Path) -> str:
         return address(directory, out)
 
-    ablation = "Ablation: the bridge transformer and masked feature distillation."
-    tables: list[tuple[str, Table, str, list[str]]] = [
+    ablated = "Ablation: the bridge transformer and masked feature distillation."
+    tables: list[tuple[str, Table, str, Sequence[str]]] = [
         ("table1", first, "Methods on downstream tasks, by the share of labels.", []),
-        ("table2", second.table, ablation, second.about),
+        ("table2", second, ablated, remarks),
     ]
-    for name, each, caption, about in tables:
+    for name, content, caption, lines in tables:
         caption = f"{caption} Protocol: {config.protocol}. Best bold, second underlined."
         files = {
-            "md": markdown(each, link, intervals=config.intervals)
-            + "".join(f"\n{line}\n" for line in about),
-            "tex": latex(each, (caption, f"tab:{name}"), link, intervals=config.intervals)
-            + "".join(f"% {line}\n" for line in about),
-            "csv": sheet(each, link),
+            "md": markdown(content, link, intervals=config.intervals)
+            + "".join(f"\n{line}\n" for line in lines),
+            "tex": latex(content, caption, f"tab:{name}", link, intervals=config.intervals)
+            + "".join(f"% {line}\n" for line in lines),
+            "csv": csv_table(content, link),
         }
-        for kind, content in files.items():
-            (out / f"{name}.{kind}").write_text(content, encoding="utf-8")
+        for kind, text in files.items():
+            (out / f"{name}.{kind}").write_text(text, encoding="utf-8")
 
 
-def _addresses(out: Path, there: set[Measurement]) -> Addresses:
-    return Addresses(
-        run=lambda run: address(run.directory, out) + "/",
-        predictions=lambda run: address(run.directory / run.predictions, out),
-        page=lambda run: f"{PAGES}/{quote(page_name(run))}" if run in there else "",
+def _index(
+    collected: Collected,
+    first: Table,
+    second: Table,
+    remarks: Sequence[str],
+    figure: RenderedFigure | None,
+    problems: Sequence[str],
+    addresses: Addresses,
+) -> str:
+    results, missing = collected.results, first.missing
+    cells = sum(len(block.lines) for block in first.blocks) * len(first.columns)
+    counts = (
+        (len({run.method for run in results}), "method"),
+        (len(first.columns), "task"),
+        (len({run.directory for run in results}), "run"),
     )
+    summary = ", ".join(f"{n} {name}{'' if n == 1 else 's'}" for n, name in counts)
+    missing_by_line: dict[tuple[str, str], list[str]] = {}
+    for labels, method, task in missing:
+        missing_by_line.setdefault((labels, method), []).append(task)
+    return render(
+        "index",
+        title=f"Results by {_PROTOCOLS.get(collected.protocol, collected.protocol)}",
+        summary=f"{summary}, {cells - len(missing)} of {cells} cells measured.",
+        problems=problems, table_1=first, table_2=second, remarks=remarks, figure=figure,
+        missing=missing, missing_by_line=missing_by_line, fewer_seeds=_fewer_seeds(first),
+        other_protocols=collected.other_protocols, listed=results, addresses=addresses,
+        older=sum(not run.predictions for run in results),
+    )  # fmt: skip
+
+
+def _fewer_seeds(first: Table) -> str:
+    """Return how many cells have fewer seeds than the most that a cell has."""
+    counts = [
+        len(line.cells[column, TABLED[0]].runs)
+        for block in first.blocks
+        for line in block.lines
+        for column in first.columns
+    ]
+    short = sum(0 < count < max(counts) for count in counts)
+    return f"{short} cells are of fewer seeds than the {max(counts)} of others." if short else ""

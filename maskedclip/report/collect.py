@@ -1,39 +1,81 @@
-"""The runs that a report is about: found, read, and held against their own predictions."""
+"""Finished runs: what they scored on each test split, checked against their own predictions."""
 
 import difflib
 import json
+import math
 import os
+import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
-from maskedclip.metrics.results import RESULTS, Predictions, read_rows, read_test_split
-from maskedclip.metrics.scores import point
+from tqdm import tqdm
+
+from maskedclip.metrics.results import RESULTS, Predictions, predictions_of, read_rows
+from maskedclip.metrics.scores import Score, point
 from maskedclip.models.checkpoints.formats import training_datasets
-from maskedclip.report.pages.measurements import Measurement, measurements
 
-USUAL = "finetune"
-_SAME = 1e-9  # of a value and its recomputation
+T = TypeVar("T")
+USUAL_PROTOCOL = "finetune"
+_USUAL_RECIPE = "paper"  # of fine-tuning: not written after the method
+_TOLERANCE = 1e-9  # of a value and its recomputation
+_TEXTS = ("run", "dataset", "task", "protocol", "metric")
+_NUMBERS = ("fraction", "seed", "n")
 
 
-class Found(NamedTuple):
-    """The measurements of one protocol, those of others by name, and what was left out."""
+@dataclass(frozen=True, eq=False)
+class Result:
+    """The scores of one run on one test split, as its rows of results.jsonl state them."""
+
+    directory: Path  # of the run
+    method: str
+    run: str
+    dataset: str
+    task: str
+    protocol: str
+    fraction: float
+    seed: int
+    n: int  # images
+    scores: Mapping[str, Score]
+    predictions: str = ""  # path in the run directory; empty where its rows name none
+    shards: str = ""  # the dataset's directory when it was evaluated
+    # form of weights that were trained on images of this dataset; None: the rows do not say
+    seen: str | None = None
+
+    @property
+    def cell(self) -> tuple[Any, ...]:
+        """What one cell of a table is made of; several seeds share it."""
+        return self.method, self.dataset, self.task, self.protocol, self.budget
+
+    @property
+    def budget(self) -> float | str:
+        """Labels used for training: a share, or as many a class as the protocol says."""
+        return self.protocol if self.protocol.endswith("-shot") else self.fraction
+
+    @property
+    def title(self) -> str:
+        parts = [self.method, self.dataset, self.task, self.protocol, budget_text(self.budget)]
+        return ", ".join([*parts, f"seed {self.seed}"])
+
+
+class Collected(NamedTuple):
+    """The results of one protocol, the number of those of others, and what was left out."""
 
     protocol: str
-    measured: list[Measurement]
+    results: list[Result]
     other_protocols: dict[str, int]
     problems: list[str]
 
 
-def find(roots: Sequence[Path], protocol: str) -> Found:
-    """Return what the runs under `roots` measured by `protocol`; "": fine-tuning, or the commonest.
+def collect(roots: Sequence[Path], protocol: str) -> Collected:
+    """Return the results by `protocol` under `roots`; "": fine-tuning, or the most common.
 
-    A results.jsonl that is damaged is named and left out; of two runs that fill the same place the
+    A results.jsonl that is damaged is named and left out; of two runs of the same cell and seed the
     first stays. Raises ValueError where there is nothing of that protocol.
     """
-    measured: list[Measurement] = []
+    results: list[Result] = []
     problems: list[str] = []
     for directory in run_directories(roots):
         try:
@@ -41,85 +83,148 @@ def find(roots: Sequence[Path], protocol: str) -> Found:
         except (ValueError, OSError) as error:
             problems.append(_line(error))
             continue
-        more, faults = measurements(directory, rows)
-        measured += more
+        own, faults = results_of(directory, rows)
+        results += own
         problems += faults
     where = ", ".join(map(str, roots))
-    if not measured:
+    if not results:
         why = f" that can be read: {problems[0]}" if problems else ""
         raise ValueError(f"{where}: no {RESULTS}{why}; fine-tune or evaluate first")
-    counts = Counter(each.protocol for each in measured)
-    usual = USUAL if USUAL in counts else counts.most_common(1)[0][0]
+    counts = Counter(result.protocol for result in results)
+    usual = USUAL_PROTOCOL if USUAL_PROTOCOL in counts else counts.most_common(1)[0][0]
     protocol = protocol or usual
-    mine = [each for each in measured if each.protocol == protocol]
-    if not mine:
+    chosen = [result for result in results if result.protocol == protocol]
+    if not chosen:
         near = difflib.get_close_matches(protocol, counts, n=1) or [usual]
         raise ValueError(
             f"{where}: nothing measured by {protocol!r}; there is {', '.join(sorted(counts))}; "
             f"try --protocol={near[0]}"
         )
-    kept, repeated = _once([_told(each) for each in mine])
+    kept, repeated = _without_repeats([_with_contamination(result) for result in chosen])
     others = {name: count for name, count in sorted(counts.items()) if name != protocol}
-    return Found(protocol, kept, others, problems + repeated)
-
-
-def _told(measured: Measurement) -> Measurement:
-    """Return it with what is known of its weights' training, where the rows do not say."""
-    if measured.seen is None and measured.dataset in training_datasets(measured.method):
-        return replace(measured, seen=measured.method)
-    return measured
+    return Collected(protocol, kept, others, problems + repeated)
 
 
 def run_directories(roots: Iterable[Path]) -> Iterator[Path]:
     """Yield each directory with results under `roots`, once, in the order of names."""
-    seen: set[Path] = set()
+    known: set[Path] = set()
     for root in roots:
         for folder, folders, files in os.walk(root):
             folders.sort()
-            place = Path(folder).resolve()
-            if RESULTS in files and place not in seen:
-                seen.add(place)
-                yield place
+            directory = Path(folder).resolve()
+            if RESULTS in files and directory not in known:
+                known.add(directory)
+                yield directory
 
 
-def _once(measured: Sequence[Measurement]) -> tuple[list[Measurement], list[str]]:
-    kept: dict[tuple[Any, ...], Measurement] = {}
+def results_of(directory: Path, rows: Iterable[Any]) -> tuple[list[Result], list[str]]:
+    """Return the results in the rows of a run, and a line for each row that is invalid.
+
+    Rows without `method`, of an older format, have their run as method. Another recipe of
+    fine-tuning than the usual one is another method.
+    """
+    groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+    problems: list[str] = []
+    for number, row in enumerate(rows, 1):
+        fault = _fault(row)
+        if fault:
+            problems.append(f"{directory / RESULTS}: row {number}: {fault}; left out")
+            continue
+        method = str(row.get("method") or row["run"])
+        recipe = str(row.get("recipe") or _USUAL_RECIPE)
+        method += "" if recipe == _USUAL_RECIPE else f", {recipe}"
+        split = (method, *(row[name] for name in (*_TEXTS[:4], "fraction", "seed")))
+        groups.setdefault(split, []).append(row)
+    results = []
+    for (method, run, dataset, task, protocol, fraction, seed), group in groups.items():
+        scores = {
+            row["metric"]: Score(
+                row["value"], row.get("low"), row.get("high"), int(row["n"]),
+                note=str(row.get("note") or ""),
+            )
+            for row in group
+        }  # fmt: skip
+        last = group[-1]
+        results.append(
+            Result(
+                directory, method, run, dataset, task, protocol, float(fraction), int(seed),
+                int(last["n"]), scores, str(last.get("predictions") or ""),
+                str(last.get("shards") or ""),
+                None if last.get("seen") is None else str(last["seen"]),
+            )
+        )  # fmt: skip
+    return results, problems
+
+
+def _fault(row: Any) -> str:
+    if not isinstance(row, dict):
+        return f"found {type(row).__name__}, not an object"
+    for name in _TEXTS:
+        if not isinstance(row.get(name), str):
+            return f"{name} is {row.get(name)!r}, not text"
+    for name in _NUMBERS:
+        if not _is_number(row.get(name)):
+            return f"{name} is {row.get(name)!r}, not a number"
+    if "value" not in row:
+        return "no value"
+    for name in ("value", "low", "high"):
+        if row.get(name) is not None and not _is_number(row[name]):
+            return f"{name} is {row[name]!r}, not a number"
+    return ""
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _with_contamination(result: Result) -> Result:
+    """Return it with the known training data of its weights, where the rows do not state them."""
+    if result.seen is None and result.dataset in training_datasets(result.method):
+        return replace(result, seen=result.method)
+    return result
+
+
+def _without_repeats(results: Sequence[Result]) -> tuple[list[Result], list[str]]:
+    kept: dict[tuple[Any, ...], Result] = {}
     problems = []
-    for each in measured:
-        first = kept.setdefault((*each.cell, each.fraction, each.seed), each)
-        if first is not each:
+    for result in results:
+        first = kept.setdefault((*result.cell, result.fraction, result.seed), result)
+        if first is not result:
             problems.append(
-                f"{each.directory}: {each.title} is there twice; that of {first.directory} is "
+                f"{result.directory}: {result.title} is there twice; that of {first.directory} is "
                 f"shown, give only one of them"
             )
     return list(kept.values()), problems
 
 
-def read(run: Measurement) -> tuple[Predictions, list[str]]:
-    """Return a measurement's predictions and their classes; ValueError where there are none."""
-    path = Path(run.predictions)
-    assert run.predictions
-    if path.is_absolute() or ".." in path.parts:
-        raise ValueError(f"{run.directory / RESULTS}: predictions {path} are not of this run")
-    return read_test_split(run.directory / path)
+def budget_text(budget: float | str) -> str:
+    """Return a share of labels in per cent, or the labels a class of an N-shot protocol."""
+    if isinstance(budget, str):
+        return f"{budget.removesuffix('-shot')} a class"
+    return f"{100 * budget:g} %" if budget else "none"
 
 
-def disagreements(run: Measurement, found: Predictions) -> list[str]:
-    """Return a line for each value of the rows that the predictions do not give again."""
+def read(result: Result) -> tuple[Predictions, list[str]]:
+    """Return the predictions behind a result, and the classes; ValueError where there are none."""
+    return predictions_of(result.directory, {"predictions": result.predictions})
+
+
+def disagreements(result: Result, predictions: Predictions) -> list[str]:
+    """Return a line for each value of the rows that the predictions do not reproduce."""
     problems = []
-    for metric, score in run.scores.items():
+    for metric, score in result.scores.items():
         try:
-            again, _ = point(metric, found.label_B, found.probability_BY)
+            again, _ = point(metric, predictions.label_B, predictions.probability_BY)
         except (KeyError, ValueError) as error:
-            problems.append(f"{run.directory / RESULTS}: {metric}: {_line(error)}")
+            problems.append(f"{result.directory / RESULTS}: {metric}: {_line(error)}")
             continue
         same = again is score.value is None
         if again is not None and score.value is not None:
-            same = abs(again - score.value) < _SAME
+            same = abs(again - score.value) < _TOLERANCE
         if not same:
             problems.append(
-                f"{run.directory / run.predictions}: gives {metric} {again}, and {RESULTS} says "
-                f"{score.value}; measure again"
+                f"{result.directory / result.predictions}: gives {metric} {again}, and {RESULTS} "
+                f"says {score.value}; measure again"
             )
     return problems
 
@@ -135,21 +240,26 @@ def pretraining(run: Path) -> tuple[Path, dict[str, Any]] | None:
     weights = Path(str(config["weights"]))
     # a relative path was relative to where the command ran: the run lies below that
     for base in (Path(), *run.parents):
-        there = base / weights
-        if there.is_file():
-            there = there.parent
-        found = _config(there) if there.is_dir() else None
-        if found is not None:
-            return there.resolve(), found
+        directory = base / weights
+        if directory.is_file():
+            directory = directory.parent
+        pretrained = _config(directory) if directory.is_dir() else None
+        if pretrained is not None:
+            return directory.resolve(), pretrained
     return None
 
 
 def _config(directory: Path) -> dict[str, Any] | None:
     try:
-        found = json.loads((directory / "config.json").read_text())
+        config = json.loads((directory / "config.json").read_text())
     except (OSError, ValueError):
         return None  # no run of ours, or a damaged one: nothing is known of it
-    return found if isinstance(found, dict) else None
+    return config if isinstance(config, dict) else None
+
+
+def progress(items: Sequence[T], what: str) -> Iterator[T]:
+    """Yield the items behind a progress bar; a log file gets a line now and then."""
+    yield from tqdm(items, desc=what, mininterval=0.1 if sys.stderr.isatty() else 10)
 
 
 def _line(error: Exception) -> str:

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from maskedclip.compare import compare
 from maskedclip.metrics.comparison import paired_bootstrap
 from maskedclip.metrics.results import Predictions, save_and_score, write_rows
+from maskedclip.report.compare_methods import compare
 from tests.answers import measured
 
 CLASSES = ("a", "b", "c")

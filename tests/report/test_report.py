@@ -22,7 +22,7 @@ from maskedclip.metrics.results import Predictions, read_rows, recomputed
 from maskedclip.report.build import Report, report
 from maskedclip.report.collect import pretraining
 from maskedclip.report.command import ReportConfig, read_report
-from maskedclip.report.pages.cells import shown
+from maskedclip.report.pages.tables import percent
 from tests.colours import config_of, two_colours
 from tests.report.pages.runs import Place, predicted, write_run, write_study
 
@@ -90,7 +90,7 @@ def test_every_number_is_what_its_predictions_give_again(study: Study) -> None:
             again.append(recomputed(directory, mine[0]))
         assert float(row["mean"]) == pytest.approx(np.mean([s.value for s in again]), abs=1e-12)
         assert float(row["low"]) == pytest.approx(np.mean([s.low for s in again]), abs=1e-12)
-        value = shown(float(row["mean"]))
+        value = percent(float(row["mean"]))
         assert value in study.text("table1.md")
         assert value in study.text("table1.tex")
         assert value in study.text("index.html")
@@ -204,7 +204,7 @@ def test_intervals_stand_under_the_values_where_they_are_asked_for(
     config = ReportConfig(out=str(tmp_path), intervals=True, compare=False, pictures=0)
     report([study.runs / "ours-idrid-0.1-seed0"], config)
     row = next(r for r in csv.DictReader((tmp_path / "table1.csv").open()) if r["mean"])
-    between = f"{shown(float(row['low']))} to {shown(float(row['high']))}"
+    between = f"{percent(float(row['low']))} to {percent(float(row['high']))}"
     assert f"<br>{between}" in (tmp_path / "table1.md").read_text()
     assert between.replace(" to ", "--") in (tmp_path / "table1.tex").read_text()
 
@@ -240,7 +240,7 @@ def test_the_worst_errors_are_shown_as_pictures(phantoms: dict[str, Path], tmp_p
     assert "data:image/jpeg" not in page.read_text()
 
 
-def test_a_picture_of_another_label_or_key_is_not_shown(
+def test_a_picture_of_another_label_or_key_is_not_percent(
     phantoms: dict[str, Path], tmp_path: Path
 ) -> None:
     found, classes = images_of(phantoms["heldout"])
@@ -344,7 +344,7 @@ def test_two_runs_in_one_place_are_not_averaged(tmp_path: Path) -> None:
     assert len(written.problems) == 1
     assert "is there twice" in written.problems[0]
     first = read_rows(tmp_path / "r" / "a" / "m-idrid-1-seed0")[0]["value"]
-    assert f" {shown(first)} " in written.text
+    assert f" {percent(first)} " in written.text
 
 
 def test_other_test_images_are_not_compared_and_said(tmp_path: Path) -> None:
@@ -395,7 +395,7 @@ def test_an_undefined_value_is_explained(tmp_path: Path) -> None:
     assert "there is no curve" in page.read_text()
 
 
-def test_other_protocols_are_named_and_can_be_shown(tmp_path: Path) -> None:
+def test_other_protocols_are_named_and_can_be_percent(tmp_path: Path) -> None:
     for protocol in ("finetune", "16-shot", "zeroshot"):
         place = Place("a", "idrid", 0.0 if protocol == "zeroshot" else 0.1, protocol=protocol)
         write_run(tmp_path / "r", place, predicted("idrid", 5, 1.0, 0))

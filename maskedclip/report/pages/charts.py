@@ -1,131 +1,289 @@
-"""Charts of the unit square as SVG: ROC and PR curves, and the reliability diagram."""
+"""All charts of a report, by matplotlib: Figure 2, ROC and PR curves, the reliability diagram."""
 
+import io
+import re
+import textwrap
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import numpy as np
+import matplotlib as mpl
+from jinja2.utils import markupsafe
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
-from maskedclip.report.pages.html import escaped
-from maskedclip.report.pages.run_statistics import Bin
+from maskedclip.report.pages.run_statistics import ClassCurve, ReliabilityBin
+from maskedclip.report.pages.tables import Column, Table, TableCell
 
-# Okabe and Ito: told apart by colour-blind eyes, and by their dashes in grey print
+# Okabe and Ito: distinct to colour-blind eyes, and by their dashes in grey print
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#8b6914")
-DASHES = ("", "7 3", "2 2", "9 3 2 3", "4 2", "1 3", "12 3", "6 2 2 2 2 2")
-_SIDE, _LEFT, _TOP, _BOTTOM, _RIGHT = 270, 46, 10, 42, 12  # pixels
+_METRIC = "auroc"
+_MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+_LINES = ("-", "--", "-.", ":")
+_DASHES = ("-", "--", ":", "-.", (0, (4, 2)), (0, (1, 3)), (0, (9, 3)), (0, (5, 2, 1, 2, 1, 2)))
+_LONGEST = 28  # characters of a name in one line of the legend
+_IN_PANEL = 8  # methods that an empty panel has room for
+_WIDTH, _PANEL = 4.8, 1.75  # inches: a column of text, and the height of a panel
+_SQUARE = 3.3  # inches: side of a chart of the unit square
+_INK, _GRID, _BACKDROP = "#1b2733", "#dde3e9", "#a9b4bf"
+_ON_PAGE = {  # a colour of a figure -> what it is on a page, light or dark
+    _INK: "currentColor", "#000000": "currentColor", _GRID: "var(--line)",
+    _BACKDROP: "var(--soft)", "#ffffff": "none",
+}  # fmt: skip
+_FILE_STYLE = {
+    "font.family": "sans-serif", "font.size": 8, "axes.titlesize": 8.5, "axes.linewidth": 0.6,
+    "legend.fontsize": 7.5, "xtick.labelsize": 7, "ytick.labelsize": 7, "lines.linewidth": 1.3,
+    "svg.hashsalt": "maskedclip",  # the same figure, the same bytes
+}  # fmt: skip
+_PAGE_STYLE = _FILE_STYLE | {
+    "text.color": _INK, "axes.edgecolor": _INK, "axes.labelcolor": _INK, "xtick.color": _INK,
+    "ytick.color": _INK, "svg.fonttype": "none",  # text stays text: searched, and read aloud
+}  # fmt: skip
+_CHART_STYLE = _PAGE_STYLE | {
+    "font.size": 9, "xtick.labelsize": 8.5, "ytick.labelsize": 8.5, "legend.fontsize": 9,
+    "lines.linewidth": 1.6,
+}  # fmt: skip
+_NO_METADATA = {
+    "png": {"Software": None},
+    "svg": {"Date": None},  # no date and version: the same figure, the same bytes
+}
 
 
-class Curve(NamedTuple):
-    """A line in the unit square; one without a name is drawn as a backdrop."""
+class RenderedFigure(NamedTuple):
+    """Figure 2 as files and as an element of a page, and its content in words."""
 
-    points_K2: np.ndarray
-    name: str = ""
-    stepped: bool = (
-        False  # a point's height holds from the one before it, as average precision counts
-    )
-
-
-def chart(curves: Sequence[Curve], across: str, upwards: str, *, diagonal: bool = False) -> str:
-    """Return an SVG with axes from 0 to 1."""
-    parts = _axes(across, upwards)
-    if diagonal:
-        parts.append(_line(np.array([[0, 0], [1, 1]]), "#8896a4", "4 4", 1))
-    named = 0
-    for curve in curves:
-        points_K2 = _steps(curve.points_K2) if curve.stepped else curve.points_K2
-        if not curve.name:
-            parts.append(_line(points_K2, "#c3ccd5", "", 1))
-            continue
-        colour, dash = COLOURS[named % len(COLOURS)], DASHES[named % len(DASHES)]
-        parts.append(_line(points_K2, colour, dash, 2, curve.name))
-        named += 1
-    return _svg(parts, f"{upwards} against {across}")
+    png: bytes
+    svg: bytes
+    inline: markupsafe.Markup
+    words: str
 
 
-def legend(names: Sequence[str]) -> str:
-    """Return the names beside the dashes and colours that `chart` gives them."""
-    lines = []
-    for place, name in enumerate(names):
-        colour, dash = COLOURS[place % len(COLOURS)], DASHES[place % len(DASHES)]
-        stroke = (
-            f'<svg width="34" height="10" aria-hidden="true"><line x1="1" y1="5" x2="33" y2="5" '
-            f'stroke="{colour}" stroke-width="2.5" stroke-dasharray="{dash}"/></svg>'
-        )
-        lines.append(f"<div>{stroke} {escaped(name)}</div>")
-    return "".join(lines)
+class _Point(NamedTuple):
+    share: float  # per cent of the labels
+    mean: float
+    low: float
+    high: float
+    seeds: int
 
 
-def reliability_chart(bins: Sequence[Bin]) -> str:
-    """Return bars of accuracy over confidence, and the gap to the diagonal."""
-    parts = _axes("confidence (highest probability)", "share that is right")
-    for each in bins:
-        left, width = _x(each.low), _x(each.high) - _x(each.low)
-        top, bottom = _y(each.accuracy), _y(0)
-        said = f"{each.images} images: confidence {each.confidence:.3f}, right {each.accuracy:.3f}"
-        parts.append(
-            f'<rect x="{left + 1:.1f}" y="{top:.1f}" width="{width - 2:.1f}" '
-            f'height="{bottom - top:.1f}" fill="#56b4e9" stroke="#0072b2">'
-            f"<title>{escaped(said)}</title></rect>"
-        )
-        parts.append(
-            f'<circle cx="{_x(each.confidence):.1f}" cy="{top:.1f}" r="3" fill="#d55e00">'
-            f"<title>{escaped(said)}</title></circle>"
-        )
-    parts.append(_line(np.array([[0, 0], [1, 1]]), "#5b6b7a", "4 4", 1))
-    return _svg(parts, "reliability diagram")
+def roc_chart(
+    curves: Sequence[ClassCurve], backdrop: Sequence[ClassCurve] = ()
+) -> markupsafe.Markup:
+    """Return an <svg> of the ROC curves; those of the backdrop are thin and unnamed."""
+    with mpl.rc_context(_CHART_STYLE):  # type: ignore[arg-type]
+        figure, axes = _unit_square("false positive rate", "true positive rate")
+        axes.plot([0, 1], [0, 1], color=_BACKDROP, linestyle="--", linewidth=0.8)
+        for curve in backdrop:
+            assert curve.roc_K2 is not None
+            axes.plot(*curve.roc_K2.T, color=_BACKDROP, linewidth=0.7)
+        for curve, style in zip(curves, _line_styles(len(curves)), strict=True):
+            assert curve.roc_K2 is not None
+            axes.plot(*curve.roc_K2.T, **style)
+        areas = ", ".join(f"{c.name} {100 * (c.auroc or 0):.1f}" for c in curves)
+        return _inline(figure, f"ROC curves. Area under the curve in per cent: {areas}.")
 
 
-def _x(value: float) -> float:
-    return _LEFT + value * _SIDE
+def precision_recall_chart(
+    curves: Sequence[ClassCurve], backdrop: Sequence[ClassCurve] = ()
+) -> markupsafe.Markup:
+    """Return an <svg> of precision against recall, in the steps that average precision sums."""
+    with mpl.rc_context(_CHART_STYLE):  # type: ignore[arg-type]
+        figure, axes = _unit_square("recall", "precision")
+        for curve in backdrop:
+            assert curve.precision_K2 is not None
+            axes.step(*curve.precision_K2.T, color=_BACKDROP, linewidth=0.7)
+        for curve, style in zip(curves, _line_styles(len(curves)), strict=True):
+            assert curve.precision_K2 is not None
+            axes.step(*curve.precision_K2.T, **style)
+        areas = ", ".join(f"{c.name} {100 * (c.average_precision or 0):.1f}" for c in curves)
+        return _inline(figure, f"Precision-recall curves. Average precision, per cent: {areas}.")
 
 
-def _y(value: float) -> float:
-    return _TOP + (1 - value) * _SIDE
+def curve_legend(names: Sequence[str]) -> markupsafe.Markup:
+    """Return an <svg> of the names beside the lines that the two charts draw for them."""
+    labels = [_label(name) for name in names]
+    with mpl.rc_context(_CHART_STYLE):  # type: ignore[arg-type]
+        lines = 1 + sum(label.count("\n") + 1 for label in labels)
+        figure = Figure(figsize=(2.7, 0.21 * lines))
+        handles = [Line2D([], [], **style) for style in _line_styles(len(names))]
+        figure.legend(
+            handles, labels, loc="upper left", frameon=False, handlelength=3.4,
+            bbox_to_anchor=(0, 1), borderaxespad=0,
+        )  # fmt: skip
+        return _inline(figure, f"Classes: {', '.join(names)}.")
 
 
-def _axes(across: str, upwards: str) -> list[str]:
-    parts = [
-        f'<rect x="{_LEFT}" y="{_TOP}" width="{_SIDE}" height="{_SIDE}" fill="none" '
-        f'stroke="#8896a4"/>'
+def reliability_chart(bins: Sequence[ReliabilityBin]) -> markupsafe.Markup:
+    """Return an <svg> of accuracy over confidence as bars, and the diagonal."""
+    with mpl.rc_context(_CHART_STYLE):  # type: ignore[arg-type]
+        figure, axes = _unit_square("confidence (highest probability)", "share that is right")
+        axes.bar(
+            [b.low for b in bins], [b.accuracy for b in bins], [b.high - b.low for b in bins],
+            align="edge", color="#56b4e9", edgecolor="#0072b2", linewidth=0.8,
+        )  # fmt: skip
+        axes.plot([b.confidence for b in bins], [b.accuracy for b in bins], "o", color="#d55e00",
+            markersize=4)  # fmt: skip
+        axes.plot([0, 1], [0, 1], color=_INK, linestyle="--", linewidth=0.8)
+        values = ", ".join(f"{100 * b.confidence:.0f}: {100 * b.accuracy:.0f}" for b in bins)
+        return _inline(figure, f"Reliability diagram. Confidence: share right, per cent: {values}.")
+
+
+def _unit_square(across: str, upwards: str) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(_SQUARE, _SQUARE))
+    # fixed positions: an automatic layout takes twice the time
+    axes = figure.add_axes((0.155, 0.135, 0.825, 0.845))
+    ticks = (0, 0.25, 0.5, 0.75, 1)
+    axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), xlabel=across, ylabel=upwards)
+    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    axes.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
+    axes.set_axisbelow(True)
+    axes.grid(color=_GRID, linewidth=0.6)
+    return figure, axes
+
+
+def _line_styles(count: int) -> list[dict[str, object]]:
+    return [
+        {"color": COLOURS[i % len(COLOURS)], "linestyle": _DASHES[i % len(_DASHES)]}
+        for i in range(count)
     ]
-    for tick in (0, 0.25, 0.5, 0.75, 1):
-        parts.append(
-            f'<line x1="{_LEFT}" x2="{_LEFT + _SIDE}" y1="{_y(tick)}" y2="{_y(tick)}" '
-            f'stroke="#e4e9ee"/>'
-            f'<text x="{_LEFT - 6}" y="{_y(tick) + 4}" text-anchor="end">{tick:g}</text>'
-            f'<text x="{_x(tick)}" y="{_TOP + _SIDE + 16}" text-anchor="middle">{tick:g}</text>'
-        )
-    middle = _TOP + _SIDE / 2
-    parts.append(
-        f'<text x="{_LEFT + _SIDE / 2}" y="{_TOP + _SIDE + 36}" text-anchor="middle">'
-        f"{escaped(across)}</text>"
-        f'<text x="12" y="{middle}" text-anchor="middle" '
-        f'transform="rotate(-90 12 {middle})">{escaped(upwards)}</text>'
-    )
-    return parts
 
 
-def _steps(points_K2: np.ndarray) -> np.ndarray:
-    """Return the points with the corners of a line that goes up or down, then across."""
-    corner_K2 = np.stack([points_K2[:-1, 0], points_K2[1:, 1]], axis=1)
-    both_K2 = np.empty((2 * len(points_K2) - 1, 2))
-    both_K2[0::2], both_K2[1::2] = points_K2, corner_K2
-    return both_K2
+def _inline(figure: Figure, words: str) -> markupsafe.Markup:
+    """Return the figure as an <svg> element of a page, in the page's colours, said in `words`."""
+    svg = _saved(figure, "svg").decode()
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
+    svg = re.sub(r"\n\s*", "\n", svg).rstrip()
+    for colour, on_page in _ON_PAGE.items():
+        svg = svg.replace(colour, on_page)
+    svg = re.sub(r'<g id="[^"]*"', "<g", svg)  # several figures of a page would share them
+    attributes = markupsafe.Markup('<svg class="chart" role="img" aria-label="{}"').format(words)
+    return attributes + markupsafe.Markup(svg.removeprefix("<svg"))
 
 
-def _line(points_K2: np.ndarray, colour: str, dash: str, width: int, name: str = "") -> str:
-    points = " ".join(f"{_x(x):.1f},{_y(y):.1f}" for x, y in points_K2)
-    title = f"<title>{escaped(name)}</title>" if name else ""
-    return (
-        f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="{width}" '
-        f'stroke-dasharray="{dash}">{title}</polyline>'
-    )
+def label_efficiency(table: Table) -> RenderedFigure | None:
+    """Return Figure 2, the share of labels against AUROC; None where no task has a value."""
+    if not any(_lines(table, column) for column in table.columns):
+        return None
+    methods = list(dict.fromkeys(line.method for b in table.blocks for line in b.lines))
+    with mpl.rc_context(_FILE_STYLE):  # type: ignore[arg-type]
+        figure = _figure_2(table, methods)
+        png, svg = (_saved(figure, kind) for kind in ("png", "svg"))
+    names = ", ".join(column.name for column in table.columns if _lines(table, column))
+    words = f"AUROC against the share of labels, for {names}, by {', '.join(methods)}. "
+    words += f"{_bands(table)}."
+    with mpl.rc_context(_PAGE_STYLE):  # type: ignore[arg-type]
+        inline = _inline(_figure_2(table, methods), words)
+    return RenderedFigure(png, svg, inline, words)
 
 
-def _svg(parts: Sequence[str], said: str) -> str:
-    width, height = _LEFT + _SIDE + _RIGHT, _TOP + _SIDE + _BOTTOM
-    return (
-        f'<svg role="img" aria-label="{escaped(said)}" width="{width}" height="{height}" '
-        f'viewBox="0 0 {width} {height}" font-family="sans-serif" font-size="12" fill="#1b2733">'
-        + "".join(parts)
-        + "</svg>"
-    )
+def _figure_2(table: Table, methods: Sequence[str]) -> Figure:
+    columns = [column for column in table.columns if _lines(table, column)]
+    across = min(2, len(columns))
+    down = -(-len(columns) // across)
+    # the legend has an empty panel, or rows of its own below
+    free = down * across > len(columns) and len(methods) <= _IN_PANEL
+    room = 0.0 if free else 0.4 + 0.17 * -(-len(methods) // across)
+    size = (_WIDTH if across > 1 else 0.7 * _WIDTH, _PANEL * down + room)  # inches
+    figure = Figure(figsize=size, layout="constrained")
+    axes = figure.subplots(down, across, squeeze=False)
+    handles: dict[str, Artist] = {}
+    for panel, column in zip(axes.flat, columns, strict=False):
+        handles |= _panel(panel, table, column, methods)
+    for empty in axes.flat[len(columns) :]:
+        empty.set_axis_off()
+    for bottom in axes.flat[max(0, len(columns) - across) : len(columns)]:
+        bottom.set_xlabel("labels used (%, log scale)")
+    for left in axes[:, 0]:
+        left.set_ylabel("AUROC (%)")
+    owner: Axes | Figure = axes.flat[-1] if free else figure
+    letters = 34 if free else round(15 * size[0])  # that a line of the title has room for
+    owner.legend(
+        [handles[name] for name in methods if name in handles],
+        [_label(name) for name in methods if name in handles],
+        ncols=1 if free else across, frameon=False, handlelength=3.2,
+        loc="center" if free else "outside lower center",
+        title=textwrap.fill(_bands(table), letters), title_fontsize=7,
+    )  # fmt: skip
+    return figure
+
+
+def _saved(figure: Figure, kind: str) -> bytes:
+    file = io.BytesIO()
+    figure.savefig(file, format=kind, dpi=300, metadata=_NO_METADATA[kind])
+    return file.getvalue()
+
+
+def _lines(table: Table, column: Column) -> dict[str, list[_Point]]:
+    """Return a method's points in a panel, by rising share of labels."""
+    lines: dict[str, list[_Point]] = {}
+    for block in table.blocks:
+        if isinstance(block.budget, str) or block.budget <= 0:
+            continue
+        for line in block.lines:
+            point = _point(float(block.budget), line.cells[column, _METRIC])
+            if point:
+                lines.setdefault(line.method, []).append(point)
+    return lines
+
+
+def _point(share: float, cell: TableCell) -> _Point | None:
+    if cell.mean is None:
+        return None
+    low, high = cell.interval or (cell.mean, cell.mean)
+    if cell.deviation is not None:
+        low, high = cell.mean - cell.deviation, cell.mean + cell.deviation
+    return _Point(100 * share, 100 * cell.mean, 100 * low, 100 * high, len(cell.values))
+
+
+def _label(name: str) -> str:
+    """Return a name that matplotlib takes for no formula and no hidden entry, wrapped."""
+    plain = textwrap.fill(name.replace("$", r"\$"), _LONGEST)
+    return f" {plain}" if plain.startswith("_") else plain
+
+
+def _panel(axes: Axes, table: Table, column: Column, methods: Sequence[str]) -> dict[str, Artist]:
+    """Draw a task's lines and return them by method."""
+    handles: dict[str, Artist] = {}
+    lines = _lines(table, column)
+    shares = sorted({point.share for points in lines.values() for point in points})
+    for method, points in lines.items():
+        index = methods.index(method)
+        colour = COLOURS[index % len(COLOURS)]
+        share = [point.share for point in points]
+        (handles[method],) = axes.plot(
+            share, [point.mean for point in points], color=colour, markersize=3.6,
+            marker=_MARKERS[index % len(_MARKERS)],
+            linestyle=_LINES[(index // len(COLOURS) + index) % len(_LINES)],
+        )  # fmt: skip
+        low, high = [point.low for point in points], [point.high for point in points]
+        if len(points) > 1:
+            axes.fill_between(share, low, high, color=colour, alpha=0.16, linewidth=0)
+        else:  # a band has no width there
+            axes.vlines(share, low, high, color=colour, alpha=0.6)
+    axes.set_xscale("log")
+    axes.set_xticks(shares, [f"{share:g}" for share in shares])
+    axes.set_xticks([], minor=True)
+    axes.margins(x=0.06)
+    if len(shares) == 1:
+        axes.set_xlim(shares[0] / 2, shares[0] * 2)
+    axes.set_title(_label(column.name))
+    axes.grid(color=_GRID, linewidth=0.5)
+    axes.spines[["top", "right"]].set_visible(False)
+    return handles
+
+
+def _bands(table: Table) -> str:
+    """Return in words what the bands are."""
+    seeds = {
+        point.seeds
+        for column in table.columns
+        for points in _lines(table, column).values()
+        for point in points
+    }
+    several = sorted(seeds - {1})
+    spread = f"standard deviation over {' or '.join(map(str, several))} seeds"
+    interval = "95\u00a0% bootstrap interval"  # a line must not break there
+    if several and 1 in seeds:
+        return f"Bands: {spread}; where there is one seed, {interval}"
+    return f"Bands: {spread}" if several else f"Bands: {interval} (one seed)"

@@ -1,10 +1,142 @@
-"""Methods by tasks by labels: Tables 1 and 2 before they become text."""
+"""Methods by tasks by labels: Tables 1 and 2 before they become text.
 
+A cell's mean is over the seeds. Its interval is the mean of the seeds' bootstrap intervals: of the
+test images, not of the seeds, whose spread is the standard deviation beside it.
+"""
+
+import math
+import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
-from maskedclip.report.pages.cells import Average, Cell, Column, Comparisons, average, shown
-from maskedclip.report.pages.measurements import TABLED, Measurement, budget_words
+from maskedclip.metrics.scores import METRICS
+from maskedclip.report.collect import Result, budget_text
+
+METRIC_NAMES = dict(
+    zip(
+        METRICS,
+        (
+            "ROC", "PRC", "quadratic kappa", "macro F1", "balanced accuracy",
+            "calibration error (ECE)",
+        ),
+        strict=True,
+    )
+)  # fmt: skip
+TABLED = ("auroc", "average_precision")  # the columns of a task, as in the paper
+
+
+class Column(NamedTuple):
+    """A task; those of the paper count for the average."""
+
+    name: str
+    dataset: str
+    task: str
+    of_paper: bool = True
+
+
+class Comparison(NamedTuple):
+    """A cell against the best one of its column: the difference of the means, and a paired p."""
+
+    best: str
+    difference: float
+    low: float | None
+    high: float | None
+    p: float | None
+
+
+# a cell of a table: labels, column (None: the average), metric, method
+CellKey = tuple[float | str, Column | None, str, str]
+Comparisons = Mapping[CellKey, Comparison]
+
+
+@dataclass(frozen=True)
+class TableCell:
+    """The runs of one method, task and number of labels, by one metric."""
+
+    metric: str
+    runs: tuple[Result, ...] = ()
+
+    @property
+    def scored(self) -> tuple[Result, ...]:
+        """The runs in which the metric is defined."""
+        return tuple(
+            run
+            for run in self.runs
+            if self.metric in run.scores and run.scores[self.metric].value is not None
+        )
+
+    @property
+    def values(self) -> list[float]:
+        return [float(run.scores[self.metric].value or 0) for run in self.scored]
+
+    @property
+    def mean(self) -> float | None:
+        return statistics.fmean(self.values) if self.values else None
+
+    @property
+    def deviation(self) -> float | None:
+        return statistics.stdev(self.values) if len(self.values) > 1 else None
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        scores = [run.scores[self.metric] for run in self.scored]
+        lows = [score.low for score in scores if score.low is not None]
+        highs = [score.high for score in scores if score.high is not None]
+        complete = scores and len(lows) == len(highs) == len(scores)
+        return (statistics.fmean(lows), statistics.fmean(highs)) if complete else None
+
+    @property
+    def seen(self) -> list[str]:
+        """The forms of weights that were trained on images of this dataset."""
+        return sorted({run.seen for run in self.scored if run.seen})
+
+    @property
+    def notes(self) -> list[str]:
+        notes = [run.scores[self.metric].note for run in self.runs if self.metric in run.scores]
+        trained = [f"weights ({form}) trained on images of this dataset" for form in self.seen]
+        return [*sorted({note for note in notes if note}), *trained]
+
+
+class Average(NamedTuple):
+    """The mean over the tasks that have a value, `tasks` of `of`."""
+
+    mean: float | None
+    deviation: float | None
+    interval: tuple[float, float] | None
+    tasks: int
+    of: int
+    seen: bool = False  # whether weights were trained on images of one of them
+
+    @property
+    def complete(self) -> bool:
+        return self.tasks == self.of
+
+
+def average(cells: Sequence[TableCell]) -> Average:
+    """Return the mean over tasks; its interval takes their test images as independent."""
+    scored = [cell for cell in cells if cell.mean is not None]
+    if not scored:
+        return Average(None, None, None, 0, len(cells))
+    mean = statistics.fmean(float(cell.mean or 0) for cell in scored)
+    by_seed = [
+        {run.seed: run.scores[cell.metric].value or 0.0 for run in cell.scored} for cell in scored
+    ]
+    shared = set.intersection(*(set(values) for values in by_seed))
+    same = all(set(values) == shared for values in by_seed)
+    totals = [statistics.fmean(values[seed] for values in by_seed) for seed in sorted(shared)]
+    deviation = statistics.stdev(totals) if same and len(totals) > 1 else None
+    below, above = [], []
+    for cell in scored:
+        if cell.interval and cell.mean is not None:
+            below.append((cell.mean - cell.interval[0]) ** 2)
+            above.append((cell.interval[1] - cell.mean) ** 2)
+    interval = None
+    if len(below) == len(scored):
+        low, high = (math.sqrt(sum(squares)) / len(scored) for squares in (below, above))
+        interval = (mean - low, mean + high)
+    seen = any(cell.seen for cell in scored)
+    return Average(mean, deviation, interval, len(scored), len(cells), seen)
 
 
 @dataclass(frozen=True)
@@ -12,17 +144,17 @@ class Line:
     """A method in a block."""
 
     method: str
-    cells: Mapping[tuple[Column, str], Cell]
+    cells: Mapping[tuple[Column, str], TableCell]
     averages: Mapping[str, Average]
-    label: str = ""  # what the table calls it; empty: the method
+    label: str = ""  # the method's name in the table; empty: the method
     checks: tuple[bool, ...] = ()  # of an ablation: bridge, distillation
 
-    def at(self, column: Column | None, metric: str) -> Cell | Average:
+    def at(self, column: Column | None, metric: str) -> TableCell | Average:
         return self.averages[metric] if column is None else self.cells[column, metric]
 
 
 @dataclass(frozen=True)
-class Block:
+class LabelBlock:
     """All methods with the same number of labels."""
 
     budget: float | str
@@ -30,42 +162,56 @@ class Block:
 
     @property
     def name(self) -> str:
-        return budget_words(self.budget)
+        return budget_text(self.budget)
+
+    def marks(self, columns: Sequence[Column | None]) -> dict[tuple[str, Column | None, str], str]:
+        """Return (method, column, metric) -> mark; averages over too few tasks take no part."""
+        found: dict[tuple[str, Column | None, str], str] = {}
+        for column in columns:
+            for metric in TABLED:
+                cells = [line.at(column, metric) for line in self.lines]
+                values = [
+                    None if isinstance(cell, Average) and not cell.complete else cell.mean
+                    for cell in cells
+                ]
+                for line, mark in zip(self.lines, marks(values), strict=True):
+                    found[line.method, column, metric] = mark
+        return found
 
 
 @dataclass(frozen=True)
 class Table:
-    """Blocks of lines, what they are compared in, and what the comparisons found."""
+    """Blocks of lines by columns, and the comparisons of their cells."""
 
     columns: tuple[Column, ...]
-    blocks: tuple[Block, ...]
+    blocks: tuple[LabelBlock, ...]
     comparisons: Comparisons
 
     @property
     def groups(self) -> tuple[Column | None, ...]:
-        """The columns as they are shown; None, the average of several, stands after them."""
+        """The columns in the order shown; None, the average of several, stands after them."""
         own = tuple(column for column in self.columns if column.of_paper) or self.columns
         mean = (None,) if len(own) > 1 else ()
         return (*own, *mean, *(column for column in self.columns if column not in own))
 
     @property
     def checked(self) -> bool:
-        """Whether the lines say which parts a method has."""
+        """Whether the lines state which components a method has."""
         return any(line.checks for block in self.blocks for line in block.lines)
 
     @property
     def trained_on(self) -> list[str]:
         """A line a method whose weights were trained on images of a dataset in the table."""
-        found: dict[tuple[str, str], list[str]] = {}
+        datasets: dict[tuple[str, str], list[str]] = {}
         for block in self.blocks:
             for line in block.lines:
                 for column in self.columns:
                     for form in line.cells[column, TABLED[0]].seen:
-                        names = found.setdefault((line.label or line.method, form), [])
+                        names = datasets.setdefault((line.label or line.method, form), [])
                         names += [column.name] if column.name not in names else []
         return [
             f"{method}: its weights ({form}) were trained on images of {', '.join(names)}."
-            for (method, form), names in found.items()
+            for (method, form), names in datasets.items()
         ]
 
     @property
@@ -80,37 +226,37 @@ class Table:
         ]
 
 
-def columns_of(found: Iterable[Measurement], paper: Sequence[Column]) -> tuple[Column, ...]:
-    """Return the paper's columns if one of them is there, then those of other tasks."""
-    there = list(dict.fromkeys((run.dataset, run.task) for run in found))
+def columns_of(results: Iterable[Result], paper: Sequence[Column]) -> tuple[Column, ...]:
+    """Return the paper's columns if there is a result for one, then those of other tasks."""
+    tasks = list(dict.fromkeys((run.dataset, run.task) for run in results))
     known = {(column.dataset, column.task) for column in paper}
-    datasets = [dataset for dataset, _ in there]
+    datasets = [dataset for dataset, _ in tasks]
     others = tuple(
         Column(
             f"{dataset} {task}" if datasets.count(dataset) > 1 else dataset, dataset, task, False
         )
-        for dataset, task in there
+        for dataset, task in tasks
         if (dataset, task) not in known
     )
-    return (*(paper if known & set(there) else ()), *others)
+    return (*(paper if known & set(tasks) else ()), *others)
 
 
 def table(
-    found: Sequence[Measurement],
+    results: Sequence[Result],
     columns: Sequence[Column],
     comparisons: Comparisons | None = None,
 ) -> Table:
-    """Return the table of the measurements; methods stand in the order of their first one."""
-    methods = list(dict.fromkeys(run.method for run in found))
-    shares = sorted({run.budget for run in found if not isinstance(run.budget, str)})
-    shots = sorted({run.budget for run in found if isinstance(run.budget, str)}, key=_natural)
-    blocks: list[Block] = []
+    """Return the table of the results; methods stand in the order of their first one."""
+    methods = list(dict.fromkeys(run.method for run in results))
+    shares = sorted({run.budget for run in results if not isinstance(run.budget, str)})
+    shots = sorted({run.budget for run in results if isinstance(run.budget, str)}, key=_natural)
+    blocks: list[LabelBlock] = []
     budgets: list[float | str] = [*shots, *shares]
     for budget in budgets:
-        runs = [run for run in found if run.budget == budget]
-        there = [method for method in methods if any(run.method == method for run in runs)]
-        lines = tuple(_line(method, runs, columns) for method in there)
-        blocks.append(Block(budget, lines))
+        runs = [run for run in results if run.budget == budget]
+        own = [method for method in methods if any(run.method == method for run in runs)]
+        lines = tuple(_line(method, runs, columns) for method in own)
+        blocks.append(LabelBlock(budget, lines))
     return Table(tuple(columns), tuple(blocks), comparisons or {})
 
 
@@ -119,13 +265,13 @@ def _natural(name: str) -> tuple[int, str]:
     return (int(digits) if digits.isdecimal() else 0, name)
 
 
-def _line(method: str, runs: Sequence[Measurement], columns: Sequence[Column]) -> Line:
-    mine = [run for run in runs if run.method == method]
-    cells: dict[tuple[Column, str], Cell] = {}
+def _line(method: str, runs: Sequence[Result], columns: Sequence[Column]) -> Line:
+    own = [run for run in runs if run.method == method]
+    cells: dict[tuple[Column, str], TableCell] = {}
     for column in columns:
-        here = [run for run in mine if (run.dataset, run.task) == (column.dataset, column.task)]
+        here = [run for run in own if (run.dataset, run.task) == (column.dataset, column.task)]
         here.sort(key=lambda run: run.seed)
-        cells |= {(column, metric): Cell(metric, tuple(here)) for metric in TABLED}
+        cells |= {(column, metric): TableCell(metric, tuple(here)) for metric in TABLED}
     counted = [column for column in columns if column.of_paper] or list(columns)
     averages = {metric: average([cells[column, metric] for column in counted]) for metric in TABLED}
     return Line(method, cells, averages)
@@ -136,26 +282,14 @@ def marks(values: Sequence[float | None]) -> list[str]:
 
     A single value is not marked: nothing was compared.
     """
-    written = [None if value is None else float(shown(value)) for value in values]
+    written = [None if value is None else float(percent(value)) for value in values]
     ranked = sorted({value for value in written if value is not None}, reverse=True)
     if sum(value is not None for value in written) < 2:
         return [""] * len(values)
-    names = {value: ("best", "second")[place] for place, value in enumerate(ranked[:2])}
+    names = {value: ("best", "second")[rank] for rank, value in enumerate(ranked[:2])}
     return ["" if value is None else names.get(value, "") for value in written]
 
 
-def column_marks(
-    block: Block, columns: Sequence[Column | None]
-) -> dict[tuple[str, Column | None, str], str]:
-    """Return (method, column, metric) -> mark; averages over too few tasks take no part."""
-    found: dict[tuple[str, Column | None, str], str] = {}
-    for column in columns:
-        for metric in TABLED:
-            cells = [line.at(column, metric) for line in block.lines]
-            values = [
-                None if isinstance(cell, Average) and not cell.complete else cell.mean
-                for cell in cells
-            ]
-            for line, mark in zip(block.lines, marks(values), strict=True):
-                found[line.method, column, metric] = mark
-    return found
+def percent(value: float | None) -> str:
+    """Return a value of 0 to 1 in per cent as the tables write it, a dash for none."""
+    return "-" if value is None else f"{100 * value:.1f}"

@@ -38,7 +38,7 @@ def test_a_class_without_images_has_no_curve_and_is_counted() -> None:
     probability_BY = np.array([[0.9, 0.1, 0.0], [0.2, 0.1, 0.7], [0.3, 0.6, 0.1]])
     curves = class_curves(["a", "b", "c"], label_B, probability_BY)
     assert curves[2].roc_K2 is None
-    assert (curves[2].images, curves[2].called, curves[2].auroc) == (0, 1, None)
+    assert (curves[2].images, curves[2].predicted, curves[2].auroc) == (0, 1, None)
     assert confusion(3, label_B, probability_BY).tolist() == [[1, 0, 1], [0, 1, 0], [0, 0, 0]]
 
 
@@ -46,5 +46,5 @@ def test_the_surest_mistake_stands_first() -> None:
     label_B = np.array([0, 0, 1, 1])
     probability_BY = np.array([[0.4, 0.6], [0.9, 0.1], [0.8, 0.2], [0.3, 0.7]])
     found = worst(["w", "x", "y", "z"], label_B, probability_BY, 5)
-    assert [(each.key, each.label, each.called) for each in found] == [("y", 1, 0), ("w", 0, 1)]
+    assert [(each.key, each.label, each.predicted) for each in found] == [("y", 1, 0), ("w", 0, 1)]
     assert len(worst(["w", "x", "y", "z"], label_B, probability_BY, 1)) == 1

@@ -5,16 +5,16 @@ from pathlib import Path
 
 import pytest
 
-from maskedclip.report.pages.latex import escaped, latex
 from maskedclip.report.pages.tables import table
-from tests.report.pages.test_table_cells import PAPER, measured
+from maskedclip.report.pages.text_tables import latex, latex_escaped
+from tests.report.pages.test_tables import PAPER, result
 
 
 def written(*, intervals: bool = False) -> str:
-    runs = [measured("a_b & 50%", "idrid", 0.8, fraction=0.1), measured("b#{", "idrid", 0.7)]
-    runs += [measured("b#{", "idrid", 0.71, seed=1), measured("b#{", "aptos2019", 0.6)]
+    runs = [result("a_b & 50%", "idrid", 0.8, fraction=0.1), result("b#{", "idrid", 0.7)]
+    runs += [result("b#{", "idrid", 0.71, seed=1), result("b#{", "aptos2019", 0.6)]
     found = table(runs, PAPER)
-    return latex(found, ("Per cent & co.", "tab:x"), lambda _: "../runs/a", intervals=intervals)
+    return latex(found, "Per cent & co.", "tab:x", lambda _: "../runs/a", intervals=intervals)
 
 
 def code(text: str) -> str:
@@ -22,11 +22,11 @@ def code(text: str) -> str:
     return re.sub(r"(?<!\\)%.*", "", text)
 
 
-def test_every_special_character_is_escaped() -> None:
-    assert escaped("a_b & 50% #1 {x} ~^ $\\") == (
+def test_every_special_character_is_latex_escaped() -> None:
+    assert latex_escaped("a_b & 50% #1 {x} ~^ $\\") == (
         r"a\_b \& 50\% \#1 \{x\} \textasciitilde{}\textasciicircum{} \$\textbackslash{}"
     )
-    assert escaped("two\nlines") == "two lines"
+    assert latex_escaped("two\nlines") == "two lines"
 
 
 @pytest.mark.parametrize("intervals", [False, True])
@@ -61,6 +61,6 @@ def test_a_missing_cell_is_a_dash_and_a_short_average_says_so() -> None:
 
 
 def test_a_file_name_cannot_leave_its_comment() -> None:
-    runs = [measured("a\n\\input{secret}", "idrid", 0.8)]
-    text = latex(table(runs, PAPER), ("", ""), lambda path: f"{Path(path)}\n\\input{{x}}")
+    runs = [result("a\n\\input{secret}", "idrid", 0.8)]
+    text = latex(table(runs, PAPER), "", "", lambda path: f"{Path(path)}\n\\input{{x}}")
     assert r"\input" not in code(text)

@@ -4,9 +4,9 @@ from dataclasses import asdict
 
 from maskedclip.config import flat, override
 from maskedclip.recipes import clip, demo, maskedclip_vitl
-from maskedclip.report.pages.ablation import ablated, absent, differences, table_2
+from maskedclip.report.ablation import absent, components_of, differences, table_2
 from maskedclip.report.pages.tables import table
-from tests.report.pages.test_table_cells import PAPER, measured
+from tests.report.pages.test_tables import PAPER, result
 
 
 def config(bridge_depth: int, mfd: float, **changes: float) -> dict:
@@ -16,23 +16,23 @@ def config(bridge_depth: int, mfd: float, **changes: float) -> dict:
 
 
 def test_parts_are_those_of_the_configuration() -> None:
-    assert ablated(config(0, 0.0)) == (False, False)
-    assert ablated(config(4, 0.0)) == (True, False)
-    assert ablated(asdict(demo())) == (True, True)
+    assert components_of(config(0, 0.0)) == (False, False)
+    assert components_of(config(4, 0.0)) == (True, False)
+    assert components_of(asdict(demo())) == (True, True)
 
 
 def test_what_lacks_an_objective_is_no_ablation() -> None:
-    assert ablated(config(4, 0.0, loss_clip=0.0)) is None  # masked images alone
-    assert ablated(asdict(clip())) is None
-    assert ablated(config(0, 0.01)) is None  # the paper has no such row
-    assert ablated({"weights": "random"}) is None
+    assert components_of(config(4, 0.0, loss_clip=0.0)) is None  # masked images alone
+    assert components_of(asdict(clip())) is None
+    assert components_of(config(0, 0.01)) is None  # the paper has no such row
+    assert components_of({"weights": "random"}) is None
 
 
 def test_rows_stand_in_the_papers_order_whatever_they_are_called() -> None:
     methods = ("MaskedCLIP", "z", "a", "RETFound")
-    runs = [measured(name, "idrid", 0.8, fraction=share) for name in methods for share in (0.1, 1)]
-    parts = {"MaskedCLIP": ablated(config(0, 0.0)), "z": ablated(config(4, 0.01))}
-    parts |= {"a": ablated(config(4, 0.0))}
+    runs = [result(name, "idrid", 0.8, fraction=share) for name in methods for share in (0.1, 1)]
+    parts = {"MaskedCLIP": components_of(config(0, 0.0)), "z": components_of(config(4, 0.01))}
+    parts |= {"a": components_of(config(4, 0.0))}
     found = table_2(table(runs, PAPER), parts)
     assert [block.name for block in found.blocks] == ["10 %"]
     assert [(line.label, line.method, line.checks) for line in found.blocks[0].lines] == [
@@ -43,8 +43,8 @@ def test_rows_stand_in_the_papers_order_whatever_they_are_called() -> None:
 
 
 def test_two_methods_of_one_row_are_told_apart() -> None:
-    runs = [measured(name, "idrid", 0.8) for name in ("small", "large")]
-    parts = dict.fromkeys(("small", "large"), ablated(config(4, 0.01)))
+    runs = [result(name, "idrid", 0.8) for name in ("small", "large")]
+    parts = dict.fromkeys(("small", "large"), components_of(config(4, 0.01)))
     lines = table_2(table(runs, PAPER), parts).blocks[0].lines
     assert [line.label for line in lines] == ["MaskedCLIP (small)", "MaskedCLIP (large)"]
     assert absent(parts) == ["MAE+CLIP", "+Bridge Transformer"]

@@ -7,28 +7,26 @@ from pathlib import Path
 import pytest
 
 from maskedclip.metrics.comparison import over_seeds
-from maskedclip.report.pages.cells import Column, shown
-from maskedclip.report.pages.csv_table import sheet
-from maskedclip.report.pages.latex import latex
-from maskedclip.report.pages.markdown import markdown
-from maskedclip.report.pages.measurements import Measurement, Score, measurements
-from maskedclip.report.pages.tables import column_marks, columns_of, marks, table
+from maskedclip.metrics.scores import Score
+from maskedclip.report.collect import Result, results_of
+from maskedclip.report.pages.tables import Column, columns_of, marks, percent, table
+from maskedclip.report.pages.text_tables import csv_table, latex, markdown
 
 PAPER = (Column("APTOS", "aptos2019", "grade"), Column("IDRiD", "idrid", "grade"))
 
 
-def measured(method: str, dataset: str, value: float | None, **facts: object) -> Measurement:
+def result(method: str, dataset: str, value: float | None, **facts: object) -> Result:
     low, high = (None, None) if value is None else (value - 0.1, value + 0.05)
     scores = {
-        "auroc": Score(value, low, high, "" if value is not None else "one class"),
-        "average_precision": Score(value, low, high),
+        "auroc": Score(value, low, high, 50, note="" if value is not None else "one class"),
+        "average_precision": Score(value, low, high, 50),
     }
     fields = {
         "directory": Path("runs") / method, "method": method, "run": method, "dataset": dataset,
         "task": "grade", "protocol": "finetune", "fraction": 1.0, "seed": 0, "n": 50,
         "scores": scores,
     }  # fmt: skip
-    return Measurement(**(fields | facts))  # type: ignore[arg-type]
+    return Result(**(fields | facts))  # type: ignore[arg-type]
 
 
 def test_the_best_and_the_second_are_marked_as_they_are_written() -> None:
@@ -42,25 +40,23 @@ def test_a_single_value_is_not_marked() -> None:
 
 
 def test_columns_are_the_papers_and_then_others() -> None:
-    runs = [measured("a", "clinic", 0.8), measured("a", "idrid", 0.8)]
+    runs = [result("a", "clinic", 0.8), result("a", "idrid", 0.8)]
     assert [column.name for column in columns_of(runs, PAPER)] == ["APTOS", "IDRiD", "clinic"]
 
 
 def test_where_none_of_the_papers_tasks_is_there_only_others_are_columns() -> None:
-    assert [column.name for column in columns_of([measured("a", "clinic", 0.8)], PAPER)] == [
-        "clinic"
-    ]
+    assert [column.name for column in columns_of([result("a", "clinic", 0.8)], PAPER)] == ["clinic"]
 
 
 def test_two_tasks_of_a_dataset_are_two_columns_with_the_task_in_the_name() -> None:
-    runs = [measured("a", "clinic", 0.8), measured("a", "clinic", 0.8, task="edema")]
+    runs = [result("a", "clinic", 0.8), result("a", "clinic", 0.8, task="edema")]
     names = [column.name for column in columns_of(runs, PAPER)]
     assert names == ["clinic grade", "clinic edema"]
 
 
 def test_the_average_is_of_the_papers_tasks_alone() -> None:
-    runs = [measured("a", name, value) for name, value in (("aptos2019", 0.8), ("idrid", 0.6))]
-    runs.append(measured("a", "clinic", 0.1))
+    runs = [result("a", name, value) for name, value in (("aptos2019", 0.8), ("idrid", 0.6))]
+    runs.append(result("a", "clinic", 0.1))
     found = table(runs, columns_of(runs, PAPER))
     average = found.blocks[0].lines[0].averages["auroc"]
     assert average.mean == pytest.approx(0.7)
@@ -70,14 +66,14 @@ def test_the_average_is_of_the_papers_tasks_alone() -> None:
 
 
 def test_an_average_over_fewer_tasks_says_so_and_is_never_marked() -> None:
-    runs = [measured("whole", "aptos2019", 0.6), measured("whole", "idrid", 0.6)]
-    runs += [measured("half", "aptos2019", 0.9)]
-    runs += [measured("other", "aptos2019", 0.5), measured("other", "idrid", 0.5)]
+    runs = [result("whole", "aptos2019", 0.6), result("whole", "idrid", 0.6)]
+    runs += [result("half", "aptos2019", 0.9)]
+    runs += [result("other", "aptos2019", 0.5), result("other", "idrid", 0.5)]
     found = table(runs, PAPER)
     block = found.blocks[0]
     averages = {line.method: line.averages["auroc"] for line in block.lines}
     assert (averages["half"].tasks, averages["half"].of) == (1, 2)
-    placed = column_marks(block, found.groups)
+    placed = block.marks(found.groups)
     assert placed["half", None, "auroc"] == ""
     assert placed["whole", None, "auroc"] == "best"
     assert placed["half", PAPER[0], "auroc"] == "best"  # in its own column it takes part
@@ -86,7 +82,7 @@ def test_an_average_over_fewer_tasks_says_so_and_is_never_marked() -> None:
 
 def test_mean_and_deviation_over_seeds_are_those_of_compare() -> None:
     values = [0.71, 0.75, 0.82]
-    runs = [measured("a", "idrid", value, seed=seed) for seed, value in enumerate(values)]
+    runs = [result("a", "idrid", value, seed=seed) for seed, value in enumerate(values)]
     cell = table(runs, PAPER).blocks[0].lines[0].cells[PAPER[1], "auroc"]
     mean, deviation = over_seeds(values)
     assert (cell.mean, cell.deviation) == (pytest.approx(mean), pytest.approx(deviation))
@@ -96,7 +92,7 @@ def test_mean_and_deviation_over_seeds_are_those_of_compare() -> None:
 def test_the_average_over_seeds_has_the_deviation_of_the_seeds_averages() -> None:
     values = {"aptos2019": (0.8, 0.9), "idrid": (0.6, 0.5)}  # averages 0.7 and 0.7
     runs = [
-        measured("a", name, value, seed=seed)
+        result("a", name, value, seed=seed)
         for name, both in values.items()
         for seed, value in enumerate(both)
     ]
@@ -110,31 +106,31 @@ def test_the_average_over_seeds_has_the_deviation_of_the_seeds_averages() -> Non
 
 
 def test_seeds_that_are_not_the_same_in_all_tasks_give_no_deviation_of_the_average() -> None:
-    runs = [measured("a", "aptos2019", 0.8, seed=seed) for seed in (0, 1)]
-    runs += [measured("a", "idrid", 0.6, seed=0)]
+    runs = [result("a", "aptos2019", 0.8, seed=seed) for seed in (0, 1)]
+    runs += [result("a", "idrid", 0.6, seed=0)]
     average = table(runs, PAPER).blocks[0].lines[0].averages["auroc"]
     assert average.deviation is None
     assert average.mean == pytest.approx(0.7)
 
 
 def test_an_undefined_value_is_a_dash_with_a_note_and_no_missing_run() -> None:
-    runs = [measured("a", "aptos2019", 0.8), measured("a", "idrid", None)]
+    runs = [result("a", "aptos2019", 0.8), result("a", "idrid", None)]
     found = table(runs, PAPER)
     cell = found.blocks[0].lines[0].cells[PAPER[1], "auroc"]
-    assert shown(cell.mean) == "-"
+    assert percent(cell.mean) == "-"
     assert cell.notes == ["one class"]
     assert found.missing == []
     assert found.blocks[0].lines[0].averages["auroc"].tasks == 1
 
 
 def test_shares_of_labels_are_blocks_from_few_to_many() -> None:
-    runs = [measured("a", "idrid", 0.8, fraction=share) for share in (1.0, 0.01, 0.1)]
+    runs = [result("a", "idrid", 0.8, fraction=share) for share in (1.0, 0.01, 0.1)]
     assert [block.name for block in table(runs, PAPER).blocks] == ["1 %", "10 %", "100 %"]
 
 
 def test_labels_a_class_are_one_block_whatever_share_they_are() -> None:
     runs = [
-        measured("a", dataset, 0.8, fraction=share, protocol=f"{shots}-shot")
+        result("a", dataset, 0.8, fraction=share, protocol=f"{shots}-shot")
         for dataset, share, shots in (
             ("idrid", 0.1, 16),
             ("aptos2019", 0.02, 16),
@@ -151,13 +147,13 @@ ROW = {
 
 
 def test_a_row_of_an_older_format_has_its_run_as_method() -> None:
-    found, problems = measurements(Path("runs/a"), [ROW])
+    found, problems = results_of(Path("runs/a"), [ROW])
     assert (found[0].method, found[0].predictions, problems) == ("a", "", [])
 
 
 def test_another_recipe_of_fine_tuning_is_another_method() -> None:
     rows = [ROW | {"method": "m", "recipe": recipe} for recipe in ("paper", "retfound")]
-    found, _ = measurements(Path("runs/a"), rows)
+    found, _ = results_of(Path("runs/a"), rows)
     assert [run.method for run in found] == ["m", "m, retfound"]
 
 
@@ -171,8 +167,8 @@ def test_another_recipe_of_fine_tuning_is_another_method() -> None:
         ({"value": float("nan")}, "value is nan"),
     ],
 )
-def test_a_row_that_says_nothing_is_named_and_left_out(change: dict, said: str) -> None:
-    found, problems = measurements(Path("runs/a"), [ROW, ROW | {"metric": "x"} | change, 3])
+def test_an_invalid_row_is_named_and_left_out(change: dict, said: str) -> None:
+    found, problems = results_of(Path("runs/a"), [ROW, ROW | {"metric": "x"} | change, 3])
     assert len(found) == 1
     assert len(problems) == 2
     assert said in problems[0]
@@ -180,8 +176,8 @@ def test_a_row_that_says_nothing_is_named_and_left_out(change: dict, said: str) 
 
 
 def test_cells_of_weights_that_knew_the_dataset_are_marked_and_named() -> None:
-    runs = [measured("flair", "aptos2019", 0.9, seen="FLAIR"), measured("flair", "idrid", 0.8)]
-    runs += [measured("ours", "aptos2019", 0.8, seen=""), measured("ours", "idrid", 0.7)]
+    runs = [result("flair", "aptos2019", 0.9, seen="FLAIR"), result("flair", "idrid", 0.8)]
+    runs += [result("ours", "aptos2019", 0.8, seen=""), result("ours", "idrid", 0.7)]
     found = table(runs, PAPER)
     line = "flair: its weights (FLAIR) were trained on images of APTOS."
     assert found.trained_on == [line]
@@ -189,11 +185,13 @@ def test_cells_of_weights_that_knew_the_dataset_are_marked_and_named() -> None:
     assert "**90.0**\u2020" in text  # of both columns of the task, and of the average
     assert text.count("\u2020") == 2 + 2 + 1
     assert text.endswith(f"\n\u2020 {line}\n")
-    code = latex(found, ("Caption", "tab:x"), lambda _: "runs/a")
+    code = latex(found, "Caption", "tab:x", lambda _: "runs/a")
     assert code.count(r"$^\dagger$") == 5
-    notes = [row["note"] for row in csv.DictReader(io.StringIO(sheet(found, lambda _: "runs/a")))]
+    notes = [
+        row["note"] for row in csv.DictReader(io.StringIO(csv_table(found, lambda _: "runs/a")))
+    ]
     assert sum("trained on images of this dataset" in note for note in notes) == 2
 
 
-def test_where_nobody_knew_the_dataset_no_dagger_is_shown() -> None:
-    assert "\u2020" not in markdown(table([measured("ours", "idrid", 0.7)], PAPER))
+def test_where_nobody_knew_the_dataset_no_dagger_is_percent() -> None:
+    assert "\u2020" not in markdown(table([result("ours", "idrid", 0.7)], PAPER))

@@ -1,0 +1,192 @@
+"""Is one run or method better than another? Every metric on the same test images, with p-values.
+
+`compare` is the command of that name, of two runs or folders of runs; `compare_table` holds each
+method of a report's table against the best of its column.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from sklearn.metrics import roc_auc_score
+
+from maskedclip.metrics import results
+from maskedclip.metrics.comparison import (
+    Difference,
+    against_best,
+    delong,
+    over_seeds,
+    paired_bootstrap,
+)
+from maskedclip.metrics.results import Predictions
+from maskedclip.metrics.scores import METRICS, NEED_TWO_CLASSES, macro
+from maskedclip.report.collect import Result, progress, read, run_directories
+from maskedclip.report.pages.tables import TABLED, CellKey, Comparison, Table
+
+Split = tuple[str, str, str, float]  # dataset, task, protocol, fraction
+_NAMES = {
+    "auroc": "AUROC",
+    "average_precision": "average precision",
+    "quadratic_kappa": "quadratic kappa",
+    "macro_f1": "macro F1",
+    "balanced_accuracy": "balanced accuracy",
+    "calibration_error": "calibration error (less is better)",
+}
+
+
+class Side(NamedTuple):
+    """One side's predictions on a test split, by seed."""
+
+    classes: list[str]
+    runs: dict[int, Predictions]
+
+
+def compare(first: Path, second: Path) -> str:
+    """Return a table a test split (dataset, task, protocol, fraction) that both have results of.
+
+    Raises ValueError where there is none, where a side has two runs of one seed, and where the
+    two sides are not of the same test images.
+    """
+    sides = [_sides(root) for root in (first, second)]
+    both = [split for split in sides[0] if split in sides[1]]
+    if not both:
+        raise ValueError(
+            f"{first} and {second} have measured nothing in common: {_some(sides[0])} and "
+            f"{_some(sides[1])}"
+        )
+    return "\n".join(_text(split, *(side[split] for side in sides)) for split in both)
+
+
+def _sides(root: Path) -> dict[Split, Side]:
+    if not root.is_dir():
+        raise ValueError(f"{root}: no such directory; name a run, or a folder of runs")
+    sides: dict[Split, Side] = {}
+    for run in run_directories([root]):
+        for row in results.read_rows(run):
+            if row["metric"] != METRICS[0]:
+                continue
+            predictions, classes = results.predictions_of(run, row)
+            split = (row["dataset"], row["task"], row["protocol"], row["fraction"])
+            side = sides.setdefault(split, Side(classes, {}))
+            if row["seed"] in side.runs or side.classes != classes:
+                raise ValueError(
+                    f"{root}: {_title(split)} has two runs of seed {row['seed']}, or other "
+                    f"classes; name one run, or a folder of runs that differ in their seed"
+                )
+            side.runs[row["seed"]] = predictions
+    if not sides:
+        raise ValueError(f"{root}: no {results.RESULTS}; fine-tune or evaluate first")
+    return sides
+
+
+def _text(split: Split, first: Side, second: Side) -> str:
+    if first.classes != second.classes:
+        raise ValueError(f"{_title(split)}: the two runs have other classes; compare others")
+    a, b = list(first.runs.values()), list(second.runs.values())
+    patients = len(set(a[0].units))
+    lines: list[tuple[str, ...]] = [("", "first", "second", "difference [95 %]", "p")]
+    one_class = len(set(a[0].label_B.tolist())) < 2
+    for metric in METRICS:
+        if one_class and metric in NEED_TWO_CLASSES:
+            lines.append((_NAMES[metric], "-", "-", "- (test images of one class)", "-"))
+            continue
+        means = [_mean(metric, side) for side in (a, b)]
+        lines.append((_NAMES[metric], *means, *_cells(paired_bootstrap(metric, a, b))))
+    if len(a) == len(b) == 1 and not one_class:
+        lines += _by_class(first.classes, a[0], b[0])
+    head = (
+        f"{_title(split)}: {len(a[0].keys)} images of {patients} patients, "
+        f"{len(a)} and {len(b)} runs\n"
+    )
+    return head + results.in_columns(lines)
+
+
+def _by_class(classes: Sequence[str], a: Predictions, b: Predictions) -> list[tuple[str, ...]]:
+    """Return DeLong's test for each class that has test images."""
+    index = {key: i for i, key in enumerate(b.keys)}
+    order_B = [index[key] for key in a.keys]  # the bootstrap has checked that they are the same
+    lines: list[tuple[str, ...]] = []
+    for label, name in enumerate(classes):
+        is_B = a.label_B == label
+        if is_B.any():
+            scores = a.probability_BY[:, label], b.probability_BY[order_B, label]
+            auroc = [f"{100 * roc_auc_score(is_B, score_B):.1f}" for score_B in scores]
+            cells = _cells(delong(is_B, *scores, a.units))
+            lines.append((f"AUROC of {name}, DeLong", *auroc, *cells))
+    return lines
+
+
+def _mean(metric: str, side: Sequence[Predictions]) -> str:
+    """Return the mean over seeds and its standard deviation, in per cent."""
+    values = [macro(metric, run.label_B, run.probability_BY)[0] for run in side]
+    mean, deviation = over_seeds(values)
+    return f"{100 * mean:.1f}" + ("" if deviation is None else f" +- {100 * deviation:.1f}")
+
+
+def _cells(difference: Difference) -> tuple[str, str]:
+    text = f"{100 * difference.value:+.1f}"
+    if difference.low is not None and difference.high is not None:
+        text += f" [{100 * difference.low:+.1f}, {100 * difference.high:+.1f}]"
+    if difference.p is None:
+        return text, "-"
+    return text, "<0.001" if difference.p < 0.001 else f"{difference.p:.3f}"
+
+
+def _title(split: Split) -> str:
+    dataset, task, protocol, fraction = split
+    return f"{dataset} {task}, {protocol}, {100 * fraction:.3g}% of the labels"
+
+
+def _some(splits: Iterable[Split]) -> str:
+    """Return the title of the first split, and how many more there are."""
+    first, *rest = splits
+    return _title(first) + (f" and {len(rest)} more" if rest else "")
+
+
+def compare_table(
+    table: Table, readable: set[Result]
+) -> tuple[dict[CellKey, Comparison], list[str]]:
+    """Compare each method with the best of its column; return also what could not be compared.
+
+    Args:
+        readable: the results whose predictions can be read.
+    """
+    comparisons: dict[CellKey, Comparison] = {}
+    problems: list[str] = []
+    columns = [(block, column) for block in table.blocks for column in table.columns]
+    for block, column in progress(columns, "comparisons"):
+        for metric in TABLED:
+            runs = {line.method: line.cells[column, metric].scored for line in block.lines}
+            runs = {name: own for name, own in runs.items() if own and readable.issuperset(own)}
+            if len(runs) < 2:
+                continue
+            predictions = {name: [read(run)[0] for run in own] for name, own in runs.items()}
+            alike, others = _on_the_same_images(predictions)
+            where = f"{block.name} of labels, {column.name}"
+            if others and metric == TABLED[0]:
+                problems.append(
+                    f"{where}: {', '.join(others)} measured on other test images than "
+                    f"{', '.join(alike)}; not compared"
+                )
+            if not alike:
+                continue
+            try:
+                best, differences = against_best(metric, alike)
+            except ValueError as error:
+                problems.append(f"{where}: no comparison ({error})")
+                break
+            for name, other in differences.items():
+                comparisons[block.budget, column, metric, name] = Comparison(best, *other)
+    return comparisons, problems
+
+
+def _on_the_same_images(
+    predictions: dict[str, list[Predictions]],
+) -> tuple[dict[str, list[Predictions]], list[str]]:
+    """Return the methods of the test images that most have in all runs, and the others."""
+    images = {name: {frozenset(run.keys) for run in runs} for name, runs in predictions.items()}
+    counts = Counter(next(iter(sets)) for sets in images.values() if len(sets) == 1)
+    usual = {counts.most_common(1)[0][0]} if counts else set()
+    alike = {name: runs for name, runs in predictions.items() if images[name] == usual}
+    return alike, [name for name in predictions if name not in alike]

@@ -1,0 +1,260 @@
+"""Tables as Markdown, as LaTeX in the paper's layout, and as CSV with a line a cell."""
+
+import csv
+import io
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from maskedclip.report.pages.tables import (
+    METRIC_NAMES,
+    TABLED,
+    Average,
+    CellKey,
+    Column,
+    Comparisons,
+    Line,
+    Table,
+    TableCell,
+    percent,
+)
+
+Link = Callable[[Path], str]  # a run's directory to its address
+_MARKDOWN_MARKS = {"best": "**{}**", "second": "<u>{}</u>", "": "{}"}
+_LATEX_MARKS = {"best": r"\textbf{%s}", "second": r"\underline{%s}", "": "%s"}
+_SPECIAL = {
+    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_",
+    "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
+    "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}",
+}  # fmt: skip
+_CSV_HEAD = (
+    "labels", "method", "row", "task", "dataset", "label", "metric", "mean", "sd", "low", "high",
+    "images", "seeds", "mark", "tasks", "best", "difference", "difference_low", "difference_high",
+    "p", "note", "runs",
+)  # fmt: skip
+
+
+def markdown(table: Table, link: Link | None = None, *, intervals: bool = False) -> str:
+    """Return a table; without `link` for a terminal: no links, and columns of one width.
+
+    A dagger marks values of weights that were trained on images of the dataset.
+
+    Args:
+        link: a run's directory to the address that leads there.
+        intervals: the 95 % interval stands under each value.
+    """
+    if not table.blocks:
+        return "No row.\n"
+    head = ["labels", "method", *(("bridge", "L_mfd") if table.checked else ())]
+    names = [_markdown_escaped(group.name) if group else "average" for group in table.groups]
+    head += [f"{name} {METRIC_NAMES[metric]}" for name in names for metric in TABLED]
+    rows = [head]
+    for block in table.blocks:
+        marks = block.marks(table.groups)
+        for line in block.lines:
+            row = [block.name, _markdown_escaped(line.label or line.method)]
+            row += ["\u2713" if check else "" for check in line.checks]
+            for group in table.groups:
+                for metric in TABLED:
+                    cell = line.at(group, metric)
+                    text = _markdown_value(cell, marks[line.method, group, metric], intervals)
+                    row.append(_linked(text, cell, link))
+            rows.append(row)
+    notes = "".join(f"\n\u2020 {_markdown_escaped(line)}\n" for line in table.trained_on)
+    return _markdown_lines(rows, padded=link is None) + notes
+
+
+def _markdown_value(cell: TableCell | Average, mark: str, intervals: bool) -> str:
+    text = _MARKDOWN_MARKS[mark].format(percent(cell.mean)) + ("\u2020" if cell.seen else "")
+    if cell.deviation is not None:
+        text += f" \u00b1 {percent(cell.deviation)}"
+    if isinstance(cell, Average) and cell.mean is not None and not cell.complete:
+        text += f" ({cell.tasks} of {cell.of})"
+    if intervals and cell.interval:
+        low, high = cell.interval
+        text += f"<br>{percent(low)} to {percent(high)}"
+    return text
+
+
+def _linked(text: str, cell: TableCell | Average, link: Link | None) -> str:
+    if link is None or isinstance(cell, Average) or not cell.scored:
+        return text
+    if len(cell.scored) == 1:
+        return f"[{text}]({link(cell.scored[0].directory)})"
+    seeds = [f"[{run.seed}]({link(run.directory)})" for run in cell.scored]
+    return f"{text} (seeds {' '.join(seeds)})"
+
+
+def _markdown_escaped(text: str) -> str:
+    """Return text that Markdown shows as it is, in one line and one cell."""
+    plain = " ".join(text.split())
+    for character in "\\|*_`[]":
+        plain = plain.replace(character, "\\" + character)
+    return plain.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
+def _markdown_lines(rows: Sequence[Sequence[str]], *, padded: bool) -> str:
+    widths = [max(len(row[i]) for row in rows) if padded else 0 for i in range(len(rows[0]))]
+    lines = [
+        "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |"
+        for row in rows
+    ]
+    rule = "|" + "|".join("-" * (max(width, 3) + 2) for width in widths) + "|"
+    return "\n".join([lines[0], rule, *lines[1:]]) + "\n"
+
+
+def latex_escaped(text: str) -> str:
+    """Return text that LaTeX prints as it is, in one line."""
+    return "".join(_SPECIAL.get(character, character) for character in " ".join(text.split()))
+
+
+def latex(table: Table, caption: str, label: str, link: Link, *, intervals: bool = False) -> str:
+    """Return a table environment; comments below it name the runs behind each line.
+
+    Args:
+        link: a run's directory to its address in the comments.
+        intervals: the 95 % intervals stand in a second line of each method.
+    """
+    if not table.blocks:
+        return "% no row\n"
+    groups = table.groups
+    lead = ["Labels", "Method", *(("Bridge", r"$\mathcal{L}_{mfd}$") if table.checked else ())]
+    width = len(lead) + len(TABLED) * len(groups)
+    names = [latex_escaped(group.name) if group else "Average" for group in groups]
+    top = [*lead, *(rf"\multicolumn{{{len(TABLED)}}}{{c}}{{{name}}}" for name in names)]
+    second = ["" for _ in lead] + [METRIC_NAMES[metric] for _ in groups for metric in TABLED]
+    rules = [
+        rf"\cmidrule(lr){{{start}-{start + len(TABLED) - 1}}}"
+        for start in range(len(lead) + 1, width + 1, len(TABLED))
+    ]
+    body: list[str] = []
+    for block in table.blocks:
+        body.append(r"\midrule")
+        marks = block.marks(groups)
+        for number, line in enumerate(block.lines):
+            opening = latex_escaped(block.name) if number == 0 else ""
+            own = [marks[line.method, group, metric] for group in groups for metric in TABLED]
+            body += _latex_rows(line, opening, groups, own, intervals)
+    return "\n".join(
+        [
+            r"% needs \usepackage{booktabs,graphicx,amssymb}",
+            r"\begin{table}[t]", r"\centering",
+            rf"\caption{{{latex_escaped(caption)}}}", rf"\label{{{label}}}",
+            r"\setlength{\tabcolsep}{3pt}",
+            r"\resizebox{\textwidth}{!}{%", rf"\begin{{tabular}}{{{'l' * 2}{'c' * (width - 2)}}}",
+            r"\toprule", _latex_row(top), "".join(rules), _latex_row(second), *body, r"\bottomrule",
+            r"\end{tabular}}", *_trained_on(table), r"\end{table}", *_sources(table, link), "",
+        ]
+    )  # fmt: skip
+
+
+def _trained_on(table: Table) -> list[str]:
+    return [rf"\par\footnotesize $^\dagger${latex_escaped(line)}" for line in table.trained_on]
+
+
+def _latex_rows(
+    line: Line,
+    opening: str,
+    groups: Sequence[Column | None],
+    marks: list[str],
+    intervals: bool,
+) -> list[str]:
+    cells = [line.at(group, metric) for group in groups for metric in TABLED]
+    lead = [opening, latex_escaped(line.label or line.method)]
+    lead += [r"\checkmark" if check else "" for check in line.checks]
+    values = [_latex_value(cell, mark) for cell, mark in zip(cells, marks, strict=True)]
+    rows = [_latex_row([*lead, *values])]
+    if intervals:
+        ends = [cell.interval for cell in cells]
+        written = [rf"{{\tiny {percent(e[0])}--{percent(e[1])}}}" if e else "" for e in ends]
+        rows.append(_latex_row(["" for _ in lead] + written))
+    return rows
+
+
+def _latex_value(cell: TableCell | Average, mark: str) -> str:
+    if cell.mean is None:
+        return "--"
+    text = _LATEX_MARKS[mark] % percent(cell.mean) + (r"$^\dagger$" if cell.seen else "")
+    if cell.deviation is not None:
+        text += rf"{{\tiny$\pm${percent(cell.deviation)}}}"
+    if isinstance(cell, Average) and not cell.complete:
+        text += rf"{{\tiny\ ({cell.tasks} of {cell.of})}}"
+    return text
+
+
+def _latex_row(cells: list[str]) -> str:
+    return " & ".join(cells) + r" \\"
+
+
+def _sources(table: Table, link: Link) -> list[str]:
+    """Return a comment a line of the table: where its numbers come from."""
+    lines = []
+    for block in table.blocks:
+        for line in block.lines:
+            runs = {run.directory for cell in line.cells.values() for run in cell.runs}
+            where = ", ".join(_plain(link(directory)) for directory in sorted(runs))
+            lines.append(f"% {_plain(block.name)}, {_plain(line.method)}: {where}")
+    return lines
+
+
+def _plain(text: str) -> str:
+    return " ".join(str(text).split())
+
+
+def csv_table(table: Table, link: Link) -> str:
+    """Return CSV with values of 0 to 1; a cell without a run has a line, and no value."""
+    file = io.StringIO()
+    writer = csv.DictWriter(file, _CSV_HEAD, lineterminator="\n", restval="")
+    writer.writeheader()
+    for block in table.blocks:
+        marks = block.marks(table.groups)
+        for line in block.lines:
+            for group in table.groups:
+                for metric in TABLED:
+                    row = {
+                        "labels": block.budget, "method": line.method, "row": line.label,
+                        "metric": metric, "mark": marks[line.method, group, metric],
+                        **_csv_values(line.at(group, metric)),
+                    }  # fmt: skip
+                    row |= _csv_source(line, group, metric, link)
+                    row |= _compared(table.comparisons, (block.budget, group, metric, line.method))
+                    writer.writerow(_safe(row))
+    return file.getvalue()
+
+
+def _csv_source(line: Line, column: Column | None, metric: str, link: Link) -> dict[str, object]:
+    if column is None:
+        average = line.averages[metric]
+        return {"task": "average", "tasks": f"{average.tasks} of {average.of}"}
+    cell = line.cells[column, metric]
+    return {
+        "task": column.name, "dataset": column.dataset, "label": column.task,
+        "images": " ".join(sorted({str(run.n) for run in cell.scored})),
+        "seeds": " ".join(str(run.seed) for run in cell.scored),
+        "note": "; ".join(cell.notes) if cell.runs else "no run",
+        "runs": " ".join(link(run.directory) for run in cell.runs),
+    }  # fmt: skip
+
+
+def _compared(comparisons: Comparisons, key: CellKey) -> dict[str, object]:
+    comparison = comparisons.get(key)
+    if comparison is None:
+        return {}
+    return {
+        "best": comparison.best, "difference": comparison.difference,
+        "difference_low": comparison.low, "difference_high": comparison.high, "p": comparison.p,
+    }  # fmt: skip
+
+
+def _csv_values(cell: TableCell | Average) -> dict[str, object]:
+    low, high = cell.interval or ("", "")
+    mean = "" if cell.mean is None else cell.mean
+    deviation = "" if cell.deviation is None else cell.deviation
+    return {"mean": mean, "sd": deviation, "low": low, "high": high}
+
+
+def _safe(row: dict[str, object]) -> dict[str, object]:
+    """Return the row with no text that a spreadsheet would take for a formula."""
+    return {
+        name: f"'{value}" if isinstance(value, str) and value[:1] in tuple("=+-@\t\r") else value
+        for name, value in row.items()
+    }
