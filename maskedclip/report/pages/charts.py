@@ -4,10 +4,10 @@ import io
 import re
 import textwrap
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import matplotlib as mpl
-from jinja2.utils import markupsafe
+from markupsafe import Markup
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -55,7 +55,7 @@ class RenderedFigure(NamedTuple):
 
     png: bytes
     svg: bytes
-    inline: markupsafe.Markup
+    inline: Markup
     words: str
 
 
@@ -67,9 +67,7 @@ class _Point(NamedTuple):
     seeds: int
 
 
-def roc_chart(
-    curves: Sequence[ClassCurve], backdrop: Sequence[ClassCurve] = ()
-) -> markupsafe.Markup:
+def roc_chart(curves: Sequence[ClassCurve], backdrop: Sequence[ClassCurve] = ()) -> Markup:
     """Return an <svg> of the ROC curves; those of the backdrop are thin and unnamed."""
     with mpl.rc_context(_CHART_STYLE):  # type: ignore[arg-type]
         figure, axes = _unit_square("false positive rate", "true positive rate")
@@ -86,7 +84,7 @@ def roc_chart(
 
 def precision_recall_chart(
     curves: Sequence[ClassCurve], backdrop: Sequence[ClassCurve] = ()
-) -> markupsafe.Markup:
+) -> Markup:
     """Return an <svg> of precision against recall, in the steps that average precision sums."""
     with mpl.rc_context(_CHART_STYLE):  # type: ignore[arg-type]
         figure, axes = _unit_square("recall", "precision")
@@ -100,7 +98,7 @@ def precision_recall_chart(
         return _inline(figure, f"Precision-recall curves. Average precision, per cent: {areas}.")
 
 
-def curve_legend(names: Sequence[str]) -> markupsafe.Markup:
+def curve_legend(names: Sequence[str]) -> Markup:
     """Return an <svg> of the names beside the lines that the two charts draw for them."""
     labels = [_label(name) for name in names]
     with mpl.rc_context(_CHART_STYLE):  # type: ignore[arg-type]
@@ -114,7 +112,7 @@ def curve_legend(names: Sequence[str]) -> markupsafe.Markup:
         return _inline(figure, f"Classes: {', '.join(names)}.")
 
 
-def reliability_chart(bins: Sequence[ReliabilityBin]) -> markupsafe.Markup:
+def reliability_chart(bins: Sequence[ReliabilityBin]) -> Markup:
     """Return an <svg> of accuracy over confidence as bars, and the diagonal."""
     with mpl.rc_context(_CHART_STYLE):  # type: ignore[arg-type]
         figure, axes = _unit_square("confidence (highest probability)", "share that is right")
@@ -142,14 +140,14 @@ def _unit_square(across: str, upwards: str) -> tuple[Figure, Axes]:
     return figure, axes
 
 
-def _line_styles(count: int) -> list[dict[str, object]]:
+def _line_styles(count: int) -> list[dict[str, Any]]:
     return [
         {"color": COLOURS[i % len(COLOURS)], "linestyle": _DASHES[i % len(_DASHES)]}
         for i in range(count)
     ]
 
 
-def _inline(figure: Figure, words: str) -> markupsafe.Markup:
+def _inline(figure: Figure, words: str) -> Markup:
     """Return the figure as an <svg> element of a page, in the page's colours, said in `words`."""
     svg = _saved(figure, "svg").decode()
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
@@ -157,8 +155,8 @@ def _inline(figure: Figure, words: str) -> markupsafe.Markup:
     for colour, on_page in _ON_PAGE.items():
         svg = svg.replace(colour, on_page)
     svg = re.sub(r'<g id="[^"]*"', "<g", svg)  # several figures of a page would share them
-    attributes = markupsafe.Markup('<svg class="chart" role="img" aria-label="{}"').format(words)
-    return attributes + markupsafe.Markup(svg.removeprefix("<svg"))
+    attributes = Markup('<svg class="chart" role="img" aria-label="{}"').format(words)
+    return attributes + Markup(svg.removeprefix("<svg"))
 
 
 def label_efficiency(table: Table) -> RenderedFigure | None:

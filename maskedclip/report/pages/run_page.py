@@ -174,7 +174,7 @@ def _split(curves: Sequence[ClassCurve]) -> tuple[list[ClassCurve], list[ClassCu
     defined = [curve for curve in curves if curve.roc_K2 is not None]
     if len(curves) == 2:
         defined = defined[1:]  # the other one is its mirror
-    lowest = np.argsort([curve.auroc for curve in defined], kind="stable")[:_COLOURED]
+    lowest = np.argsort([curve.auroc or 0 for curve in defined], kind="stable")[:_COLOURED]
     coloured = [curve for i, curve in enumerate(defined) if i in lowest]
     return coloured, [curve for i, curve in enumerate(defined) if i not in lowest]
 
