@@ -89,7 +89,7 @@ def plan(config: Config, launch: LaunchConfig, cluster: str, ranks: int, folder:
         lines += ["", f"cost: that of {config.method} is not counted yet"]
     elif launch.gpus:
         from maskedclip.plan.cost import plan as cost
-        from maskedclip.plan.table import report
+        from maskedclip.plan.cost import report
 
         lines += ["", report(cost(config, nodes=launch.nodes, gpus=ranks, gpu=launch.card))]
     return "\n".join(lines) + "\n"

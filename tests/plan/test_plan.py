@@ -13,9 +13,8 @@ from maskedclip.config import Config, override
 from maskedclip.engine.gpu_specs import GPUS
 from maskedclip.models.maskedclip import build
 from maskedclip.models.shapes import BatchShape
-from maskedclip.plan.cost import FULL, PAPER_IMAGES, footprint, plan
+from maskedclip.plan.cost import FULL, PAPER_IMAGES, footprint, plan, report
 from maskedclip.plan.footprint import Ways
-from maskedclip.plan.table import report
 from maskedclip.pretrain.methods.maskedclip import MaskedClipMethod, network_shape
 from maskedclip.pretrain.sources import length
 from maskedclip.recipes import demo, maskedclip_vitb, maskedclip_vitl, maskedclip_vits

@@ -16,8 +16,7 @@ from maskedclip.data.stream import Batch
 from maskedclip.engine.distributed import process_group
 from maskedclip.evaluate.protocols import evaluate
 from maskedclip.models.pretrained import load_encoder, read_weights
-from maskedclip.plan.cost import plan
-from maskedclip.plan.table import report
+from maskedclip.plan.cost import plan, report
 from maskedclip.pretrain.loop import pretrain
 from maskedclip.pretrain.methods import method_of
 from maskedclip.pretrain.methods.maskedclip import MaskedClipMethod, gradients, network_shape
