@@ -177,15 +177,15 @@ A100 = gpus.ListedGpu("NVIDIA A100-SXM4-80GB", "570.86.15")
 
 
 def test_a_driver_that_does_not_answer_fails(commands: Path):
-    found = smi(
+    listed = smi(
         commands, "echo 'Failed to initialize NVML: Driver/library version mismatch'; exit 18"
     )
-    faulty(gpus.present(*found, 4, slurm=False), "failed", "version mismatch")
+    faulty(gpus.present(*listed, 4, slurm=False), "failed", "version mismatch")
 
 
 def test_fewer_gpus_than_wanted_fail_but_not_on_a_login_node(commands: Path):
-    listed, said = smi(commands, "echo 'NVIDIA A100-SXM4-80GB, 570.86.15'")
-    assert (listed, said) == ([A100], "")
+    listed, complaint = smi(commands, "echo 'NVIDIA A100-SXM4-80GB, 570.86.15'")
+    assert (listed, complaint) == ([A100], "")
     faulty(gpus.present(listed, "", 4, slurm=False), "failed", "4 wanted", "--gpus=1")
     assert gpus.present([], "", 4, slurm=True).state == "not applicable"
     fine(gpus.present(listed, "", 1, slurm=False))
@@ -257,8 +257,8 @@ def test_a_torch_that_hangs_fails():
 def test_numpy_of_another_abi_fails():
     seen = {"numpy": True, "gloo": True, "torch": "2.2.0"}
     words = "\nA module that was compiled using NumPy 1.x cannot be run in\nNumPy 2.4.6\n"
-    said = seen | {"complaint": torch_probe.abi_complaint(words)}
-    faulty(torch_probe.loads(said), "failed", "compiled using NumPy 1.x")
+    clash = seen | {"complaint": torch_probe.abi_complaint(words)}
+    faulty(torch_probe.loads(clash), "failed", "compiled using NumPy 1.x")
     faulty(torch_probe.loads(seen | {"gloo": False}), "failed", "gloo")
 
 
@@ -333,8 +333,8 @@ def test_a_text_tower_that_is_not_here_fails_with_the_command_that_fetches_it(
 ):
     monkeypatch.setenv("HF_HOME", str(tmp_path))
     config = recipe(phantoms, model__text="nobody/no-bert")
-    said = run_inputs.hub_weights(config, "demo --model.text=nobody/no-bert")
-    faulty(said, "failed", "python tools/prefetch.py demo --model.text=nobody/no-bert")
+    outcome = run_inputs.hub_weights(config, "demo --model.text=nobody/no-bert")
+    faulty(outcome, "failed", "python tools/prefetch.py demo --model.text=nobody/no-bert")
     fine(run_inputs.hub_weights(recipe(phantoms), "demo"))
 
 
@@ -381,8 +381,8 @@ def cluster(folder: Path, **changes: object) -> slurm.Cluster:
 
 
 def test_a_good_cluster_passes(commands: Path):
-    found = cluster(commands)
-    fine(*(judge(found) for judge in JUDGES))
+    answers = cluster(commands)
+    fine(*(judge(answers) for judge in JUDGES))
 
 
 @pytest.mark.usefixtures("commands")
@@ -397,9 +397,9 @@ def test_half_of_slurms_commands_fail(commands: Path):
 
 
 def test_a_controller_that_is_down_fails_and_is_asked_nothing_more(commands: Path):
-    found = cluster(commands, ping="DOWN")
-    faulty(slurm.controller(found), "failed", "DOWN", "--cluster local")
-    assert slurm.requeue(found).state == "not applicable"
+    answers = cluster(commands, ping="DOWN")
+    faulty(slurm.controller(answers), "failed", "DOWN", "--cluster local")
+    assert slurm.requeue(answers).state == "not applicable"
 
 
 @pytest.mark.parametrize(

@@ -58,10 +58,10 @@ def test_converting_makes_no_object_of_a_pickle(tmp_path: Path, zipped: bool) ->
     tensors = {"a.weight": torch.arange(6.0).reshape(2, 3), "b": torch.ones(2).half()}
     content = {"state_dict": tensors, "args": Malicious(target), "at": [Malicious(target)]}
     torch.save(content, file, _use_new_zipfile_serialization=zipped)
-    found = read(file)
+    converted = read(file)
     assert not target.exists()
-    assert found.keys() == tensors.keys()
-    assert all(found[name].equal(tensors[name]) for name in tensors)
+    assert converted.keys() == tensors.keys()
+    assert all(converted[name].equal(tensors[name]) for name in tensors)
 
 
 def test_the_tool_wants_to_be_asked_by_name_and_then_loads(trapped: tuple[Path, Path]) -> None:

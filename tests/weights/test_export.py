@@ -97,10 +97,15 @@ def test_retfound_begins_its_fine_tuning_where_ours_does(run: Path, tmp_path: Pa
         img_size=32, embed_dim=kind.width, depth=kind.depth, num_heads=kind.heads, num_classes=3,
         global_pool="avg",
     ).eval()  # fmt: skip
-    found = theirs.load_state_dict(content["model"], strict=False)
+    loaded = theirs.load_state_dict(content["model"], strict=False)
     # what their loader asserts
-    assert set(found.missing_keys) == {"head.weight", "head.bias", "fc_norm.weight", "fc_norm.bias"}
-    assert set(found.unexpected_keys) == {"norm.weight", "norm.bias"}
+    assert set(loaded.missing_keys) == {
+        "head.weight",
+        "head.bias",
+        "fc_norm.weight",
+        "fc_norm.bias",
+    }
+    assert set(loaded.unexpected_keys) == {"norm.weight", "norm.bias"}
     ours, _ = load_encoder(run, image_size=32, num_classes=3)
     image_BCHW = preprocessed(example_images(), 32)
     with torch.no_grad():
@@ -187,8 +192,8 @@ def test_a_run_without_pixel_decoder_has_no_mae_folder(run: Path, tmp_path: Path
 
 def test_an_export_is_written_again_but_over_nothing_else(run: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    told = export(run, "retfound", out)
-    assert "subject.pth" in told
+    summary = export(run, "retfound", out)
+    assert "subject.pth" in summary
     assert sorted(p.name for p in out.iterdir()) == ["README.md", "export.json", "subject.pth"]
     (out / "stale").write_text("of an earlier version")
     export(run, "retfound", out)
@@ -240,10 +245,10 @@ def test_what_cannot_be_exported_is_said_in_one_line(
     ):
         with pytest.raises(SystemExit) as stopped:
             main(words)
-        told = capsys.readouterr().err
+        message = capsys.readouterr().err
         assert stopped.value.code == 2
-        assert answer in told
-        assert told.count("\n") == 1
+        assert answer in message
+        assert message.count("\n") == 1
 
 
 def test_help_is_there_before_torch() -> None:

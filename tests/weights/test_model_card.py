@@ -126,8 +126,11 @@ def test_shards_that_changed_after_the_run_are_noted(run: Path) -> None:
     digest = shards(run)
     path = run / "provenance.json"
     (start,) = json.loads(path.read_text())
-    for told, note in ((digest, "|  |"), ("another", "the shards have changed since the run")):
-        start["manifests_sha256"] = {"shards/clinic": told}
+    for digest_read, note in (
+        (digest, "|  |"),
+        ("another", "the shards have changed since the run"),
+    ):
+        start["manifests_sha256"] = {"shards/clinic": digest_read}
         path.write_text(json.dumps([start]))
         (line,) = [x for x in written(run).splitlines() if x.startswith("| `shards/clinic`")]
         assert note in line

@@ -83,14 +83,14 @@ class Hub(BaseHTTPRequestHandler):
         if path.startswith(f"/api/models/{NAME}"):
             kind, files = "application/json", [f.name for f in sorted(self.folder.iterdir())]
             if "/tree/" in path:
-                found: object = [
+                answer: object = [
                     {"type": "file", "path": f, "oid": f, "size": (self.folder / f).stat().st_size}
                     for f in files
                 ]
             else:
                 siblings = [{"rfilename": file} for file in files]
-                found = {"id": NAME, "sha": commit, "siblings": siblings}
-            body = json.dumps(found).encode()
+                answer = {"id": NAME, "sha": commit, "siblings": siblings}
+            body = json.dumps(answer).encode()
         elif path.startswith(f"/{NAME}/resolve/"):
             body = (self.folder / path.rpartition("/")[2]).read_bytes()
         self.send_response(200 if body else 404)
@@ -133,9 +133,9 @@ def run_command(*words: str, **environment: str) -> subprocess.CompletedProcess[
 
 
 def test_a_recipe_with_nothing_of_a_hub_says_so():
-    said = prefetch(demo(), "demo", PrefetchConfig())
-    assert said.startswith("demo: nothing to fetch")
-    assert said.endswith("next: python launchers/submit_pretrain.py demo\n")
+    message = prefetch(demo(), "demo", PrefetchConfig())
+    assert message.startswith("demo: nothing to fetch")
+    assert message.endswith("next: python launchers/submit_pretrain.py demo\n")
 
 
 def test_a_run_needs_its_text_tower_and_its_first_weights():
@@ -145,7 +145,7 @@ def test_a_run_needs_its_text_tower_and_its_first_weights():
     assert not needs(demo())
 
 
-def test_the_place_of_the_cache_is_the_one_that_huggingface_hub_finds():
+def test_the_cache_folder_is_the_one_that_huggingface_hub_uses():
     code = "from huggingface_hub.constants import HF_HUB_CACHE; print(HF_HUB_CACHE)"
     for variables in (
         {"HOME": "/a"},

@@ -65,12 +65,12 @@ def patches(network: Any) -> Callable[[Tensor], Tensor]:
 
 
 def renamed(network: nn.Module, *rules: tuple[str, str], before: str = "") -> dict[str, Tensor]:
-    found = {}
+    tensors = {}
     for name, tensor in network.state_dict().items():
-        for pattern, place in rules:
-            name = re.sub(pattern, place, name)
-        found[before + name] = tensor
-    return found
+        for pattern, replacement in rules:
+            name = re.sub(pattern, replacement, name)
+        tensors[before + name] = tensor
+    return tensors
 
 
 def mae() -> Given:
@@ -323,8 +323,8 @@ def test_its_size_and_colours_go_with_it(tmp_path: Path) -> None:
 
 def test_a_configuration_beside_the_file_has_the_last_word_on_colours(tmp_path: Path) -> None:
     path = written(tmp_path, "laion/open_clip_pytorch_model.bin", clip()[0])
-    said = '{"preprocess_cfg": {"mean": [0.5, 0.5, 0.5], "std": [0.25, 0.25, 0.25]}}'
-    (path.parent / "open_clip_config.json").write_text(said)
+    config = '{"preprocess_cfg": {"mean": [0.5, 0.5, 0.5], "std": [0.25, 0.25, 0.25]}}'
+    (path.parent / "open_clip_config.json").write_text(config)
     preparation = encoder_info(load_encoder(path)[0]).preparation
     assert (preparation.mean, preparation.std) == ((0.5,) * 3, (0.25,) * 3)
 
@@ -386,9 +386,9 @@ def test_the_table_counts_what_is_alike() -> None:
 def test_a_vit_large_of_mae_gives_timms_features(tmp_path: Path) -> None:
     network = drawn(timm.create_model("vit_large_patch16_224", num_classes=0))
     path = written(tmp_path, "mae_pretrain_vit_large.pth", {"model": network.state_dict()})
-    found, report = load_encoder(path, global_pool="token")
+    loaded, report = load_encoder(path, global_pool="token")
     assert report.share == 1.0
     image_1CHW = torch.randn(1, 3, 224, 224, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
-        difference = patches(found.eval())(image_1CHW) - patches(network)(image_1CHW)
+        difference = patches(loaded.eval())(image_1CHW) - patches(network)(image_1CHW)
     assert difference.abs().max() <= 1e-5
