@@ -121,6 +121,7 @@ _USELESS = re.compile(
     r"^\s*$|^submitit |^srun: |^slurmstepd|^frame #\d+|^Bypassing signal|^Caught signal|^\s+[\^~]+"
     r"|^Exception raised from|^Submitted job triggered an exception"
 )
+_EMPTY = re.compile(r"^\s*$|^submitit ")
 _MESSAGE_LINES = 12
 
 
@@ -247,11 +248,12 @@ def _by_others(
 
 def _unknown(evidence: Evidence, logs: Sequence[_Log]) -> Cause:
     said = " ".join(filter(None, (evidence.state, evidence.exit_code))) or "nothing"
-    for log in logs:
-        useful = [line for line in log.lines if not _USELESS.match(line)]
-        if useful:
-            line = _short(f"not known: SLURM says {said}; the last words: {useful[-1]}")
-            return Cause(UNKNOWN, line, "", f"read {log.name}")
+    for useless in (_USELESS, _EMPTY):
+        for log in logs:
+            last = next((line for line in reversed(log.lines) if not useless.match(line)), "")
+            if last:
+                line = _short(f"not known: SLURM says {said}; the last words: {last}")
+                return Cause(UNKNOWN, line, "", f"read {log.name}")
     line = f"not known: SLURM says {said}; the logs say nothing"
     return Cause(UNKNOWN, line, "", "read the logs")
 

@@ -1,8 +1,8 @@
-"""What SLURM says of jobs, and what it does not say.
+"""What squeue and sacct say of jobs.
 
 squeue knows what waits and runs, and for minutes what has ended; sacct, where there is accounting,
 what has ended, some seconds late. Either may be absent, fail, hang, or answer with half a line. So
-an answer is a hint: whether work is done is for its files to say.
+an answer is a hint: whether work is done is decided by its files.
 """
 
 import os
@@ -245,8 +245,8 @@ def writing_to(folder: Path, limit_s: float = _LIMIT_S) -> list[str]:
     """
     command = ["squeue", "--me", "--noheader", "--Format=JobArrayID:|,STDOUT:|"]
     try:
-        queue = subprocess.run(command, capture_output=True, text=True, timeout=limit_s, check=True)
-    except (OSError, subprocess.SubprocessError) as error:
-        raise RuntimeError(f"squeue does not answer ({error}); try again later") from None
-    rows = [line.split("|") for line in queue.stdout.splitlines() if line.count("|") >= 2]
+        answer = _run(command, limit_s)
+    except _SilentError as fault:
+        raise RuntimeError(f"{fault}; try again later") from None
+    rows = [line.split("|") for line in answer.splitlines() if line.count("|") >= 2]
     return list(dict.fromkeys(r[0].partition("_")[0] for r in rows if Path(r[1]).parent == folder))

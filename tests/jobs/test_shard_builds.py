@@ -95,7 +95,7 @@ def test_jobs_on_this_machine_end_with_the_finished_dataset(
     assert "nothing to do" in capfd.readouterr().out
 
 
-def test_a_part_that_fails_is_told_in_one_line(
+def test_a_part_that_fails_is_reported_in_one_line(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "phantom"

@@ -20,8 +20,8 @@ def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Fake:
     """Give a function that puts a squeue or sacct of a few lines of shell on an empty PATH."""
     monkeypatch.setenv("PATH", str(tmp_path))
 
-    def put(command: str, *lines: str, told: str = "") -> None:
-        (tmp_path / f"{command}.txt").write_text(told)
+    def put(command: str, *lines: str, answer: str = "") -> None:
+        (tmp_path / f"{command}.txt").write_text(answer)
         script = ["#!/bin/sh", "PATH=/usr/bin:/bin", f'echo "$@" >> {tmp_path}/{command}.asked']
         script += lines or [f"cat {tmp_path}/{command}.txt"]
         (tmp_path / command).write_text("\n".join(script) + "\n")
@@ -30,56 +30,60 @@ def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Fake:
     return put
 
 
-def test_what_waits_and_runs_is_told_by_squeue(fake: Fake):
-    fake("squeue", told="12|PENDING|Priority|0|0||\n13|RUNNING|None|0|2|node[1-2]|\n")
-    told = ask(["12", "13"])
-    assert told["12"] == ("PENDING", "Priority", "", "", 0)
-    assert told["13"] == ("RUNNING", "", "", "node[1-2]", 2)
+def test_what_waits_and_runs_is_listed_by_squeue(fake: Fake):
+    fake("squeue", answer="12|PENDING|Priority|0|0||\n13|RUNNING|None|0|2|node[1-2]|\n")
+    states = ask(["12", "13"])
+    assert states["12"] == ("PENDING", "Priority", "", "", 0)
+    assert states["13"] == ("RUNNING", "", "", "node[1-2]", 2)
 
 
 def test_arrays_are_unfolded(fake: Fake):
-    fake("squeue", told="12_[1,3-5,8-20:4%2]|PENDING|Resources|0|0||\n12_0|RUNNING|None|0|0|n1|\n")
-    told = ask([f"12_{i}" for i in range(22)])
-    waiting = [i for i in range(22) if told[f"12_{i}"].state == "PENDING"]
+    fake(
+        "squeue", answer="12_[1,3-5,8-20:4%2]|PENDING|Resources|0|0||\n12_0|RUNNING|None|0|0|n1|\n"
+    )
+    states = ask([f"12_{i}" for i in range(22)])
+    waiting = [i for i in range(22) if states[f"12_{i}"].state == "PENDING"]
     assert waiting == [1, 3, 4, 5, 8, 12, 16, 20]
-    assert told["12_0"].state == "RUNNING"
-    assert told["12_2"].state == told["12_21"].state == GONE
+    assert states["12_0"].state == "RUNNING"
+    assert states["12_2"].state == states["12_21"].state == GONE
 
 
 def test_the_exit_code_is_read_from_the_wait_status_of_squeue(fake: Fake):
-    fake("squeue", told="1|FAILED|NonZeroExitCode|1792|0|n1|\n2|FAILED|JobLaunchFailure|9|0|n1|\n")
-    told = ask(["1", "2"])
-    assert told["1"].exit_code == "7:0"
-    assert told["2"].exit_code == "0:9"
+    fake(
+        "squeue", answer="1|FAILED|NonZeroExitCode|1792|0|n1|\n2|FAILED|JobLaunchFailure|9|0|n1|\n"
+    )
+    states = ask(["1", "2"])
+    assert states["1"].exit_code == "7:0"
+    assert states["2"].exit_code == "0:9"
 
 
-def test_what_has_left_squeue_is_told_by_sacct(fake: Fake):
-    fake("squeue", told="")
-    fake("sacct", told="7_1|CANCELLED by 1000|0:15|n1\n7_1.batch|CANCELLED|0:15|n1\n")
+def test_what_has_left_squeue_is_listed_by_sacct(fake: Fake):
+    fake("squeue", answer="")
+    fake("sacct", answer="7_1|CANCELLED by 1000|0:15|n1\n7_1.batch|CANCELLED|0:15|n1\n")
     assert ask(["7_1"])["7_1"] == ("CANCELLED", "by 1000", "0:15", "n1", None)
 
 
 def test_a_step_killed_for_memory_makes_a_failed_job_one_out_of_memory(fake: Fake):
-    fake("squeue", told="")
-    fake("sacct", told="7|FAILED|1:0|n1\n7.batch|FAILED|1:0|n1\n7.0|OUT_OF_MEMORY|0:125|n1\n")
+    fake("squeue", answer="")
+    fake("sacct", answer="7|FAILED|1:0|n1\n7.batch|FAILED|1:0|n1\n7.0|OUT_OF_MEMORY|0:125|n1\n")
     assert ask(["7"])["7"].state == "OUT_OF_MEMORY"
 
 
 def test_a_step_that_failed_does_not_fail_its_job(fake: Fake):
-    fake("squeue", told="")
-    fake("sacct", told="7|COMPLETED|0:0|n1\n7.0|FAILED|1:0|n1\n")
+    fake("squeue", answer="")
+    fake("sacct", answer="7|COMPLETED|0:0|n1\n7.0|FAILED|1:0|n1\n")
     assert ask(["7"])["7"].state == "COMPLETED"
 
 
 def test_accounting_that_is_late_does_not_keep_a_job_running(fake: Fake):
-    fake("squeue", told="")
-    fake("sacct", told="7|RUNNING|0:0|n1\n")
+    fake("squeue", answer="")
+    fake("sacct", answer="7|RUNNING|0:0|n1\n")
     assert ask(["7"])["7"].state == GONE
 
 
-def test_accounting_of_an_earlier_life_does_not_end_a_job(fake: Fake):
-    fake("squeue", told="7|PENDING|BeginTime|0|1||\n")
-    fake("sacct", told="7|PREEMPTED|0:0|n1\n")
+def test_accounting_of_an_earlier_attempt_does_not_end_a_job(fake: Fake):
+    fake("squeue", answer="7|PENDING|BeginTime|0|1||\n")
+    fake("sacct", answer="7|PREEMPTED|0:0|n1\n")
     assert ask(["7"])["7"] == ("PENDING", "BeginTime", "", "", 1)
 
 
@@ -91,35 +95,35 @@ def test_a_single_job_that_squeue_calls_invalid_is_gone(fake: Fake):
 
 @pytest.mark.usefixtures("fake")
 def test_without_either_command_nothing_is_known_and_that_is_said():
-    told = ask(["7"])["7"]
-    assert told.state == ""
-    assert told.reason == "squeue: is not on this machine; sacct: is not on this machine"
+    state = ask(["7"])["7"]
+    assert state.state == ""
+    assert state.reason == "squeue: is not on this machine; sacct: is not on this machine"
 
 
 def test_a_command_that_fails_is_quoted(fake: Fake):
     fake("squeue", "echo 'slurm_load_jobs error: Unable to contact slurm controller' >&2; exit 1")
-    told = ask(["7"])["7"]
-    assert told.state == ""
-    assert "Unable to contact slurm controller" in told.reason
+    state = ask(["7"])["7"]
+    assert state.state == ""
+    assert "Unable to contact slurm controller" in state.reason
 
 
 def test_where_squeue_fails_accounting_is_taken_alone_and_that_is_said(fake: Fake):
     fake("squeue", "exit 3")
-    fake("sacct", told="7|RUNNING|0:0|n1\n8|FAILED|1:0|n1\n")
-    told = ask(["7", "8", "9"])
-    assert told["7"].state == "RUNNING"
-    assert told["7"].reason == "by accounting alone: squeue: exit code 3"
-    assert told["8"].state == "FAILED"
-    assert told["9"].state == ""
+    fake("sacct", answer="7|RUNNING|0:0|n1\n8|FAILED|1:0|n1\n")
+    states = ask(["7", "8", "9"])
+    assert states["7"].state == "RUNNING"
+    assert states["7"].reason == "by accounting alone: squeue: exit code 3"
+    assert states["8"].state == "FAILED"
+    assert states["9"].state == ""
 
 
 def test_a_command_that_hangs_with_a_child_is_left_after_the_limit(fake: Fake, tmp_path: Path):
     fake("squeue", f"sleep 30 & echo $! > {tmp_path}/child; wait")
     start = time.monotonic()
-    told = ask(["7"], limit_s=0.3)["7"]
+    state = ask(["7"], limit_s=0.3)["7"]
     assert time.monotonic() - start < 5
-    assert told.state == ""
-    assert "squeue: no answer within 0.3 s" in told.reason
+    assert state.state == ""
+    assert "squeue: no answer within 0.3 s" in state.reason
     child = int((tmp_path / "child").read_text())
     time.sleep(0.1)
     stat = Path(f"/proc/{child}/stat")
@@ -127,7 +131,7 @@ def test_a_command_that_hangs_with_a_child_is_left_after_the_limit(fake: Fake, t
 
 
 @pytest.mark.parametrize(
-    "told",
+    "answer",
     [
         "7|RUNN",
         "7|RUNNING|None|0|0|n1|",  # no end of line: more was to come
@@ -140,39 +144,39 @@ def test_a_command_that_hangs_with_a_child_is_left_after_the_limit(fake: Fake, t
         "JOBID PARTITION NAME USER ST TIME NODES NODELIST(REASON)\n",
     ],
 )
-def test_half_an_answer_and_garbage_make_nothing_gone(fake: Fake, told: str):
-    fake("squeue", told=told)
-    answer = ask(["7"])["7"]
-    assert answer.state == ""
-    assert "cannot be read" in answer.reason
+def test_half_an_answer_and_garbage_make_nothing_gone(fake: Fake, answer: str):
+    fake("squeue", answer=answer)
+    state = ask(["7"])["7"]
+    assert state.state == ""
+    assert "cannot be read" in state.reason
 
 
 def test_garbage_beside_a_good_line_leaves_the_good_line(fake: Fake):
-    fake("squeue", told="?\n7|RUNNING|None|0|0|n1|\n")
-    told = ask(["7", "8"])
-    assert told["7"].state == "RUNNING"
-    assert told["8"].state == ""
+    fake("squeue", answer="?\n7|RUNNING|None|0|0|n1|\n")
+    states = ask(["7", "8"])
+    assert states["7"].state == "RUNNING"
+    assert states["8"].state == ""
 
 
 def test_jobs_of_others_in_the_answer_are_left_out(fake: Fake):
     fake(
         "squeue",
-        told="7|RUNNING|None|0|0|n1|\n8|RUNNING|None|0|0|n1|\n9_[0-999999]|PENDING||0|0||\n",
+        answer="7|RUNNING|None|0|0|n1|\n8|RUNNING|None|0|0|n1|\n9_[0-999999]|PENDING||0|0||\n",
     )
     assert list(ask(["7"])) == ["7"]
 
 
 def test_an_array_of_a_thousand_is_one_question(fake: Fake, tmp_path: Path):
-    fake("squeue", told="7_[0-999%8]|PENDING|Resources|0|0||\n")
-    told = ask([f"7_{i}" for i in range(1000)])
-    assert {answer.state for answer in told.values()} == {"PENDING"}
-    (asked,) = (tmp_path / "squeue.asked").read_text().splitlines()
-    assert "--jobs=7 " in asked + " "
+    fake("squeue", answer="7_[0-999%8]|PENDING|Resources|0|0||\n")
+    states = ask([f"7_{i}" for i in range(1000)])
+    assert {answer.state for answer in states.values()} == {"PENDING"}
+    (question,) = (tmp_path / "squeue.asked").read_text().splitlines()
+    assert "--jobs=7 " in question + " "
     assert not (tmp_path / "sacct.asked").exists()
 
 
 def test_many_jobs_are_asked_for_in_chunks(fake: Fake, tmp_path: Path):
-    fake("squeue", told="")
+    fake("squeue", answer="")
     ask([str(i) for i in range(1000)])
     assert len((tmp_path / "squeue.asked").read_text().splitlines()) == 3
 
@@ -184,9 +188,9 @@ def test_a_silent_command_is_asked_once(fake: Fake, tmp_path: Path):
 
 
 def test_what_is_no_job_is_never_put_on_a_command_line(fake: Fake, tmp_path: Path):
-    fake("squeue", told="")
-    told = ask(["--all", "7;rm -rf x", "7_1,8", "\u0661"])
-    assert {answer.state for answer in told.values()} == {""}
+    fake("squeue", answer="")
+    states = ask(["--all", "7;rm -rf x", "7_1,8", "\u0661"])
+    assert {answer.state for answer in states.values()} == {""}
     assert not (tmp_path / "squeue.asked").exists()
 
 
@@ -194,9 +198,9 @@ def test_settings_of_the_user_hide_no_job(fake: Fake, tmp_path: Path, monkeypatc
     monkeypatch.setenv("SQUEUE_STATES", "RUNNING")
     fake("squeue", f"env > {tmp_path}/env")
     ask(["7"])
-    told = (tmp_path / "env").read_text()
-    assert "SQUEUE_STATES" not in told
-    assert "SLURM_BITSTR_LEN=0" in told
+    variables = (tmp_path / "env").read_text()
+    assert "SQUEUE_STATES" not in variables
+    assert "SLURM_BITSTR_LEN=0" in variables
 
 
 def test_a_process_is_known_by_its_start_and_not_by_its_number_alone():
