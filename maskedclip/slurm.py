@@ -21,7 +21,7 @@ from typing import Any
 from maskedclip.command import CommandLine, Options, Word, one_line_errors
 from maskedclip.config import override
 from maskedclip.grid.diagnosis import cause_of
-from maskedclip.grid.lookup import LAUNCH, GridOrRun, known_places, opened
+from maskedclip.grid.lookup import LAUNCH, GridOrRun, known_paths, opened
 from maskedclip.grid.manifest import LOCK, PRETRAIN, REPORT, Grid, cell_of, run_of
 from maskedclip.grid.status import (
     ACTIVE,
@@ -76,7 +76,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with one_line_errors():
         config: StatusConfig = given.config()
         if not names:
-            known = known_places()
+            known = known_paths()
             hint = f"there is {', '.join(known[:8])}" if known else "as runs/grids/NAME"
             raise ValueError(f"{verb}: name a grid or a run; {hint}")
         if given.changes[0] and verb != "status":

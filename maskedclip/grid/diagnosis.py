@@ -271,7 +271,7 @@ def _of(failure: _Failure, kind: str = "") -> Cause:
 
 
 def _kind(text: str) -> str:
-    """Return what an exception's type and message tell of; exception where no pattern knows it."""
+    """Return the kind of an exception's type and message; exception where no pattern matches."""
     matches = (kind for kind, pattern in _PATTERNS.items() if pattern.search(text))
     return next(matches, EXCEPTION)
 
@@ -294,7 +294,7 @@ def _last_attempts(logs: Sequence[tuple[str, str]]) -> list[_Log]:
     an earlier time, and the traceback behind that.
     """
     starts = {
-        PurePath(name).stem: found[-1] for name, text in logs if (found := _STARTED.findall(text))
+        PurePath(name).stem: stamps[-1] for name, text in logs if (stamps := _STARTED.findall(text))
     }
     latest = max(starts.values(), default="")
     attempts = []

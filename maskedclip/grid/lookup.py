@@ -52,30 +52,27 @@ def opened(name: str) -> GridOrRun:
     raise ValueError(f"{name}: is no grid and no run; {hint}")
 
 
-def known_places() -> list[str]:
+def known_paths() -> list[str]:
     """Return the grids and runs below runs, grids first."""
-    paths = [_HOME / "grids" / name for name in _folders(_HOME / "grids")]
-    paths += [_HOME / name for name in _folders(_HOME) if name != "grids"]
-    return [str(p) for p in paths if (p / MANIFEST).is_file() or (p / _CONFIG).is_file()]
+    return [*_inside(_HOME / "grids"), *_inside(_HOME)]
 
 
 def _nearest(name: str) -> str | None:
     """Return the grid or run whose path or name is nearest."""
-    path = Path(name)
-    beside = [path.parent / sibling for sibling in _folders(path.parent)]
-    paths = [str(p) for p in beside if (p / MANIFEST).is_file() or (p / _CONFIG).is_file()]
-    paths += known_places()
+    paths = [*_inside(Path(name).parent), *known_paths()]
     by_path = difflib.get_close_matches(name, paths, n=1)
     names = {Path(path).name: path for path in reversed(paths)}
-    by_name = difflib.get_close_matches(path.name, names, n=1)
+    by_name = difflib.get_close_matches(Path(name).name, names, n=1)
     return by_path[0] if by_path else names[by_name[0]] if by_name else None
 
 
-def _folders(path: Path) -> list[str]:
+def _inside(folder: Path) -> list[str]:
+    """Return the grids and runs directly in a folder."""
     try:
-        return sorted(entry.name for entry in os.scandir(path) if entry.is_dir())
+        paths = sorted(Path(entry.path) for entry in os.scandir(folder) if entry.is_dir())
     except OSError:
         return []
+    return [str(p) for p in paths if (p / MANIFEST).is_file() or (p / _CONFIG).is_file()]
 
 
 def _single(run: Path) -> GridOrRun:

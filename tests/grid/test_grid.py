@@ -187,10 +187,10 @@ def test_a_plan_shows_every_script_and_touches_nothing(
 def test_what_a_system_does_without_stays_away_and_the_rest_shrinks() -> None:
     recipe = Config(name="less")
     recipe = override(recipe, {"model.bridge_depth": 0, "loss.mfd": 0.0})
-    found = system(recipe, demo(), {"optim.steps": 5, "loss.mfd": 2.0})
-    assert (found.model.bridge_depth, found.loss.mfd) == (0, 0.0)
-    assert (found.model.size, found.data.draw_phantoms, found.optim.steps) == ("micro", 1000, 5)
-    assert found.name == "less"
+    merged = system(recipe, demo(), {"optim.steps": 5, "loss.mfd": 2.0})
+    assert (merged.model.bridge_depth, merged.loss.mfd) == (0, 0.0)
+    assert (merged.model.size, merged.data.draw_phantoms, merged.optim.steps) == ("micro", 1000, 5)
+    assert merged.name == "less"
 
 
 def test_the_command_line_is_checked_before_anything_is_touched(

@@ -164,9 +164,9 @@ def test_status_shows_a_summary_the_rows_and_the_next_command(grid: Grid, capsys
 
 def test_json_is_one_object_with_a_count_a_state(grid: Grid, capsys):
     main(["status", "--json", str(grid.directory)])
-    found = json.loads(capsys.readouterr().out)
-    assert found["counts"]["done"] == 1
-    assert len(found["cells"]) == 6
+    shown = json.loads(capsys.readouterr().out)
+    assert shown["counts"]["done"] == 1
+    assert len(shown["cells"]) == 6
 
 
 @pytest.mark.parametrize(
@@ -183,12 +183,12 @@ def test_json_is_one_object_with_a_count_a_state(grid: Grid, capsys):
     ],
 )
 def test_mistakes_end_in_one_line_with_the_nearest_name(grid: Grid, capsys, words, said):
-    place = str(grid.directory)
+    path = str(grid.directory)
     with pytest.raises(SystemExit) as stopped:
-        main([word.format(place) for word in words])
+        main([word.format(path) for word in words])
     assert stopped.value.code == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert said.format(place) in line
+    assert said.format(path) in line
 
 
 def test_a_single_run_is_a_grid_of_one_cell(tmp_path: Path, capsys, monkeypatch):

@@ -191,9 +191,9 @@ def test_the_command_line_is_checked_before_anything_is_touched(
         with pytest.raises(SystemExit) as stopped:
             read_study("", arguments)
         assert stopped.value.code == 2
-        found = capsys.readouterr().err
-        assert answer in found
-        assert found.count("\n") == 1
+        said = capsys.readouterr().err
+        assert answer in said
+        assert said.count("\n") == 1
 
 
 def test_two_cells_of_one_name_are_refused_before_any_runs(colours: Path, tmp_path: Path) -> None:

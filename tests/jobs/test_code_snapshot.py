@@ -77,10 +77,10 @@ def test_a_snapshot_is_the_package_as_it_is_on_the_disk_without_what_git_ignores
     (package / "heavy.safetensors").write_bytes(bytes(1000))
     expected = {f"maskedclip/{name}": data for name, data in contents(package).items()}
     del expected["maskedclip/heavy.safetensors"]
-    found = contents(taken(checkout))
-    assert found.pop("commit.txt").decode() == git(checkout, "rev-parse", "HEAD")
-    assert found.pop("changes.diff")
-    assert found == expected
+    copied = contents(taken(checkout))
+    assert copied.pop("commit.txt").decode() == git(checkout, "rev-parse", "HEAD")
+    assert copied.pop("changes.diff")
+    assert copied == expected
 
 
 def test_the_commit_and_the_difference_make_the_same_code_again(checkout: Path, tmp_path: Path):
