@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 
 from maskedclip.config import FinetuneConfig
-from maskedclip.data.photographs.fundus import encode
 from maskedclip.data.storage.shards import ShardWriter
+from maskedclip.shards.building.prepare_sample import encode
 
 DAMAGED = ("s011", "s080")  # of training and of test
 

@@ -10,8 +10,8 @@ from PIL import Image
 
 import maskedclip
 from maskedclip.data.captions import prompts
-from maskedclip.data.photographs.fundus import encode
 from maskedclip.data.transforms import normalise
+from maskedclip.shards.building.prepare_sample import encode
 from tests.untrained import exported
 
 

@@ -5,12 +5,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from maskedclip.shards.make import Summary
+from maskedclip.shards.make import ShardRequest, Summary
 from maskedclip.shards.make_command import main
-from maskedclip.shards.request import Request
 
 
-def submit(request: Request) -> Summary | None:
+def submit(request: ShardRequest) -> Summary | None:
     """Share a build out to jobs."""
     from maskedclip.jobs.shard_builds import submit  # loads submitit
 

@@ -20,8 +20,7 @@ from maskedclip.config import LaunchConfig
 from maskedclip.jobs.code_snapshot import this_code
 from maskedclip.jobs.job import Repeatable
 from maskedclip.jobs.submit import cluster_of, raise_if_failed, stderr_to
-from maskedclip.shards.make import Summary, build, cores, finish, plan_of
-from maskedclip.shards.request import Request
+from maskedclip.shards.make import ShardRequest, Summary, build, cores, finish, plan_of
 
 _CORES_OF_A_JOB = 8  # asked of SLURM where --workers does not say
 _LOGS = ".jobs"  # beside the dataset, whose directory holds nothing but the dataset
@@ -31,7 +30,7 @@ _LOGS = ".jobs"  # beside the dataset, whose directory holds nothing but the dat
 class BuildPart(Repeatable):
     """One of the jobs: picklable and repeatable, it goes on behind its last finished shard."""
 
-    request: Request
+    request: ShardRequest
     part: int
     parts: int
 
@@ -48,7 +47,7 @@ class BuildPart(Repeatable):
 class BuildMerge(Repeatable):
     """The job behind the parts: an ordinary build, which finds most of its shards done."""
 
-    request: Request
+    request: ShardRequest
 
     def __call__(self) -> None:
         from maskedclip.shards.make_command import report
@@ -67,7 +66,7 @@ def _spare_the_workers() -> None:
     signal.signal(signal.SIGUSR2, ours)
 
 
-def submit(request: Request) -> Summary | None:
+def submit(request: ShardRequest) -> Summary | None:
     """Share a build out to `request.jobs` jobs; on SLURM return None as soon as they are queued.
 
     Elsewhere they run on this machine, and the summary is of the finished dataset. Raises as
@@ -100,7 +99,7 @@ def submit(request: Request) -> Summary | None:
     return summary._replace(built=True, seconds=time.monotonic() - start)
 
 
-def _absolute(request: Request) -> Request:
+def _absolute(request: ShardRequest) -> ShardRequest:
     def resolved(path: Path | None) -> Path | None:
         return path.resolve() if path else None
 
@@ -116,7 +115,7 @@ def _absolute(request: Request) -> Request:
     )
 
 
-def _queued(request: Request, logs: Path, parts: int) -> None:
+def _queued(request: ShardRequest, logs: Path, parts: int) -> None:
     import submitit
 
     executor = submitit.AutoExecutor(folder=logs, cluster="slurm", slurm_max_num_timeout=100)
@@ -149,7 +148,7 @@ def _queued(request: Request, logs: Path, parts: int) -> None:
     )
 
 
-def _run_here(request: Request, logs: Path, parts: int, shards: int) -> None:
+def _run_here(request: ShardRequest, logs: Path, parts: int, shards: int) -> None:
     import submitit
 
     from maskedclip.shards.building.build import shards_written

@@ -5,8 +5,7 @@ from pathlib import Path
 from maskedclip.config import Config
 from maskedclip.data.storage.open_dataset import describe
 from maskedclip.models.checkpoints.files import ENCODER, MODEL, locate
-from maskedclip.shards.make import build
-from maskedclip.shards.request import Request
+from maskedclip.shards.make import ShardRequest, build
 
 
 def prepare(config: Config) -> None:
@@ -42,7 +41,7 @@ def _draw(directory: Path, config: Config, number: int) -> None:
     """Build a phantom dataset; each of a run's datasets shows other eyes."""
     size = -(-config.model.image_size // 32) * 32 + 32  # a little larger than the crops
     build(
-        Request(
+        ShardRequest(
             dataset="phantom",
             out=directory,
             name=directory.name,

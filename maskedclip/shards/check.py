@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # these import torch and OpenCV, and `--help` must not wait for that
-    from maskedclip.shards.checks.dataset import Checked
-    from maskedclip.shards.near_duplicates.leakage import Member, Pair
+    from maskedclip.shards.checks.dataset import CheckedDataset
+    from maskedclip.shards.near_duplicates.leakage import CheckedSample, Pair
 
 CSV_FILE, SHEET_FILE, UNCLEAR_FILE, REPORT_FILE = (
     "pairs.csv",
@@ -25,7 +25,7 @@ CSV_FILE, SHEET_FILE, UNCLEAR_FILE, REPORT_FILE = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Request:
+class CheckRequest:
     """What is checked; the fields are the flags of tools/check_shards.py."""
 
     directories: tuple[Path, ...]
@@ -49,8 +49,10 @@ class Request:
 class Findings:
     """What a check has found, and what it did about it."""
 
-    request: Request
-    checked: list["Checked"] = field(default_factory=list)  # directories, then those of --against
+    request: CheckRequest
+    checked: list["CheckedDataset"] = field(
+        default_factory=list
+    )  # directories, then those of --against
     pairs: list["Pair"] = field(default_factory=list)
     dropped: dict[Path, int] = field(default_factory=dict)  # by directory, newly
     seconds: dict[str, float] = field(default_factory=dict)
@@ -74,7 +76,7 @@ class Findings:
         return not self.problems and all(pair.kind == "unclear" for pair in self.pairs)
 
 
-def check(request: Request, *, progress: bool = True) -> Findings:
+def check(request: CheckRequest, *, progress: bool = True) -> Findings:
     """Check the directories, write what was found to `out`, and with `drop` the exclusion lists.
 
     Raises ValueError, RuntimeError or OSError, each of one line, where it cannot.
@@ -146,7 +148,7 @@ def _find_pairs(findings: Findings, workers: int, stage: Stage) -> None:
 
 
 def _near(
-    sets: "Sequence[Sequence[Member]]", own: int, folder: Path, workers: int, stage: Stage
+    sets: "Sequence[Sequence[CheckedSample]]", own: int, folder: Path, workers: int, stage: Stage
 ) -> "list[Pair]":
     from maskedclip.shards.near_duplicates.leakage import near_pairs
     from maskedclip.shards.near_duplicates.search import describe_all, near_copies
@@ -176,7 +178,7 @@ def _likely(one: Any, other: Any, done: Callable[[int], object]) -> Any:
     return likely(one, other, done)
 
 
-def _read(found: "Sequence[Member]", place: int) -> bytes:
+def _read(found: "Sequence[CheckedSample]", place: int) -> bytes:
     from maskedclip.shards.checks.shard import read_jpeg
 
     return read_jpeg(found[place].dataset.directory, found[place].sample)
@@ -197,7 +199,7 @@ def _write(findings: Findings) -> None:
 
 
 def _report(findings: Findings) -> dict[str, Any]:
-    from maskedclip.shards.checks.summary import tables
+    from maskedclip.shards.checks.dataset import tables
 
     return summary(findings) | {
         "datasets": {

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from maskedclip.command import ANY, CommandLine, Given, Options, Word, one_line_errors
-from maskedclip.shards.check import CSV_FILE, SHEET_FILE, Findings, Request, check, summary
+from maskedclip.shards.check import CSV_FILE, SHEET_FILE, CheckRequest, Findings, check, summary
 
 HELP = """\
 Check shards: is every byte whole, and is an image seen twice?
@@ -24,19 +24,19 @@ _LISTED = 20  # problems of a directory on the screen; all of them are in report
 
 
 CHECK_SHARDS = CommandLine(
-    Options(Request(directories=()), hidden=["directories"]),
+    Options(CheckRequest(directories=()), hidden=["directories"]),
     words=[Word("DIRECTORY", most=ANY, missing="no directory is named; see --help")],
     greedy=["against"],
 )
 
 
-def parse(arguments: Sequence[str]) -> Request:
+def parse(arguments: Sequence[str]) -> CheckRequest:
     """Return the request of a command line; ValueError, in one line, where it asks for nonsense."""
     return _request(CHECK_SHARDS.parse(arguments))
 
 
-def _request(given: Given) -> Request:
-    request: Request = given.config(0, Request(directories=tuple(map(Path, given.words))))
+def _request(given: Given) -> CheckRequest:
+    request: CheckRequest = given.config(0, CheckRequest(directories=tuple(map(Path, given.words))))
     return request
 
 

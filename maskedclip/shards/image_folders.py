@@ -16,8 +16,7 @@ from maskedclip.data.storage.third_party_tars import third_party_tars
 from maskedclip.metrics.file_lock import locked
 from maskedclip.shards.downloads.files import ENDINGS, files_under, source_of
 from maskedclip.shards.downloads.records import SPLITS
-from maskedclip.shards.make import BUILDER_VERSION, build
-from maskedclip.shards.request import Request
+from maskedclip.shards.make import BUILDER_VERSION, ShardRequest, build
 
 logger = logging.getLogger(__name__)
 TASK = "class"  # what the label of a tree is called
@@ -47,7 +46,7 @@ def as_shards(path: Path) -> Path:
     with locked(lock, wait=True, without="a second job would build beside this one"):
         if not (place / MANIFEST).is_file():
             logger.info("%s: a tree of images; its shards go to %s", path, place)
-            request = Request(
+            request = ShardRequest(
                 dataset="folder", root=tree.root, out=place, name=tree.name, classes=TASK
             )
             manifest = build(request).manifest

@@ -5,15 +5,85 @@ import os
 import re
 import secrets
 import time
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from maskedclip.shards.request import Request
+
+@dataclass(frozen=True, kw_only=True)
+class ShardRequest:
+    """One dataset to build; the fields are the flags of tools/make_shards.py."""
+
+    dataset: str
+    root: Path | None = None  # folder of the download (phantom has none)
+    out: Path | None = None  # where the shards go; None: shards/NAME
+    name: str = ""  # that the shards carry; empty: DATASET
+    size: int = 512  # pixels; a larger field of view is reduced to it, none is enlarged
+    quality: int = 95  # of the JPEGs
+    workers: int = 0  # processes; 0 for all cores
+    samples_per_shard: int = 1000
+    anonymise: bool = False  # hash the file names too, with a secret key
+    key_file: Path | None = None  # that key; None: OUT/../.maskedclip_key, made at first use
+    classes: str = ""  # folder: the task whose class the folder of an image is
+    csv: Path | None = None  # csv: the table; the following name its columns
+    image_column: str = ""  # file name or path; needed
+    label_column: str = ""  # with --task
+    task: str = ""  # what the label is called
+    patient_column: str = ""
+    eye_column: str = ""
+    split_column: str = ""
+    report_column: str = ""
+    categories_column: str = ""
+    count: int = 2000  # phantom: how many images are drawn
+    seed: int = 0  # phantom: and which
+    caption_template: str = "A fundus photograph of [CLS]"  # of the examples that are printed
+    jobs: int = 1  # that share the build out
+    cluster: str = "auto"  # slurm where sbatch is, else local: this machine
+    hours: int = 24  # time limit of a job on slurm; a longer build goes on after it
+    partition: str = ""
+    account: str = ""
+    qos: str = ""
+    memory_gb: int = 0  # of a job, asked of slurm
+
+    def __post_init__(self) -> None:
+        limits = {
+            "size": (32, 8192),
+            "quality": (50, 100),
+            "workers": (0, 1024),
+            "samples_per_shard": (1, 100_000),
+            "jobs": (1, 1000),
+            "hours": (1, 10_000),
+            "memory_gb": (0, 100_000),
+            "count": (1, 10**8),
+            "seed": (0, 10**8),
+        }
+        for flag, (low, high) in limits.items():
+            if not low <= getattr(self, flag) <= high:
+                found = getattr(self, flag)
+                raise ValueError(f"--{flag} {found} is out of range; use {low} to {high}")
+        if self.cluster not in ("auto", "slurm", "local"):
+            raise ValueError(f"--cluster {self.cluster}: use auto, slurm or local")
+        if "[CLS]" not in self.caption_template:
+            found = self.caption_template
+            raise ValueError(f"--caption_template {found!r} has no [CLS]; put it where words go")
+        if not re.fullmatch(r"[A-Za-z0-9_-]+", self.dataset_name):
+            raise ValueError(f"--name {self.dataset_name!r}: use letters, digits, _ and - only")
+
+    @property
+    def dataset_name(self) -> str:
+        """The name that the shards carry."""
+        return self.name or Path(self.dataset).stem
+
+    @property
+    def directory(self) -> Path:
+        """Where the shards go."""
+        return self.out or Path("shards") / self.dataset_name
+
 
 if TYPE_CHECKING:  # these import OpenCV, and `--help` must not wait for that
-    from maskedclip.shards.building.build import Plan
-    from maskedclip.shards.downloads.records import Card, Sources
+    from maskedclip.shards.building.build import BuildPlan
+    from maskedclip.shards.downloads.records import DatasetCard, Sources
 
 PUBLIC_KEY = b"maskedclip public key: no secret"
 KEY_FILE = ".maskedclip_key"
@@ -31,7 +101,7 @@ class Summary(NamedTuple):
     seconds: float
 
 
-def build(request: Request, *, progress: bool = True) -> Summary:
+def build(request: ShardRequest, *, progress: bool = True) -> Summary:
     """Build one dataset; ValueError, RuntimeError or OSError, each of one line, where it cannot."""
     from maskedclip.shards.building.build import build_shards
 
@@ -41,7 +111,7 @@ def build(request: Request, *, progress: bool = True) -> Summary:
     return finish(request, built, start)
 
 
-def finish(request: Request, built: bool, start: float) -> Summary:
+def finish(request: ShardRequest, built: bool, start: float) -> Summary:
     """Add what is made of the finished shards, where it is missing: contact sheet and splits."""
     from maskedclip.data.splits import write_missing_splits
     from maskedclip.data.storage.shards import Shards
@@ -63,14 +133,14 @@ def finish(request: Request, built: bool, start: float) -> Summary:
     )
 
 
-def cores(request: Request) -> int:
+def cores(request: ShardRequest) -> int:
     """Return the processes of a build."""
     return request.workers or len(os.sched_getaffinity(0))
 
 
-def plan_of(request: Request) -> "Plan":
+def plan_of(request: ShardRequest) -> "BuildPlan":
     """Read the labels and list the files of a request; nothing is written but a missing key."""
-    from maskedclip.shards.building.build import Plan
+    from maskedclip.shards.building.build import BuildPlan
     from maskedclip.shards.building.prepare_sample import prepare_phantom, prepare_photograph
     from maskedclip.shards.downloads.records import read_card
 
@@ -91,7 +161,7 @@ def plan_of(request: Request) -> "Plan":
     for record in sources.records:
         size = 0 if drawn else record.path.stat().st_size
         digest.update(ascii((record._replace(path=Path()), size)).encode())
-    return Plan(
+    return BuildPlan(
         name=request.dataset_name,
         records=sources.records,
         prepare=prepare,
@@ -103,7 +173,9 @@ def plan_of(request: Request) -> "Plan":
     )
 
 
-def _facts(request: Request, card: "Card", sources: "Sources", key: bytes) -> dict[str, Any]:
+def _facts(
+    request: ShardRequest, card: "DatasetCard", sources: "Sources", key: bytes
+) -> dict[str, Any]:
     """Return what the manifest says of the request: no path, no time, no number of workers."""
     import cv2
     import simplejpeg
@@ -144,7 +216,7 @@ def _hidden(remarks: dict[str, list[str]], key: bytes) -> dict[str, list[str]]:
     return found | ({"known_datasets": known} if known else {})
 
 
-def _sources(request: Request, card: "Card") -> "Sources":
+def _sources(request: ShardRequest, card: "DatasetCard") -> "Sources":
     from maskedclip.shards.downloads.folder_or_csv import Columns, read_csv, read_folder
     from maskedclip.shards.downloads.odir import read_odir
     from maskedclip.shards.downloads.records import Record, Sources, read_dataset
@@ -180,7 +252,7 @@ def _sources(request: Request, card: "Card") -> "Sources":
     return readers[card.reader](card, request.root)
 
 
-def _key(request: Request) -> bytes:
+def _key(request: ShardRequest) -> bytes:
     """Return the key of the pseudonyms: public, from --key_file, or made once beside the output."""
     if request.key_file is None and not request.anonymise:
         return PUBLIC_KEY

@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from maskedclip.command import CommandLine, Given, Options, Word, one_line_errors
-from maskedclip.shards.make import Summary, build
-from maskedclip.shards.request import Request
+from maskedclip.shards.make import ShardRequest, Summary, build
 
 HELP = """\
 Turn a downloaded dataset into shards.
@@ -40,18 +39,18 @@ class ListConfig:
 
 
 MAKE_SHARDS = CommandLine(
-    Options(Request(dataset="DATASET"), hidden=["dataset"]),
+    Options(ShardRequest(dataset="DATASET"), hidden=["dataset"]),
     Options(ListConfig(), "Instead of a build:"),
     words=[Word("DATASET", least=0)],
 )
 
 
-def parse(arguments: Sequence[str]) -> Request:
+def parse(arguments: Sequence[str]) -> ShardRequest:
     """Return the request of a command line; ValueError, in one line, where it asks for nonsense."""
     return _request(MAKE_SHARDS.parse(arguments))
 
 
-def _request(given: Given) -> Request:
+def _request(given: Given) -> ShardRequest:
     flags = given.changes[0]
     for flag in ONLY_WITH_JOBS:
         if flag in flags and flags.get("jobs", "1") == "1":
@@ -59,7 +58,7 @@ def _request(given: Given) -> Request:
     if not given.words:
         raise ValueError("one dataset is needed, 0 given; see --help and --list")
     dataset = _known(given.words[0], flags)
-    request: Request = given.config(0, Request(dataset=dataset))
+    request: ShardRequest = given.config(0, ShardRequest(dataset=dataset))
     return request
 
 
@@ -159,7 +158,7 @@ def _listed(counts: dict[str, int]) -> str:
 
 def main(
     arguments: Sequence[str] | None = None,
-    submit: Callable[[Request], Summary | None] | None = None,
+    submit: Callable[[ShardRequest], Summary | None] | None = None,
 ) -> None:
     """Run the command; exit code 2 and one line on stderr where it cannot be done.
 

@@ -16,8 +16,8 @@ from PIL import Image
 from maskedclip.data.augmentation import augmentation
 from maskedclip.data.labelled import Task, divide, in_order, labelled, share_of
 from maskedclip.data.labelled_views import preparation, prepared_batches, seeded, training_batches
-from maskedclip.data.photographs.fundus import encode
 from maskedclip.data.storage.shards import Shards, ShardWriter
+from maskedclip.shards.building.prepare_sample import encode
 
 
 def build(directory: Path, samples: Sequence[dict[str, Any]]) -> Shards:

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from maskedclip.data.labelled import divide, labelled, share_of
-from maskedclip.data.photographs.fundus import encode
 from maskedclip.data.splits import (
     FRACTIONS,
     SEEDS,
@@ -22,6 +21,7 @@ from maskedclip.data.splits import (
 )
 from maskedclip.data.storage.exclusions import Exclusion, write_exclusions
 from maskedclip.data.storage.shards import Shards, ShardWriter
+from maskedclip.shards.building.prepare_sample import encode
 
 JPEG = encode(np.zeros((8, 8, 3), np.uint8), 90)
 

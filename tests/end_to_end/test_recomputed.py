@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from maskedclip.data.photographs.fundus import encode
 from maskedclip.data.storage.shards import ShardWriter
 from maskedclip.evaluate.protocols import evaluate
 from maskedclip.finetune.loop import finetune
 from maskedclip.metrics.results import read_rows, recomputed, table
 from maskedclip.metrics.scores import METRICS
+from maskedclip.shards.building.prepare_sample import encode
 from tests.colours import config_of, two_colours
 
 PROTOCOLS = {"finetune", "logistic", "knn", "linear", "2-shot"}

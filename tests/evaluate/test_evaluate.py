@@ -13,7 +13,6 @@ from safetensors.torch import save_file
 
 from maskedclip.data.captions import prompts
 from maskedclip.data.labelled import labelled
-from maskedclip.data.photographs.fundus import encode
 from maskedclip.data.splits import Division
 from maskedclip.data.storage.shards import Shards, ShardWriter
 from maskedclip.evaluate.protocols import LOST, Benchmark, class_prompts, evaluate
@@ -21,6 +20,7 @@ from maskedclip.finetune.command import read_evaluate
 from maskedclip.inference import load
 from maskedclip.metrics.results import read_predictions, read_rows
 from maskedclip.metrics.scores import METRICS, macro
+from maskedclip.shards.building.prepare_sample import encode
 from tests.untrained import SHAPE, exported
 
 CLASSES = ("glaucoma", "no glaucoma", "normal")

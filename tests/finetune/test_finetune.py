@@ -10,7 +10,6 @@ from timm.models.vision_transformer import VisionTransformer
 
 from maskedclip.config import FinetuneConfig
 from maskedclip.data.lost_samples import Ledger
-from maskedclip.data.photographs.fundus import encode
 from maskedclip.data.storage.shards import Shards, ShardWriter
 from maskedclip.finetune import epoch as finetune_steps
 from maskedclip.finetune.command import read_finetune
@@ -21,6 +20,7 @@ from maskedclip.inference import load
 from maskedclip.metrics.results import read_predictions, read_rows
 from maskedclip.metrics.scores import METRICS, macro
 from maskedclip.models.classifier import adamw_by_layer, build_classifier
+from maskedclip.shards.building.prepare_sample import encode
 from tests.colours import DAMAGED, config_of, two_colours
 
 PREDICTIONS = "predictions/colours-colour-finetune-1-seed0-test.csv"

@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 import torch
 
-from maskedclip.data.photographs.fundus import encode
 from maskedclip.data.storage.shards import ShardWriter
 from maskedclip.engine.preemption import Preempted
 from maskedclip.finetune import loop as module
@@ -20,6 +19,7 @@ from maskedclip.finetune.loop import finetune
 from maskedclip.grid.study import run
 from maskedclip.grid.study_command import Study, read_study
 from maskedclip.metrics.results import read_rows
+from maskedclip.shards.building.prepare_sample import encode
 from tests.colours import config_of, two_colours
 
 FORKS = multiprocessing.get_context("forkserver")

@@ -4,17 +4,15 @@ import pytest
 
 from maskedclip.data.storage.shards import Shards
 from maskedclip.jobs.shard_builds import submit
-from maskedclip.shards.building.build import begin, build_part
-from maskedclip.shards.building.lock import locked
-from maskedclip.shards.make import build, plan_of
+from maskedclip.shards.building.build import begin, build_part, locked
+from maskedclip.shards.make import ShardRequest, build, plan_of
 from maskedclip.shards.make_command import main
-from maskedclip.shards.request import Request
 
 FLAGS = ["phantom", "--count=50", "--size=48", "--samples_per_shard=8", "--workers=1"]
 
 
-def request(out: Path) -> Request:
-    return Request(
+def request(out: Path) -> ShardRequest:
+    return ShardRequest(
         dataset="phantom", count=50, size=48, samples_per_shard=8, workers=1, out=out
     )  # 7 shards
 

@@ -11,7 +11,7 @@ import pytest
 from maskedclip.data.storage.shards import Shards
 from maskedclip.shards import make as make_shards
 from maskedclip.shards.downloads.records import ENDINGS, Sources, card_names, read_card
-from maskedclip.shards.request import Request
+from maskedclip.shards.make import ShardRequest
 from tests.downloads import FORMS, Expected, Facts, WrongRoot, build, wrong_root
 
 SIMILAR = ("aptos2019_retfound", "idrid_retfound", "messidor2_retfound")  # folders of one name
@@ -44,7 +44,7 @@ every_form = pytest.mark.parametrize("form", FORMS)
 
 
 def read(card: str, root: Path) -> Sources:
-    return make_shards._sources(Request(dataset=card, root=root), read_card(card))
+    return make_shards._sources(ShardRequest(dataset=card, root=root), read_card(card))
 
 
 def facts_of(sources: Sources) -> dict[str, Facts]:
@@ -101,7 +101,7 @@ def test_labels_and_images_that_do_not_meet_are_named(form: str, found: Found) -
 @every_form
 def test_a_build_accounts_for_every_image_file(form: str, found: Found, tmp_path: Path) -> None:
     root, expected, sources = found(form)
-    request = Request(dataset=FORMS[form], root=root, out=tmp_path / "out", size=64, workers=1)
+    request = ShardRequest(dataset=FORMS[form], root=root, out=tmp_path / "out", size=64, workers=1)
     manifest = make_shards.build(request, progress=False).manifest
     shards = Shards(tmp_path / "out")
     samples = [shards.metadata(number)["source"] for number in range(len(shards))]

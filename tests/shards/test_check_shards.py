@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from maskedclip.data.photographs.fundus import encode, perceptual_hash
 from maskedclip.data.storage.shards import Shards, ShardWriter
 from maskedclip.data.stream import Source
-from maskedclip.shards.check import Request
+from maskedclip.shards.building.prepare_sample import encode, perceptual_hash
+from maskedclip.shards.check import CheckRequest
 from maskedclip.shards.check_command import main, parse
 from maskedclip.shards.phantoms.phantom import draw
 
@@ -144,7 +144,7 @@ def test_a_manifest_that_is_none_is_damage_and_no_reason_to_stop(
 
 def test_directories_behind_against_are_not_those_to_check() -> None:
     request = parse(["a", "b", "--against", "c", "d", "--drop", "--workers=3"])
-    assert request == Request(
+    assert request == CheckRequest(
         directories=(Path("a"), Path("b")), against=(Path("c"), Path("d")), drop=True, workers=3
     )
     assert parse(["a", "--against=c"]).against == (Path("c"),)

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from maskedclip.data.labelled import divide, labelled
-from maskedclip.data.photographs.fundus import encode
 from maskedclip.data.storage.shards import Shards
+from maskedclip.shards.building.prepare_sample import encode
 from maskedclip.shards.image_folders import TASK, as_shards, tree_of
 from maskedclip.shards.phantoms.phantom import draw
 

@@ -21,12 +21,11 @@ from maskedclip.data.labelled import labelled
 from maskedclip.data.splits import read_split
 from maskedclip.data.storage.shards import Shards
 from maskedclip.shards.building import build as building
-from maskedclip.shards.building import lock as building_lock
+from maskedclip.shards.building.build import locked
 from maskedclip.shards.downloads.cards import CARDS
-from maskedclip.shards.make import build
+from maskedclip.shards.make import ShardRequest, build
 from maskedclip.shards.make_command import main, parse
 from maskedclip.shards.phantoms.phantom import draw
-from maskedclip.shards.request import Request
 
 ROOT = Path(__file__).parents[2]
 
@@ -48,14 +47,14 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def request(root: Path, out: Path, **changes: Any) -> Request:
+def request(root: Path, out: Path, **changes: Any) -> ShardRequest:
     settings: dict[str, Any] = {
         "classes": "disease",
         "size": 64,
         "workers": 1,
         "samples_per_shard": 6,
     }
-    return Request(dataset="folder", root=root, out=out, name="toy", **{**settings, **changes})
+    return ShardRequest(dataset="folder", root=root, out=out, name="toy", **{**settings, **changes})
 
 
 def contents(directory: Path) -> dict[str, bytes]:
@@ -178,7 +177,9 @@ def test_a_killed_command_goes_on_and_leaves_no_process_behind(tmp_path: Path) -
         os.killpg(running.pid, signal.SIGKILL)
         pytest.fail("workers outlived the command")
     assert not (out / "manifest.json").exists()
-    again = Request(dataset="phantom", count=90, size=128, samples_per_shard=10, workers=1, out=out)
+    again = ShardRequest(
+        dataset="phantom", count=90, size=128, samples_per_shard=10, workers=1, out=out
+    )
     build(again, progress=False)
     shards = Shards(out)
     assert len({shards.key(number) for number in range(90)}) == 90
@@ -208,7 +209,7 @@ def test_a_directory_of_something_else_is_not_written_to(root: Path, tmp_path: P
 def test_two_builds_do_not_write_to_one_directory(root: Path, tmp_path: Path) -> None:
     (tmp_path / "toy").mkdir()
     with (
-        building_lock.locked(tmp_path / "toy"),
+        locked(tmp_path / "toy"),
         pytest.raises(RuntimeError, match="another build is writing"),
     ):
         build(request(root, tmp_path / "toy"), progress=False)
@@ -276,7 +277,9 @@ def test_a_key_that_is_missing_or_short_is_refused(root: Path, tmp_path: Path) -
 
 
 def test_phantoms_are_drawn_and_a_patient_is_in_one_split(tmp_path: Path) -> None:
-    chosen = Request(dataset="phantom", count=40, seed=4, size=64, workers=1, out=tmp_path / "p")
+    chosen = ShardRequest(
+        dataset="phantom", count=40, seed=4, size=64, workers=1, out=tmp_path / "p"
+    )
     build(chosen, progress=False)
     shards = Shards(tmp_path / "p")
     samples = [shards.metadata(number) for number in range(40)]
@@ -335,7 +338,7 @@ def test_a_bad_command_line_costs_one_line_and_touches_nothing(
 
 def test_the_command_line_arrives_as_it_was_written() -> None:
     words = "folder --root 007 --name 1e5 --out=a,b --samples-per-shard 10 --anonymise --size 64"
-    assert parse(words.split()) == Request(
+    assert parse(words.split()) == ShardRequest(
         dataset="folder", root=Path("007"), name="1e5", out=Path("a,b"),
         samples_per_shard=10, anonymise=True, size=64,
     )  # fmt: skip
@@ -401,7 +404,7 @@ def test_what_a_file_tells_of_a_patient_is_left_behind_and_counted(tmp_path: Pat
     picture.save(root / "one.jpg", exif=exif, comment=b"Doe, Jane")
     picture.transpose(Image.Transpose.ROTATE_90).save(root / "two.jpg", comment=b"Doe, Jane")
     summary = build(
-        Request(dataset="folder", root=root, out=tmp_path / "toy", name="toy", workers=1),
+        ShardRequest(dataset="folder", root=root, out=tmp_path / "toy", name="toy", workers=1),
         progress=False,
     )
     assert summary.manifest["removed"] == {"EXIF": 1, "GPS position": 1, "comment": 2}
@@ -456,7 +459,7 @@ def test_splits_and_contact_sheet_come_with_the_shards_and_again_if_they_are_los
     tmp_path: Path,
 ) -> None:
     root = grades(tmp_path / "eyepacs", 40)
-    asked = Request(dataset="eyepacs", root=root, out=tmp_path / "out", workers=1)
+    asked = ShardRequest(dataset="eyepacs", root=root, out=tmp_path / "out", workers=1)
     first = build(asked, progress=False)
     split = tmp_path / "out" / "splits" / "diabetic_retinopathy.csv"
     sheet = tmp_path / "out" / "contact_sheet.png"
@@ -488,10 +491,9 @@ def test_memory_does_not_grow_with_the_pixels_of_20000_files(tmp_path: Path) -> 
             )
         code = (
             "import resource, sys; sys.path.insert(0, '.'); from pathlib import Path;"
-            "from maskedclip.shards.make import build;"
-            "from maskedclip.shards.request import Request;"
-            f"build(Request(dataset='folder', name='many', root=Path({str(root)!r}), workers=1,"
-            f" size=128, out=Path({str(tmp_path / f'out{count}')!r})), progress=False);"
+            "from maskedclip.shards.make import ShardRequest, build;"
+            f"build(ShardRequest(dataset='folder', name='many', root=Path({str(root)!r}),"
+            f" workers=1, size=128, out=Path({str(tmp_path / f'out{count}')!r})), progress=False);"
             "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)"
         )
         done = subprocess.run(
@@ -508,7 +510,7 @@ def test_with_anonymise_remarks_keep_their_counts_and_no_name(tmp_path: Path) ->
     (root / "Doe Jane" / "masks").mkdir(parents=True)
     shutil.copy(root / "train" / "0_left.jpeg", root / "train" / "Doe_left.jpeg")
     (root / "trainLabels.csv").open("a").write("\nDoe_right,1\nDoe_left,9")
-    asked = Request(dataset="eyepacs", root=root, out=tmp_path / "s" / "e", workers=1)
+    asked = ShardRequest(dataset="eyepacs", root=root, out=tmp_path / "s" / "e", workers=1)
     plain = build(replace(asked, out=tmp_path / "plain"), progress=False).manifest["remarks"]
     hidden = build(replace(asked, anonymise=True), progress=False).manifest["remarks"]
     assert "Doe" in json.dumps(plain)

@@ -6,9 +6,8 @@ from pathlib import Path
 import pytest
 
 from maskedclip.jobs.shard_builds import submit
-from maskedclip.shards.make import build
+from maskedclip.shards.make import ShardRequest, build
 from maskedclip.shards.make_command import main
-from maskedclip.shards.request import Request
 
 pytestmark = pytest.mark.slurm
 FLAGS = ["phantom", "--count=90", "--size=96", "--samples_per_shard=10"]
@@ -23,7 +22,7 @@ def contents(directory: Path) -> dict[str, bytes]:
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     out = tmp_path_factory.mktemp("whole") / "phantom"
-    build(Request(dataset="phantom", count=90, size=96, samples_per_shard=10, out=out))
+    build(ShardRequest(dataset="phantom", count=90, size=96, samples_per_shard=10, out=out))
     return contents(out)
 
 

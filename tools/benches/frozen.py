@@ -52,8 +52,8 @@ def frozen(images: int = 500, size: str = "small", threads: int = 2) -> dict[str
 
 def draw(directory: Path, images: int) -> Path:
     """Write labelled phantoms as make_shards stores photographs, without a split of their own."""
-    from maskedclip.data.photographs.fundus import encode
     from maskedclip.data.storage.shards import ShardWriter
+    from maskedclip.shards.building.prepare_sample import encode
     from maskedclip.shards.phantoms.phantom import draw as drawn
 
     with ShardWriter(directory, "phantoms") as writer:

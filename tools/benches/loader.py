@@ -23,12 +23,12 @@ from torchvision import transforms
 
 from maskedclip.data.captions import caption
 from maskedclip.data.photographs.field_of_view import find_field, square_field
-from maskedclip.data.photographs.fundus import encode
 from maskedclip.data.rows import Row, View, draws_of
 from maskedclip.data.source import Source
 from maskedclip.data.storage.shards import Shards, ShardWriter
 from maskedclip.data.stream import Batch, collate, stream
 from maskedclip.data.transforms import MEAN, STD, TRIES, crop_of, cut
+from maskedclip.shards.building.prepare_sample import encode
 
 IMAGE = 224  # pixels
 AREA = (0.2, 1.0)

@@ -17,11 +17,10 @@ from PIL import Image
 
 from maskedclip.data.photographs.decoding import decode
 from maskedclip.data.photographs.field_of_view import find_field, square_field
-from maskedclip.data.photographs.fundus import encode, perceptual_hash
 from maskedclip.data.photographs.quality import look_of
 from maskedclip.data.storage.shard_writer import write_shard
-from maskedclip.shards.make import build
-from maskedclip.shards.request import Request
+from maskedclip.shards.building.prepare_sample import encode, perceptual_hash
+from maskedclip.shards.make import ShardRequest, build
 
 SIZE = 512  # pixels, of the shards
 
@@ -37,7 +36,10 @@ def shards(images: int = 1000, rounds: int = 5, root: str = "") -> dict[str, flo
         for turn in range(rounds):
             out = Path(place) / f"shards{turn}"
             start = time.perf_counter()
-            build(Request(dataset="folder", root=originals, name="bench", out=out), progress=False)
+            build(
+                ShardRequest(dataset="folder", root=originals, name="bench", out=out),
+                progress=False,
+            )
             ours.append(len(paths) / (time.perf_counter() - start))
             shutil.rmtree(out)
             out.mkdir()

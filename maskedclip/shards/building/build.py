@@ -5,50 +5,34 @@ made of the notes at the end. Nothing written depends on the number of workers, 
 shared the shards out, or on the clock.
 """
 
+import fcntl
 import hashlib
 import json
+import os
 import shutil
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TextIO
 
 from tqdm import tqdm
 
-from maskedclip.data.photographs.quality import Look
+from maskedclip.data.photographs.quality import Look, candidates, worst
 from maskedclip.data.storage.shard_writer import MANIFEST, replacing, write_manifest, write_shard
 from maskedclip.data.storage.shards import read_manifest
-from maskedclip.shards.building.lock import LOCK, locked
-from maskedclip.shards.building.published_counts import compared
-from maskedclip.shards.building.tallies import summary_of, tally_of
-from maskedclip.shards.building.workers import made_in_order
+from maskedclip.shards.building.prepare_sample import PreparedSample, Rejected, made_in_order
 from maskedclip.shards.downloads.records import Record
 
 NOTES = ".building"
 
 
-class Sample(NamedTuple):
-    """One photograph ready to be written, and what is counted of it but not stored."""
-
-    key: str
-    jpeg: bytes
-    metadata: dict[str, Any]
-    look: Look | None = None  # None for what is drawn
-    carried: tuple[str, ...] = ()
+Prepare = Callable[[Record], PreparedSample | Rejected]
 
 
-class Rejected(NamedTuple):
-    """A file that gives no sample."""
-
-    source: str
-    reason: str
-
-
-Prepare = Callable[[Record], Sample | Rejected]
-
-
-class Plan(NamedTuple):
+class BuildPlan(NamedTuple):
     """What is to be built; equal digests give equal bytes."""
 
     name: str
@@ -71,7 +55,7 @@ class Plan(NamedTuple):
         return -(-len(self.records) // self.samples_per_shard)
 
 
-def build_shards(out: Path, plan: Plan, *, workers: int, progress: bool) -> bool:
+def build_shards(out: Path, plan: BuildPlan, *, workers: int, progress: bool) -> bool:
     """Write what is missing of the dataset at `out`; False where nothing was.
 
     Raises ValueError where `out` holds anything else, RuntimeError where another build writes to
@@ -100,7 +84,7 @@ def build_shards(out: Path, plan: Plan, *, workers: int, progress: bool) -> bool
     return True
 
 
-def build_part(out: Path, plan: Plan, part: int, parts: int, *, workers: int) -> None:
+def build_part(out: Path, plan: BuildPlan, part: int, parts: int, *, workers: int) -> None:
     """Write every `parts`-th shard from `part` on; `begin` came before, `build_shards` comes after.
 
     Several parts may be written at once, on several machines. Raises as `build_shards` does.
@@ -114,7 +98,7 @@ def build_part(out: Path, plan: Plan, part: int, parts: int, *, workers: int) ->
         _write(out, plan, range(part, plan.chunks, parts), workers, progress=True)
 
 
-def begin(out: Path, plan: Plan) -> bool:
+def begin(out: Path, plan: BuildPlan) -> bool:
     """Make `out` the place of this build; False, and nothing done, where it is finished.
 
     Raises ValueError where `out` holds anything else.
@@ -127,7 +111,7 @@ def begin(out: Path, plan: Plan) -> bool:
     return True
 
 
-def is_done(out: Path, plan: Plan) -> bool:
+def is_done(out: Path, plan: BuildPlan) -> bool:
     """Return whether `out` holds this dataset; ValueError where it holds another one."""
     if not (out / MANIFEST).is_file():
         return False
@@ -142,7 +126,7 @@ def shards_written(out: Path) -> int:
     return sum(1 for _ in (out / NOTES).glob("[0-9]*.json"))
 
 
-def _refuse_foreign(out: Path, plan: Plan) -> None:
+def _refuse_foreign(out: Path, plan: BuildPlan) -> None:
     if not out.exists() or all(path.name == LOCK for path in out.iterdir()):
         return
     if not (out / NOTES).is_dir():
@@ -154,7 +138,7 @@ def _refuse_foreign(out: Path, plan: Plan) -> None:
 
 
 def _write(
-    out: Path, plan: Plan, numbers: Sequence[int], workers: int, progress: bool
+    out: Path, plan: BuildPlan, numbers: Sequence[int], workers: int, progress: bool
 ) -> list[dict[str, Any]]:
     """Return the note of each of these shards, written now or by an earlier build."""
     done = {n: note for n in numbers if (note := _finished(out, n)) is not None}
@@ -179,10 +163,10 @@ def _write(
 
 
 def _write_one(
-    out: Path, stem: str, chunk: Iterable[Sample | Rejected], bar: "tqdm[Any]"
+    out: Path, stem: str, chunk: Iterable[PreparedSample | Rejected], bar: "tqdm[Any]"
 ) -> dict[str, Any]:
     rejected: list[Rejected] = []
-    kept: list[Sample] = []
+    kept: list[PreparedSample] = []
 
     def accepted() -> Iterator[tuple[str, bytes, dict[str, Any]]]:
         for item in chunk:
@@ -226,3 +210,176 @@ def _finished(out: Path, number: int) -> dict[str, Any] | None:
             if hashlib.file_digest(opened, "sha256").hexdigest() != entry[digest]:
                 return None
     return note
+
+
+def tally_of(
+    samples: Iterable[tuple[str, Mapping[str, Any], Look | None, Sequence[str]]],
+) -> dict[str, Any]:
+    """Return what a shard's note keeps of its samples, as JSON.
+
+    Args:
+        samples: (key, metadata, how it looks, what its file told beside the pixels). Little is
+            kept of each, so that a build of a million files fits into memory.
+    """
+    counts: Counter[str] = Counter()
+    splits: Counter[str] = Counter()
+    categories: Counter[str] = Counter()
+    removed: Counter[str] = Counter()
+    labels: dict[str, Counter[str]] = {}
+    patients: set[str] = set()
+    copies: list[tuple[str, str]] = []
+    looks: list[tuple[str, Look]] = []
+    for key, metadata, look, carried in samples:
+        captioned = bool(metadata["categories"] or metadata["report"])
+        counts.update({"with_caption": captioned, "without_caption": not captioned})
+        counts["with_report"] += metadata["report"] is not None
+        counts["labelled"] += bool(metadata["labels"])
+        splits[metadata["split"] or "none"] += 1
+        categories.update(metadata["categories"])
+        removed.update(carried)
+        for task, value in metadata["labels"].items():
+            labels.setdefault(task, Counter())[value] += 1
+        patients |= {metadata["patient"]} - {None}
+        copies.append((metadata["sha256"], metadata["source"]))
+        looks += [(key, look)] if look else []
+    return {
+        "counts": counts,
+        "splits": splits,
+        "labels": labels,
+        "categories": categories,
+        "removed": removed,
+        "patients": sorted(patients),
+        "copies": copies,
+        "looks": candidates(looks),
+    }
+
+
+def summary_of(
+    notes: Sequence[Mapping[str, Any]], order: Mapping[str, Sequence[str]]
+) -> dict[str, Any]:
+    """Return the counts, duplicates and rejected files that the notes of the shards name.
+
+    Args:
+        order: of the classes of a task; classes that it does not name come behind, sorted.
+    """
+    tallies = [note["tally"] for note in notes]
+    labels = {
+        task: _in_order(_sum(tally["labels"].get(task, {}) for tally in tallies), order, task)
+        for task in sorted({task for tally in tallies for task in tally["labels"]})
+    }
+    same: dict[str, list[str]] = {}
+    for tally in tallies:
+        for digest, source in tally["copies"]:
+            same.setdefault(digest, []).append(source)
+    looks = [(key, Look(*look)) for tally in tallies for key, look in tally["looks"]]
+    counts = _sum(tally["counts"] for tally in tallies)
+    return {
+        "counts": {
+            "with_caption": counts["with_caption"],
+            "without_caption": counts["without_caption"],
+            "with_report": counts["with_report"],
+            "labelled": counts["labelled"],
+            "patients": len({patient for tally in tallies for patient in tally["patients"]}),
+            "splits": _sorted(_sum(tally["splits"] for tally in tallies)),
+            "labels": labels,
+            "categories": _sorted(_sum(tally["categories"] for tally in tallies)),
+        },
+        "classes": {task: list(found) for task, found in labels.items()},
+        "duplicates": sorted(sorted(sources) for sources in same.values() if len(sources) > 1),
+        "removed": _sorted(_sum(tally["removed"] for tally in tallies)),
+        "worst_looking": worst(looks),
+        "rejected": [
+            {"source": source, "reason": reason}
+            for note in notes
+            for source, reason in note["rejected"]
+        ],
+    }
+
+
+def _sum(counts: Iterable[Mapping[str, int]]) -> Counter[str]:
+    total: Counter[str] = Counter()
+    for count in counts:
+        total.update(count)
+    return total
+
+
+def _sorted(counts: Mapping[str, int]) -> dict[str, int]:
+    return dict(sorted(counts.items()))
+
+
+def _in_order(
+    counts: Mapping[str, int], order: Mapping[str, Sequence[str]], task: str
+) -> dict[str, int]:
+    known = [name for name in order.get(task, ()) if name in counts]
+    return {name: counts[name] for name in [*known, *sorted(counts.keys() - set(known))]}
+
+
+def compared(expected: Sequence[Mapping[str, Any]], found: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the form in which a dataset is handed out that is nearest, and what differs from it.
+
+    Args:
+        expected: each a form with its number of images and, where they are known, of labelled ones,
+            splits and labels (task, class, number); empty where nothing is known.
+        found: `images` (files, also rejected ones), `labelled`, `splits` and `labels` of samples.
+
+    Returns form and differences, lines such as "images: 300 of 516"; {} where nothing is expected.
+    """
+    if not expected:
+        return {}
+    nearest = min(expected, key=lambda form: abs(form["images"] - found["images"]))
+    totals = [name for name in ("images", "labelled") if name in nearest]
+    wanted = {name: {"": nearest[name]} for name in totals}
+    there = {name: {"": found[name]} for name in totals}
+    wanted["splits"], there["splits"] = nearest.get("splits", {}), found["splits"]
+    wanted |= nearest.get("labels", {})
+    there |= found["labels"]
+    lines = []
+    for what, numbers in wanted.items():
+        present = there.get(what, {})
+        differing = [name for name in numbers if present.get(name, 0) != numbers[name]]
+        said = (f"{name} {present.get(name, 0):,} of {numbers[name]:,}" for name in differing)
+        lines += [f"{what}: {', '.join(text.strip() for text in said)}"] if differing else []
+    return {"form": nearest["form"], "differences": lines}
+
+
+LOCK = ".lock"
+
+
+@contextmanager
+def locked(out: Path, part: str = "") -> Iterator[None]:
+    """Hold the directory alone, or, with `part`, beside the other parts of the same build.
+
+    Raises RuntimeError where another build, or the same part, holds it. The system gives a lock
+    back when its process ends, however it ends.
+    """
+    with _held(out / LOCK, alone=not part, remove=not part):
+        if not part:
+            yield
+        else:
+            with _held(out / f"{LOCK}-{part}", alone=True, remove=True):
+                yield
+
+
+@contextmanager
+def _held(path: Path, *, alone: bool, remove: bool) -> Iterator[None]:
+    file = _taken(path, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
+    try:
+        yield
+    finally:
+        if remove:
+            path.unlink(missing_ok=True)
+        file.close()
+
+
+def _taken(path: Path, kind: int) -> TextIO:
+    while True:
+        file = path.open("a")
+        try:
+            fcntl.flock(file, kind | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.close()
+            raise RuntimeError(f"{path.parent}: another build is writing to it; wait") from None
+        # whoever held it before may have removed the file that we have locked: try the new one
+        if path.exists() and path.stat().st_ino == os.fstat(file.fileno()).st_ino:
+            return file
+        file.close()

@@ -18,7 +18,7 @@ COLUMNS, ROWS = 6, 4  # of the random samples; the worst have a row a reason
 _TILE, _TEXT, _GAP = 160, 28, 6  # pixels
 
 
-class Tile(NamedTuple):
+class SampleTile(NamedTuple):
     """One photograph and the two lines below it."""
 
     image_HWC: np.ndarray
@@ -56,14 +56,14 @@ def write_contact_sheet(shards: Shards, path: Path) -> None:
         )  # 6 takes half a second
 
 
-def _tile(shards: Shards, index: int, note: str) -> Tile:
+def _tile(shards: Shards, index: int, note: str) -> SampleTile:
     jpeg, metadata = shards.read(index)
     image_HWC = simplejpeg.decode_jpeg(jpeg, "RGB", min_height=_TILE, min_width=_TILE, min_factor=1)
     said = [*metadata["categories"], *metadata["labels"].values(), metadata["report"] or ""]
-    return Tile(image_HWC, (f"{shards.key(index)[:10]} {note}", said[0] if said else ""))
+    return SampleTile(image_HWC, (f"{shards.key(index)[:10]} {note}", said[0] if said else ""))
 
 
-def _row(tiles: Sequence[Tile]) -> np.ndarray:
+def _row(tiles: Sequence[SampleTile]) -> np.ndarray:
     """Return a row of photographs with their lines below, white where there is none."""
     strip_HWC = np.full((_TILE + _TEXT + _GAP, COLUMNS * (_TILE + _GAP), 3), 255, np.uint8)
     for column, tile in enumerate(tiles):

@@ -1,11 +1,13 @@
 """Whether a dataset directory is what its manifest says, to the last byte of each sample."""
 
 import re
-from collections import Counter
-from collections.abc import Callable
+from collections import Counter, defaultdict
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
+
+import numpy as np
 
 from maskedclip.data.labelled import labelled
 from maskedclip.data.splits import FOLDER as SPLITS
@@ -14,22 +16,21 @@ from maskedclip.data.storage.exclusions import EXCLUSIONS, read_exclusions
 from maskedclip.data.storage.shard_writer import MANIFEST, SELF_SHA256, manifest_sha256
 from maskedclip.data.storage.shards import Shards, read_manifest
 from maskedclip.shards.building.contact_sheet import FILE as CONTACT_SHEET
-from maskedclip.shards.checks.sample import SIDE_LIMIT
-from maskedclip.shards.checks.shard import Problem, Stored, check_shard
+from maskedclip.shards.checks.shard import SIDE_LIMIT, Problem, StoredSample, check_shard
 
 
-class Checked(NamedTuple):
+class CheckedDataset(NamedTuple):
     """What a check of a directory found."""
 
     directory: Path
     name: str
     problems: list[Problem]
-    samples: list[Stored]  # those without a problem, in order
+    samples: list[StoredSample]  # those without a problem, in order
     keys: frozenset[str]  # of all its samples
     excluded: frozenset[str]  # keys that its exclude.csv names
 
 
-def check(directory: Path, workers: int, done: Callable[[int], object]) -> Checked:
+def check(directory: Path, workers: int, done: Callable[[int], object]) -> CheckedDataset:
     """Return every problem of a dataset directory, and its whole samples.
 
     `done` is called with the number of samples looked at. Raises ValueError, in one line, where
@@ -39,14 +40,14 @@ def check(directory: Path, workers: int, done: Callable[[int], object]) -> Check
         manifest = manifest_of(directory)
     except DamagedManifest as error:
         problem = Problem(MANIFEST, "", str(error).removeprefix(f"{directory / MANIFEST}: "))
-        return Checked(directory, directory.name, [problem], [], frozenset(), frozenset())
+        return CheckedDataset(directory, directory.name, [problem], [], frozenset(), frozenset())
     entries, problems = _entries(manifest)
     name = str(manifest["name"])
     settings = manifest.get("settings")
     largest = settings.get("size") if isinstance(settings, dict) else None
     largest = largest if isinstance(largest, int) else SIDE_LIMIT
 
-    def shard(entry: dict[str, Any]) -> tuple[list[Problem], list[Stored], list[str]]:
+    def shard(entry: dict[str, Any]) -> tuple[list[Problem], list[StoredSample], list[str]]:
         return check_shard(directory, entry, (name, largest), done)
 
     with ThreadPoolExecutor(workers) as pool:
@@ -68,7 +69,7 @@ def check(directory: Path, workers: int, done: Callable[[int], object]) -> Check
         excluded = set()
         problems.append(Problem(EXCLUSIONS, "", str(error).partition(": ")[2]))
     problems += _of_splits(directory) if not problems else []
-    return Checked(directory, name, problems, samples, frozenset(keys), frozenset(excluded))
+    return CheckedDataset(directory, name, problems, samples, frozenset(keys), frozenset(excluded))
 
 
 def _of_splits(directory: Path) -> list[Problem]:
@@ -122,3 +123,39 @@ def _entries(manifest: dict[str, Any]) -> tuple[list[dict[str, Any]], list[Probl
 
 def _repeated(keys: list[str]) -> list[str]:
     return sorted(key for key, count in Counter(keys).items() if count > 1)
+
+
+_SHARES = (0, 5, 25, 50, 75, 95, 100)  # percent
+
+
+def tables(samples: Sequence[StoredSample]) -> dict[str, Any]:
+    """Return counts by split, by class and split, and quantiles of sizes in pixels."""
+    splits = Counter(sample.metadata.split or "none" for sample in samples)
+    labels: defaultdict[str, defaultdict[str, Counter[str]]] = defaultdict(
+        lambda: defaultdict(Counter)
+    )
+    for sample in samples:
+        for task, value in sample.metadata.labels.items():
+            labels[task][value][sample.metadata.split or "none"] += 1
+    return {
+        "samples": len(samples),
+        "patients": len({sample.metadata.patient for sample in samples} - {None}),
+        "without_patient": sum(sample.metadata.patient is None for sample in samples),
+        "with_caption": sum(sample.metadata.captioned for sample in samples),
+        "splits": dict(sorted(splits.items())),
+        "labels": {
+            task: {value: dict(sorted(found.items())) for value, found in sorted(classes.items())}
+            for task, classes in sorted(labels.items())
+        },
+        "original_width": _quantiles([sample.metadata.width for sample in samples]),
+        "original_height": _quantiles([sample.metadata.height for sample in samples]),
+        "stored_side": _quantiles([sample.side for sample in samples]),
+    }
+
+
+def _quantiles(values: Sequence[int]) -> dict[str, int]:
+    """Return the values below which these percents of all lie."""
+    if not values:
+        return {}
+    found = np.percentile(values, _SHARES, method="nearest")
+    return {str(share): int(value) for share, value in zip(_SHARES, found, strict=True)}

@@ -24,7 +24,7 @@ class PathRule(NamedTuple):
     labels: Mapping[str, str] = {}
 
 
-class Table(NamedTuple):
+class LabelTable(NamedTuple):
     """A label file and its columns; a list of columns means the first that says something.
 
     `file` is a pattern as in PathRule; its group `split` is a split, and its groups stand for
@@ -57,7 +57,7 @@ class Lookalike(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Card:
+class DatasetCard:
     """One dataset: what it is, and how its files are read."""
 
     name: str
@@ -70,7 +70,7 @@ class Card:
     images: int = 0  # as published; 0 where that is up to the user
     marker: tuple[str, ...] = ()  # paths as in a shell, by which the download is told
     paths: tuple[PathRule, ...] = ()
-    tables: tuple[Table, ...] = ()
+    tables: tuple[LabelTable, ...] = ()
     values: Mapping[str, Mapping[str, str]] = field(default_factory=dict)  # task, written, class
     classes: Mapping[str, Mapping[str, str]] = field(default_factory=dict)  # task, class, category
     findings: Mapping[str, Mapping[str, str]] = field(default_factory=dict)  # task, category, class
@@ -86,7 +86,7 @@ def card_names() -> list[str]:
     return sorted(path.stem for path in CARDS.glob("*.toml"))
 
 
-def read_card(dataset: str) -> Card:
+def read_card(dataset: str) -> DatasetCard:
     """Return the card of a dataset's name, or of a TOML file; ValueError with the nearest name."""
     path = Path(dataset) if dataset.endswith(".toml") else CARDS / f"{dataset}.toml"
     if not path.is_file():
@@ -101,13 +101,13 @@ def read_card(dataset: str) -> Card:
         raise ValueError(f"{path}: {error}; compare it with the cards of {CARDS}") from None
 
 
-def _card(facts: dict[str, Any]) -> Card:
+def _card(facts: dict[str, Any]) -> DatasetCard:
     """Return the card of a parsed file; TypeError, ValueError or re.error where it is wrong."""
     facts["paths"] = [PathRule(**rule) for rule in facts.pop("path", ())]
-    facts["tables"] = [Table(**table) for table in facts.pop("table", ())]
+    facts["tables"] = [LabelTable(**table) for table in facts.pop("table", ())]
     facts["lookalikes"] = [Lookalike(**other) for other in facts.pop("lookalike", ())]
     content: dict[str, Any] = {n: tuple(v) if isinstance(v, list) else v for n, v in facts.items()}
-    card = Card(**content)
+    card = DatasetCard(**content)
     patterns = [rule.pattern for rule in card.paths] + [table.file for table in card.tables]
     patterns += [table.image_pattern for table in card.tables]
     for pattern in patterns + [other.file for other in card.lookalikes]:

@@ -11,13 +11,13 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import NamedTuple
 
-from maskedclip.shards.downloads.cards import Card
+from maskedclip.shards.downloads.cards import DatasetCard
 
 ENDINGS = frozenset({".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".ppm"})
 JUNK = re.compile(r"^(\._.*|~\$.*|\.ds_store|thumbs\.db|__macosx)$", re.IGNORECASE)
 
 
-class Files(NamedTuple):
+class DownloadFiles(NamedTuple):
     """The files under a root, each by its path under it, with slashes, in order."""
 
     images: dict[str, dict[str, str]]  # what the path of each tells: patient, eye, split, tasks
@@ -25,10 +25,10 @@ class Files(NamedTuple):
     others: list[str]
 
 
-def list_files(card: Card, root: Path) -> Files:
+def list_files(card: DatasetCard, root: Path) -> DownloadFiles:
     """Return the files of a dataset; ValueError where the root is no directory."""
     rules = [(re.compile(rule.pattern, re.IGNORECASE), rule) for rule in card.paths]
-    found = Files({}, [], [])
+    found = DownloadFiles({}, [], [])
     for source, hidden in _walk(root, card.exclude):
         if os.path.splitext(source)[1].lower() not in ENDINGS:  # noqa: PTH122 - quick on many
             found.others.extend([] if hidden else [source])
@@ -54,7 +54,7 @@ def list_files(card: Card, root: Path) -> Files:
     return found
 
 
-def left_out_folders(files: Files) -> list[str]:
+def left_out_folders(files: DownloadFiles) -> list[str]:
     """Return a line a folder: the highest one that holds no image of the dataset, and a count."""
     used = {""}
     for folder in {source.rpartition("/")[0] for source in files.images}:

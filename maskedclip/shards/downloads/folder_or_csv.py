@@ -7,13 +7,19 @@ from pathlib import Path
 from typing import NamedTuple
 
 from maskedclip.data.captions import categories_of
-from maskedclip.shards.downloads.cards import Card
+from maskedclip.shards.downloads.cards import DatasetCard
 from maskedclip.shards.downloads.files import left_out_folders, list_files
-from maskedclip.shards.downloads.label_files import Remarks, called, images_by_stem
-from maskedclip.shards.downloads.recognise import known_datasets
+from maskedclip.shards.downloads.label_files import (
+    Remarks,
+    Row,
+    called,
+    cell,
+    images_by_stem,
+    names_of,
+    rows_of,
+)
+from maskedclip.shards.downloads.recognise import known_datasets, wrong_root
 from maskedclip.shards.downloads.records import SPLITS, Record, Sources, eye_of, in_order
-from maskedclip.shards.downloads.tables import Row, cell, names_of, rows_of
-from maskedclip.shards.downloads.wrong_root import wrong_root
 
 
 def words_of_class(name: str) -> tuple[str, ...]:
@@ -22,7 +28,7 @@ def words_of_class(name: str) -> tuple[str, ...]:
     return tuple(categories_of(words)) if re.search("[a-z]{3}", words, re.IGNORECASE) else ()
 
 
-def read_folder(card: Card, root: Path, classes: str) -> Sources:
+def read_folder(card: DatasetCard, root: Path, classes: str) -> Sources:
     """Return the records of a tree of images.
 
     Args:
@@ -62,7 +68,7 @@ class Columns(NamedTuple):
     categories: str = ""
 
 
-def read_csv(card: Card, root: Path, file: Path, columns: Columns) -> Sources:
+def read_csv(card: DatasetCard, root: Path, file: Path, columns: Columns) -> Sources:
     """Return the records of a user's CSV; ValueError for a column that it has not."""
     if not file.is_file():
         raise ValueError(f"--csv {file}: no such file; give the table of labels")

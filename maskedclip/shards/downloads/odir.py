@@ -9,19 +9,18 @@ from pathlib import Path
 from typing import NamedTuple
 
 from maskedclip.data.captions import categories_of, keywords_of
-from maskedclip.shards.downloads.cards import Card
+from maskedclip.shards.downloads.cards import DatasetCard
 from maskedclip.shards.downloads.files import left_out_folders, list_files
-from maskedclip.shards.downloads.label_files import Remarks, stem_of
+from maskedclip.shards.downloads.label_files import Remarks, rows_of, stem_of
+from maskedclip.shards.downloads.recognise import wrong_root
 from maskedclip.shards.downloads.records import Record, Sources, in_order, record_of
-from maskedclip.shards.downloads.tables import rows_of
-from maskedclip.shards.downloads.wrong_root import wrong_root
 
 NEEDED = ("ID", "Left-Fundus", "Right-Fundus", "Left-Diagnostic Keywords")
 CODED = re.compile("^[A-Z](\\s*[\N{FULLWIDTH COMMA},]\\s*[A-Z])*$")  # letters in place of words
 SETS = re.compile(r"(off|on)-?site", re.IGNORECASE)  # of OIA-ODIR, each with a table of its own
 
 
-class Eye(NamedTuple):
+class OdirEye(NamedTuple):
     """What a table says of one eye."""
 
     patient: str
@@ -29,7 +28,7 @@ class Eye(NamedTuple):
     keywords: str
 
 
-def read_odir(card: Card, root: Path) -> Sources:
+def read_odir(card: DatasetCard, root: Path) -> Sources:
     """Return a record for every eye on disk; one with no finding has no category and no report."""
     files = list_files(card, root)
     if not files.images:
@@ -59,7 +58,7 @@ def read_odir(card: Card, root: Path) -> Sources:
     return in_order(records, remarks | {"left_out_folders": left_out_folders(files)})
 
 
-def _with_findings(card: Card, record: Record, eye: Eye) -> Record:
+def _with_findings(card: DatasetCard, record: Record, eye: OdirEye) -> Record:
     """Return the record with the class of each task on which all findings of the eye agree."""
     categories, labels = tuple(categories_of(eye.keywords)), {}
     for task, classes in card.findings.items():
@@ -80,9 +79,9 @@ def _set(source: str) -> str:
     return match[1].lower() if match else ""
 
 
-def _eyes(card: Card, root: Path, others: list[str]) -> dict[tuple[str, str], Eye]:
+def _eyes(card: DatasetCard, root: Path, others: list[str]) -> dict[tuple[str, str], OdirEye]:
     """Return the eyes by set and stem; CSV first, since some copies of the xlsx hold codes."""
-    eyes: dict[tuple[str, str], Eye] = {}
+    eyes: dict[tuple[str, str], OdirEye] = {}
     lacking, coded = "", ""
     for ending in (".csv", ".xlsx"):
         for source in (name for name in others if name.lower().endswith(ending)):
@@ -97,7 +96,7 @@ def _eyes(card: Card, root: Path, others: list[str]) -> dict[tuple[str, str], Ey
                     if CODED.match(keywords):
                         coded = f"{root / source}: only letter codes for keywords"
                     elif stem and keywords:
-                        eyes.setdefault((_set(source), stem), Eye(row["id"], side, keywords))
+                        eyes.setdefault((_set(source), stem), OdirEye(row["id"], side, keywords))
     if not eyes and (coded or lacking):
         raise ValueError(f"{coded or lacking}; is it the label file of {card.title}?")
     return eyes

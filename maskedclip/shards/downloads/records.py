@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from maskedclip.shards.downloads.cards import Card, card_names, read_card
+from maskedclip.shards.downloads.cards import DatasetCard, card_names, read_card
 from maskedclip.shards.downloads.files import (
     ENDINGS,
     files_under,
@@ -18,13 +18,12 @@ from maskedclip.shards.downloads.files import (
     list_files,
     source_of,
 )
-from maskedclip.shards.downloads.label_files import Remarks, label_files, rows_of_images
-from maskedclip.shards.downloads.tables import names_of
-from maskedclip.shards.downloads.wrong_root import refuse_lookalikes, wrong_root
+from maskedclip.shards.downloads.label_files import Remarks, label_files, names_of, rows_of_images
+from maskedclip.shards.downloads.recognise import refuse_lookalikes, wrong_root
 
 __all__ = [
     "ENDINGS",
-    "Card",
+    "DatasetCard",
     "Record",
     "Sources",
     "card_names",
@@ -75,7 +74,7 @@ def eye_of(word: str | None) -> str | None:
     return SIDES.get((word or "").strip().lower())
 
 
-def read_dataset(card: Card, root: Path) -> Sources:
+def read_dataset(card: DatasetCard, root: Path) -> Sources:
     """Return the records of a dataset by its card alone; ValueError where the root is another."""
     files = list_files(card, root)
     refuse_lookalikes(card, root, files)
@@ -112,7 +111,7 @@ def read_dataset(card: Card, root: Path) -> Sources:
 
 
 def record_of(
-    card: Card, root: Path, source: str, facts: Mapping[str, str], remarks: Remarks
+    card: DatasetCard, root: Path, source: str, facts: Mapping[str, str], remarks: Remarks
 ) -> Record:
     """Return the record of an image of which `facts` are told, in the words of the dataset."""
     labels, categories = {}, []

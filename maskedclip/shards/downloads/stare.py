@@ -4,18 +4,18 @@ import re
 from pathlib import Path
 
 from maskedclip.data.captions import categories_of
-from maskedclip.shards.downloads.cards import Card
+from maskedclip.shards.downloads.cards import DatasetCard
 from maskedclip.shards.downloads.files import left_out_folders, list_files
 from maskedclip.shards.downloads.label_files import Remarks, stem_of
+from maskedclip.shards.downloads.recognise import wrong_root
 from maskedclip.shards.downloads.records import Record, Sources, in_order, record_of
-from maskedclip.shards.downloads.wrong_root import wrong_root
 
 DIAGNOSES = re.compile(r"/(all-mg-codes|diagnos[ie]s)\.txt$", re.IGNORECASE)
 BESIDE = re.compile(r"\(\s*(recommendation|old)\b[^)]*\)|\[[^]]*\]|[\"?]", re.IGNORECASE)
 BETWEEN = re.compile(r"\s+(?:and|or)\s+|\s*&\s*")
 
 
-def read_stare(card: Card, root: Path) -> Sources:
+def read_stare(card: DatasetCard, root: Path) -> Sources:
     """Return a record for every image: the diagnoses as the report, each finding a category.
 
     Where nothing is diagnosed ("unknown diagnosis") there is neither. Raises ValueError where the
@@ -46,7 +46,7 @@ def read_stare(card: Card, root: Path) -> Sources:
     return in_order(records, remarks | {"left_out_folders": left_out_folders(files)})
 
 
-def findings_of(card: Card, text: str) -> tuple[str, ...]:
+def findings_of(card: DatasetCard, text: str) -> tuple[str, ...]:
     """Return the categories of a diagnosis: the card's words for its spellings, then EXPERT's."""
     spellings = card.values.get("finding", {})
     words = (" ".join(w.split()) for w in BETWEEN.split(" " + BESIDE.sub(" ", text).lower() + " "))

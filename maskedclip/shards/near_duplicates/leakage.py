@@ -6,19 +6,19 @@ from pathlib import Path
 from typing import NamedTuple
 
 from maskedclip.data.storage.exclusions import Exclusion, read_exclusions, write_exclusions
-from maskedclip.shards.checks.dataset import Checked
-from maskedclip.shards.checks.shard import Stored
-from maskedclip.shards.near_duplicates.search import Copy
+from maskedclip.shards.checks.dataset import CheckedDataset
+from maskedclip.shards.checks.shard import StoredSample
+from maskedclip.shards.near_duplicates.search import NearDuplicate
 
 KINDS = ("exact", "near", "unclear", "patient")
 PLACES = ("within a split", "across splits", "between directories", "with --against")
 
 
-class Member(NamedTuple):
+class CheckedSample(NamedTuple):
     """A sample of one of the directories."""
 
-    dataset: Checked
-    sample: Stored
+    dataset: CheckedDataset
+    sample: StoredSample
     against: bool  # of a dataset that is tested on
 
     @property
@@ -37,9 +37,9 @@ class Pair(NamedTuple):
     """Two samples that are one picture, or may be, or two of one patient in two splits."""
 
     kind: str  # of KINDS
-    one: Member
-    other: Member
-    copy: Copy | None = None  # of a near or unclear pair
+    one: CheckedSample
+    other: CheckedSample
+    copy: NearDuplicate | None = None  # of a near or unclear pair
 
     @property
     def score(self) -> float:
@@ -63,7 +63,7 @@ class Pair(NamedTuple):
         return all(one[task] == other[task] for task in shared) if shared else None
 
     @property
-    def losers(self) -> tuple[Member, ...]:
+    def losers(self) -> tuple[CheckedSample, ...]:
         """Return who has to go: nobody where that is not certain, or nobody's to say.
 
         Before a picture of --against its copy goes; within a dataset train goes before val before
@@ -86,20 +86,24 @@ class Pair(NamedTuple):
         return (max(one, other, key=lambda member: member.sample.key),)
 
 
-def members(datasets: Sequence[Checked], against: bool) -> list[list[Member]]:
+def members(datasets: Sequence[CheckedDataset], against: bool) -> list[list[CheckedSample]]:
     """Return the samples of each dataset, less those that are excluded already."""
     return [
-        [Member(dataset, s, against) for s in dataset.samples if s.key not in dataset.excluded]
+        [
+            CheckedSample(dataset, s, against)
+            for s in dataset.samples
+            if s.key not in dataset.excluded
+        ]
         for dataset in datasets
     ]
 
 
-def exact_pairs(sets: Iterable[Sequence[Member]]) -> Iterator[Pair]:
+def exact_pairs(sets: Iterable[Sequence[CheckedSample]]) -> Iterator[Pair]:
     """Yield, for each file that is there several times, the copy to keep with each of the others.
 
     Copies within what is tested on are not looked for.
     """
-    groups: defaultdict[str, list[Member]] = defaultdict(list)
+    groups: defaultdict[str, list[CheckedSample]] = defaultdict(list)
     for found in sets:
         for member in found:
             groups[member.sample.metadata.sha256].append(member)
@@ -109,7 +113,7 @@ def exact_pairs(sets: Iterable[Sequence[Member]]) -> Iterator[Pair]:
 
 
 def near_pairs(
-    copies: Iterable[Copy], one: Sequence[Member], other: Sequence[Member]
+    copies: Iterable[NearDuplicate], one: Sequence[CheckedSample], other: Sequence[CheckedSample]
 ) -> Iterator[Pair]:
     """Yield the pairs of copies that are not equal files: those are exact ones."""
     for copy in copies:
@@ -118,10 +122,10 @@ def near_pairs(
             yield Pair("near" if copy.certain else "unclear", first, second, copy)
 
 
-def patient_pairs(found: Sequence[Member]) -> Iterator[Pair]:
+def patient_pairs(found: Sequence[CheckedSample]) -> Iterator[Pair]:
     """Yield, for each patient of a dataset who is in several splits, one sample of each with the
     one most worth keeping."""
-    splits: defaultdict[str, dict[str | None, Member]] = defaultdict(dict)
+    splits: defaultdict[str, dict[str | None, CheckedSample]] = defaultdict(dict)
     for member in found:
         if member.sample.metadata.patient:
             seen = splits[member.sample.metadata.patient]

@@ -2,14 +2,18 @@
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
+
+import cv2
+import numpy as np
 
 from maskedclip.data.storage.shard_writer import replacing
 from maskedclip.shards.checks.shard import read_jpeg
+from maskedclip.shards.near_duplicates.descriptors import decode_square
 from maskedclip.shards.near_duplicates.leakage import Pair
-from maskedclip.shards.near_duplicates.pair_sheet import Tile, write_sheet
 
 SHOWN = 40  # pairs on a sheet
 _COLUMNS = [
@@ -69,6 +73,39 @@ def write_pictures(path: Path, pairs: Sequence[Pair]) -> None:
         reads = [partial(read_jpeg, m.dataset.directory, m.sample) for m in sides]
         lines = [f"{pair.kind}{turned}{mirrored}{differ} {row['remark']}"]
         lines += [name + tail for name, tail in zip(names, tails, strict=True)]
-        tiles.append(Tile((reads[0], reads[1]), lines))
+        tiles.append(PairTile((reads[0], reads[1]), lines))
     if tiles:
         write_sheet(path, tiles)
+
+
+_SIDE, _LINE, _IN_A_ROW = 192, 15, 4  # pixels, pixels, pairs
+
+
+class PairTile(NamedTuple):
+    """Two photographs and up to three lines below them."""
+
+    jpegs: tuple[Callable[[], bytes], Callable[[], bytes]]
+    lines: Sequence[str]
+
+
+def write_sheet(path: Path, tiles: Sequence[PairTile]) -> None:
+    """Write a PNG of the pairs, four in a row."""
+    drawn = [_draw(tile) for tile in tiles]
+    drawn += [np.zeros_like(drawn[0])] * (-len(drawn) % _IN_A_ROW)
+    rows = [np.hstack(drawn[i : i + _IN_A_ROW]) for i in range(0, len(drawn), _IN_A_ROW)]
+    written, content = cv2.imencode(".png", np.vstack(rows)[..., ::-1])
+    assert written
+    with replacing(path) as file:
+        file.write(content.tobytes())
+
+
+def _draw(tile: PairTile) -> np.ndarray:
+    pair_HWC = np.hstack([decode_square(read(), _SIDE) for read in tile.jpegs])
+    below_HWC = np.zeros((3 * _LINE + 8, 2 * _SIDE, 3), np.uint8)
+    for number, line in enumerate(tile.lines[:3]):
+        text = line.encode("ascii", "replace").decode()[:58]
+        place = (3, (number + 1) * _LINE)
+        cv2.putText(
+            below_HWC, text, place, cv2.FONT_HERSHEY_SIMPLEX, 0.36, (255, 255, 255), 1, cv2.LINE_AA
+        )
+    return np.pad(np.vstack([pair_HWC, below_HWC]), ((0, 0), (0, 6), (0, 0)))

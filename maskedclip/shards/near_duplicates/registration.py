@@ -6,12 +6,12 @@ import cv2
 import numpy as np
 
 from maskedclip.shards.near_duplicates.descriptors import (
+    brightest_channel,
     field_of,
     placement,
     structure,
     well_inside,
 )
-from maskedclip.shards.near_duplicates.field_edge import edge_offsets, up_to_the_edge
 
 COARSE, FINE = 64, 192  # pixels
 _BLOCKS = 8  # a side, each of which must agree by itself
@@ -19,7 +19,7 @@ _LEVELS = 42  # of int8 for one unit of structure
 _PROMISING_COARSE, _PROMISING_FINE = 0.4, 0.12  # medians that no copy was seen below
 
 
-class Fine(NamedTuple):
+class FineView(NamedTuple):
     """A photograph for the second, exact comparison."""
 
     band_HW: np.ndarray  # float32, vessel-sized structure as a share of the local brightness
@@ -54,7 +54,7 @@ def coarse(image_HWC: np.ndarray) -> np.ndarray:
     return np.round(structure(small_HWC).detail_HW * _LEVELS).astype(np.int8)
 
 
-def fine(image_HWC: np.ndarray) -> Fine:
+def fine(image_HWC: np.ndarray) -> FineView:
     """Return what is compared of a photograph of FINE pixels."""
     field_HW = field_of(image_HWC)
     green_HW = image_HWC[..., 1].astype(np.float32)
@@ -64,7 +64,7 @@ def fine(image_HWC: np.ndarray) -> Fine:
     band_HW = np.clip((narrow_HW - wide_HW) / (wide_HW + 8), -0.3, 0.3) * inside_HW
     grey_HW = cv2.cvtColor(image_HWC, cv2.COLOR_RGB2GRAY).astype(np.float32)
     smooth_HW = cv2.GaussianBlur(grey_HW, (0, 0), 2)
-    return Fine(band_HW, smooth_HW, inside_HW, up_to_the_edge(image_HWC, field_HW))
+    return FineView(band_HW, smooth_HW, inside_HW, up_to_the_edge(image_HWC, field_HW))
 
 
 def coarse_alignment(
@@ -81,7 +81,7 @@ def coarse_alignment(
     return matrix_23 if median >= _PROMISING_COARSE else None
 
 
-def agreement(first: Fine, second: Fine, coarse_23: np.ndarray) -> Agreement | None:
+def agreement(first: FineView, second: FineView, coarse_23: np.ndarray) -> Agreement | None:
     """Return how well two photographs agree, aligned exactly; None where they clearly do not."""
     matrix_23 = _enlarged(coarse_23, FINE / COARSE)
     moved_HW, both_HW = _overlaid(first, second, matrix_23)
@@ -121,7 +121,7 @@ def _tone(one_P: np.ndarray, other_P: np.ndarray) -> float:
     return min(found)
 
 
-def _field_fit(first: Fine, second: Fine, matrix_23: np.ndarray) -> FieldFit:
+def _field_fit(first: FineView, second: FineView, matrix_23: np.ndarray) -> FieldFit:
     """Return how far the edges of the fields lie apart where the vessels lie on each other.
 
     In two copies the edge goes with the vessels. Another exposure of an eye shows it from a little
@@ -165,7 +165,9 @@ def _moved(image_HW: np.ndarray, matrix_23: np.ndarray, flag: int = cv2.INTER_LI
     return cv2.warpAffine(image_HW, matrix_23, size, flags=cv2.WARP_INVERSE_MAP | flag)
 
 
-def _overlaid(first: Fine, second: Fine, matrix_23: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _overlaid(
+    first: FineView, second: FineView, matrix_23: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     inside_HW = _moved(first.inside_HW, matrix_23, cv2.INTER_NEAREST)
     return _moved(first.band_HW, matrix_23), (inside_HW & second.inside_HW).astype(bool)
 
@@ -199,3 +201,60 @@ def _enlarged(matrix_23: np.ndarray, ratio: float) -> np.ndarray:
     middle_2 = np.full(2, (ratio - 1) / 2)  # pixel 0 of the small one, seen in the large one
     found_23[:, 2] = ratio * found_23[:, 2] + middle_2 - found_23[:, :2] @ middle_2
     return found_23.astype(np.float32)
+
+
+def up_to_the_edge(image_HWC: np.ndarray, field_HW: np.ndarray) -> np.ndarray:
+    """Return edge_HW: half of the brightness nearby is a place that no change of tone moves far."""
+    value_HW = cv2.blur(brightest_channel(image_HWC), (3, 3)).astype(np.float32)
+    frame = float(np.median(value_HW[field_HW == 0])) if (field_HW == 0).any() else 0.0
+    nearby_HW = cv2.dilate(value_HW, np.ones((15, 15), np.uint8)) - frame
+    lit_HW = ((value_HW - frame > nearby_HW / 2) & (nearby_HW > 8)).astype(np.uint8)
+    outlines, _ = cv2.findContours(lit_HW, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
+    edge_HW = np.zeros_like(field_HW)
+    if outlines:
+        cv2.fillConvexPoly(edge_HW, cv2.convexHull(max(outlines, key=cv2.contourArea)), 1)
+    return edge_HW
+
+
+def edge_offsets(
+    field_HW: np.ndarray, other_HW: np.ndarray, matrix_23: np.ndarray
+) -> np.ndarray | None:
+    """Return (growth, shift right, shift down) in pixels that lay the other's edge on the field's.
+
+    None where too little of both edges is seen.
+    """
+    outlines, _ = cv2.findContours(other_HW, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+    if not outlines:
+        return None
+    edge_P2 = max(outlines, key=cv2.contourArea)[:, 0].astype(np.float64)
+    edge_P2 = edge_P2[_off_border(edge_P2, len(field_HW))]
+    moved_P2 = edge_P2 @ matrix_23[:, :2].T.astype(np.float64) + matrix_23[:, 2]
+    moved_P2 = moved_P2[_off_border(moved_P2, len(field_HW))]
+    if len(moved_P2) < len(field_HW) // 3:
+        return None
+    depth_P = _depth(field_HW, moved_P2)
+    near_P = np.abs(depth_P - np.median(depth_P)) < 4
+    outward_P2 = moved_P2[near_P] - (len(field_HW) - 1) / 2
+    outward_P2 /= np.linalg.norm(outward_P2, axis=1, keepdims=True) + 1e-9
+    known_P3, wanted_P = np.column_stack([np.ones(len(outward_P2)), outward_P2]), depth_P[near_P]
+    weight_P = np.ones(len(wanted_P))
+    for _ in range(5):  # towards least absolute residuals: a notch is no shift
+        root_P = np.sqrt(weight_P)
+        found_3 = np.linalg.lstsq(known_P3 * root_P[:, None], wanted_P * root_P, rcond=None)[0]
+        weight_P = 1 / np.maximum(np.abs(wanted_P - known_P3 @ found_3), 0.3)
+    return np.asarray(found_3)
+
+
+def _off_border(point_P2: np.ndarray, side: int) -> np.ndarray:
+    """Return whether points are off the border of the picture, where an edge may be a cut."""
+    return np.asarray(((point_P2 > 2) & (point_P2 < side - 3)).all(axis=1))
+
+
+def _depth(field_HW: np.ndarray, point_P2: np.ndarray) -> np.ndarray:
+    """Return how deep points lie inside a field, in pixels; negative outside."""
+    inside_HW = cv2.distanceTransform(field_HW, cv2.DIST_L2, 5)
+    outside_HW = cv2.distanceTransform(1 - field_HW, cv2.DIST_L2, 5)
+    signed_HW = np.where(field_HW > 0, inside_HW - 0.5, 0.5 - outside_HW).astype(np.float32)
+    place_P2 = point_P2.astype(np.float32)
+    found = cv2.remap(signed_HW, place_P2[:, :1], place_P2[:, 1:], cv2.INTER_LINEAR)
+    return np.asarray(found[:, 0], np.float64)

@@ -7,9 +7,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from maskedclip.shards.phantoms.anatomy import GRADES, PhantomPlan, choose_camera, choose_eye, find
 from maskedclip.shards.phantoms.drawing import pixels, render
-from maskedclip.shards.phantoms.eye import GRADES, Plan, choose_camera, choose_eye
-from maskedclip.shards.phantoms.findings import find
 
 DISEASES = {  # and how often each is drawn
     "normal": 0.30,
@@ -42,7 +41,7 @@ class Phantom(NamedTuple):
     cup_to_disc_ratio: float  # vertical
 
 
-def _categories(plan: Plan) -> tuple[str, ...]:
+def _categories(plan: PhantomPlan) -> tuple[str, ...]:
     """Return the disease (of a diabetic eye its grade) and then every finding drawn."""
     disease = GRADE_NAMES.get(plan.grade, plan.disease)
     more = {"cataract": ("media haze",), "pathologic myopia": ("tessellation",)}
@@ -50,7 +49,7 @@ def _categories(plan: Plan) -> tuple[str, ...]:
     return (disease, *more.get(plan.disease, ()), *(name for name in found if name))
 
 
-def plan(seed: int, disease: str | None = None) -> Plan:
+def plan(seed: int, disease: str | None = None) -> PhantomPlan:
     """Return all that decides the phantom of `seed` but its size.
 
     Raises ValueError for an unknown disease.
@@ -64,7 +63,7 @@ def plan(seed: int, disease: str | None = None) -> Plan:
     diabetic = chosen == "diabetic retinopathy"
     eye = choose_eye(seed, chosen)
     crescent = float(width) if chosen == "pathologic myopia" else 0.0
-    return Plan(
+    return PhantomPlan(
         seed=seed,
         disease=chosen,
         grade=grade if diabetic else "0",

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from maskedclip.data.photographs.fundus import encode
 from maskedclip.data.storage.shards import DamagedSample, Shards, ShardWriter
 from maskedclip.shards.building.contact_sheet import COLUMNS, write_contact_sheet
+from maskedclip.shards.building.prepare_sample import encode
 
 COLOURS = [(200, 90, 40), (90, 200, 40), (40, 90, 200), (200, 200, 40)]
 

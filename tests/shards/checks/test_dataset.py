@@ -11,12 +11,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from maskedclip.data.photographs.fundus import encode
 from maskedclip.data.storage.shards import Shards, ShardWriter
-from maskedclip.shards.checks.dataset import Checked, check
+from maskedclip.shards.building.prepare_sample import encode
+from maskedclip.shards.checks.dataset import CheckedDataset, check
 from maskedclip.shards.checks.shard import read_jpeg
-from maskedclip.shards.make import build
-from maskedclip.shards.request import Request
+from maskedclip.shards.make import ShardRequest, build
 
 FACTS = {"width": 64, "height": 48, "sha256": "0" * 64, "phash": "0" * 16, "source": "a.jpg"}
 
@@ -35,7 +34,7 @@ def write(directory: Path, *, jpegs: dict[int, bytes] | None = None, **facts: ob
     return directory
 
 
-def found(directory: Path) -> Checked:
+def found(directory: Path) -> CheckedDataset:
     return check(directory, workers=2, done=lambda _: None)
 
 
@@ -258,7 +257,7 @@ def test_contact_sheet_and_splits_belong_and_a_split_must_be_whole(
     tmp_path: Path,
 ) -> None:
     out = tmp_path / "p"
-    build(Request(dataset="phantom", count=60, size=48, workers=1, out=out), progress=False)
+    build(ShardRequest(dataset="phantom", count=60, size=48, workers=1, out=out), progress=False)
     assert not check(out, 1, lambda _: None).problems
     path = next((out / "splits").glob("*.csv"))
     path.write_text(path.read_text().replace(",train,", ",holdout,", 1))

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from maskedclip.data.captions import EXPERT
-from maskedclip.shards.downloads.cards import CARDS, Card, card_names, read_card
+from maskedclip.shards.downloads.cards import CARDS, DatasetCard, card_names, read_card
 from maskedclip.shards.downloads.records import read_dataset
 from tests.downloads.drawing import draw, table
 
@@ -38,7 +38,7 @@ def test_a_card_says_what_a_user_needs(name: str) -> None:
     assert re.search(r"\b(19|20)\d\d\b", card.citation)
 
 
-def words(card: Card) -> list[str]:
+def words(card: DatasetCard) -> list[str]:
     return [word for classes in card.classes.values() for word in classes.values() if word]
 
 

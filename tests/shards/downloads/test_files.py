@@ -2,13 +2,13 @@ from pathlib import Path
 
 import pytest
 
-from maskedclip.shards.downloads.cards import Card, PathRule
+from maskedclip.shards.downloads.cards import DatasetCard, PathRule
 from maskedclip.shards.downloads.files import files_under, image_files, left_out_folders, list_files
 from tests.downloads.drawing import draw, write
 
 
-def card(*patterns: str, exclude: tuple[str, ...] = (), nearest: bool = False) -> Card:
-    return Card(
+def card(*patterns: str, exclude: tuple[str, ...] = (), nearest: bool = False) -> DatasetCard:
+    return DatasetCard(
         name="x", title="", role="", licence="", citation="", obtain="",
         paths=tuple(PathRule(pattern) for pattern in patterns), exclude=exclude, nearest=nearest,
     )  # fmt: skip

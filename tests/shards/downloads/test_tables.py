@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from maskedclip.shards.downloads.tables import cell, rows_of
+from maskedclip.shards.downloads.label_files import cell, rows_of
 from tests.downloads.drawing import book, table, write
 
 ROWS = [{"image": "1", "grade": "0"}, {"image": "2", "grade": "4"}]

@@ -4,25 +4,26 @@ from pathlib import Path
 
 import pytest
 
-from maskedclip.shards.checks.dataset import Checked
-from maskedclip.shards.checks.sample import Metadata
-from maskedclip.shards.checks.shard import Place, Stored
+from maskedclip.shards.checks.dataset import CheckedDataset
+from maskedclip.shards.checks.shard import MemberSpan, Metadata, StoredSample
 from maskedclip.shards.near_duplicates.leakage import (
-    Member,
+    CheckedSample,
     Pair,
     exact_pairs,
     members,
     near_pairs,
     patient_pairs,
 )
-from maskedclip.shards.near_duplicates.search import Copy
+from maskedclip.shards.near_duplicates.search import NearDuplicate
 
-PLACE = Place(0, 1, 2)
+PLACE = MemberSpan(0, 1, 2)
 
 
-def dataset(name: str, samples: list[Stored], excluded: frozenset[str] = frozenset()) -> Checked:
+def dataset(
+    name: str, samples: list[StoredSample], excluded: frozenset[str] = frozenset()
+) -> CheckedDataset:
     keys = frozenset(sample.key for sample in samples)
-    return Checked(Path(name), name, [], samples, keys, excluded)
+    return CheckedDataset(Path(name), name, [], samples, keys, excluded)
 
 
 def stored(
@@ -31,14 +32,14 @@ def stored(
     file: str = "",
     patient: str | None = None,
     **labels: str,
-) -> Stored:
+) -> StoredSample:
     metadata = Metadata(f"{key}.jpg", patient, split, labels, True, 9, 9, file or key)
-    return Stored(key, "s.tar", PLACE, 9, metadata)
+    return StoredSample(key, "s.tar", PLACE, 9, metadata)
 
 
-def pair(one: Stored, other: Stored, kind: str = "exact") -> Pair:
+def pair(one: StoredSample, other: StoredSample, kind: str = "exact") -> Pair:
     where = dataset("d", [one, other])
-    return Pair(kind, Member(where, one, False), Member(where, other, False))
+    return Pair(kind, CheckedSample(where, one, False), CheckedSample(where, other, False))
 
 
 def losers(found: Pair) -> list[str]:
@@ -117,8 +118,8 @@ def test_a_near_pair_of_equal_files_is_not_named_twice() -> None:
     (found,) = members(
         [dataset("d", [stored("a", file="f"), stored("b", file="f"), stored("c")])], False
     )
-    copies = [Copy(0, k, True, "", 0.9, 0, False, 1) for k in (1, 2)]
-    copies.append(Copy(1, 2, False, "too little detail", 0.2, 0, False, 1))
+    copies = [NearDuplicate(0, k, True, "", 0.9, 0, False, 1) for k in (1, 2)]
+    copies.append(NearDuplicate(1, 2, False, "too little detail", 0.2, 0, False, 1))
     pairs = list(near_pairs(copies, found, found))
     assert [(p.kind, p.one.sample.key, p.other.sample.key) for p in pairs] == [
         ("near", "a", "c"),

@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 import simplejpeg
 
-from maskedclip.data.photographs.fundus import encode, perceptual_hash, photograph
 from maskedclip.data.storage.shards import Shards, ShardWriter
-from maskedclip.shards.check import Request, check
-from maskedclip.shards.make import Request as Build
+from maskedclip.shards.building.prepare_sample import encode, field_photograph, perceptual_hash
+from maskedclip.shards.check import CheckRequest, check
+from maskedclip.shards.make import ShardRequest as Build
 from maskedclip.shards.make import build
 from tests.real_data import real
 
@@ -101,7 +101,7 @@ def write_copies(folder: Path, originals: list[Shards]) -> Counter[str]:
                 jpeg, metadata = dataset.read(index)
                 name = names[(number * EACH + k) % len(names)]
                 image = CHANGES[name](simplejpeg.decode_jpeg(jpeg, "RGB"))
-                found = photograph(encode(np.ascontiguousarray(image), 90), 512).image_HWC
+                found = field_photograph(encode(np.ascontiguousarray(image), 90), 512).image_HWC
                 facts = {
                     "dataset": f"copies{k}",
                     "source": f"{dataset.name}/{dataset.key(index)}",
@@ -125,7 +125,7 @@ def test_copies_are_found_and_what_is_found_are_copies(tmp_path: Path) -> None:
     directories = tuple(tmp_path / name for name in ROOTS)
     against = tuple(tmp_path / f"copies{k}" for k in range(EACH))
     findings = check(
-        Request(directories=directories, against=against, out=tmp_path / "out"),
+        CheckRequest(directories=directories, against=against, out=tmp_path / "out"),
         progress=False,
     )
     with (tmp_path / "out" / "pairs.csv").open(newline="") as file:

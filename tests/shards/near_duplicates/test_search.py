@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import simplejpeg
 
-from maskedclip.data.photographs.fundus import encode
+from maskedclip.shards.building.prepare_sample import encode
 from maskedclip.shards.near_duplicates.descriptors import VARIANTS, describe, dihedral, placement
 from maskedclip.shards.near_duplicates.search import (
-    Copy,
-    Described,
+    DescribedSet,
+    NearDuplicate,
     describe_all,
     likely,
     near_copies,
@@ -23,18 +23,18 @@ SIDE = 192
 EYES = [draw(number, SIDE).image_HWC for number in range(12)]
 
 
-def described(folder: Path, images: list[np.ndarray]) -> Described:
+def described(folder: Path, images: list[np.ndarray]) -> DescribedSet:
     folder.mkdir()
     jpegs = [encode(np.ascontiguousarray(image_HWC), 92) for image_HWC in images]
     return describe_all(jpegs.__getitem__, len(jpegs), folder, 2, lambda _: None)
 
 
 @pytest.fixture(scope="module")
-def eyes(tmp_path_factory: pytest.TempPathFactory) -> Described:
+def eyes(tmp_path_factory: pytest.TempPathFactory) -> DescribedSet:
     return described(tmp_path_factory.mktemp("eyes") / "d", EYES)
 
 
-def copies(first: Described, second: Described) -> list[Copy]:
+def copies(first: DescribedSet, second: DescribedSet) -> list[NearDuplicate]:
     pairs = likely(first, second, lambda _: None)
     return list(near_copies(first, second, pairs, 2, lambda _: None))
 
@@ -65,7 +65,7 @@ CHANGES: dict[str, tuple[Callable[[np.ndarray], np.ndarray], float, bool]] = {
 
 @pytest.mark.parametrize("name", CHANGES)
 def test_a_changed_copy_is_found_and_how_it_was_changed(
-    eyes: Described, tmp_path: Path, name: str
+    eyes: DescribedSet, tmp_path: Path, name: str
 ) -> None:
     change, angle, mirrored = CHANGES[name]
     chosen = [1, 4, 7]
@@ -80,7 +80,7 @@ def test_a_changed_copy_is_found_and_how_it_was_changed(
     assert scale == pytest.approx(1.2 if name == "cropped" else 1.0, abs=0.03)
 
 
-def test_other_eyes_and_the_fellow_eye_are_no_copies(eyes: Described) -> None:
+def test_other_eyes_and_the_fellow_eye_are_no_copies(eyes: DescribedSet) -> None:
     assert [copy for copy in copies(eyes, eyes) if copy.certain] == []
 
 

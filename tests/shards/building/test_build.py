@@ -1,4 +1,4 @@
-from maskedclip.shards.building.published_counts import compared
+from maskedclip.shards.building.build import compared
 
 FORMS = [
     {"form": "whole", "images": 100, "splits": {"train": 80, "test": 20}},

@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from maskedclip.data.photographs import fundus
+from maskedclip.data.photographs.decoding import UnreadableImage
 from maskedclip.data.photographs.field_of_view import crop_field
+from maskedclip.shards.building.prepare_sample import field_photograph, perceptual_hash
 from tests.pictures import disc, jpeg, png
 
 
@@ -15,25 +16,25 @@ def test_the_photograph_has_the_size_asked_for_and_knows_the_original(
     height: int, width: int
 ) -> None:
     content = jpeg(disc(height, width, height * 0.45))
-    found = fundus.photograph(content, 256)
+    found = field_photograph(content, 256)
     assert found.image_HWC.shape == (256, 256, 3)
     assert (found.width, found.height) == (width, height)
 
 
 def test_a_small_field_in_a_large_picture_is_decoded_in_full() -> None:
-    found = fundus.photograph(jpeg(disc(1600, 2400, 300)), 512)
+    found = field_photograph(jpeg(disc(1600, 2400, 300)), 512)
     assert found.image_HWC.shape == (512, 512, 3)
     edge = cv2.Laplacian(found.image_HWC[..., 1], cv2.CV_64F).max()
     assert edge > 50  # the spot has a sharp edge, so nothing was enlarged
 
 
 def test_a_small_original_is_not_enlarged() -> None:
-    assert len(fundus.photograph(jpeg(disc(200, 200, 95)), 512).image_HWC) <= 200
+    assert len(field_photograph(jpeg(disc(200, 200, 95)), 512).image_HWC) <= 200
 
 
 def test_a_reduced_decode_shows_the_same_picture() -> None:
     image_HWC = disc(2000, 2000, 900)
-    reduced = fundus.photograph(jpeg(image_HWC), 256).image_HWC
+    reduced = field_photograph(jpeg(image_HWC), 256).image_HWC
     whole = cv2.resize(crop_field(image_HWC), (256, 256), interpolation=cv2.INTER_AREA)
     assert np.abs(reduced.astype(int) - whole).mean() < 2
 
@@ -54,23 +55,23 @@ WHOLE = jpeg(disc(300, 300, 140))
     ],
 )
 def test_a_bad_file_says_why(content: bytes, reason: str) -> None:
-    with pytest.raises(fundus.UnreadableImage, match=reason):
-        fundus.photograph(content, 128)
+    with pytest.raises(UnreadableImage, match=reason):
+        field_photograph(content, 128)
 
 
 def test_content_decides_the_format_and_not_the_name(tmp_path: Path) -> None:
     path = tmp_path / "eye.png"
     path.write_bytes(WHOLE)
-    assert fundus.photograph(path.read_bytes(), 128).image_HWC.shape == (128, 128, 3)
+    assert field_photograph(path.read_bytes(), 128).image_HWC.shape == (128, 128, 3)
 
 
 def test_the_perceptual_hash_changes_little_with_size_and_much_with_the_eye() -> None:
     def bits(image_HWC: np.ndarray) -> int:
-        return int(fundus.perceptual_hash(image_HWC), 16)
+        return int(perceptual_hash(image_HWC), 16)
 
     rough = np.random.default_rng(0).integers(0, 255, (12, 12, 3), np.uint8)
     one = cv2.resize(rough, (512, 512), interpolation=cv2.INTER_CUBIC)
     small = cv2.resize(one, (256, 256), interpolation=cv2.INTER_AREA)
-    assert len(fundus.perceptual_hash(one)) == 16
+    assert len(perceptual_hash(one)) == 16
     assert (bits(one) ^ bits(small)).bit_count() <= 4
     assert (bits(one) ^ bits(one[:, ::-1].copy())).bit_count() >= 12
