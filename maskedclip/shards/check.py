@@ -1,4 +1,4 @@
-"""Check shards before they are trained on: every byte, and whether a picture is seen twice."""
+"""Check shards before training: every byte, and near-duplicates within and between datasets."""
 
 import json
 import os
@@ -38,16 +38,16 @@ class CheckRequest:
     def __post_init__(self) -> None:
         if not 0 <= self.workers <= 1024:
             raise ValueError(f"--workers {self.workers} is out of range; use 0 to 1024")
-        seen: set[Path] = set()
+        named: set[Path] = set()
         for directory in (*self.directories, *self.against):
-            if directory.resolve() in seen:
+            if directory.resolve() in named:
                 raise ValueError(f"{directory}: is named twice; name each directory once")
-            seen.add(directory.resolve())
+            named.add(directory.resolve())
 
 
 @dataclass
 class Findings:
-    """What a check has found, and what it did about it."""
+    """The result of a check, and how many samples it excluded."""
 
     request: CheckRequest
     checked: list["CheckedDataset"] = field(
@@ -59,27 +59,27 @@ class Findings:
 
     @property
     def problems(self) -> int:
-        """How many things are wrong with the files."""
+        """Number of problems of files and samples."""
         return sum(len(checked.problems) for checked in self.checked)
 
     @property
     def counts(self) -> dict[str, dict[str, int]]:
-        """Pairs by kind and place."""
-        from maskedclip.shards.near_duplicates.leakage import KINDS, PLACES
+        """Number of pairs by kind and by where the two samples lie."""
+        from maskedclip.shards.near_duplicates.leakage import KINDS, RELATIONS
 
-        count = Counter((pair.kind, pair.place) for pair in self.pairs)
-        return {kind: {place: count[kind, place] for place in PLACES} for kind in KINDS}
+        count = Counter((pair.kind, pair.relation) for pair in self.pairs)
+        return {kind: {name: count[kind, name] for name in RELATIONS} for kind in KINDS}
 
     @property
     def clean(self) -> bool:
-        """Whether nothing is wrong: unclear pairs are for a person to judge."""
+        """Whether nothing is wrong: no problem, and no pair but unclear ones."""
         return not self.problems and all(pair.kind == "unclear" for pair in self.pairs)
 
 
 def check(request: CheckRequest, *, progress: bool = True) -> Findings:
-    """Check the directories, write what was found to `out`, and with `drop` the exclusion lists.
+    """Check the directories, write the reports to `out`, and with `drop` the exclusion lists.
 
-    Raises ValueError, RuntimeError or OSError, each of one line, where it cannot.
+    Raises ValueError, RuntimeError or OSError with a message of one line.
     """
     import cv2
     import torch
@@ -107,7 +107,7 @@ Stage = Callable[[str, int], Any]
 def _stage(
     findings: Findings, progress: bool, name: str, total: int
 ) -> Iterator[Callable[[int], object]]:
-    """Show how far a stage is and how long it will take; give what is called with each advance."""
+    """Show a progress bar and record the time of a stage; yields what advances the bar."""
     import sys
 
     from tqdm import tqdm
@@ -121,26 +121,27 @@ def _stage(
 
 
 def _check_files(findings: Findings, workers: int, stage: Stage) -> None:
-    from maskedclip.shards.checks import dataset as integrity
+    from maskedclip.shards.checks.dataset import DamagedManifest, check_dataset, manifest_of
 
     directories = (*findings.request.directories, *findings.request.against)
     total = 0
     for directory in directories:  # a misspelt one ends here, before hours of reading
-        with suppress(integrity.DamagedManifest):
-            total += integrity.manifest_of(directory)["samples"]
+        with suppress(DamagedManifest):
+            total += manifest_of(directory)["samples"]
     with stage("files", total) as done:
         for directory in directories:
-            findings.checked.append(integrity.check(directory, workers, done))
+            findings.checked.append(check_dataset(directory, workers, done))
 
 
 def _find_pairs(findings: Findings, workers: int, stage: Stage) -> None:
-    from maskedclip.shards.near_duplicates.leakage import exact_pairs, members, patient_pairs
+    from maskedclip.shards.near_duplicates.leakage import exact_pairs, kept_samples, patient_pairs
 
     own = len(findings.request.directories)
-    sets = members(findings.checked[:own], False) + members(findings.checked[own:], True)
+    sets = kept_samples(findings.checked[:own], False)
+    sets += kept_samples(findings.checked[own:], True)
     findings.pairs += exact_pairs(sets)
-    for found in sets[:own]:
-        findings.pairs += patient_pairs(found)
+    for samples in sets[:own]:
+        findings.pairs += patient_pairs(samples)
     with tempfile.TemporaryDirectory(prefix=".check-", dir=findings.request.out) as folder:
         findings.pairs += _near(sets, own, Path(folder), workers, stage)
     order = {"exact": 0, "near": 1, "unclear": 2, "patient": 3}
@@ -151,49 +152,43 @@ def _near(
     sets: "Sequence[Sequence[CheckedSample]]", own: int, folder: Path, workers: int, stage: Stage
 ) -> "list[Pair]":
     from maskedclip.shards.near_duplicates.leakage import near_pairs
-    from maskedclip.shards.near_duplicates.search import describe_all, near_copies
+    from maskedclip.shards.near_duplicates.search import describe_all, likely_pairs, near_duplicates
 
     described = []
     with stage("descriptors", sum(map(len, sets))) as done:
-        for number, found in enumerate(sets):
-            place = folder / str(number)
-            place.mkdir()
-            read = partial(_read, found)
-            described.append(describe_all(read, len(found), place, workers, done))
-    ways = [(i, j) for i in range(own) for j in range(i, len(sets)) if sets[i] and sets[j]]
+        for number, samples in enumerate(sets):
+            cache = folder / str(number)
+            cache.mkdir()
+            read = partial(_read, samples)
+            described.append(describe_all(read, len(samples), cache, workers, done))
+    combinations = [(i, j) for i in range(own) for j in range(i, len(sets)) if sets[i] and sets[j]]
     pairs: list[Pair] = []
-    looked_up = sum(len(sets[i]) + (len(sets[j]) if i != j else 0) for i, j in ways)
-    with stage("search", looked_up) as done:
-        likely = [_likely(described[i], described[j], done) for i, j in ways]
+    queries = sum(len(sets[i]) + (len(sets[j]) if i != j else 0) for i, j in combinations)
+    with stage("search", queries) as done:
+        likely = [likely_pairs(described[i], described[j], done) for i, j in combinations]
     with stage("comparison", sum(map(len, likely))) as done:
-        for (i, j), candidates in zip(ways, likely, strict=True):
-            copies = near_copies(described[i], described[j], candidates, workers, done)
-            pairs += near_pairs(copies, sets[i], sets[j])
+        for (i, j), candidates in zip(combinations, likely, strict=True):
+            found = near_duplicates(described[i], described[j], candidates, workers, done)
+            pairs += near_pairs(found, sets[i], sets[j])
     return pairs
 
 
-def _likely(one: Any, other: Any, done: Callable[[int], object]) -> Any:
-    from maskedclip.shards.near_duplicates.search import likely
-
-    return likely(one, other, done)
-
-
-def _read(found: "Sequence[CheckedSample]", place: int) -> bytes:
+def _read(samples: "Sequence[CheckedSample]", index: int) -> bytes:
     from maskedclip.shards.checks.shard import read_jpeg
 
-    return read_jpeg(found[place].dataset.directory, found[place].sample)
+    return read_jpeg(samples[index].dataset.directory, samples[index].sample)
 
 
 def _write(findings: Findings) -> None:
     from maskedclip.data.storage.shard_writer import replacing
-    from maskedclip.shards.near_duplicates.pair_report import write_csv, write_pictures
+    from maskedclip.shards.near_duplicates.pair_report import write_csv, write_images
 
     out = findings.request.out
     write_csv(out / CSV_FILE, findings.pairs)
     certain = [pair for pair in findings.pairs if pair.kind in ("near", "exact")]
     certain.sort(key=lambda pair: pair.score)
-    write_pictures(out / SHEET_FILE, certain)
-    write_pictures(out / UNCLEAR_FILE, [pair for pair in findings.pairs if pair.kind == "unclear"])
+    write_images(out / SHEET_FILE, certain)
+    write_images(out / UNCLEAR_FILE, [pair for pair in findings.pairs if pair.kind == "unclear"])
     with replacing(out / REPORT_FILE) as file:
         file.write((json.dumps(_report(findings), indent=1) + "\n").encode())
 
@@ -213,7 +208,7 @@ def _report(findings: Findings) -> dict[str, Any]:
 
 
 def summary(findings: Findings) -> dict[str, Any]:
-    """Return the numbers of a check, without its lists."""
+    """Return the counts of a check, without its lists."""
     return {
         "samples": sum(len(checked.keys) for checked in findings.checked),
         "whole": sum(len(checked.samples) for checked in findings.checked),

@@ -74,10 +74,10 @@ def _pairs(found: dict[str, int]) -> str:
 
 def _table(findings: Findings) -> list[str]:
     counts = findings.counts
-    places = list(next(iter(counts.values())))
-    lines = ["pairs      " + "".join(f"{place:>22}" for place in places)]
+    relations = list(next(iter(counts.values())))
+    lines = ["pairs      " + "".join(f"{place:>22}" for place in relations)]
     for kind, found in counts.items():
-        lines.append(f"{kind:<11}" + "".join(f"{found[place]:>22,}" for place in places))
+        lines.append(f"{kind:<11}" + "".join(f"{found[place]:>22,}" for place in relations))
     return lines
 
 

@@ -1,7 +1,7 @@
-"""Whether a dataset directory is what its manifest says, to the last byte of each sample."""
+"""Check a dataset directory against its manifest, to the last byte of every sample."""
 
 import re
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -20,7 +20,7 @@ from maskedclip.shards.checks.shard import SIDE_LIMIT, Problem, StoredSample, ch
 
 
 class CheckedDataset(NamedTuple):
-    """What a check of a directory found."""
+    """A dataset directory after its check."""
 
     directory: Path
     name: str
@@ -30,10 +30,10 @@ class CheckedDataset(NamedTuple):
     excluded: frozenset[str]  # keys that its exclude.csv names
 
 
-def check(directory: Path, workers: int, done: Callable[[int], object]) -> CheckedDataset:
-    """Return every problem of a dataset directory, and its whole samples.
+def check_dataset(directory: Path, workers: int, done: Callable[[int], object]) -> CheckedDataset:
+    """Return every problem of a dataset directory, and its intact samples.
 
-    `done` is called with the number of samples looked at. Raises ValueError, in one line, where
+    `done` is called with the number of samples checked. Raises ValueError, in one line, where
     the directory has no manifest.
     """
     try:
@@ -51,10 +51,10 @@ def check(directory: Path, workers: int, done: Callable[[int], object]) -> Check
         return check_shard(directory, entry, (name, largest), done)
 
     with ThreadPoolExecutor(workers) as pool:
-        found = list(pool.map(shard, entries))
-    samples = [sample for _, whole, _ in found for sample in whole]
-    keys = [key for _, _, listed in found for key in listed]
-    problems += [problem for listed, _, _ in found for problem in listed]
+        results = list(pool.map(shard, entries))
+    samples = [sample for _, intact, _ in results for sample in intact]
+    keys = [key for _, _, listed in results for key in listed]
+    problems += [problem for listed, _, _ in results for problem in listed]
     problems += [Problem("", key, "two samples have this key") for key in _repeated(keys)]
     if manifest.get("samples") != len(keys):
         reason = f"says {manifest.get('samples')} samples, the indexes name {len(keys)}"
@@ -68,12 +68,12 @@ def check(directory: Path, workers: int, done: Callable[[int], object]) -> Check
     except ValueError as error:
         excluded = set()
         problems.append(Problem(EXCLUSIONS, "", str(error).partition(": ")[2]))
-    problems += _of_splits(directory) if not problems else []
+    problems += _split_problems(directory) if not problems else []
     return CheckedDataset(directory, name, problems, samples, frozenset(keys), frozenset(excluded))
 
 
-def _of_splits(directory: Path) -> list[Problem]:
-    """Return what is wrong with the files of splits; only a whole dataset can say it."""
+def _split_problems(directory: Path) -> list[Problem]:
+    """Return the problems of the split files; only an intact dataset can be compared with them."""
     dataset, problems = Shards(directory), []
     excluded = {dataset.key(index) for index in dataset.excluded}
     for path in sorted((directory / SPLITS).glob("*")):
@@ -87,11 +87,11 @@ def _of_splits(directory: Path) -> list[Problem]:
 
 
 class DamagedManifest(ValueError):  # noqa: N818 - it is not the code that erred
-    """A manifest that cannot be read as one."""
+    """A file manifest.json that is not a valid manifest."""
 
 
 def manifest_of(directory: Path) -> dict[str, Any]:
-    """Return the manifest; DamagedManifest where it is none, ValueError where there is none."""
+    """Return the manifest; DamagedManifest where it is invalid, ValueError where it is missing."""
     try:
         manifest = read_manifest(directory)
     except ValueError as error:
@@ -104,7 +104,7 @@ def manifest_of(directory: Path) -> dict[str, Any]:
 
 
 def _entries(manifest: dict[str, Any]) -> tuple[list[dict[str, Any]], list[Problem]]:
-    """Return the entries that can be followed: plain file names and hashes."""
+    """Return the valid entries (plain file names and hashes), and the problems of the others."""
     entries, problems = [], []
     kinds = {"file": str, "index": str, "sha256": str, "index_sha256": str, "bytes": int}
     for number, entry in enumerate(manifest["shards"]):
@@ -131,12 +131,11 @@ _SHARES = (0, 5, 25, 50, 75, 95, 100)  # percent
 def tables(samples: Sequence[StoredSample]) -> dict[str, Any]:
     """Return counts by split, by class and split, and quantiles of sizes in pixels."""
     splits = Counter(sample.metadata.split or "none" for sample in samples)
-    labels: defaultdict[str, defaultdict[str, Counter[str]]] = defaultdict(
-        lambda: defaultdict(Counter)
-    )
+    labels: dict[str, dict[str, Counter[str]]] = {}
     for sample in samples:
         for task, value in sample.metadata.labels.items():
-            labels[task][value][sample.metadata.split or "none"] += 1
+            counts = labels.setdefault(task, {}).setdefault(value, Counter())
+            counts[sample.metadata.split or "none"] += 1
     return {
         "samples": len(samples),
         "patients": len({sample.metadata.patient for sample in samples} - {None}),
@@ -144,7 +143,7 @@ def tables(samples: Sequence[StoredSample]) -> dict[str, Any]:
         "with_caption": sum(sample.metadata.captioned for sample in samples),
         "splits": dict(sorted(splits.items())),
         "labels": {
-            task: {value: dict(sorted(found.items())) for value, found in sorted(classes.items())}
+            task: {value: dict(sorted(counts.items())) for value, counts in sorted(classes.items())}
             for task, classes in sorted(labels.items())
         },
         "original_width": _quantiles([sample.metadata.width for sample in samples]),
@@ -154,8 +153,8 @@ def tables(samples: Sequence[StoredSample]) -> dict[str, Any]:
 
 
 def _quantiles(values: Sequence[int]) -> dict[str, int]:
-    """Return the values below which these percents of all lie."""
+    """Return the percentiles _SHARES of the values."""
     if not values:
         return {}
-    found = np.percentile(values, _SHARES, method="nearest")
-    return {str(share): int(value) for share, value in zip(_SHARES, found, strict=True)}
+    quantiles = np.percentile(values, _SHARES, method="nearest")
+    return {str(share): int(value) for share, value in zip(_SHARES, quantiles, strict=True)}

@@ -1,6 +1,6 @@
-"""What is wrong with one shard: its files, its members and its samples.
+"""Check one shard: its files, its tar members and its samples.
 
-Nothing is extracted and nothing is believed: headers are read one by one by `tarfile`'s parser, so
+Nothing is extracted and nothing is trusted: headers are read one by one by `tarfile`'s parser, so
 links, devices, long names and sizes beyond the file end as lines of the report.
 """
 
@@ -24,7 +24,7 @@ _SEGMENTS = {0xE1: "EXIF or XMP", 0xE2: "a colour profile", 0xED: "IPTC", 0xFE: 
 
 
 class Metadata(NamedTuple):
-    """What the check keeps of a sample's JSON."""
+    """The fields of a sample's JSON that the check uses."""
 
     source: str
     patient: str | None
@@ -54,7 +54,7 @@ def _labels(value: Any) -> bool:
     return isinstance(value, dict) and all(_text(k) and _text(v) for k, v in value.items())
 
 
-# field of the contract: (what it must be, whether it may be null, the words for it)
+# field of the contract: (test of its value, whether it may be null, description)
 _FIELDS: dict[str, tuple[Callable[[Any], bool], bool, str]] = {
     "dataset": (_text, False, "text"),
     "source": (_text, False, "text"),
@@ -77,36 +77,36 @@ assert _FIELDS.keys() == EMPTY_METADATA.keys()
 
 
 def metadata_problems(content: bytes, dataset: str) -> Iterator[str]:
-    """Yield what is wrong with a sample's JSON."""
+    """Yield the problems of a sample's JSON."""
     try:
-        found = json.loads(content)
+        metadata = json.loads(content)
     except (ValueError, RecursionError) as error:
         yield f"metadata is not JSON ({' '.join(str(error).split())[:80]})"
         return
-    if not isinstance(found, dict):
+    if not isinstance(metadata, dict):
         yield "metadata is not a JSON object"
         return
     for name, (fits, may_be_null, words) in _FIELDS.items():
-        if name not in found:
+        if name not in metadata:
             yield f"metadata has no {name}"
-        elif not (fits(found[name]) or (may_be_null and found[name] is None)):
+        elif not (fits(metadata[name]) or (may_be_null and metadata[name] is None)):
             yield f"metadata: {name} is not {words}"
-    for name in sorted(found.keys() - _FIELDS.keys()):
+    for name in sorted(metadata.keys() - _FIELDS.keys()):
         yield f"metadata has a field {name[:40]!r} that the format does not know"
-    if _text(found.get("dataset")) and found["dataset"] != dataset:
-        yield f"metadata is of dataset {found['dataset'][:40]!r}, not of {dataset!r}"
+    if _text(metadata.get("dataset")) and metadata["dataset"] != dataset:
+        yield f"metadata is of dataset {metadata['dataset'][:40]!r}, not of {dataset!r}"
 
 
 def read_metadata(content: bytes) -> Metadata:
-    """Return what is kept of a JSON without problems."""
-    found = json.loads(content)
-    names = Metadata._fields
-    captioned = bool(found["categories"] or found["report"])
-    return Metadata(**{name: found[name] for name in names if name in found}, captioned=captioned)
+    """Return the used fields of a JSON without problems."""
+    fields = json.loads(content)
+    captioned = bool(fields["categories"] or fields["report"])
+    used = {name: fields[name] for name in Metadata._fields if name in fields}
+    return Metadata(**used, captioned=captioned)
 
 
 def jpeg_problems(content: bytes, largest: int) -> Iterator[str]:
-    """Yield what is wrong with a stored photograph of at most `largest` pixels a side."""
+    """Yield the problems of a stored photograph of at most `largest` pixels a side."""
     try:
         height, width, _, _ = simplejpeg.decode_jpeg_header(content)
     except ValueError as error:
@@ -126,18 +126,18 @@ def jpeg_problems(content: bytes, largest: int) -> Iterator[str]:
 
 
 def _carried(content: bytes) -> Iterator[str]:
-    """Yield what a JPEG carries besides the picture: it may tell who the patient is."""
-    place = 2
-    while place + 4 <= len(content) and content[place] == 0xFF:
-        marker = content[place + 1]
-        if marker == 0xDA:  # the picture itself begins
+    """Yield the metadata segments of a JPEG: they may identify the patient."""
+    offset = 2
+    while offset + 4 <= len(content) and content[offset] == 0xFF:
+        marker = content[offset + 1]
+        if marker == 0xDA:  # the image data begin
             return
         if marker == 0xFF:  # a fill byte
-            place += 1
+            offset += 1
             continue
         if 0xE1 <= marker <= 0xEF or marker == 0xFE:
             yield _SEGMENTS.get(marker, f"a segment of application {marker - 0xE0}")
-        place += 2 + int.from_bytes(content[place + 2 : place + 4], "big")
+        offset += 2 + int.from_bytes(content[offset + 2 : offset + 4], "big")
 
 
 _BLOCK = tarfile.BLOCKSIZE
@@ -145,15 +145,15 @@ _INDEX_LIMIT = 1 << 28  # bytes
 
 
 class Problem(NamedTuple):
-    """One thing that is wrong."""
+    """One problem of a file or a sample."""
 
     file: str
-    key: str  # empty where it is not of one sample
+    key: str  # empty where it is not about one sample
     reason: str
 
 
 class MemberSpan(NamedTuple):
-    """Where a member lies, as an index says."""
+    """Where a member lies according to the index."""
 
     offset: int
     size: int
@@ -161,7 +161,7 @@ class MemberSpan(NamedTuple):
 
 
 class StoredSample(NamedTuple):
-    """A whole sample: where its photograph lies, and what is said of it."""
+    """An intact sample: where its photograph lies, and its metadata."""
 
     key: str
     shard: str
@@ -185,7 +185,7 @@ def check_shard(
     expected: tuple[str, int],
     done: Callable[[int], object],
 ) -> tuple[list[Problem], list[StoredSample], list[str]]:
-    """Return the problems, the whole samples and all the keys of one shard."""
+    """Return the problems, the intact samples and all the keys of one shard."""
     file, index = entry["file"], entry["index"]
     problems = [*_file_problems(directory, file, entry["sha256"], entry["bytes"])]
     problems += _file_problems(directory, index, entry["index_sha256"], None)
@@ -215,16 +215,16 @@ def _file_problems(directory: Path, name: str, sha256: str, size: int | None) ->
     if not path.is_file():
         yield Problem(name, "", "is missing" if not path.exists() else "is no plain file")
         return
-    found = path.stat().st_size
-    if size is not None and found != size:
-        yield Problem(name, "", f"has {found} bytes, {MANIFEST} says {size}")
+    actual = path.stat().st_size
+    if size is not None and actual != size:
+        yield Problem(name, "", f"has {actual} bytes, {MANIFEST} says {size}")
     with path.open("rb") as file:
         if hashlib.file_digest(file, "sha256").hexdigest() != sha256:
             yield Problem(name, "", f"has another sha256 than {MANIFEST} says")
 
 
 def _read_index(path: Path) -> tuple[list[tuple[str, MemberSpan, MemberSpan]], list[str]]:
-    """Return the rows of an index, and what is wrong with those that are left out."""
+    """Return the valid rows of an index, and the problems of the others."""
     if path.stat().st_size > _INDEX_LIMIT:
         return [], [f"is larger than {_INDEX_LIMIT} bytes"]
     header, *lines = path.read_bytes().decode("utf-8", "replace").splitlines() or [""]
@@ -246,9 +246,9 @@ def _read_index(path: Path) -> tuple[list[tuple[str, MemberSpan, MemberSpan]], l
 def _tar_problems(file: BinaryIO, rows: list[tuple[str, MemberSpan, MemberSpan]]) -> Iterator[str]:
     """Yield where the members of a tar are not those of its index, in that order."""
     expected = [
-        (f"{key}.{end}", place.offset, place.size)
-        for key, *places in rows
-        for end, place in zip(("jpg", "json"), places, strict=True)
+        (f"{key}.{end}", span.offset, span.size)
+        for key, *spans in rows
+        for end, span in zip(("jpg", "json"), spans, strict=True)
     ]
     count = 0
     for member, reason in _members(file):
@@ -270,49 +270,49 @@ def _tar_problems(file: BinaryIO, rows: list[tuple[str, MemberSpan, MemberSpan]]
 
 
 def _members(file: BinaryIO) -> Iterator[tuple[tarfile.TarInfo | None, str]]:
-    """Yield (member, "") for each header of a tar, and (None, reason) where it is broken off."""
-    size, place = os.fstat(file.fileno()).st_size, 0
-    while place < size:
-        block = os.pread(file.fileno(), _BLOCK, place)
+    """Yield (member, "") for every header of a tar, and (None, reason) where it is cut short."""
+    size, offset = os.fstat(file.fileno()).st_size, 0
+    while offset < size:
+        block = os.pread(file.fileno(), _BLOCK, offset)
         if block == bytes(_BLOCK):
             return
         try:
             member = tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
         except tarfile.TarError as error:
-            yield None, f"no header of a member at byte {place} ({error})"
+            yield None, f"no header of a member at byte {offset} ({error})"
             return
-        member.offset_data = place + _BLOCK
+        member.offset_data = offset + _BLOCK
         if not 0 <= member.size <= size - member.offset_data:
-            yield None, f"the member at byte {place} is longer than the file"
+            yield None, f"the member at byte {offset} is longer than the file"
             return
         yield member, ""
-        place = member.offset_data + -(-member.size // _BLOCK) * _BLOCK
+        offset = member.offset_data + -(-member.size // _BLOCK) * _BLOCK
     yield None, "has no end: it was cut short"
 
 
 def _check_sample(
     file: BinaryIO, row: tuple[str, MemberSpan, MemberSpan], expected: tuple[str, int]
 ) -> tuple[list[str], StoredSample | None]:
-    key, *places = row
+    key, *spans = row
     contents, reasons = [], []
-    for place, limit, member in zip(
-        places, (JPEG_LIMIT, JSON_LIMIT), ("image", "metadata"), strict=True
+    for span, limit, member in zip(
+        spans, (JPEG_LIMIT, JSON_LIMIT), ("image", "metadata"), strict=True
     ):
         content = b""
-        if place.size > limit:
-            reasons.append(f"{member} of {place.size} bytes is over the limit of {limit}")
+        if span.size > limit:
+            reasons.append(f"{member} of {span.size} bytes is over the limit of {limit}")
         else:
-            content = os.pread(file.fileno(), place.size, place.offset)
-            if len(content) < place.size:
-                reasons.append(f"{member} has {len(content)} of {place.size} bytes")
-            elif crc32(content) != place.crc32:
+            content = os.pread(file.fileno(), span.size, span.offset)
+            if len(content) < span.size:
+                reasons.append(f"{member} has {len(content)} of {span.size} bytes")
+            elif crc32(content) != span.crc32:
                 reasons.append(f"{member} has another checksum than the index says")
         contents.append(content)
-    if reasons:  # what is inside is not what was written: no use in saying so field by field
+    if reasons:  # the content is damaged: its fields need no check
         return reasons, None
     name, largest = expected
     reasons = [*jpeg_problems(contents[0], largest), *metadata_problems(contents[1], name)]
     if reasons:
         return reasons, None
     side = simplejpeg.decode_jpeg_header(contents[0])[0]
-    return [], StoredSample(key, "", places[0], side, read_metadata(contents[1]))
+    return [], StoredSample(key, "", spans[0], side, read_metadata(contents[1]))

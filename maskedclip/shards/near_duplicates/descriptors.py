@@ -1,8 +1,8 @@
-"""What a photograph shows, in few numbers: for finding the few others that it may be a copy of.
+"""Descriptors of photographs, for the nearest-neighbour search of near-duplicates.
 
-A descriptor is the fine structure of the field, coarsely: equal brightness, contrast and
-compression matter little to it, but place does. So one photograph has several descriptors, of
-itself turned and cropped, and one of them is near that of a copy.
+A descriptor is the low-resolution fine structure of the field: nearly invariant to brightness,
+contrast and compression, but not to position. So one photograph has several descriptors, of
+itself turned and cropped, and one of them is near that of a duplicate.
 """
 
 from functools import cache
@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 import simplejpeg
 
-SIDE = 96  # pixels, at which the structure is seen
+SIDE = 96  # pixels, at which the structure is computed
 GRID = 16  # cells a side, of which those in a circle count
 ANGLES = (0, 15, 30, 45, 60, 75)  # degrees; quarter turns and mirroring are permutations
 CROPS = (  # share of the side, left and top as shares of what is cut away
@@ -65,7 +65,7 @@ def _mean(value_HW: np.ndarray, width: int) -> np.ndarray:
 def well_inside(field_HW: np.ndarray, margin: int) -> np.ndarray:
     """Return inside_HW, uint8: 1 where the edge is `margin` pixels away.
 
-    The edge of the field is alike in all photographs of a camera: it must not speak.
+    The edge of the field is the same in all photographs of a camera: it must not count.
     """
     framed_HW = cv2.copyMakeBorder(field_HW, 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=0)
     distance_HW = cv2.distanceTransform(framed_HW, cv2.DIST_L2, 3)[1:-1, 1:-1]
@@ -144,12 +144,12 @@ def dihedral() -> np.ndarray:
 
     From 4 on it is mirrored left to right first. Turns are counter-clockwise.
     """
-    place_HW = np.full((GRID, GRID), -1)
-    place_HW[CIRCLE] = np.arange(LENGTH)
+    index_HW = np.full((GRID, GRID), -1)
+    index_HW[CIRCLE] = np.arange(LENGTH)
     return np.stack(
         [
             np.rot90(base, turns)[CIRCLE]
-            for base in (place_HW, place_HW[:, ::-1])
+            for base in (index_HW, index_HW[:, ::-1])
             for turns in range(4)
         ]
     )

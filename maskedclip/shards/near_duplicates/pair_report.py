@@ -1,4 +1,4 @@
-"""Pairs of copies as a table and as a picture."""
+"""Pairs of duplicates as a CSV and as an image, side by side."""
 
 import csv
 import io
@@ -35,30 +35,30 @@ def write_csv(path: Path, pairs: Sequence[Pair]) -> None:
 
 
 def _row(pair: Pair) -> dict[str, object]:
-    copy, agree = pair.copy, pair.labels_agree
-    row: dict[str, object] = {"kind": pair.kind, "where": pair.place}
-    for side, member in (("a", pair.one), ("b", pair.other)):
-        metadata = member.sample.metadata
+    match, agree = pair.match, pair.labels_agree
+    row: dict[str, object] = {"kind": pair.kind, "where": pair.relation}
+    for side, checked in (("a", pair.one), ("b", pair.other)):
+        metadata = checked.sample.metadata
         row |= {
-            f"dataset_{side}": member.dataset.name,
+            f"dataset_{side}": checked.dataset.name,
             f"split_{side}": metadata.split or "",
-            f"key_{side}": member.sample.key,
+            f"key_{side}": checked.sample.key,
             f"source_{side}": metadata.source,
             f"labels_{side}": ";".join(f"{k}={v}" for k, v in sorted(metadata.labels.items())),
         }
     return row | {
-        "score": f"{copy.score:.3f}" if copy else "",
-        "angle": f"{copy.angle:.1f}" if copy else "",
-        "mirrored": ("yes" if copy.mirrored else "no") if copy else "",
-        "scale": f"{copy.scale:.3f}" if copy else "",
+        "score": f"{match.score:.3f}" if match else "",
+        "angle": f"{match.angle:.1f}" if match else "",
+        "mirrored": ("yes" if match.mirrored else "no") if match else "",
+        "scale": f"{match.scale:.3f}" if match else "",
         "labels_agree": "" if agree is None else ("yes" if agree else "no"),
-        "drop": ";".join(member.name for member in pair.losers),
-        "remark": copy.reason if copy else "",
+        "drop": ";".join(loser.name for loser in pair.losers),
+        "remark": match.reason if match else "",
     }
 
 
-def write_pictures(path: Path, pairs: Sequence[Pair]) -> None:
-    """Write a sheet of the first pairs; none, and no earlier one is left, where there are none."""
+def write_images(path: Path, pairs: Sequence[Pair]) -> None:
+    """Write a PNG of the first pairs; where there is none, only remove that of an earlier check."""
     path.unlink(missing_ok=True)  # of an earlier check
     tiles = []
     for pair in pairs[:SHOWN]:
@@ -68,8 +68,8 @@ def write_pictures(path: Path, pairs: Sequence[Pair]) -> None:
             m.sample.metadata.source[-(55 - len(n)) :] for m, n in zip(sides, names, strict=True)
         ]
         differ = " LABELS DIFFER" if pair.labels_agree is False else ""
-        turned = f" {row['score']} {row['angle']} deg" if pair.copy else ""
-        mirrored = " mirrored" if pair.copy and pair.copy.mirrored else ""
+        turned = f" {row['score']} {row['angle']} deg" if pair.match else ""
+        mirrored = " mirrored" if pair.match and pair.match.mirrored else ""
         reads = [partial(read_jpeg, m.dataset.directory, m.sample) for m in sides]
         lines = [f"{pair.kind}{turned}{mirrored}{differ} {row['remark']}"]
         lines += [name + tail for name, tail in zip(names, tails, strict=True)]
@@ -104,8 +104,8 @@ def _draw(tile: PairTile) -> np.ndarray:
     below_HWC = np.zeros((3 * _LINE + 8, 2 * _SIDE, 3), np.uint8)
     for number, line in enumerate(tile.lines[:3]):
         text = line.encode("ascii", "replace").decode()[:58]
-        place = (3, (number + 1) * _LINE)
+        origin = (3, (number + 1) * _LINE)
         cv2.putText(
-            below_HWC, text, place, cv2.FONT_HERSHEY_SIMPLEX, 0.36, (255, 255, 255), 1, cv2.LINE_AA
+            below_HWC, text, origin, cv2.FONT_HERSHEY_SIMPLEX, 0.36, (255, 255, 255), 1, cv2.LINE_AA
         )
     return np.pad(np.vstack([pair_HWC, below_HWC]), ((0, 0), (0, 6), (0, 0)))

@@ -1,4 +1,4 @@
-"""Whether two photographs are one exposure: laid over each other, their vessels must agree."""
+"""Register two photographs: of one exposure, their vessels agree where they overlap."""
 
 from typing import Any, NamedTuple
 
@@ -14,13 +14,13 @@ from maskedclip.shards.near_duplicates.descriptors import (
 )
 
 COARSE, FINE = 64, 192  # pixels
-_BLOCKS = 8  # a side, each of which must agree by itself
+_BLOCKS = 8  # a side, each compared by itself
 _LEVELS = 42  # of int8 for one unit of structure
-_PROMISING_COARSE, _PROMISING_FINE = 0.4, 0.12  # medians that no copy was seen below
+_PROMISING_COARSE, _PROMISING_FINE = 0.4, 0.12  # no duplicate was observed below these medians
 
 
 class FineView(NamedTuple):
-    """A photograph for the second, exact comparison."""
+    """A photograph as the second, exact comparison needs it."""
 
     band_HW: np.ndarray  # float32, vessel-sized structure as a share of the local brightness
     smooth_HW: np.ndarray  # float32, grey without what noise and compression change
@@ -29,7 +29,7 @@ class FineView(NamedTuple):
 
 
 class FieldFit(NamedTuple):
-    """How the edges of the fields lie where the vessels lie on each other; 0 where none is seen."""
+    """Distance of the edges of the fields after registration; 0 where no edge is visible."""
 
     shift: float  # pixels at FINE
     growth: float  # pixels at FINE
@@ -39,11 +39,11 @@ class FieldFit(NamedTuple):
 class Agreement(NamedTuple):
     """How well two photographs agree where they overlap."""
 
-    score: float  # correlation of vessels in the worst quarter of the blocks; 1 for copies
+    score: float  # correlation of vessels in the worst quarter of the blocks; 1 for duplicates
     correlation: float  # of all vessels at once
     detail: float  # contrast of the vessels of the poorer one, a share of the brightness
     overlap: float  # share of the smaller field that both show
-    tone: float  # share of the brightness that a curve of the other's explains; 1 for copies
+    tone: float  # share of the brightness that a curve of the other's explains; 1 for duplicates
     fields: FieldFit
     matrix_23: np.ndarray  # from pixels of the second to those of the first, at FINE
 
@@ -55,7 +55,7 @@ def coarse(image_HWC: np.ndarray) -> np.ndarray:
 
 
 def fine(image_HWC: np.ndarray) -> FineView:
-    """Return what is compared of a photograph of FINE pixels."""
+    """Return the view of a photograph of FINE pixels."""
     field_HW = field_of(image_HWC)
     green_HW = image_HWC[..., 1].astype(np.float32)
     narrow_HW = cv2.GaussianBlur(green_HW, (0, 0), 1.2)
@@ -70,9 +70,9 @@ def fine(image_HWC: np.ndarray) -> FineView:
 def coarse_alignment(
     first_HW: np.ndarray, second_HW: np.ndarray, variant: int
 ) -> np.ndarray | None:
-    """Return matrix_23, at COARSE, that lays the first over the second, begun at a variant.
+    """Return matrix_23, at COARSE, that aligns the first with the second, starting at a variant.
 
-    None where even then they are unlike.
+    None where they are dissimilar even then.
     """
     first_HW, second_HW = first_HW.astype(np.float32), second_HW.astype(np.float32)
     matrix_23 = _aligned(first_HW, second_HW, placement(variant, COARSE), steps=8)
@@ -111,32 +111,32 @@ def agreement(first: FineView, second: FineView, coarse_23: np.ndarray) -> Agree
 def _tone(one_P: np.ndarray, other_P: np.ndarray) -> float:
     """Return how much of the brightness of each is a function of the other's, the worse of both.
 
-    Brightness, contrast and gamma are such functions; dust on the lens over another eye is none.
+    Brightness, contrast and gamma are such functions; dust on the lens is not.
     """
-    found = []
-    for known_P, wanted_P in ((one_P, other_P), (other_P, one_P)):
-        levels = np.array_split(wanted_P[np.argsort(known_P, kind="stable")], 40)
+    explained = []
+    for known_P, target_P in ((one_P, other_P), (other_P, one_P)):
+        levels = np.array_split(target_P[np.argsort(known_P, kind="stable")], 40)
         left = sum(float(((level - level.mean()) ** 2).sum()) for level in levels)
-        found.append(1 - left / (float(((wanted_P - wanted_P.mean()) ** 2).sum()) + 1e-9))
-    return min(found)
+        explained.append(1 - left / (float(((target_P - target_P.mean()) ** 2).sum()) + 1e-9))
+    return min(explained)
 
 
 def _field_fit(first: FineView, second: FineView, matrix_23: np.ndarray) -> FieldFit:
-    """Return how far the edges of the fields lie apart where the vessels lie on each other.
+    """Return how far the edges of the fields lie apart when the vessels are aligned.
 
-    In two copies the edge goes with the vessels. Another exposure of an eye shows it from a little
-    elsewhere. Where a picture was cropped there is no edge, and nothing is said.
+    In duplicates the edge moves with the vessels; in another exposure of the eye the camera, and so
+    the edge, has moved a little. A cropped photograph has no edge: all values are 0.
     """
-    there = edge_offsets(first.edge_HW, second.edge_HW, matrix_23)
-    back = edge_offsets(second.edge_HW, first.edge_HW, cv2.invertAffineTransform(matrix_23))
-    if there is None or back is None:
+    forward = edge_offsets(first.edge_HW, second.edge_HW, matrix_23)
+    backward = edge_offsets(second.edge_HW, first.edge_HW, cv2.invertAffineTransform(matrix_23))
+    if forward is None or backward is None:
         return FieldFit(0.0, 0.0, 0.0)
-    growth = (there[0] - back[0]) / 2
+    growth = (forward[0] - backward[0]) / 2
     middle = (FINE - 1) / 2
-    forced_23 = matrix_23.astype(np.float64)  # as if the fields were laid on each other
+    forced_23 = matrix_23.astype(np.float64)  # aligns the fields in place of the vessels
     factor = 1 + growth / middle
     forced_23[:, :2] *= factor
-    forced_23[:, 2] = factor * (forced_23[:, 2] - middle) + middle + there[1:]
+    forced_23[:, 2] = factor * (forced_23[:, 2] - middle) + middle + forward[1:]
     before, after = (
         [_local(moved_HW, second.band_HW, both_HW, at) for at in (0.25, 0.5)]
         for moved_HW, both_HW in (
@@ -144,7 +144,7 @@ def _field_fit(first: FineView, second: FineView, matrix_23: np.ndarray) -> Fiel
             _overlaid(first, second, forced_23.astype(np.float32)),
         )
     )
-    shift = min(float(np.hypot(*there[1:])), float(np.hypot(*back[1:])))
+    shift = min(float(np.hypot(*forward[1:])), float(np.hypot(*backward[1:])))
     return FieldFit(shift, abs(float(growth)), sum(before) - sum(after))
 
 
@@ -154,10 +154,10 @@ def _aligned(
     criteria = (cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, steps, 1e-4)
     rest: Any = (cv2.MOTION_AFFINE, criteria, None, 5)  # no mask, and smoothed over 5 pixels
     try:
-        _, found_23 = cv2.findTransformECC(second_HW, first_HW, matrix_23.copy(), *rest)
-    except cv2.error:  # its way of saying that nothing fits
+        _, aligned_23 = cv2.findTransformECC(second_HW, first_HW, matrix_23.copy(), *rest)
+    except cv2.error:  # it did not converge
         return matrix_23
-    return np.asarray(found_23)
+    return np.asarray(aligned_23)
 
 
 def _moved(image_HW: np.ndarray, matrix_23: np.ndarray, flag: int = cv2.INTER_LINEAR) -> np.ndarray:
@@ -175,7 +175,7 @@ def _overlaid(
 def _local(first_HW: np.ndarray, second_HW: np.ndarray, both_HW: np.ndarray, at: float) -> float:
     """Return the quantile `at` of the correlations block by block; -1 where few blocks are whole.
 
-    One bright disc or reflection makes whole pictures correlate, but only its own block.
+    One bright disc or reflection makes whole images correlate, but only its own block.
     """
     share = _block_means(both_HW.astype(np.float32))
     whole = share > 0.4
@@ -196,15 +196,15 @@ def _block_means(value_HW: np.ndarray) -> np.ndarray:
 
 
 def _enlarged(matrix_23: np.ndarray, ratio: float) -> np.ndarray:
-    """Return the matrix for pictures that are `ratio` times as large."""
-    found_23 = matrix_23.astype(np.float64)
-    middle_2 = np.full(2, (ratio - 1) / 2)  # pixel 0 of the small one, seen in the large one
-    found_23[:, 2] = ratio * found_23[:, 2] + middle_2 - found_23[:, :2] @ middle_2
-    return found_23.astype(np.float32)
+    """Return the matrix for images that are `ratio` times as large."""
+    large_23 = matrix_23.astype(np.float64)
+    middle_2 = np.full(2, (ratio - 1) / 2)  # pixel 0 of the small image, in the large one
+    large_23[:, 2] = ratio * large_23[:, 2] + middle_2 - large_23[:, :2] @ middle_2
+    return large_23.astype(np.float32)
 
 
 def up_to_the_edge(image_HWC: np.ndarray, field_HW: np.ndarray) -> np.ndarray:
-    """Return edge_HW: half of the brightness nearby is a place that no change of tone moves far."""
+    """Return edge_HW: the field up to half of the brightness nearby, which is stable to tone."""
     value_HW = cv2.blur(brightest_channel(image_HWC), (3, 3)).astype(np.float32)
     frame = float(np.median(value_HW[field_HW == 0])) if (field_HW == 0).any() else 0.0
     nearby_HW = cv2.dilate(value_HW, np.ones((15, 15), np.uint8)) - frame
@@ -219,9 +219,9 @@ def up_to_the_edge(image_HWC: np.ndarray, field_HW: np.ndarray) -> np.ndarray:
 def edge_offsets(
     field_HW: np.ndarray, other_HW: np.ndarray, matrix_23: np.ndarray
 ) -> np.ndarray | None:
-    """Return (growth, shift right, shift down) in pixels that lay the other's edge on the field's.
+    """Return (growth, shift right, shift down) in pixels that align the other's edge with it.
 
-    None where too little of both edges is seen.
+    None where too little of both edges is visible.
     """
     outlines, _ = cv2.findContours(other_HW, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
     if not outlines:
@@ -240,13 +240,13 @@ def edge_offsets(
     weight_P = np.ones(len(wanted_P))
     for _ in range(5):  # towards least absolute residuals: a notch is no shift
         root_P = np.sqrt(weight_P)
-        found_3 = np.linalg.lstsq(known_P3 * root_P[:, None], wanted_P * root_P, rcond=None)[0]
-        weight_P = 1 / np.maximum(np.abs(wanted_P - known_P3 @ found_3), 0.3)
-    return np.asarray(found_3)
+        offset_3 = np.linalg.lstsq(known_P3 * root_P[:, None], wanted_P * root_P, rcond=None)[0]
+        weight_P = 1 / np.maximum(np.abs(wanted_P - known_P3 @ offset_3), 0.3)
+    return np.asarray(offset_3)
 
 
 def _off_border(point_P2: np.ndarray, side: int) -> np.ndarray:
-    """Return whether points are off the border of the picture, where an edge may be a cut."""
+    """Return whether points are off the border of the image, where an edge may be a cut."""
     return np.asarray(((point_P2 > 2) & (point_P2 < side - 3)).all(axis=1))
 
 
@@ -255,6 +255,6 @@ def _depth(field_HW: np.ndarray, point_P2: np.ndarray) -> np.ndarray:
     inside_HW = cv2.distanceTransform(field_HW, cv2.DIST_L2, 5)
     outside_HW = cv2.distanceTransform(1 - field_HW, cv2.DIST_L2, 5)
     signed_HW = np.where(field_HW > 0, inside_HW - 0.5, 0.5 - outside_HW).astype(np.float32)
-    place_P2 = point_P2.astype(np.float32)
-    found = cv2.remap(signed_HW, place_P2[:, :1], place_P2[:, 1:], cv2.INTER_LINEAR)
-    return np.asarray(found[:, 0], np.float64)
+    at_P2 = point_P2.astype(np.float32)
+    depth_P1 = cv2.remap(signed_HW, at_P2[:, :1], at_P2[:, 1:], cv2.INTER_LINEAR)
+    return np.asarray(depth_P1[:, 0], np.float64)

@@ -15,7 +15,7 @@ from maskedclip.data.storage.shard_writer import (
     write_shard,
 )
 from maskedclip.data.storage.shards import DamagedSample, Shards, ShardWriter
-from maskedclip.shards.checks.dataset import check
+from maskedclip.shards.checks.dataset import check_dataset
 
 JPEGS = [bytes([i]) * (700 + i) for i in range(5)]
 
@@ -223,7 +223,7 @@ def test_a_manifest_changed_by_hand_is_refused_and_named_by_a_check(directory: P
     path.write_text(path.read_text().replace('"none"', '"CC0"'))
     with pytest.raises(ValueError, match="is damaged or was changed by hand"):
         Shards(directory)
-    problems = check(directory, 1, lambda _: None).problems
+    problems = check_dataset(directory, 1, lambda _: None).problems
     assert ("manifest.json", "", f"{SELF_SHA256} is not that of its content") in problems
 
 

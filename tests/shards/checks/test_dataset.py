@@ -13,7 +13,7 @@ from PIL import Image
 
 from maskedclip.data.storage.shards import Shards, ShardWriter
 from maskedclip.shards.building.prepare_sample import encode
-from maskedclip.shards.checks.dataset import CheckedDataset, check
+from maskedclip.shards.checks.dataset import CheckedDataset, check_dataset
 from maskedclip.shards.checks.shard import read_jpeg
 from maskedclip.shards.make import ShardRequest, build
 
@@ -35,7 +35,7 @@ def write(directory: Path, *, jpegs: dict[int, bytes] | None = None, **facts: ob
 
 
 def found(directory: Path) -> CheckedDataset:
-    return check(directory, workers=2, done=lambda _: None)
+    return check_dataset(directory, workers=2, done=lambda _: None)
 
 
 def said(directory: Path) -> list[str]:
@@ -258,9 +258,9 @@ def test_contact_sheet_and_splits_belong_and_a_split_must_be_whole(
 ) -> None:
     out = tmp_path / "p"
     build(ShardRequest(dataset="phantom", count=60, size=48, workers=1, out=out), progress=False)
-    assert not check(out, 1, lambda _: None).problems
+    assert not check_dataset(out, 1, lambda _: None).problems
     path = next((out / "splits").glob("*.csv"))
     path.write_text(path.read_text().replace(",train,", ",holdout,", 1))
-    problem = check(out, 1, lambda _: None).problems[0]
+    problem = check_dataset(out, 1, lambda _: None).problems[0]
     assert problem.file == f"splits/{path.name}"
     assert "is of no sample of this dataset" in problem.reason

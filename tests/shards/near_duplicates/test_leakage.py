@@ -10,7 +10,7 @@ from maskedclip.shards.near_duplicates.leakage import (
     CheckedSample,
     Pair,
     exact_pairs,
-    members,
+    kept_samples,
     near_pairs,
     patient_pairs,
 )
@@ -84,18 +84,18 @@ def test_unclear_and_patient_pairs_lose_nobody() -> None:
 def test_a_copy_of_what_is_tested_on_goes_whatever_its_split() -> None:
     ours = dataset("ours", [stored("a", "test", "same"), stored("b", "train", "other")])
     theirs = dataset("theirs", [stored("x", "train", "same"), stored("y", "test", "same")])
-    sets = members([ours], False) + members([theirs], True)
+    sets = kept_samples([ours], False) + kept_samples([theirs], True)
     (found,) = exact_pairs(sets)
-    assert found.place == "with --against"
+    assert found.relation == "with --against"
     assert [member.name for member in found.losers] == ["ours/a"]
 
 
 def test_copies_in_two_directories_are_named_and_left_to_the_user() -> None:
-    sets = members(
+    sets = kept_samples(
         [dataset("a", [stored("x", file="f")]), dataset("b", [stored("y", file="f")])], False
     )
     (found,) = exact_pairs(sets)
-    assert (found.place, found.losers) == ("between directories", ())
+    assert (found.relation, found.losers) == ("between directories", ())
 
 
 def test_of_many_equal_files_one_is_kept() -> None:
@@ -103,19 +103,19 @@ def test_of_many_equal_files_one_is_kept() -> None:
         stored(key, split, "f")
         for key, split in zip("abcd", ["train", "test", "val", "train"], strict=True)
     ]
-    found = list(exact_pairs(members([dataset("d", samples)], False)))
+    found = list(exact_pairs(kept_samples([dataset("d", samples)], False)))
     assert {f.one.sample.key for f in found} == {"b"}
     assert sorted(key for f in found for key in losers(f)) == ["a", "c", "d"]
 
 
 def test_what_is_excluded_already_is_no_longer_found() -> None:
     samples = [stored("a", "train", "f"), stored("b", "test", "f")]
-    sets = members([dataset("d", samples, frozenset({"a"}))], False)
+    sets = kept_samples([dataset("d", samples, frozenset({"a"}))], False)
     assert list(exact_pairs(sets)) == []
 
 
 def test_a_near_pair_of_equal_files_is_not_named_twice() -> None:
-    (found,) = members(
+    (found,) = kept_samples(
         [dataset("d", [stored("a", file="f"), stored("b", file="f"), stored("c")])], False
     )
     copies = [NearDuplicate(0, k, True, "", 0.9, 0, False, 1) for k in (1, 2)]
@@ -131,6 +131,6 @@ def test_a_patient_in_two_splits_is_named_once_a_split() -> None:
     samples = [stored(f"p{i}", "train", patient="p") for i in range(3)]
     samples += [stored("t1", "test", patient="p"), stored("t2", "test", patient="p")]
     samples += [stored("q", "train", patient="q"), stored("n", "test"), stored("m", "train")]
-    (found,) = members([dataset("d", samples)], False)
+    (found,) = kept_samples([dataset("d", samples)], False)
     (one,) = patient_pairs(found)
-    assert (one.one.sample.key, one.other.sample.key, one.place) == ("t1", "p0", "across splits")
+    assert (one.one.sample.key, one.other.sample.key, one.relation) == ("t1", "p0", "across splits")

@@ -14,8 +14,8 @@ from maskedclip.shards.near_duplicates.search import (
     DescribedSet,
     NearDuplicate,
     describe_all,
-    likely,
-    near_copies,
+    likely_pairs,
+    near_duplicates,
 )
 from maskedclip.shards.phantoms.phantom import draw
 
@@ -35,8 +35,8 @@ def eyes(tmp_path_factory: pytest.TempPathFactory) -> DescribedSet:
 
 
 def copies(first: DescribedSet, second: DescribedSet) -> list[NearDuplicate]:
-    pairs = likely(first, second, lambda _: None)
-    return list(near_copies(first, second, pairs, 2, lambda _: None))
+    pairs = likely_pairs(first, second, lambda _: None)
+    return list(near_duplicates(first, second, pairs, 2, lambda _: None))
 
 
 def turned(image_HWC: np.ndarray, degrees: float) -> np.ndarray:
