@@ -1,8 +1,8 @@
-"""Write the shards of a dataset in parallel, so that a killed build goes on where it was.
+"""Write the shards of a dataset in parallel, so that a killed build resumes where it stopped.
 
-A chunk of records is a shard. Each finished shard leaves a note in OUT/.building; the manifest is
-made of the notes at the end. Nothing written depends on the number of workers, on how many jobs
-shared the shards out, or on the clock.
+A chunk of records is a shard. Every finished shard leaves a note in OUT/.building; at the end the
+manifest is made from the notes. The bytes depend neither on the number of workers or jobs nor on
+the clock.
 """
 
 import fcntl
@@ -27,13 +27,13 @@ from maskedclip.shards.building.prepare_sample import PreparedSample, Rejected, 
 from maskedclip.shards.downloads.records import Record
 
 NOTES = ".building"
-
+LOCK = ".lock"
 
 Prepare = Callable[[Record], PreparedSample | Rejected]
 
 
 class BuildPlan(NamedTuple):
-    """What is to be built; equal digests give equal bytes."""
+    """A dataset to build; equal digests give equal bytes."""
 
     name: str
     records: Sequence[Record]
@@ -56,7 +56,7 @@ class BuildPlan(NamedTuple):
 
 
 def build_shards(out: Path, plan: BuildPlan, *, workers: int, progress: bool) -> bool:
-    """Write what is missing of the dataset at `out`; False where nothing was.
+    """Write what is missing of the dataset at `out`; False where it was complete.
 
     Raises ValueError where `out` holds anything else, RuntimeError where another build writes to
     it or no file of the dataset could be read.
@@ -74,11 +74,11 @@ def build_shards(out: Path, plan: BuildPlan, *, workers: int, progress: bool) ->
         if not entries:
             first = notes[0]["rejected"][0]
             shutil.rmtree(out if made else out / NOTES)
-            found = f"none of its {len(plan.records)} files gives a photograph"
-            raise RuntimeError(f"{plan.name}: {found}; the first, {first[0]}: {first[1]}")
-        facts = plan.facts | {"digest": plan.digest} | summary_of(notes, plan.classes)
-        found = facts["counts"] | {"images": len(plan.records)}
-        facts["against_published"] = compared(plan.expected, found)
+            count = f"none of its {len(plan.records)} files is a readable photograph"
+            raise RuntimeError(f"{plan.name}: {count}; the first, {first[0]}: {first[1]}")
+        facts = plan.facts | {"digest": plan.digest} | _summary(notes, plan.classes)
+        counts = facts["counts"] | {"images": len(plan.records)}
+        facts["against_published"] = compared(plan.expected, counts)
         write_manifest(out, plan.name, entries, **facts)
         shutil.rmtree(out / NOTES)
     return True
@@ -94,18 +94,18 @@ def build_part(out: Path, plan: BuildPlan, part: int, parts: int, *, workers: in
     with locked(out, f"part-{part}-of-{parts}"):
         if is_done(out, plan):
             return
-        _refuse_foreign(out, plan)
+        _refuse_other_content(out, plan)
         _write(out, plan, range(part, plan.chunks, parts), workers, progress=True)
 
 
 def begin(out: Path, plan: BuildPlan) -> bool:
-    """Make `out` the place of this build; False, and nothing done, where it is finished.
+    """Prepare `out` for this build; False, and nothing done, where it is finished.
 
     Raises ValueError where `out` holds anything else.
     """
     if is_done(out, plan):
         return False
-    _refuse_foreign(out, plan)
+    _refuse_other_content(out, plan)
     (out / NOTES).mkdir(parents=True, exist_ok=True)
     _write_json(out / NOTES / "request.json", {"digest": plan.digest})
     return True
@@ -116,8 +116,10 @@ def is_done(out: Path, plan: BuildPlan) -> bool:
     if not (out / MANIFEST).is_file():
         return False
     if read_manifest(out).get("digest") != plan.digest:
-        found = "holds a dataset of another request or of other files"
-        raise ValueError(f"{out}: {found}; remove it or choose another --out")
+        raise ValueError(
+            f"{out}: holds a dataset of another request or of other files; remove it or choose "
+            f"another --out"
+        )
     return True
 
 
@@ -126,21 +128,23 @@ def shards_written(out: Path) -> int:
     return sum(1 for _ in (out / NOTES).glob("[0-9]*.json"))
 
 
-def _refuse_foreign(out: Path, plan: BuildPlan) -> None:
+def _refuse_other_content(out: Path, plan: BuildPlan) -> None:
     if not out.exists() or all(path.name == LOCK for path in out.iterdir()):
         return
     if not (out / NOTES).is_dir():
         raise ValueError(f"{out}: is not empty and holds no dataset; choose another --out")
     request = out / NOTES / "request.json"
     if request.is_file() and json.loads(request.read_text())["digest"] != plan.digest:
-        found = "holds an unfinished build of another request or of other files"
-        raise ValueError(f"{out}: {found}; remove it or choose another --out")
+        raise ValueError(
+            f"{out}: holds an unfinished build of another request or of other files; remove it or "
+            f"choose another --out"
+        )
 
 
 def _write(
     out: Path, plan: BuildPlan, numbers: Sequence[int], workers: int, progress: bool
 ) -> list[dict[str, Any]]:
-    """Return the note of each of these shards, written now or by an earlier build."""
+    """Return the notes of these shards, written now or by an earlier build."""
     done = {n: note for n in numbers if (note := _finished(out, n)) is not None}
     ahead = (record for n in numbers if n not in done for record in plan.chunk(n))
     sizes = {n: len(plan.chunk(n)) for n in numbers}
@@ -181,7 +185,7 @@ def _write_one(
     if not entry["samples"]:  # every file of the chunk was rejected
         (out / entry["file"]).unlink()
         (out / entry["index"]).unlink()
-    tally = tally_of((s.key, s.metadata, s.look, s.carried) for s in kept)
+    tally = _tally(kept)
     return {"entry": entry if entry["samples"] else None, "rejected": rejected, "tally": tally}
 
 
@@ -195,7 +199,7 @@ def _write_json(path: Path, content: dict[str, Any]) -> None:
 
 
 def _finished(out: Path, number: int) -> dict[str, Any] | None:
-    """Return the note of a shard whose files are whole, else None."""
+    """Return the note of a shard whose files are intact, else None."""
     if not _note(out, number).is_file():
         return None
     note: dict[str, Any] = json.loads(_note(out, number).read_text())
@@ -212,36 +216,30 @@ def _finished(out: Path, number: int) -> dict[str, Any] | None:
     return note
 
 
-def tally_of(
-    samples: Iterable[tuple[str, Mapping[str, Any], Look | None, Sequence[str]]],
-) -> dict[str, Any]:
-    """Return what a shard's note keeps of its samples, as JSON.
-
-    Args:
-        samples: (key, metadata, how it looks, what its file told beside the pixels). Little is
-            kept of each, so that a build of a million files fits into memory.
-    """
+def _tally(samples: Iterable[PreparedSample]) -> dict[str, Any]:
+    """Return the counts of a shard, as JSON; small, so that a million files fit into memory."""
     counts: Counter[str] = Counter()
     splits: Counter[str] = Counter()
     categories: Counter[str] = Counter()
     removed: Counter[str] = Counter()
     labels: dict[str, Counter[str]] = {}
     patients: set[str] = set()
-    copies: list[tuple[str, str]] = []
+    files: list[tuple[str, str]] = []
     looks: list[tuple[str, Look]] = []
-    for key, metadata, look, carried in samples:
+    for sample in samples:
+        metadata = sample.metadata
         captioned = bool(metadata["categories"] or metadata["report"])
         counts.update({"with_caption": captioned, "without_caption": not captioned})
         counts["with_report"] += metadata["report"] is not None
         counts["labelled"] += bool(metadata["labels"])
         splits[metadata["split"] or "none"] += 1
         categories.update(metadata["categories"])
-        removed.update(carried)
+        removed.update(sample.carried)
         for task, value in metadata["labels"].items():
             labels.setdefault(task, Counter())[value] += 1
         patients |= {metadata["patient"]} - {None}
-        copies.append((metadata["sha256"], metadata["source"]))
-        looks += [(key, look)] if look else []
+        files.append((metadata["sha256"], metadata["source"]))
+        looks += [(sample.key, sample.look)] if sample.look else []
     return {
         "counts": counts,
         "splits": splits,
@@ -249,28 +247,28 @@ def tally_of(
         "categories": categories,
         "removed": removed,
         "patients": sorted(patients),
-        "copies": copies,
+        "copies": files,
         "looks": candidates(looks),
     }
 
 
-def summary_of(
+def _summary(
     notes: Sequence[Mapping[str, Any]], order: Mapping[str, Sequence[str]]
 ) -> dict[str, Any]:
-    """Return the counts, duplicates and rejected files that the notes of the shards name.
+    """Return the counts, duplicates and rejected files of all shards, from their notes.
 
     Args:
-        order: of the classes of a task; classes that it does not name come behind, sorted.
+        order: of the classes of a task; other classes follow, sorted.
     """
     tallies = [note["tally"] for note in notes]
     labels = {
         task: _in_order(_sum(tally["labels"].get(task, {}) for tally in tallies), order, task)
         for task in sorted({task for tally in tallies for task in tally["labels"]})
     }
-    same: dict[str, list[str]] = {}
+    by_digest: dict[str, list[str]] = {}
     for tally in tallies:
         for digest, source in tally["copies"]:
-            same.setdefault(digest, []).append(source)
+            by_digest.setdefault(digest, []).append(source)
     looks = [(key, Look(*look)) for tally in tallies for key, look in tally["looks"]]
     counts = _sum(tally["counts"] for tally in tallies)
     return {
@@ -284,8 +282,8 @@ def summary_of(
             "labels": labels,
             "categories": _sorted(_sum(tally["categories"] for tally in tallies)),
         },
-        "classes": {task: list(found) for task, found in labels.items()},
-        "duplicates": sorted(sorted(sources) for sources in same.values() if len(sources) > 1),
+        "classes": {task: list(classes) for task, classes in labels.items()},
+        "duplicates": sorted(sorted(sources) for sources in by_digest.values() if len(sources) > 1),
         "removed": _sorted(_sum(tally["removed"] for tally in tallies)),
         "worst_looking": worst(looks),
         "rejected": [
@@ -314,43 +312,41 @@ def _in_order(
     return {name: counts[name] for name in [*known, *sorted(counts.keys() - set(known))]}
 
 
-def compared(expected: Sequence[Mapping[str, Any]], found: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the form in which a dataset is handed out that is nearest, and what differs from it.
+def compared(expected: Sequence[Mapping[str, Any]], counts: Mapping[str, Any]) -> dict[str, Any]:
+    """Compare the counts of a build with the published ones: they show an incomplete download.
 
     Args:
-        expected: each a form with its number of images and, where they are known, of labelled ones,
-            splits and labels (task, class, number); empty where nothing is known.
-        found: `images` (files, also rejected ones), `labelled`, `splits` and `labels` of samples.
+        expected: the published forms of the dataset, with the number of images and, where known, of
+            labelled ones, splits and labels (task, class, number); empty where nothing is known.
+        counts: `images` (files, also rejected ones), `labelled`, `splits` and `labels` of samples.
 
-    Returns form and differences, lines such as "images: 300 of 516"; {} where nothing is expected.
+    Returns the nearest form and the differences, such as "images: 300 of 516"; {} where nothing is
+    expected.
     """
     if not expected:
         return {}
-    nearest = min(expected, key=lambda form: abs(form["images"] - found["images"]))
+    nearest = min(expected, key=lambda form: abs(form["images"] - counts["images"]))
     totals = [name for name in ("images", "labelled") if name in nearest]
-    wanted = {name: {"": nearest[name]} for name in totals}
-    there = {name: {"": found[name]} for name in totals}
-    wanted["splits"], there["splits"] = nearest.get("splits", {}), found["splits"]
-    wanted |= nearest.get("labels", {})
-    there |= found["labels"]
+    published = {name: {"": nearest[name]} for name in totals}
+    actual = {name: {"": counts[name]} for name in totals}
+    published["splits"], actual["splits"] = nearest.get("splits", {}), counts["splits"]
+    published |= nearest.get("labels", {})
+    actual |= counts["labels"]
     lines = []
-    for what, numbers in wanted.items():
-        present = there.get(what, {})
+    for what, numbers in published.items():
+        present = actual.get(what, {})
         differing = [name for name in numbers if present.get(name, 0) != numbers[name]]
-        said = (f"{name} {present.get(name, 0):,} of {numbers[name]:,}" for name in differing)
-        lines += [f"{what}: {', '.join(text.strip() for text in said)}"] if differing else []
+        texts = (f"{name} {present.get(name, 0):,} of {numbers[name]:,}" for name in differing)
+        lines += [f"{what}: {', '.join(text.strip() for text in texts)}"] if differing else []
     return {"form": nearest["form"], "differences": lines}
-
-
-LOCK = ".lock"
 
 
 @contextmanager
 def locked(out: Path, part: str = "") -> Iterator[None]:
-    """Hold the directory alone, or, with `part`, beside the other parts of the same build.
+    """Lock the directory alone, or, with `part`, beside the other parts of the same build.
 
-    Raises RuntimeError where another build, or the same part, holds it. The system gives a lock
-    back when its process ends, however it ends.
+    Raises RuntimeError where another build, or the same part, holds it. The system releases a lock
+    when its process ends, however it ends.
     """
     with _held(out / LOCK, alone=not part, remove=not part):
         if not part:
@@ -362,7 +358,7 @@ def locked(out: Path, part: str = "") -> Iterator[None]:
 
 @contextmanager
 def _held(path: Path, *, alone: bool, remove: bool) -> Iterator[None]:
-    file = _taken(path, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
+    file = _open_locked(path, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
     try:
         yield
     finally:
@@ -371,7 +367,7 @@ def _held(path: Path, *, alone: bool, remove: bool) -> Iterator[None]:
         file.close()
 
 
-def _taken(path: Path, kind: int) -> TextIO:
+def _open_locked(path: Path, kind: int) -> TextIO:
     while True:
         file = path.open("a")
         try:
@@ -379,7 +375,7 @@ def _taken(path: Path, kind: int) -> TextIO:
         except BlockingIOError:
             file.close()
             raise RuntimeError(f"{path.parent}: another build is writing to it; wait") from None
-        # whoever held it before may have removed the file that we have locked: try the new one
+        # its previous holder may have removed the file that is locked now: try the new one
         if path.exists() and path.stat().st_ino == os.fstat(file.fileno()).st_ino:
             return file
         file.close()

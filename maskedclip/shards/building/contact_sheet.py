@@ -1,4 +1,4 @@
-"""A picture of a dataset: samples drawn at random, and those that look worst."""
+"""Contact sheet of a dataset: random samples, and those of the worst quality."""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -26,12 +26,12 @@ class SampleTile(NamedTuple):
 
 
 def write_contact_sheet(shards: Shards, path: Path) -> None:
-    """Write a PNG of random and of worst-looking samples; the same dataset, the same bytes.
+    """Write a PNG of random samples and those of the worst quality; the bytes are deterministic.
 
-    Raises DamagedSample where a sample of it is not what was written.
+    Raises DamagedSample where a sample of it is damaged.
     """
-    place = {shards.key(index): index for index in range(len(shards))}
-    drawn = sorted(place, key=lambda key: number("contact sheet", key))[: COLUMNS * ROWS]
+    index_of = {shards.key(index): index for index in range(len(shards))}
+    drawn = sorted(index_of, key=lambda key: number("contact sheet", key))[: COLUMNS * ROWS]
     worst = shards.manifest.get("worst_looking", [])
     reasons = list(dict.fromkeys(entry["reason"] for entry in worst))
     rows = [
@@ -42,13 +42,13 @@ def write_contact_sheet(shards: Shards, path: Path) -> None:
         )
     ]
     for reason in reasons:
-        found = [entry for entry in worst if entry["reason"] == reason]
-        values = [f"{entry['value']:.3f}" for entry in found]
-        rows.append((f"worst: {reason}", [entry["key"] for entry in found], values))
+        shown = [entry for entry in worst if entry["reason"] == reason]
+        values = [f"{entry['value']:.3f}" for entry in shown]
+        rows.append((f"worst: {reason}", [entry["key"] for entry in shown], values))
     parts: list[np.ndarray] = []
     for title, keys, notes in rows:
         parts.append(_line(title))
-        tiles = [_tile(shards, place[key], note) for key, note in zip(keys, notes, strict=True)]
+        tiles = [_tile(shards, index_of[key], note) for key, note in zip(keys, notes, strict=True)]
         parts += [_row(tiles[first : first + COLUMNS]) for first in range(0, len(tiles), COLUMNS)]
     with replacing(path) as file:
         Image.fromarray(np.concatenate(parts)).save(
@@ -59,8 +59,8 @@ def write_contact_sheet(shards: Shards, path: Path) -> None:
 def _tile(shards: Shards, index: int, note: str) -> SampleTile:
     jpeg, metadata = shards.read(index)
     image_HWC = simplejpeg.decode_jpeg(jpeg, "RGB", min_height=_TILE, min_width=_TILE, min_factor=1)
-    said = [*metadata["categories"], *metadata["labels"].values(), metadata["report"] or ""]
-    return SampleTile(image_HWC, (f"{shards.key(index)[:10]} {note}", said[0] if said else ""))
+    texts = [*metadata["categories"], *metadata["labels"].values(), metadata["report"] or ""]
+    return SampleTile(image_HWC, (f"{shards.key(index)[:10]} {note}", texts[0] if texts else ""))
 
 
 def _row(tiles: Sequence[SampleTile]) -> np.ndarray:
@@ -85,8 +85,8 @@ def _line(text: str) -> np.ndarray:
 
 
 def _written(image_HWC: np.ndarray, words: Iterable[tuple[tuple[int, int], str]]) -> np.ndarray:
-    picture = Image.fromarray(image_HWC)
-    pen, font = ImageDraw.Draw(picture), ImageFont.load_default(11)
-    for place, text in words:
-        pen.text(place, text, fill=(0, 0, 0), font=font)
-    return np.asarray(picture)
+    image = Image.fromarray(image_HWC)
+    pen, font = ImageDraw.Draw(image), ImageFont.load_default(11)
+    for position, text in words:
+        pen.text(position, text, fill=(0, 0, 0), font=font)
+    return np.asarray(image)

@@ -1,4 +1,4 @@
-"""One record to one sample: what every worker of a build does."""
+"""One record to one sample: decode, crop to the field of view, compress; in worker processes."""
 
 import hashlib
 import multiprocessing
@@ -24,7 +24,7 @@ from maskedclip.shards.phantoms.phantom import draw
 
 
 class PreparedSample(NamedTuple):
-    """One photograph ready to be written, and what is counted of it but not stored."""
+    """One photograph ready to be written, and facts that are counted but not stored."""
 
     key: str
     jpeg: bytes
@@ -34,14 +34,14 @@ class PreparedSample(NamedTuple):
 
 
 class Rejected(NamedTuple):
-    """A file that gives no sample."""
+    """A file that is no readable photograph."""
 
     source: str
     reason: str
 
 
 def keyed_hash(text: str, key: bytes) -> str:
-    """Return 16 hex digits that name `text` without telling it."""
+    """Return 16 hex digits that stand for `text` without revealing it."""
     content = text.encode("utf-8", "surrogateescape")
     return hashlib.blake2b(content, key=key, digest_size=8).hexdigest()
 
@@ -49,7 +49,7 @@ def keyed_hash(text: str, key: bytes) -> str:
 def prepare_photograph(
     record: Record, *, name: str, size: int, quality: int, key: bytes, anonymise: bool
 ) -> PreparedSample | Rejected:
-    """Read, crop and compress one image file; Rejected, with the reason, where it is no good."""
+    """Read, crop and compress one image file; Rejected, with the reason, where it is unusable."""
     code = keyed_hash(record.source, key)
     source = code if anonymise else record.source
     try:
@@ -106,13 +106,13 @@ SMALLEST_FIELD = 32  # pixels
 
 
 class FieldPhotograph(NamedTuple):
-    """A square of the field of view, and what is known of the picture it was cut from."""
+    """A square of the field of view, and facts of the image that it was cut from."""
 
     image_HWC: np.ndarray  # uint8, red green blue
-    small_HWC: np.ndarray  # the same at 128 pixels or more, to judge it by
+    small_HWC: np.ndarray  # the same at 128 pixels or more, to judge its quality
     width: int  # of the original, in pixels
     height: int
-    carried: tuple[str, ...]  # what the file told beside the pixels, by kind; none of it is kept
+    carried: tuple[str, ...]  # kinds of metadata in the file; none of it is kept
 
 
 def field_photograph(content: bytes, size: int) -> FieldPhotograph:
@@ -120,19 +120,19 @@ def field_photograph(content: bytes, size: int) -> FieldPhotograph:
 
     Raises UnreadableImage with the reason.
     """
-    picture = decode(content, size)
-    box = find_field(picture.image_HWC)
-    whole = max(picture.width, picture.height)
-    if max(box.height, box.width) < size and max(picture.image_HWC.shape) < whole:
-        picture = decode(content, whole)  # the field is a small part of a large picture
-        box = find_field(picture.image_HWC)
-    square_HWC = square_field(picture.image_HWC, box, size)
+    decoded = decode(content, size)
+    box = find_field(decoded.image_HWC)
+    whole = max(decoded.width, decoded.height)
+    if max(box.height, box.width) < size and max(decoded.image_HWC.shape) < whole:
+        decoded = decode(content, whole)  # the field is a small part of a large image
+        box = find_field(decoded.image_HWC)
+    square_HWC = square_field(decoded.image_HWC, box, size)
     if len(square_HWC) < SMALLEST_FIELD:
         raise UnreadableImage(f"the field of view is only {len(square_HWC)} pixels wide")
     small_HWC = reduced(square_HWC, 128)
     if int(np.ptp(reduced(small_HWC, 64))) < 4:
         raise UnreadableImage("blank: the same value everywhere")
-    return FieldPhotograph(square_HWC, small_HWC, picture.width, picture.height, picture.carried)
+    return FieldPhotograph(square_HWC, small_HWC, decoded.width, decoded.height, decoded.carried)
 
 
 def encode(image_HWC: np.ndarray, quality: int) -> bytes:
@@ -149,8 +149,8 @@ def encode(image_HWC: np.ndarray, quality: int) -> bytes:
 def perceptual_hash(image_HWC: np.ndarray) -> str:
     """Return 64 bits in hex that change little with size and compression (signs of a DCT).
 
-    Of the square inside the round field: the edge of the field is alike in all photographs. Still,
-    two eyes may be 2 bits apart and copies of one picture 4, so a match asks for a second look.
+    Of the square inside the round field: the edge of the field is the same in all photographs.
+    Two eyes may be 2 bits apart and copies of one photograph 4, so a match has to be verified.
     """
     edge = round(0.15 * len(image_HWC))
     inside_HWC = image_HWC[edge : len(image_HWC) - edge, edge : len(image_HWC) - edge]
@@ -164,15 +164,15 @@ def perceptual_hash(image_HWC: np.ndarray) -> str:
 Given = TypeVar("Given")
 Made = TypeVar("Made")
 
-_TOGETHER = 4  # given to a process at once: each hand-over takes time of both
-_AHEAD = 3  # of these a process: more would only take memory
+_TOGETHER = 4  # records sent to a process at once: every message costs time on both sides
+_AHEAD = 3  # such messages ahead a process: more would only take memory
 
 
 @contextmanager
 def made_in_order(
     make: Callable[[Given], Made], given: Iterable[Given], workers: int
 ) -> Iterator[Iterator[Made]]:
-    """Give `make` of each, in the order given, worked out in `workers` processes; 1 is this one."""
+    """Yield the iterator of `make` over `given`, in order, in `workers` processes; 1: this one."""
     if workers == 1:
         yield map(make, given)
         return
@@ -184,7 +184,7 @@ def made_in_order(
         waiting: deque[Future[list[Made]]] = deque()
         source = iter(given)
         while few := list(islice(source, _TOGETHER)):
-            waiting.append(pool.submit(_each, make, few))
+            waiting.append(pool.submit(_map, make, few))
             if len(waiting) > _AHEAD * workers:
                 yield from waiting.popleft().result()
         while waiting:
@@ -196,19 +196,19 @@ def made_in_order(
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _each(make: Callable[[Given], Made], given: Sequence[Given]) -> list[Made]:
+def _map(make: Callable[[Given], Made], given: Sequence[Given]) -> list[Made]:
     return [make(one) for one in given]
 
 
 def _start_worker() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent hears it, and ends the workers
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles it, and ends the workers
     threading.Thread(target=_end_with_parent, daemon=True).start()
     cv2.setNumThreads(1)
     os.environ["OMP_NUM_THREADS"] = "1"
 
 
 def _end_with_parent() -> None:
-    """A worker waits for work for ever where its parent was killed: end it then."""
+    """End a worker whose parent was killed: it would wait for work for ever."""
     parent = multiprocessing.parent_process()
     assert parent is not None
     parent.join()
