@@ -42,7 +42,7 @@ def _request(given: Given) -> CheckRequest:
 
 def report(findings: Findings) -> str:
     """Return what a check has found, in words and tables."""
-    from maskedclip.shards.checks.summary import tables
+    from maskedclip.shards.checks.dataset import tables
 
     lines = []
     for checked in findings.checked:

@@ -83,7 +83,8 @@ class ShardRequest:
 
 if TYPE_CHECKING:  # these import OpenCV, and `--help` must not wait for that
     from maskedclip.shards.building.build import BuildPlan
-    from maskedclip.shards.downloads.records import DatasetCard, Sources
+    from maskedclip.shards.downloads.cards import DatasetCard
+    from maskedclip.shards.downloads.records import Sources
 
 PUBLIC_KEY = b"maskedclip public key: no secret"
 KEY_FILE = ".maskedclip_key"
@@ -142,7 +143,7 @@ def plan_of(request: ShardRequest) -> "BuildPlan":
     """Read the labels and list the files of a request; nothing is written but a missing key."""
     from maskedclip.shards.building.build import BuildPlan
     from maskedclip.shards.building.prepare_sample import prepare_phantom, prepare_photograph
-    from maskedclip.shards.downloads.records import read_card
+    from maskedclip.shards.downloads.cards import read_card
 
     card = read_card(request.dataset)
     sources = _sources(request, card)

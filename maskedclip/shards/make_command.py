@@ -63,7 +63,7 @@ def _request(given: Given) -> ShardRequest:
 
 
 def _known(dataset: str, flags: Mapping[str, Any]) -> str:
-    from maskedclip.shards.downloads.records import read_card
+    from maskedclip.shards.downloads.cards import read_card
 
     card = read_card(dataset)
     for flag in flags:
@@ -76,7 +76,7 @@ def _known(dataset: str, flags: Mapping[str, Any]) -> str:
 
 def listing() -> str:
     """Return every dataset there is a card for."""
-    from maskedclip.shards.downloads.records import card_names, read_card
+    from maskedclip.shards.downloads.cards import card_names, read_card
 
     lines = []
     for name in card_names():

@@ -10,7 +10,9 @@ import pytest
 
 from maskedclip.data.storage.shards import Shards
 from maskedclip.shards import make as make_shards
-from maskedclip.shards.downloads.records import ENDINGS, Sources, card_names, read_card
+from maskedclip.shards.downloads.cards import card_names, read_card
+from maskedclip.shards.downloads.files import ENDINGS
+from maskedclip.shards.downloads.records import Sources
 from maskedclip.shards.make import ShardRequest
 from tests.downloads import FORMS, Expected, Facts, WrongRoot, build, wrong_root
 

@@ -1,4 +1,4 @@
-"""Cards: what a dataset is and how its files are read, one TOML file a dataset (shards/cards/)."""
+"""Dataset cards: what a dataset is and how its files are read, a TOML file each (shards/cards/)."""
 
 import difflib
 import re
@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 CARDS = Path(__file__).resolve().parents[1] / "cards"  # package data: pip installs them
-FACTS = ("patient", "eye", "split")  # what a file or a row may tell besides its classes
+FACTS = ("patient", "eye", "split")  # what a path or a row may state besides classes
 
 
 class PathRule(NamedTuple):
-    """What the path of an image tells; an image that no rule of its card matches is left out.
+    """What the path of an image states; an image that no rule of its card matches is left out.
 
     `pattern` is searched, whatever the case, in "/" and the path under the root. Its groups are
     patient, eye, split or a task; `split` and `labels` hold for every image that it matches.
@@ -25,7 +25,7 @@ class PathRule(NamedTuple):
 
 
 class LabelTable(NamedTuple):
-    """A label file and its columns; a list of columns means the first that says something.
+    """A label file and its columns; a list of columns means the first that is not empty.
 
     `file` is a pattern as in PathRule; its group `split` is a split, and its groups stand for
     their names in braces in `inside`, the part that the path of a labelled image must hold.
@@ -49,11 +49,11 @@ class LabelTable(NamedTuple):
 
 
 class Lookalike(NamedTuple):
-    """A dataset that is easily taken for this one; its files under a root are an error."""
+    """A dataset that is easily confused with this one; its files under a root are an error."""
 
     file: str  # a pattern as in PathRule, after the name of the root
     title: str
-    columns: Sequence[str] = ()  # that the file must have to be told by it
+    columns: Sequence[str] = ()  # that the file must have to be recognised
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,21 +68,21 @@ class DatasetCard:
     obtain: str
     reader: str = "card"  # card, odir, stare, folder, csv or phantom
     images: int = 0  # as published; 0 where that is up to the user
-    marker: tuple[str, ...] = ()  # paths as in a shell, by which the download is told
+    marker: tuple[str, ...] = ()  # globs of paths by which the download is recognised
     paths: tuple[PathRule, ...] = ()
     tables: tuple[LabelTable, ...] = ()
     values: Mapping[str, Mapping[str, str]] = field(default_factory=dict)  # task, written, class
     classes: Mapping[str, Mapping[str, str]] = field(default_factory=dict)  # task, class, category
     findings: Mapping[str, Mapping[str, str]] = field(default_factory=dict)  # task, category, class
-    exclude: tuple[str, ...] = ()  # folders, as in a shell: decoys and copies
-    nearest: bool = False  # only the images nearest the root: the same again lies further down
+    exclude: tuple[str, ...] = ()  # globs of folders: decoys and copies
+    nearest: bool = False  # only the images nearest the root: deeper ones repeat them
     lookalikes: tuple[Lookalike, ...] = ()
-    expected: tuple[Mapping[str, Any], ...] = ()  # numbers of each form in which it is handed out
-    overlaps: tuple[str, ...] = ()  # folders, as in a shell, by which others hand out its images
+    expected: tuple[Mapping[str, Any], ...] = ()  # counts of every published form
+    overlaps: tuple[str, ...] = ()  # globs of folders in which other datasets contain its images
 
 
 def card_names() -> list[str]:
-    """Return the names of the cards that come with the code."""
+    """Return the names of the cards in the package."""
     return sorted(path.stem for path in CARDS.glob("*.toml"))
 
 
@@ -91,7 +91,7 @@ def read_card(dataset: str) -> DatasetCard:
     path = Path(dataset) if dataset.endswith(".toml") else CARDS / f"{dataset}.toml"
     if not path.is_file():
         if dataset.endswith(".toml"):
-            raise ValueError(f"{dataset}: no such card; copy one of {CARDS}")
+            raise ValueError(f"{dataset}: no such card; start from one of {CARDS}")
         near = difflib.get_close_matches(dataset.lower(), card_names(), n=1, cutoff=0.4)
         hint = f"did you mean {near[0]}?" if near else f"use one of {', '.join(card_names())}"
         raise ValueError(f"unknown dataset {dataset!r}; {hint}")

@@ -1,4 +1,4 @@
-"""A user's own images: a tree of folders, or any files with a table."""
+"""A user's own images: a tree of folders, or image files with a CSV."""
 
 import difflib
 import re
@@ -12,9 +12,9 @@ from maskedclip.shards.downloads.files import left_out_folders, list_files
 from maskedclip.shards.downloads.label_files import (
     Remarks,
     Row,
-    called,
     cell,
     images_by_stem,
+    images_named,
     names_of,
     rows_of,
 )
@@ -23,7 +23,7 @@ from maskedclip.shards.downloads.records import SPLITS, Record, Sources, eye_of,
 
 
 def words_of_class(name: str) -> tuple[str, ...]:
-    """Return the categories that a class name says: "2_cataract" is cataract, "3" is nothing."""
+    """Return the categories in a class name: "2_cataract" is cataract, "3" is nothing."""
     words = re.sub(r"[\s_]+", " ", re.sub(r"^[\d.]+[\s._-]*", "", name)).strip()
     return tuple(categories_of(words)) if re.search("[a-z]{3}", words, re.IGNORECASE) else ()
 
@@ -69,7 +69,7 @@ class Columns(NamedTuple):
 
 
 def read_csv(card: DatasetCard, root: Path, file: Path, columns: Columns) -> Sources:
-    """Return the records of a user's CSV; ValueError for a column that it has not."""
+    """Return the records of a user's CSV; ValueError for a missing column."""
     if not file.is_file():
         raise ValueError(f"--csv {file}: no such file; give the table of labels")
     rows, _ = rows_of(file)
@@ -88,7 +88,7 @@ def read_csv(card: DatasetCard, root: Path, file: Path, columns: Columns) -> Sou
     records: dict[str, Record] = {}
     for row in rows:
         name = cell(row, columns.image)
-        source, *others = called(name.replace("\\", "/"), by_stem) or [""]
+        source, *others = images_named(name.replace("\\", "/"), by_stem) or [""]
         if source:
             records[source] = _row_of_csv(columns, row, source, root)
             remarks["repeated_names"].update(others)

@@ -1,4 +1,4 @@
-"""Label files joined to images: which row speaks of which file, and what it tells."""
+"""Label files: CSV with commas, semicolons or tabs, XLSX, JSON; and which image a row labels."""
 
 import csv
 import io
@@ -17,27 +17,27 @@ TITLE_LINES = 12  # at most so many lines stand above the heading
 
 
 def names_of(columns: str | Iterable[str]) -> tuple[str, ...]:
-    """Return one column or several alternatives as they are compared: lower case, single blanks."""
+    """Return one column or several alternatives, normalised: lower case, single blanks."""
     given = (columns,) if isinstance(columns, str) else columns
     return tuple(" ".join(name.lower().split()) for name in given)
 
 
 def cell(row: Row, columns: str | Iterable[str]) -> str:
-    """Return the first of the columns that says something, else ""."""
+    """Return the first of the columns that is not empty, else ""."""
     return next((row[name] for name in names_of(columns) if row.get(name)), "")
 
 
 def rows_of(
     path: Path, wanted: Sequence[str | Iterable[str]] = (), sheet: str = ""
 ) -> tuple[list[Row], str]:
-    """Return the rows of a label file, and "" or the words that say which columns it lacks.
+    """Return the rows of a label file, and "" or a message of the columns that it lacks.
 
     Args:
         wanted: columns that the heading holds, of alternatives one. It is the first line that has
             them, with the line below it where a title spans several columns of that.
         sheet: of an XLSX; the first if not given.
 
-    Values are stripped strings. Raises ValueError for a file that is not what its name says.
+    Values are stripped strings. Raises ValueError for a file that is not of the type of its name.
     """
     lines = _lines(path, sheet)
     groups = [names_of(columns) for columns in wanted]
@@ -45,20 +45,20 @@ def rows_of(
         for height in (1, 2):
             heading: dict[str, int] = {}
             for line in lines[number : number + height]:
-                for place, name in enumerate(names_of(line)):
-                    heading.setdefault(name, place)
+                for column, name in enumerate(names_of(line)):
+                    heading.setdefault(name, column)
             if all(any(name in heading for name in names) for names in groups):
                 return _by_heading(heading, lines[number + height :]), ""
     titles = max(lines[:TITLE_LINES], key=lambda line: sum(map(bool, line)), default=[])
     heading = dict.fromkeys(names_of(titles), 0)
     missing = [" or ".join(names) for names in groups if not any(n in heading for n in names)]
-    found = ", ".join(title for title in titles if title) or "nothing"
-    return [], f"no column {', '.join(missing)}; it has {found}"
+    present = ", ".join(title for title in titles if title) or "nothing"
+    return [], f"no column {', '.join(missing)}; it has {present}"
 
 
 def _by_heading(heading: dict[str, int], lines: Iterable[list[str]]) -> list[Row]:
     return [
-        {name: line[place] for name, place in heading.items() if name and place < len(line)}
+        {name: line[column] for name, column in heading.items() if name and column < len(line)}
         for line in lines
         if any(line)
     ]
@@ -98,7 +98,7 @@ def _sheet_lines(path: Path, sheet: str) -> list[list[str]]:
     if sheet and sheet.lower() not in titles:
         raise ValueError(f"{path}: no sheet {sheet}; it has {', '.join(book.sheetnames)}")
     page = book[titles[sheet.lower()]] if sheet else book.worksheets[0]
-    page.reset_dimensions()  # those that the file states may be wrong
+    page.reset_dimensions()  # the dimensions stated in the file may be wrong
     lines = [[_text(value) for value in line] for line in page.values]
     book.close()
     return lines
@@ -115,20 +115,20 @@ Remarks = dict[str, set[str]]
 
 
 class LabelFile(NamedTuple):
-    """A label file that was found and read."""
+    """A label file after reading."""
 
     source: str
     table: LabelTable
-    groups: dict[str, str]  # what its path tells
+    groups: dict[str, str]  # of the pattern of its path
     rows: list[Row]
 
 
 def label_files(
     card: DatasetCard, root: Path, others: list[str], remarks: Remarks
 ) -> Iterator[LabelFile]:
-    """Give every label file, those of a later table last; the last word counts.
+    """Yield every label file, those of a later table last: the later value wins.
 
-    Raises ValueError where all files of a table's name lack columns.
+    Raises ValueError where all files that match a table lack columns.
     """
     for table in card.tables:
         read, refused = 0, []
@@ -151,33 +151,33 @@ def label_files(
 def rows_of_images(
     file: LabelFile, images: Iterable[str], remarks: Remarks
 ) -> Iterator[tuple[str, dict[str, str], list[str]]]:
-    """Give for each row its image, what it tells, and other images of the same name."""
+    """Yield for every row its image, its values, and other images of the same name."""
     by_stem = images_by_stem(images, file.table.inside.format(**file.groups).lower())
-    seen: dict[str, dict[str, str]] = {}
+    values_of: dict[str, dict[str, str]] = {}
     nameless = 0
     for row in file.rows:
         name = _image_name(file.table, row)
-        chosen, *others = called(name, by_stem) or [""]
+        chosen, *others = images_named(name, by_stem) or [""]
         if not name:
             nameless += 1
         elif not chosen:
             remarks["labels_without_image"].add(stem_of(name))
         else:
-            told = _told(file.table, row, file.groups)
-            if seen.setdefault(chosen, told) != told:
+            values = _values(file.table, row, file.groups)
+            if values_of.setdefault(chosen, values) != values:
                 remarks["images_with_two_rows"].add(f"{file.source}: {stem_of(name)}")
-            yield chosen, told, others
-    if nameless:  # not what the rows say: they may speak of patients
+            yield chosen, values, others
+    if nameless:  # without the content of the rows: it may identify patients
         remarks["rows_that_name_no_image"].add(f"{file.source}: {nameless} rows")
 
 
 def images_by_stem(sources: Iterable[str], inside: str) -> dict[str, list[str]]:
     """Return the images inside a part of the tree by stem, those nearest the root first."""
-    found: dict[str, list[str]] = {}
+    by_stem: dict[str, list[str]] = {}
     for source in sorted(sources, key=lambda s: s.count("/")):
         if inside in "/" + source.lower():
-            found.setdefault(stem_of(source.rpartition("/")[2]).lower(), []).append(source)
-    return found
+            by_stem.setdefault(stem_of(source.rpartition("/")[2]).lower(), []).append(source)
+    return by_stem
 
 
 def stem_of(name: str) -> str:
@@ -194,23 +194,23 @@ def _image_name(table: LabelTable, row: Row) -> str:
     return name
 
 
-def called(name: str, by_stem: Mapping[str, list[str]]) -> list[str]:
+def images_named(name: str, by_stem: Mapping[str, list[str]]) -> list[str]:
     """Return the images of a name; its folders and its ending count where any image has them."""
     folder, _, last = name.lower().removeprefix("./").rpartition("/")
-    found = by_stem.get(stem_of(last), [])
-    within = [s for s in found if f"/{s.lower()}".rpartition("/")[0].endswith(f"/{folder}")]
-    found = within if folder and within else found
-    return [s for s in found if s.lower().endswith(last)] or found
+    matches = by_stem.get(stem_of(last), [])
+    within = [s for s in matches if f"/{s.lower()}".rpartition("/")[0].endswith(f"/{folder}")]
+    matches = within if folder and within else matches
+    return [s for s in matches if s.lower().endswith(last)] or matches
 
 
-def _told(table: LabelTable, row: Row, groups: Mapping[str, str]) -> dict[str, str]:
-    """Return what a row says, in the words of the dataset; what it leaves empty is not there."""
-    told = {task: cell(row, columns) for task, columns in table.labels.items()}
-    told["patient"] = stem_of(cell(row, table.patient)) if table.patient else ""
+def _values(table: LabelTable, row: Row, groups: Mapping[str, str]) -> dict[str, str]:
+    """Return the values of a row, as written in the dataset, without the empty ones."""
+    values = {task: cell(row, columns) for task, columns in table.labels.items()}
+    values["patient"] = stem_of(cell(row, table.patient)) if table.patient else ""
     if isinstance(table.eye, str):
-        told["eye"] = cell(row, table.eye)
+        values["eye"] = cell(row, table.eye)
     else:
-        told["eye"] = next((side for side, name in table.eye.items() if cell(row, name)), "")
+        values["eye"] = next((side for side, name in table.eye.items() if cell(row, name)), "")
     of_row = cell(row, table.split_column)
-    told["split"] = of_row or table.split or groups.get("split", "")
-    return {name: text for name, text in told.items() if text}
+    values["split"] = of_row or table.split or groups.get("split", "")
+    return {name: text for name, text in values.items() if text}

@@ -1,7 +1,7 @@
-"""ODIR-5K: keywords of each eye, in any of the three forms in which it is handed out.
+"""ODIR-5K: diagnostic keywords of every eye, in any of its three published forms.
 
-The label of an eye comes from that eye's own keywords. The flags N ... O of the table speak of the
-patient, and so of the other eye too; `labels` of full_df.csv keeps the first keyword only.
+The label of an eye comes from that eye's own keywords. The flags N ... O of the table are of the
+patient, and so of both eyes; `labels` of full_df.csv keeps the first keyword only.
 """
 
 import re
@@ -21,7 +21,7 @@ SETS = re.compile(r"(off|on)-?site", re.IGNORECASE)  # of OIA-ODIR, each with a 
 
 
 class OdirEye(NamedTuple):
-    """What a table says of one eye."""
+    """One eye in a label file."""
 
     patient: str
     side: str  # "L" or "R"
@@ -37,7 +37,7 @@ def read_odir(card: DatasetCard, root: Path) -> Sources:
     if not eyes:
         raise wrong_root(card, root, files)
     chosen: dict[tuple[str, str], str] = {}
-    # The cropped copies of the Kaggle form carry the names of the originals: originals first.
+    # The cropped copies of the Kaggle form have the names of the originals: originals first.
     for source in sorted(files.images, key=lambda name: ("preprocessed" in name, name)):
         chosen.setdefault((_set(source), stem_of(source.rpartition("/")[2]).lower()), source)
     remarks: Remarks = {
@@ -47,8 +47,8 @@ def read_odir(card: DatasetCard, root: Path) -> Sources:
         "eyes_without_finding": set(),
     }
     records = []
-    for place, source in chosen.items():
-        record, eye = record_of(card, root, source, files.images[source], remarks), eyes.get(place)
+    for key, source in chosen.items():
+        record, eye = record_of(card, root, source, files.images[source], remarks), eyes.get(key)
         if eye is None:
             remarks["images_without_label"].add(source)
         else:
@@ -59,12 +59,12 @@ def read_odir(card: DatasetCard, root: Path) -> Sources:
 
 
 def _with_findings(card: DatasetCard, record: Record, eye: OdirEye) -> Record:
-    """Return the record with the class of each task on which all findings of the eye agree."""
+    """Return the record with the class of every task on which all findings of the eye agree."""
     categories, labels = tuple(categories_of(eye.keywords)), {}
     for task, classes in card.findings.items():
-        found = {classes.get(category) for category in categories}
-        if len(found) == 1 and None not in found:
-            labels[task] = str(found.pop())
+        implied = {classes.get(category) for category in categories}
+        if len(implied) == 1 and None not in implied:
+            labels[task] = str(implied.pop())
     return record._replace(
         patient=eye.patient,
         eye=eye.side,

@@ -1,4 +1,4 @@
-"""Which of the known datasets a tree of files holds: by the markers of the cards."""
+"""Recognise datasets by the markers of the cards, and explain a root that is another folder."""
 
 import re
 from fnmatch import translate
@@ -10,26 +10,26 @@ from maskedclip.shards.downloads.label_files import rows_of
 
 
 def known_datasets(root: Path, files: DownloadFiles) -> list[str]:
-    """Return a line for each dataset that seems to be in a user's own tree.
+    """Return a line for every known dataset that a user's own tree seems to contain.
 
-    Collections such as SMDG-19 hand out the images of others, test images among them: trained on
-    as one's own, those would leak.
+    Collections such as SMDG-19 contain the images of other datasets, test images among them: these
+    would leak into training.
     """
     folders = {folder for s in files.images for folder in f"{root.absolute().name}/{s}".split("/")}
-    found = []
+    lines = []
     for name in card_names():
         card = read_card(name)
         globs = [re.compile(translate(glob), re.IGNORECASE) for glob in card.overlaps]
         inside = sorted(f for f in folders if any(glob.match(f) for glob in globs))
         if inside:
-            found.append(f"{name}: {inside[0]} is known to hold its images")
+            lines.append(f"{name}: {inside[0]} is known to hold its images")
         elif fits(card, root, files):
-            found.append(f"{name}: its files are here")
-    return found
+            lines.append(f"{name}: its files are here")
+    return lines
 
 
 def fits(card: DatasetCard, root: Path, files: DownloadFiles) -> bool:
-    """Tell whether images of a card are there, and a marker; a table has to have its columns."""
+    """Return whether images and a marker of a card are there; a table must have its columns."""
     images = [*files.images, *files.left_out]
     rules = [re.compile(rule.pattern, re.IGNORECASE) for rule in card.paths]
     if not any(rule.search("/" + source) for source in images for rule in rules):
@@ -51,23 +51,23 @@ ARCHIVE = re.compile(r"\.(zip|rar|7z|tar|tgz|gz|z\d\d|\d{3})$", re.IGNORECASE)
 
 
 def wrong_root(card: DatasetCard, root: Path, files: DownloadFiles) -> ValueError:
-    """Return the error, in one line: what was looked for, what is there, and what to do."""
+    """Return the error of one line: what was expected, what is there, and what to do."""
     where = f"--root {root}"
     images = [*files.images, *files.left_out]
     archives = [source for source in files.others if ARCHIVE.search(source)]
     if archives and not files.images:
         more = f" and {len(archives) - 1} more archives" if archives[1:] else ""
-        there = f"no image of {card.title}" if images else "no image"
-        return ValueError(f"{where}: {there} but {archives[0]}{more}; unpack it first")
+        missing = f"no image of {card.title}" if images else "no image"
+        return ValueError(f"{where}: {missing} but {archives[0]}{more}; unpack it first")
     if not images:
         return ValueError(f"{where}: no image in it; give the folder that holds the images")
     wanted = " or ".join(marker.removeprefix("*/") for marker in card.marker)
-    looked = f"looked for {wanted}" if wanted else "no image fits the card"
-    found = sorted({source.partition("/")[0] for source in images + files.others})
-    found.sort(key=lambda name: name not in files.others)  # what may be a label file first
-    listed = ", ".join(found[:5]) + (f" and {len(found) - 5} more" if found[5:] else "")
+    expected = f"looked for {wanted}" if wanted else "no image fits the card"
+    top = sorted({source.partition("/")[0] for source in images + files.others})
+    top.sort(key=lambda name: name not in files.others)  # what may be a label file first
+    listed = ", ".join(top[:5]) + (f" and {len(top) - 5} more" if top[5:] else "")
     return ValueError(
-        f"{where}: {looked}, found {listed} (images: {len(images)}); {_advice(card, root, files)}"
+        f"{where}: {expected}, found {listed} (images: {len(images)}); {_advice(card, root, files)}"
     )
 
 
@@ -82,13 +82,13 @@ def _advice(card: DatasetCard, root: Path, files: DownloadFiles) -> str:
 
 
 def refuse_lookalikes(card: DatasetCard, root: Path, files: DownloadFiles) -> None:
-    """Raise ValueError where a file tells that this is a dataset which could be taken for it."""
+    """Raise ValueError where a file shows that this is a dataset which resembles the card's."""
     above = "/" + root.absolute().name
     for other in card.lookalikes:
         pattern = re.compile(other.file, re.IGNORECASE)
         for source in [*files.images, *files.left_out, *files.others]:
             if pattern.search(f"{above}/{source}") and _has_columns(other, root / source):
-                raise ValueError(f"--root {root}: {source} tells that this is {other.title}")
+                raise ValueError(f"--root {root}: {source} shows that this is {other.title}")
 
 
 def _has_columns(other: Lookalike, path: Path) -> bool:

@@ -1,6 +1,6 @@
-"""What a downloaded dataset says of each of its images: a card in, records out.
+"""Records of a downloaded dataset: patient, eye, split and labels of every image, by its card.
 
-The path of an image tells some of it, label files tell the rest; where both speak, the file counts.
+They come from the path of an image and from label files; where these disagree, the file counts.
 """
 
 import re
@@ -9,31 +9,14 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from maskedclip.shards.downloads.cards import DatasetCard, card_names, read_card
+from maskedclip.shards.downloads.cards import DatasetCard
 from maskedclip.shards.downloads.files import (
-    ENDINGS,
-    files_under,
-    image_files,
     left_out_folders,
     list_files,
-    source_of,
 )
 from maskedclip.shards.downloads.label_files import Remarks, label_files, names_of, rows_of_images
 from maskedclip.shards.downloads.recognise import refuse_lookalikes, wrong_root
 
-__all__ = [
-    "ENDINGS",
-    "DatasetCard",
-    "Record",
-    "Sources",
-    "card_names",
-    "files_under",
-    "image_files",
-    "in_order",
-    "read_card",
-    "read_dataset",
-    "source_of",
-]
 SPLITS = {
     **dict.fromkeys(("train", "training"), "train"),
     **dict.fromkeys(("val", "valid", "validation"), "val"),
@@ -43,7 +26,7 @@ SIDES = dict.fromkeys(("l", "left", "os"), "L") | dict.fromkeys(("r", "right", "
 
 
 class Record(NamedTuple):
-    """One image file, or one phantom, and what is known of it."""
+    """One image file, or one phantom, and its facts."""
 
     source: str  # path under the root, with slashes
     path: Path
@@ -56,17 +39,16 @@ class Record(NamedTuple):
 
 
 class Sources(NamedTuple):
-    """The records of a dataset sorted by source, and what did not fit together."""
+    """The records of a dataset sorted by source, and remarks on what did not match."""
 
     records: list[Record]
     remarks: dict[str, list[str]]
 
 
 def in_order(records: Iterable[Record], remarks: Mapping[str, Iterable[str]]) -> Sources:
-    """Return records sorted by source, with the remarks that there are."""
-    found = {name: sorted(values) for name, values in remarks.items()}
-    found = {name: values for name, values in found.items() if values}
-    return Sources(sorted(records, key=lambda record: record.source), found)
+    """Return records sorted by source, with the remarks that are not empty."""
+    texts = {name: sorted(values) for name, values in remarks.items() if values}
+    return Sources(sorted(records, key=lambda record: record.source), texts)
 
 
 def eye_of(word: str | None) -> str | None:
@@ -81,31 +63,31 @@ def read_dataset(card: DatasetCard, root: Path) -> Sources:
     if not files.images:
         raise wrong_root(card, root, files)
     remarks: Remarks = defaultdict(set)
-    told = dict(files.images)
+    facts = dict(files.images)
     graded: dict[str, set[str]] = {}  # images with a row that may hold labels; their tasks
-    copies: set[str] = set()
+    repeated: set[str] = set()
     for file in label_files(card, root, files.others, remarks):
         for source, row, others in rows_of_images(file, files.images, remarks):
-            told[source] = told[source] | row
-            copies.update(others)
+            facts[source] = facts[source] | row
+            repeated.update(others)
             if file.table.labels:
                 graded.setdefault(source, set()).update(file.table.labels)
-    copies -= graded.keys()
+    repeated -= graded.keys()
     records = [
-        record_of(card, root, source, facts, remarks)
-        for source, facts in told.items()
-        if source not in copies
+        record_of(card, root, source, stated, remarks)
+        for source, stated in facts.items()
+        if source not in repeated
     ]
     if card.classes and not any(record.labels for record in records):
         raise wrong_root(card, root, files)
-    remarks["repeated_names"] = copies
+    remarks["repeated_names"] = repeated
     remarks["images_without_label"] = {
         record.source for record in records if not record.labels and record.source not in graded
     }
     remarks["images_with_an_empty_label"] = {
-        f"{source}: {', '.join(sorted(tasks - told[source].keys()))}"
+        f"{source}: {', '.join(sorted(tasks - facts[source].keys()))}"
         for source, tasks in graded.items()
-        if tasks - told[source].keys()
+        if tasks - facts[source].keys()
     }
     return in_order(records, remarks | {"left_out_folders": left_out_folders(files)})
 
@@ -113,7 +95,7 @@ def read_dataset(card: DatasetCard, root: Path) -> Sources:
 def record_of(
     card: DatasetCard, root: Path, source: str, facts: Mapping[str, str], remarks: Remarks
 ) -> Record:
-    """Return the record of an image of which `facts` are told, in the words of the dataset."""
+    """Return the record of an image from `facts`, written in the words of the dataset."""
     labels, categories = {}, []
     for task, classes in card.classes.items():
         written = facts.get(task, "")

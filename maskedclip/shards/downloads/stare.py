@@ -1,4 +1,4 @@
-"""STARE: a line of diagnoses an image, as the experts wrote them."""
+"""STARE: one line of free-text diagnoses an image."""
 
 import re
 from pathlib import Path
@@ -16,10 +16,10 @@ BETWEEN = re.compile(r"\s+(?:and|or)\s+|\s*&\s*")
 
 
 def read_stare(card: DatasetCard, root: Path) -> Sources:
-    """Return a record for every image: the diagnoses as the report, each finding a category.
+    """Return a record for every image: the diagnoses as the report, its findings as categories.
 
-    Where nothing is diagnosed ("unknown diagnosis") there is neither. Raises ValueError where the
-    root is another, or the file of diagnoses is not among its files.
+    Without a diagnosis ("unknown diagnosis") there is neither. Raises ValueError where the root is
+    another folder, or lacks the file of diagnoses.
     """
     files = list_files(card, root)
     names = [source for source in files.others if DIAGNOSES.search("/" + source)]
@@ -50,16 +50,16 @@ def findings_of(card: DatasetCard, text: str) -> tuple[str, ...]:
     """Return the categories of a diagnosis: the card's words for its spellings, then EXPERT's."""
     spellings = card.values.get("finding", {})
     words = (" ".join(w.split()) for w in BETWEEN.split(" " + BESIDE.sub(" ", text).lower() + " "))
-    found = [spellings.get(word.strip(" ,"), word.strip(" ,")) for word in words]
-    return tuple(dict.fromkeys(category for word in found for category in categories_of(word)))
+    terms = [spellings.get(word.strip(" ,"), word.strip(" ,")) for word in words]
+    return tuple(dict.fromkeys(category for word in terms for category in categories_of(word)))
 
 
 def _texts(path: Path) -> dict[str, str]:
-    """Return the text of each image; between them stand codes, which do not always agree."""
-    found = {}
+    """Return the text of every image, without the codes before it, which do not always agree."""
+    texts = {}
     # One odd letter in a diagnosis is no reason to refuse the other 396.
     for line in path.read_text(encoding="utf-8-sig", errors="replace").splitlines():
         match = re.match(r"\s*(\w+)[\d\s]*(.*)$", line)
         if match:
-            found[match[1].lower()] = " ".join(match[2].strip('" ').split())
-    return found
+            texts[match[1].lower()] = " ".join(match[2].strip('" ').split())
+    return texts

@@ -3,7 +3,8 @@ from pathlib import Path
 import pytest
 
 from maskedclip.shards.downloads.cards import DatasetCard, PathRule
-from maskedclip.shards.downloads.files import files_under, image_files, left_out_folders, list_files
+from maskedclip.shards.downloads.files import files_under, left_out_folders, list_files
+from maskedclip.shards.downloads.folder_or_csv import read_folder
 from tests.downloads.drawing import draw, write
 
 
@@ -18,22 +19,22 @@ def test_images_are_found_whatever_the_case_and_junk_is_not(tmp_path: Path) -> N
     draw(tmp_path, "a/1.JPG", "b/2.png", "mask/3.png")
     for junk in ("a/Thumbs.db", "a/._1.JPG", "a/~$1.jpg", "__MACOSX/1.jpg", "a/readme.txt"):
         write(tmp_path, junk, "x")
-    assert [path.name for path in image_files(tmp_path, ["mask"])] == ["1.JPG", "2.png"]
+    assert list(list_files(card(exclude=("mask",)), tmp_path).images) == ["a/1.JPG", "b/2.png"]
 
 
 def test_images_behind_linked_folders_are_found_once(tmp_path: Path) -> None:
     draw(tmp_path, "disk/1.png", "root/2.png")
     (tmp_path / "root/linked").symlink_to(tmp_path / "disk")
     (tmp_path / "root/round").symlink_to(tmp_path / "root")
-    assert [p.name for p in image_files(tmp_path / "root")] == ["2.png", "1.png"]
+    assert list(list_files(card(), tmp_path / "root").images) == ["2.png", "linked/1.png"]
     assert len(files_under(tmp_path / "root")) == 2
 
 
 def test_a_root_that_is_missing_or_has_no_image_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no such directory"):
-        image_files(tmp_path / "none")
+        read_folder(card(), tmp_path / "none", "")
     with pytest.raises(ValueError, match="no image in it"):
-        image_files(tmp_path)
+        read_folder(card(), tmp_path, "")
 
 
 def test_the_first_rule_that_matches_a_path_tells_of_the_image(tmp_path: Path) -> None:

@@ -80,4 +80,4 @@ def test_a_dataset_that_is_easily_taken_for_another_is_told_apart(
 ) -> None:
     draw(tmp_path, *files)
     write(tmp_path, "labels.csv", (heading + "\nD\xe9p,1,2\n").encode("latin-1"))
-    assert f"tells that this is {words}" in refused(name, tmp_path)
+    assert f"shows that this is {words}" in refused(name, tmp_path)
