@@ -1,7 +1,7 @@
-"""Images in folders (train/val/test/CLASS), as ImageFolder and RETFound have them, as a dataset.
+"""Image folders (train/val/test/CLASS), as ImageFolder and RETFound have them, as shards.
 
-They become shards once, beside the tree or else in the cache, in a folder named by what the tree
-holds: the same tree is found there again, a changed one is built anew.
+They are built once, beside the tree or else in the cache, in a folder named by the fingerprint of
+the tree: an unchanged tree is not built again, a changed one is.
 """
 
 import hashlib
@@ -24,7 +24,7 @@ _NESTED = 2  # folders around the one with train/, as archives unpack
 
 
 class Tree(NamedTuple):
-    """A tree of images, checked: in it, a folder a split, and in that a folder a class."""
+    """A valid tree of images: a folder for every split, and in it a folder for every class."""
 
     root: Path
     name: str  # of the dataset
@@ -32,22 +32,22 @@ class Tree(NamedTuple):
 
 
 def as_shards(path: Path) -> Path:
-    """Return a directory of shards as it is, and for a tree of images the one that is made of it.
+    """Return a directory of shards as it is, and for a tree of images its shards, built if missing.
 
-    The published train, val and test are kept; where val or test is missing, the rule parts it off.
+    Published train, val and test are kept; a missing val or test is split off by the usual rule.
     Raises ValueError, in one line, where `path` is a folder of neither kind.
     """
     tree = tree_of(path)
     if tree is None:
         return path
-    place = _place(tree)
+    out = _shards_of(tree)
     # the jobs of an array wait for the one that builds
-    lock = place.parent / f".{place.name}.lock"
+    lock = out.parent / f".{out.name}.lock"
     with locked(lock, wait=True, without="a second job would build beside this one"):
-        if not (place / MANIFEST).is_file():
-            logger.info("%s: a tree of images; its shards go to %s", path, place)
+        if not (out / MANIFEST).is_file():
+            logger.info("%s: a tree of images; its shards go to %s", path, out)
             request = ShardRequest(
-                dataset="folder", root=tree.root, out=place, name=tree.name, classes=TASK
+                dataset="folder", root=tree.root, out=out, name=tree.name, classes=TASK
             )
             manifest = build(request).manifest
             for known in manifest["remarks"].get("known_datasets", ()):
@@ -57,15 +57,15 @@ def as_shards(path: Path) -> Path:
                 )  # fmt: skip
             for one in manifest["rejected"]:
                 logger.warning("left out: %s: %s", one["source"], one["reason"])
-            _name_old(place)
-    return place
+            _report_old(out)
+    return out
 
 
 def tree_of(path: Path) -> Tree | None:
-    """Return the tree of images that a path is; None where it is a dataset, or nothing.
+    """Return the tree of images at a path; None where it is a dataset, or no directory.
 
-    Raises ValueError, in one line, where it is a folder of neither kind, or a tree whose classes
-    cannot be told.
+    Raises ValueError, in one line, where it is a folder of neither kind, or a tree without clear
+    classes.
     """
     if not path.is_dir() or _is_dataset(path):
         return None
@@ -99,12 +99,12 @@ def tree_of(path: Path) -> Tree | None:
 
 
 def _is_dataset(path: Path) -> bool:
-    """Return whether this is a dataset of ours, finished or not: reading it says what is wrong."""
+    """Return whether this is a dataset of shards, finished or not: its reader reports problems."""
     return (path / MANIFEST).exists() or (path / ".building").exists() or any(path.glob("*.idx"))
 
 
 def _with_train(path: Path) -> Path | None:
-    """Return the folder that holds train/, this one or one that it is packed in."""
+    """Return the folder that holds train/: this one, or the only folder in it."""
     for _ in range(_NESTED + 1):
         inner = [entry for entry in sorted(path.iterdir()) if entry.is_dir()]
         if any(SPLITS.get(entry.name.lower()) == "train" for entry in inner):
@@ -120,7 +120,7 @@ def _check_classes(root: Path, classes: dict[str, set[str]]) -> None:
     if len(train) < 2:
         raise ValueError(
             f"{root}: train/ holds images of {len(train)} classes, two are needed; put them into "
-            f"a folder a class"
+            f"one folder for each class"
         )
     for split, names in classes.items():
         unknown = sorted(names - train)
@@ -131,8 +131,8 @@ def _check_classes(root: Path, classes: dict[str, set[str]]) -> None:
             )
 
 
-def _place(tree: Tree) -> Path:
-    """Return where the shards go: beside the tree, or where that cannot be written in the cache."""
+def _shards_of(tree: Tree) -> Path:
+    """Return the directory of the shards: beside the tree, or in the cache if not writable."""
     beside = tree.root.parent / f"{tree.root.name}_shards"
     if os.access(beside if beside.exists() else beside.parent, os.W_OK):
         return beside / tree.fingerprint
@@ -140,7 +140,10 @@ def _place(tree: Tree) -> Path:
     return cache / "maskedclip" / f"{tree.name}_shards" / tree.fingerprint
 
 
-def _name_old(place: Path) -> None:
-    old = [other for other in place.parent.iterdir() if other.is_dir() and other != place]
+def _report_old(out: Path) -> None:
+    old = [other for other in out.parent.iterdir() if other.is_dir() and other != out]
     if old:
-        logger.info("of an earlier state, and may be removed: %s", ", ".join(map(str, old)))
+        logger.info(
+            "shards of an earlier state of the tree, which may be removed: %s",
+            ", ".join(map(str, old)),
+        )

@@ -1,4 +1,4 @@
-"""Turn a downloaded dataset into shards: what a request means, and the building of it."""
+"""Turn a downloaded dataset into shards: the request, its build, and what follows the shards."""
 
 import hashlib
 import os
@@ -9,6 +9,11 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:  # these import OpenCV, and `--help` must not wait for that
+    from maskedclip.shards.building.build import BuildPlan
+    from maskedclip.shards.downloads.cards import DatasetCard
+    from maskedclip.shards.downloads.records import Sources
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,13 +65,14 @@ class ShardRequest:
         }
         for flag, (low, high) in limits.items():
             if not low <= getattr(self, flag) <= high:
-                found = getattr(self, flag)
-                raise ValueError(f"--{flag} {found} is out of range; use {low} to {high}")
+                value = getattr(self, flag)
+                raise ValueError(f"--{flag} {value} is out of range; use {low} to {high}")
         if self.cluster not in ("auto", "slurm", "local"):
             raise ValueError(f"--cluster {self.cluster}: use auto, slurm or local")
         if "[CLS]" not in self.caption_template:
-            found = self.caption_template
-            raise ValueError(f"--caption_template {found!r} has no [CLS]; put it where words go")
+            raise ValueError(
+                f"--caption_template {self.caption_template!r} has no [CLS]; put it where words go"
+            )
         if not re.fullmatch(r"[A-Za-z0-9_-]+", self.dataset_name):
             raise ValueError(f"--name {self.dataset_name!r}: use letters, digits, _ and - only")
 
@@ -81,29 +87,24 @@ class ShardRequest:
         return self.out or Path("shards") / self.dataset_name
 
 
-if TYPE_CHECKING:  # these import OpenCV, and `--help` must not wait for that
-    from maskedclip.shards.building.build import BuildPlan
-    from maskedclip.shards.downloads.cards import DatasetCard
-    from maskedclip.shards.downloads.records import Sources
-
 PUBLIC_KEY = b"maskedclip public key: no secret"
 KEY_FILE = ".maskedclip_key"
 BUILDER_VERSION = 2  # raise it where the same request would give other bytes
 
 
 class Summary(NamedTuple):
-    """What a build has left behind."""
+    """The result of a build."""
 
     directory: Path
     manifest: dict[str, Any]
-    captions: tuple[tuple[str, tuple[str, ...]], ...]  # (source, the captions that it can get)
+    captions: tuple[tuple[str, tuple[str, ...]], ...]  # (source, its possible captions)
     splits: dict[str, Path | str]  # of a task, its file, or why it has none
     built: bool  # False where it was there already
     seconds: float
 
 
 def build(request: ShardRequest, *, progress: bool = True) -> Summary:
-    """Build one dataset; ValueError, RuntimeError or OSError, each of one line, where it cannot."""
+    """Build one dataset; ValueError, RuntimeError or OSError with a message of one line."""
     from maskedclip.shards.building.build import build_shards
 
     start = time.monotonic()
@@ -113,7 +114,7 @@ def build(request: ShardRequest, *, progress: bool = True) -> Summary:
 
 
 def finish(request: ShardRequest, built: bool, start: float) -> Summary:
-    """Add what is made of the finished shards, where it is missing: contact sheet and splits."""
+    """Write what the finished shards lack: contact sheet and splits."""
     from maskedclip.data.splits import write_missing_splits
     from maskedclip.data.storage.shards import Shards
     from maskedclip.shards.building.contact_sheet import FILE, write_contact_sheet
@@ -135,7 +136,7 @@ def finish(request: ShardRequest, built: bool, start: float) -> Summary:
 
 
 def cores(request: ShardRequest) -> int:
-    """Return the processes of a build."""
+    """Return the number of processes of a build."""
     return request.workers or len(os.sched_getaffinity(0))
 
 
@@ -177,7 +178,7 @@ def plan_of(request: ShardRequest) -> "BuildPlan":
 def _facts(
     request: ShardRequest, card: "DatasetCard", sources: "Sources", key: bytes
 ) -> dict[str, Any]:
-    """Return what the manifest says of the request: no path, no time, no number of workers."""
+    """Return the request as the manifest holds it: no path, no time, no number of workers."""
     import cv2
     import simplejpeg
 
@@ -203,7 +204,7 @@ def _facts(
 
 
 def _hidden(remarks: dict[str, list[str]], key: bytes) -> dict[str, list[str]]:
-    """Return the remarks without a name of a file or a folder: their counts, and what was known."""
+    """Return the remarks without names of files or folders: their counts, and known datasets."""
     from maskedclip.shards.building.prepare_sample import keyed_hash
 
     def hidden(remark: str) -> str:
@@ -212,9 +213,9 @@ def _hidden(remarks: dict[str, list[str]], key: bytes) -> dict[str, list[str]]:
             f"{keyed_hash(counted[1], key)}: {counted[2]}" if counted else keyed_hash(remark, key)
         )
 
-    found = {name: [hidden(remark) for remark in texts] for name, texts in remarks.items()}
+    texts_of = {name: [hidden(remark) for remark in texts] for name, texts in remarks.items()}
     known = [remark.partition(":")[0] for remark in remarks.get("known_datasets", ())]
-    return found | ({"known_datasets": known} if known else {})
+    return texts_of | ({"known_datasets": known} if known else {})
 
 
 def _sources(request: ShardRequest, card: "DatasetCard") -> "Sources":
@@ -234,7 +235,7 @@ def _sources(request: ShardRequest, card: "DatasetCard") -> "Sources":
         if request.csv is None or not request.image_column:
             raise ValueError("csv needs --csv FILE and --image_column NAME; see --help")
         if request.label_column and not request.task:
-            raise ValueError("--label_column needs --task, the name of what it grades; see --help")
+            raise ValueError("--label_column needs --task, the name of the label; see --help")
         columns = Columns(
             image=request.image_column,
             label=request.label_column,
@@ -274,13 +275,13 @@ def _key(request: ShardRequest) -> bytes:
 def _example_captions(
     samples: list[dict[str, Any]], template: str
 ) -> tuple[tuple[str, tuple[str, ...]], ...]:
-    """Return three samples that say different things, and all that each can say."""
+    """Return three samples with different captions, and all possible captions of each."""
     from maskedclip.data.captions import captions
 
-    found: dict[tuple[str, ...], str] = {}
+    source_of: dict[tuple[str, ...], str] = {}
     for sample in samples:
         possible = tuple(captions(sample["categories"], sample["report"], template))
-        found.setdefault(possible, sample["source"])
-    found.pop((), None)
-    most = sorted(found, key=lambda possible: (-len(possible), possible))
-    return tuple((found[possible], possible) for possible in most[:3])
+        source_of.setdefault(possible, sample["source"])
+    source_of.pop((), None)
+    most = sorted(source_of, key=lambda possible: (-len(possible), possible))
+    return tuple((source_of[possible], possible) for possible in most[:3])

@@ -1,7 +1,10 @@
-"""What a phantom shows before anything is drawn: anatomy, camera, and the places of findings.
+"""What a phantom shows before anything is drawn: vessels, anatomy, camera and lesions.
 
 Positions are in units of the field of view's radius, centre at (0, 0), y down, and always those
-of a right eye (disc at +x); the drawing mirrors left eyes. So size and side change no finding.
+of a right eye (disc at +x); the drawing mirrors left eyes. So size and side change no lesion.
+
+Grades follow the international scale, and the lesions decide the grade: 1 microaneurysms only;
+2 more than these; 3 haemorrhages in all four quadrants; 4 new vessels.
 """
 
 from typing import NamedTuple
@@ -202,7 +205,7 @@ class PhantomPlan(NamedTuple):
     grade: str
     eye: Anatomy
     camera: Camera
-    haze: float  # cataract: 0 clear, 1 nothing to be seen
+    haze: float  # cataract: 0 clear, 1 opaque
     crescent: float  # width of the crescent beside the disc, in disc radii; 0 is none
     beading: bool
     lesions: dict[str, np.ndarray]  # finding -> (x, y, radius) in rows
@@ -269,7 +272,7 @@ def choose_eye(seed: int, disease: str) -> Anatomy:
     )
 
 
-def places(
+def positions(
     rng: np.random.Generator,
     eye: Anatomy,
     count: int,
@@ -297,26 +300,26 @@ def places(
     return kept_K2[:count]
 
 
-def sized(rng: np.random.Generator, places_K2: np.ndarray, low: float, high: float) -> np.ndarray:
+def sized(rng: np.random.Generator, position_K2: np.ndarray, low: float, high: float) -> np.ndarray:
     """Return rows (x, y, radius), radii skewed towards `low` and kept inside every field."""
-    radius_K1 = low + (high - low) * rng.random((len(places_K2), 1)) ** 2
-    room_K = np.minimum(0.95 - np.hypot(*places_K2.T), 0.84 - np.abs(places_K2[:, 1]))
+    radius_K1 = low + (high - low) * rng.random((len(position_K2), 1)) ** 2
+    room_K = np.minimum(0.95 - np.hypot(*position_K2.T), 0.84 - np.abs(position_K2[:, 1]))
     radius_K1 = np.minimum(radius_K1, room_K[:, None])
-    return np.concatenate([places_K2, radius_K1], axis=1)
+    return np.concatenate([position_K2, radius_K1], axis=1)
 
 
 CENTRE = (0.0, 0.0)
 
 
-def _quadrants(rng: np.random.Generator, eye: Anatomy, each: int) -> np.ndarray:
-    """Return positions_K2, at least `each` in every quadrant about the fovea."""
+def _quadrants(rng: np.random.Generator, eye: Anatomy, count: int) -> np.ndarray:
+    """Return positions_K2, up to `count` in every quadrant about the fovea."""
     parts = []
     for right in (-1.0, 1.0):
         for down in (-1.0, 1.0):
             centre = (eye.fovea[0] + right * 0.38, eye.fovea[1] + down * 0.38)
-            found_K2 = places(rng, eye, 6 * each, centre, 0.17, 0.015)
-            apart_K2 = (found_K2 - np.asarray(eye.fovea)) * np.asarray((right, down))
-            parts.append(found_K2[(apart_K2 > 0.03).all(axis=1)][:each])
+            position_K2 = positions(rng, eye, 6 * count, centre, 0.17, 0.015)
+            apart_K2 = (position_K2 - np.asarray(eye.fovea)) * np.asarray((right, down))
+            parts.append(position_K2[(apart_K2 > 0.03).all(axis=1)][:count])
     return np.concatenate(parts)
 
 
@@ -333,10 +336,10 @@ def _hard_exudates(rng: np.random.Generator, eye: Anatomy) -> np.ndarray:
             around_K2 = np.stack([np.cos(turn_K), np.sin(turn_K)], axis=1) * ring
             near_K2 = np.asarray(centre) + around_K2 + rng.normal(0.0, 0.012, (count, 2))
             keep_K = np.hypot(*(near_K2 - np.asarray(eye.disc)).T) > 1.4 * eye.disc_radius
-            found_K2 = near_K2[keep_K & (np.hypot(*near_K2.T) < 0.82)]
+            position_K2 = near_K2[keep_K & (np.hypot(*near_K2.T) < 0.82)]
         else:
-            found_K2 = places(rng, eye, count, centre, 0.06)
-        rows.append(sized(rng, found_K2, 0.009, 0.026))
+            position_K2 = positions(rng, eye, count, centre, 0.06)
+        rows.append(sized(rng, position_K2, 0.009, 0.026))
     return np.concatenate(rows)
 
 
@@ -363,65 +366,65 @@ def _retinopathy(rng: np.random.Generator, eye: Anatomy, grade: str) -> dict[str
     """Return the lesions of a diabetic eye of `grade`."""
     level = int(grade)
     few, many = ((0, 0), (4, 12), (6, 16), (14, 28), (8, 20))[level]
-    aneurysms = places(rng, eye, int(rng.integers(few, many)), CENTRE, 0.42, 0.02)
-    found = {"microaneurysms": sized(rng, aneurysms, 0.0095, 0.015)}
+    aneurysms = positions(rng, eye, int(rng.integers(few, many)), CENTRE, 0.42, 0.02)
+    lesions = {"microaneurysms": sized(rng, aneurysms, 0.0095, 0.015)}
     if level >= 3:
         bleeding = _quadrants(rng, eye, int(rng.integers(5, 9)) if level == 3 else 2)
-        found["haemorrhages"] = sized(rng, bleeding, 0.018, 0.065)
+        lesions["haemorrhages"] = sized(rng, bleeding, 0.018, 0.065)
     elif level == 2:
-        bleeding = places(rng, eye, int(rng.integers(2, 9)), CENTRE, 0.4, 0.015)
-        found["haemorrhages"] = sized(rng, bleeding, 0.016, 0.04)
+        bleeding = positions(rng, eye, int(rng.integers(2, 9)), CENTRE, 0.4, 0.015)
+        lesions["haemorrhages"] = sized(rng, bleeding, 0.016, 0.04)
     if level >= 2 and rng.random() < 0.7:
-        found["hard exudates"] = _hard_exudates(rng, eye)
+        lesions["hard exudates"] = _hard_exudates(rng, eye)
     soft = {2: 0.3, 3: 1.0, 4: 0.5}.get(level, 0.0)
     if rng.random() < soft:
-        spots = places(rng, eye, int(rng.integers(2, 6)), CENTRE, 0.4)
-        found["soft exudates"] = sized(rng, spots, 0.035, 0.065)
+        spots = positions(rng, eye, int(rng.integers(2, 6)), CENTRE, 0.4)
+        lesions["soft exudates"] = sized(rng, spots, 0.035, 0.065)
     if level == 4:
-        found["neovascularisation"] = _new_vessels(rng, eye)
+        lesions["neovascularisation"] = _new_vessels(rng, eye)
         if rng.random() < 0.4:
             pool = (rng.uniform(-0.3, 0.3), rng.uniform(0.3, 0.5), rng.uniform(0.12, 0.2))
-            found["preretinal haemorrhage"] = np.asarray([pool])
-    return found
+            lesions["preretinal haemorrhage"] = np.asarray([pool])
+    return lesions
 
 
 def _degeneration(rng: np.random.Generator, eye: Anatomy) -> dict[str, np.ndarray]:
     """Return drusen about the macula, and in some eyes an atrophic patch."""
-    drusen = places(rng, eye, int(rng.integers(40, 150)), eye.fovea, rng.uniform(0.13, 0.26))
-    found = {"drusens": sized(rng, drusen, 0.010, 0.034)}
+    drusen = positions(rng, eye, int(rng.integers(40, 150)), eye.fovea, rng.uniform(0.13, 0.26))
+    lesions = {"drusens": sized(rng, drusen, 0.010, 0.034)}
     if rng.random() < 0.25:
         patch = (eye.fovea[0], eye.fovea[1], rng.uniform(0.1, 0.18))
-        found["geographical age related macular degeneration"] = np.asarray([patch])
-    return found
+        lesions["geographical age related macular degeneration"] = np.asarray([patch])
+    return lesions
 
 
 def _myopia(rng: np.random.Generator, eye: Anatomy, crescent: float) -> dict[str, np.ndarray]:
     """Return the crescent beside the disc, and in some eyes patches of atrophy."""
     beside = eye.disc[0] - eye.disc_radius * (0.2 + crescent * 0.5)
-    found = {
+    lesions = {
         "myopic crescent": np.asarray(
             [(beside, eye.disc[1], eye.disc_radius * (1 + crescent * 0.5))]
         )
     }
     if rng.random() < 0.6:
-        spots = places(rng, eye, int(rng.integers(1, 6)), eye.fovea, 0.25)
-        found["chorioretinal atrophy"] = sized(rng, spots, 0.06, 0.22)
-    return found
+        spots = positions(rng, eye, int(rng.integers(1, 6)), eye.fovea, 0.25)
+        lesions["chorioretinal atrophy"] = sized(rng, spots, 0.06, 0.22)
+    return lesions
 
 
-def find(
+def choose_lesions(
     seed: int, disease: str, grade: str, eye: Anatomy, crescent: float
 ) -> dict[str, np.ndarray]:
-    """Return finding -> rows (x, y, radius) of an eye with `disease`; none where it is normal."""
+    """Return lesion -> rows (x, y, radius) of an eye with `disease`; none where it is normal."""
     rng = np.random.default_rng([seed, 2])
     if disease == "diabetic retinopathy":
-        found = _retinopathy(rng, eye, grade)
+        lesions = _retinopathy(rng, eye, grade)
     elif disease == "age related macular degeneration":
-        found = _degeneration(rng, eye)
+        lesions = _degeneration(rng, eye)
     elif disease == "pathologic myopia":
-        found = _myopia(rng, eye, crescent)
+        lesions = _myopia(rng, eye, crescent)
     elif disease == "glaucoma":
-        found = {"large optic cup": np.asarray([(*eye.disc, eye.disc_radius * eye.cup_to_disc)])}
+        lesions = {"large optic cup": np.asarray([(*eye.disc, eye.disc_radius * eye.cup_to_disc)])}
     else:
-        found = {}
-    return {name: rows for name, rows in found.items() if len(rows)}
+        lesions = {}
+    return {name: rows for name, rows in lesions.items() if len(rows)}

@@ -1,4 +1,9 @@
-"""How a phantom is drawn: fundus, disc, vessels, findings, then camera and field of view."""
+"""How a phantom is drawn: fundus, disc, vessels, lesions, then camera and field of view.
+
+Shapes are drawn on a finer grid as 8-bit masks and reduced, so that a vessel half a pixel wide
+comes out half as strong instead of one pixel wide. Every kind of lesion has its own random numbers:
+removing one changes nothing else in the image.
+"""
 
 import zlib
 from typing import NamedTuple
@@ -9,7 +14,7 @@ import numpy as np
 from maskedclip.shards.phantoms.anatomy import Camera, PhantomPlan, walk
 
 FINE = 448  # pixels at least, of the grid that shapes are drawn on
-SHIFT = 4  # binary places of a position given to OpenCV
+SHIFT = 4  # fractional bits of a position given to OpenCV
 
 
 class Canvas(NamedTuple):
@@ -26,10 +31,10 @@ class Canvas(NamedTuple):
         """How many times finer the grid of the shapes is."""
         return max(2, -(-FINE // self.size))
 
-    def pixels(self, place_N2: np.ndarray) -> np.ndarray:
-        """Return place_N2 in pixels of the image."""
+    def pixels(self, point_N2: np.ndarray) -> np.ndarray:
+        """Return point_N2 in pixels of the image."""
         middle = (self.size - 1) / 2
-        return middle + np.asarray(place_N2) * np.asarray((self.scale * self.mirror, self.scale))
+        return middle + np.asarray(point_N2) * np.asarray((self.scale * self.mirror, self.scale))
 
 
 def canvas(size: int, field: float, side: str) -> Canvas:
@@ -60,20 +65,20 @@ class Mask:
         fine = surface.size * surface.times
         self.fine_HW = np.zeros((fine, fine), dtype=np.uint8)
 
-    def _fixed(self, place_N2: np.ndarray) -> np.ndarray:
-        pixel_N2 = self.surface.pixels(place_N2) * self.surface.times + (self.surface.times - 1) / 2
+    def _fixed(self, point_N2: np.ndarray) -> np.ndarray:
+        pixel_N2 = self.surface.pixels(point_N2) * self.surface.times + (self.surface.times - 1) / 2
         return np.rint(pixel_N2 * (1 << SHIFT)).astype(np.int32)
 
-    def lines(self, place_VS2: np.ndarray, width_VS: np.ndarray, piece: int) -> None:
+    def lines(self, point_VS2: np.ndarray, width_VS: np.ndarray, piece: int) -> None:
         """Draw paths in pieces of one width, the fainter the thinner, each up to its first nan."""
         fine = self.surface.scale * self.surface.times
-        start_P = np.arange(0, place_VS2.shape[1] - 1, piece)
+        start_P = np.arange(0, point_VS2.shape[1] - 1, piece)
         wide_VP = width_VS[:, start_P]
         depth_VP = np.minimum(1.0, (wide_VP / 0.02) ** 0.6) * np.clip(wide_VP * fine, 0.3, 1.0)
         value_VP = (255 * depth_VP).astype(int).tolist()
         pixels_VP = np.maximum(1, np.rint(wide_VP * fine)).astype(int).tolist()
-        end_V = np.isfinite(place_VS2[..., 0]).sum(axis=1).tolist()
-        fixed_VS2 = self._fixed(np.nan_to_num(place_VS2))
+        end_V = np.isfinite(point_VS2[..., 0]).sum(axis=1).tolist()
+        fixed_VS2 = self._fixed(np.nan_to_num(point_VS2))
         starts = start_P.tolist()
         for row in np.argsort(width_VS[:, 0], kind="stable").tolist():  # thick over thin
             for index, start in enumerate(starts):
@@ -85,9 +90,9 @@ class Mask:
                     pixels_VP[row][index], cv2.LINE_AA, SHIFT,
                 )  # fmt: skip
 
-    def fill(self, place_N2: np.ndarray, value: float = 1.0) -> None:
+    def fill(self, point_N2: np.ndarray, value: float = 1.0) -> None:
         """Fill a polygon."""
-        cv2.fillPoly(self.fine_HW, [self._fixed(place_N2)], int(255 * value), cv2.LINE_AA, SHIFT)
+        cv2.fillPoly(self.fine_HW, [self._fixed(point_N2)], int(255 * value), cv2.LINE_AA, SHIFT)
 
     def done(self, blur: float = 0.0) -> np.ndarray:
         """Return the mask_HW in [0, 1] at the size of the image, blurred by `blur` units."""
@@ -127,7 +132,7 @@ def _random(plan: PhantomPlan, name: str) -> np.random.Generator:
 def _blot(
     rng: np.random.Generator, row: np.ndarray, rough: float, stretch: float = 1.0, turn: float = 0.0
 ) -> np.ndarray:
-    """Return the outline place_N2 of an uneven spot within the circle (x, y, radius)."""
+    """Return the outline point_N2 of an uneven spot within the circle (x, y, radius)."""
     x, y, radius = row
     raw_N = rng.normal(0.0, 1.0, len(TURN_N))
     smooth_N = (raw_N + np.roll(raw_N, 1)) * 0.6
@@ -207,27 +212,27 @@ def _pool(plan: PhantomPlan, surface: Canvas) -> np.ndarray:
 
 def paint_shallow(image_HWC: np.ndarray, plan: PhantomPlan, surface: Canvas) -> None:
     """Paint what lies before the vessels: exudates, bleeding, new vessels; in place."""
-    found = plan.lesions
-    if "soft exudates" in found:
+    lesions = plan.lesions
+    if "soft exudates" in lesions:
         rng, mask = _random(plan, "soft exudates"), Mask(surface)
-        for row in found["soft exudates"]:
+        for row in lesions["soft exudates"]:
             mask.fill(_blot(rng, row, 0.2, rng.uniform(1.1, 1.7), rng.uniform(0, np.pi)), 0.85)
         cover(image_HWC, mask.done(0.014), (0.97, 0.92, 0.74))
-    if "hard exudates" in found:
+    if "hard exudates" in lesions:
         rng, mask = _random(plan, "hard exudates"), Mask(surface)
-        for row in found["hard exudates"]:
+        for row in lesions["hard exudates"]:
             mask.fill(_blot(rng, row, 0.2))
         cover(image_HWC, mask.done(), (1.0, 0.90, 0.45))
-    if "haemorrhages" in found:
+    if "haemorrhages" in lesions:
         shade(image_HWC, _haemorrhages(plan, surface), (0.38, 0.68, 0.62))
-    if "microaneurysms" in found:
+    if "microaneurysms" in lesions:
         rng, mask = _random(plan, "microaneurysms"), Mask(surface)
-        for row in found["microaneurysms"]:
+        for row in lesions["microaneurysms"]:
             mask.fill(_blot(rng, row, 0.08))
         shade(image_HWC, mask.done(), (0.35, 0.72, 0.66))
-    if "neovascularisation" in found:
+    if "neovascularisation" in lesions:
         shade(image_HWC, _tufts(plan, surface), (0.25, 0.72, 0.66))
-    if "preretinal haemorrhage" in found:
+    if "preretinal haemorrhage" in lesions:
         shade(image_HWC, _pool(plan, surface), (0.45, 0.84, 0.8))
 
 

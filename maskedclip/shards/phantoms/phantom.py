@@ -1,4 +1,4 @@
-"""Phantoms: drawn colour fundus images with known findings, never to pass for photographs.
+"""Phantoms: drawn colour fundus images with known lesions, for tests; they are no photographs.
 
 Every pixel follows from the seed, so a data set of phantoms is a range of numbers.
 """
@@ -7,10 +7,16 @@ from typing import NamedTuple
 
 import numpy as np
 
-from maskedclip.shards.phantoms.anatomy import GRADES, PhantomPlan, choose_camera, choose_eye, find
+from maskedclip.shards.phantoms.anatomy import (
+    GRADES,
+    PhantomPlan,
+    choose_camera,
+    choose_eye,
+    choose_lesions,
+)
 from maskedclip.shards.phantoms.drawing import pixels, render
 
-DISEASES = {  # and how often each is drawn
+DISEASES = {  # and their frequencies
     "normal": 0.30,
     "diabetic retinopathy": 0.30,
     "glaucoma": 0.12,
@@ -29,7 +35,7 @@ FINDING_NAMES = {"chorioretinal atrophy": "myopic maculopathy grade three", "myo
 
 
 class Phantom(NamedTuple):
-    """A drawn eye and what was drawn into it; places are (x, y, radius) in pixels."""
+    """A drawn eye and its lesions, as (x, y, radius) in pixels."""
 
     image_HWC: np.ndarray  # uint8, red green blue, black outside the field of view
     categories: tuple[str, ...]
@@ -45,8 +51,8 @@ def _categories(plan: PhantomPlan) -> tuple[str, ...]:
     """Return the disease (of a diabetic eye its grade) and then every finding drawn."""
     disease = GRADE_NAMES.get(plan.grade, plan.disease)
     more = {"cataract": ("media haze",), "pathologic myopia": ("tessellation",)}
-    found = (FINDING_NAMES.get(name, name) for name in plan.lesions)
-    return (disease, *more.get(plan.disease, ()), *(name for name in found if name))
+    names = (FINDING_NAMES.get(name, name) for name in plan.lesions)
+    return (disease, *more.get(plan.disease, ()), *(name for name in names if name))
 
 
 def plan(seed: int, disease: str | None = None) -> PhantomPlan:
@@ -55,7 +61,7 @@ def plan(seed: int, disease: str | None = None) -> PhantomPlan:
     Raises ValueError for an unknown disease.
     """
     if disease is not None and disease not in DISEASES:
-        raise ValueError(f"disease: found {disease!r}; use one of {', '.join(DISEASES)}")
+        raise ValueError(f"disease {disease!r}: use one of {', '.join(DISEASES)}")
     rng = np.random.default_rng([seed, 0])
     drawn = str(rng.choice(list(DISEASES), p=list(DISEASES.values())))
     grade, haze, width = str(rng.choice(GRADES[1:])), rng.uniform(0.35, 0.85), rng.uniform(0.4, 1.3)
@@ -72,7 +78,7 @@ def plan(seed: int, disease: str | None = None) -> PhantomPlan:
         haze=float(haze) if chosen == "cataract" else 0.0,
         crescent=crescent,
         beading=diabetic and grade in ("3", "4"),
-        lesions=find(seed, chosen, grade, eye, crescent),
+        lesions=choose_lesions(seed, chosen, grade, eye, crescent),
     )
 
 
@@ -82,7 +88,7 @@ def draw(seed: int, size: int = 224, disease: str | None = None) -> Phantom:
     Raises ValueError for an unknown disease or a size below 32.
     """
     if size < 32:
-        raise ValueError(f"size: found {size}; use at least 32 pixels")
+        raise ValueError(f"size {size}: use at least 32 pixels")
     planned = plan(seed, disease)
     eye = planned.eye
     return Phantom(
