@@ -17,9 +17,9 @@ from PIL import Image
 
 from maskedclip.data.photographs.decoding import decode
 from maskedclip.data.photographs.field_of_view import find_field, square_field
-from maskedclip.data.photographs.quality import look_of
 from maskedclip.data.storage.shard_writer import write_shard
 from maskedclip.shards.building.prepare_sample import encode, perceptual_hash
+from maskedclip.shards.building.quality import quality_of
 from maskedclip.shards.make import ShardRequest, build
 
 SIZE = 512  # pixels, of the shards
@@ -101,7 +101,7 @@ def _stages(paths: list[Path]) -> dict[str, float]:
         picture = timed("decode", lambda content=content: decode(content, SIZE)).image_HWC
         box = timed("field", lambda p=picture: find_field(p))
         square = timed("crop_resize", lambda p=picture, b=box: square_field(p, b, SIZE))
-        timed("look", lambda s=square: look_of(s))
+        timed("look", lambda s=square: quality_of(s))
         timed("phash", lambda s=square: perceptual_hash(s))
         timed("sha256", lambda c=content: hashlib.sha256(c).hexdigest())
         samples.append((path.stem, timed("encode", lambda s=square: encode(s, 95)), {}))

@@ -20,10 +20,10 @@ from typing import Any, NamedTuple, TextIO
 
 from tqdm import tqdm
 
-from maskedclip.data.photographs.quality import Look, candidates, worst
 from maskedclip.data.storage.shard_writer import MANIFEST, replacing, write_manifest, write_shard
 from maskedclip.data.storage.shards import read_manifest
 from maskedclip.shards.building.prepare_sample import PreparedSample, Rejected, made_in_order
+from maskedclip.shards.building.quality import Quality, candidates, worst
 from maskedclip.shards.downloads.records import Record
 
 NOTES = ".building"
@@ -225,7 +225,7 @@ def _tally(samples: Iterable[PreparedSample]) -> dict[str, Any]:
     labels: dict[str, Counter[str]] = {}
     patients: set[str] = set()
     files: list[tuple[str, str]] = []
-    looks: list[tuple[str, Look]] = []
+    qualities: list[tuple[str, Quality]] = []
     for sample in samples:
         metadata = sample.metadata
         captioned = bool(metadata["categories"] or metadata["report"])
@@ -239,7 +239,7 @@ def _tally(samples: Iterable[PreparedSample]) -> dict[str, Any]:
             labels.setdefault(task, Counter())[value] += 1
         patients |= {metadata["patient"]} - {None}
         files.append((metadata["sha256"], metadata["source"]))
-        looks += [(sample.key, sample.look)] if sample.look else []
+        qualities += [(sample.key, sample.quality)] if sample.quality else []
     return {
         "counts": counts,
         "splits": splits,
@@ -248,7 +248,7 @@ def _tally(samples: Iterable[PreparedSample]) -> dict[str, Any]:
         "removed": removed,
         "patients": sorted(patients),
         "copies": files,
-        "looks": candidates(looks),
+        "looks": candidates(qualities),
     }
 
 
@@ -269,7 +269,7 @@ def _summary(
     for tally in tallies:
         for digest, source in tally["copies"]:
             by_digest.setdefault(digest, []).append(source)
-    looks = [(key, Look(*look)) for tally in tallies for key, look in tally["looks"]]
+    qualities = [(key, Quality(*quality)) for tally in tallies for key, quality in tally["looks"]]
     counts = _sum(tally["counts"] for tally in tallies)
     return {
         "counts": {
@@ -285,7 +285,7 @@ def _summary(
         "classes": {task: list(classes) for task, classes in labels.items()},
         "duplicates": sorted(sorted(sources) for sources in by_digest.values() if len(sources) > 1),
         "removed": _sorted(_sum(tally["removed"] for tally in tallies)),
-        "worst_looking": worst(looks),
+        "worst_looking": worst(qualities),
         "rejected": [
             {"source": source, "reason": reason}
             for note in notes

@@ -18,7 +18,7 @@ import simplejpeg
 
 from maskedclip.data.photographs.decoding import UnreadableImage, decode
 from maskedclip.data.photographs.field_of_view import find_field, reduced, square_field
-from maskedclip.data.photographs.quality import Look, look_of
+from maskedclip.shards.building.quality import Quality, quality_of
 from maskedclip.shards.downloads.records import Record
 from maskedclip.shards.phantoms.phantom import draw
 
@@ -29,7 +29,7 @@ class PreparedSample(NamedTuple):
     key: str
     jpeg: bytes
     metadata: dict[str, Any]
-    look: Look | None = None  # None for what is drawn
+    quality: Quality | None = None  # None for what is drawn
     carried: tuple[str, ...] = ()
 
 
@@ -74,7 +74,9 @@ def prepare_photograph(
         "phash": perceptual_hash(photograph.image_HWC),
     }
     jpeg = encode(photograph.image_HWC, quality)
-    return PreparedSample(code, jpeg, metadata, look_of(photograph.small_HWC), photograph.carried)
+    return PreparedSample(
+        code, jpeg, metadata, quality_of(photograph.small_HWC), photograph.carried
+    )
 
 
 def prepare_phantom(

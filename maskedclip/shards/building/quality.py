@@ -1,4 +1,4 @@
-"""How a stored photograph looks, in four numbers: enough to find the ones a person should see."""
+"""Image quality in four numbers: enough to choose the photographs of a contact sheet."""
 
 from collections.abc import Callable, Iterable
 from heapq import nsmallest
@@ -13,8 +13,8 @@ SHOWN = 6  # of each kind
 _LIT = 16  # of 255: what is darker is frame
 
 
-class Look(NamedTuple):
-    """What can be wrong with a photograph; each number falls as it gets worse."""
+class Quality(NamedTuple):
+    """Quality of a photograph; every number falls as it gets worse."""
 
     bright: float  # mean of the brightest channel in the field, 0..1
     unclipped: float  # share of the field that is not at the top of the scale
@@ -22,17 +22,17 @@ class Look(NamedTuple):
     whole: float  # share of a full disc that is lit
 
 
-REASONS = ("dark", "over-exposed", "blurred", "cut off")  # in the order of Look's fields
+REASONS = ("dark", "over-exposed", "blurred", "cut off")  # in the order of Quality's fields
 
 
-def look_of(image_HWC: np.ndarray) -> Look:
-    """Return the look of a square of the field of view."""
+def quality_of(image_HWC: np.ndarray) -> Quality:
+    """Return the quality of a square of the field of view."""
     red_HW, green_HW, blue_HW = cv2.split(reduced(image_HWC, 128))
     top_HW = cv2.max(cv2.max(red_HW, green_HW), blue_HW)
     lit_HW = (top_HW > _LIT).astype(np.uint8)
     area = cv2.countNonZero(lit_HW)
     if not area:
-        return Look(0.0, 1.0, 0.0, 0.0)
+        return Quality(0.0, 1.0, 0.0, 0.0)
     clipped = cv2.countNonZero((top_HW >= 250).astype(np.uint8))
     detail_HW = green_HW.astype(np.float32) - cv2.GaussianBlur(green_HW, (0, 0), 2)
     # away from the edge of the field, which is the sharpest line in any photograph
@@ -41,37 +41,37 @@ def look_of(image_HWC: np.ndarray) -> Look:
     _, spread = cv2.meanStdDev(detail_HW, mask=inside_HW)
     level = cv2.mean(green_HW, mask=inside_HW)[0]
     disc = np.pi / 4 * lit_HW.size
-    found = (
+    values = (
         cv2.mean(top_HW, mask=lit_HW)[0] / 255,
         1 - clipped / area,
         float(spread[0, 0]) / (level + 8),
         min(1.0, area / disc),
     )
-    return Look(*(round(value, 4) for value in found))
+    return Quality(*(round(value, 4) for value in values))
 
 
-def candidates(looks: Iterable[tuple[str, Look]]) -> list[tuple[str, Look]]:
-    """Return the few that `worst` could choose: of many parts, it needs these alone."""
-    everyone = list(looks)
-    kept: dict[str, Look] = {}
+def candidates(qualities: Iterable[tuple[str, Quality]]) -> list[tuple[str, Quality]]:
+    """Return the few that `worst` can choose from: of every shard it needs these alone."""
+    ranked = list(qualities)
+    kept: dict[str, Quality] = {}
     for which in range(len(REASONS)):
-        kept |= nsmallest(len(REASONS) * SHOWN, everyone, key=_by(which))
+        kept |= nsmallest(len(REASONS) * SHOWN, ranked, key=_by(which))
     return sorted(kept.items())
 
 
-def _by(which: int) -> Callable[[tuple[str, Look]], tuple[float, str]]:
+def _by(which: int) -> Callable[[tuple[str, Quality]], tuple[float, str]]:
     return lambda entry: (entry[1][which], entry[0])
 
 
-def worst(looks: Iterable[tuple[str, Look]]) -> list[dict[str, Any]]:
+def worst(qualities: Iterable[tuple[str, Quality]]) -> list[dict[str, Any]]:
     """Return the darkest, the most over-exposed, the most blurred and the most cut photographs.
 
-    `SHOWN` of each at most, each photograph once, the worst first; the same in any order.
+    `SHOWN` of each at most, no photograph twice, the worst first; independent of the order.
     """
-    everyone = candidates(looks)
-    found: dict[str, dict[str, Any]] = {}
+    chosen = candidates(qualities)
+    entries: dict[str, dict[str, Any]] = {}
     for which, reason in enumerate(REASONS):
-        ranked = sorted(everyone, key=_by(which))
-        fresh = [(key, look[which]) for key, look in ranked if key not in found][:SHOWN]
-        found |= {key: {"key": key, "reason": reason, "value": value} for key, value in fresh}
-    return list(found.values())
+        ranked = sorted(chosen, key=_by(which))
+        fresh = [(key, quality[which]) for key, quality in ranked if key not in entries][:SHOWN]
+        entries |= {key: {"key": key, "reason": reason, "value": value} for key, value in fresh}
+    return list(entries.values())
