@@ -1,4 +1,4 @@
-"""Trained networks on images and texts of one's own: what `maskedclip.load` returns.
+"""Trained networks applied to new images and texts: what `maskedclip.load` returns.
 
 model = maskedclip.load("runs/demo")
 model.classify(["eye.jpg"], ["normal", "glaucoma"])
@@ -23,17 +23,16 @@ from maskedclip.data.labelled_views import preparation
 from maskedclip.data.photographs.decoding import UnreadableImage, decode
 from maskedclip.data.photographs.field_of_view import crop_field
 from maskedclip.data.transforms import normalise
-from maskedclip.engine.distributed import compute_type
+from maskedclip.engine.distributed import autocast
 from maskedclip.metrics.zero_shot import class_embeddings, probabilities
 from maskedclip.models.checkpoints.architectures import Network, pooled
-from maskedclip.models.checkpoints.files import OWN, locate, name_of
+from maskedclip.models.checkpoints.files import OWN, locate
 from maskedclip.models.checkpoints.formats import Preparation
 from maskedclip.models.classifier import read_classifier
 from maskedclip.models.maskedclip import MaskedCLIP, build
 from maskedclip.models.pretrained import MODEL, encoder_info, load_encoder, read_weights
 from maskedclip.models.text import Tokenizer
 
-__all__ = ["Model", "load", "name_of", "opened", "read_header"]
 logger = logging.getLogger(__name__)
 _BATCH = 64
 _FULL = 1_000_000  # pixels: above any side
@@ -45,9 +44,9 @@ class Model:
     """An image encoder, with its text tower or its fine-tuned head where the file has one.
 
     Images are a uint8 tensor BCHW, or a list of PIL images, uint8 arrays HWC (RGB) and paths. They
-    are brought to the model's size and colours as its weights want it (ours: shorter side to
-    256/224 of the size, then the middle, and ImageNet's mean and deviation); a tensor of that very
-    size is not resized. With field_of_view, listed images are first cropped to the fundus, as
+    are resized, cropped and normalised as the weights expect it (ours: shorter side to 256/224 of
+    the size, centre crop, ImageNet's mean and deviation); a tensor of the model's size is not
+    resized. With field_of_view, listed images are first cropped to the fundus, as
     tools/make_shards.py does.
     """
 
@@ -66,7 +65,7 @@ class Model:
         self._tokenize, self._source = tokenize, source
 
     def prepare(self, image: Image.Image) -> Tensor:
-        """Return a picture as the network wants it, image_CHW."""
+        """Return image_CHW, resized and normalised as the weights expect it."""
         return preparation(**self.preparation._asdict())(image)
 
     @property
@@ -110,8 +109,8 @@ class Model:
             return self._batched(self.predict, images, field_of_view)
         if isinstance(prompts, str) or not prompts:
             raise ValueError(f"prompts: found {prompts!r}; give a list or a dict of them")
-        worded = list(prompts.values()) if isinstance(prompts, Mapping) else None
-        class_YD = self.class_embeddings(worded or [prompts_of(name) for name in prompts])
+        captions = list(prompts.values()) if isinstance(prompts, Mapping) else None
+        class_YD = self.class_embeddings(captions or [prompts_of(name) for name in prompts])
         return self.zero_shot(self.encode_image(images, field_of_view=field_of_view), class_YD)
 
     def class_embeddings(self, prompts: Sequence[Sequence[str]]) -> Tensor:
@@ -125,7 +124,7 @@ class Model:
 
     def features(self, image_BCHW: Tensor) -> Tensor:
         """Return unit rows for normalised images of the model's size."""
-        with self._computing():
+        with self._inference_mode():
             image_BCHW = image_BCHW.to(self.device)
             if isinstance(self.network, MaskedCLIP):
                 return self.network.encode_image(image_BCHW).float().cpu()
@@ -133,16 +132,16 @@ class Model:
 
     def predict(self, image_BCHW: Tensor) -> Tensor:
         """Return the fine-tuned head's probability_BY for normalised images, in float64."""
-        with self._computing():
+        with self._inference_mode():
             return self.network(image_BCHW.to(self.device)).double().softmax(dim=-1).cpu()
 
     def _batched(
-        self, run: Callable[[Tensor], Tensor], images: Images, field_of_view: bool
+        self, network: Callable[[Tensor], Tensor], images: Images, field_of_view: bool
     ) -> Tensor:
         if not len(images):
             raise ValueError("images: the list is empty; give at least one")
-        parts = (images[first : first + _BATCH] for first in range(0, len(images), _BATCH))
-        return torch.cat([run(self._prepare(part, field_of_view)) for part in parts])
+        batches = (images[first : first + _BATCH] for first in range(0, len(images), _BATCH))
+        return torch.cat([network(self._prepare(batch, field_of_view)) for batch in batches])
 
     def _prepare(self, images: Images, field_of_view: bool) -> Tensor:
         if isinstance(images, Tensor):
@@ -153,21 +152,20 @@ class Model:
             if tuple(images.shape[2:]) == (self.image_size, self.image_size):
                 return normalise(images, mean=self.preparation.mean, std=self.preparation.std)
             images = [image_CHW.permute(1, 2, 0).cpu().numpy() for image_CHW in images]
-        return torch.stack([self.prepare(opened(image, field_of_view)) for image in images])
+        return torch.stack([self.prepare(read_image(image, field_of_view)) for image in images])
 
     @contextmanager
-    def _computing(self) -> Iterator[None]:
-        kind = compute_type("auto" if self.device.type == "cuda" else "fp32", self.device)
-        on = kind != torch.float32
-        with torch.no_grad(), torch.autocast(self.device.type, kind, enabled=on):
+    def _inference_mode(self) -> Iterator[None]:
+        precision = "auto" if self.device.type == "cuda" else "fp32"
+        with torch.no_grad(), autocast(self.device, precision):
             yield
 
 
-def opened(image: Image.Image | np.ndarray | str | Path, field_of_view: bool) -> Image.Image:
+def read_image(image: Image.Image | np.ndarray | str | Path, field_of_view: bool) -> Image.Image:
     """Return an image in RGB, cropped to the fundus on demand; ValueError where it is none."""
     if isinstance(image, str | Path):
         try:
-            # the whole resolution: the field of view may be a small part of the picture
+            # at full resolution: the field of view may be a small part of the image
             image_HWC = decode(Path(image).read_bytes(), _FULL).image_HWC
         except FileNotFoundError:
             raise ValueError(f"{image}: no such image") from None
@@ -189,9 +187,9 @@ def opened(image: Image.Image | np.ndarray | str | Path, field_of_view: bool) ->
 def load(path: str | Path) -> Model:
     """Return the networks of a run or of weights, on the GPU where there is one.
 
-    Of a run, model.safetensors is taken if it is there, else a fine-tuned or bare encoder. Weights
-    of others are a file, or a name of Hugging Face or timm that is in the cache. Raises ValueError
-    where it is none of these.
+    Of a run, model.safetensors is taken if it exists, else a fine-tuned or bare encoder.
+    Third-party weights are a file, or a name of Hugging Face or timm in the local cache. Raises
+    ValueError where it is none of these.
     """
     weights, path = path, locate(path, OWN)
     header, names = read_header(path)
@@ -202,8 +200,8 @@ def load(path: str | Path) -> Model:
         return Model(network, tokenize, Preparation(header["image_size"]), (), str(path))
     if "classes" in header:
         classifier, _ = read_classifier(path)
-        prepared = encoder_info(classifier).preparation
-        return Model(classifier, None, prepared, header["classes"], str(path))
+        expected = encoder_info(classifier).preparation
+        return Model(classifier, None, expected, header["classes"], str(path))
     encoder, report = load_encoder(path if header else weights, global_pool="token")
     logger.info("%s", report)
     return Model(encoder, None, encoder_info(encoder).preparation, (), str(weights))
@@ -212,7 +210,7 @@ def load(path: str | Path) -> Model:
 def read_header(path: Path) -> tuple[dict[str, Any], set[str]]:
     """Return a safetensors file's model configuration and tensor names, both empty for others."""
     if path.suffix != ".safetensors" or not path.is_file():
-        return {}, set()  # a foreign or missing file: load_encoder says which
+        return {}, set()  # a third-party or missing file: load_encoder says which
     try:
         with safe_open(path, framework="pt") as file:
             return json.loads((file.metadata() or {}).get("maskedclip", "{}")), set(file.keys())

@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -58,6 +58,13 @@ def compute_type(precision: str, device: torch.device) -> torch.dtype:
     return {"bf16": torch.bfloat16, "fp32": torch.float32}[precision]
 
 
+def autocast(device: torch.device, precision: str = "auto") -> torch.autocast:
+    """Return the context in which matrix work on `device` runs in `precision` (compute_type)."""
+    dtype = compute_type(precision, device)
+    return torch.autocast(device.type, dtype, enabled=dtype != torch.float32)
+
+
+@cache
 def _fast_bf16(device: torch.device) -> bool:
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)

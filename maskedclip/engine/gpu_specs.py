@@ -1,19 +1,19 @@
-"""The cards that runs are planned for and rated by, from their makers' data sheets."""
+"""GPU specifications from the makers' data sheets, for planning and for MFU."""
 
 import difflib
 from typing import NamedTuple
 
 
 class Gpu(NamedTuple):
-    """One card; operations are dense, without sparsity, and bf16 products add up in fp32."""
+    """One GPU; FLOPS are dense, without sparsity, bf16 with fp32 accumulation."""
 
-    part_of_name: str  # by which CUDA's name of the device tells it
+    part_of_name: str  # of CUDA's device name
     memory_gb: int  # as sold
     usable_gib: float  # as CUDA reports it
-    bf16_flops: float  # a second; 0 where the card multiplies no bf16
+    bf16_flops: float  # a second; 0 without bf16 units
     fp32_flops: float  # a second, without TF32
     watts: int  # of the board
-    link_gb: float  # a second, both directions, to the cards beside it
+    link_gb: float  # a second, both directions, to the GPUs of the node
 
 
 # SXM boards with NVLink where there are such; PCIe 4.0 x16 (64 GB/s) for those without NVLink
@@ -35,7 +35,7 @@ GPUS = {
 
 
 def find_gpu(name: str) -> Gpu:
-    """Return the card of that name; ValueError, with the nearest ones, where it is not known."""
+    """Return the GPU of that name; ValueError, with the nearest ones, where it is not known."""
     key = name.lower()
     if key not in GPUS:
         same_chip = [known for known in GPUS if known.startswith(f"{key}-")]
@@ -45,7 +45,7 @@ def find_gpu(name: str) -> Gpu:
 
 
 def bf16_peak(device_name: str) -> float | None:
-    """Return FLOP a second in bf16 of the device that CUDA calls so; None where it is not known."""
+    """Return the bf16 FLOPS of a device by CUDA's name for it; None where it is not known."""
     words = f" {device_name.replace('-', ' ')} "  # whole words: A100 is no A10, L40S no L4
     for gpu in GPUS.values():
         if f" {gpu.part_of_name} " in words and gpu.bf16_flops:

@@ -1,9 +1,9 @@
-"""A rank that takes no step for too long ends the job, and says where every rank of its node stood.
+"""A watchdog: a rank that takes no step for too long ends the job and dumps the stacks of its node.
 
 RUN/hang/rank-N.txt holds the Python stacks of rank N's threads. A rank that was stopped, or whose
-interpreter is held by foreign code, cannot write them: another rank of its node sends the signal on
-which `faulthandler` writes them without the interpreter's help, and wakes it. SIGQUIT is that
-signal, as in other runtimes: `kill -QUIT PID` shows where a rank is, at any time and without harm.
+GIL is held by native code, cannot write them: another rank of its node sends it SIGQUIT, on which
+`faulthandler` writes them without the GIL, and SIGCONT. So `kill -QUIT PID` shows where a rank is,
+at any time and without harm.
 """
 
 import faulthandler
@@ -30,16 +30,16 @@ _GRACE_S = 5.0  # at most, between the time-out and the end of a rank
 
 class _Rank(NamedTuple):
     rank: int
-    place: str  # ranks of equal place see one another's process ids
+    pid_namespace: str  # ranks of the same one can signal one another
     pid: int
-    started: str  # tells it from a later process of the same id
+    started: str  # distinguishes it from a later process of the same id
 
 
 class HangWatch:
     """Ends this process with exit code 75 where `beat` is not called for `minutes`.
 
-    Every rank enters it together; 0 minutes watch nothing. Before the first beat it is three times
-    as patient.
+    Every rank enters it together; 0 minutes turn it off. The first beat may take three times as
+    long.
     """
 
     def __init__(self, folder: Path, minutes: float) -> None:
@@ -58,10 +58,10 @@ class HangWatch:
         self._folder.mkdir(parents=True, exist_ok=True)
         self._file = self._path(self._rank).open("a")
         faulthandler.register(signal.SIGQUIT, self._file)
-        me = _Rank(self._rank, _place(), os.getpid(), _started(os.getpid()))
+        me = _Rank(self._rank, _pid_namespace(), os.getpid(), _started(os.getpid()))
         self._ranks = [_Rank(*json.loads(line)) for line in gathered([json.dumps(me)])]
-        self._touch()
-        self._thread = threading.Thread(target=self._look, name="hang watch", daemon=True)
+        self._restart_clock()
+        self._thread = threading.Thread(target=self._watch, name="hang watch", daemon=True)
         self._thread.start()
         return self
 
@@ -84,54 +84,53 @@ class HangWatch:
                     self._folder.rmdir()
 
     def beat(self, step: int) -> None:
-        """Say that this rank has finished `step` steps."""
-        late = time.monotonic() - self._since > self._patience_s()
+        """Report that this rank has finished `step` steps."""
+        late = time.monotonic() - self._since > self._timeout_s()
         if self._file is not None and late and not self._pauses and self._written(self._rank):
-            self._thread.join()  # found to hang, and woken: it ends with the others
+            self._thread.join()  # it was taken for hanging, and woken: it ends with the others
         self._step = step
-        self._touch()
+        self._restart_clock()
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Watch nothing meanwhile, as what may take long is no step; all ranks pause together."""
+        """Suspend the watchdog during what is no step and may take long, on all ranks together."""
         self._pauses += 1
         try:
             yield
         finally:
-            self._touch()
+            self._restart_clock()
             self._pauses -= 1
 
-    def _touch(self) -> None:
+    def _restart_clock(self) -> None:
         self._clock, self._since = time.time(), time.monotonic()
 
-    def _patience_s(self) -> float:
+    def _timeout_s(self) -> float:
         return self._limit_s * (_FIRST_STEPS if self._step is None else 1)
 
     def _path(self, rank: int) -> Path:
         return self._folder / f"rank-{rank}.txt"
 
-    def _look(self) -> None:
+    def _watch(self) -> None:
         assert self._file is not None
-        interval_s, looked = min(1.0, self._limit_s / 10), time.monotonic()
+        interval_s, checked = min(1.0, self._limit_s / 10), time.monotonic()
         while True:
-            limit = self._patience_s()
-            # where foreign code holds the interpreter this thread stands still too; this timer,
-            # wound up again each time, does not
-            spare = limit + 2 * _GRACE_S
-            faulthandler.dump_traceback_later(spare, file=self._file, exit=True)
+            timeout_s = self._timeout_s()
+            # where native code holds the GIL this thread stands still too; faulthandler's timer,
+            # restarted each time, does not
+            faulthandler.dump_traceback_later(timeout_s + 2 * _GRACE_S, file=self._file, exit=True)
             if self._ended.wait(interval_s):
                 return
-            now, before = time.monotonic(), looked
-            waited, looked = now - self._since, now
-            if waited <= limit or self._pauses:
+            now, before = time.monotonic(), checked
+            waited, checked = now - self._since, now
+            if waited <= timeout_s or self._pauses:
                 continue
             if now - before > interval_s + self._limit_s / 4 and not self._written(self._rank):
-                self._touch()  # the whole job was suspended, and now goes on
+                self._restart_clock()  # the whole job was suspended, and now goes on
             else:
                 self._end(waited)
 
     def _end(self, waited: float) -> None:
-        """Write this rank's stacks, see to those of the others of its node, and end."""
+        """Write this rank's stacks, have the others of its node write theirs, and exit."""
         assert self._file is not None
         here = f"rank {self._rank} of {len(self._ranks)}"
         since = "before its first step" if self._step is None else f"after step {self._step}"
@@ -139,28 +138,28 @@ class HangWatch:
             self._file.write(f"{here}: nothing for {waited:.1f} s {since}\n")
             self._file.flush()
             faulthandler.dump_traceback(self._file)
-        woken = self._see_to_others()
+        woken = self._dump_others()
         silent = "".join(f"; rank {other.rank} did not answer" for other in woken)
         line = (
             f"hang: {here} has done nothing for {waited:.1f} s {since}{silent}; its stacks are in "
             f"{self._path(self._rank)}; the same command goes on from the last checkpoint\n"
         )
-        os.write(2, line.encode())  # whoever holds the lock of sys.stderr may be what hangs
-        _see_them_gone(woken)
+        os.write(2, line.encode())  # the thread that hangs may hold the lock of sys.stderr
+        _wait_or_kill(woken)
         sys.stdout.flush()
         os._exit(HUNG)
 
-    def _see_to_others(self) -> list[_Rank]:
-        """Wait until all ranks of this node have written; return those that had to be told to."""
+    def _dump_others(self) -> list[_Rank]:
+        """Wait until all ranks of this node have written; return those that had to be signalled."""
         mine = self._ranks[self._rank]
-        here = [other for other in self._ranks if other.place == mine.place and other.place]
-        begun, woken = time.monotonic(), list[_Rank]()
-        own_turn_s = 1.5 + 0.3 * here.index(mine) if here else 0.0  # one wakes, not all at once
-        while (silent := [o for o in here if not self._written(o.rank)]) and (
-            time.monotonic() < begun + _GRACE_S
+        node = [o for o in self._ranks if o.pid_namespace and o.pid_namespace == mine.pid_namespace]
+        start, woken = time.monotonic(), list[_Rank]()
+        own_turn_s = 1.5 + 0.3 * node.index(mine) if node else 0.0  # one wakes, not all at once
+        while (silent := [o for o in node if not self._written(o.rank)]) and (
+            time.monotonic() < start + _GRACE_S
         ):
             time.sleep(0.1)
-            if time.monotonic() > begun + own_turn_s:
+            if time.monotonic() > start + own_turn_s:
                 for other in silent:
                     if other not in woken and _started(other.pid) == other.started:
                         with suppress(ProcessLookupError):
@@ -176,7 +175,7 @@ class HangWatch:
         return state.st_size > 0 and state.st_mtime > self._clock + self._limit_s / 2
 
 
-def _see_them_gone(ranks: list[_Rank]) -> None:
+def _wait_or_kill(ranks: list[_Rank]) -> None:
     """Wait until processes have ended, and kill what is left."""
     end = time.monotonic() + 2.0
     while left := [rank for rank in ranks if _started(rank.pid) == rank.started]:
@@ -188,8 +187,8 @@ def _see_them_gone(ranks: list[_Rank]) -> None:
         time.sleep(0.1)
 
 
-def _place() -> str:
-    """Return a name of the machine and of its process ids; empty where the system has none."""
+def _pid_namespace() -> str:
+    """Return a name of the machine's boot and PID namespace; empty where the system has none."""
     boot = Path("/proc/sys/kernel/random/boot_id")
     if not boot.exists():
         return ""
@@ -197,9 +196,9 @@ def _place() -> str:
 
 
 def _started(pid: int) -> str:
-    """Return when a process was started, in the system's ticks; empty where none runs."""
+    """Return when a process was started, in clock ticks; empty where none runs."""
     try:
-        facts = Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()
     except (FileNotFoundError, ProcessLookupError):
         return ""
-    return "" if facts[0] == "Z" else facts[19]
+    return "" if fields[0] == "Z" else fields[19]

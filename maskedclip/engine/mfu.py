@@ -1,4 +1,4 @@
-"""How fast a device can multiply, to say what share of that a run reaches (MFU)."""
+"""Peak FLOPS of a device, of which a run reaches a share: model FLOPS utilisation (MFU)."""
 
 import time
 
@@ -10,9 +10,9 @@ _ROUNDS = 5
 
 
 def peak_flops(device: torch.device, compute: torch.dtype) -> float:
-    """Return FLOP a second of one device: the data sheet's for known GPUs, else as measured.
+    """Return the peak FLOPS of one device: the data sheet's for known GPUs, else measured.
 
-    The measurement takes a fraction of a second; on a processor it uses this process's threads.
+    The measurement takes a fraction of a second; on a CPU it uses this process's threads.
     """
     if device.type == "cuda" and compute == torch.bfloat16:
         known = bf16_peak(torch.cuda.get_device_name(device))
@@ -22,7 +22,7 @@ def peak_flops(device: torch.device, compute: torch.dtype) -> float:
 
 
 def product_flops(device: torch.device, compute: torch.dtype, size: int) -> float:
-    """Return FLOP a second of products of size x size matrices, the best of a few."""
+    """Return the FLOPS of products of size x size matrices, the best of a few."""
     left, right = (torch.randn(size, size, device=device).to(compute) for _ in range(2))
     best = float("inf")
     for _ in range(_ROUNDS + 1):  # the first one warms up

@@ -1,4 +1,4 @@
-"""What a run was made of, so that a number can be traced: code, versions, data, place, command."""
+"""Provenance of a run, so that a number can be traced: code, versions, data, machine, command."""
 
 import hashlib
 import json
@@ -31,7 +31,7 @@ def provenance(
     """Return the facts as a JSON object; `datasets` are shard directories.
 
     Args:
-        identify: gives the hash that tells a dataset from others.
+        identify: returns the hash by which a dataset is recognised.
     """
     data = {str(path): _data_sha256(path, identify) for path in datasets}
     return {
@@ -52,20 +52,20 @@ def provenance(
 def check_data(
     path: Path, datasets: Sequence[Path], identify: Identify = manifest_file_sha256
 ) -> None:
-    """Raise ValueError where the last start of a run, noted in `path`, read other data.
+    """Raise ValueError where the last attempt of a run, recorded in `path`, read other data.
 
     Other data are another manifest or another exclude.csv; a directory that was moved is the same.
     """
-    lives = json.loads(path.read_text()) if path.exists() else []
-    if not lives:
+    attempts = json.loads(path.read_text()) if path.exists() else []
+    if not attempts:
         return
-    before = lives[-1]
+    before = attempts[-1]
     excluded = before.get("exclusions_sha256", {})  # absent before there were such lists
     earlier = [(digest, excluded.get(name)) for name, digest in before["manifests_sha256"].items()]
-    for then, directory in zip(earlier, dict.fromkeys(datasets), strict=False):
-        now = _data_sha256(directory, identify)
-        if then != now:
-            changed = MANIFEST if then[0] != now[0] else EXCLUSIONS
+    for recorded, directory in zip(earlier, dict.fromkeys(datasets), strict=False):
+        current = _data_sha256(directory, identify)
+        if recorded != current:
+            changed = MANIFEST if recorded[0] != current[0] else EXCLUSIONS
             raise ValueError(
                 f"{path.parent} holds a run that read {directory} with another {changed}; "
                 f"choose another --name, or remove it"
@@ -81,32 +81,34 @@ def _data_sha256(directory: Path, identify: Identify) -> tuple[str, str | None]:
 
 
 def record(facts: dict[str, Any], path: Path) -> None:
-    """Write the facts of this start of a run; earlier starts are kept before them."""
-    lives = json.loads(path.read_text()) if path.exists() else []
+    """Append the facts of this attempt to those of the earlier ones."""
+    attempts = json.loads(path.read_text()) if path.exists() else []
     temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps([*lives, facts], indent=1) + "\n")
+    temporary.write_text(json.dumps([*attempts, facts], indent=1) + "\n")
     temporary.replace(path)
 
 
 def _git() -> dict[str, str] | None:
-    """Return the commit and the hash of what differs from it; None where git has no such code."""
+    """Return the commit and the hash of the uncommitted diff; None where git does not track us."""
     package = Path(__file__).parents[1]
-    # a copy of the code that was taken for a job says itself where it is from
-    kept = [package.parent / name for name in ("commit.txt", "changes.diff")]
+    # the snapshot of a job brings these files along
+    snapshot = [package.parent / name for name in ("commit.txt", "changes.diff")]
 
-    def ask(*words: str) -> bytes | None:
+    def git(*arguments: str) -> bytes | None:
         try:
-            done = subprocess.run(["git", *words], cwd=package, capture_output=True, check=False)
+            done = subprocess.run(
+                ["git", *arguments], cwd=package, capture_output=True, check=False
+            )
         except FileNotFoundError:
             return None
         return done.stdout if done.returncode == 0 else None
 
     commit: bytes | None
     difference: bytes | None
-    if all(path.is_file() for path in kept):
-        commit, difference = (path.read_bytes() for path in kept)
-    elif ask("ls-files", "--", "__init__.py"):  # else a checkout merely surrounds this package
-        commit, difference = ask("rev-parse", "HEAD"), ask("diff", "--binary", "HEAD", "--", ".")
+    if all(path.is_file() for path in snapshot):
+        commit, difference = (path.read_bytes() for path in snapshot)
+    elif git("ls-files", "--", "__init__.py"):  # else a checkout merely surrounds this package
+        commit, difference = git("rev-parse", "HEAD"), git("diff", "--binary", "HEAD", "--", ".")
     else:
         return None
     if commit is None or difference is None:

@@ -27,10 +27,10 @@ from maskedclip.data.labelled import Sample
 from maskedclip.data.labelled_views import Views, preparation, prepared_batches
 from maskedclip.data.storage.open_dataset import dataset_sha256
 from maskedclip.data.storage.shards import DamagedSample, Shards
-from maskedclip.engine.distributed import compute_type
-from maskedclip.inference import Model, load, name_of, read_header
+from maskedclip.engine.distributed import autocast, compute_type
+from maskedclip.inference import Model, load, read_header
 from maskedclip.models.checkpoints.architectures import pooled
-from maskedclip.models.checkpoints.files import OWN, locate, read_checkpoint
+from maskedclip.models.checkpoints.files import OWN, locate, name_of, read_checkpoint
 from maskedclip.models.maskedclip import MaskedCLIP
 from maskedclip.models.pretrained import (
     RANDOM,
@@ -120,7 +120,7 @@ class FrozenEncoder:
         """Return the features of normalised images by kind, float32, in one pass."""
         network, device = self.model.network, self.model.device
         image_BCHW = image_BCHW.to(device, non_blocking=True)
-        with torch.autocast(device.type, self.dtype, enabled=self.dtype != torch.float32):
+        with autocast(device):
             if isinstance(network, MaskedCLIP):
                 patches_BD, joint_BD = network.encode_both(image_BCHW)
                 rows = {PATCHES: patches_BD, JOINT: joint_BD}

@@ -30,8 +30,9 @@ from maskedclip.data.storage.shards import DamagedSample, Shards
 from maskedclip.data.transforms import MEAN, STD
 from maskedclip.explain.command import ExplainConfig
 from maskedclip.explain.maps import Map, maps_of, request_maps
-from maskedclip.inference import load, name_of, opened
+from maskedclip.inference import load, read_image
 from maskedclip.metrics.results import file_name
+from maskedclip.models.checkpoints.files import name_of
 
 logger = logging.getLogger(__name__)
 MAPS_CSV, CONTACT_SHEET = "maps.csv", "contact_sheet.png"
@@ -134,10 +135,10 @@ def _crop_box(photograph: InputImage, image_size: int, resized: float) -> CropBo
 
 def _input_images(config: ExplainConfig) -> Iterator[InputImage]:
     for path in config.images:
-        whole = opened(path, field_of_view=False)
+        whole = read_image(path, field_of_view=False)
         corner, field = (0, 0), whole
         if config.field_of_view:
-            field = opened(whole, field_of_view=True)
+            field = read_image(whole, field_of_view=True)
             circle = find_field(np.asarray(whole))
             corner = (
                 circle.left - (field.width - circle.width) // 2,

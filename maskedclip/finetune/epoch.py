@@ -15,7 +15,7 @@ from maskedclip.data.labelled_views import Views, preparation, prepared_batches
 from maskedclip.data.lost_samples import Ledger
 from maskedclip.data.mixup import mixed
 from maskedclip.data.order import number
-from maskedclip.engine.distributed import compute_type
+from maskedclip.engine.distributed import autocast
 from maskedclip.engine.optimizer import warmup_cosine
 from maskedclip.finetune.run_directory import Labels, preparation_of
 from maskedclip.metrics.results import Predictions
@@ -42,7 +42,6 @@ def train_epoch(
     Raises RuntimeError where it is not finite, or no image can be read.
     """
     device = next(model.parameters()).device
-    dtype = compute_type("auto", device)
     steps = steps_per_epoch(labels, config)
     total, images = torch.zeros((), device=device), 0
     torch.manual_seed(number(config.seed, "drop path", epoch, bits=32))
@@ -54,7 +53,7 @@ def train_epoch(
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(config, epoch + step / steps) * group["lr_scale"]
         image_BCHW, target = targets(views, device, len(labels.task.classes), config, epoch, step)
-        with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+        with autocast(device):
             logit_BY = model(image_BCHW)
         loss = F.cross_entropy(logit_BY.float(), target, label_smoothing=config.smoothing)
         optimizer.zero_grad()
@@ -123,7 +122,6 @@ def predict(
 ) -> Predictions:
     """Return the predictions of a network for the prepared images that can be read."""
     device = next(model.parameters()).device
-    dtype = compute_type("auto", device)
     kept: list[Sample] = []
     rows = [np.zeros((0, classes))]
     model.eval()
@@ -131,7 +129,7 @@ def predict(
         ledger.add(views.lost)
         if not views.samples:
             continue
-        with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+        with autocast(device):
             logit_BY = model(views.image_BCHW.to(device, non_blocking=True))
         kept += views.samples
         rows.append(logit_BY.double().softmax(dim=-1).cpu().numpy())

@@ -93,10 +93,10 @@ def run_name(config: FinetuneConfig) -> str:
     dataset = Path(config.dataset).resolve().name
     labels, seed = f"{config.fraction:g}", f"seed{config.seed}"
     recipe = "" if config.recipe == paper().recipe else config.recipe
-    return results.file_name(method_of(config), dataset, config.task, labels, seed, recipe)
+    return results.file_name(encoder_name(config), dataset, config.task, labels, seed, recipe)
 
 
-def method_of(config: FinetuneConfig) -> str:
+def encoder_name(config: FinetuneConfig) -> str:
     """Return the name of a run's encoder in tables: its weights, or random and the size."""
     random = config.weights == RANDOM
     return name_of(f"{RANDOM}_{config.size}" if random else config.weights)
@@ -134,10 +134,10 @@ def finished(config: FinetuneConfig, run: Path) -> bool:
     except ValueError as error:
         raise ValueError(f"{run} holds another kind of run ({error}); use --name") from error
     attempts = json.loads((run / PROVENANCE).read_text()) if (run / PROVENANCE).exists() else [{}]
-    then, now = attempts[-1], identities(config)
+    recorded, current = attempts[-1], identities(config)
     # these may differ; files are compared by their content, where that was recorded
     free = ["out", "threads", "dataset"]
-    if now.keys() <= then.keys():
+    if current.keys() <= recorded.keys():
         free += ["weights", "split"]
     if replace(config, **{name: getattr(before, name) for name in free}) != before:
         raise ValueError(
@@ -145,11 +145,12 @@ def finished(config: FinetuneConfig, run: Path) -> bool:
             f"--out, or remove it"
         )
     check_data(run / PROVENANCE, [Path(config.dataset)], dataset_sha256)
-    for fact in (fact for fact in now if fact in then and then[fact] != now[fact]):
-        raise ValueError(
-            f"{run} holds a fine-tuning with another {fact.removesuffix('_sha256')}; choose "
-            f"another --name or --out, or remove it"
-        )
+    for name, sha256 in current.items():
+        if recorded.get(name, sha256) != sha256:
+            raise ValueError(
+                f"{run} holds a fine-tuning with another {name.removesuffix('_sha256')}; choose "
+                f"another --name or --out, or remove it"
+            )
     return {row["metric"] for row in results.read_rows(run)} >= set(METRICS)
 
 
@@ -202,7 +203,7 @@ def write_results(
         "fraction": config.fraction,
         "seed": config.seed,
     }
-    method, shards = method_of(config), labels.dataset.directory
+    method, shards = encoder_name(config), labels.dataset.directory
     rows = results.save_and_score(
         identity, task.classes, predictions, run, method=method, shards=shards
     )

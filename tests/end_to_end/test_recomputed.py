@@ -21,23 +21,23 @@ PROTOCOLS = {"finetune", "logistic", "knn", "linear", "2-shot"}
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """Return the directories of a fine-tuning and of probes, elsewhere than they were written."""
-    place = tmp_path_factory.mktemp("runs")
-    two_colours(place / "colours")
-    finetune(replace(config_of(place), epochs=1, warmup_epochs=0))
+    root = tmp_path_factory.mktemp("runs")
+    two_colours(root / "colours")
+    finetune(replace(config_of(root), epochs=1, warmup_epochs=0))
     evaluate(
         "random",
-        [(place / "colours", "colour")],
+        [(root / "colours", "colour")],
         ("logistic", "knn", "linear"),
-        place / "probes",
+        root / "probes",
         fractions=(0.5, 1.0),
         shots=(2,),
         seeds=2,
         size="micro",
     )
     kept = tmp_path_factory.mktemp("copied")
-    found = [Path(shutil.move(place / name, kept / name)) for name in ("ours", "probes")]
-    shutil.rmtree(place)
-    return found
+    runs = [Path(shutil.move(root / name, kept / name)) for name in ("ours", "probes")]
+    shutil.rmtree(root)
+    return runs
 
 
 def test_every_value_interval_and_count_comes_again(runs: list[Path]) -> None:

@@ -1,4 +1,4 @@
-"""Tars of other makers in place of datasets of ours: a run, and one that goes on."""
+"""Third-party tars in place of our shards: a run, and one that is resumed."""
 
 import json
 import shutil
@@ -12,15 +12,15 @@ from maskedclip.pretrain.preflight import prepare
 
 
 @pytest.fixture
-def foreign(phantoms: dict[str, Path], tmp_path: Path) -> dict[str, Path]:
+def third_party(phantoms: dict[str, Path], tmp_path: Path) -> dict[str, Path]:
     """Return the phantoms as tars alone: their JSON says what ours says."""
-    places = {}
+    directories = {}
     for name in ("paired", "unpaired"):
-        places[name] = tmp_path / "foreign" / name
-        places[name].mkdir(parents=True)
+        directories[name] = tmp_path / "third_party" / name
+        directories[name].mkdir(parents=True)
         for tar in phantoms[name].glob("*.tar"):
-            shutil.copy(tar, places[name])
-    return places
+            shutil.copy(tar, directories[name])
+    return directories
 
 
 def losses(run: Path) -> list[float]:
@@ -28,11 +28,11 @@ def losses(run: Path) -> list[float]:
 
 
 def test_a_run_on_the_tars_alone_is_the_run_on_the_datasets(
-    small: Config, foreign: dict[str, Path], tmp_path: Path
+    small: Config, third_party: dict[str, Path], tmp_path: Path
 ) -> None:
     changes = {
-        "data.paired": (str(foreign["paired"]),),
-        "data.unpaired": (str(foreign["unpaired"]),),
+        "data.paired": (str(third_party["paired"]),),
+        "data.unpaired": (str(third_party["unpaired"]),),
     }
     config = override(small, {**changes, "out": str(tmp_path / "foreign_runs")})
     prepare(config)
@@ -40,12 +40,12 @@ def test_a_run_on_the_tars_alone_is_the_run_on_the_datasets(
 
 
 def test_a_run_does_not_go_on_with_tars_that_hold_something_else(
-    small: Config, foreign: dict[str, Path]
+    small: Config, third_party: dict[str, Path]
 ) -> None:
-    config = override(small, {"data.paired": (str(foreign["paired"] / "paired-000000.tar"),)})
+    config = override(small, {"data.paired": (str(third_party["paired"] / "paired-000000.tar"),)})
     pretrain(config)
     pretrain(config)
-    other = foreign["paired"] / "paired-000001.tar"
-    other.replace(foreign["paired"] / "paired-000000.tar")
+    other = third_party["paired"] / "paired-000001.tar"
+    other.replace(third_party["paired"] / "paired-000000.tar")
     with pytest.raises(ValueError, match=r"read .* with another"):
         pretrain(config)

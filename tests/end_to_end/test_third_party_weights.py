@@ -1,4 +1,4 @@
-"""Encoders of others in load, features, fine-tuning and evaluation: each in its own colours."""
+"""Third-party encoders in load, features, fine-tuning and evaluation, prepared as they expect."""
 
 import json
 from pathlib import Path

@@ -39,8 +39,8 @@ def train(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
 
 def numbers(model, teacher, optimizer) -> list[torch.Tensor]:
     moments = [v for s in optimizer.state.values() for v in s.values()]
-    found = [*model.parameters(), *teacher.parameters(), *moments]
-    return [(x.full_tensor() if hasattr(x, "full_tensor") else x).detach().clone() for x in found]
+    tensors = [*model.parameters(), *teacher.parameters(), *moments]
+    return [(x.full_tensor() if hasattr(x, "full_tensor") else x).detach().clone() for x in tensors]
 
 
 def save(folder: Path, *steps: int, keep: int = 3, asynchronous: bool = False) -> None:
@@ -51,8 +51,8 @@ def save(folder: Path, *steps: int, keep: int = 3, asynchronous: bool = False) -
 
 def names(folder: Path) -> list[int | str]:
     """Return what stands in a folder: the steps of checkpoints, names of anything else."""
-    found = (path.name.removeprefix("step-") for path in sorted(folder.iterdir()))
-    return [int(name) if name.isdigit() else name for name in found]
+    entries = (path.name.removeprefix("step-") for path in sorted(folder.iterdir()))
+    return [int(name) if name.isdigit() else name for name in entries]
 
 
 @pytest.mark.parametrize("asynchronous", [True, False])

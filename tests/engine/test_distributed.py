@@ -28,8 +28,8 @@ def backward(model: nn.Module, seed: int) -> None:
 
 
 def gradients(model: nn.Module) -> list[torch.Tensor]:
-    found = [parameter.grad for parameter in model.parameters()]
-    return [x.to_local() if isinstance(x, DTensor) else x for x in found]
+    grads = [parameter.grad for parameter in model.parameters()]
+    return [x.to_local() if isinstance(x, DTensor) else x for x in grads]
 
 
 def test_gradients_of_one_rank_are_those_without_fsdp_at_every_step():
@@ -53,9 +53,9 @@ def test_a_second_backward_pass_adds_to_the_first():
 
 def test_the_gradients_of_the_next_step_lie_in_the_same_memory():
     model = network(sharded=True)
-    places = []
+    addresses = []
     for seed in (0, 1):
         model.zero_grad()
         backward(model, seed)
-        places.append([gradient.data_ptr() for gradient in gradients(model)])
-    assert places[0] == places[1]
+        addresses.append([gradient.data_ptr() for gradient in gradients(model)])
+    assert addresses[0] == addresses[1]

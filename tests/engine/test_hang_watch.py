@@ -89,11 +89,11 @@ def test_a_rank_that_hangs_ends_all_ranks_and_every_stack_is_on_disk(hangs, tmp_
     waits, hung = ((tmp_path / "hang" / f"rank-{rank}.txt").read_text() for rank in range(2))
     assert "in all_reduce" in waits
     assert f"in {hangs.__name__}" in hung
-    said = (tmp_path / "stderr-0").read_text()
-    assert said.count("\n") == 1
+    message = (tmp_path / "stderr-0").read_text()
+    assert message.count("\n") == 1
     for fact in ("rank 0 of 2", "after step 3", str(tmp_path / "hang" / "rank-0.txt")):
-        assert fact in said
-    assert ("rank 1 did not answer" in said) == (hangs is not falls_asleep)
+        assert fact in message
+    assert ("rank 1 did not answer" in message) == (hangs is not falls_asleep)
 
 
 @pytest.mark.slow
@@ -151,5 +151,5 @@ def test_sigquit_shows_where_a_rank_is_and_does_it_no_harm(tmp_path):
     with process_group(), HangWatch(tmp_path / "hang", 1.0) as watch:
         watch.beat(1)
         signal.raise_signal(signal.SIGQUIT)
-    said = (tmp_path / "hang" / "rank-0.txt").read_text()
-    assert "in test_sigquit_shows_where_a_rank_is_and_does_it_no_harm" in said
+    message = (tmp_path / "hang" / "rank-0.txt").read_text()
+    assert "in test_sigquit_shows_where_a_rank_is_and_does_it_no_harm" in message

@@ -20,7 +20,7 @@ def test_the_same_data_are_taken_wherever_they_lie(tmp_path: Path) -> None:
     check_data(path, datasets)  # a run that has not begun has no data
     record(provenance(datasets, 0, 1), path)
     check_data(path, datasets)
-    moved = [found.rename(tmp_path / f"moved-{found.name}") for found in datasets]
+    moved = [path.rename(tmp_path / f"moved-{path.name}") for path in datasets]
     check_data(path, moved)
 
 

@@ -42,12 +42,12 @@ def test_an_earlier_attempt_writes_nothing_once_a_later_one_has_the_lease(tmp_pa
             step(later, 3)
             with pytest.raises(
                 Superseded, match="a later attempt of this run holds its lease"
-            ) as found:
+            ) as stop:
                 step(earlier, 4)
             step(later, 4)
     assert steps(tmp_path) == [1, 2, 3, 4]
-    assert isinstance(found.value, Preempted)
-    assert found.value.request == STOP  # not to be queued again
+    assert isinstance(stop.value, Preempted)
+    assert stop.value.request == STOP  # not to be requeued
 
 
 @pytest.mark.parametrize("asynchronous", [True, False])

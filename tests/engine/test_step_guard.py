@@ -1,4 +1,4 @@
-"""Faulty steps are held back on the device, and told of when the host asks."""
+"""Faulty steps are skipped on the device, and reported when the host asks."""
 
 import math
 
@@ -33,47 +33,47 @@ def state(model, optimizer) -> list[torch.Tensor]:
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize("where", ["loss", "norm"])
-def test_from_a_fault_on_neither_weights_nor_moments_move(value: float, where: str) -> None:
-    parts = guarded()
-    step(*parts, 0, norm=1.0)
-    before = state(*parts[:2])
-    step(*parts, 1, **{"norm": 1.0, where: value})
-    step(*parts, 2, norm=1.0)
-    assert all(map(torch.equal, before, state(*parts[:2])))
-    fault = parts[2].fault()
+def test_from_a_fault_on_neither_weights_nor_moments_change(value: float, where: str) -> None:
+    setup = guarded()
+    step(*setup, 0, norm=1.0)
+    before = state(*setup[:2])
+    step(*setup, 1, **{"norm": 1.0, where: value})
+    step(*setup, 2, norm=1.0)
+    assert all(map(torch.equal, before, state(*setup[:2])))
+    fault = setup[2].fault()
     assert fault.step == 1
     assert fault.terms == [{"loss": "loss", "norm": "grad_norm"}[where]]
 
 
-def test_a_released_run_goes_on_as_if_nothing_had_been() -> None:
-    parts, others = guarded(), guarded()
+def test_a_resumed_run_goes_on_as_if_there_had_been_no_fault() -> None:
+    setup, others = guarded(), guarded()
     for number in range(3):
-        step(*parts, number, norm=1.0)
+        step(*setup, number, norm=1.0)
         step(*others, number, norm=1.0)
-    step(*parts, 3, norm=math.nan)
-    assert parts[2].fault().step == 3
-    parts[2].resume()
-    assert parts[2].fault() is None
-    for group in (parts, others):
+    step(*setup, 3, norm=math.nan)
+    assert setup[2].fault().step == 3
+    setup[2].resume()
+    assert setup[2].fault() is None
+    for group in (setup, others):
         step(*group, 3, norm=1.0)
-    assert all(map(torch.equal, state(*parts[:2]), state(*others[:2])))
+    assert all(map(torch.equal, state(*setup[:2]), state(*others[:2])))
 
 
 def test_a_gradient_far_above_the_mean_is_a_fault_where_that_is_asked_for() -> None:
-    for spike, held in ((5.0, True), (0.0, False)):
-        parts = guarded(spike)
+    for spike, skipped in ((5.0, True), (0.0, False)):
+        setup = guarded(spike)
         for number in range(60):
-            step(*parts, number, norm=1.0 + 0.1 * (number % 3))
-        step(*parts, 60, norm=4.0)
-        assert parts[2].fault() is None
-        step(*parts, 61, norm=8.0)
-        assert (parts[2].fault() is not None) == held
-        if held:
-            assert parts[2].fault()[:2] == (61, ["grad_norm"])
+            step(*setup, number, norm=1.0 + 0.1 * (number % 3))
+        step(*setup, 60, norm=4.0)
+        assert setup[2].fault() is None
+        step(*setup, 61, norm=8.0)
+        assert (setup[2].fault() is not None) == skipped
+        if skipped:
+            assert setup[2].fault()[:2] == (61, ["grad_norm"])
 
 
 def test_the_first_steps_are_no_spikes() -> None:
-    parts = guarded(spike=2.0)
+    setup = guarded(spike=2.0)
     for number, norm in enumerate((0.001, 50.0, 3.0, 40.0)):
-        step(*parts, number, norm=norm)
-    assert parts[2].fault() is None
+        step(*setup, number, norm=norm)
+    assert setup[2].fault() is None

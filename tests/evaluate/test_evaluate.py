@@ -46,26 +46,26 @@ def write_colours(directory: Path, test_labels: Sequence[str] = ()) -> Path:
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    directory = tmp_path_factory.mktemp("place")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("root")
     write_colours(directory / "colours")
     exported(directory / "ours")
     return directory
 
 
-def colours(place: Path) -> list[tuple[Path, str]]:
-    return [(place / "colours", "disease")]
+def colours(root: Path) -> list[tuple[Path, str]]:
+    return [(root / "colours", "disease")]
 
 
 def spoiled(source: Path, directory: Path) -> Path:
-    """Copy a dataset with the bytes of all its pictures overwritten, and nothing else."""
+    """Copy a dataset with the bytes of all its images overwritten, and nothing else."""
     shards = Shards(source)
-    pictures = [shards.read(i)[0] for i in range(len(shards))]
+    images = [shards.read(i)[0] for i in range(len(shards))]
     directory.mkdir()
     for file in source.iterdir():
         if file.is_file():
             content = bytearray(file.read_bytes())
-            for jpeg in pictures if file.suffix == ".tar" else ():
+            for jpeg in images if file.suffix == ".tar" else ():
                 start = content.index(jpeg)
                 content[start : start + len(jpeg)] = bytes(len(jpeg))
             (directory / file.name).write_bytes(content)
@@ -73,33 +73,33 @@ def spoiled(source: Path, directory: Path) -> Path:
 
 
 def test_every_protocol_is_scored_on_the_test_split(
-    place: Path, capsys: pytest.CaptureFixture[str]
+    root: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run = place / "ours"
-    rows = evaluate(run, colours(place), ALL, run)
+    run = root / "ours"
+    rows = evaluate(run, colours(root), ALL, run)
     assert rows == read_rows(run)
-    found = {(row["protocol"], row["metric"]): row for row in rows}
-    assert set(found) == {(protocol, metric) for protocol in ALL for metric in METRICS}
+    by_metric = {(row["protocol"], row["metric"]): row for row in rows}
+    assert set(by_metric) == {(protocol, metric) for protocol in ALL for metric in METRICS}
     for protocol in ("logistic", "linear", "knn"):
-        assert found[protocol, "auroc"]["value"] > 0.9
-        assert "validation AUROC" in found[protocol, "auroc"]["chosen"]
+        assert by_metric[protocol, "auroc"]["value"] > 0.9
+        assert "validation AUROC" in by_metric[protocol, "auroc"]["chosen"]
     facts = {(row["run"], row["method"], row["dataset"], row["n"]) for row in rows}
     assert facts == {("ours", "ours", "colours", 29)}
     assert capsys.readouterr().out.count("colours") == len(ALL)
     assert (run / LOST).read_text().count('"key": "s080"') == 1
     for protocol in ALL:
         _, classes, label_B, probability_BY = read_predictions(
-            run / found[protocol, "auroc"]["predictions"]
+            run / by_metric[protocol, "auroc"]["predictions"]
         )
         assert tuple(classes) == CLASSES
         for metric in METRICS:
-            value = found[protocol, metric]["value"]
+            value = by_metric[protocol, metric]["value"]
             assert macro(metric, label_B, probability_BY)[0] == value
 
 
-def test_one_command_fills_a_row_of_fractions_seeds_and_shots(place: Path) -> None:
-    out = place / "row"
-    evaluate(place / "ours", colours(place), ("logistic", "linear", "zeroshot"), out,
+def test_one_command_fills_a_row_of_fractions_seeds_and_shots(root: Path) -> None:
+    out = root / "row"
+    evaluate(root / "ours", colours(root), ("logistic", "linear", "zeroshot"), out,
              fractions=(0.1, 1.0), seeds=2, shots=(1, 4))  # fmt: skip
     cells = [(r["protocol"], r["fraction"], r["seed"]) for r in read_rows(out)
              if r["metric"] == "auroc"]  # fmt: skip
@@ -112,13 +112,13 @@ def test_one_command_fills_a_row_of_fractions_seeds_and_shots(place: Path) -> No
     assert len(list((out / "predictions").glob("*-test.csv"))) == len(cells)
 
 
-def test_a_second_protocol_and_seed_read_no_picture(place: Path, tmp_path: Path) -> None:
-    other = spoiled(place / "colours", tmp_path / "colours")
+def test_a_second_protocol_and_seed_read_no_image(root: Path, tmp_path: Path) -> None:
+    other = spoiled(root / "colours", tmp_path / "colours")
     cache, first = tmp_path / "features", tmp_path / "first"
-    evaluate(place / "ours", colours(place), ("logistic",), first, cache=cache)
+    evaluate(root / "ours", colours(root), ("logistic",), first, cache=cache)
     (file,) = cache.iterdir()
     before = file.stat().st_mtime_ns, file.read_bytes()
-    rows = evaluate(place / "ours", [(other, "")], ALL, tmp_path / "second",
+    rows = evaluate(root / "ours", [(other, "")], ALL, tmp_path / "second",
                     fractions=(0.5, 1.0), seeds=2, cache=cache)  # fmt: skip
     assert (file.stat().st_mtime_ns, file.read_bytes()) == before
     assert {row["n"] for row in rows} == {29}
@@ -126,25 +126,25 @@ def test_a_second_protocol_and_seed_read_no_picture(place: Path, tmp_path: Path)
                 ("logistic", "auroc", 1.0)]  # fmt: skip
     assert whole["value"] == read_rows(first)[0]["value"]
     with pytest.raises(RuntimeError, match="no image can be read"):  # it is really spoiled
-        evaluate(place / "ours", [(other, "")], ("knn",), tmp_path / "third")
+        evaluate(root / "ours", [(other, "")], ("knn",), tmp_path / "third")
 
 
-def test_a_finished_cell_is_not_computed_again_unless_something_of_it_changes(
-    place: Path, tmp_path: Path
+def test_a_finished_evaluation_is_not_run_again_unless_something_of_it_changes(
+    root: Path, tmp_path: Path
 ) -> None:
     cache = tmp_path / "features"
-    rows = evaluate(place / "ours", colours(place), ("knn",), tmp_path, cache=cache)
+    rows = evaluate(root / "ours", colours(root), ("knn",), tmp_path, cache=cache)
     csv = tmp_path / rows[0]["predictions"]
     before = csv.stat().st_mtime_ns
     (file,) = cache.iterdir()
     file.unlink()
-    assert evaluate(place / "ours", colours(place), ("knn",), tmp_path, cache=cache) == rows
+    assert evaluate(root / "ours", colours(root), ("knn",), tmp_path, cache=cache) == rows
     assert csv.stat().st_mtime_ns == before
     assert not list(cache.iterdir())  # not even features are wanted
     csv.unlink()  # without its predictions a number is not finished
-    assert evaluate(place / "ours", colours(place), ("knn",), tmp_path, cache=cache) == rows
+    assert evaluate(root / "ours", colours(root), ("knn",), tmp_path, cache=cache) == rows
     assert csv.is_file()
-    weights = {name: value + 0.01 for name, value in load(place / "ours").network.encoder
+    weights = {name: value + 0.01 for name, value in load(root / "ours").network.encoder
                .state_dict().items()}  # fmt: skip
     other = tmp_path / "changed" / "encoder.safetensors"
     other.parent.mkdir()
@@ -152,36 +152,38 @@ def test_a_finished_cell_is_not_computed_again_unless_something_of_it_changes(
     for step in (0.0, 0.5):  # a file of the same name with other content
         moved = {name: (value + step).contiguous() for name, value in weights.items()}
         save_file(moved, other, metadata=header)
-        found = evaluate(other, colours(place), ("knn",), tmp_path, cache=cache)
+        rows = evaluate(other, colours(root), ("knn",), tmp_path, cache=cache)
         assert len(list(cache.iterdir())) == (2 if step == 0 else 3)
     assert {row["run"] for row in read_rows(tmp_path)} == {"ours", "changed"}
-    assert len(read_rows(tmp_path)) == 2 * len(found)
+    assert len(read_rows(tmp_path)) == 2 * len(rows)
 
 
-def test_test_labels_do_not_change_what_is_predicted(place: Path, tmp_path: Path) -> None:
+def test_test_labels_do_not_change_what_is_predicted(root: Path, tmp_path: Path) -> None:
     shuffled = [CLASSES[i % 3] for i in range(30)]
     random.Random(0).shuffle(shuffled)
     other = write_colours(tmp_path / "colours", shuffled)
     tables = []
-    for name, directory in (("own", place / "colours"), ("shuffled", other)):
-        rows = evaluate(place / "ours", [(directory, "")], ("logistic", "linear", "knn"),
+    for name, directory in (("own", root / "colours"), ("shuffled", other)):
+        rows = evaluate(root / "ours", [(directory, "")], ("logistic", "linear", "knn"),
                         tmp_path / name, fractions=(0.2,), shots=(2,))  # fmt: skip
-        found = {row["predictions"]: row["chosen"] for row in rows}
-        files = {n: read_predictions(tmp_path / name / n)[3].tolist() for n in found}
-        tables.append((found, files))
+        knobs = {row["predictions"]: row["chosen"] for row in rows}
+        files = {n: read_predictions(tmp_path / name / n)[3].tolist() for n in knobs}
+        tables.append((knobs, files))
         labels = read_predictions(tmp_path / name / rows[0]["predictions"])[2].tolist()
         tables[-1] = (*tables[-1], labels)
     assert tables[0][:2] == tables[1][:2]
     assert tables[0][2] != tables[1][2]
 
 
-def test_zero_shot_is_what_classify_says_of_the_images(place: Path, tmp_path: Path) -> None:
-    row = evaluate(place / "ours", colours(place), ("zeroshot",), tmp_path)[0]
+def test_zero_shot_is_what_classify_says_of_the_images(root: Path, tmp_path: Path) -> None:
+    row = evaluate(root / "ours", colours(root), ("zeroshot",), tmp_path)[0]
     _, classes, _, probability_BY = read_predictions(tmp_path / row["predictions"])
     image = tmp_path / "one.jpg"
-    image.write_bytes(Shards(place / "colours").read(60)[0])
-    found_BY = load(place / "ours").classify([image], classes).numpy()
-    np.testing.assert_allclose(found_BY, probability_BY[:1], atol=0.02)  # bf16 there, fp32 here
+    image.write_bytes(Shards(root / "colours").read(60)[0])
+    classified_BY = load(root / "ours").classify([image], classes).numpy()
+    np.testing.assert_allclose(
+        classified_BY, probability_BY[:1], atol=0.02
+    )  # bf16 there, fp32 here
 
 
 def test_a_class_is_asked_for_by_all_the_words_of_the_dictionary_or_by_its_own(
@@ -193,37 +195,37 @@ def test_a_class_is_asked_for_by_all_the_words_of_the_dictionary_or_by_its_own(
             writer.add(f"s{i}", b"", {"labels": {"finding": names[i % 4]}, "sha256": str(i)})
     dataset = Shards(tmp_path / "d")
     task = labelled(dataset)
-    held = Benchmark(dataset, task, Division({}, {}))
-    found = dict(zip(task.classes, class_prompts(held), strict=True))
-    assert found["glaucoma"] == prompts("glaucoma")
-    assert found["2_Cataract"] == prompts("cataract")
-    assert min(len(found["glaucoma"]), len(found["2_Cataract"])) > 1
+    benchmark = Benchmark(dataset, task, Division({}, {}))
+    captions = dict(zip(task.classes, class_prompts(benchmark), strict=True))
+    assert captions["glaucoma"] == prompts("glaucoma")
+    assert captions["2_Cataract"] == prompts("cataract")
+    assert min(len(captions["glaucoma"]), len(captions["2_Cataract"])) > 1
     for name in ("spots of unknown kind", "7"):
-        assert found[name] == [f"A fundus photograph of {name}"]
+        assert captions[name] == [f"A fundus photograph of {name}"]
 
 
 def test_weights_without_a_text_tower_have_no_zero_shot(
-    place: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    root: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    weights = place / "ours" / "encoder.safetensors"
+    weights = root / "ours" / "encoder.safetensors"
     with pytest.raises(ValueError, match="no text tower"):
-        evaluate(weights, colours(place), ("zeroshot",), tmp_path)
-    rows = evaluate(weights, colours(place), ("knn", "zeroshot"), tmp_path)
+        evaluate(weights, colours(root), ("zeroshot",), tmp_path)
+    rows = evaluate(weights, colours(root), ("knn", "zeroshot"), tmp_path)
     assert {row["protocol"] for row in rows} == {"knn"}
     assert "zero-shot is left out" in caplog.text
 
 
-def test_an_untrained_encoder_is_always_the_same(place: Path, tmp_path: Path) -> None:
-    rows = [evaluate("random", colours(place), ("knn",), tmp_path / name, size="micro")
+def test_an_untrained_encoder_is_always_the_same(root: Path, tmp_path: Path) -> None:
+    rows = [evaluate("random", colours(root), ("knn",), tmp_path / name, size="micro")
             for name in ("one", "two")]  # fmt: skip
     assert rows[0] == rows[1]
     assert {row["method"] for row in rows[0]} == {"random_micro"}
 
 
 def test_the_command_line_is_checked_before_anything_is_touched(
-    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run, dataset = str(place / "ours"), str(place / "colours")
+    run, dataset = str(root / "ours"), str(root / "colours")
     config = read_evaluate("", [run, "--datasets", dataset, "--protocols", "linear"])
     assert (config.datasets, config.protocols) == ((dataset,), ("linear",))
     config = read_evaluate("", [run, "--datasets", dataset, "--fractions=0.1,1.0", "--seeds=5"])

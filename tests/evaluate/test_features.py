@@ -26,37 +26,37 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def held(phantoms: dict[str, Path]) -> tuple[Shards, list[Sample]]:
+def heldout(phantoms: dict[str, Path]) -> tuple[Shards, list[Sample]]:
     dataset = Shards(phantoms["heldout"])
     return dataset, labelled(dataset).samples[:20]
 
 
-def close(found: np.ndarray, expected: torch.Tensor) -> None:
-    """Compare as directions: arithmetic may be bf16 here and is fp32 there."""
-    cosine = torch.cosine_similarity(torch.from_numpy(found), expected, dim=1)
+def close(feature_BD: np.ndarray, expected: torch.Tensor) -> None:
+    """Compare directions: one side may be computed in bf16, the other is in fp32."""
+    cosine = torch.cosine_similarity(torch.from_numpy(feature_BD), expected, dim=1)
     assert cosine.min() > 0.999
 
 
-def test_they_are_what_the_networks_give(run: Path, held: Any, tmp_path: Path) -> None:
-    dataset, samples = held
-    found = features(FrozenEncoder(run), dataset, samples, tmp_path, 1)
+def test_they_are_what_the_networks_give(run: Path, heldout: Any, tmp_path: Path) -> None:
+    dataset, samples = heldout
+    table = features(FrozenEncoder(run), dataset, samples, tmp_path, 1)
     (views,) = prepared_batches(dataset, samples, prepare=preparation(32), batch=64, threads=1)
-    kept, joint_BD = found.of(samples, JOINT)
+    kept, joint_BD = table.of(samples, JOINT)
     assert kept == samples
     close(joint_BD, load(run).features(views.image_BCHW))
     encoder, _ = load_encoder(run, image_size=32, global_pool="token")
     with torch.no_grad():
         token_BND = encoder.eval().forward_features(views.image_BCHW)
-    close(found.of(samples, PATCHES)[1], token_BND[:, 1:].mean(dim=1))
+    close(table.of(samples, PATCHES)[1], token_BND[:, 1:].mean(dim=1))
     alone = features(FrozenEncoder(run / "encoder.safetensors"), dataset, samples, tmp_path, 1)
     close(alone.of(samples, PATCHES)[1], token_BND[:, 1:].mean(dim=1))
     assert len(list(tmp_path.iterdir())) == 2  # other weights, another file
 
 
 def test_a_file_grows_by_what_is_missing_and_keeps_what_it_has(
-    run: Path, held: Any, tmp_path: Path
+    run: Path, heldout: Any, tmp_path: Path
 ) -> None:
-    dataset, samples = held
+    dataset, samples = heldout
     first = features(FrozenEncoder(run), dataset, samples[:5], tmp_path, 1)
     second = features(FrozenEncoder(run), dataset, samples[3:], tmp_path, 1)
     assert len(second.index_N) == len(samples)
@@ -70,9 +70,9 @@ def test_a_file_grows_by_what_is_missing_and_keeps_what_it_has(
 
 @pytest.mark.parametrize("damage", ["flipped", "cut", "empty", "text"])
 def test_a_damaged_file_is_computed_again_and_said(
-    damage: str, run: Path, held: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    damage: str, run: Path, heldout: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    dataset, samples = held
+    dataset, samples = heldout
     right = features(FrozenEncoder(run), dataset, samples, tmp_path, 1)
     (file,) = tmp_path.iterdir()
     whole = file.read_bytes()
@@ -87,16 +87,16 @@ def test_a_damaged_file_is_computed_again_and_said(
 
 
 def test_a_file_of_other_weights_under_this_name_is_not_believed(
-    run: Path, held: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    run: Path, heldout: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    dataset, samples = held
+    dataset, samples = heldout
     features(FrozenEncoder(run), dataset, samples, tmp_path / "a", 1)
     features(FrozenEncoder("random", "micro"), dataset, samples, tmp_path / "b", 1)
     (ours,), (theirs,) = (tmp_path / "a").iterdir(), (tmp_path / "b").iterdir()
     ours.write_bytes(theirs.read_bytes())
-    found = features(FrozenEncoder(run), dataset, samples, tmp_path / "a", 1)
+    table = features(FrozenEncoder(run), dataset, samples, tmp_path / "a", 1)
     assert "not what its header says" in caplog.text
-    assert JOINT in found.rows
+    assert JOINT in table.rows
 
 
 def test_weights_that_are_not_there_are_refused(tmp_path: Path) -> None:
@@ -117,9 +117,9 @@ class Killed(FrozenEncoder):
 
 
 def test_what_a_killed_run_had_saved_is_not_computed_again(
-    run: Path, held: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run: Path, heldout: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    dataset, samples = held
+    dataset, samples = heldout
     whole = features(FrozenEncoder(run), dataset, samples, tmp_path / "whole", 1)
     monkeypatch.setattr("maskedclip.evaluate.features._BATCH", 4)
     monkeypatch.setattr("maskedclip.evaluate.features._SAVE_EVERY", -1.0)
@@ -131,20 +131,20 @@ def test_what_a_killed_run_had_saved_is_not_computed_again(
     going_on = Killed(run)
     features(going_on, dataset, samples[:16], tmp_path, 1)
     assert going_on.batches == 2  # 8 of the 16 were there
-    found = features(FrozenEncoder(run), dataset, samples, tmp_path, 1)
-    close(found.of(samples, PATCHES)[1], torch.from_numpy(whole.of(samples, PATCHES)[1]))
+    table = features(FrozenEncoder(run), dataset, samples, tmp_path, 1)
+    close(table.of(samples, PATCHES)[1], torch.from_numpy(whole.of(samples, PATCHES)[1]))
     assert [file.name for file in tmp_path.glob("*.tmp")] == []
 
 
-def test_foreign_and_fine_tuned_weights_have_features_too(
-    run: Path, held: Any, tmp_path: Path
+def test_third_party_and_fine_tuned_weights_have_features_too(
+    run: Path, heldout: Any, tmp_path: Path
 ) -> None:
-    dataset, samples = held
+    dataset, samples = heldout
     encoder, _ = load_encoder(run, image_size=224, global_pool="token")
     torch.save({"model": encoder.state_dict()}, tmp_path / "RETFound.pth")
-    foreign = FrozenEncoder(tmp_path / "RETFound.pth")
-    assert (foreign.name, foreign.info.preparation.image_size) == ("RETFound", 224)
-    assert features(foreign, dataset, samples, tmp_path, 1).rows[PATCHES].shape == (20, 128)
+    third_party = FrozenEncoder(tmp_path / "RETFound.pth")
+    assert (third_party.name, third_party.info.preparation.image_size) == ("RETFound", 224)
+    assert features(third_party, dataset, samples, tmp_path, 1).rows[PATCHES].shape == (20, 128)
     model, _ = build_classifier(str(run), image_size=32, num_classes=2, drop_path=0.0, size="micro")
     write_classifier(model, tmp_path / "finetuned.safetensors", ["a", "b"], {})
     tuned = features(FrozenEncoder(tmp_path), dataset, samples, tmp_path, 1)

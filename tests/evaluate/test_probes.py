@@ -1,4 +1,4 @@
-"""Probes find what there is to find, each by its definition, and choose on validation alone."""
+"""Probes learn what there is to learn, by their definitions, and choose on validation alone."""
 
 from collections.abc import Callable
 from functools import partial
@@ -37,11 +37,11 @@ def probe(request: pytest.FixtureRequest) -> Callable[..., Probe]:
 
 def test_separable_features_are_told_apart(probe: Callable[..., Probe]) -> None:
     test_BD, label_B = blobs(2)
-    found = probe(blobs(0), blobs(1), test_BD, 3)
-    assert found.probability_BY.sum(axis=1) == pytest.approx(1)
-    assert roc_auc_score(np.eye(3)[label_B], found.probability_BY) > 0.8
+    result = probe(blobs(0), blobs(1), test_BD, 3)
+    assert result.probability_BY.sum(axis=1) == pytest.approx(1)
+    assert roc_auc_score(np.eye(3)[label_B], result.probability_BY) > 0.8
     grids = {"C": STRENGTHS, "k": NEIGHBOURS, "lr": RATES}
-    knob, value = found.chosen.split("=")
+    knob, value = result.chosen.split("=")
     assert float(value) in grids[knob]
 
 
@@ -63,7 +63,7 @@ def test_what_is_chosen_is_the_best_on_validation(monkeypatch: pytest.MonkeyPatc
     for strength in STRENGTHS:
         monkeypatch.setattr("maskedclip.evaluate.probes.STRENGTHS", (strength,))
         alone[f"C={strength:g}"] = logistic(train, validation, validation[0], 3).probability_BY
-    aurocs = {name: macro("auroc", validation[1], found)[0] for name, found in alone.items()}
+    aurocs = {name: macro("auroc", validation[1], result)[0] for name, result in alone.items()}
     assert chosen.validation_auroc == max(aurocs.values()) == aurocs[chosen.chosen]
     assert len(set(aurocs.values())) > 1
 
@@ -84,8 +84,8 @@ def test_neighbours_vote_by_the_exponential_of_their_cosine() -> None:
     for row_D, label in zip(rows_BD, label_B, strict=True):
         cosine = row_D @ query_D / np.linalg.norm(row_D) / np.linalg.norm(query_D)
         votes[label] += np.exp(cosine / 0.07)
-    found = nearest((rows_BD, label_B), (rows_BD, label_B), query_D[None], 3)
-    np.testing.assert_allclose(found.probability_BY[0], votes / votes.sum(), rtol=1e-5)
+    result = nearest((rows_BD, label_B), (rows_BD, label_B), query_D[None], 3)
+    np.testing.assert_allclose(result.probability_BY[0], votes / votes.sum(), rtol=1e-5)
 
 
 def test_another_seed_trains_another_linear_probe() -> None:
@@ -103,17 +103,17 @@ def test_a_linear_probe_does_not_mind_the_scale_of_its_features() -> None:
 
 def test_two_images_are_enough_for_every_probe(probe: Callable[..., Probe]) -> None:
     feature_BD, label_B = blobs(0)
-    found = probe((feature_BD[:2], label_B[:2]), blobs(1), blobs(2)[0], 3)
-    assert np.isfinite(found.probability_BY).all()
+    result = probe((feature_BD[:2], label_B[:2]), blobs(1), blobs(2)[0], 3)
+    assert np.isfinite(result.probability_BY).all()
 
 
 def test_a_class_embedding_is_the_unit_mean_of_its_prompts() -> None:
     rows = {"a": [1.0, 0.0], "b": [0.0, 1.0], "c": [-1.0, 0.0]}
-    found = class_embeddings(
+    result = class_embeddings(
         lambda texts: torch.tensor([rows[text] for text in texts]), [["a", "b"], ["c"]]
     )
     half = 0.5**0.5
-    torch.testing.assert_close(found, torch.tensor([[half, half], [-1.0, 0.0]]))
+    torch.testing.assert_close(result, torch.tensor([[half, half], [-1.0, 0.0]]))
 
 
 def test_zero_shot_is_the_softmax_of_the_scaled_cosine() -> None:

@@ -75,8 +75,8 @@ def test_the_saved_weights_give_the_predictions_again(finished: FinetuneConfig) 
             images.append(Path(finished.out) / f"{sample.key}.jpg")
             images[-1].write_bytes(jpeg)
     assert model.classes == ("green", "red")
-    found_BY = model.classify(images).numpy()
-    np.testing.assert_allclose(found_BY, probability_BY, atol=0.02)  # bf16 there, fp32 here
+    classified_BY = model.classify(images).numpy()
+    np.testing.assert_allclose(classified_BY, probability_BY, atol=0.02)  # bf16 there, fp32 here
 
 
 def test_the_log_has_a_row_an_epoch(finished: FinetuneConfig) -> None:
@@ -99,10 +99,10 @@ def test_the_weights_kept_are_of_the_best_epoch_on_validation(
     aurocs = [row["val_auroc"] for row in log_of(config)]
     assert len(set(aurocs)) > 1
     labels, ledger = read_labels(config), Ledger(tmp_path / "lost.jsonl", "noise")
-    found = predict(
+    predictions = predict(
         load(run_of(config)).network, EvaluationBatches(labels, "val", config), 2, ledger
     )
-    assert macro("auroc", found.label_B, found.probability_BY)[0] == max(aurocs)
+    assert macro("auroc", predictions.label_B, predictions.probability_BY)[0] == max(aurocs)
 
 
 def test_what_validates_is_read_once_and_the_same_each_time(
@@ -229,9 +229,9 @@ def test_the_command_line_is_checked_before_anything_is_touched(
         with pytest.raises(SystemExit) as stopped:
             read_finetune("", arguments)
         assert stopped.value.code == 2
-        found = capsys.readouterr().err
-        assert answer in found
-        assert found.count("\n") == 1
+        message = capsys.readouterr().err
+        assert answer in message
+        assert message.count("\n") == 1
 
 
 def test_a_warm_up_longer_than_the_run_is_refused(finished: FinetuneConfig) -> None:

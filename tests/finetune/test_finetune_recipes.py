@@ -157,7 +157,7 @@ def test_retfounds_score_is_the_mean_of_f1_auroc_and_kappa() -> None:
     auroc, _ = macro("auroc", label_B, probability_BY)
     kappa = (4 / 6 - 2 / 6) / (1 - 2 / 6)
     assert cohen_kappa_score(label_B, probability_BY.argmax(axis=1)) == pytest.approx(kappa)
-    f1 = np.mean([2 / 3, 4 / 6, 2 / 3])  # what is said: 0, 1, 1, 1, 1, 2
+    f1 = np.mean([2 / 3, 4 / 6, 2 / 3])  # predictions: 0, 1, 1, 1, 1, 2
     assert selection_score("retfound", label_B, probability_BY) == pytest.approx(
         (f1 + auroc + kappa) / 3
     )
@@ -166,12 +166,12 @@ def test_retfounds_score_is_the_mean_of_f1_auroc_and_kappa() -> None:
 
 def test_selections_can_choose_different_epochs() -> None:
     label_B = np.array([0, 0, 1, 1])
-    ranked, said = (
+    ranked, unchosen = (
         np.stack([1 - p, p], axis=1)
         for p in (np.array([0.1, 0.2, 0.3, 0.4]), np.array([0.1, 0.6, 0.55, 0.9]))
-    )  # in the right order but never said to be of class 1; and one pair in the wrong order
+    )  # in the right order but never predicted to be of class 1; and one pair in the wrong order
     scores = {
-        kind: [selection_score(kind, label_B, p) for p in (ranked, said)]
+        kind: [selection_score(kind, label_B, p) for p in (ranked, unchosen)]
         for kind in ("auroc", "retfound")
     }
     assert scores["auroc"] == [1.0, 0.75]
