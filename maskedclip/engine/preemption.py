@@ -8,7 +8,7 @@ import signal
 import threading
 from collections.abc import Sequence
 from pathlib import Path
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import Any, Self
 
 from maskedclip.engine.distributed import gathered
@@ -56,12 +56,7 @@ class Preemption:
         self._noted.append(number)
         self.request = max(self.request, _REQUESTS[signal.Signals(number)])
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
         if self._noted and kind is None:  # too late to stop here

@@ -17,22 +17,13 @@ import torch
 _PACKAGES = ("torch", "timm", "transformers", "numpy", "scikit-learn", "webdataset", "submitit")
 
 MANIFEST, EXCLUSIONS = "manifest.json", "exclude.csv"
-Identify = Callable[[Path], str]
-
-
-def manifest_file_sha256(directory: Path) -> str:
-    """Return the hash of a dataset's manifest."""
-    return hashlib.sha256((directory / MANIFEST).read_bytes()).hexdigest()
+Identify = Callable[[Path], str]  # returns the hash by which a dataset is recognised
 
 
 def provenance(
-    datasets: Sequence[Path], seed: int, world: int, identify: Identify = manifest_file_sha256
+    datasets: Sequence[Path], seed: int, world: int, identify: Identify
 ) -> dict[str, Any]:
-    """Return the facts as a JSON object; `datasets` are shard directories.
-
-    Args:
-        identify: returns the hash by which a dataset is recognised.
-    """
+    """Return the facts as a JSON object; `datasets` are shard directories."""
     data = {str(path): _data_sha256(path, identify) for path in datasets}
     return {
         "git": _git(),
@@ -49,9 +40,7 @@ def provenance(
     }
 
 
-def check_data(
-    path: Path, datasets: Sequence[Path], identify: Identify = manifest_file_sha256
-) -> None:
+def check_data(path: Path, datasets: Sequence[Path], identify: Identify) -> None:
     """Raise ValueError where the last attempt of a run, recorded in `path`, read other data.
 
     Other data are another manifest or another exclude.csv; a directory that was moved is the same.

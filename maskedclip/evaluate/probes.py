@@ -18,6 +18,7 @@ from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from maskedclip.engine.optimizer import warmup_cosine
 from maskedclip.metrics.scores import macro
 
 STRENGTHS = (0.001, 0.01, 0.1, 1.0, 10.0)  # C of scikit-learn: the inverse of the penalty
@@ -116,7 +117,7 @@ def linear(
                 [F.cross_entropy(row_BD @ w + b, label_B[index_B]) for w, b in heads]
             )
             for group, rate in zip(optimizer.param_groups, RATES, strict=True):
-                group["lr"] = rate * _schedule(step / batches)
+                group["lr"] = rate * warmup_cosine(step / batches, _WARMUP, _EPOCHS)
             optimizer.zero_grad()
             loss.sum().backward()
             optimizer.step()
@@ -132,13 +133,6 @@ def linear(
         for rate, head in zip(RATES, heads, strict=True)
     }
     return _best(candidates, validation, test_BD)
-
-
-def _schedule(epoch: float) -> float:
-    """Return the share of the peak: linear from 0, then half a cosine to 0."""
-    if epoch < _WARMUP:
-        return epoch / _WARMUP
-    return 0.5 * (1 + float(np.cos(np.pi * (epoch - _WARMUP) / (_EPOCHS - _WARMUP))))
 
 
 def _best(

@@ -19,7 +19,7 @@ print(snapshot(Path(sys.argv[1])))
 ORIGIN = """
 import json
 from maskedclip.engine.provenance import provenance
-print(json.dumps(provenance([], 0, 1)["git"]))
+print(json.dumps(provenance([], 0, 1, str)["git"]))
 """
 
 
