@@ -1,4 +1,4 @@
-"""What the pages name is there: files, links, recipes, fields, and a line for each part of the map."""
+"""What the pages name is there: files, links, recipes, fields; the map leaves out nothing."""
 
 import re
 from pathlib import Path
