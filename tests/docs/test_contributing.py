@@ -8,8 +8,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import cv2
 import pytest
 
+from maskedclip.shards.phantoms.phantom import draw
 from tests.docs.pages import CONTRIBUTING, ROOT
 
 TEXT = CONTRIBUTING.read_text()
@@ -101,6 +103,7 @@ def pretrained(title: str, tree: Path, phantoms: dict[str, Path], *more: str) ->
     words = [
         "--optim.steps=2" if word.startswith("--optim.steps=") else word
         for word in command(title, "python launchers/submit_pretrain.py")
+        if not word.startswith("--data.")
     ]
     data = [f"--data.{name}={phantoms[name]}" for name in ("paired", "unpaired")]
     started(words, tree, *data, *SMALL, *more)
@@ -144,3 +147,22 @@ def test_the_method_is_one_file_a_name_and_a_recipe(copy: Path, phantoms: dict[s
     started(["python", "-m", "maskedclip.evaluate", str(run)], copy, *more)
     results = [json.loads(row) for row in (run / "results.jsonl").read_text().splitlines()]
     assert {row["protocol"] for row in results} == {"knn"}
+
+
+def test_the_card_builds_its_dataset_without_touching_the_code(copy: Path, tmp_path: Path):
+    (card,) = blocks("A dataset", "toml")
+    (copy / "my_clinic.toml").write_text(card)
+    root = tmp_path / "my_clinic"
+    for number, name in enumerate(("train/0012_OD", "train/0014_OD", "test/0013_OS")):
+        path = root / "photographs" / f"{name}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        assert cv2.imwrite(str(path), draw(number, 96).image_HWC[:, :, ::-1])
+    grades = ["File name,DR grade", "0012_OD.jpg,2", "0013_OS.jpg,none", "0014_OD.jpg,1"]
+    (root / "grades 2024.csv").write_text("\n".join(grades) + "\n")
+    words = command("A dataset", "python tools/make_shards.py")
+    words[words.index("--root") + 1] = str(root)
+    words[words.index("--out") + 1] = str(tmp_path / "built")
+    started(words, copy)
+    manifest = json.loads((tmp_path / "built" / "manifest.json").read_text())
+    assert manifest["recipe"]["name"] == "my_clinic"
+    assert manifest["counts"]["splits"] == {"test": 1, "train": 2}
