@@ -30,7 +30,7 @@ def test_a_queued_job_runs_the_code_that_was_submitted_in_every_attempt(
         subprocess.run(["git", *words], cwd=checkout, check=True)
     who = ["-c", "user.name=a", "-c", "user.email=a@b"]
     subprocess.run(["git", *who, "commit", "-q", "-m", "Begin"], cwd=checkout, check=True)
-    shown = checkout / "maskedclip" / "engine" / "metrics.py"
+    shown = checkout / "maskedclip" / "engine" / "step_log.py"
     before = shown.read_text()
     shown.write_text(before.replace("step {step}/", "as submitted {step}/"))
     save(run, tmp_path / "config.json")
