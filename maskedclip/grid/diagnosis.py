@@ -225,7 +225,8 @@ def _by_others(
     evidence: Evidence, lines: Sequence[str], failures: Sequence[_Failure]
 ) -> Cause | None:
     """Return what counts where no rank failed first: the shell, SLURM, a signal, a lost rank."""
-    if line := _first(_SHELL, lines):
+    began = any(_STARTED.search(line) or _PROGRESS.match(line) for line in lines)
+    if not began and (line := _first(_SHELL, lines)):  # else the job did without it
         return _cause(MISSING, line)
     said = f"{evidence.state} {evidence.reason}".strip()
     if _REASONS.search(evidence.reason):
@@ -238,12 +239,14 @@ def _by_others(
         return _of(lost[0], NETWORK)
     if evidence.exit_code == "75:0":
         return _cause(HANG, "ended by the hang watch (exit code 75), whose line is not in the logs")
-    # the one line with which a command of this package stops
+    # the one line with which a command of this package stops; a local process has no exit code here
     last = next((line for line in reversed(lines) if not _USELESS.match(line)), "")
+    if evidence.exit_code not in ("2:0", "") or not last or _PROGRESS.match(last):
+        return None
     kind = _kind(last)
-    if kind not in (*_SECONDARY, EXCEPTION) or evidence.exit_code == "2:0":
-        return _cause(kind if kind in REMEDIES else EXCEPTION, last) if last else None
-    return None
+    if kind in REMEDIES and kind != EXCEPTION:
+        return _cause(kind, last)
+    return _cause(EXCEPTION, last) if evidence.exit_code == "2:0" else None
 
 
 def _unknown(evidence: Evidence, logs: Sequence[_Log]) -> Cause:

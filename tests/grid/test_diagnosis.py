@@ -87,6 +87,8 @@ def test_of_a_chain_of_exceptions_the_last_one_is_named_with_its_own_message():
         # words of a cause that no one says of this job
         "note: out of memory, time limit and NaN are described in the docs\n",
         "Detected no damage in 8 shards\nloss_clip 0.3 is finite\n",
+        "nvidia-smi: command not found\nstep 3/9 loss 1.0\n",  # a job that did without it
+        "cat: notes.txt: No such file or directory\n",  # of a shell that went on
     ],
 )
 def test_where_no_cause_is_known_the_answer_is_unknown_and_names_the_file_to_read(text):
@@ -95,6 +97,13 @@ def test_where_no_cause_is_known_the_answer_is_unknown_and_names_the_file_to_rea
     assert "SLURM says FAILED 1:0" in cause.line
     assert cause.remedy == ("read 7_0_log.err" if text else "read the logs")
     assert text == "" or text.splitlines()[-1] in cause.line
+
+
+def test_the_line_with_which_a_command_stops_is_the_cause_and_a_line_of_progress_is_not():
+    assert cause_of_text("runs/a: holds another run\n", "FAILED", "2:0").kind == "exception"
+    assert cause_of_text("step 3/9 loss 1.0\n", "FAILED", "2:0").kind == UNKNOWN
+    local = cause_of_text("step 3/9 loss 1.0\na.pt: No space left on device; make room\n", "", "")
+    assert local.kind == "disk full"
 
 
 def test_what_an_earlier_attempt_wrote_is_no_cause():
