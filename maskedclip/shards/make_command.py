@@ -111,13 +111,12 @@ def report(summary: Summary) -> str:
     if manifest["duplicates"]:
         lines.append(f"groups of equal files, all kept: {len(manifest['duplicates'])}")
     if manifest["removed"]:
-        lines.append(f"left behind with the files: {_listed(manifest['removed'])}")
+        lines.append(f"metadata of the files, not stored: {_listed(manifest['removed'])}")
     for source, possible in summary.captions:
         lines += [f"a caption of {source} is one of {len(possible)}:", *_indented(possible)]
     for task, file in summary.splits.items():
-        none = f"none, since {file}" if isinstance(file, str) else file
-        lines.append(f"split of {task}: {none}")
-    lines += [f"to look at: {summary.directory / 'contact_sheet.png'}", *_next(summary)]
+        lines.append(f"no split: {file}" if isinstance(file, str) else f"split of {task}: {file}")
+    lines += [f"contact sheet: {summary.directory / 'contact_sheet.png'}", *_next(summary)]
     return "\n".join(lines) + "\n"
 
 

@@ -357,7 +357,7 @@ def test_the_end_says_what_there_is_and_what_to_do_next(
         "a caption of test/cataract/14.jpg is one of 2:",
         "    A fundus photograph of cataract",
         f"split of disease: {tmp_path / 'toy' / 'splits' / 'disease.csv'}",
-        f"to look at: {tmp_path / 'toy' / 'contact_sheet.png'}",
+        f"contact sheet: {tmp_path / 'toy' / 'contact_sheet.png'}",
         f"next: python tools/check_shards.py {tmp_path / 'toy'}",
         f"or: python launchers/submit_pretrain.py --data.paired={tmp_path / 'toy'}",
         f"--dataset {tmp_path / 'toy'} --task disease",

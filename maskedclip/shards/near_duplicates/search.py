@@ -248,13 +248,13 @@ def _verdict(first: int, second: int, result: Agreement, swapped: bool) -> NearD
     if result.detail < LEAST_DETAIL:
         reason = "too little detail"
     elif result.overlap < LEAST_OVERLAP or stretch[0] > LARGEST_STRETCH * stretch[1]:
-        reason = "they fit only when distorted"
+        reason = "match only after distortion"
     elif result.score < NEAR_SCORE or result.correlation < NEAR_CORRELATION:
-        reason = "the vessels agree in part"
+        reason = "vessels agree only in part"
     elif _is_other_exposure(result):
-        reason = "another exposure of the eye"
+        reason = "another exposure of the same eye"
     elif result.tone < NEAR_TONE and result.score < CLEAR_SCORE:
-        reason = "lit in another way"
+        reason = "different illumination"
     mirrored = bool(np.linalg.det(linear_22) < 0)
     cosine = -linear_22[0, 0] if mirrored else linear_22[0, 0]
     return NearDuplicate(

@@ -104,7 +104,7 @@ def test_another_exposure_of_an_eye_is_not_certain(tmp_path: Path) -> None:
     moved = [np.roll(image_HWC, 5, axis=1) * field_HW1 for image_HWC in EYES[:4]]
     found = copies(described(tmp_path / "a", still), described(tmp_path / "b", moved))
     assert {(copy.first, copy.second) for copy in found} == {(i, i) for i in range(4)}
-    assert {copy.reason for copy in found} == {"another exposure of the eye"}
+    assert {copy.reason for copy in found} == {"another exposure of the same eye"}
 
 
 def test_a_variant_is_the_photograph_at_the_place_that_is_said_of_it() -> None:
