@@ -9,16 +9,16 @@ from maskedclip.command import ANY, CommandLine, Given, Options, Word, one_line_
 from maskedclip.shards.check import CSV_FILE, SHEET_FILE, CheckRequest, Findings, check, summary
 
 HELP = """\
-Check shards: is every byte whole, and is an image seen twice?
+Check shards: every byte, and near-duplicates within and between datasets.
 
     python tools/check_shards.py DIR... [--against DIR...] [--out check] [--drop]
 
-DIR are shard directories, as of tools/make_shards.py; --against names those that will be tested on,
-copies of whose images are leaks. Copies are found when they were resized, compressed, cropped,
-turned, mirrored or lit anew. The other eye of a patient, and another photograph of an eye, are
-none: those are listed as unclear. --drop writes exclude.csv into each directory that has to lose a
-sample, and training leaves out what it names.
-Exit code: 0 nothing is wrong, 1 something is damaged or leaks, 2 the command cannot be carried out.
+DIR are directories of shards; --against names test datasets, whose near-duplicates in DIR leak.
+Near-duplicates are recognised after resizing, compression, cropping, rotation, mirroring and a
+change of illumination. The other eye of a patient and another exposure of an eye are no
+duplicates; such pairs are listed as unclear. --drop writes exclude.csv into every directory with
+samples to exclude, and training leaves these out.
+Exit code: 0 no problem, 1 damage or leakage, 2 the command cannot be carried out.
 """
 _LISTED = 20  # problems of a directory on the screen; all of them are in report.json
 
@@ -41,25 +41,25 @@ def _request(given: Given) -> CheckRequest:
 
 
 def report(findings: Findings) -> str:
-    """Return what a check has found, in words and tables."""
+    """Return the report of a check, as text and tables."""
     from maskedclip.shards.checks.dataset import tables
 
     lines = []
     for checked in findings.checked:
-        found = tables(checked.samples)
-        splits = ", ".join(f"{name} {count:,}" for name, count in found["splits"].items())
+        counts = tables(checked.samples)
+        splits = ", ".join(f"{name} {count:,}" for name, count in counts["splits"].items())
         lines.append(
             f"{checked.directory}: {len(checked.keys):,} samples ({splits}), "
             f"{len(checked.keys) - len(checked.samples):,} damaged, "
-            f"{len(checked.excluded):,} excluded, {found['with_caption']:,} with a caption, "
-            f"{found['patients']:,} patients"
+            f"{len(checked.excluded):,} excluded, {counts['with_caption']:,} with a caption, "
+            f"{counts['patients']:,} patients"
         )
-        for task, classes in found["labels"].items():
-            parts = (f"{value} {sum(count.values()):,}" for value, count in classes.items())
+        for task, classes in counts["labels"].items():
+            parts = (f"{value} {sum(n.values()):,}" for value, n in classes.items())
             lines.append(f"    {task}: {', '.join(parts)}")
         for name, words in (("original_width", "original width"), ("stored_side", "stored side")):
-            if found[name]:
-                lines.append(f"    {words}, percent: pixels: {_pairs(found[name])}")
+            if counts[name]:
+                lines.append(f"    {words}, percent: pixels: {_listed(counts[name])}")
         for problem in checked.problems[:_LISTED]:
             where = " ".join(part for part in (problem.file, problem.key) if part)
             lines.append(f"    DAMAGED {where}: {problem.reason}")
@@ -68,16 +68,16 @@ def report(findings: Findings) -> str:
     return "\n".join([*lines, "", *_table(findings), *_last(findings)]) + "\n"
 
 
-def _pairs(found: dict[str, int]) -> str:
-    return ", ".join(f"{key}: {value:,}" for key, value in found.items())
+def _listed(counts: dict[str, int]) -> str:
+    return ", ".join(f"{key}: {value:,}" for key, value in counts.items())
 
 
 def _table(findings: Findings) -> list[str]:
     counts = findings.counts
     relations = list(next(iter(counts.values())))
-    lines = ["pairs      " + "".join(f"{place:>22}" for place in relations)]
-    for kind, found in counts.items():
-        lines.append(f"{kind:<11}" + "".join(f"{found[place]:>22,}" for place in relations))
+    lines = ["pairs      " + "".join(f"{name:>22}" for name in relations)]
+    for kind, number in counts.items():
+        lines.append(f"{kind:<11}" + "".join(f"{number[name]:>22,}" for name in relations))
     return lines
 
 
@@ -88,19 +88,21 @@ def _last(findings: Findings) -> list[str]:
         lines.append(f"labels disagree in {numbers['labels_disagree']} pairs")
     both = sum(len(pair.losers) == 2 for pair in findings.pairs)
     if both:
-        lines.append(f"of {both} of them in training both copies go: nobody knows which is right")
+        lines.append(
+            f"of {both} of these in training both samples go: neither label can be trusted"
+        )
     times = ", ".join(f"{name} {value:.1f} s" for name, value in findings.seconds.items())
     lines += [f"time: {times}", f"pairs: {request.out / CSV_FILE}"]
     if (request.out / SHEET_FILE).exists():
-        lines.append(f"look at {request.out / SHEET_FILE}")
+        lines.append(f"images of the pairs: {request.out / SHEET_FILE}")
     for directory, count in findings.dropped.items():
         lines.append(f"{directory}: {count} samples added to exclude.csv")
     if findings.problems:
-        lines.append("next: build what is damaged again with tools/make_shards.py")
+        lines.append("next: build the damaged shards again with tools/make_shards.py")
     if numbers["to_drop"] and not request.drop:
         lines.append(f"next: the same command with --drop leaves out {numbers['to_drop']} samples")
     elif findings.dropped:
-        lines.append("next: the same command without --drop shows what is left")
+        lines.append("next: the same command without --drop reports the remaining pairs")
     elif findings.clean:
         lines.append("next: python launchers/submit_pretrain.py --data.paired=DIR,...")
     return lines

@@ -77,7 +77,7 @@ def test_leaks_are_found_shown_and_dropped_and_then_there_are_none(
     assert numbers["pairs"]["near"]["with --against"] == 1
     assert (numbers["to_drop"], numbers["problems"], numbers["clean"]) == (4, 0, False)
     assert "--drop leaves out 4 samples" in out
-    assert "both copies go" in out
+    assert "both samples go" in out
     found = {(row["key_a"], row["key_b"]): row for row in rows(place)}
     assert found["t1", "k1"]["kind"] == "exact"
     assert found["t1", "k1"]["labels_agree"] == "no"
@@ -123,7 +123,7 @@ def test_damage_is_listed_and_the_rest_is_checked_all_the_same(
     code, out, _ = run(place, capsys, str(place / "ours"), str(place / "theirs"))
     assert code == 1
     assert "DAMAGED ours-000001.tar" in out
-    assert "build what is damaged again" in out
+    assert "build the damaged shards again" in out
     assert {(row["key_a"], row["key_b"]) for row in rows(place)} >= {("k2", "turned")}
     report = json.loads((place / "out" / "report.json").read_text())
     assert len(report["datasets"][str(place / "ours")]["problems"]) >= 5
