@@ -6,21 +6,21 @@
         [--finetune.FIELD=VALUE ...] [--SECTION.FIELD=VALUE ...]
 
 On SLURM it is an array of pre-trainings, behind each of them an array of its fine-tunings, and
-behind all of them the report; what fails holds nothing but what needs it. Elsewhere as many
-processes as --parallelism says do the same. The same command again starts what is missing alone.
+behind all of them the report; a failure holds up only what depends on it. Elsewhere as many
+processes as --parallelism says do the same. The same command again starts only what is missing.
 OUT/grids/NAME holds the grid: grid.json, jobs.jsonl, logs, code, runs, report.
---dry_run prints the scripts, the arrays and the cost, and touches nothing.
+--dry_run prints the scripts, the arrays and the cost, and writes nothing.
 
-The whole chain on a CPU with drawn eyes, Table 2 in about ten minutes on 2 cores:
+The whole chain on a CPU with phantoms, Table 2 in about ten minutes on 2 cores:
 
     python tools/make_shards.py phantom --count 200 --size 96 --name phantom_labelled
     python launchers/submit_ablation.py --cluster local --gpus 0 --table 2 --name try --base demo
         --datasets shards/phantom_labelled --task disease --fractions 1.0 --seeds 1
         --optim.steps=60 --finetune.epochs=3 --finetune.warmup_epochs=1 --parallelism 2
 
---base takes over what another recipe does otherwise than the paper's run, here demo's phantoms and
-small networks; fields given on the command line have the last word. What a system does without
-(a number that is 0 in its recipe) stays away.
+--base applies the differences of another recipe from the paper's run, here demo's phantoms and
+small networks; fields given on the command line override both. What a system's recipe turns off
+(a number that is 0) stays off.
 """
 
 import logging

@@ -6,8 +6,8 @@
 
 On SLURM they are one array, and a report behind it; OUT/grids/NAME holds what was submitted. On
 this machine they run one after another, or with --parallelism N so many at a time, each in a
-process with a log of its own. The same command again goes on: what is finished is not run again,
-what was killed goes on from its last saved epoch. One that fails is named at the end and stops no
+process with a log of its own. The same command again continues: what is finished is not run again,
+what was killed resumes from its last saved epoch. A failure is reported at the end and stops no
 other; the exit code is then 1.
 """
 

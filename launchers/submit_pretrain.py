@@ -3,8 +3,8 @@
     python launchers/submit_pretrain.py [RECIPE] --nodes 1 --gpus 4 [--name NAME] [--out runs]
         [--cluster auto|slurm|local|debug] [--dry_run] [--SECTION.FIELD=VALUE ...]
 
-Without RECIPE it is maskedclip_vitl, the paper's. The same command again goes on from the newest
-checkpoint. `demo` needs no data and no GPU.
+Without RECIPE it is maskedclip_vitl, the paper's. The same command again resumes from the
+newest checkpoint. `demo` needs no data and no GPU.
 """
 
 import sys

@@ -1,7 +1,7 @@
-"""What a cluster wants of every job, kept in one file for all runs.
+"""Cluster profiles: options of a launch that every job on a cluster needs, in one file.
 
-~/.config/maskedclip/cluster.toml has a table a cluster, or a way of using it. [default] always
-counts, and --profile=NAME puts the values of [NAME] over it; the command line has the last word.
+~/.config/maskedclip/cluster.toml has one table for each cluster, or way of using it. [default]
+always applies, --profile=NAME overrides it with [NAME], and the command line overrides both.
 
     [default]
     account = "eye-ai"
@@ -16,17 +16,16 @@ counts, and --profile=NAME puts the values of [NAME] over it; the command line h
     hours = 1
 """
 
-import difflib
 import os
 import tomllib
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from maskedclip.config import LaunchConfig, override
+from maskedclip.config import LaunchConfig, did_you_mean, override
 
 DEFAULT = "default"
-_OWN = ("profile", "dry_run")  # which a profile cannot say
+_NOT_IN_A_PROFILE = ("profile", "dry_run")
 
 
 def profile_file() -> Path:
@@ -36,10 +35,10 @@ def profile_file() -> Path:
 
 
 def profiled(name: str = "") -> LaunchConfig:
-    """Return the options of a launch as [default] and the table `name` have them.
+    """Return a LaunchConfig with the values of [default], and over them those of [name].
 
-    Without a file there are no profiles. Raises ValueError, in one line, for a file that cannot be
-    read as one, and for a profile or field that is not there, with the nearest.
+    Without a file there are no profiles. Raises ValueError for a file that is not TOML, and for an
+    unknown profile or field, with the nearest.
     """
     path = profile_file()
     if not path.is_file():
@@ -53,8 +52,8 @@ def profiled(name: str = "") -> LaunchConfig:
     except ValueError as error:
         raise ValueError(f"{path}: is not TOML ({error}); fix it, or move it away") from None
     if name and name not in tables:
-        near = difflib.get_close_matches(name, tables, n=1) or [", ".join(tables) or "none"]
-        raise ValueError(f"{path}: has no profile {name!r}; did you mean {near[0]}?")
+        near = did_you_mean(name, tables, f"it has {', '.join(tables) or 'none'}")
+        raise ValueError(f"{path}: has no profile {name!r}; {near}")
     launch = LaunchConfig()
     for table in dict.fromkeys((DEFAULT, name)):
         launch = _with(launch, tables.get(table, {}), f"{path}: [{table}]")
@@ -63,12 +62,14 @@ def profiled(name: str = "") -> LaunchConfig:
 
 def _with(launch: LaunchConfig, values: Any, where: str) -> LaunchConfig:
     if not isinstance(values, dict):
-        raise ValueError(f"{where}: is no table; write [NAME] and a line a field below it")
-    known = [field.name for field in fields(launch) if field.name not in _OWN]
+        raise ValueError(
+            f"{where}: is not a table; write [NAME] and one line for each field below it"
+        )
+    known = [field.name for field in fields(launch) if field.name not in _NOT_IN_A_PROFILE]
     for field in values:
         if field not in known:
-            near = difflib.get_close_matches(field, known, n=1) or [", ".join(known)]
-            raise ValueError(f"{where}: no field {field!r}; did you mean {near[0]}?")
+            near = did_you_mean(field, known, f"use some of {', '.join(known)}")
+            raise ValueError(f"{where}: no field {field!r}; {near}")
     try:
         return override(launch, values)
     except ValueError as error:

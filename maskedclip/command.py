@@ -19,7 +19,17 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple, NoReturn, TypeVar, cast, get_args, get_origin
+from typing import (
+    Annotated,
+    Any,
+    Literal,
+    NamedTuple,
+    NoReturn,
+    TypeVar,
+    cast,
+    get_args,
+    get_origin,
+)
 
 import fire
 from fire.decorators import SetParseFn
@@ -171,13 +181,11 @@ class CommandLine:
 
     def show_help(self, usage: str | None, asked: str, about: Sequence[str] = ()) -> NoReturn:
         """Print the help and end the program."""
-        lines = [str(usage).strip(), *about]
-        for option in self.options:
-            lines += option.lines(every=asked == HELP_ALL)
-        shown = sum(line.startswith("  --") for line in lines)
-        if shown < len(self.kinds) and asked == HELP:
-            lines += ["", f"{len(self.kinds) - shown} more options: --help all"]
-        sys.stdout.write("\n".join(lines) + "\n")
+        flags = [x for option in self.options for x in option.lines(every=asked == HELP_ALL)]
+        more = len(self.kinds) - sum(line.startswith("  --") for line in flags)
+        if more > 0:
+            flags += ["", f"{more} more options: --help all"]
+        sys.stdout.write("\n".join([str(usage).strip(), *about, *flags]) + "\n")
         raise SystemExit(0)
 
     def parse(self, arguments: Sequence[str]) -> Given:
@@ -341,14 +349,18 @@ def _lines(config: Any, prefix: str, path: str, hidden: Collection[str]) -> list
         elif name not in hidden:
             shown = ",".join(map(str, value)) if isinstance(value, tuple) else value
             flag = f"--{prefix}{name}" + ("" if value is False else f"={shown}")
-            how = ""
-            if get_origin(kinds[field.name]) is Annotated:
-                how = "(repeat the flag for more; commas belong to the value)"
-            elif _is_list(kinds[field.name]):
-                how = "(list: a,b or repeat the flag)"
-            line = f"  {flag:45} {notes.get(field.name, '')} {how}"
-            lines.append(line.rstrip())
+            note = f"{notes.get(field.name, '')} {_how_to_write(kinds[field.name])}"
+            lines.append(f"  {flag:45} {note.strip()}".rstrip())
     return lines
+
+
+def _how_to_write(kind: Any) -> str:
+    """Return what the help says of the form of a value: a list's, or the choices."""
+    if get_origin(kind) is Annotated:
+        return "(repeat the flag for more; commas belong to the value)"
+    if get_origin(kind) is Literal:
+        return f"({'|'.join(map(str, get_args(kind)))})"
+    return "(list: a,b or repeat the flag)" if _is_list(kind) else ""
 
 
 def _comments(kind: type) -> Mapping[str, str]:

@@ -272,7 +272,7 @@ class Config:
 
 @dataclass(frozen=True, kw_only=True)
 class FinetuneConfig:
-    """Labels on an encoder: the paper's recipe (section 3, Implementation Details)."""
+    """Fine-tuning on labels; defaults are the paper's (section 3, Implementation Details)."""
 
     weights: str = ""  # run directory, file of an encoder, name of Hugging Face or timm, random
     dataset: str = ""  # shard directory with labels, or a tree train/val/test/CLASS of images
@@ -280,7 +280,7 @@ class FinetuneConfig:
     size: Literal["micro", "tiny", "small", "base", "large"] = "large"  # where weights = random
     name: str = ""  # empty: made of the weights, dataset, fraction, seed and recipe
     out: str = "runs"
-    recipe: str = "paper"  # of maskedclip/finetune/recipes.py, whose values the others start from
+    recipe: str = "paper"  # of finetune/recipes.py, whose values are the other defaults
     fraction: float = 1.0  # share of the training labels, stratified and nested
     seed: int = 0
     image_size: int = 0  # pixels, square; 0: as the weights were trained (random ones: 224)
@@ -293,10 +293,10 @@ class FinetuneConfig:
     weight_decay: float = 0.05
     drop_path: float = 0.2
     smoothing: float = 0.1  # of labels
-    augmentation: str = "rand-m9-mstd0.5-inc1"  # timm's words for it; empty: crop and flip alone
-    re_prob: float = 0.25  # of erasing a random rectangle of a training image
-    mixup: float = 0.0  # alpha of blending two training images; 0 never does
-    cutmix: float = 0.0  # alpha of pasting a part of one into another; 0 never does
+    augmentation: str = "rand-m9-mstd0.5-inc1"  # as timm writes it; empty: crop and flip alone
+    re_prob: float = 0.25  # probability of erasing a random rectangle
+    mixup: float = 0.0  # alpha of blending two training images; 0: off
+    cutmix: float = 0.0  # alpha of pasting a part of one into another; 0: off
     selection: Literal["auroc", "retfound"] = "auroc"  # of the epoch; retfound: F1, AUROC, kappa
     split: str = ""  # file of tools/make_splits.py; empty: the dataset's splits/TASK.csv
     threads: int = 2  # decoding threads
@@ -320,7 +320,7 @@ class FinetuneConfig:
             raise ValueError(f"mixup {self.mixup}, cutmix {self.cutmix}: neither is below 0")
 
 
-# options of sbatch that have fields of their own, or that going on after a signal hangs on
+# options of sbatch that have fields of their own, or that requeueing depends on
 _SET_BY_US = (
     "account", "array", "constraint", "cpus-per-task", "error", "gpus-per-node", "job-name", "mem",
     "nodes", "no-requeue", "ntasks-per-node", "open-mode", "output", "partition", "qos", "signal",
@@ -330,24 +330,24 @@ _SET_BY_US = (
 
 @dataclass(frozen=True, kw_only=True)
 class LaunchConfig:
-    """Where a run is carried out."""
+    """Where a run is executed, and with which resources."""
 
     nodes: int = 1
     gpus: int | None = None  # a node; unset: all of this machine, 1 a node on slurm
     cpu_ranks: int = 1  # processes a node where gpus is 0
     cluster: Literal["auto", "slurm", "local", "debug"] = "auto"  # auto: slurm where sbatch is
-    dry_run: bool = False  # print what would be submitted, and its cost, and touch nothing
-    card: str = "a100-80"  # what the cost is counted for; tools/plan.py has the names
-    hours: float = 24.0  # time limit; a run that needs more goes on after it by itself
+    dry_run: bool = False  # print what would be submitted, and its cost, and write nothing
+    card: str = "a100-80"  # GPU that the cost is estimated for; tools/plan.py lists the names
+    hours: float = 24.0  # time limit; a longer run is requeued by itself
     partition: str | None = None
     account: str | None = None
     qos: str | None = None
     cpus_per_rank: int = 8  # asked of slurm
     memory_gb: int | None = None  # a node, asked of slurm
     constraint: str | None = None  # of the nodes, such as a100
-    sbatch: Lines = ()  # more options of sbatch, as --sbatch=--exclude=n1,n2
-    setup: Lines = ()  # lines of the job before it runs, such as "module load cuda"
-    profile: str = ""  # table of ~/.config/maskedclip/cluster.toml, over its [default]
+    sbatch: Lines = ()  # further options of sbatch, as --sbatch=--exclude=n1,n2
+    setup: Lines = ()  # shell lines that run first in the job, as "module load cuda"
+    profile: str = ""  # table of ~/.config/maskedclip/cluster.toml, over [default]
 
     def __post_init__(self) -> None:
         for line in self.sbatch:
@@ -376,7 +376,7 @@ def check_shares(batch_sizes: Iterable[int], world: int, parts: int) -> None:
 
 
 def did_you_mean(word: str, choices: Iterable[str], otherwise: str = "see --help") -> str:
-    """Return the end of a message on an unknown word: the nearest choice, or `otherwise`."""
+    """Return how a message on an unknown word ends: the nearest choice, or `otherwise`."""
     known = list(choices)
     last = [name for name in known if name.rpartition(".")[2] == word]  # base_lr: optim.base_lr
     near = last or difflib.get_close_matches(word, known, n=1, cutoff=0.5)

@@ -61,7 +61,7 @@ def test_a_named_profile_stands_over_the_default_one_and_the_command_line_over_b
         ("[default]\nsbatch = ['--signal=USR1@5']", "", "none of those that are set anyway"),
         ("[default]\nsbatch = ['reservation']", "", "write an option as --NAME=VALUE"),
         ("[default]\ndry_run = true", "", "no field 'dry_run'"),
-        ("default = 3", "", "is no table"),
+        ("default = 3", "", "is not a table"),
         ("[short]", "shrot", "no profile 'shrot'; did you mean short?"),
     ],
 )

@@ -278,6 +278,7 @@ def test_help_says_how_each_list_is_written(capsys):
     assert "Toys." in shown
     assert "--text= said as it is" in shown
     assert "--dry_run --check=True" in shown
+    assert "--mode=fast (fast|slow)" in shown
     assert "--names= (list: a,b or repeat the flag)" in shown
     assert "--lines= (repeat the flag for more; commas belong to the value)" in shown
     assert "--inner.steps= counts (list: a,b or repeat the flag)" in shown

@@ -42,7 +42,7 @@ EXPLAIN = CommandLine(
 
 
 def read_explain(usage: str | None, arguments: Sequence[str] | None = None) -> ExplainConfig:
-    """Return the options that the command line gives, the weights and images there."""
+    """Return the options that the command line gives; its weights and images exist."""
     given = EXPLAIN.read(usage, arguments)
     with one_line_errors():
         config: ExplainConfig = given.config()

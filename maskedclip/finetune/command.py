@@ -21,11 +21,11 @@ WEIGHTS = Word(
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateConfig:
-    """What is measured on frozen weights."""
+    """Evaluation of a frozen encoder."""
 
     weights: str = ""  # run directory, file of an encoder, name of Hugging Face or timm
     datasets: tuple[str, ...] = ()  # directories of labelled images, or paper: its seven
-    shards: str = "shards"  # where the paper's seven are looked for
+    shards: str = "shards"  # where the paper's seven are
     task: str = ""  # label of those datasets; empty: their first
     protocols: tuple[str, ...] = ("logistic", "knn", "zeroshot")  # logistic linear knn zeroshot
     shots: tuple[int, ...] = ()  # labels a class, for logistic regression on so few
@@ -55,7 +55,7 @@ def finetune_line(recipe: str) -> CommandLine:
 
 
 def read_finetune(usage: str | None, arguments: Sequence[str] | None = None) -> FinetuneConfig:
-    """Return the configuration that the command line gives, its weights and dataset there."""
+    """Return the configuration that the command line gives; its weights and dataset exist."""
     arguments = sys.argv[1:] if arguments is None else arguments
     with one_line_errors():
         recipe = finetune_line("paper").parse(arguments).changes[0].get("recipe", "paper")
@@ -68,7 +68,7 @@ def read_finetune(usage: str | None, arguments: Sequence[str] | None = None) -> 
 
 
 def read_evaluate(usage: str | None, arguments: Sequence[str] | None = None) -> EvaluateConfig:
-    """Return the options that the command line gives, the weights and datasets there."""
+    """Return the options that the command line gives; its weights and datasets exist."""
     given = EVALUATE.read(usage, arguments)
     with one_line_errors():
         config: EvaluateConfig = given.config()
@@ -95,20 +95,20 @@ def check_protocols(protocols: Sequence[str]) -> None:
 
 
 def check_inputs(weights: str, datasets: Sequence[str], task: str) -> None:
-    """Raise ValueError where weights, a dataset, or the task in its manifest is not there."""
+    """Raise ValueError where weights, a dataset, or the task in its manifest does not exist."""
     check_weights(weights)
     for directory in datasets:
         check_dataset(Path(directory), task)
 
 
 def check_weights(weights: str) -> None:
-    """Raise ValueError where there is no such run or file, nor such a name in the hub's cache."""
+    """Raise ValueError for weights that are no run, no file and no name in the hub's cache."""
     if weights != RANDOM:
         locate(weights, OWN)
 
 
 def check_dataset(directory: Path, task: str) -> None:
-    """Raise ValueError where a dataset or a tree of images, or its task, is not there."""
+    """Raise ValueError where a dataset or a tree of images, or its task, does not exist."""
     from maskedclip.data.storage.open_dataset import describe  # numpy, too
     from maskedclip.shards.image_folders import TASK, tree_of
 

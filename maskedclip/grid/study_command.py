@@ -1,4 +1,4 @@
-"""What a study of many fine-tunings runs: read from the command line and checked before torch."""
+"""The command line of submit_finetune: a study of many fine-tunings, checked before torch."""
 
 import sys
 from collections.abc import Mapping, Sequence
@@ -50,10 +50,10 @@ class StudyConfig:
 
 
 class Study(NamedTuple):
-    """The fine-tunings in the order they are run in, and what cannot be run."""
+    """The fine-tunings in the order in which they run, and the datasets that are missing."""
 
     cells: list[FinetuneConfig]
-    missing: list[str]  # a line for each dataset of the paper that is not there
+    missing: list[str]  # one line for each dataset of the paper that does not exist
     config: StudyConfig
     launch: LaunchConfig = LaunchConfig()
 
@@ -71,7 +71,7 @@ def study_line(recipe: str) -> CommandLine:
 
 
 def read_study(usage: str | None, arguments: Sequence[str] | None = None) -> Study:
-    """Return what the command line asks for, its weights and datasets there."""
+    """Return the study that the command line asks for; its weights and datasets exist."""
     arguments = sys.argv[1:] if arguments is None else arguments
     with one_line_errors():
         recipe = study_line("paper").parse(arguments).changes[0].get("recipe", "paper")
@@ -92,10 +92,10 @@ def parse_study(given: Given) -> tuple[StudyConfig, LaunchConfig]:
 
 
 def plan(study: StudyConfig, changes: Mapping[str, Any]) -> tuple[list[FinetuneConfig], list[str]]:
-    """Return every combination, seed by seed: the first seed's fill a table before the next begins.
+    """Return every combination, the first seed's before the next, and what is missing.
 
-    changes: fields of the recipe that have other values. Raises ValueError where weights, datasets
-    or tasks are not there, or two combinations would be one run.
+    changes: of the recipe's fields. Raises ValueError for weights, datasets or tasks that do not
+    exist, and where two combinations would be one run.
     """
     if not study.weights:
         raise ValueError("no weights given; name a run directory or a file of weights, or random")

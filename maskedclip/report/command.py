@@ -37,12 +37,14 @@ REPORT = CommandLine(
 def read_report(
     usage: str | None, arguments: Sequence[str] | None = None
 ) -> tuple[list[Path], ReportConfig]:
-    """Return (runs, options) that the command line gives; the runs are there."""
+    """Return (runs, options) that the command line gives; the runs exist."""
     given = REPORT.read(usage, arguments)
     with one_line_errors():
         config: ReportConfig = given.config()
         if not config.out:
-            raise ValueError("no place given; add --out=DIR, a directory for the tables and pages")
+            raise ValueError(
+                "no output directory given; add --out=DIR, a directory for the tables and pages"
+            )
         for word in given.words:
             if not Path(word).is_dir():
                 raise ValueError(f"{word}: no such directory; name a run, or a folder of runs")
