@@ -84,7 +84,8 @@ class Word(NamedTuple):
     Attributes:
         field: of the dataclasses, which it fills and which may be written as a flag instead.
         choices: what it may be; none: anything.
-        missing: what is said where it is not given.
+        missing: message where it is not given.
+        extra: message where there is one more.
     """
 
     name: str
@@ -93,6 +94,7 @@ class Word(NamedTuple):
     most: int = 1
     choices: Collection[str] = ()
     missing: str = ""
+    extra: str = ""
 
     @property
     def noun(self) -> str:
@@ -191,21 +193,21 @@ class CommandLine:
     def parse(self, arguments: Sequence[str]) -> Given:
         """Return what the arguments say, without touching anything; ValueError for a mistake.
 
-        A mistake beside --help counts for nothing: there are then no words and no changes.
+        Beside --help words may be missing, and a mistake only costs the words and the changes.
         """
         asked, arguments = _without_help(arguments)
         try:
-            given = self._given(arguments)
+            given = self._given(arguments, check_words=not asked)
         except ValueError:
             if not asked:
                 raise
             given = Given(self.options, (), tuple({} for _ in self.options))
         return replace(given, help=asked)
 
-    def _given(self, arguments: Sequence[str]) -> Given:
+    def _given(self, arguments: Sequence[str], *, check_words: bool) -> Given:
         words, flags = self._collected(arguments)
         values = {name: self._value(name, text.split(_JOIN)) for name, text in flags.items()}
-        rest = self._fill(words, values)
+        rest = self._fill(words, values) if check_words else words
         changes: tuple[dict[str, Any], ...] = tuple({} for _ in self.options)
         for name, value in values.items():
             index = self.owners[name]
@@ -314,6 +316,8 @@ class CommandLine:
         if rest:
             last = self.words[-1] if self.words else None
             enough = "this command takes no words"
+            if last and last.extra:
+                raise ValueError(f"{rest[0]!r}: {last.extra}")
             if last:
                 enough = (
                     f"one {last.noun} is enough" if last.most == 1 else f"{last.most} are enough"
@@ -397,7 +401,8 @@ def read_config(
 
     with one_line_errors():
         arguments = sys.argv[1:] if arguments is None else arguments
-        name = (line(default).parse(arguments).words or ("",))[0]
+        words = line(default).parse(arguments).words
+        name = words[0] if words and words[0] in RECIPES else ""
         about = recipe_lines("Recipes:", RECIPES)
         given = line(name or default).read(usage, arguments, about)
         config = given.config(len(own))

@@ -145,7 +145,7 @@ def test_a_word_that_is_missing_is_named(case, capsys):
 
 @pytest.mark.parametrize("case", [case for case in CASES if case.words], ids=name_of)
 def test_a_word_too_many_is_refused(case, capsys):
-    if case.words == "a b" and case.read is not CASES[-2].read:
+    if case.program in ("tools/check_shards.py", "-m maskedclip.report"):
         pytest.skip("any number of words")
     assert "enough" in said(case, capsys, *case.words.split(), "more")
 

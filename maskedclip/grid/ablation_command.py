@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 from maskedclip.cluster_profile import profiled
-from maskedclip.command import CommandLine, Options, one_line_errors
+from maskedclip.command import CommandLine, Options, Word, one_line_errors
 from maskedclip.config import Config, FinetuneConfig, LaunchConfig, did_you_mean, override
 from maskedclip.finetune.recipes import finetune_recipe
 from maskedclip.grid.cells import REPORTED, TABLES, system
@@ -64,6 +64,9 @@ ABLATION = CommandLine(
         "Fields of every pre-training, as --SECTION.FIELD=VALUE:",
         hidden=_SET_BY_GRID,
     ),
+    words=[
+        Word("SYSTEM", least=0, most=0, extra="systems are named by --table or --systems=NAME,NAME")
+    ],
 )
 
 

@@ -66,7 +66,7 @@ def study_line(recipe: str) -> CommandLine:
         Options(
             finetune_recipe(recipe), "Fields of the recipe, for every fine-tuning:", hidden=_OURS
         ),
-        words=[WEIGHTS],
+        words=[WEIGHTS._replace(extra="name several weights with commas, as A,B")],
     )
 
 

@@ -245,7 +245,7 @@ def test_mistakes_on_the_command_line_end_in_one_line(
         ([], "no weights given"),
         (["nothing", image], "nothing: no such run"),
         ([run], "give one of --images"),
-        ([run, image, "--phantoms=50"], "found --images and --phantoms"),
+        ([run, image, "--phantoms=50"], "--images and --phantoms given"),
         ([run, "--images=none.jpg"], "none.jpg: no such image"),
         ([run, image, "--methods=rolout"], "did you mean rollout?"),
         ([run, image, "--methods="], "no method given"),

@@ -225,7 +225,7 @@ def test_the_command_line_names_a_recipe_and_changes_it(
         assert stopped.value.code == 2
         assert answer in capsys.readouterr().err
     with pytest.raises(SystemExit):
-        read_finetune("", ["--help", "--recipe=retfound2025"])
+        read_finetune("", ["--help", "all", "--recipe=retfound2025"])
     shown = capsys.readouterr().out
     assert "--batch=24" in shown
     assert all(f"--{field.name}=" in shown for field in fields(FinetuneConfig))

@@ -197,7 +197,7 @@ def test_the_command_line_is_checked_before_anything_is_touched(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     for arguments, answer in (
-        (["demo"], "systems are named by --table or --systems=demo"),
+        (["demo"], "systems are named by --table or --systems=NAME"),
         (["--systems=demmo"], "did you mean demo?"),
         (["--systems=demo", "--base=dmo"], "did you mean demo?"),
         (["--systems=demo", "--seed_s=1"], "did you mean --seeds?"),

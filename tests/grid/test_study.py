@@ -177,7 +177,7 @@ def test_the_command_line_is_checked_before_anything_is_touched(
     for arguments, answer in (
         (["random"], "no dataset given"),
         ([datasets], "no weights given"),
-        (["random", "more", datasets], "name several weights with commas: random,more"),
+        (["random", "more", datasets], "name several weights with commas"),
         (["random,nothing", datasets], "nothing: no such run or file of weights"),
         (["random", f"--datasets={colours}s"], "no such directory"),
         (["random", datasets, "--recipe=retfond"], "did you mean retfound?"),

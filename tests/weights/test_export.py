@@ -240,7 +240,7 @@ def test_what_cannot_be_exported_is_said_in_one_line(
         ([str(tmp_path / "mae.pth"), "--to=hf"], "give a run directory"),
         ([str(run), "--to=tim"], "did you mean timm?"),
         ([str(run)], "--to is missing; use one of timm, hf"),
-        (["--to=timm"], "0 runs given"),
+        (["--to=timm"], "no run given"),
         ([str(run), "--to=timm", "--oot=x"], "did you mean --out?"),
     ):
         with pytest.raises(SystemExit) as stopped:
