@@ -75,6 +75,7 @@ _FIXES = {
 }
 _FLAG = re.compile(r"--|-[A-Za-z]")  # -1 and -.5 are values
 _DASHES = ("\N{EN DASH}", "\N{EM DASH}", "\N{MINUS SIGN}")  # as documents have them for hyphens
+_NO_WORDS = "this command takes no words; write options as --NAME=VALUE"
 _JOIN = "\0"  # between the values of a repeated flag, on their way through Fire
 
 
@@ -99,6 +100,24 @@ class Word(NamedTuple):
     @property
     def noun(self) -> str:
         return self.name.lower().replace("_", " ")
+
+    @property
+    def enough(self) -> str:
+        """What is said where there are more of them."""
+        count = f"one {self.noun} is" if self.most == 1 else f"{self.most} are"
+        return self.extra or f"{count} enough; write options as --NAME=VALUE"
+
+    def check(self, taken: Sequence[str], *, elsewhere: bool) -> None:
+        """Raise ValueError where these are too few or no choices, or a flag has the field too."""
+        if taken and elsewhere:
+            raise ValueError(f"{taken[0]!r} and --{self.field}: give one of them")
+        if len(taken) < self.least and not elsewhere:
+            count = f"{len(taken)} {self.noun}s" if self.least > 1 else f"no {self.noun}"
+            raise ValueError(self.missing or f"{count} given; see --help")
+        for text in taken:
+            if self.choices and text not in self.choices:
+                near = did_you_mean(text, self.choices, f"use one of {', '.join(self.choices)}")
+                raise ValueError(f"no {self.noun} {text!r}; {near}")
 
 
 @dataclass(frozen=True)
@@ -300,29 +319,13 @@ class CommandLine:
         for place, word in enumerate(self.words):
             most = word.most if place == len(self.words) - 1 else 1
             taken, rest[:most] = rest[:most], []
-            if taken and word.field in values:
-                raise ValueError(f"{taken[0]!r} and --{word.field}: give one of them")
-            if len(taken) < word.least and word.field not in values:
-                count = f"{len(taken)} {word.noun}s" if word.least > 1 else f"no {word.noun}"
-                raise ValueError(word.missing or f"{count} given; see --help")
-            for text in taken:
-                if word.choices and text not in word.choices:
-                    near = did_you_mean(text, word.choices, f"use one of {', '.join(word.choices)}")
-                    raise ValueError(f"no {word.noun} {text!r}; {near}")
+            word.check(taken, elsewhere=word.field in values)
             if not word.field:
                 left += taken
             elif taken:
                 values[word.field] = tuple(taken) if word.most > 1 else taken[0]
         if rest:
-            last = self.words[-1] if self.words else None
-            enough = "this command takes no words"
-            if last and last.extra:
-                raise ValueError(f"{rest[0]!r}: {last.extra}")
-            if last:
-                enough = (
-                    f"one {last.noun} is enough" if last.most == 1 else f"{last.most} are enough"
-                )
-            raise ValueError(f"{rest[0]!r}: {enough}; write options as --NAME=VALUE")
+            raise ValueError(f"{rest[0]!r}: {self.words[-1].enough if self.words else _NO_WORDS}")
         return left
 
 
