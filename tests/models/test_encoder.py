@@ -5,10 +5,10 @@ from timm.models.vision_transformer import VisionTransformer
 from maskedclip.models.blocks import sincos_positions
 from maskedclip.models.encoder import Encoder
 from maskedclip.models.patches import (
+    masked_and_filled,
     normalise_patches,
     patchify,
     pixel_target,
-    seen_and_drawn,
     split_patches,
     unpatchify,
 )
@@ -110,9 +110,9 @@ def test_a_perfect_prediction_draws_the_original():
     _, hidden_BM = split_patches(some_hidden(), 4)
     for normalised in (True, False):
         perfect = pixel_target(image_BCHW, hidden_BM, 16, normalised)
-        seen, drawn = seen_and_drawn(image_BCHW, perfect, hidden_BM, 16, normalised)
-        torch.testing.assert_close(drawn, image_BCHW, rtol=0, atol=1e-4)
-        assert (patchify(seen, 16) == 0).all(dim=-1).sum(dim=1).tolist() == [12] * 4
+        masked, filled = masked_and_filled(image_BCHW, perfect, hidden_BM, 16, normalised)
+        torch.testing.assert_close(filled, image_BCHW, rtol=0, atol=1e-4)
+        assert (patchify(masked, 16) == 0).all(dim=-1).sum(dim=1).tolist() == [12] * 4
 
 
 def test_positions_are_sines_of_the_column_then_of_the_row():
