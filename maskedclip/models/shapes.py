@@ -81,6 +81,7 @@ class NetworkShape(NamedTuple):
     image_values: int
     bridge_shared: bool = False  # B runs on the visible tokens of all images too
     distils_hidden: bool = False  # D_F predicts the hidden patches alone
+    mask_tokens: bool = False  # E_I runs on all patches, mask tokens in place of the hidden ones
 
     @property
     def masks(self) -> bool:
@@ -130,6 +131,8 @@ class NetworkShape(NamedTuple):
         whole = self.patches + 1
         masked = ((batch.images, self.visible + 1),)
         paired = ((batch.paired, whole),) if self.contrasts else ()
+        if self.mask_tokens:  # a linear head has no blocks of its own
+            return ((batch.images, whole),) if stack is self.encoder else ()
         if stack is self.encoder:
             return (masked if self.masks else ()) + paired
         if stack is self.bridge:

@@ -128,6 +128,9 @@ def plan(
     hours = steps * step_s / 3600
     state = 4 * (3 * network.parameters + network.teacher_parameters)
     exported = 4 * (network.parameters + network.encoder.parameters)
+    captions = [f"captions of {whole.text_tokens} tokens (those of categories have 8 to 23)"]
+    if not network.contrasts:
+        captions = []
     return Plan(
         run=config.name, gpu=gpu, nodes=nodes, gpus=gpus, mfu=mfu,
         load=share, parts=ways.parts,
@@ -146,7 +149,7 @@ def plan(
             *assumed,
             *said,
             f"CO2e: {card.watts} W a board x PUE {pue:g} x {kg_per_kwh:g} kg/kWh",
-            f"captions of {whole.text_tokens} tokens (those of categories have 8 to 23)",
+            *captions,
             *([] if nodes == 1 else ["exchange at the link's rate; between nodes it is slower"]),
             f"{'bf16' if value == 2 else 'fp32'} at {peak / 1e12:g} TFLOP/s a card (data sheet)",
         ),

@@ -170,10 +170,13 @@ def kept_bytes(part: StackShape, network: NetworkShape, load: BatchShape, ways: 
     kept = part.depth * block
     if part is network.encoder:
         # the last block's output and its norm; patches, which choosing visible ones holds on to
-        kept += row * (2 * tokens + load.images * network.patches)
+        patches = 0 if network.mask_tokens else load.images * network.patches
+        kept += row * (2 * tokens + patches)
     elif part in network.predicted:
         rows = load.images * network.predicted[part]
-        chosen = 2 * rows if part is network.pixel_decoder else rows  # the norm's input is a copy
+        # D_I's norm has a copy of what is chosen as its input; a linear head has no norm
+        copies = part is network.pixel_decoder and not network.mask_tokens
+        chosen = 2 * rows if copies else rows
         kept += row * (tokens + chosen) + rows * part.width_out * ways.value
     elif part is network.text:
         kept += row * tokens

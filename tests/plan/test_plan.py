@@ -15,6 +15,7 @@ from maskedclip.models.maskedclip import build
 from maskedclip.models.shapes import BatchShape
 from maskedclip.plan.cost import FULL, PAPER_IMAGES, footprint, plan, report
 from maskedclip.plan.footprint import Ways
+from maskedclip.pretrain.methods import method_of
 from maskedclip.pretrain.methods.maskedclip import MaskedClipMethod, network_shape
 from maskedclip.pretrain.sources import length
 from maskedclip.recipes import demo, maskedclip_vitb, maskedclip_vitl, maskedclip_vits
@@ -67,7 +68,7 @@ def traced_and_planned(
     data = config.data
     pairs = data.paired_batch // world
     load = BatchShape(pairs + data.unpaired_batch // world, pairs, tokens)
-    network, _ = network_shape(config)
+    network, _ = method_of(config).network(config)
     ways = Ways(world, 2, config.optim.accumulate, recompute)
     traffic = footprint.traffic(network, ways)
     # FSDP fills shards up to equal sizes, and gathers tau in fp32

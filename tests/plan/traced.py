@@ -25,11 +25,13 @@ from maskedclip.models import blocks
 from maskedclip.models.maskedclip import MaskedCLIP, build
 from maskedclip.models.teacher import Teacher
 from maskedclip.models.text import TextTower
+from maskedclip.pretrain.methods import simmim
 from maskedclip.pretrain.methods.maskedclip import (
     MaskedClipMethod,
     MaskedClipNetworks,
     gradients,
 )
+from maskedclip.pretrain.methods.simmim import SimMimMethod
 
 
 class Traced(NamedTuple):
@@ -73,21 +75,20 @@ def _traced(config: Config, world: int, text_tokens: int, recompute: bool) -> Tr
     fake = FakeTensorMode()
     # a copy of a fake tensor has a fake mode of its own, so the teacher is copied on meta
     with torch.device("meta"):
-        model = _build(config)
-        teacher = Teacher(model.encoder, model.bridge) if config.loss.mfd else None
+        model, teacher = _networks(config)
     both = [module for module in (model, teacher) if module is not None]
     with fake:
         for module in both:
             module._apply(lambda x: torch.empty(x.shape, dtype=x.dtype, device="cpu"))
     # outside the fake mode, because a device mesh reads its ranks
-    shard(
-        model, model.units(), torch.bfloat16, exact=model.exact(), methods=["features"],
-        activation_checkpointing=recompute,
-    )  # fmt: skip
+    ways = {"activation_checkpointing": recompute}
+    if isinstance(model, MaskedCLIP):
+        ways |= {"exact": model.exact(), "methods": ["features"]}
+    units = model.units() if isinstance(model, MaskedCLIP) else model.encoder.blocks
+    shard(model, units, torch.bfloat16, **ways)
     if teacher is not None:
         shard(teacher, teacher.units(), torch.bfloat16, trains=False)
     optimizer = adamw(model, betas=config.optim.betas, weight_decay=config.optim.weight_decay)
-    networks = MaskedClipNetworks(model, teacher, optimizer)
     with fake:
         batch = _batch(config, world, text_tokens)
         image_BCHW = batch.image_BCHW.float()
@@ -103,16 +104,27 @@ def _traced(config: Config, world: int, text_tokens: int, recompute: bool) -> Tr
     tracker, exchanged = FSDPMemTracker(model, optimizer), _Exchanged(world)
     tracker.track_inputs((image_BCHW, *(x for x in batch if isinstance(x, torch.Tensor))))
     with fake, tracker, exchanged:
-        for module in model.modules():  # the tracker bears one call of a module, parts are more
+        for module in model.modules():  # the tracker bears one call of a module, there are more
             if isinstance(module, FSDPModule):
                 forget = partial(_forget, tracker)
                 module.register_forward_pre_hook(forget, prepend=True)
-        gradients(networks, image_BCHW, batch, config)
+        if isinstance(model, MaskedCLIP):
+            gradients(MaskedClipNetworks(model, teacher, optimizer), image_BCHW, batch, config)
+        else:
+            simmim.objective(model, image_BCHW, batch.hidden_BN, config)[0].backward()
         optimizer.step()
     kinds = tracker.get_tracker_snapshot("peak")[torch.device("cpu")]
     by_kind = {str(kind): size for kind, size in kinds.items()}
     peak = by_kind.pop("Total")
     return Traced(peak, by_kind, round(exchanged.gathered), round(exchanged.reduced))
+
+
+def _networks(config: Config) -> tuple[nn.Module, nn.Module | None]:
+    if config.method == "simmim":
+        encoder = build(**SimMimMethod.shape(config))[0].encoder
+        return simmim.SimMimStudent(encoder, patch_size=config.model.patch_size), None
+    model = _build(config)
+    return model, Teacher(model.encoder, model.bridge) if config.loss.mfd else None
 
 
 def _forget(tracker: FSDPMemTracker, module: nn.Module, _: Any) -> None:

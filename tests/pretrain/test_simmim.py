@@ -15,11 +15,14 @@ from maskedclip.config import Config, override
 from maskedclip.data.transforms import hidden_patches
 from maskedclip.engine.distributed import process_group
 from maskedclip.models.pretrained import load_encoder, read_weights
-from maskedclip.plan.cost import plan
+from maskedclip.models.shapes import BatchShape
+from maskedclip.plan import footprint
+from maskedclip.plan.cost import plan, report
 from maskedclip.pretrain.loop import pretrain
 from maskedclip.pretrain.methods import method_of
-from maskedclip.pretrain.methods.simmim import SimMimMethod, objective, visible_count
+from maskedclip.pretrain.methods.simmim import SimMimMethod, network_shape, objective, visible_count
 from maskedclip.recipes import simmim
+from tests.plan.test_plan import loaded, traced_and_planned
 
 OWN = {
     "name": "simmim", "method": "simmim", "data.paired_batch": 4, "data.unpaired_batch": 4,
@@ -142,6 +145,21 @@ def test_what_it_cannot_do_is_refused_in_one_line(changes, words):
     assert "\n" not in str(error.value)
 
 
-def test_its_plan_is_refused_by_name():
-    with pytest.raises(ValueError, match="the cost of simmim is not counted"):
-        plan(simmim(), nodes=1, gpus=4, gpu="a100-80")
+def test_its_planned_memory_traffic_and_operations_are_those_of_a_traced_step(small):
+    config = loaded(shrunk(small, **{"model.image_size": 96}), 2, 0, 16)
+    measured, planned = traced_and_planned(config, 2, 12)
+    assert planned == pytest.approx(measured, rel=0.1)
+    network = network_shape(config)
+    hidden = network.patches - network.visible
+    operations = sum(footprint.flops(network, BatchShape(16, 0, 0)).values())
+    with process_group() as device:
+        student = SimMimMethod(config, device).model
+        assert operations == pytest.approx(student.step_flops(16, hidden), rel=1e-12)
+        assert network.parameters == sum(p.numel() for p in student.parameters())
+
+
+def test_its_plan_shows_encoder_and_head_alone():
+    planned = plan(simmim(), nodes=1, gpus=4, gpu="a100-80")
+    shown = {line.split(" ")[0] for line in report(planned).splitlines()}
+    assert {"E_I", "D_I"} <= shown
+    assert not {"E_T", "B", "D_F", "teacher"} & shown

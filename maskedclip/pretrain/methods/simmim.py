@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import AdamW
 
-from maskedclip.config import Config
+from maskedclip.config import Config, override
 from maskedclip.data.rows import View
 from maskedclip.data.stream import Batch
 from maskedclip.data.transforms import normalise
@@ -22,8 +22,9 @@ from maskedclip.engine.optimizer import adamw
 from maskedclip.engine.step_guard import StepGuard
 from maskedclip.models.blocks import Group, run
 from maskedclip.models.encoder import Encoder
+from maskedclip.models.maskedclip import SIZES
 from maskedclip.models.patches import pixel_target, split_patches, take
-from maskedclip.models.shapes import NetworkShape
+from maskedclip.models.shapes import NetworkShape, absent, parameter_count, stack_shape
 from maskedclip.pretrain.accumulation import micro_batches
 from maskedclip.pretrain.initial_weights import encoder_shape, initial
 from maskedclip.pretrain.methods.protocol import At, Stepped
@@ -114,12 +115,41 @@ def visible_count(config: Config) -> int:
     return (side * side - hidden_units) * config.model.mask_unit**2
 
 
+def network_shape(config: Config) -> NetworkShape:
+    """Return the shapes of encoder and head, read from the networks, built without memory."""
+    shape = config.model
+    with torch.device("meta"):
+        encoder = initial(override(config, {"init_from": ""}), encoder_shape(config))[0].encoder
+        model = SimMimStudent(encoder, patch_size=shape.patch_size)
+    size, patches = SIZES[shape.size], (shape.image_size // shape.patch_size) ** 2
+    values = 3 * shape.patch_size**2
+    wide = {"width": size.width, "hidden": 4 * size.width, "heads": size.heads}
+    trunk = stack_shape("E_I", encoder, encoder.blocks, **wide)
+    head = absent("D_I")._replace(
+        width=size.width, width_out=values, rest=parameter_count(model) - trunk.parameters
+    )
+    return NetworkShape(
+        encoder=trunk,
+        pixel_decoder=head,
+        feature_decoder=absent("D_F"),
+        bridge=absent("B"),
+        text=absent("E_T"),
+        projections=0,
+        projection=0,
+        patches=patches,
+        visible=visible_count(config),
+        patch_values=values,
+        image_values=3 * shape.image_size**2,
+        mask_tokens=True,
+    )
+
+
 class SimMimMethod:
     """What the loop, the plan and the export ask (methods/protocol.py)."""
 
     paper: ClassVar[str] = "SimMIM: A Simple Framework for Masked Image Modeling (Xie et al., 2022)"
     fields: ClassVar[tuple[str, ...]] = ("loss.mim", "loss.normalise_pixels")
-    plannable: ClassVar[bool] = False
+    plannable: ClassVar[bool] = True
 
     def __init__(self, config: Config, device: torch.device) -> None:
         self._config = config
@@ -168,10 +198,7 @@ class SimMimMethod:
 
     @staticmethod
     def network(config: Config) -> tuple[NetworkShape, list[str]]:
-        raise ValueError(
-            f"{config.name}: the cost of simmim is not counted yet; measure a few steps with "
-            f"--optim.steps=20"
-        )
+        return network_shape(config), []
 
     def step(self, batch: Batch, at: At, guard: StepGuard) -> Stepped:
         image_BCHW = normalise(batch.image_BCHW, batch.flip_B)
