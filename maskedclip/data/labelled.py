@@ -24,7 +24,7 @@ _NAMES |= {"off-site test": "test", "on-site test": "test"}  # of OIA-ODIR
 
 
 @dataclass(frozen=True, slots=True)
-class Sample:
+class LabelledSample:
     """One labelled image."""
 
     index: int  # in the dataset
@@ -40,7 +40,7 @@ class Task(NamedTuple):
 
     name: str
     classes: tuple[str, ...]
-    samples: list[Sample]
+    samples: list[LabelledSample]
     lost: list[DamagedSample]
 
 
@@ -81,7 +81,7 @@ def labelled(dataset: Shards, task: str = "") -> Task:
     classes = _classes(dataset, name, {labels[name] for _, labels, *_ in found})
     place = {value: label for label, value in enumerate(classes)}
     samples = [
-        Sample(
+        LabelledSample(
             index,
             dataset.key(index),
             place[labels[name]],
@@ -125,7 +125,7 @@ def divide(
     test_share: float = TEST_SHARE,
     validation_share: float = VALIDATION_SHARE,
     seed: int = 0,
-) -> dict[str, list[Sample]]:
+) -> dict[str, list[LabelledSample]]:
     """Return the samples of train, val and test.
 
     Published test and val splits are kept, and samples of none are for training. Where no test is
@@ -134,7 +134,7 @@ def divide(
     units keeps one for training). A unit is a patient, or where none is known an image with its
     copies. Raises ValueError for a split that is empty or, but for test, of one class.
     """
-    parts: dict[str, list[Sample]] = {"train": [], "val": [], "test": []}
+    parts: dict[str, list[LabelledSample]] = {"train": [], "val": [], "test": []}
     for sample in task.samples:
         parts[sample.split or "train"].append(sample)
     for name, share in (("test", test_share), ("val", validation_share)):
@@ -153,8 +153,8 @@ def divide(
 
 
 def _part_off(
-    samples: Sequence[Sample], share: float, draw: tuple[int, str]
-) -> tuple[list[Sample], list[Sample]]:
+    samples: Sequence[LabelledSample], share: float, draw: tuple[int, str]
+) -> tuple[list[LabelledSample], list[LabelledSample]]:
     """Return (part, rest), whole units, the same share of the units of each class."""
     count = Counter(sample.label for sample in samples)
     labels: defaultdict[str, set[int]] = defaultdict(set)
@@ -172,12 +172,12 @@ def _part_off(
     return part, [sample for sample in samples if sample.unit not in chosen]
 
 
-def share_of(samples: Sequence[Sample], fraction: float, seed: int) -> list[Sample]:
+def share_of(samples: Sequence[LabelledSample], fraction: float, seed: int) -> list[LabelledSample]:
     """Return `fraction` of the samples of each class, at least one, in the given order.
 
     A pure function of the keys, the seed and the fraction; a smaller one is part of a larger one.
     """
-    by_class: defaultdict[int, list[Sample]] = defaultdict(list)
+    by_class: defaultdict[int, list[LabelledSample]] = defaultdict(list)
     for sample in samples:
         by_class[sample.label].append(sample)
     kept: set[int] = set()

@@ -19,7 +19,7 @@ from timm.data import create_transform
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from maskedclip.data.labelled import Sample
+from maskedclip.data.labelled import LabelledSample
 from maskedclip.data.order import number, permuted
 from maskedclip.data.storage.shards import DamagedSample, Shards
 from maskedclip.data.transforms import MEAN, STD, decode
@@ -28,11 +28,11 @@ RESIZE = 256 / 224  # of the image size: the shorter side before the middle is c
 _AHEAD = 2  # batches decoded ahead of the one in use, a thread
 
 
-class Views(NamedTuple):
+class LabelledBatch(NamedTuple):
     """Images of a batch, normalised, and the samples they are of; the others are in `lost`."""
 
     image_BCHW: Tensor
-    samples: list[Sample]
+    samples: list[LabelledSample]
     lost: list[DamagedSample]
 
 
@@ -45,7 +45,7 @@ def preparation(
     interpolation: str = "bicubic",
     whole: bool = False,
 ) -> Callable[[Image.Image], Tensor]:
-    """Return what brings a picture to a network; as it is, MAE's evaluation.
+    """Return what brings an image to a network; as it is, MAE's evaluation.
 
     The shorter side goes to `resize` of the size, and the middle is cut out. With `whole` the
     longer side fills the square and black is put to the right or below (FLAIR).
@@ -64,7 +64,7 @@ def preparation(
 
 
 class _Canvas:
-    """A square with all of a picture in it, in its upper left corner."""
+    """A square with all of an image in it, in its upper left corner."""
 
     def __init__(self, image_size: int, interpolation: str) -> None:
         self._size = image_size
@@ -78,7 +78,7 @@ class _Canvas:
         return canvas
 
 
-def picture(dataset: Shards, index: int) -> Image.Image:
+def read_image(dataset: Shards, index: int) -> Image.Image:
     """Return a sample's RGB image; DamagedSample where it is no whole JPEG."""
     jpeg, _ = dataset.read(index)
     try:
@@ -107,18 +107,18 @@ class _Augmented(Dataset):
     def __init__(
         self,
         dataset: Shards,
-        samples: Sequence[Sample],
+        samples: Sequence[LabelledSample],
         augment: Callable[[Image.Image], Tensor],
         seed: int,
     ) -> None:
         self._dataset, self._samples, self._seed = dataset, samples, seed
         self._augment = augment
 
-    def __getitem__(self, place: tuple[int, int]) -> tuple[Sample, Tensor | DamagedSample]:
-        epoch, position = place
+    def __getitem__(self, item: tuple[int, int]) -> tuple[LabelledSample, Tensor | DamagedSample]:
+        epoch, position = item
         sample = self._samples[position]
         try:
-            image = picture(self._dataset, sample.index)
+            image = read_image(self._dataset, sample.index)
         except DamagedSample as damage:
             return sample, damage
         with seeded(number(self._seed, "augment", epoch, sample.key, bits=32)):
@@ -127,20 +127,20 @@ class _Augmented(Dataset):
 
 def training_batches(
     dataset: Shards,
-    samples: Sequence[Sample],
+    samples: Sequence[LabelledSample],
     augment: Callable[[Image.Image], Tensor],
     *,
     batch: int,
     epochs: range,
     seed: int,
     workers: int,
-) -> Generator[Views]:
+) -> Generator[LabelledBatch]:
     """Yield all batches of `epochs`, ceil(samples / batch) each: the last may be smaller.
 
     A damaged sample is left out of its batch. An epoch is the same whichever came before it.
     """
 
-    def places() -> Iterator[list[tuple[int, int]]]:
+    def positions() -> Iterator[list[tuple[int, int]]]:
         for epoch in epochs:
             key = number(seed, "fine-tuning order", epoch)
             order = permuted(np.arange(len(samples)), len(samples), key).tolist()
@@ -149,7 +149,7 @@ def training_batches(
 
     loader: DataLoader[Any] = DataLoader(
         _Augmented(dataset, samples, augment, seed),
-        batch_sampler=places(),  # type: ignore[arg-type]
+        batch_sampler=positions(),  # type: ignore[arg-type]
         num_workers=workers,
         collate_fn=_collate,
         pin_memory=torch.cuda.is_available(),
@@ -167,17 +167,17 @@ def _outlive(_worker: int) -> None:
 
 def prepared_batches(
     dataset: Shards,
-    samples: Sequence[Sample],
+    samples: Sequence[LabelledSample],
     *,
     prepare: Callable[[Image.Image], Tensor],
     batch: int,
     threads: int,
-) -> Iterator[Views]:
+) -> Iterator[LabelledBatch]:
     """Yield each sample once, in order, as `preparation` makes it; damaged ones are left out."""
 
-    def load(sample: Sample) -> tuple[Sample, Tensor | DamagedSample]:
+    def load(sample: LabelledSample) -> tuple[LabelledSample, Tensor | DamagedSample]:
         try:
-            return sample, prepare(picture(dataset, sample.index))
+            return sample, prepare(read_image(dataset, sample.index))
         except DamagedSample as damage:
             return sample, damage
 
@@ -192,9 +192,9 @@ def prepared_batches(
             yield _collate([row.result() for row in rows])
 
 
-def _collate(rows: Iterable[tuple[Sample, Tensor | DamagedSample]]) -> Views:
+def _collate(rows: Iterable[tuple[LabelledSample, Tensor | DamagedSample]]) -> LabelledBatch:
     whole = [(sample, image) for sample, image in rows if isinstance(image, Tensor)]
     lost = [image for _, image in rows if isinstance(image, DamagedSample)]
     images = [image for _, image in whole]
     image_BCHW = torch.stack(images) if images else torch.zeros(0, 3, 1, 1)
-    return Views(image_BCHW, [sample for sample, _ in whole], lost)
+    return LabelledBatch(image_BCHW, [sample for sample, _ in whole], lost)

@@ -1,7 +1,8 @@
-"""Multi-crop: two large crops of a picture and several small ones, and what is masked of the large.
+"""Multi-crop: two large crops of an image and several small ones, and what is masked of the large.
 
 Every draw is a function of (seed, epoch, sample, crop number); which of an image's two large crops
-is masked, and where, of (seed, epoch, sample).
+is masked, and where, of (seed, epoch, sample). Colours are changed on the device, as torchvision
+does but in a fixed order and from given draws, so that a crop is the same on any number of ranks.
 """
 
 import math
@@ -12,22 +13,27 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from maskedclip.data.order import number, uniform
 from maskedclip.data.transforms import TRIES
 
 GLOBALS = 2  # large crops
-LOOKS = 9  # draws of a crop's colours and blur (looks.py)
+COLOUR_DRAWS = 9  # numbers drawn for a crop's colours and blur
 _BLOCKS, _LEAST, _ASPECT = 16, 4, 0.3  # blocks tried, their patches and their aspect (DINOv2)
+_JITTER, _GREY = 0.8, 0.2  # probabilities of a crop
+_STRENGTH, _HUE = (0.4, 0.4, 0.2), 0.1
+_KERNEL, _SIGMA = 9, (0.1, 2.0)
+_GREYS = (0.2989, 0.587, 0.114)
 
 
 @dataclass(frozen=True)
 class MultiCrop:
-    """What is cut from a picture besides the first crop of `View`."""
+    """What is cut from an image besides the first crop of `View`."""
 
     local_crops: int
     local_size: int  # pixels
-    local_area: tuple[float, float]  # share of the picture
+    local_area: tuple[float, float]  # share of the image
     mask_ratio: tuple[float, float]  # share of the patches of the one large crop that is masked
     drops: int  # numbers drawn a crop, for the depth that it passes
 
@@ -47,7 +53,7 @@ class MultiCrop:
         return [part.reshape(size, size, 3) for part, size in zip(parts, sizes, strict=True)]
 
     def areas(self, large: tuple[float, float]) -> list[tuple[float, float]]:
-        """Return the share of the picture that each crop shows."""
+        """Return the share of the image that each crop shows."""
         return [large] * GLOBALS + [self.local_area] * self.local_crops
 
 
@@ -55,9 +61,9 @@ class CropDraws(NamedTuple):
     """What chance decides of an image's crops; all in [0, 1)."""
 
     flip_V: np.ndarray
-    crop_VTF: np.ndarray
-    look_VF: np.ndarray
-    drop_VK: np.ndarray
+    crop_VEF: np.ndarray
+    colour_VF: np.ndarray
+    drop_VF: np.ndarray
     mask_F: np.ndarray
 
 
@@ -67,8 +73,8 @@ class Crops(NamedTuple):
     global_BGHWC: Tensor  # uint8, not yet mirrored nor coloured
     local_BSHWC: Tensor
     flip_BV: Tensor  # bool
-    look_BVF: Tensor  # for looks.py
-    drop_BVK: Tensor
+    colour_BVF: Tensor  # for augment_colours
+    drop_BVF: Tensor
     hidden_BGN: Tensor  # bool, True where the student must not look
     masked_M: Tensor  # places of the hidden patches, crop 0 of all images before crop 1
 
@@ -79,14 +85,14 @@ def crop_draws(
     """Return the draws of samples."""
     samples = list(zip(epochs, names, strict=True))
     keys = [number(seed, e, name, "crop", v) for e, name in samples for v in range(crops.crops)]
-    ends = np.cumsum([1, 4 * TRIES, LOOKS])
-    value_RK = uniform(np.array(keys, dtype=np.uint64), int(ends[-1]) + crops.drops)
-    value_BVK = value_RK.reshape(len(names), crops.crops, -1)
-    flip, crop, look, drop = np.split(value_BVK, ends, axis=2)
+    ends = np.cumsum([1, 4 * TRIES, COLOUR_DRAWS])
+    value_RF = uniform(np.array(keys, dtype=np.uint64), int(ends[-1]) + crops.drops)
+    value_BVF = value_RF.reshape(len(names), crops.crops, -1)
+    flip, crop, colour, drop = np.split(value_BVF, ends, axis=2)
     masks = [number(seed, e, name, "mask") for e, name in samples]
     mask_BF = uniform(np.array(masks, dtype=np.uint64), 2 + 4 * _BLOCKS + patches)
-    crop_BVTF = crop.reshape(len(names), crops.crops, TRIES, 4)
-    return list(map(CropDraws, flip[:, :, 0] < 0.5, crop_BVTF, look, drop, mask_BF))
+    crop_BVEF = crop.reshape(len(names), crops.crops, TRIES, 4)
+    return list(map(CropDraws, flip[:, :, 0] < 0.5, crop_BVEF, colour, drop, mask_BF))
 
 
 def hidden_blocks(mask_F: np.ndarray, ratio: tuple[float, float], patches: int) -> np.ndarray:
@@ -135,8 +141,67 @@ def collate_crops(
         global_BGHWC=flat_BL[:, :large].view(images, GLOBALS, image_size, image_size, 3),
         local_BSHWC=flat_BL[:, large:].view(small),
         flip_BV=torch.from_numpy(np.stack([one.flip_V for one in draws])),
-        look_BVF=torch.from_numpy(np.stack([one.look_VF for one in draws])).float(),
-        drop_BVK=torch.from_numpy(np.stack([one.drop_VK for one in draws])).float(),
+        colour_BVF=torch.from_numpy(np.stack([one.colour_VF for one in draws])).float(),
+        drop_BVF=torch.from_numpy(np.stack([one.drop_VF for one in draws])).float(),
         hidden_BGN=hidden_BGN,
         masked_M=hidden_BGN.transpose(0, 1).flatten().nonzero().flatten(),
     )
+
+
+def augment_colours(
+    image_BCHW: Tensor, draw_BF: Tensor, *, blur_B: Tensor, solarise_B: Tensor
+) -> Tensor:
+    """Return images in 0..1 with jittered colours, some grey, blurred or solarised (DINOv2).
+
+    draw_BF holds 9 numbers in [0, 1) an image; blur_B and solarise_B are probabilities.
+    """
+    draws_FB111 = draw_BF.T[:, :, None, None, None]
+    jitter, bright, contrast, saturation, hue, grey, blur, sigma, solarise = draws_FB111
+    x = image_BCHW
+    for name, draw, strength in zip("bcs", (bright, contrast, saturation), _STRENGTH, strict=True):
+        factor = 1 + strength * (2 * draw - 1)
+        anchor = torch.zeros_like(factor) if name == "b" else _grey(x)
+        anchor = anchor.mean(dim=(2, 3), keepdim=True) if name == "c" else anchor
+        x = (anchor + factor * (x - anchor)).clamp(0, 1)
+    x = torch.where(jitter < _JITTER, _hue_shifted(x, _HUE * (2 * hue - 1)), image_BCHW)
+    x = torch.where(grey < _GREY, _grey(x).expand_as(x), x)
+    sigma_B = _SIGMA[0] + sigma.flatten() * (_SIGMA[1] - _SIGMA[0])
+    x = torch.where(blur < blur_B[:, None, None, None], _blurred(x, sigma_B), x)
+    solarises = (solarise < solarise_B[:, None, None, None]) & (x >= 0.5)
+    return torch.where(solarises, 1 - x, x)
+
+
+def _grey(image_BCHW: Tensor) -> Tensor:
+    weight_C11 = image_BCHW.new_tensor(_GREYS).view(3, 1, 1)
+    return (image_BCHW * weight_C11).sum(dim=1, keepdim=True)
+
+
+def _hue_shifted(image_BCHW: Tensor, shift_B111: Tensor) -> Tensor:
+    """Return the images with all hues shifted, by a share of the colour circle."""
+    high, low = image_BCHW.amax(dim=1), image_BCHW.amin(dim=1)
+    chroma = high - low
+    red, green, blue = image_BCHW.unbind(dim=1)
+    part = chroma.clamp(min=1e-8)
+    hue = torch.where(
+        high == red,
+        (green - blue) / part,
+        torch.where(high == green, 2 + (blue - red) / part, 4 + (red - green) / part),
+    )
+    hue = hue + 6 * shift_B111[:, 0]
+    sixths = [(start + hue) % 6 for start in (5.0, 3.0, 1.0)]
+    return torch.stack([high - chroma * torch.minimum(k, 4 - k).clamp(0, 1) for k in sixths], dim=1)
+
+
+def _blurred(image_BCHW: Tensor, sigma_B: Tensor) -> Tensor:
+    images, colours, high, wide = image_BCHW.shape
+    offset = torch.arange(_KERNEL, device=sigma_B.device) - _KERNEL // 2
+    kernel_BJ = (-0.5 * (offset / sigma_B[:, None]).square()).exp()
+    kernel_BJ = kernel_BJ / kernel_BJ.sum(dim=1, keepdim=True)
+    kernel_QJ = kernel_BJ.repeat_interleave(colours, dim=0)
+    edge = _KERNEL // 2
+    x = F.pad(image_BCHW, (edge, edge, edge, edge), mode="reflect").view(
+        1, -1, high + 2 * edge, wide + 2 * edge
+    )
+    x = F.conv2d(x, kernel_QJ[:, None, None, :], groups=images * colours)
+    x = F.conv2d(x, kernel_QJ[:, None, :, None], groups=images * colours)
+    return x.view(image_BCHW.shape)

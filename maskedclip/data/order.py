@@ -24,13 +24,13 @@ def number(*parts: object, bits: int = 64) -> int:
 
 
 def uniform(key_B: np.ndarray, count: int) -> np.ndarray:
-    """Return value_BK: for each 64-bit key `count` numbers in [0, 1), those of splitmix64.
+    """Return value_BF: for each 64-bit key `count` numbers in [0, 1), those of splitmix64.
 
     One call for all rows of a batch: a generator a row takes four times as long.
     """
-    step_K = np.arange(1, count + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
-    bits_BK = _mix(key_B[:, None] + step_K, np.uint64(0))
-    return np.asarray((bits_BK >> np.uint64(10)) * 2.0**-53)
+    step_F = np.arange(1, count + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+    bits_BF = _mix(key_B[:, None] + step_F, np.uint64(0))
+    return np.asarray((bits_BF >> np.uint64(10)) * 2.0**-53)
 
 
 def permuted(position_B: np.ndarray, size: int, key: int) -> np.ndarray:

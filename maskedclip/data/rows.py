@@ -12,7 +12,7 @@ import numpy as np
 from maskedclip.data.captions import caption
 from maskedclip.data.multi_crop import CropDraws, MultiCrop, crop_draws, hidden_blocks
 from maskedclip.data.order import number, uniform
-from maskedclip.data.source import Place, Source
+from maskedclip.data.source import SampleRef, Source
 from maskedclip.data.storage.shards import DamagedSample
 from maskedclip.data.transforms import TRIES, hidden_patches, write_crop, write_crops
 
@@ -32,7 +32,7 @@ class Lost(NamedTuple):
     replaced_by: str  # dataset/key
 
 
-class Row(NamedTuple):
+class BatchRow(NamedTuple):
     """What goes with an image; `lost` tells that it is a substitute, and of what."""
 
     flip: bool
@@ -66,16 +66,16 @@ class Draws(NamedTuple):
     name: str  # dataset/key, which they depend on
     flip: bool
     word: float  # in [0, 1), of the caption
-    crop_TF: np.ndarray  # in [0, 1)
+    crop_EF: np.ndarray  # in [0, 1)
     hidden_N: np.ndarray
     crops: CropDraws | None = None
 
 
-class Job(NamedTuple):
+class RowJob(NamedTuple):
     """A slot to be filled: `row` counts the rows of this source in the global batch."""
 
     source: Source
-    place: Place
+    place: SampleRef
     step: int
     row: int
     paired: bool
@@ -83,26 +83,26 @@ class Job(NamedTuple):
     image_HWC: np.ndarray  # of the batch: here the image goes; flat where there are several crops
 
 
-class Raw(NamedTuple):
+class RawSample(NamedTuple):
     """A sample as it is stored; attempt 0 is the one meant, others stand in for it."""
 
     jpeg: bytes
     metadata: dict[str, Any]  # empty where the job is not of a pair
-    place: Place
+    place: SampleRef
     attempt: int
     damage: DamagedSample | None  # why the one meant is not here
 
 
-def draws_of(source: Source, places: Sequence[Place], view: View) -> list[Draws]:
+def draws_of(source: Source, places: Sequence[SampleRef], view: View) -> list[Draws]:
     """Return the draws of samples, each a function of (seed, epoch, dataset/key) alone."""
     datasets = [source.datasets[place.dataset] for place in places]
     names = [f"{d.name}/{d.key(p.sample)}" for d, p in zip(datasets, places, strict=True)]
     keys = [number(source.seed, p.epoch, name) for p, name in zip(places, names, strict=True)]
-    value_BK = uniform(np.array(keys, dtype=np.uint64), 2 + 4 * TRIES + view.num_patches)
-    crop_BTF = value_BK[:, 2 : 2 + 4 * TRIES].reshape(-1, TRIES, 4)
-    hidden_BN = hidden_patches(value_BK[:, 2 + 4 * TRIES :], view.mask_ratio, view.mask_unit)
-    flips, words = (value_BK[:, 0] < 0.5).tolist(), value_BK[:, 1].tolist()
-    found = list(map(Draws, names, flips, words, crop_BTF, hidden_BN))
+    value_BF = uniform(np.array(keys, dtype=np.uint64), 2 + 4 * TRIES + view.num_patches)
+    crop_BEF = value_BF[:, 2 : 2 + 4 * TRIES].reshape(-1, TRIES, 4)
+    hidden_BN = hidden_patches(value_BF[:, 2 + 4 * TRIES :], view.mask_ratio, view.mask_unit)
+    flips, words = (value_BF[:, 0] < 0.5).tolist(), value_BF[:, 1].tolist()
+    found = list(map(Draws, names, flips, words, crop_BEF, hidden_BN))
     if view.crops is None:
         return found
     epochs = [place.epoch for place in places]
@@ -110,7 +110,7 @@ def draws_of(source: Source, places: Sequence[Place], view: View) -> list[Draws]
     return [draws._replace(crops=its) for draws, its in zip(found, crops, strict=True)]
 
 
-def read_row(job: Job) -> Raw:
+def read_row(job: RowJob) -> RawSample:
     """Return the bytes for a slot: the sample at its place or, if that is damaged, a substitute.
 
     Raises RuntimeError where none of many draws is whole.
@@ -118,7 +118,7 @@ def read_row(job: Job) -> Raw:
     return _read(job, 0, None)
 
 
-def _read(job: Job, first: int, damage: DamagedSample | None) -> Raw:
+def _read(job: RowJob, first: int, damage: DamagedSample | None) -> RawSample:
     """Try the place itself (attempt 0) and then fixed draws, from attempt `first` on."""
     source = job.source
     for attempt in range(first, _SUBSTITUTES):
@@ -130,14 +130,14 @@ def _read(job: Job, first: int, damage: DamagedSample | None) -> Raw:
         except DamagedSample as found:  # a damaged substitute is listed at its own place alone
             damage = damage or found
         else:
-            return Raw(jpeg, metadata, place, attempt, damage)
+            return RawSample(jpeg, metadata, place, attempt, damage)
     raise RuntimeError(
         f"data.{source.name}, step {job.step}: {_SUBSTITUTES} samples in a row are damaged, the "
         f"first {damage}; build these shards again"
     )
 
 
-def make_row(job: Job, raw: Raw, view: View) -> Row:
+def make_row(job: RowJob, raw: RawSample, view: View) -> BatchRow:
     """Write the image of a slot, cut as `view` says, and return what goes with it.
 
     What does not decode is lost and replaced.
@@ -151,7 +151,7 @@ def make_row(job: Job, raw: Raw, view: View) -> Row:
             return row._replace(lost=_lost(job, raw.damage, row.key) if raw.damage else None)
 
 
-def _lost(job: Job, damage: DamagedSample, substitute: str) -> Lost:
+def _lost(job: RowJob, damage: DamagedSample, substitute: str) -> Lost:
     dataset = job.source.datasets[job.place.dataset].name
     return Lost(
         job.step, job.source.name, job.row, dataset, damage.shard, damage.key, damage.reason,
@@ -159,7 +159,7 @@ def _lost(job: Job, damage: DamagedSample, substitute: str) -> Lost:
     )  # fmt: skip
 
 
-def _decoded(job: Job, raw: Raw, view: View) -> Row:
+def _decoded(job: RowJob, raw: RawSample, view: View) -> BatchRow:
     dataset, index = job.source.datasets[raw.place.dataset], raw.place.sample
     draws = draws_of(job.source, [raw.place], view)[0] if raw.attempt else job.draws
     try:
@@ -174,18 +174,18 @@ def _decoded(job: Job, raw: Raw, view: View) -> Row:
             raise DamagedSample(dataset.shard(index), dataset.key(index), "has no caption")
         text = caption(categories, report, template, prefer, draw=draws.word)
         label = label_of(categories if view.label_guided else (), job.row)
-    return Row(draws.flip, draws.hidden_N, text, label, draws.name, None, crops)
+    return BatchRow(draws.flip, draws.hidden_N, text, label, draws.name, None, crops)
 
 
 def _write(
     out_HWC: np.ndarray, jpeg: bytes, draws: Draws, view: View
 ) -> tuple[CropDraws, np.ndarray] | None:
-    """Write what is cut from a picture, and return what goes with several crops of it."""
+    """Write what is cut from an image, and return what goes with several crops of it."""
     if view.crops is None or draws.crops is None:
-        write_crop(out_HWC, jpeg, view.crop_area, draws.crop_TF, view.fidelity)
+        write_crop(out_HWC, jpeg, view.crop_area, draws.crop_EF, view.fidelity)
         return None
     slots, areas = view.crops.slots(out_HWC, view.image_size), view.crops.areas(view.crop_area)
-    write_crops(slots, jpeg, areas, draws.crops.crop_VTF, view.fidelity)
+    write_crops(slots, jpeg, areas, draws.crops.crop_VEF, view.fidelity)
     hidden_GN = hidden_blocks(draws.crops.mask_F, view.crops.mask_ratio, view.num_patches)
     return draws.crops, hidden_GN
 

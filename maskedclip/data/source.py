@@ -15,7 +15,7 @@ from maskedclip.data.storage.shards import DamagedSample, Shards
 _AT_ONCE = 4096  # places computed at a time where many are asked for
 
 
-class Place(NamedTuple):
+class SampleRef(NamedTuple):
     """A sample, and in which epoch of its order it is shown."""
 
     epoch: int
@@ -49,14 +49,14 @@ class Source:
         *,
         window: int = 0,
         weights: Sequence[float] = (),
-        silent: Sequence[np.ndarray] | None = None,
+        uncaptioned: Sequence[np.ndarray] | None = None,
     ) -> None:
         self.name, self.seed, self.datasets = name, seed, list(datasets)
-        if silent is None:
+        if uncaptioned is None:
             nothing = np.zeros(0, np.int64)
-            silent = [without_caption(d) if captioned else nothing for d in datasets]
-        self.silent = list(silent)
-        kept = [_Kept(d, quiet) for d, quiet in zip(datasets, self.silent, strict=True)]
+            uncaptioned = [without_caption(d) if captioned else nothing for d in datasets]
+        self.uncaptioned = list(uncaptioned)
+        kept = [_Kept(d, quiet) for d, quiet in zip(datasets, self.uncaptioned, strict=True)]
         self._size = sum(map(len, kept))
         self.excluded = sum(len(dataset.excluded) for dataset in self.datasets)
         self.left_out = sum(map(len, self.datasets)) - self.excluded - self._size
@@ -91,12 +91,12 @@ class Source:
         """The number of orders that the samples stand in: one, or with weights one a dataset."""
         return len(self._parts)
 
-    def places(self, first: int, rows: int) -> list[Place]:
+    def samples_at(self, first: int, rows: int) -> list[SampleRef]:
         """Return what stands at `rows` positions of the endless sequence from `first` on."""
         which_B, before = self._turns(first, rows)
         counts = np.bincount(which_B, minlength=self.parts).tolist()
         found = [
-            iter(part.places(start, count))
+            iter(part.samples_at(start, count))
             for part, start, count in zip(self._parts, before, counts, strict=True)
         ]
         return [next(found[which]) for which in which_B]
@@ -106,19 +106,19 @@ class Source:
             return np.zeros(rows, np.int64), [first]
         return turns_at(first, rows, self._shares, self._key)
 
-    def instead(self, place: Place, attempt: int) -> Place:
+    def instead(self, place: SampleRef, attempt: int) -> SampleRef:
         """Return the substitute of a damaged sample, from the datasets that it is mixed with."""
         part = self._parts[place.dataset if self.parts > 1 else 0]
         draw = number(self.seed, self.name, *place, attempt) % len(part)
-        return Place(place.epoch, *part.locate(np.array([draw]))[0])
+        return SampleRef(place.epoch, *part.locate(np.array([draw]))[0])
 
-    def unseen(self, rows: int) -> Iterator[Place]:
+    def unseen(self, rows: int) -> Iterator[SampleRef]:
         """Yield what the first `rows` positions leave out of the epochs that they end within."""
         _, before = self._turns(rows, 0)
         for part, shown in zip(self._parts, before, strict=True):
             end = -(-shown // max(1, len(part))) * len(part)
             for start in range(shown, end, _AT_ONCE):
-                yield from part.places(start, min(_AT_ONCE, end - start))
+                yield from part.samples_at(start, min(_AT_ONCE, end - start))
 
     def ahead(self, first: int, rows: int, fresh: bool) -> list[list[Span]]:
         """Return the windows to read into the cache when these positions are first needed.
@@ -137,9 +137,9 @@ class Source:
 class _Kept:
     """The samples of a dataset that take part; only the others are stored."""
 
-    def __init__(self, dataset: Shards, silent: np.ndarray) -> None:
+    def __init__(self, dataset: Shards, uncaptioned: np.ndarray) -> None:
         excluded = np.array(sorted(dataset.excluded), np.int64)
-        out = np.union1d(excluded, silent).astype(np.int64)
+        out = np.union1d(excluded, uncaptioned).astype(np.int64)
         self._size = len(dataset) - len(out)
         self._before = out - np.arange(len(out))  # kept samples in front of each that is not
 
@@ -180,13 +180,13 @@ class _Part:
         members = [self._members[which] for which in which_B.tolist()]
         return list(zip(members, sample_B.tolist(), strict=True))
 
-    def places(self, first: int, rows: int) -> list[Place]:
-        found: list[Place] = []
+    def samples_at(self, first: int, rows: int) -> list[SampleRef]:
+        found: list[SampleRef] = []
         while rows:
             epoch, inside = divmod(first, len(self))
             count = min(rows, len(self) - inside)
             index_B = ordered(inside, count, len(self), self._window, self._key(epoch))
-            found += [Place(epoch, *sample) for sample in self.locate(index_B)]
+            found += [SampleRef(epoch, *sample) for sample in self.locate(index_B)]
             first, rows = first + count, rows - count
         return found
 

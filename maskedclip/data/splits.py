@@ -11,7 +11,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from maskedclip.data.labelled import Sample, Task, divide, labelled, share_of
+from maskedclip.data.labelled import LabelledSample, Task, divide, labelled, share_of
 from maskedclip.data.order import number
 from maskedclip.data.storage.shard_writer import replacing
 from maskedclip.data.storage.shards import Shards
@@ -29,7 +29,7 @@ def split_file(directory: Path, task: str, seed: int = 0) -> Path:
     return directory / FOLDER / (f"{task}-seed{seed}.csv" if seed else f"{task}.csv")
 
 
-def write_split(path: Path, task: Task, parts: Mapping[str, Sequence[Sample]]) -> None:
+def write_split(path: Path, task: Task, parts: Mapping[str, Sequence[LabelledSample]]) -> None:
     """Write a split and its label fractions; the same split, the same bytes."""
     smallest = _smallest_fractions(parts["train"])
     rows = [
@@ -44,7 +44,7 @@ def write_split(path: Path, task: Task, parts: Mapping[str, Sequence[Sample]]) -
         file.write(text.getvalue().encode())
 
 
-def _smallest_fractions(samples: Sequence[Sample]) -> dict[str, list[str]]:
+def _smallest_fractions(samples: Sequence[LabelledSample]) -> dict[str, list[str]]:
     found = {sample.key: [""] * SEEDS for sample in samples}
     for seed in range(SEEDS):
         for fraction in reversed(FRACTIONS):
@@ -56,7 +56,7 @@ def _smallest_fractions(samples: Sequence[Sample]) -> dict[str, list[str]]:
 class Division(NamedTuple):
     """Who trains, who validates and who tests, and which few train with a part of the labels."""
 
-    parts: dict[str, list[Sample]]
+    parts: dict[str, list[LabelledSample]]
     smallest: Mapping[str, Sequence[float]]  # of a training key, a fraction a seed; empty: by rule
 
 
@@ -112,7 +112,7 @@ def division_of(dataset: Shards, task: Task, file: Path | None = None) -> Divisi
     return Division(divide(task), {})
 
 
-def training_share(division: Division, fraction: float, seed: int) -> list[Sample]:
+def training_share(division: Division, fraction: float, seed: int) -> list[LabelledSample]:
     """Return the training samples of a label fraction: the file's, where it has a column of it."""
     training = division.parts["train"]
     if division.smallest and fraction in FRACTIONS and seed in range(SEEDS):
@@ -120,7 +120,7 @@ def training_share(division: Division, fraction: float, seed: int) -> list[Sampl
     return share_of(training, fraction, seed)
 
 
-def few_shots(division: Division, shots: int, seed: int) -> list[Sample]:
+def few_shots(division: Division, shots: int, seed: int) -> list[LabelledSample]:
     """Return `shots` training samples of each class, all of a class that has fewer.
 
     A pure function of the keys, the seed and the number; a smaller one is part of a larger one.

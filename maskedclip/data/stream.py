@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from maskedclip.data.multi_crop import Crops, collate_crops
-from maskedclip.data.rows import Job, Lost, Row, View, draws_of, make_row, read_row
+from maskedclip.data.rows import BatchRow, Lost, RowJob, View, draws_of, make_row, read_row
 from maskedclip.data.source import Source, Span
 from maskedclip.data.threaded_loading import rows_in_order
 
@@ -66,8 +66,8 @@ def stream(  # noqa: PLR0913 (what is read, then who reads it)
         if source is not None
     ]
 
-    def jobs(step: int) -> list[Job]:
-        found: list[Job] = []
+    def jobs(step: int) -> list[RowJob]:
+        found: list[RowJob] = []
         # no image is copied again: the threads write to the batch, channels last as they decode
         block = blocks.take()
         images.append(block)
@@ -76,10 +76,10 @@ def stream(  # noqa: PLR0913 (what is read, then who reads it)
             for window in source.ahead(step * size, size, step == first_step):
                 cache.add(source, window)
             first = rank * (size // world)
-            places = source.places(step * size + first, size // world)
+            places = source.samples_at(step * size + first, size // world)
             draws = draws_of(source, places, view)
             found += [
-                Job(source, place, step, row, is_paired, drawn, next(slots))
+                RowJob(source, place, step, row, is_paired, drawn, next(slots))
                 for row, place, drawn in zip(count(first), places, draws, strict=False)
             ]
         return found
@@ -155,7 +155,7 @@ class _Cache:
 
 def collate(
     block: Tensor,
-    rows: list[Row],
+    rows: list[BatchRow],
     tokenize: Callable[[list[str]], tuple[Tensor, Tensor]],
     view: View,
 ) -> Batch:

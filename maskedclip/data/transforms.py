@@ -16,7 +16,7 @@ from maskedclip.data.photographs.decoding import PIXEL_LIMIT
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
 ASPECT = (3 / 4, 4 / 3)
-TRIES = 10  # boxes drawn, of which the first that lies in the picture is cut
+TRIES = 10  # boxes drawn, of which the first that lies in the image is cut
 # how much larger than the image a crop must be at the scale it is decoded at: with a quarter more
 # the worst of 500 crops of photographs keeps 50 dB to the full scale, with nothing more 45 dB
 _ROOM = {"fine": 1.25, "fast": 1.0}
@@ -33,7 +33,7 @@ def decode(jpeg: bytes) -> np.ndarray:
 def size_of(jpeg: bytes) -> tuple[int, int]:
     """Return (height, width) from the header of a JPEG; ValueError where it has none, or lies.
 
-    PIXEL_LIMIT is the largest picture that is decoded: a bomb says its size and is small.
+    PIXEL_LIMIT is the largest image that is decoded: a bomb says its size and is small.
     """
     height, width, _, _ = simplejpeg.decode_jpeg_header(jpeg)
     if height * width > PIXEL_LIMIT:
@@ -45,22 +45,22 @@ def crop_of(
     jpeg: bytes,
     image_size: int,
     crop_area: tuple[float, float],
-    draw_TF: np.ndarray,
+    draw_EF: np.ndarray,
     fidelity: str,
 ) -> np.ndarray:
     """Return image_HWC, uint8 RGB: a random resized crop of a JPEG, `image_size` pixels square.
 
     Args:
-        crop_area: lowest and highest share of the picture that the crop shows.
-        draw_TF: TRIES x 4 numbers drawn in [0, 1).
+        crop_area: lowest and highest share of the image that the crop shows.
+        draw_EF: TRIES x 4 numbers drawn in [0, 1).
         fidelity: "exact" has the bits of torchvision's resized_crop of a Pillow image, bicubic;
             "fine" decodes at a scale that keeps some 50 dB to that, "fast" at the smallest that
             holds the crop, some 45 at worst (docs/stream.md). The box is the same in all three.
 
-    Raises ValueError where the bytes are no whole JPEG or the picture has over PIXEL_LIMIT pixels.
+    Raises ValueError where the bytes are no whole JPEG or the image has over PIXEL_LIMIT pixels.
     """
     image_HWC = np.empty((image_size, image_size, 3), np.uint8)
-    write_crop(image_HWC, jpeg, crop_area, draw_TF, fidelity)
+    write_crop(image_HWC, jpeg, crop_area, draw_EF, fidelity)
     return image_HWC
 
 
@@ -68,25 +68,25 @@ def write_crop(
     out_HWC: np.ndarray,
     jpeg: bytes,
     crop_area: tuple[float, float],
-    draw_TF: np.ndarray,
+    draw_EF: np.ndarray,
     fidelity: str,
 ) -> None:
     """Write what `crop_of` returns to a row of a batch, which is contiguous."""
-    _resize(out_HWC, cut(jpeg, len(out_HWC), crop_area, draw_TF, fidelity), fidelity)
+    _resize(out_HWC, cut(jpeg, len(out_HWC), crop_area, draw_EF, fidelity), fidelity)
 
 
 def write_crops(
     out_VHWC: Sequence[np.ndarray],
     jpeg: bytes,
     areas_V: Sequence[tuple[float, float]],
-    draw_VTF: np.ndarray,
+    draw_VEF: np.ndarray,
     fidelity: str,
 ) -> None:
     """Write several crops, each as `write_crop` does, from one decoding: at the finest scale."""
     size = size_of(jpeg)
     boxes = [
-        crop_box(*size, len(out_HWC), area, draw_TF)
-        for out_HWC, area, draw_TF in zip(out_VHWC, areas_V, draw_VTF, strict=True)
+        crop_box(*size, len(out_HWC), area, draw_EF)
+        for out_HWC, area, draw_EF in zip(out_VHWC, areas_V, draw_VEF, strict=True)
     ]
     factor = min(
         _factor_of(box, len(out_HWC), fidelity)
@@ -118,7 +118,7 @@ def cut(
     jpeg: bytes,
     image_size: int,
     crop_area: tuple[float, float],
-    draw_TF: np.ndarray,
+    draw_EF: np.ndarray,
     fidelity: str,
 ) -> np.ndarray:
     """Return the crop of `crop_of` before it is resized, at the scale that it is decoded at.
@@ -126,7 +126,7 @@ def cut(
     It lies where this thread's next one will lie, too.
     """
     size = size_of(jpeg)
-    box = crop_box(*size, image_size, crop_area, draw_TF)
+    box = crop_box(*size, image_size, crop_area, draw_EF)
     factor = _factor_of(box, image_size, fidelity)
     top, left, height, width = (value // factor for value in box)
     image_HWC = _decode(jpeg, size, factor, _scratch)
@@ -134,7 +134,7 @@ def cut(
 
 
 def _factor_of(box: tuple[int, int, int, int], image_size: int, fidelity: str) -> int:
-    """Return how much smaller the picture of a crop may be decoded."""
+    """Return how much smaller the image of a crop may be decoded."""
     return 1 if fidelity == "exact" else _factor(min(box[2:]) / image_size / _ROOM[fidelity])
 
 
@@ -152,7 +152,7 @@ def _decode(
 
 
 class _Scratch(threading.local):
-    """Memory of a thread for decoded pictures: new memory for each costs page faults."""
+    """Memory of a thread for decoded images: new memory for each costs page faults."""
 
     memory = np.empty(0, np.uint8)
 
@@ -170,18 +170,18 @@ def crop_box(
     width: int,
     image_size: int,
     area: tuple[float, float],
-    draw_TF: np.ndarray,
+    draw_EF: np.ndarray,
 ) -> tuple[int, int, int, int]:
     """Return (top, left, height, width) in pixels of a random resized crop (Inception's).
 
     The share of the area is uniform in `area`, the aspect log-uniform in 3/4..4/3; after TRIES
     that do not fit, the largest crop of a fitting aspect in the middle. Where the crop is twice
     `image_size` or more, its edges are on multiples of 2 (of 4, of 8 ...): they are then between
-    pixels of the picture decoded at that scale, too.
+    pixels of the image decoded at that scale, too.
     """
     high, wide = min(height, round(width / ASPECT[0])), min(width, round(height * ASPECT[1]))
     box = (height - high) // 2, (width - wide) // 2, high, wide
-    for draw_F in draw_TF:
+    for draw_F in draw_EF:
         share, log_aspect, down, right = draw_F.tolist()
         pixels = height * width * (area[0] + share * (area[1] - area[0]))
         aspect = math.exp(math.log(ASPECT[0]) + log_aspect * math.log(ASPECT[1] / ASPECT[0]))

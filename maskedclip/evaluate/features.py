@@ -23,8 +23,8 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from tqdm import tqdm
 
-from maskedclip.data.labelled import Sample
-from maskedclip.data.labelled_views import Views, preparation, prepared_batches
+from maskedclip.data.labelled import LabelledSample
+from maskedclip.data.labelled_views import LabelledBatch, preparation, prepared_batches
 from maskedclip.data.storage.open_dataset import dataset_sha256
 from maskedclip.data.storage.shards import DamagedSample, Shards
 from maskedclip.engine.distributed import autocast, compute_type
@@ -136,7 +136,9 @@ class Features(NamedTuple):
     rows: Mapping[str, np.ndarray]  # of each kind
     lost: Sequence[DamagedSample] = ()
 
-    def of(self, samples: Sequence[Sample], kind: str) -> tuple[list[Sample], np.ndarray]:
+    def of(
+        self, samples: Sequence[LabelledSample], kind: str
+    ) -> tuple[list[LabelledSample], np.ndarray]:
         """Return the samples that could be read, and a row of features for each."""
         row_of = {int(index): row for row, index in enumerate(self.index_N)}
         kept = [sample for sample in samples if sample.index in row_of]
@@ -144,7 +146,11 @@ class Features(NamedTuple):
 
 
 def features(
-    encoder: FrozenEncoder, dataset: Shards, samples: Sequence[Sample], folder: Path, threads: int
+    encoder: FrozenEncoder,
+    dataset: Shards,
+    samples: Sequence[LabelledSample],
+    folder: Path,
+    threads: int,
 ) -> Features:
     """Return the features of at least these samples: read from `folder`, the missing computed.
 
@@ -178,8 +184,8 @@ def features(
 
 
 def _batches(
-    encoder: FrozenEncoder, dataset: Shards, samples: Sequence[Sample], threads: int
-) -> Iterator[Views]:
+    encoder: FrozenEncoder, dataset: Shards, samples: Sequence[LabelledSample], threads: int
+) -> Iterator[LabelledBatch]:
     """Yield the prepared images, with a progress bar."""
     prepare = preparation(**encoder.info.preparation._asdict())
     with tqdm(total=len(samples), desc=f"features of {dataset.name}", unit="image") as bar:

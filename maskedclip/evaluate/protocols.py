@@ -13,7 +13,7 @@ import torch
 
 from maskedclip.data.captions import prompts
 from maskedclip.data.expert_dictionary import EXPERT
-from maskedclip.data.labelled import Sample, Task, labelled
+from maskedclip.data.labelled import LabelledSample, Task, labelled
 from maskedclip.data.lost_samples import Ledger
 from maskedclip.data.paper_tasks import chosen
 from maskedclip.data.splits import Division, division_of, few_shots, training_share
@@ -49,7 +49,7 @@ class Evaluation(NamedTuple):
     protocol: str
     fraction: float  # of the training labels
     seed: int
-    train: list[Sample]
+    train: list[LabelledSample]
 
 
 def run(options: EvaluateConfig) -> None:
@@ -245,7 +245,7 @@ def _predict(
     return Predictions(keys, units, _labels(samples), probability_BY), knob
 
 
-def _labels(samples: Sequence[Sample]) -> np.ndarray:
+def _labels(samples: Sequence[LabelledSample]) -> np.ndarray:
     return np.array([sample.label for sample in samples], dtype=np.int64)
 
 

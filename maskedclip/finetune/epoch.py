@@ -10,10 +10,10 @@ from torch.nn import functional as F
 from torch.optim import AdamW
 
 from maskedclip.config import FinetuneConfig
-from maskedclip.data.labelled import Sample
-from maskedclip.data.labelled_views import Views, preparation, prepared_batches
+from maskedclip.data.augmentation import mixed
+from maskedclip.data.labelled import LabelledSample
+from maskedclip.data.labelled_views import LabelledBatch, preparation, prepared_batches
 from maskedclip.data.lost_samples import Ledger
-from maskedclip.data.mixup import mixed
 from maskedclip.data.order import number
 from maskedclip.engine.distributed import autocast
 from maskedclip.engine.optimizer import warmup_cosine
@@ -31,7 +31,7 @@ def steps_per_epoch(labels: Labels, config: FinetuneConfig) -> int:
 def train_epoch(
     model: nn.Module,
     optimizer: AdamW,
-    batches: Iterable[Views],
+    batches: Iterable[LabelledBatch],
     labels: Labels,
     config: FinetuneConfig,
     epoch: int,
@@ -70,7 +70,7 @@ def train_epoch(
 
 
 def targets(
-    views: Views,
+    views: LabelledBatch,
     device: torch.device,
     classes: int,
     config: FinetuneConfig,
@@ -99,9 +99,9 @@ class EvaluationBatches:
         self._threads = config.threads
         self._prepare = preparation(**preparation_of(config)._asdict())
         self._fits = len(self._samples) * 3 * config.image_size**2 * 4 <= _KEPT_BYTES
-        self._kept: list[Views] = []
+        self._kept: list[LabelledBatch] = []
 
-    def __iter__(self) -> Iterator[Views]:
+    def __iter__(self) -> Iterator[LabelledBatch]:
         if self._kept:
             yield from self._kept
             return
@@ -118,11 +118,11 @@ class EvaluationBatches:
 
 @torch.no_grad()
 def predict(
-    model: nn.Module, batches: Iterable[Views], classes: int, ledger: Ledger
+    model: nn.Module, batches: Iterable[LabelledBatch], classes: int, ledger: Ledger
 ) -> Predictions:
     """Return the predictions of a network for the prepared images that can be read."""
     device = next(model.parameters()).device
-    kept: list[Sample] = []
+    kept: list[LabelledSample] = []
     rows = [np.zeros((0, classes))]
     model.eval()
     for views in batches:

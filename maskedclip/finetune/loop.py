@@ -12,7 +12,7 @@ from torch import nn
 
 from maskedclip.config import FinetuneConfig
 from maskedclip.data.augmentation import augmentation
-from maskedclip.data.labelled_views import Views, training_batches
+from maskedclip.data.labelled_views import LabelledBatch, training_batches
 from maskedclip.data.lost_samples import Ledger
 from maskedclip.engine.checkpoint import Checkpoints, restore
 from maskedclip.engine.distributed import process_group
@@ -107,7 +107,7 @@ def train(
             closing(Recorder(run, done * steps)) as recorder,
         ):
             for epoch in range(done, config.epochs):
-                batches: Iterator[Views] = islice(views, steps)
+                batches: Iterator[LabelledBatch] = islice(views, steps)
                 if saved == epoch:  # all before it is saved: it may be cut short
                     batches = until_stopped(batches, preemption, run, epoch * steps)
                 loss = train_epoch(model, optimizer, batches, labels, config, epoch, ledger)
@@ -139,8 +139,8 @@ def build(config: FinetuneConfig, num_classes: int) -> tuple[nn.Module, LoadRepo
 
 
 def until_stopped(
-    batches: Iterator[Views], preemption: Preemption, run: Path, step: int
-) -> Iterator[Views]:
+    batches: Iterator[LabelledBatch], preemption: Preemption, run: Path, step: int
+) -> Iterator[LabelledBatch]:
     """Yield the batches; raise Preempted, back at the saved `step`, where a signal asks to stop."""
     for views in batches:
         if preemption.request:

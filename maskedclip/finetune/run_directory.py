@@ -14,7 +14,7 @@ from typing import NamedTuple
 from torch import nn
 
 from maskedclip.config import FinetuneConfig, load, save
-from maskedclip.data.labelled import Sample, Task, labelled
+from maskedclip.data.labelled import LabelledSample, Task, labelled
 from maskedclip.data.splits import division_of, split_file, training_share
 from maskedclip.data.storage.open_dataset import dataset_sha256
 from maskedclip.data.storage.shards import Shards
@@ -47,7 +47,7 @@ class Labels(NamedTuple):
 
     dataset: Shards
     task: Task
-    parts: dict[str, list[Sample]]
+    parts: dict[str, list[LabelledSample]]
 
 
 def read_labels(config: FinetuneConfig) -> Labels:

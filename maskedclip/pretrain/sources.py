@@ -43,7 +43,7 @@ def _source(name: str, directories: tuple[str, ...], config: Config) -> Source:
     source = Source(
         name, datasets, config.seed, captioned, window=config.data.window,
         weights=getattr(config.data, f"{name}_weights"),
-        silent=_silent(datasets, config.directory / SILENT) if captioned else None,
+        uncaptioned=_silent(datasets, config.directory / SILENT) if captioned else None,
     )  # fmt: skip
     if source.left_out and dist.get_rank() == 0:
         logger.info("data.%s: %d samples have no caption and stay out", name, source.left_out)
@@ -72,8 +72,8 @@ def keep_silent(paired: Source | None, run: Path) -> None:
     """Write what `_silent` found, once."""
     path = run / SILENT
     if paired is not None and dist.get_rank() == 0 and not path.exists():
-        datasets = zip(paired.datasets, paired.silent, strict=True)
-        path.write_text(json.dumps({d.name: silent.tolist() for d, silent in datasets}) + "\n")
+        datasets = zip(paired.datasets, paired.uncaptioned, strict=True)
+        path.write_text(json.dumps({d.name: rows.tolist() for d, rows in datasets}) + "\n")
 
 
 def length(config: Config, paired: Sized | None, unpaired: Sized | None) -> tuple[float, int]:

@@ -85,7 +85,7 @@ def assert_accounted(plan: Plan, found: Sequence[Batch], first: int = 0) -> list
         listed += batch.lost
         behind = 0
         for source, size in zip(plan[:2], BATCH, strict=True):
-            for row, place in enumerate(source.places(step * size, size)):
+            for row, place in enumerate(source.samples_at(step * size, size)):
                 dataset = source.datasets[place.dataset]
                 expected, shown = f"{dataset.name}/{dataset.key(place.sample)}", batch.keys[behind]
                 entry = lost.pop((source.name, row), None)
@@ -212,7 +212,7 @@ def test_what_the_last_epochs_did_not_show_is_listed(weights, whole, tmp_path):
     unseen = [f"{row['dataset']}/{row['key']}" for row in rows]
     shown = [
         f"{shards[place.dataset].name}/{shards[place.dataset].key(place.sample)}"
-        for place in source.places(0, 100)
+        for place in source.samples_at(0, 100)
     ]
     for name, size in {"p": 30, "pp": 11}.items() if weights else {"": 41}.items():
         mine = [key for key in shown if key.startswith(name and f"{name}/")]
@@ -227,15 +227,15 @@ def test_what_does_not_decode_or_has_no_caption_is_listed_and_replaced(tmp_path)
         for i in range(6):
             writer.add(f"{i:04d}", picture(i), facts(i))
         writer.add("text", b"this is no photograph", facts(0))
-        writer.add("silent", picture(7), {})
+        writer.add("uncaptioned", picture(7), {})
     nobody = [np.zeros(0, np.int64)]  # its metadata could not be read when pairs were chosen
-    source = Source("paired", [Shards(tmp_path / "p")], 0, True, silent=nobody)
+    source = Source("paired", [Shards(tmp_path / "p")], 0, True, uncaptioned=nobody)
     found = batches(Plan(source, None, (8, 0)), 0, 3, threads=1)
     for batch in found:
         lost = {entry.key: entry for entry in batch.lost}
-        assert set(lost) == {"text", "silent"}
-        assert lost["silent"].reason == "has no caption"
-        assert len(set(batch.keys) | {"p/text", "p/silent"}) == 8
+        assert set(lost) == {"text", "uncaptioned"}
+        assert lost["uncaptioned"].reason == "has no caption"
+        assert len(set(batch.keys) | {"p/text", "p/uncaptioned"}) == 8
         for entry in batch.lost:
             assert batch.keys[entry.row] == entry.replaced_by
-            assert entry.replaced_by not in ("p/text", "p/silent")
+            assert entry.replaced_by not in ("p/text", "p/uncaptioned")

@@ -90,7 +90,7 @@ def assert_exactly_once(source: Source, shown: list[str]) -> None:
 def names(source: Source, first: int, rows: int) -> list[str]:
     return [
         f"{source.datasets[place.dataset].name}/{source.datasets[place.dataset].key(place.sample)}"
-        for place in source.places(first, rows)
+        for place in source.samples_at(first, rows)
     ]
 
 

@@ -7,8 +7,16 @@ import torch
 from PIL import Image
 from torchvision.transforms import functional as TF
 
-from maskedclip.data.colour_augmentation import _blurred, _grey, _turned, look
-from maskedclip.data.multi_crop import LOOKS, MultiCrop, crop_draws, hidden_blocks
+from maskedclip.data.multi_crop import (
+    COLOUR_DRAWS,
+    MultiCrop,
+    _blurred,
+    _grey,
+    _hue_shifted,
+    augment_colours,
+    crop_draws,
+    hidden_blocks,
+)
 from maskedclip.data.transforms import TRIES, crop_of, write_crops
 from maskedclip.shards.phantoms.phantom import draw
 from tests.streams import VIEW
@@ -26,12 +34,12 @@ def jpeg(side: int) -> bytes:
 
 @pytest.mark.parametrize("fidelity", ["exact", "fine"])
 def test_crops_of_one_decoding_are_those_of_a_decoding_each(fidelity):
-    draw_VTF = np.random.default_rng(0).random((5, TRIES, 4))
+    draw_VEF = np.random.default_rng(0).random((5, TRIES, 4))
     slots = SEVERAL.slots(np.empty(SEVERAL.bytes(32), np.uint8), 32)
     areas = SEVERAL.areas((0.32, 1.0))
-    write_crops(slots, jpeg(96), areas, draw_VTF, fidelity)
-    for slot, area, draw_TF in zip(slots, areas, draw_VTF, strict=True):
-        alone = crop_of(jpeg(96), len(slot), area, draw_TF, fidelity)
+    write_crops(slots, jpeg(96), areas, draw_VEF, fidelity)
+    for slot, area, draw_EF in zip(slots, areas, draw_VEF, strict=True):
+        alone = crop_of(jpeg(96), len(slot), area, draw_EF, fidelity)
         if fidelity == "exact":
             assert (slot == alone).all()
         else:  # at another scale of decoding, perhaps
@@ -44,10 +52,10 @@ def test_draws_are_of_seed_epoch_sample_and_crop_number_alone():
     (alone,) = crop_draws(7, [0], ["a/2"], SEVERAL, 16)
     for ours, theirs in zip(both[1], alone, strict=True):
         assert (ours == theirs).all()
-    assert both[0].look_VF.shape == (5, LOOKS)
-    assert both[0].drop_VK.shape == (5, 6)
+    assert both[0].colour_VF.shape == (5, COLOUR_DRAWS)
+    assert both[0].drop_VF.shape == (5, 6)
     values = {
-        float(one.crop_VTF[v, 0, 0])
+        float(one.crop_VEF[v, 0, 0])
         for seed, epoch in ((7, 0), (7, 1), (8, 0))
         for one in crop_draws(seed, [epoch] * 2, names, SEVERAL, 16)
         for v in range(5)
@@ -78,7 +86,7 @@ def image() -> torch.Tensor:
 def test_hue_grey_and_blur_are_torchvision_s():
     x_BCHW, turn_B = image(), torch.tensor([-0.1, 0.0, 0.05, 0.1])
     sigma_B = torch.tensor([0.1, 0.5, 1.0, 2.0])
-    turned, blurred = _turned(x_BCHW, turn_B.view(-1, 1, 1, 1)), _blurred(x_BCHW, sigma_B)
+    turned, blurred = _hue_shifted(x_BCHW, turn_B.view(-1, 1, 1, 1)), _blurred(x_BCHW, sigma_B)
     for i in range(4):
         hue = TF.adjust_hue(x_BCHW[i], float(turn_B[i]))
         torch.testing.assert_close(turned[i], hue, rtol=0, atol=1e-5)
@@ -87,12 +95,14 @@ def test_hue_grey_and_blur_are_torchvision_s():
     torch.testing.assert_close(_grey(x_BCHW), TF.rgb_to_grayscale(x_BCHW), rtol=0, atol=1e-3)
 
 
-def test_a_look_is_its_parts_in_order_where_their_draws_say_so():
-    x_BCHW, draw_BF = image(), torch.full((4, LOOKS), 0.99)
+def test_colour_augmentation_applies_its_operations_in_order_where_their_draws_say_so():
+    x_BCHW, draw_BF = image(), torch.full((4, COLOUR_DRAWS), 0.99)
     never, always = torch.zeros(4), torch.ones(4)
-    torch.testing.assert_close(look(x_BCHW, draw_BF, blur_B=never, solarise_B=never), x_BCHW)
+    torch.testing.assert_close(
+        augment_colours(x_BCHW, draw_BF, blur_B=never, solarise_B=never), x_BCHW
+    )
     draw_BF[:, :5] = torch.tensor([0.0, 0.9, 0.2, 0.7, 0.6])
-    found = look(x_BCHW, draw_BF, blur_B=never, solarise_B=always)
+    found = augment_colours(x_BCHW, draw_BF, blur_B=never, solarise_B=always)
     for i in range(4):
         one = TF.adjust_brightness(x_BCHW[i], 1 + 0.4 * 0.8)
         one = TF.adjust_contrast(one, 1 - 0.4 * 0.6)

@@ -36,7 +36,7 @@ def plan_of_100_million(window: int, weights: tuple[float, ...]) -> Plan:
 def test_with_weights_each_dataset_has_its_share_and_epochs_of_its_own():
     datasets = [Computed("a", 10), Computed("b", 90)]
     source = Source("unpaired", datasets, 3, False, weights=(3, 1))
-    shown = source.places(0, 5000)
+    shown = source.samples_at(0, 5000)
     assert Counter(place.dataset for place in shown) == {0: 3750, 1: 1250}
     for which, size in enumerate((10, 90)):
         ours = [place for place in shown if place.dataset == which]
@@ -48,12 +48,12 @@ def test_with_weights_each_dataset_has_its_share_and_epochs_of_its_own():
 
 def test_an_epoch_may_begin_within_a_batch_many_times():
     source = Source("unpaired", [Computed("a", 1)], 3, False)
-    assert [tuple(place) for place in source.places(5, 3)] == [(5, 0, 0), (6, 0, 0), (7, 0, 0)]
+    assert [tuple(place) for place in source.samples_at(5, 3)] == [(5, 0, 0), (6, 0, 0), (7, 0, 0)]
 
 
 def test_datasets_without_samples_take_no_part():
     source = Source("unpaired", [Computed("a", 0), Computed("b", 3), Computed("c", 0)], 3, False)
-    assert {place.dataset for place in source.places(0, 12)} == {1}
+    assert {place.dataset for place in source.samples_at(0, 12)} == {1}
     with pytest.raises(ValueError, match=r"data\.unpaired_weights: b has the weight 1 and no"):
         Source("unpaired", [Computed("a", 2), Computed("b", 0)], 3, False, weights=(1, 1))
     with pytest.raises(ValueError, match=r"data\.unpaired: no sample in a"):
@@ -65,7 +65,7 @@ def test_what_an_unfinished_epoch_did_not_show_is_known(weights):
     source = Source("unpaired", [Computed("a", 7), Computed("b", 4)], 3, False, weights=weights)
     for rows in range(40):
         unseen = list(source.unseen(rows))
-        shown = source.places(0, rows)
+        shown = source.samples_at(0, rows)
         for members in [{0, 1}] if not weights else [{0}, {1}]:
             size = sum((7, 4)[i] for i in members)
             ours, rest = (
@@ -84,7 +84,7 @@ def test_what_lies_ahead_is_read_a_window_early_and_once():
     windows = source.ahead(0, 8, fresh=True)
     assert len(windows) == 2  # the first and the one behind it
     for step in range(1, 60):
-        needed = {place.sample for place in source.places(step * 8, 8)}
+        needed = {place.sample for place in source.samples_at(step * 8, 8)}
         have = {i for window in windows for span in window for i in range(span.start, span.stop)}
         assert needed <= have
         windows += source.ahead(step * 8, 8, fresh=False)
@@ -126,14 +126,14 @@ def test_samples_that_are_left_out_shift_the_others_together(tmp_path):
     (tmp_path / "a" / "exclude.csv").write_text(listed)
     shards = Shards(tmp_path / "a")
     source = Source("paired", [shards], 3, True)
-    silent = without_caption(shards).tolist()
-    assert silent == [3, 7, 11, 15, 19]
-    taking_part = sorted(set(range(23)) - set(silent) - {0, 22})
-    assert sorted(place.sample for place in source.places(0, len(source))) == taking_part
+    uncaptioned = without_caption(shards).tolist()
+    assert uncaptioned == [3, 7, 11, 15, 19]
+    taking_part = sorted(set(range(23)) - set(uncaptioned) - {0, 22})
+    assert sorted(place.sample for place in source.samples_at(0, len(source))) == taking_part
     assert (len(source), source.excluded, source.left_out) == (16, 2, 5)
 
 
 def test_who_takes_part_can_be_told_by_what_was_found_before(tmp_path):
     shards = stored(tmp_path, "a", 8)
-    source = Source("paired", [shards], 3, True, silent=[np.array([1, 2])])
-    assert sorted(place.sample for place in source.places(0, 6)) == [0, 3, 4, 5, 6, 7]
+    source = Source("paired", [shards], 3, True, uncaptioned=[np.array([1, 2])])
+    assert sorted(place.sample for place in source.samples_at(0, 6)) == [0, 3, 4, 5, 6, 7]

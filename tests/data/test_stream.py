@@ -206,8 +206,11 @@ def test_a_source_of_damaged_samples_alone_stops_the_run(tmp_path):
 
 
 def test_samples_without_a_caption_stay_out_of_the_pairs(tmp_path):
-    silent, speaking = dataset(tmp_path, "silent", 5, ()), dataset(tmp_path, "speaking", 5)
-    source = Source("paired", [silent, speaking], 0, True)
+    uncaptioned, captioned = (
+        dataset(tmp_path, "uncaptioned", 5, ()),
+        dataset(tmp_path, "captioned", 5),
+    )
+    source = Source("paired", [uncaptioned, captioned], 0, True)
     assert (len(source), source.left_out) == (5, 5)
     with pytest.raises(ValueError, match="no sample"):
-        Source("paired", [silent], 0, True)
+        Source("paired", [uncaptioned], 0, True)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from maskedclip.data.labelled import Sample, labelled
+from maskedclip.data.labelled import LabelledSample, labelled
 from maskedclip.data.labelled_views import preparation, prepared_batches
 from maskedclip.data.storage.shards import Shards
 from maskedclip.evaluate.features import JOINT, PATCHES, FrozenEncoder, features
@@ -26,7 +26,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def heldout(phantoms: dict[str, Path]) -> tuple[Shards, list[Sample]]:
+def heldout(phantoms: dict[str, Path]) -> tuple[Shards, list[LabelledSample]]:
     dataset = Shards(phantoms["heldout"])
     return dataset, labelled(dataset).samples[:20]
 

@@ -11,10 +11,9 @@ from sklearn.metrics import cohen_kappa_score
 from torch import Tensor
 
 from maskedclip.config import FinetuneConfig
-from maskedclip.data.augmentation import augmentation
+from maskedclip.data.augmentation import augmentation, mixed
 from maskedclip.data.labelled_views import training_batches
 from maskedclip.data.lost_samples import Ledger
-from maskedclip.data.mixup import mixed
 from maskedclip.finetune.command import read_finetune
 from maskedclip.finetune.epoch import learning_rate, train_epoch
 from maskedclip.finetune.recipes import FINETUNE_RECIPES, paper, retfound, retfound2025, urfound

@@ -63,8 +63,8 @@ def crops_of(config: Config, images: int = 4) -> Crops:
         global_BGHWC=bytes_of(images, 2, size, size),
         local_BSHWC=bytes_of(images, dino.local_crops, dino.local_size, dino.local_size),
         flip_BV=torch.rand(images, crops, generator=generator) < 0.5,
-        look_BVF=torch.rand(images, crops, 9, generator=generator),
-        drop_BVK=torch.rand(images, crops, 8, generator=generator),
+        colour_BVF=torch.rand(images, crops, 9, generator=generator),
+        drop_BVF=torch.rand(images, crops, 8, generator=generator),
         hidden_BGN=hidden_BGN,
         masked_M=hidden_BGN.transpose(0, 1).flatten().nonzero().flatten(),
     )

@@ -69,7 +69,7 @@ def test_who_has_a_caption_is_settled_when_the_run_begins(small, tmp_path):
         keep_silent(before, config.directory)
         spoil(tmp_path / "silent", 3, 1)
         after, _ = read_sources(config)
-        assert after.places(0, 100) == before.places(0, 100)
+        assert after.samples_at(0, 100) == before.samples_at(0, 100)
         (config.directory / SILENT).unlink()
         without, _ = read_sources(config)
         assert len(without) == len(before) + 1  # it would keep a slot, to be named in the ledger
@@ -82,7 +82,7 @@ def test_weights_and_windows_reach_the_sources(small, phantoms):
     }  # fmt: skip
     with process_group():
         _, unpaired = read_sources(override(small, changes))
-    places = unpaired.places(0, 1000)
+    places = unpaired.samples_at(0, 1000)
     assert [sum(place.dataset == i for place in places) for i in range(2)] == [750, 250]
     first = sorted([place.sample for place in places if place.dataset == 1][:32])
     assert sum(b - a == 1 for a, b in itertools.pairwise(first)) >= 15  # blocks of two

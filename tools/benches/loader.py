@@ -23,7 +23,7 @@ from torchvision import transforms
 
 from maskedclip.data.captions import caption
 from maskedclip.data.photographs.field_of_view import find_field, square_field
-from maskedclip.data.rows import Row, View, draws_of
+from maskedclip.data.rows import BatchRow, View, draws_of
 from maskedclip.data.source import Source
 from maskedclip.data.storage.shards import Shards, ShardWriter
 from maskedclip.data.stream import Batch, collate, stream
@@ -209,12 +209,12 @@ def stages_of(dataset: Shards, fidelity: str, rows: int = 200) -> dict[str, floa
         numbers = np.random.default_rng(number).random((TRIES, 4))
         timed("decode", partial(cut, jpeg, IMAGE, AREA, numbers, fidelity))
         timed("decode_crop", partial(crop_of, jpeg, IMAGE, AREA, numbers, fidelity))
-        made.append(Row(False, np.zeros(196, bool), "", 0, "", None))
+        made.append(BatchRow(False, np.zeros(196, bool), "", 0, "", None))
     found = {name: statistics.median(values) for name, values in took.items()}
     nothing = torch.zeros(0, 1, dtype=torch.int64)
     source = Source("unpaired", [dataset], 0, captioned=False)
     start = time.perf_counter()
-    draws_of(source, source.places(0, rows), view(fidelity))
+    draws_of(source, source.samples_at(0, rows), view(fidelity))
     found["draws_mask"] = 1000 * (time.perf_counter() - start) / rows
     start = time.perf_counter()
     collate(torch.empty(0, 1, 1, 3), made, lambda _: (nothing, nothing), view(fidelity))

@@ -13,7 +13,7 @@ import numpy as np
 import simplejpeg
 from PIL import Image, ImageOps
 
-PIXEL_LIMIT = 80_000_000  # a larger picture is refused before it is decoded
+PIXEL_LIMIT = 80_000_000  # a larger image is refused before it is decoded
 FORMATS = ("JPEG", "PNG", "TIFF", "PPM", "BMP", "GIF", "WEBP")
 _ORIENTATION, _GPS = 0x0112, 0x8825  # tags of EXIF
 # of the tags that make up every TIFF, those that tell of a camera, a time or a person
@@ -33,7 +33,7 @@ class UnreadableImage(ValueError):  # noqa: N818 - it is not the code that erred
 
 
 class Decoded(NamedTuple):
-    """A picture, and what its file said of it beside the pixels."""
+    """An image, and what its file said of it beside the pixels."""
 
     image_HWC: np.ndarray  # uint8, red green blue, upright
     width: int  # of the original, in pixels
@@ -42,7 +42,7 @@ class Decoded(NamedTuple):
 
 
 def decode(content: bytes, shorter_side: int) -> Decoded:
-    """Return the picture of an image file.
+    """Return the image of an image file.
 
     Args:
         shorter_side: pixels; a JPEG may be decoded at a half, a quarter or an eighth of its size,

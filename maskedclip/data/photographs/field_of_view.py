@@ -18,12 +18,12 @@ class Box(NamedTuple):
 
 
 def find_field(image_HWC: np.ndarray) -> Box:
-    """Return the box around the lit part; the whole picture where no dark frame stands out."""
+    """Return the box around the lit part; the whole image where no dark frame stands out."""
     height, width = image_HWC.shape[:2]
     whole = Box(0, 0, height, width)
     value_HW = _brightest_channel(_sampled(image_HWC, 256))
     frame = _frame_level(value_HW)
-    bright = _level(value_HW, 0.97)  # the field may be a twentieth of the picture
+    bright = _level(value_HW, 0.97)  # the field may be a twentieth of the image
     if bright - frame < 12:  # all dark, or all bright: nothing tells field from frame
         return whole
     threshold = frame + max(4.0, 0.06 * (bright - frame))
@@ -45,7 +45,7 @@ def find_field(image_HWC: np.ndarray) -> Box:
 
 
 def crop_field(image_HWC: np.ndarray) -> np.ndarray:
-    """Return the field of view in a square, at the picture's own size."""
+    """Return the field of view in a square, at the image's own size."""
     return square_field(image_HWC, find_field(image_HWC), max(image_HWC.shape[:2]))
 
 
@@ -90,7 +90,7 @@ def square_field(image_HWC: np.ndarray, box: Box, size: int) -> np.ndarray:
 
 
 def reduced(image_HWC: np.ndarray, side: int) -> np.ndarray:
-    """Return the picture halved as often as its longer side stays at `side` pixels or above.
+    """Return the image halved as often as its longer side stays at `side` pixels or above.
 
     By means of 2 x 2 pixels: OpenCV has a fast way for that, and none for other areas.
     """
@@ -102,14 +102,14 @@ def reduced(image_HWC: np.ndarray, side: int) -> np.ndarray:
 
 
 def _sampled(image_HWC: np.ndarray, side: int) -> np.ndarray:
-    """Return the picture at a fraction of its size, from 2 x 2 pixels each: for a rough look."""
+    """Return the image at a fraction of its size, from 2 x 2 pixels each: for a rough look."""
     factor = 2 ** int(np.log2(max(1, max(image_HWC.shape[:2]) / side)))
     width, height = (max(1, n // factor) for n in image_HWC.shape[1::-1])
     return np.asarray(cv2.resize(image_HWC, (width, height), interpolation=cv2.INTER_LINEAR))
 
 
 def _resized(image_HWC: np.ndarray, width: int, height: int) -> np.ndarray:
-    """Halve while the picture is twice as large or more, then go the rest linearly.
+    """Halve while the image is twice as large or more, then go the rest linearly.
 
     Less than a halving is left for the last step, so that its four neighbours hold every pixel:
     51 dB to Pillow's bicubic filter on photographs, at a tenth of the time of INTER_AREA.

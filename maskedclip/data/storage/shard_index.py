@@ -146,7 +146,7 @@ def _refuse_keys(table: SampleTable) -> None:
 
 
 def _numbers(rests: Sequence[str], columns: int) -> np.ndarray:
-    """Return extents_NC, -1 all over the row of a text that is not `columns` numbers."""
+    """Return the extents, -1 all over the row of a text that is not `columns` numbers."""
     tabs = columns - 1
     together = "\t".join(rests).encode("utf-8", "surrogateescape")
     if not together.translate(None, _DIGITS) and all(rest.count("\t") == tabs for rest in rests):
@@ -164,5 +164,5 @@ def _row(rest: str, columns: int) -> list[int]:
     return [min(int(field[:20]), 1 << 62) for field in fields]
 
 
-def _rows(bad_NC: np.ndarray) -> list[int]:
-    return [int(row) for row in np.flatnonzero(bad_NC.any(axis=1))]
+def _rows(is_bad: np.ndarray) -> list[int]:
+    return [int(row) for row in np.flatnonzero(is_bad.any(axis=1))]

@@ -145,12 +145,11 @@ class Shards:
         # posix_fadvise(WILLNEED) stops after one readahead: 8 of 256 MB where it was measured
         for number in range(self._shard_number(start), self._shard_number(stop - 1) + 1):
             first, last = max(start, self._starts[number]), min(stop, self._starts[number + 1])
-            offset_SM, size_SM = self._extents[first:last, 0::3], self._extents[first:last, 1::3]
-            known_SM = offset_SM > 0
-            if not known_SM.any():
+            starts, sizes = self._extents[first:last, 0::3], self._extents[first:last, 1::3]
+            if not starts.any():
                 continue
-            end = int((offset_SM + size_SM).max())
-            for offset in range(int(offset_SM[known_SM].min()), end, _CHUNK):
+            end = int((starts + sizes).max())
+            for offset in range(int(starts[starts > 0].min()), end, _CHUNK):
                 try:
                     content = self._files.read(number, min(_CHUNK, end - offset), offset)
                 except OSError:

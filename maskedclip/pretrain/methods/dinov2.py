@@ -12,8 +12,7 @@ from torch import Tensor
 from torch.optim import AdamW
 
 from maskedclip.config import Config
-from maskedclip.data.colour_augmentation import look
-from maskedclip.data.multi_crop import GLOBALS, Crops, MultiCrop
+from maskedclip.data.multi_crop import GLOBALS, Crops, MultiCrop, augment_colours
 from maskedclip.data.rows import View
 from maskedclip.data.stream import Batch
 from maskedclip.data.transforms import normalise
@@ -242,15 +241,15 @@ def prepared(crops: Crops) -> tuple[Tensor, Tensor]:
         images, number = image_BVHWC.shape[:2]
         stop = first + number
         image_RCHW = image_BVHWC.transpose(0, 1).flatten(0, 1).permute(0, 3, 1, 2)
-        look_RF = crops.look_BVF[:, first:stop].transpose(0, 1).flatten(0, 1)
+        colour_RF = crops.colour_BVF[:, first:stop].transpose(0, 1).flatten(0, 1)
         flip_R = crops.flip_BV[:, first:stop].T.flatten()
-        kind_R = torch.arange(first, stop, device=look_RF.device).clamp(max=GLOBALS)
+        kind_R = torch.arange(first, stop, device=colour_RF.device).clamp(max=GLOBALS)
         kind_R = kind_R.repeat_interleave(images)
-        coloured_RCHW = look(
+        coloured_RCHW = augment_colours(
             image_RCHW.float() / 255,
-            look_RF,
-            blur_B=look_RF.new_tensor(_BLUR)[kind_R],
-            solarise_B=look_RF.new_tensor(_SOLARISE)[kind_R],
+            colour_RF,
+            blur_B=colour_RF.new_tensor(_BLUR)[kind_R],
+            solarise_B=colour_RF.new_tensor(_SOLARISE)[kind_R],
         )
         prepared_crops.append(normalise(255 * coloured_RCHW, flip_R))
         first = stop
@@ -267,7 +266,7 @@ def _kept(crops: Crops, rate: float) -> Tensor | None:
     """Return kept_JR: 0 where a crop leaves a branch of a block out, which others make up for."""
     if not rate:
         return None
-    return (crops.drop_BVK >= rate).permute(2, 1, 0).flatten(1).float() / (1 - rate)
+    return (crops.drop_BVF >= rate).permute(2, 1, 0).flatten(1).float() / (1 - rate)
 
 
 def _clipped(model: Student, largest: float | None) -> Tensor:
