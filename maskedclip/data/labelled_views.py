@@ -78,7 +78,7 @@ class _Canvas:
         return canvas
 
 
-def read_image(dataset: Shards, index: int) -> Image.Image:
+def sample_image(dataset: Shards, index: int) -> Image.Image:
     """Return a sample's RGB image; DamagedSample where it is no whole JPEG."""
     jpeg, _ = dataset.read(index)
     try:
@@ -118,7 +118,7 @@ class _Augmented(Dataset):
         epoch, position = item
         sample = self._samples[position]
         try:
-            image = read_image(self._dataset, sample.index)
+            image = sample_image(self._dataset, sample.index)
         except DamagedSample as damage:
             return sample, damage
         with seeded(number(self._seed, "augment", epoch, sample.key, bits=32)):
@@ -177,7 +177,7 @@ def prepared_batches(
 
     def load(sample: LabelledSample) -> tuple[LabelledSample, Tensor | DamagedSample]:
         try:
-            return sample, prepare(read_image(dataset, sample.index))
+            return sample, prepare(sample_image(dataset, sample.index))
         except DamagedSample as damage:
             return sample, damage
 

@@ -23,7 +23,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from maskedclip.data.labelled_views import RESIZE, preparation, read_image
+from maskedclip.data.labelled_views import RESIZE, preparation, sample_image
 from maskedclip.data.order import number
 from maskedclip.data.photographs.field_of_view import find_field
 from maskedclip.data.storage.shards import DamagedSample, Shards
@@ -163,7 +163,7 @@ def _sampled(dataset: Shards, count: int) -> Iterator[InputImage]:
     of_test = [index for index in metadata if "test" in (metadata[index]["split"] or "")]
     for index in (of_test or list(metadata))[:count]:
         try:
-            image = read_image(dataset, index)
+            image = sample_image(dataset, index)
         except DamagedSample as damage:
             logger.warning("%s; it is left out", damage)
             continue

@@ -12,7 +12,7 @@ from urllib.parse import quote
 import numpy as np
 from PIL import Image
 
-from maskedclip.data.labelled_views import read_image
+from maskedclip.data.labelled_views import sample_image
 from maskedclip.data.storage.shards import DamagedSample, Shards
 from maskedclip.metrics.results import Predictions, file_name
 from maskedclip.metrics.zero_shot import categories
@@ -72,7 +72,7 @@ class PhotographReader:
                 labels = dataset.metadata(index_of[key])["labels"]
                 if labels.get(result.task) != classes[mistake.label]:
                     raise LookupError(f"{key} has another label in {result.shards}")
-                by_key[key] = _data_address(read_image(dataset, index_of[key]))
+                by_key[key] = _data_address(sample_image(dataset, index_of[key]))
             except (LookupError, DamagedSample) as error:
                 lost.append(str(error.args[0] if isinstance(error, LookupError) else error))
         note = ""
