@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import matplotlib as mpl
 import numpy as np
 import torch
 from matplotlib.axes import Axes
@@ -46,6 +47,7 @@ HEAT = LinearSegmentedColormap.from_list("heat", ["#0018a8", "#0090ff", "#00f0e0
 _STRONGEST = 0.7  # of the heat's colour over the photograph's
 _CONTOURS = (0.5, 0.8)  # of a map's range, from its median to its highest
 _RESOLUTION = 110  # dots per inch
+_PLAIN_TEXT = {"text.parse_math": False}  # $ in a name of a file or class begins no formula
 
 
 class CropBox(NamedTuple):
@@ -261,6 +263,7 @@ def overlay(image_HWC: np.ndarray, map_RC: np.ndarray) -> np.ndarray:
     return np.asarray((255 * mixed_HWC).round().astype(np.uint8))
 
 
+@mpl.rc_context(_PLAIN_TEXT)
 def write_overlay(
     path: Path,
     photograph_HWC: np.ndarray,
@@ -301,6 +304,7 @@ def write_overlay(
     _save(figure, path)
 
 
+@mpl.rc_context(_PLAIN_TEXT)
 def write_grid(
     path: Path,
     title: str,

@@ -1,4 +1,4 @@
-"""One process at a time, where the file system has locks."""
+"""An exclusive lock between processes, where the file system has locks."""
 
 import errno
 import fcntl
@@ -13,11 +13,11 @@ _NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
 
 @contextmanager
 def locked(path: Path, *, wait: bool, without: str) -> Iterator[None]:
-    """Hold the lock of a file, made where it is not there; the end of a process gives it back.
+    """Hold the lock of a file, which is created if missing; released when the process ends.
 
     Args:
         wait: until it is free; else BlockingIOError where another process holds it.
-        without: what to mind where there are no locks; it is said, and the block runs.
+        without: the warning where the file system has no locks; the block runs nevertheless.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a") as file:

@@ -1,6 +1,6 @@
 """What a run scored: results.jsonl, a row a score, and the predictions that the scores follow from.
 
-Predictions are two CSV files: the probabilities of each image, and the patient it is of.
+Predictions are two CSV files: the probabilities of each image, and its patient.
 """
 
 import csv
@@ -112,7 +112,7 @@ def recomputed(run: Path, row: dict[str, Any]) -> Score:
 def predictions_of(run: Path, row: dict[str, Any]) -> tuple[Predictions, list[str]]:
     """Return the predictions behind a row of a run, and the classes.
 
-    Raises ValueError where they are not there, damaged, or outside of the run.
+    Raises ValueError where they are missing, damaged, or outside of the run.
     """
     name = row.get("predictions")
     if not isinstance(name, str) or Path(name).is_absolute() or ".." in Path(name).parts:

@@ -59,6 +59,16 @@ def test_a_map_that_is_the_same_everywhere_paints_nothing() -> None:
     assert (overlay(grey_HWC, np.full((4, 4), 0.2)) == grey_HWC).all()
 
 
+def test_dollars_in_a_name_are_no_formula(tmp_path: Path) -> None:
+    seen_HWC, name = np.full((64, 64, 3), 90, np.uint8), r"a$\b$.jpg"
+    write_overlay(
+        tmp_path / "one.png", seen_HWC, CropBox(0, 0, 64, 64), seen_HWC, hot(2, 1),
+        title=name, caption=name, unit=name,
+    )  # fmt: skip
+    write_grid(tmp_path / "grid.png", name, [(name, seen_HWC, [(name, hot(2, 1))])])
+    assert (tmp_path / "grid.png").stat().st_size > 0
+
+
 def test_overlays_and_grids_are_written_whole(tmp_path: Path) -> None:
     seen_HWC = np.full((64, 64, 3), 90, np.uint8)
     for map_RC in (hot(2, 1), np.zeros((4, 4))):

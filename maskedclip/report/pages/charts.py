@@ -35,6 +35,7 @@ _FILE_STYLE = {
     "font.family": "sans-serif", "font.size": 8, "axes.titlesize": 8.5, "axes.linewidth": 0.6,
     "legend.fontsize": 7.5, "xtick.labelsize": 7, "ytick.labelsize": 7, "lines.linewidth": 1.3,
     "svg.hashsalt": "maskedclip",  # the same figure, the same bytes
+    "text.parse_math": False,  # a name is no formula
 }  # fmt: skip
 _PAGE_STYLE = _FILE_STYLE | {
     "text.color": _INK, "axes.edgecolor": _INK, "axes.labelcolor": _INK, "xtick.color": _INK,
@@ -235,8 +236,8 @@ def _point(share: float, cell: TableCell) -> _Point | None:
 
 
 def _label(name: str) -> str:
-    """Return a name that matplotlib takes for no formula and no hidden entry, wrapped."""
-    plain = textwrap.fill(name.replace("$", r"\$"), _LONGEST)
+    """Return a name, wrapped; matplotlib would hide one that begins with an underscore."""
+    plain = textwrap.fill(name, _LONGEST)
     return f" {plain}" if plain.startswith("_") else plain
 
 

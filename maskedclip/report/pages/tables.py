@@ -166,7 +166,7 @@ class LabelBlock:
 
     def marks(self, columns: Sequence[Column | None]) -> dict[tuple[str, Column | None, str], str]:
         """Return (method, column, metric) -> mark; averages over too few tasks take no part."""
-        found: dict[tuple[str, Column | None, str], str] = {}
+        placed: dict[tuple[str, Column | None, str], str] = {}
         for column in columns:
             for metric in TABLED:
                 cells = [line.at(column, metric) for line in self.lines]
@@ -175,8 +175,8 @@ class LabelBlock:
                     for cell in cells
                 ]
                 for line, mark in zip(self.lines, marks(values), strict=True):
-                    found[line.method, column, metric] = mark
-        return found
+                    placed[line.method, column, metric] = mark
+        return placed
 
 
 @dataclass(frozen=True)

@@ -64,7 +64,7 @@ def test_without_labels_there_is_no_figure() -> None:
     assert label_efficiency(table(runs, columns_of(runs, ()))) is None
 
 
-HOSTILE = "</text><script>alert(1)</script> $x_1$"
+HOSTILE = r"</text><script>alert(1)</script> $\b_$"
 FOUND = predicted("idrid", 3, 1.0, 0)
 CURVES = class_curves([HOSTILE, "_b", "c"], FOUND.label_B, FOUND.probability_BY)
 CHARTS = {
