@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import matplotlib as mpl
 import numpy as np
@@ -47,7 +47,9 @@ HEAT = LinearSegmentedColormap.from_list("heat", ["#0018a8", "#0090ff", "#00f0e0
 _STRONGEST = 0.7  # of the heat's colour over the photograph's
 _CONTOURS = (0.5, 0.8)  # of a map's range, from its median to its highest
 _RESOLUTION = 110  # dots per inch
-_PLAIN_TEXT = {"text.parse_math": False}  # $ in a name of a file or class begins no formula
+_PLAIN_TEXT: dict[Any, Any] = {
+    "text.parse_math": False
+}  # $ in a name of a file or class begins no formula
 
 
 class CropBox(NamedTuple):

@@ -31,7 +31,7 @@ _ON_PAGE = {  # a colour of a figure -> what it is on a page, light or dark
     _INK: "currentColor", "#000000": "currentColor", _GRID: "var(--line)",
     _BACKDROP: "var(--soft)", "#ffffff": "none",
 }  # fmt: skip
-_FILE_STYLE = {
+_FILE_STYLE: dict[Any, Any] = {
     "font.family": "sans-serif", "font.size": 8, "axes.titlesize": 8.5, "axes.linewidth": 0.6,
     "legend.fontsize": 7.5, "xtick.labelsize": 7, "ytick.labelsize": 7, "lines.linewidth": 1.3,
     "svg.hashsalt": "maskedclip",  # the same figure, the same bytes
@@ -70,7 +70,7 @@ class _Point(NamedTuple):
 
 def roc_chart(curves: Sequence[ClassCurve], backdrop: Sequence[ClassCurve] = ()) -> Markup:
     """Return an <svg> of the ROC curves; those of the backdrop are thin and unnamed."""
-    with mpl.rc_context(_CHART_STYLE):  # type: ignore[arg-type]
+    with mpl.rc_context(_CHART_STYLE):
         figure, axes = _unit_square("false positive rate", "true positive rate")
         axes.plot([0, 1], [0, 1], color=_BACKDROP, linestyle="--", linewidth=0.8)
         for curve in backdrop:
@@ -87,7 +87,7 @@ def precision_recall_chart(
     curves: Sequence[ClassCurve], backdrop: Sequence[ClassCurve] = ()
 ) -> Markup:
     """Return an <svg> of precision against recall, in the steps that average precision sums."""
-    with mpl.rc_context(_CHART_STYLE):  # type: ignore[arg-type]
+    with mpl.rc_context(_CHART_STYLE):
         figure, axes = _unit_square("recall", "precision")
         for curve in backdrop:
             assert curve.precision_K2 is not None
@@ -102,7 +102,7 @@ def precision_recall_chart(
 def curve_legend(names: Sequence[str]) -> Markup:
     """Return an <svg> of the names beside the lines that the two charts draw for them."""
     labels = [_label(name) for name in names]
-    with mpl.rc_context(_CHART_STYLE):  # type: ignore[arg-type]
+    with mpl.rc_context(_CHART_STYLE):
         lines = 1 + sum(label.count("\n") + 1 for label in labels)
         figure = Figure(figsize=(2.7, 0.21 * lines))
         handles = [Line2D([], [], **style) for style in _line_styles(len(names))]
@@ -115,7 +115,7 @@ def curve_legend(names: Sequence[str]) -> Markup:
 
 def reliability_chart(bins: Sequence[ReliabilityBin]) -> Markup:
     """Return an <svg> of accuracy over confidence as bars, and the diagonal."""
-    with mpl.rc_context(_CHART_STYLE):  # type: ignore[arg-type]
+    with mpl.rc_context(_CHART_STYLE):
         figure, axes = _unit_square("confidence (highest probability)", "share that is right")
         axes.bar(
             [b.low for b in bins], [b.accuracy for b in bins], [b.high - b.low for b in bins],
@@ -165,13 +165,13 @@ def label_efficiency(table: Table) -> RenderedFigure | None:
     if not any(_lines(table, column) for column in table.columns):
         return None
     methods = list(dict.fromkeys(line.method for b in table.blocks for line in b.lines))
-    with mpl.rc_context(_FILE_STYLE):  # type: ignore[arg-type]
+    with mpl.rc_context(_FILE_STYLE):
         figure = _figure_2(table, methods)
         png, svg = (_saved(figure, kind) for kind in ("png", "svg"))
     names = ", ".join(column.name for column in table.columns if _lines(table, column))
     words = f"AUROC against the share of labels, for {names}, by {', '.join(methods)}. "
     words += f"{_bands(table)}."
-    with mpl.rc_context(_PAGE_STYLE):  # type: ignore[arg-type]
+    with mpl.rc_context(_PAGE_STYLE):
         inline = _inline(_figure_2(table, methods), words)
     return RenderedFigure(png, svg, inline, words)
 
