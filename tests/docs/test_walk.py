@@ -11,7 +11,7 @@ import cv2
 import pytest
 
 from maskedclip.shards.phantoms.phantom import draw
-from tests.docs.pages import README, ROOT, commands, words_of
+from tests.docs.pages import README, ROOT, blocks, commands, words_of
 from tests.downloads import build
 
 # what makes minutes of hours, by the words that a command has
@@ -91,6 +91,13 @@ def test_the_commands_of_the_readme_run_in_their_order_on_drawn_data(tmp_path: P
         # the report's exit code is 1 where a cell of the paper's tables is missing
         wanted = (0, 1) if program == "maskedclip.report" else (0,)
         assert done.returncode in wanted, f"{line}\n{done.stdout[-3000:]}{done.stderr[-3000:]}"
+    photograph(tmp_path / "my_images" / "eye.jpg", 1)
+    (block,) = blocks(README, "python")
+    done = subprocess.run(
+        [sys.executable, "-c", block],
+        cwd=tmp_path, env=environment, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert done.stdout.startswith("eye.jpg ")
     assert (tmp_path / "report" / "index.html").is_file()
     assert (tmp_path / "runs" / "small" / "export" / "timm").is_dir()
 
