@@ -76,9 +76,9 @@ def train(
     config: FinetuneConfig, run: Path, labels: Labels, rest: float
 ) -> tuple[nn.Module, Ledger]:
     """Train from the newest verified state to the last epoch; return the selected network."""
-    shown = preparation_of(config)
+    norm = preparation_of(config)
     augment = augmentation(
-        config.image_size, config.augmentation, config.re_prob, mean=shown.mean, std=shown.std
+        config.image_size, config.augmentation, config.re_prob, mean=norm.mean, std=norm.std
     )
     model, report = build(config, len(labels.task.classes))
     with process_group() as device:

@@ -78,7 +78,7 @@ class Job(Repeatable):
 
 
 def as_a_job(work: Callable[[], T]) -> T:
-    """Return work(); where it was asked to leave and has saved, have SLURM queue the job again.
+    """Return work(); where it was asked to stop and has saved, have SLURM queue the job again.
 
     Outside of a job `Preempted` is raised.
     """

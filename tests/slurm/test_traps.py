@@ -13,7 +13,7 @@
 - The pickle of a job is lost when a kill breaks off its rewriting: it is never rewritten.
 - Half a result of a killed attempt (.save_tmp) keeps the next from writing its own: test_job.py,
   half_a_result_of_a_killed_attempt; half a checkpoint: test_attempts.py, a_run_that_cannot_save.
-- Two attempts at once, after a node was cut off: engine/test_life.py, and test_attempts.py,
+- Two attempts at once, after a node was cut off: engine/test_run_lease.py, and test_attempts.py,
   an_attempt_on_a_node_that_is_cut_off.
 - A job that has ended is run again after the controller was lost: test_job.py,
   a_finished_run_is_left_as_it_is.
