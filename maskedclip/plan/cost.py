@@ -128,9 +128,14 @@ def plan(
     hours = steps * step_s / 3600
     state = 4 * (3 * network.parameters + network.teacher_parameters)
     exported = 4 * (network.parameters + network.encoder.parameters)
-    captions = [f"captions of {whole.text_tokens} tokens (those of categories have 8 to 23)"]
-    if not network.contrasts:
-        captions = []
+    notes = [*assumed, *said]
+    notes.append(f"CO2e: {card.watts} W a board x PUE {pue:g} x {kg_per_kwh:g} kg/kWh")
+    if network.contrasts:
+        notes.append(f"captions of {whole.text_tokens} tokens (those of categories have 8 to 23)")
+    if nodes > 1:
+        notes.append("exchange at the link's rate; between nodes it is slower")
+    kind = "bf16" if value == 2 else "fp32"
+    notes.append(f"{kind} at {peak / 1e12:g} TFLOP/s a card (data sheet)")
     return Plan(
         run=config.name, gpu=gpu, nodes=nodes, gpus=gpus, mfu=mfu,
         load=share, parts=ways.parts,
@@ -145,14 +150,7 @@ def plan(
         images_per_s=whole.images / step_s,
         images=counts, epochs=epochs, steps=steps, hours=hours, gpu_hours=world * hours,
         kg_co2e=card.watts / 1000 * world * hours * pue * kg_per_kwh,
-        notes=(
-            *assumed,
-            *said,
-            f"CO2e: {card.watts} W a board x PUE {pue:g} x {kg_per_kwh:g} kg/kWh",
-            *captions,
-            *([] if nodes == 1 else ["exchange at the link's rate; between nodes it is slower"]),
-            f"{'bf16' if value == 2 else 'fp32'} at {peak / 1e12:g} TFLOP/s a card (data sheet)",
-        ),
+        notes=tuple(notes),
     )  # fmt: skip
 
 
