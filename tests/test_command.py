@@ -17,6 +17,7 @@ from maskedclip.config import LaunchConfig, Lines, field_kinds
 from maskedclip.doctor.examine import DoctorConfig
 from maskedclip.explain.command import read_explain
 from maskedclip.finetune.command import read_evaluate, read_finetune
+from maskedclip.grid.__main__ import CELL
 from maskedclip.grid.ablation_command import read_ablation
 from maskedclip.grid.study_command import read_study
 from maskedclip.plan.cost import PlanConfig
@@ -74,6 +75,7 @@ CASES = [
     Case("-m maskedclip.explain", lambda w: read_explain("", w), "untrained=1", "random",
          "no weights given"),
     Case("-m maskedclip.compare", line(COMPARE), "", "a b", "0 runs given"),
+    Case("-m maskedclip.grid", line(CELL), "", "grid cell", "no grid given"),
     Case("-m maskedclip.slurm", line(SLURM), "watch=3", "status a", "no command given"),
 ]  # fmt: skip
 WITH_FLAGS = [case for case in CASES if case.flag]

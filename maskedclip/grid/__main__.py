@@ -1,4 +1,9 @@
-"""Run one cell of a grid on this machine: `python -m maskedclip.grid GRID CELL`, by local_pool."""
+"""Run one cell of a grid in this process, as the pool of local processes does.
+
+python -m maskedclip.grid GRID CELL
+
+GRID is the directory of a grid.json, CELL the name of one of its cells.
+"""
 
 import ctypes
 import logging
@@ -6,24 +11,24 @@ import signal
 import sys
 from pathlib import Path
 
-from maskedclip.command import one_line_errors
+from maskedclip.command import CommandLine, Word, one_line_errors
 
 _PR_SET_PDEATHSIG = 1
+CELL = CommandLine(words=[Word("GRID"), Word("CELL")])
 
 
 def main() -> None:
     """Run the cell that the command line names."""
-    if (
-        sys.platform == "linux"
-    ):  # ended gently by the kernel when the pool that started it is killed
+    directory, name = CELL.read(__doc__).words
+    if sys.platform == "linux":  # the kernel ends it gently when the pool that started it is killed
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     with one_line_errors():
         from maskedclip.grid.local_pool import run_cell_here
         from maskedclip.grid.manifest import cell_of, read
 
-        grid = read(Path(sys.argv[1]))
-        run_cell_here(grid, cell_of(grid, sys.argv[2]))
+        grid = read(Path(directory))
+        run_cell_here(grid, cell_of(grid, name))
 
 
 if __name__ == "__main__":
