@@ -29,7 +29,7 @@ class LabelledSample:
 
     index: int  # in the dataset
     key: str
-    label: int  # place of its class in Task.classes
+    label: int  # index of its class in Task.classes
     split: str | None  # as published: train, val or test
     patient: str | None
     unit: str  # samples of one unit (a patient, or copies of one file) stay together
@@ -51,7 +51,7 @@ def labelled(dataset: Shards, task: str = "") -> Task:
     or in that of their numbers where all are numbers. Raises ValueError where there are no labels,
     no such task, or a split of an unknown name.
     """
-    found: list[tuple[int, dict[str, str], str | None, str | None, str]] = []
+    entries: list[tuple[int, dict[str, str], str | None, str | None, str]] = []
     lost: list[DamagedSample] = []
     if dataset.excluded:
         count = len(dataset.excluded)
@@ -64,12 +64,12 @@ def labelled(dataset: Shards, task: str = "") -> Task:
         except DamagedSample as damage:
             lost.append(damage)
             continue
-        # what is needed, and each word once: there may be a million of them
+        # what is needed, and each word once: there may be a million
         labels = {intern(name): intern(value) for name, value in metadata["labels"].items()}
         # copies of one file are one unit: in two splits they would be a leak
         unit = metadata["patient"] or metadata["sha256"] or dataset.key(index)
-        found.append((index, labels, metadata["split"], metadata["patient"], unit))
-    tasks = sorted({name for _, labels, *_ in found for name in labels})
+        entries.append((index, labels, metadata["split"], metadata["patient"], unit))
+    tasks = sorted({name for _, labels, *_ in entries for name in labels})
     if not tasks:
         raise ValueError(f"{dataset.directory}: no sample has a label; choose a labelled dataset")
     if task and task not in tasks:
@@ -77,19 +77,19 @@ def labelled(dataset: Shards, task: str = "") -> Task:
         hint = f"did you mean {near[0]}? " if near else ""
         raise ValueError(f"{dataset.directory}: no task {task!r}; {hint}it has {', '.join(tasks)}")
     name = task or tasks[0]
-    found = [facts for facts in found if name in facts[1]]
-    classes = _classes(dataset, name, {labels[name] for _, labels, *_ in found})
-    place = {value: label for label, value in enumerate(classes)}
+    entries = [facts for facts in entries if name in facts[1]]
+    classes = _classes(dataset, name, {labels[name] for _, labels, *_ in entries})
+    label_of = {value: label for label, value in enumerate(classes)}
     samples = [
         LabelledSample(
             index,
             dataset.key(index),
-            place[labels[name]],
+            label_of[labels[name]],
             _split(dataset, index, split),
             patient,
             unit,
         )
-        for index, labels, split, patient, unit in found
+        for index, labels, split, patient, unit in entries
     ]
     return Task(name, classes, samples, lost)
 

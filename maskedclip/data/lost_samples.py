@@ -30,8 +30,8 @@ class Ledger:
     def add(self, lost: Iterable[DamagedSample]) -> None:
         """Append the samples that are not listed yet, and say so."""
         for damage in lost:
-            place = {"dataset": self._dataset, "shard": damage.shard, "key": damage.key}
-            line = json.dumps(place | {"reason": damage.reason})
+            entry = {"dataset": self._dataset, "shard": damage.shard, "key": damage.key}
+            line = json.dumps(entry | {"reason": damage.reason})
             if line not in self._known:
                 self._known.add(line)
                 _append(self._path, [line])
@@ -39,9 +39,9 @@ class Ledger:
 
 
 class RunLedger:
-    """The lost slots of a run that may die and go on at any step: step, row, sample, substitute.
+    """The lost slots of a run that may be resumed at any step: step, row, sample, substitute.
 
-    Every rank counts, the one that `writes` has the file. `kept` are the lines of earlier lives,
+    Every rank counts, the one that `writes` has the file. `kept` are the lines of earlier attempts,
     for all ranks from the one that read them.
     """
 
@@ -77,7 +77,7 @@ class RunLedger:
 
 
 def lines_before(path: Path, step: int) -> list[str]:
-    """Return the lines of a run's ledger that a life which goes on at `step` keeps.
+    """Return the lines of a run's ledger that an attempt which resumes at `step` keeps.
 
     What comes again is taken back, and so is half a line that a killed run left at the end.
     """
@@ -96,10 +96,10 @@ def write_unseen(path: Path, shown: Iterable[tuple[Source, int]]) -> dict[str, i
     with temporary.open("w") as file:
         for source, rows in shown:
             counts[source.name] = 0
-            for place in source.unseen(rows):
-                dataset = source.datasets[place.dataset]
-                line = {"source": source.name, "epoch": place.epoch, "dataset": dataset.name}
-                file.write(json.dumps(line | {"key": dataset.key(place.sample)}) + "\n")
+            for ref in source.unseen(rows):
+                dataset = source.datasets[ref.dataset]
+                line = {"source": source.name, "epoch": ref.epoch, "dataset": dataset.name}
+                file.write(json.dumps(line | {"key": dataset.key(ref.sample)}) + "\n")
                 counts[source.name] += 1
     temporary.replace(path)
     return counts

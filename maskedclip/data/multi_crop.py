@@ -75,8 +75,8 @@ class Crops(NamedTuple):
     flip_BV: Tensor  # bool
     colour_BVF: Tensor  # for augment_colours
     drop_BVF: Tensor
-    hidden_BGN: Tensor  # bool, True where the student must not look
-    masked_M: Tensor  # places of the hidden patches, crop 0 of all images before crop 1
+    hidden_BGN: Tensor  # bool, True where hidden from the student
+    masked_M: Tensor  # indices of the hidden patches, crop 0 of all images before crop 1
 
 
 def crop_draws(

@@ -1,6 +1,6 @@
 """Which sample stands where: pure functions of (seed, epoch, position), with nothing to remember.
 
-A seeded bijection on 0..n-1 takes the place of a shuffle buffer, so the place of a stream is one
+A seeded bijection on 0..n-1 replaces a shuffle buffer, so the position of a stream is one
 integer and seeking costs nothing.
 """
 
@@ -37,7 +37,7 @@ def permuted(position_B: np.ndarray, size: int, key: int) -> np.ndarray:
     """Return index_B: the images of `position_B` under the bijection of 0..size-1 that `key` picks.
 
     A Feistel network on a rectangle of nearly equal sides that just holds `size` cells (Black and
-    Rogaway, 2002); the few places that fall beyond the last cell walk on until they are inside.
+    Rogaway, 2002); the few values that fall beyond the last cell walk on until they are inside.
     """
     assert (position_B < size).all()
     turns = np.frombuffer(hashlib.shake_128(str(key).encode()).digest(8 * _ROUNDS), "<u8")
@@ -75,39 +75,39 @@ def ordered(first: int, rows: int, size: int, window: int, key: int) -> np.ndarr
     """
     if not window:
         return permuted(np.arange(first, first + rows), size, key)
-    found, end = [np.zeros(0, np.int64)], first + rows
+    chunks, end = [np.zeros(0, np.int64)], first + rows
     while first < end:
         start = first // window * window
         length = min(window, size - start)
         stop = min(start + length, end)
         inside_B = np.arange(first - start, stop - start)
-        found.append(start + permuted(inside_B, length, number(key, "window", start)))
+        chunks.append(start + permuted(inside_B, length, number(key, "window", start)))
         first = stop
-    return _in_blocks(np.concatenate(found), size, window, key)
+    return _in_blocks(np.concatenate(chunks), size, window, key)
 
 
 def pieces(position: int, size: int, window: int, key: int) -> list[tuple[int, int]]:
     """Return the runs of samples start..stop-1 in the window of a position."""
     start = position // window * window
-    places = np.arange(start, min(start + window, size))
-    index_B = np.sort(_in_blocks(places, size, window, key))
+    position_B = np.arange(start, min(start + window, size))
+    index_B = np.sort(_in_blocks(position_B, size, window, key))
     breaks = np.flatnonzero(np.diff(index_B) != 1)
     firsts, lasts = index_B[[0, *(breaks + 1)]], index_B[[*breaks, -1]]
     return [(int(a), int(b) + 1) for a, b in zip(firsts, lasts, strict=True)]
 
 
-def _in_blocks(place_B: np.ndarray, size: int, window: int, key: int) -> np.ndarray:
+def _in_blocks(position_B: np.ndarray, size: int, window: int, key: int) -> np.ndarray:
     """Return index_B of samples dealt out in blocks; the shorter one may come at any turn."""
     block = min(window, BLOCK)
     whole, rest = divmod(size, block)
     if not whole:
-        return place_B
+        return position_B
     short = number(key, "short") % (whole + 1) * block
-    turn_B, inside_B = np.divmod(place_B - np.where(place_B >= short + rest, rest, 0), block)
-    within_B = (place_B >= short) & (place_B < short + rest)
+    turn_B, inside_B = np.divmod(position_B - np.where(position_B >= short + rest, rest, 0), block)
+    within_B = (position_B >= short) & (position_B < short + rest)
     turn_B[within_B] = 0
     index_B = permuted(turn_B, whole, number(key, "blocks")) * block + inside_B
-    return np.where(within_B, whole * block + place_B - short, index_B)
+    return np.where(within_B, whole * block + position_B - short, index_B)
 
 
 def shares_of(weights: Sequence[float]) -> tuple[int, ...]:
@@ -135,15 +135,15 @@ class Turns(NamedTuple):
 
 def turns_at(first: int, rows: int, shares: tuple[int, ...], key: int) -> Turns:
     """Return whose slots `first`.. of an endless mixture are; each cycle has its own order."""
-    cycle, place = divmod(first, sum(shares))
+    cycle, start = divmod(first, sum(shares))
     which_B = _cycle(cycle, shares, key)
-    earlier = np.bincount(which_B[:place], minlength=len(shares)).tolist()
+    earlier = np.bincount(which_B[:start], minlength=len(shares)).tolist()
     before = [cycle * share + n for share, n in zip(shares, earlier, strict=True)]
-    found = [which_B[place : place + rows]]
-    while (missing := rows - sum(map(len, found))) > 0:
+    chunks = [which_B[start : start + rows]]
+    while (missing := rows - sum(map(len, chunks))) > 0:
         cycle += 1
-        found.append(_cycle(cycle, shares, key)[:missing])
-    return Turns(np.concatenate(found), before)
+        chunks.append(_cycle(cycle, shares, key)[:missing])
+    return Turns(np.concatenate(chunks), before)
 
 
 @lru_cache(maxsize=16)

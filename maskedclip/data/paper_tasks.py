@@ -53,8 +53,8 @@ PAPER = (
 
 def present(root: Path) -> tuple[list[TaskCard], list[TaskCard]]:
     """Return the cards whose shards are finished under `root`, and those that are missing."""
-    there = [card for card in PAPER if (root / card.shards / MANIFEST).is_file()]
-    return there, [card for card in PAPER if card not in there]
+    built = [card for card in PAPER if (root / card.shards / MANIFEST).is_file()]
+    return built, [card for card in PAPER if card not in built]
 
 
 def make_command(card: TaskCard, root: Path) -> str:
@@ -74,21 +74,21 @@ def chosen(
 
     Raises ValueError where "paper" is named and none of the seven is there.
     """
-    found: list[tuple[Path, str]] = []
+    pairs: list[tuple[Path, str]] = []
     lines: list[str] = []
     for name in datasets:
         if name != PAPER_WORD:
-            found.append((Path(name), task))
+            pairs.append((Path(name), task))
             continue
-        there, missing = present(root)
-        if not there:
+        built, missing = present(root)
+        if not built:
             raise ValueError(
                 f"--shards {root}: none of the paper's datasets is there; build one, such as "
                 f"{make_command(missing[0], root)}"
             )
-        found += [(root / card.shards, card.task) for card in there]
+        pairs += [(root / card.shards, card.task) for card in built]
         lines += _missing(missing, root)
-    return found, lines
+    return pairs, lines
 
 
 def _missing(cards: Sequence[TaskCard], root: Path) -> list[str]:

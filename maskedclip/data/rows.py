@@ -1,4 +1,4 @@
-"""From a place in a source to one row of a batch, and to the name of what could not be read.
+"""From a position of a source to one row of a batch, and to the name of what could not be read.
 
 Reading and decoding are two functions, so that they can wait and work in different threads.
 """
@@ -75,12 +75,12 @@ class RowJob(NamedTuple):
     """A slot to be filled: `row` counts the rows of this source in the global batch."""
 
     source: Source
-    place: SampleRef
+    ref: SampleRef
     step: int
     row: int
     paired: bool
-    draws: Draws  # of the sample at `place`
-    image_HWC: np.ndarray  # of the batch: here the image goes; flat where there are several crops
+    draws: Draws  # of the sample at `ref`
+    image_HWC: np.ndarray  # of the batch: where the image goes; flat where there are several crops
 
 
 class RawSample(NamedTuple):
@@ -88,30 +88,30 @@ class RawSample(NamedTuple):
 
     jpeg: bytes
     metadata: dict[str, Any]  # empty where the job is not of a pair
-    place: SampleRef
+    ref: SampleRef
     attempt: int
     damage: DamagedSample | None  # why the one meant is not here
 
 
-def draws_of(source: Source, places: Sequence[SampleRef], view: View) -> list[Draws]:
+def draws_of(source: Source, refs: Sequence[SampleRef], view: View) -> list[Draws]:
     """Return the draws of samples, each a function of (seed, epoch, dataset/key) alone."""
-    datasets = [source.datasets[place.dataset] for place in places]
-    names = [f"{d.name}/{d.key(p.sample)}" for d, p in zip(datasets, places, strict=True)]
-    keys = [number(source.seed, p.epoch, name) for p, name in zip(places, names, strict=True)]
+    datasets = [source.datasets[ref.dataset] for ref in refs]
+    names = [f"{d.name}/{d.key(p.sample)}" for d, p in zip(datasets, refs, strict=True)]
+    keys = [number(source.seed, p.epoch, name) for p, name in zip(refs, names, strict=True)]
     value_BF = uniform(np.array(keys, dtype=np.uint64), 2 + 4 * TRIES + view.num_patches)
     crop_BEF = value_BF[:, 2 : 2 + 4 * TRIES].reshape(-1, TRIES, 4)
     hidden_BN = hidden_patches(value_BF[:, 2 + 4 * TRIES :], view.mask_ratio, view.mask_unit)
     flips, words = (value_BF[:, 0] < 0.5).tolist(), value_BF[:, 1].tolist()
-    found = list(map(Draws, names, flips, words, crop_BEF, hidden_BN))
+    draws = list(map(Draws, names, flips, words, crop_BEF, hidden_BN))
     if view.crops is None:
-        return found
-    epochs = [place.epoch for place in places]
+        return draws
+    epochs = [ref.epoch for ref in refs]
     crops = crop_draws(source.seed, epochs, names, view.crops, view.num_patches)
-    return [draws._replace(crops=its) for draws, its in zip(found, crops, strict=True)]
+    return [one._replace(crops=its) for one, its in zip(draws, crops, strict=True)]
 
 
 def read_row(job: RowJob) -> RawSample:
-    """Return the bytes for a slot: the sample at its place or, if that is damaged, a substitute.
+    """Return the bytes for a slot: the sample it names or, if that is damaged, a substitute.
 
     Raises RuntimeError where none of many draws is whole.
     """
@@ -119,18 +119,18 @@ def read_row(job: RowJob) -> RawSample:
 
 
 def _read(job: RowJob, first: int, damage: DamagedSample | None) -> RawSample:
-    """Try the place itself (attempt 0) and then fixed draws, from attempt `first` on."""
+    """Try the sample itself (attempt 0) and then fixed draws, from attempt `first` on."""
     source = job.source
     for attempt in range(first, _SUBSTITUTES):
-        place = source.instead(job.place, attempt) if attempt else job.place
+        ref = source.instead(job.ref, attempt) if attempt else job.ref
         try:
-            dataset = source.datasets[place.dataset]
-            jpeg = dataset.image(place.sample)
-            metadata = dataset.metadata(place.sample) if job.paired else {}
-        except DamagedSample as found:  # a damaged substitute is listed at its own place alone
-            damage = damage or found
+            dataset = source.datasets[ref.dataset]
+            jpeg = dataset.image(ref.sample)
+            metadata = dataset.metadata(ref.sample) if job.paired else {}
+        except DamagedSample as error:  # a damaged substitute is listed at its own slot alone
+            damage = damage or error
         else:
-            return RawSample(jpeg, metadata, place, attempt, damage)
+            return RawSample(jpeg, metadata, ref, attempt, damage)
     raise RuntimeError(
         f"data.{source.name}, step {job.step}: {_SUBSTITUTES} samples in a row are damaged, the "
         f"first {damage}; build these shards again"
@@ -152,7 +152,7 @@ def make_row(job: RowJob, raw: RawSample, view: View) -> BatchRow:
 
 
 def _lost(job: RowJob, damage: DamagedSample, substitute: str) -> Lost:
-    dataset = job.source.datasets[job.place.dataset].name
+    dataset = job.source.datasets[job.ref.dataset].name
     return Lost(
         job.step, job.source.name, job.row, dataset, damage.shard, damage.key, damage.reason,
         substitute,
@@ -160,8 +160,8 @@ def _lost(job: RowJob, damage: DamagedSample, substitute: str) -> Lost:
 
 
 def _decoded(job: RowJob, raw: RawSample, view: View) -> BatchRow:
-    dataset, index = job.source.datasets[raw.place.dataset], raw.place.sample
-    draws = draws_of(job.source, [raw.place], view)[0] if raw.attempt else job.draws
+    dataset, index = job.source.datasets[raw.ref.dataset], raw.ref.sample
+    draws = draws_of(job.source, [raw.ref], view)[0] if raw.attempt else job.draws
     try:
         crops = _write(job.image_HWC, raw.jpeg, draws, view)
     except ValueError as error:

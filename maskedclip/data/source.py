@@ -1,6 +1,6 @@
 """Several shard directories read as one endless sequence, in an order that is new each epoch.
 
-Nothing grows with the number of samples: the place in the sequence is one integer, and of the
+Nothing grows with the number of samples: the position in the sequence is one integer, and of the
 samples that take no part alone there is a list.
 """
 
@@ -12,7 +12,7 @@ import numpy as np
 from maskedclip.data.order import number, ordered, pieces, shares_of, turns_at
 from maskedclip.data.storage.shards import DamagedSample, Shards
 
-_AT_ONCE = 4096  # places computed at a time where many are asked for
+_AT_ONCE = 4096  # positions computed at a time where many are asked for
 
 
 class SampleRef(NamedTuple):
@@ -35,8 +35,8 @@ class Source:
     """The samples of `datasets`, each once an epoch; with `weights`, each dataset has its epochs.
 
     Samples that an exclude.csv names take no part (`excluded` of them), nor, with `captioned`,
-    those that have neither categories nor a report (`left_out`); `silent` are those, an array of
-    sorted indices a dataset, where they are known from before. Raises ValueError where nothing is
+    those that have neither categories nor a report (`left_out`); `uncaptioned` are those, sorted
+    indices of each dataset, where they are already known. Raises ValueError where nothing is
     left, or a weight has nothing to give.
     """
 
@@ -95,22 +95,22 @@ class Source:
         """Return what stands at `rows` positions of the endless sequence from `first` on."""
         which_B, before = self._turns(first, rows)
         counts = np.bincount(which_B, minlength=self.parts).tolist()
-        found = [
+        of_parts = [
             iter(part.samples_at(start, count))
             for part, start, count in zip(self._parts, before, counts, strict=True)
         ]
-        return [next(found[which]) for which in which_B]
+        return [next(of_parts[which]) for which in which_B]
 
     def _turns(self, first: int, rows: int) -> tuple[np.ndarray, list[int]]:
         if self.parts == 1:
             return np.zeros(rows, np.int64), [first]
         return turns_at(first, rows, self._shares, self._key)
 
-    def instead(self, place: SampleRef, attempt: int) -> SampleRef:
+    def instead(self, ref: SampleRef, attempt: int) -> SampleRef:
         """Return the substitute of a damaged sample, from the datasets that it is mixed with."""
-        part = self._parts[place.dataset if self.parts > 1 else 0]
-        draw = number(self.seed, self.name, *place, attempt) % len(part)
-        return SampleRef(place.epoch, *part.locate(np.array([draw]))[0])
+        part = self._parts[ref.dataset if self.parts > 1 else 0]
+        draw = number(self.seed, self.name, *ref, attempt) % len(part)
+        return SampleRef(ref.epoch, *part.locate(np.array([draw]))[0])
 
     def unseen(self, rows: int) -> Iterator[SampleRef]:
         """Yield what the first `rows` positions leave out of the epochs that they end within."""
@@ -146,9 +146,9 @@ class _Kept:
     def __len__(self) -> int:
         return self._size
 
-    def index(self, place_B: np.ndarray) -> np.ndarray:
-        """Return the indices in the dataset of the samples at these places of those kept."""
-        return place_B + np.searchsorted(self._before, place_B, side="right")
+    def index(self, position_B: np.ndarray) -> np.ndarray:
+        """Return the indices in the dataset of the samples at these positions of those kept."""
+        return position_B + np.searchsorted(self._before, position_B, side="right")
 
 
 class _Part:
@@ -168,55 +168,55 @@ class _Part:
     def _key(self, epoch: int) -> int:
         return number(*self._name, epoch)
 
-    def locate(self, place_B: np.ndarray) -> list[tuple[int, int]]:
-        """Return the dataset and the index within it of the samples at these places of the part."""
-        which_B = np.searchsorted(self._ends, place_B, side="right")
-        sample_B = np.empty_like(place_B)
+    def locate(self, position_B: np.ndarray) -> list[tuple[int, int]]:
+        """Return the dataset and the index within it of the samples at these positions."""
+        which_B = np.searchsorted(self._ends, position_B, side="right")
+        sample_B = np.empty_like(position_B)
         for which in set(which_B.tolist()):
             start = self._ends[which - 1] if which else 0
             here_B = which_B == which
             kept = self._kept[self._members[which]]
-            sample_B[here_B] = kept.index(place_B[here_B] - start)
+            sample_B[here_B] = kept.index(position_B[here_B] - start)
         members = [self._members[which] for which in which_B.tolist()]
         return list(zip(members, sample_B.tolist(), strict=True))
 
     def samples_at(self, first: int, rows: int) -> list[SampleRef]:
-        found: list[SampleRef] = []
+        refs: list[SampleRef] = []
         while rows:
             epoch, inside = divmod(first, len(self))
             count = min(rows, len(self) - inside)
             index_B = ordered(inside, count, len(self), self._window, self._key(epoch))
-            found += [SampleRef(epoch, *sample) for sample in self.locate(index_B)]
+            refs += [SampleRef(epoch, *sample) for sample in self.locate(index_B)]
             first, rows = first + count, rows - count
-        return found
+        return refs
 
     def ahead(self, first: int, rows: int, fresh: bool) -> list[list[Span]]:
         if rows >= self._window:  # its windows are shorter than a step
             return []
-        found, position = [], first
+        windows, position = [], first
         while position < first + rows:
             inside = position % len(self)
             left = min(self._window - inside % self._window, len(self) - inside)
             new = fresh and position == first
-            found += [self._window_at(position)] if new else []
+            windows += [self._window_at(position)] if new else []
             begins = inside % self._window == 0
-            found += [self._window_at(position + left)] if new or begins else []
+            windows += [self._window_at(position + left)] if new or begins else []
             position += left
-        return found
+        return windows
 
     def _window_at(self, position: int) -> list[Span]:
         epoch, inside = divmod(position, len(self))
         runs = pieces(inside, len(self), self._window, self._key(epoch))
         return [span for run in runs for span in self._spans(*run)]
 
-    def _spans(self, place: int, stop: int) -> list[Span]:
-        found = []
-        while place < stop:
-            end = min(stop, self._ends[int(np.searchsorted(self._ends, place, side="right"))])
-            (dataset, first), (_, last) = self.locate(np.array([place, end - 1]))
-            found.append(Span(dataset, first, last + 1))
-            place = end
-        return found
+    def _spans(self, start: int, stop: int) -> list[Span]:
+        spans = []
+        while start < stop:
+            end = min(stop, self._ends[int(np.searchsorted(self._ends, start, side="right"))])
+            (dataset, first), (_, last) = self.locate(np.array([start, end - 1]))
+            spans.append(Span(dataset, first, last + 1))
+            start = end
+        return spans
 
 
 def without_caption(dataset: Shards) -> np.ndarray:

@@ -21,7 +21,7 @@ FRACTIONS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 SEEDS = 5
 _WORDS = {f"{fraction:g}" for fraction in FRACTIONS}
 _HEADING = ["key", "class", "split", *(f"fraction_seed{seed}" for seed in range(SEEDS))]
-_MEND = "write it anew with tools/make_splits.py"
+_FIX = "write it again with tools/make_splits.py"
 
 
 def split_file(directory: Path, task: str, seed: int = 0) -> Path:
@@ -73,15 +73,15 @@ def read_split(path: Path, task: Task, excluded: Collection[str] = ()) -> Divisi
             continue
         sample = by_key.pop(row[0], None)
         if sample is None or row[1] != task.classes[sample.label] or row[2] not in found.parts:
-            raise ValueError(f"{path}: row {line} is of no sample of this dataset; {_MEND}")
+            raise ValueError(f"{path}: row {line} is of no sample of this dataset; {_FIX}")
         found.parts[row[2]].append(sample)
         if row[2] == "train":
             if not set(row[3:]) <= _WORDS:
-                raise ValueError(f"{path}: row {line} has a fraction that is none; {_MEND}")
+                raise ValueError(f"{path}: row {line} has a fraction that is none; {_FIX}")
             smallest[sample.key] = [float(word) for word in row[3:]]
     if by_key:
         missing = f"{len(by_key)} samples, {min(by_key)} the first, are in no row"
-        raise ValueError(f"{path}: {missing}; {_MEND}")
+        raise ValueError(f"{path}: {missing}; {_FIX}")
     for samples in found.parts.values():
         samples.sort(key=lambda sample: sample.index)
     return found
@@ -91,12 +91,12 @@ def _rows(path: Path) -> list[list[str]]:
     try:
         heading, *rows = csv.reader(io.StringIO(path.read_text("utf-8"), newline=""), strict=True)
     except FileNotFoundError:
-        raise ValueError(f"{path}: no such file; {_MEND}") from None
+        raise ValueError(f"{path}: no such file; {_FIX}") from None
     except (ValueError, csv.Error) as error:  # not UTF-8, empty, or no table
-        raise ValueError(f"{path}: is not a CSV ({error}); {_MEND}") from None
+        raise ValueError(f"{path}: is not a CSV ({error}); {_FIX}") from None
     if heading != _HEADING or any(len(row) != len(_HEADING) for row in rows):
         found = ",".join(heading)[:60]
-        raise ValueError(f"{path}: begins with {found!r} or has a short row; {_MEND}")
+        raise ValueError(f"{path}: begins with {found!r} or has a short row; {_FIX}")
     return rows
 
 

@@ -29,7 +29,7 @@ class Batch(NamedTuple):
 
     image_BCHW: Tensor  # uint8 RGB, channels last, not yet mirrored
     flip_B: Tensor  # bool, mirror on the device
-    hidden_BN: Tensor  # bool, True where E_I must not look
+    hidden_BN: Tensor  # bool, True where hidden from E_I
     token_AL: Tensor  # int64
     token_mask_AL: Tensor  # int64, 0 at padding
     label_A: Tensor  # int64, equal where two pairs are positives
@@ -66,8 +66,8 @@ def stream(  # noqa: PLR0913 (what is read, then who reads it)
         if source is not None
     ]
 
-    def jobs(step: int) -> list[RowJob]:
-        found: list[RowJob] = []
+    def jobs_of(step: int) -> list[RowJob]:
+        jobs: list[RowJob] = []
         # no image is copied again: the threads write to the batch, channels last as they decode
         block = blocks.take()
         images.append(block)
@@ -76,13 +76,13 @@ def stream(  # noqa: PLR0913 (what is read, then who reads it)
             for window in source.ahead(step * size, size, step == first_step):
                 cache.add(source, window)
             first = rank * (size // world)
-            places = source.samples_at(step * size + first, size // world)
-            draws = draws_of(source, places, view)
-            found += [
-                RowJob(source, place, step, row, is_paired, drawn, next(slots))
-                for row, place, drawn in zip(count(first), places, draws, strict=False)
+            refs = source.samples_at(step * size + first, size // world)
+            draws = draws_of(source, refs, view)
+            jobs += [
+                RowJob(source, ref, step, row, is_paired, drawn, next(slots))
+                for row, ref, drawn in zip(count(first), refs, draws, strict=False)
             ]
-        return found
+        return jobs
 
     rows_a_step = sum(size // world for _, size, _ in shares)
     size = view.image_size
@@ -90,12 +90,12 @@ def stream(  # noqa: PLR0913 (what is read, then who reads it)
     images: deque[Tensor] = deque()  # of the batches under way
     cache = _Cache(2 * sum(source.parts for source, _, _ in shares))
     rows = rows_in_order(
-        map(jobs, count(first_step)), read_row, partial(make_row, view=view),
+        map(jobs_of, count(first_step)), read_row, partial(make_row, view=view),
         readers=readers, threads=threads, prefetch=prefetch,
     )  # fmt: skip
     try:
-        for found in rows:
-            yield collate(images.popleft(), found, tokenize, view)
+        for batch in rows:
+            yield collate(images.popleft(), batch, tokenize, view)
     finally:
         rows.close()
         cache.close()

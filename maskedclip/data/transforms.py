@@ -147,8 +147,8 @@ def _decode(
     jpeg: bytes, size: tuple[int, int], factor: int, scratch: "_Scratch | None"
 ) -> np.ndarray:
     height, width = (-(-n // factor) for n in size)
-    place = scratch.of(3 * height * width) if scratch else None
-    return simplejpeg.decode_jpeg(jpeg, "RGB", min_height=height, min_width=width, buffer=place)
+    buffer = scratch.of(3 * height * width) if scratch else None
+    return simplejpeg.decode_jpeg(jpeg, "RGB", min_height=height, min_width=width, buffer=buffer)
 
 
 class _Scratch(threading.local):

@@ -1,4 +1,4 @@
-"""Any image file to upright 8-bit RGB, and a note of what else the file told.
+"""Any image file to upright 8-bit RGB, and a note of what else the file holds.
 
 Content decides the format, not the name. Only the formats listed here are tried: each further one
 is a further parser that a hostile file could reach.
@@ -55,8 +55,8 @@ def decode(content: bytes, shorter_side: int) -> Decoded:
     try:
         with Image.open(io.BytesIO(content), formats=FORMATS) as opened:
             if opened.width * opened.height > PIXEL_LIMIT:
-                found = f"{opened.width}x{opened.height}"
-                raise UnreadableImage(f"{found} is over the limit of {PIXEL_LIMIT:,} pixels")
+                size = f"{opened.width}x{opened.height}"
+                raise UnreadableImage(f"{size} is over the limit of {PIXEL_LIMIT:,} pixels")
             turned = opened.getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8)
             width, height = opened.size[::-1] if turned else opened.size
             carried = _carried(opened)
@@ -87,13 +87,13 @@ def decode(content: bytes, shorter_side: int) -> Decoded:
 
 def _carried(opened: Image.Image) -> tuple[str, ...]:
     exif = opened.getexif()
-    found = {_CARRIERS[name] for name in _CARRIERS if opened.info.get(name)}
+    kinds = {_CARRIERS[name] for name in _CARRIERS if opened.info.get(name)}
     tags = set(exif) & _TELLING if opened.format == "TIFF" else set(exif)
-    found |= {"EXIF"} if tags else set()
+    kinds |= {"EXIF"} if tags else set()
     # some programs write a block of GPS that holds no more than its own version
-    found |= {"GPS position"} if exif.get_ifd(_GPS).keys() & {2, 4} else set()
-    found |= {"text"} if getattr(opened, "text", None) else set()  # chunks of a PNG
-    return tuple(sorted(found))
+    kinds |= {"GPS position"} if exif.get_ifd(_GPS).keys() & {2, 4} else set()
+    kinds |= {"text"} if getattr(opened, "text", None) else set()  # chunks of a PNG
+    return tuple(sorted(kinds))
 
 
 def _decode_jpeg(content: bytes, opened: Image.Image, shorter_side: int) -> np.ndarray:

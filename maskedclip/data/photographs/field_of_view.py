@@ -102,7 +102,7 @@ def reduced(image_HWC: np.ndarray, side: int) -> np.ndarray:
 
 
 def _sampled(image_HWC: np.ndarray, side: int) -> np.ndarray:
-    """Return the image at a fraction of its size, from 2 x 2 pixels each: for a rough look."""
+    """Return the image at a fraction of its size, from 2 x 2 pixels each: for a rough estimate."""
     factor = 2 ** int(np.log2(max(1, max(image_HWC.shape[:2]) / side)))
     width, height = (max(1, n // factor) for n in image_HWC.shape[1::-1])
     return np.asarray(cv2.resize(image_HWC, (width, height), interpolation=cv2.INTER_LINEAR))
