@@ -119,14 +119,14 @@ def test_a_study_that_was_killed_goes_on_where_it_was(colours: Path, tmp_path: P
 def test_a_signal_ends_the_study_and_not_one_cell(
     colours: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    train = module.train
+    train_epoch = module.train_epoch
 
     def asked_in_the_second(*arguments):
         if arguments[5] == 1:
             signal.raise_signal(signal.SIGTERM)
-        return train(*arguments)
+        return train_epoch(*arguments)
 
-    monkeypatch.setattr(module, "train", asked_in_the_second)
+    monkeypatch.setattr(module, "train_epoch", asked_in_the_second)
     with pytest.raises(Preempted):
         run(asked(colours, tmp_path, "--seeds=3"))
     assert list(starts(tmp_path)) == ["random_micro-colours-colour-0.1-seed0"]
