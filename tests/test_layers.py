@@ -89,6 +89,31 @@ def test_a_noun_that_used_a_verb_would_be_seen():
         TopologicalSorter(graph).prepare()
 
 
+def test_no_two_test_files_have_one_name():
+    """As pytest imports them by their names alone."""
+    names = [path.name for path in (ROOT / "tests").rglob("test_*.py")]
+    assert sorted(names) == sorted(set(names))
+
+
+def test_each_class_name_stands_in_one_module():
+    defined: dict[str, set[Path]] = {}
+    for path in FILES:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ClassDef):
+                defined.setdefault(node.name, set()).add(path)
+    assert {name: paths for name, paths in defined.items() if len(paths) > 1} == {}
+
+
+def test_functions_are_under_sixty_lines():
+    long = [
+        (str(path.relative_to(ROOT)), node.name)
+        for path in FILES
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.FunctionDef) and node.end_lineno - node.lineno > 60
+    ]
+    assert long == []
+
+
 def test_nothing_in_the_package_uses_launchers_or_tools():
     foreign = {"launchers", "tools", "benches", "tests"}
     used = {(p, name.split(".")[0]) for p in FILES for name in imported(p)}

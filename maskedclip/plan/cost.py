@@ -24,6 +24,7 @@ from maskedclip.plan.footprint import Memory, Ways
 USAGE = (__doc__ or "").format(gpus=", ".join(GPUS))
 PAPER_IMAGES = (142_249, 348_481 - 142_249)  # paired, unpaired
 _PARTS = ("E_I", "D_I", "B", "D_F", "E_T", "projections", "teacher")
+_KIND = {2: "bf16", 4: "fp32"}  # by bytes of a value
 _TIGHT = 0.97  # share of a card's memory beyond which CUDA's own cannot find room
 FULL = 0.9  # share of a card's memory that a plan may fill: the rest is CUDA's, NCCL's and gaps
 
@@ -114,11 +115,8 @@ def plan(
 
     network, assumed = method_of(config).network(config)
     counts, said = _samples(config, images)
-    whole = BatchShape(
-        data.paired_batch + data.unpaired_batch,
-        data.paired_batch,
-        caption_tokens or config.model.text_tokens,
-    )
+    tokens = caption_tokens or config.model.text_tokens
+    whole = BatchShape(data.paired_batch + data.unpaired_batch, data.paired_batch, tokens)
     share = BatchShape(whole.images // world, whole.paired // world, whole.text_tokens)
     ways = Ways(world, value, config.optim.accumulate, config.engine.activation_checkpointing)
     flops, again = footprint.flops(network, whole), footprint.again(network, whole, ways)
@@ -128,14 +126,13 @@ def plan(
     hours = steps * step_s / 3600
     state = 4 * (3 * network.parameters + network.teacher_parameters)
     exported = 4 * (network.parameters + network.encoder.parameters)
-    notes = [*assumed, *said]
-    notes.append(f"CO2e: {card.watts} W a board x PUE {pue:g} x {kg_per_kwh:g} kg/kWh")
+    carbon = f"CO2e: {card.watts} W a board x PUE {pue:g} x {kg_per_kwh:g} kg/kWh"
+    notes = [*assumed, *said, carbon]
     if network.contrasts:
         notes.append(f"captions of {whole.text_tokens} tokens (those of categories have 8 to 23)")
     if nodes > 1:
         notes.append("exchange at the link's rate; between nodes it is slower")
-    kind = "bf16" if value == 2 else "fp32"
-    notes.append(f"{kind} at {peak / 1e12:g} TFLOP/s a card (data sheet)")
+    notes.append(f"{_KIND[value]} at {peak / 1e12:g} TFLOP/s a card (data sheet)")
     return Plan(
         run=config.name, gpu=gpu, nodes=nodes, gpus=gpus, mfu=mfu,
         load=share, parts=ways.parts,
