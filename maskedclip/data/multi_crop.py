@@ -60,10 +60,10 @@ class MultiCrop:
 class CropDraws(NamedTuple):
     """What chance decides of an image's crops; all in [0, 1)."""
 
-    flip_V: np.ndarray
-    crop_VEF: np.ndarray
-    colour_VF: np.ndarray
-    drop_VF: np.ndarray
+    flip_X: np.ndarray
+    crop_XEF: np.ndarray
+    colour_XF: np.ndarray
+    drop_XF: np.ndarray
     mask_F: np.ndarray
 
 
@@ -72,9 +72,9 @@ class Crops(NamedTuple):
 
     global_BGHWC: Tensor  # uint8, not yet mirrored nor coloured
     local_BSHWC: Tensor
-    flip_BV: Tensor  # bool
-    colour_BVF: Tensor  # for augment_colours
-    drop_BVF: Tensor
+    flip_BX: Tensor  # bool
+    colour_BXF: Tensor  # for augment_colours
+    drop_BXF: Tensor
     hidden_BGN: Tensor  # bool, True where hidden from the student
     masked_M: Tensor  # indices of the hidden patches, crop 0 of all images before crop 1
 
@@ -87,12 +87,12 @@ def crop_draws(
     keys = [number(seed, e, name, "crop", v) for e, name in samples for v in range(crops.crops)]
     ends = np.cumsum([1, 4 * TRIES, COLOUR_DRAWS])
     value_RF = uniform(np.array(keys, dtype=np.uint64), int(ends[-1]) + crops.drops)
-    value_BVF = value_RF.reshape(len(names), crops.crops, -1)
-    flip, crop, colour, drop = np.split(value_BVF, ends, axis=2)
+    value_BXF = value_RF.reshape(len(names), crops.crops, -1)
+    flip, crop, colour, drop = np.split(value_BXF, ends, axis=2)
     masks = [number(seed, e, name, "mask") for e, name in samples]
     mask_BF = uniform(np.array(masks, dtype=np.uint64), 2 + 4 * _BLOCKS + patches)
-    crop_BVEF = crop.reshape(len(names), crops.crops, TRIES, 4)
-    return list(map(CropDraws, flip[:, :, 0] < 0.5, crop_BVEF, colour, drop, mask_BF))
+    crop_BXEF = crop.reshape(len(names), crops.crops, TRIES, 4)
+    return list(map(CropDraws, flip[:, :, 0] < 0.5, crop_BXEF, colour, drop, mask_BF))
 
 
 def hidden_blocks(mask_F: np.ndarray, ratio: tuple[float, float], patches: int) -> np.ndarray:
@@ -140,9 +140,9 @@ def collate_crops(
     return Crops(
         global_BGHWC=flat_BL[:, :large].view(images, GLOBALS, image_size, image_size, 3),
         local_BSHWC=flat_BL[:, large:].view(small),
-        flip_BV=torch.from_numpy(np.stack([one.flip_V for one in draws])),
-        colour_BVF=torch.from_numpy(np.stack([one.colour_VF for one in draws])).float(),
-        drop_BVF=torch.from_numpy(np.stack([one.drop_VF for one in draws])).float(),
+        flip_BX=torch.from_numpy(np.stack([one.flip_X for one in draws])),
+        colour_BXF=torch.from_numpy(np.stack([one.colour_XF for one in draws])).float(),
+        drop_BXF=torch.from_numpy(np.stack([one.drop_XF for one in draws])).float(),
         hidden_BGN=hidden_BGN,
         masked_M=hidden_BGN.transpose(0, 1).flatten().nonzero().flatten(),
     )

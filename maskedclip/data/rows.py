@@ -185,7 +185,7 @@ def _write(
         write_crop(out_HWC, jpeg, view.crop_area, draws.crop_EF, view.fidelity)
         return None
     slots, areas = view.crops.slots(out_HWC, view.image_size), view.crops.areas(view.crop_area)
-    write_crops(slots, jpeg, areas, draws.crops.crop_VEF, view.fidelity)
+    write_crops(slots, jpeg, areas, draws.crops.crop_XEF, view.fidelity)
     hidden_GN = hidden_blocks(draws.crops.mask_F, view.crops.mask_ratio, view.num_patches)
     return draws.crops, hidden_GN
 

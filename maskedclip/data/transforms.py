@@ -76,24 +76,24 @@ def write_crop(
 
 
 def write_crops(
-    out_VHWC: Sequence[np.ndarray],
+    out_XHWC: Sequence[np.ndarray],
     jpeg: bytes,
-    areas_V: Sequence[tuple[float, float]],
-    draw_VEF: np.ndarray,
+    areas_X: Sequence[tuple[float, float]],
+    draw_XEF: np.ndarray,
     fidelity: str,
 ) -> None:
     """Write several crops, each as `write_crop` does, from one decoding: at the finest scale."""
     size = size_of(jpeg)
     boxes = [
         crop_box(*size, len(out_HWC), area, draw_EF)
-        for out_HWC, area, draw_EF in zip(out_VHWC, areas_V, draw_VEF, strict=True)
+        for out_HWC, area, draw_EF in zip(out_XHWC, areas_X, draw_XEF, strict=True)
     ]
     factor = min(
         _factor_of(box, len(out_HWC), fidelity)
-        for box, out_HWC in zip(boxes, out_VHWC, strict=True)
+        for box, out_HWC in zip(boxes, out_XHWC, strict=True)
     )
     image_HWC = _decode(jpeg, size, factor, _scratch)
-    for box, out_HWC in zip(boxes, out_VHWC, strict=True):
+    for box, out_HWC in zip(boxes, out_XHWC, strict=True):
         top, left, height, width = (value // factor for value in box)
         _resize(out_HWC, image_HWC[top : top + height, left : left + width], fidelity)
 

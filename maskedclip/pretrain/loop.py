@@ -25,7 +25,7 @@ from maskedclip.models.pretrained import export
 from maskedclip.pretrain.faults import Faults
 from maskedclip.pretrain.methods import method_of
 from maskedclip.pretrain.methods.protocol import At, Method
-from maskedclip.pretrain.sources import Batches, keep_silent, length, list_unseen, read_sources
+from maskedclip.pretrain.sources import Batches, keep_uncaptioned, length, list_unseen, read_sources
 
 
 def pretrain(config: Config) -> Path:
@@ -43,7 +43,7 @@ def pretrain(config: Config) -> Path:
         kind = method_of(config)
         sources = read_sources(config)
         claim(config)
-        keep_silent(sources[0], run)
+        keep_uncaptioned(sources[0], run)
         method = kind(config, device)
         lease = RunLease(run)
         lease.take()  # from here on an earlier attempt publishes no checkpoint

@@ -25,7 +25,7 @@ from maskedclip.engine.preemption import gathered_with_request
 from maskedclip.models.text import Tokenizer
 
 logger = logging.getLogger(__name__)
-LOST, UNSEEN, SILENT = "lost_samples.jsonl", "unseen_samples.jsonl", "without_caption.json"
+LOST, UNSEEN, UNCAPTIONED = "lost_samples.jsonl", "unseen_samples.jsonl", "without_caption.json"
 
 
 def read_sources(config: Config) -> tuple[Source | None, Source | None]:
@@ -43,7 +43,7 @@ def _source(name: str, directories: tuple[str, ...], config: Config) -> Source:
     source = Source(
         name, datasets, config.seed, captioned, window=config.data.window,
         weights=getattr(config.data, f"{name}_weights"),
-        uncaptioned=_silent(datasets, config.directory / SILENT) if captioned else None,
+        uncaptioned=_uncaptioned(datasets, config.directory / UNCAPTIONED) if captioned else None,
     )  # fmt: skip
     if source.left_out and dist.get_rank() == 0:
         logger.info("data.%s: %d samples have no caption and stay out", name, source.left_out)
@@ -52,25 +52,25 @@ def _source(name: str, directories: tuple[str, ...], config: Config) -> Source:
     return source
 
 
-def _silent(datasets: list[Shards], path: Path) -> list[np.ndarray]:
-    """Return which samples of each dataset have no caption, as at the run's first start.
+def _uncaptioned(datasets: list[Shards], path: Path) -> list[np.ndarray]:
+    """Return the samples of each dataset without a caption, as at the run's first start.
 
-    One rank looks, and what it found stays: metadata that breaks later would change who takes part,
-    and with that the place of every other sample.
+    Rank 0 reads them, and its answer is kept: metadata damaged later would change which samples
+    take part, and with that the position of every other one.
     """
-    found = ""
+    line = ""
     if dist.get_rank() == 0:
         known = json.loads(path.read_text()) if path.exists() else {}
-        found = json.dumps(
+        line = json.dumps(
             [known[d.name] if d.name in known else without_caption(d).tolist() for d in datasets]
         )
-    (line,) = gathered([found] if found else [])
+    (line,) = gathered([line] if line else [])
     return [np.array(indices, np.int64) for indices in json.loads(line)]
 
 
-def keep_silent(paired: Source | None, run: Path) -> None:
-    """Write what `_silent` found, once."""
-    path = run / SILENT
+def keep_uncaptioned(paired: Source | None, run: Path) -> None:
+    """Write what `_uncaptioned` found, once."""
+    path = run / UNCAPTIONED
     if paired is not None and dist.get_rank() == 0 and not path.exists():
         datasets = zip(paired.datasets, paired.uncaptioned, strict=True)
         path.write_text(json.dumps({d.name: rows.tolist() for d, rows in datasets}) + "\n")
@@ -79,9 +79,9 @@ def keep_silent(paired: Source | None, run: Path) -> None:
 def length(config: Config, paired: Sized | None, unpaired: Sized | None) -> tuple[float, int]:
     """Return (steps in a pass of the larger source, steps of the run)."""
     sizes = (config.data.paired_batch, config.data.unpaired_batch)
-    there = [(len(s), n) for s, n in zip((paired, unpaired), sizes, strict=True) if s is not None]
-    samples, a_step = max(there, key=lambda found: found[0])
-    steps = samples / a_step
+    pairs = zip((paired, unpaired), sizes, strict=True)
+    samples, batch = max((len(source), size) for source, size in pairs if source is not None)
+    steps = samples / batch
     return steps, config.optim.steps or math.ceil(config.optim.epochs * steps)
 
 

@@ -34,11 +34,11 @@ def jpeg(side: int) -> bytes:
 
 @pytest.mark.parametrize("fidelity", ["exact", "fine"])
 def test_crops_of_one_decoding_are_those_of_a_decoding_each(fidelity):
-    draw_VEF = np.random.default_rng(0).random((5, TRIES, 4))
+    draw_XEF = np.random.default_rng(0).random((5, TRIES, 4))
     slots = SEVERAL.slots(np.empty(SEVERAL.bytes(32), np.uint8), 32)
     areas = SEVERAL.areas((0.32, 1.0))
-    write_crops(slots, jpeg(96), areas, draw_VEF, fidelity)
-    for slot, area, draw_EF in zip(slots, areas, draw_VEF, strict=True):
+    write_crops(slots, jpeg(96), areas, draw_XEF, fidelity)
+    for slot, area, draw_EF in zip(slots, areas, draw_XEF, strict=True):
         alone = crop_of(jpeg(96), len(slot), area, draw_EF, fidelity)
         if fidelity == "exact":
             assert (slot == alone).all()
@@ -52,10 +52,10 @@ def test_draws_are_of_seed_epoch_sample_and_crop_number_alone():
     (alone,) = crop_draws(7, [0], ["a/2"], SEVERAL, 16)
     for ours, theirs in zip(both[1], alone, strict=True):
         assert (ours == theirs).all()
-    assert both[0].colour_VF.shape == (5, COLOUR_DRAWS)
-    assert both[0].drop_VF.shape == (5, 6)
+    assert both[0].colour_XF.shape == (5, COLOUR_DRAWS)
+    assert both[0].drop_XF.shape == (5, 6)
     values = {
-        float(one.crop_VEF[v, 0, 0])
+        float(one.crop_XEF[v, 0, 0])
         for seed, epoch in ((7, 0), (7, 1), (8, 0))
         for one in crop_draws(seed, [epoch] * 2, names, SEVERAL, 16)
         for v in range(5)

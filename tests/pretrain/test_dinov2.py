@@ -62,9 +62,9 @@ def crops_of(config: Config, images: int = 4) -> Crops:
     return Crops(
         global_BGHWC=bytes_of(images, 2, size, size),
         local_BSHWC=bytes_of(images, dino.local_crops, dino.local_size, dino.local_size),
-        flip_BV=torch.rand(images, crops, generator=generator) < 0.5,
-        colour_BVF=torch.rand(images, crops, 9, generator=generator),
-        drop_BVF=torch.rand(images, crops, 8, generator=generator),
+        flip_BX=torch.rand(images, crops, generator=generator) < 0.5,
+        colour_BXF=torch.rand(images, crops, 9, generator=generator),
+        drop_BXF=torch.rand(images, crops, 8, generator=generator),
         hidden_BGN=hidden_BGN,
         masked_M=hidden_BGN.transpose(0, 1).flatten().nonzero().flatten(),
     )

@@ -9,7 +9,7 @@ from maskedclip.config import Config, override
 from maskedclip.data.storage.shards import Shards
 from maskedclip.engine.distributed import process_group
 from maskedclip.pretrain.loop import claim, pretrain
-from maskedclip.pretrain.sources import LOST, SILENT, UNSEEN, keep_silent, read_sources
+from maskedclip.pretrain.sources import LOST, UNCAPTIONED, UNSEEN, keep_uncaptioned, read_sources
 from tests.streams import stored
 
 
@@ -66,11 +66,11 @@ def test_who_has_a_caption_is_settled_when_the_run_begins(small, tmp_path):
     config.directory.mkdir(parents=True)
     with process_group():
         before, _ = read_sources(config)
-        keep_silent(before, config.directory)
+        keep_uncaptioned(before, config.directory)
         spoil(tmp_path / "silent", 3, 1)
         after, _ = read_sources(config)
         assert after.samples_at(0, 100) == before.samples_at(0, 100)
-        (config.directory / SILENT).unlink()
+        (config.directory / UNCAPTIONED).unlink()
         without, _ = read_sources(config)
         assert len(without) == len(before) + 1  # it would keep a slot, to be named in the ledger
 

@@ -237,12 +237,12 @@ def step_flops(model: Student, images: int, config: Config) -> float:
 def prepared(crops: Crops) -> tuple[Tensor, Tensor]:
     """Return large and small crops, coloured and normalised, number by number."""
     prepared_crops, first = [], 0
-    for image_BVHWC in (crops.global_BGHWC, crops.local_BSHWC):
-        images, number = image_BVHWC.shape[:2]
+    for image_BXHWC in (crops.global_BGHWC, crops.local_BSHWC):
+        images, number = image_BXHWC.shape[:2]
         stop = first + number
-        image_RCHW = image_BVHWC.transpose(0, 1).flatten(0, 1).permute(0, 3, 1, 2)
-        colour_RF = crops.colour_BVF[:, first:stop].transpose(0, 1).flatten(0, 1)
-        flip_R = crops.flip_BV[:, first:stop].T.flatten()
+        image_RCHW = image_BXHWC.transpose(0, 1).flatten(0, 1).permute(0, 3, 1, 2)
+        colour_RF = crops.colour_BXF[:, first:stop].transpose(0, 1).flatten(0, 1)
+        flip_R = crops.flip_BX[:, first:stop].T.flatten()
         kind_R = torch.arange(first, stop, device=colour_RF.device).clamp(max=GLOBALS)
         kind_R = kind_R.repeat_interleave(images)
         coloured_RCHW = augment_colours(
@@ -266,7 +266,7 @@ def _kept(crops: Crops, rate: float) -> Tensor | None:
     """Return kept_JR: 0 where a crop leaves a branch of a block out, which others make up for."""
     if not rate:
         return None
-    return (crops.drop_BVF >= rate).permute(2, 1, 0).flatten(1).float() / (1 - rate)
+    return (crops.drop_BXF >= rate).permute(2, 1, 0).flatten(1).float() / (1 - rate)
 
 
 def _clipped(model: Student, largest: float | None) -> Tensor:
