@@ -32,7 +32,7 @@ class DataConfig:
     """What is read, and how much of it a step."""
 
     paired: tuple[str, ...] = ()  # shard directories whose samples have a caption
-    unpaired: tuple[str, ...] = ()  # shard directories used as pictures alone
+    unpaired: tuple[str, ...] = ()  # shard directories used as images alone
     paired_batch: int = 720  # paired images a step, over all ranks (4 GPUs x 180)
     unpaired_batch: int = 720  # unpaired images a step, over all ranks
     paired_weights: tuple[
@@ -40,7 +40,7 @@ class DataConfig:
     ] = ()  # shares of the datasets; none: each sample once an epoch
     unpaired_weights: tuple[float, ...] = ()  # the same of the unpaired ones
     window: int = 0  # samples read ahead in large pieces and mixed; 0 mixes all of a source
-    crop_area: tuple[float, float] = (0.2, 1.0)  # share of the picture that a crop shows
+    crop_area: tuple[float, float] = (0.2, 1.0)  # share of the image that a crop shows
     caption_template: str = "A fundus photograph of [CLS]"  # [CLS] becomes the finding
     caption_from: Literal["report", "categories", "both"] = "report"  # where a sample has both
     fidelity: Literal["fast", "fine", "exact"] = "fine"  # of a crop: exact equals Pillow's bits
@@ -150,26 +150,26 @@ class DinoConfig:
     """Method dinov2; what is given in epochs is scaled with optim.epochs, as warm-up is."""
 
     cls: float = 1.0  # weight of DINO's loss of [CLS]
-    ibot: float = 1.0  # weight of masked patches' prototypes; 0: nothing is masked
-    koleo: float = 0.1  # weight of what keeps images apart
+    ibot: float = 1.0  # weight of iBOT's loss of masked patches; 0: nothing is masked
+    koleo: float = 0.1  # weight of KoLeo, which spreads the features
     targets: Literal["centre", "sinkhorn"] = "centre"  # how the teacher's prototypes are spread
-    local_crops: int = 8  # small crops, beside two of model.image_size
+    local_crops: int = 8  # local crops, beside two global ones of model.image_size
     local_size: int = 96  # pixels, square
-    local_area: tuple[float, float] = (0.05, 0.32)  # share of the picture
-    mask_ratio: tuple[float, float] = (0.1, 0.5)  # of one large crop's patches, drawn an image
+    local_area: tuple[float, float] = (0.05, 0.32)  # share of the image
+    mask_ratio: tuple[float, float] = (0.1, 0.5)  # of one global crop's patches, drawn an image
     separate_heads: bool = True  # patches have a head of their own
     head_width: int = 2048  # of a head's hidden layers
     bottleneck: int = 256  # features that are compared with prototypes
     prototypes: int = 65_536  # of a head
     student_temperature: float = 0.1
     teacher_temperature: tuple[float, float] = (0.04, 0.07)  # at first, and when warmed up
-    temperature_epochs: float = 30.0  # that it takes
-    momentum: float = 0.992  # of the teacher a step, at first; by half a cosine to 1
+    temperature_epochs: float = 30.0  # of warm-up from the first to the last
+    momentum: float = 0.992  # of the EMA teacher at first; by half a cosine to 1
     last_weight_decay: float = 0.4  # optim.weight_decay goes there by half a cosine
     layer_decay: float = 0.9  # of the learning rate, a block further from the heads
     patch_lr: float = 0.2  # share of it, of the patch embedding
-    freeze_epochs: float = 1.0  # in which the prototypes stay
-    drop_path: float = 0.3  # chance that a crop leaves out a branch of a block
+    freeze_epochs: float = 1.0  # in which the prototypes are frozen
+    drop_path: float = 0.3  # chance that a crop drops a residual branch (stochastic depth)
 
     def __post_init__(self) -> None:
         for name in ("cls", "ibot", "koleo"):
@@ -197,12 +197,12 @@ class OptimConfig:
     epochs: float = 200.0  # passes over the larger source
     steps: int = 0  # if set, the length in steps instead of epochs
     warmup_epochs: float = 40.0  # of `epochs`; in a run given in steps the same share
-    base_lr: float = 1.5e-4  # peak, per 256 images of a step (paired and unpaired together)
+    base_lr: float = 1.5e-4  # peak, per 256 images of the global batch (paired and unpaired)
     lr: float | None = None  # peak, absolute; replaces base_lr
     betas: tuple[float, float] = (0.9, 0.95)
     weight_decay: float = 0.05  # not on biases, norms and other 1-D parameters
-    clip_norm: float | None = None  # largest gradient norm
-    accumulate: int = 1  # parts that a rank's share of a step is computed in, to save memory
+    clip_norm: float | None = None  # largest gradient norm; None: no clipping
+    accumulate: int = 1  # micro-batches of a step on each rank (gradient accumulation)
 
     def __post_init__(self) -> None:
         if self.accumulate < 1:
@@ -225,7 +225,7 @@ class EngineConfig:
     keep: int = 3  # checkpoints
     async_checkpoint: bool = True  # checkpoints are written while training goes on
     on_fault: Literal["stop", "skip"] = "stop"  # of a step that is not finite, or a spike
-    spike: float = 0.0  # gradient norms above so many times their mean are faults; 0: none is
+    spike: float = 0.0  # a gradient norm above so many times its mean is a fault; 0: none is
     hang_minutes: float = 10.0  # without a step on any rank: stacks are written, the job ends
     pictures_every: int = 500  # steps between reconstructions in TensorBoard
 
@@ -361,17 +361,16 @@ class LaunchConfig:
             raise ValueError("nodes, cpu_ranks and hours are at least 1, gpus at least 0")
 
 
-def check_shares(batch_sizes: Iterable[int], world: int, parts: int) -> None:
-    """Raise ValueError where a step's images cannot be shared out evenly to ranks and their parts.
-
-    parts is optim.accumulate.
-    """
+def check_divisible(batch_sizes: Iterable[int], world: int, accumulate: int) -> None:
+    """Raise ValueError where a global batch size is no multiple of world size x accumulate."""
+    share = world * accumulate
     for size in batch_sizes:
-        if size % (world * parts):
-            in_parts = f" in {parts} parts each (optim.accumulate)" if parts > 1 else ""
+        if size % share:
+            times = f" x optim.accumulate {accumulate}" if accumulate > 1 else ""
             raise ValueError(
-                f"data: {size} images a step cannot be shared by {world} ranks{in_parts}; use a "
-                f"multiple, such as {-(-size // (world * parts)) * world * parts}"
+                f"global batch size {size} is not divisible by world size {world}{times}; use a "
+                f"multiple, such as {-(-size // share) * share}, for data.paired_batch and "
+                f"data.unpaired_batch"
             )
 
 

@@ -322,7 +322,7 @@ def run(*words: str, folder: Path) -> subprocess.CompletedProcess:
         (["demo", "--cluster=slrm"], "did you mean slurm"),
         (["demo", "--optim.steps=soon"], "not a whole number"),
         (["demo", "--gpus=99"], "this machine has"),
-        (["demo", "--cpu_ranks=7", "--gpus=0"], "cannot be shared by 7 ranks"),
+        (["demo", "--cpu_ranks=7", "--gpus=0"], "not divisible by world size 7"),
         (["demo", "--nodes=2", "--cluster=local"], "need SLURM"),
         (["maskedclip_vits"], "no shard directory is named"),
         (["maskedclip_vits", "--data.paired=nowhere", "--data.unpaired=x"], "no such directory"),

@@ -5,7 +5,7 @@ import pytest
 from maskedclip.config import (
     Config,
     FinetuneConfig,
-    check_shares,
+    check_divisible,
     field_names,
     load,
     override,
@@ -94,9 +94,9 @@ def test_every_field_has_a_name_of_its_own():
 
 
 def test_a_batch_that_cannot_be_shared_evenly_is_refused():
-    check_shares((12, 0), 4, 3)
-    with pytest.raises(ValueError, match=r"10 images a step cannot be shared by 4 ranks; .* as 12"):
-        check_shares((12, 10), 4, 1)
+    check_divisible((12, 0), 4, 3)
+    with pytest.raises(ValueError, match=r"size 10 is not divisible by world size 4; .* as 12"):
+        check_divisible((12, 10), 4, 1)
 
 
 @pytest.mark.parametrize(

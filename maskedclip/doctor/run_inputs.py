@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from maskedclip.config import Config, check_shares
+from maskedclip.config import Config, check_divisible
 from maskedclip.doctor.filesystem import shared
 from maskedclip.doctor.outcome import Outcome, failed, not_applicable, ok, warning
 from maskedclip.weights.prefetch import holds, needs
@@ -64,7 +64,7 @@ def batch_split(config: Config | None, ranks: int) -> Outcome:
         return not_applicable(_NO_RECIPE)
     sizes = config.data.paired_batch, config.data.unpaired_batch
     try:
-        check_shares(sizes, ranks, config.optim.accumulate)
+        check_divisible(sizes, ranks, config.optim.accumulate)
     except ValueError as error:
         message, _, fix = str(error).partition("; ")
         return failed(message, fix)

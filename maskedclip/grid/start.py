@@ -8,7 +8,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import NamedTuple
 
-from maskedclip.config import Config, FinetuneConfig, LaunchConfig, check_shares, override
+from maskedclip.config import Config, FinetuneConfig, LaunchConfig, check_divisible, override
 from maskedclip.data.paper_tasks import chosen
 from maskedclip.finetune.command import check_dataset
 from maskedclip.grid.ablation_command import AblationStudy
@@ -138,7 +138,7 @@ def _check_share(config: Config, launch: LaunchConfig) -> None:
     ranks = launch.gpus or (launch.cpu_ranks if launch.gpus == 0 else 1)
     sizes = config.data.paired_batch, config.data.unpaired_batch
     try:
-        check_shares(sizes, ranks * launch.nodes, config.optim.accumulate)
+        check_divisible(sizes, ranks * launch.nodes, config.optim.accumulate)
     except ValueError as error:
         raise ValueError(f"{config.name}: {error}") from None
 

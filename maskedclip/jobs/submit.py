@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
-from maskedclip.config import Config, LaunchConfig, check_shares, override, save
+from maskedclip.config import Config, LaunchConfig, check_divisible, override, save
 from maskedclip.jobs.code_snapshot import on_code, snapshot, snapshot_path, this_code
 from maskedclip.jobs.job import Job
 
@@ -28,7 +28,7 @@ def submit(config: Config, launch: LaunchConfig) -> None:
     cluster = cluster_of(launch)
     ranks = _ranks(launch, cluster)
     sizes = config.data.paired_batch, config.data.unpaired_batch
-    check_shares(sizes, ranks * launch.nodes, config.optim.accumulate)
+    check_divisible(sizes, ranks * launch.nodes, config.optim.accumulate)
     folder = config.directory.resolve() / "jobs"
     if launch.dry_run:
         sys.stdout.write(plan(config, launch, cluster, ranks, folder))

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from maskedclip.command import one_line_errors, read_config
-from maskedclip.config import Config, DataConfig, check_shares
+from maskedclip.config import Config, DataConfig, check_divisible
 from maskedclip.engine.gpu_specs import GPUS, Gpu, find_gpu
 from maskedclip.models.shapes import BatchShape, NetworkShape
 from maskedclip.plan import footprint
@@ -109,7 +109,7 @@ def plan(
     ranks cannot share, or a text tower whose shape is not known.
     """
     card, data, world = find_gpu(gpu), config.data, nodes * gpus
-    check_shares((data.paired_batch, data.unpaired_batch), world, config.optim.accumulate)
+    check_divisible((data.paired_batch, data.unpaired_batch), world, config.optim.accumulate)
     value, peak = _precision(config, card, gpu)
     from maskedclip.pretrain.methods import method_of  # loads torch
 

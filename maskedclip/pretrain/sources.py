@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from maskedclip.config import Config, check_shares
+from maskedclip.config import Config, check_divisible
 from maskedclip.data.lost_samples import RunLedger, lines_before, write_unseen
 from maskedclip.data.multi_crop import Crops
 from maskedclip.data.rows import Lost, View
@@ -32,7 +32,7 @@ def read_sources(config: Config) -> tuple[Source | None, Source | None]:
     """Return the paired and the unpaired source, each if a step has such images."""
     data = config.data
     sizes = data.paired_batch, data.unpaired_batch
-    check_shares(sizes, dist.get_world_size(), config.optim.accumulate)
+    check_divisible(sizes, dist.get_world_size(), config.optim.accumulate)
     paired = _source("paired", data.paired, config) if data.paired_batch else None
     return paired, _source("unpaired", data.unpaired, config) if data.unpaired_batch else None
 
