@@ -14,9 +14,16 @@ from typing import NamedTuple
 from maskedclip.data.storage.shard_writer import MANIFEST
 from maskedclip.data.storage.third_party_tars import third_party_tars
 from maskedclip.metrics.file_lock import locked
-from maskedclip.shards.downloads.files import ENDINGS, files_under, source_of
-from maskedclip.shards.downloads.records import SPLITS
+from maskedclip.shards.downloads.cards import read_card
+from maskedclip.shards.downloads.files import (
+    SPLITS,
+    is_junk,
+    list_files,
+    outside_of_splits,
+    size_and_time,
+)
 from maskedclip.shards.make import BUILDER_VERSION, ShardRequest, build
+from maskedclip.shards.make_command import remark_lines
 
 logger = logging.getLogger(__name__)
 TASK = "class"  # what the label of a tree is called
@@ -50,11 +57,14 @@ def as_shards(path: Path) -> Path:
                 dataset="folder", root=tree.root, out=out, name=tree.name, classes=TASK
             )
             manifest = build(request).manifest
-            for known in manifest["remarks"].get("known_datasets", ()):
+            remarks = dict(manifest["remarks"])
+            for known in remarks.pop("known_datasets", ()):
                 logger.warning(
                     "%s holds %s; make_shards.py %s would know what its classes mean",
                     path, known, known.partition(":")[0],
                 )  # fmt: skip
+            for line in remark_lines(remarks):
+                logger.warning("%s: %s", path, line)
             for one in manifest["rejected"]:
                 logger.warning("left out: %s: %s", one["source"], one["reason"])
             _report_old(out)
@@ -64,6 +74,7 @@ def as_shards(path: Path) -> Path:
 def tree_of(path: Path) -> Tree | None:
     """Return the tree of images at a path; None where it is a dataset, or no directory.
 
+    Its shards are made of what it lists, the images in train/, val/ and test/, and of no others.
     Raises ValueError, in one line, where it is a folder of neither kind, or a tree without clear
     classes.
     """
@@ -79,20 +90,19 @@ def tree_of(path: Path) -> Tree | None:
         )
     digest = hashlib.sha256(f"{BUILDER_VERSION}".encode())
     classes: dict[str, set[str]] = {}
-    for file in files_under(root):
-        source = source_of(file, root)
-        folders = source.split("/")[:-1]
-        split = SPLITS.get(folders[0].lower()) if folders else None
-        if file.suffix.lower() not in ENDINGS or split is None:
-            continue
+    files = list_files(read_card("folder"), root)
+    files.leave_out(outside_of_splits(files))
+    for source in sorted(files.images, key=lambda name: name.split("/")):
+        file, folders = root / source, source.split("/")[:-1]
         if len(folders) != 2:
             raise ValueError(
                 f"{file}: lies {len(folders)} folders deep; put it into SPLIT/CLASS/, or use "
                 f"tools/make_shards.py csv with a table"
             )
-        facts = file.stat()
-        digest.update(ascii((source, facts.st_size, facts.st_mtime_ns)).encode())
-        classes.setdefault(split, set()).add(folders[1])
+        digest.update(ascii((source, *size_and_time(file))).encode())
+        classes.setdefault(SPLITS[folders[0].lower()], set()).add(folders[1])
+    if files.left_out:  # earlier versions built these too: their shards must not be taken
+        digest.update(b"without images beside the splits")
     _check_classes(root, classes)
     name = re.sub(r"[^A-Za-z0-9_-]+", "_", path.resolve().name).strip("_") or "tree"
     return Tree(root, name, digest.hexdigest()[:12])
@@ -106,7 +116,7 @@ def _is_dataset(path: Path) -> bool:
 def _with_train(path: Path) -> Path | None:
     """Return the folder that holds train/: this one, or the only folder in it."""
     for _ in range(_NESTED + 1):
-        inner = [entry for entry in sorted(path.iterdir()) if entry.is_dir()]
+        inner = [e for e in sorted(path.iterdir()) if e.is_dir() and not is_junk(e.name)]
         if any(SPLITS.get(entry.name.lower()) == "train" for entry in inner):
             return path
         if len(inner) != 1:

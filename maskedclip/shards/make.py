@@ -145,6 +145,7 @@ def plan_of(request: ShardRequest) -> "BuildPlan":
     from maskedclip.shards.building.build import BuildPlan
     from maskedclip.shards.building.prepare_sample import prepare_phantom, prepare_photograph
     from maskedclip.shards.downloads.cards import read_card
+    from maskedclip.shards.downloads.files import size_and_time
 
     card = read_card(request.dataset)
     sources = _sources(request, card)
@@ -159,9 +160,11 @@ def plan_of(request: ShardRequest) -> "BuildPlan":
         anonymise=request.anonymise,
     )
     facts = _facts(request, card, sources, key)
-    digest = hashlib.sha256(repr((request.dataset_name, facts)).encode())
+    # not what was passed over: datasets built before that was counted are the same
+    remarks = {name: texts for name, texts in facts["remarks"].items() if name != "files_not_read"}
+    digest = hashlib.sha256(repr((request.dataset_name, facts | {"remarks": remarks})).encode())
     for record in sources.records:
-        size = 0 if drawn else record.path.stat().st_size
+        size = 0 if drawn else size_and_time(record.path)[0]
         digest.update(ascii((record._replace(path=Path()), size)).encode())
     return BuildPlan(
         name=request.dataset_name,
@@ -208,6 +211,9 @@ def _hidden(remarks: dict[str, list[str]], key: bytes) -> dict[str, list[str]]:
     from maskedclip.shards.building.prepare_sample import keyed_hash
 
     def hidden(remark: str) -> str:
+        not_read = re.fullmatch(r"(\d+ (\.\w{1,5}|\w+ an ending): not read), .*", remark, re.DOTALL)
+        if not_read:
+            return not_read[1]
         counted = re.fullmatch(r"(.*): (\d+ \w+)", remark)  # such as "masks: 40 images"
         return (
             f"{keyed_hash(counted[1], key)}: {counted[2]}" if counted else keyed_hash(remark, key)

@@ -1,7 +1,6 @@
 """The command line of make_shards."""
 
 import sys
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +27,7 @@ ONLY_FOR = {
     **dict.fromkeys(("eye_column", "split_column", "report_column", "categories_column"), "csv"),
     **dict.fromkeys(("count", "seed"), "phantom"),
 }
+MOST_LISTED = 12  # folders or endings in a line
 ONLY_WITH_JOBS = ("cluster", "hours", "partition", "account", "qos", "memory_gb")
 
 
@@ -93,7 +93,9 @@ def listing() -> str:
 def report(summary: Summary) -> str:
     """Return what a build has left behind, in words."""
     manifest = summary.manifest
-    rejected = Counter(entry["reason"] for entry in manifest["rejected"])
+    rejected: dict[str, list[str]] = {}
+    for entry in manifest["rejected"]:
+        rejected.setdefault(entry["reason"], []).append(entry["source"])
     lines = [
         f"{manifest['samples']:,} samples in {len(manifest['shards'])} shards, "
         f"{manifest['counts']['with_caption']:,} with a caption, in {summary.seconds:.0f} s"
@@ -101,11 +103,11 @@ def report(summary: Summary) -> str:
         else f"nothing to do: the {manifest['samples']:,} samples of this request are there",
         f"splits: {_listed(manifest['counts']['splits'])}",
         *(f"{task}: {_listed(found)}" for task, found in manifest["counts"]["labels"].items()),
-        *(f"rejected: {count} {reason}" for reason, count in sorted(rejected.items())),
         *(
-            f"{name.replace(chr(95), chr(32))}: {len(found)}, such as {found[0]}"
-            for name, found in manifest["remarks"].items()
+            f"rejected: {len(sources)} {reason}, such as {sources[0]}"
+            for reason, sources in sorted(rejected.items())
         ),
+        *remark_lines(manifest["remarks"]),
         *_published(manifest["against_published"]),
     ]
     if manifest["duplicates"]:
@@ -118,6 +120,18 @@ def report(summary: Summary) -> str:
         lines.append(f"no split: {file}" if isinstance(file, str) else f"split of {task}: {file}")
     lines += [f"contact sheet: {summary.directory / 'contact_sheet.png'}", *_next(summary)]
     return "\n".join(lines) + "\n"
+
+
+def remark_lines(remarks: Mapping[str, Sequence[str]]) -> list[str]:
+    """Return a line for every kind of remark, with an example; of what is left out, with all."""
+    lines = []
+    for name, found in remarks.items():
+        if name in ("left_out_folders", "files_not_read"):
+            more = f"; and {len(found) - MOST_LISTED} more" if found[MOST_LISTED:] else ""
+            lines.append(f"{name.replace('_', ' ')}: {'; '.join(found[:MOST_LISTED])}{more}")
+        else:
+            lines.append(f"{name.replace('_', ' ')}: {len(found)}, such as {found[0]}")
+    return lines
 
 
 def _published(against: Mapping[str, Any]) -> list[str]:

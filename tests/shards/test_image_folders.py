@@ -22,7 +22,7 @@ def plant(root: Path, splits: dict[str, int], classes: tuple[str, ...] = ("sick"
             (root / split / name).mkdir(parents=True)
             for i in range(count):
                 image_HWC = draw(i, 64).image_HWC
-                file = root / split / name / f"{split}{i}{endings[i % 4]}"
+                file = root / split / name / f"{Path(split).name}{i}{endings[i % 4]}"
                 file.write_bytes(encode(image_HWC, 90))
     return root
 
@@ -83,6 +83,48 @@ def test_a_tree_that_cannot_be_written_beside_goes_to_the_cache(
         assert as_shards(tree).is_relative_to(tmp_path / "cache" / "maskedclip" / "own_shards")
     finally:
         tree.parent.chmod(0o700)
+
+
+def test_a_tree_is_built_of_the_files_that_it_lists_and_the_rest_is_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    tree = plant(tmp_path / "own", NAMES)
+    clean = as_shards(plant(tmp_path / "clean" / "own", NAMES))
+    beside = ("external_test", "dev", "train_50", "results", "backup/train", ".Trash-1000/train")
+    for folder in beside:
+        plant(tree, {folder: 3})
+    (tree / "train/sick/@eaDir/train0.jpg").mkdir(parents=True)
+    thumbnail = tree / "train/sick/@eaDir/train0.jpg/SYNOPHOTO_THUMB_M.jpg"
+    thumbnail.write_bytes((tree / "train/sick/train0.jpg").read_bytes())
+    directory = as_shards(tree)
+    assert sizes(directory) == sizes(clean) == {"train": 16, "val": 8, "test": 8}
+    shards = Shards(directory)
+    sources = {shards.metadata(i)["source"] for i in range(len(shards))}
+    assert {source.split("/")[0] for source in sources} == {"train", "val", "test"}
+    assert labelled(shards).classes == ("sick", "well")
+    for folder in beside:
+        assert f"{folder.split('/')[0]}: 6 images" in caplog.text
+    caplog.clear()
+    assert as_shards(tree) == directory
+    assert "external_test" not in caplog.text
+
+
+def test_shards_that_held_the_folders_beside_a_tree_are_not_taken(tmp_path: Path) -> None:
+    tree = plant(tmp_path / "own", NAMES)
+    before = tree_of(tree)
+    plant(tree, {"dev": 1})
+    after = tree_of(tree)
+    assert before is not None
+    assert after is not None
+    assert before.fingerprint != after.fingerprint
+
+
+def test_a_tree_beside_what_an_archive_program_left_is_found(tmp_path: Path) -> None:
+    plant(tmp_path / "Retina" / "Retina", NAMES)
+    plant(tmp_path / "Retina" / "__MACOSX", {"Retina": 1})
+    found = tree_of(tmp_path / "Retina")
+    assert found is not None
+    assert found.root == tmp_path / "Retina" / "Retina"
 
 
 def test_what_is_neither_is_refused_in_one_line(tmp_path: Path) -> None:

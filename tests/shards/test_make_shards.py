@@ -352,7 +352,7 @@ def test_the_end_says_what_there_is_and_what_to_do_next(
     text = capsys.readouterr().out
     for part in (
         "21 samples in 1 shards, 21 with a caption",
-        "rejected: 1 the file is empty",
+        "rejected: 1 the file is empty, such as train/normal/empty.jpg",
         "disease: cataract 10, normal 11",
         "a caption of test/cataract/14.jpg is one of 2:",
         "    A fundus photograph of cataract",
@@ -518,3 +518,65 @@ def test_with_anonymise_remarks_keep_their_counts_and_no_name(tmp_path: Path) ->
     assert {n: len(found) for n, found in hidden.items()} == {
         n: len(found) for n, found in plain.items()
     }
+
+
+def hard_files(folder: Path) -> None:
+    """Leave a name in Latin-1, a broken link, a pipe, and endings that are not read."""
+    place = folder / "train" / "normal"
+    content = (place / "01.jpg").read_bytes()
+    Path(os.fsdecode(os.fsencode(place) + b"/caf\xe9.jpg")).write_bytes(content)
+    latin = Path(os.fsdecode(os.fsencode(folder) + b"/train/b\xf6se"))
+    latin.mkdir()
+    (latin / "01.jpg").write_bytes(content)
+    (place / "gone.jpg").symlink_to(folder / "nowhere.jpg")
+    os.mkfifo(place / "pipe.jpg")
+    os.mkfifo(place / "pipe")
+    for number in range(12):
+        (place / f"{number}.dcm").write_bytes(bytes(128) + b"DICM")
+    (folder / "external_test").mkdir()
+    (folder / "external_test" / "01.jpg").write_bytes(content)
+
+
+def test_names_that_are_not_utf8_links_to_nothing_and_pipes_are_rejected_by_name(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(root, tmp_path / "hard")
+    hard_files(tmp_path / "hard")
+    words = ["folder", "--name=toy", "--size=64", "--workers=1", "--classes=disease"]
+    words += [f"--root={tmp_path / 'hard'}", f"--out={tmp_path / 'out'}"]
+    main(words)
+    printed = capsys.readouterr().out
+    rejected = {e["source"]: e["reason"] for e in Shards(tmp_path / "out").manifest["rejected"]}
+    assert rejected["train/normal/caf\\xe9.jpg"] == "its name is not UTF-8; rename it"
+    assert rejected["train/b\\xf6se/01.jpg"] == "its name is not UTF-8; rename it"
+    assert rejected["train/normal/gone.jpg"] == "cannot be read: a symbolic link to nothing"
+    assert rejected["train/normal/pipe.jpg"] == "cannot be read: it is no regular file"
+    assert "rejected: 2 its name is not UTF-8; rename it, such as train/b\\xf6se/01.jpg" in printed
+    assert "left out folders: external_test: 1 images\n" in printed
+    assert (
+        "files not read: 1 without an ending: not read, such as train/normal/pipe; "
+        "12 .dcm: not read, such as train/normal/0.dcm\n"
+    ) in printed
+    clean = build(request(root, tmp_path / "clean", samples_per_shard=1000), progress=False)
+    assert Shards(tmp_path / "out").manifest["counts"] == clean.manifest["counts"]
+    main(words)
+    assert "nothing to do" in capsys.readouterr().out
+
+
+def test_with_anonymise_the_names_of_hard_files_are_hashed_too(root: Path, tmp_path: Path) -> None:
+    shutil.copytree(root, tmp_path / "hard")
+    hard_files(tmp_path / "hard")
+    asked = request(tmp_path / "hard", tmp_path / "out", anonymise=True)
+    text = json.dumps(build(asked, progress=False).manifest)
+    assert not any(name in text for name in ("caf", "gone", "pipe", "0.dcm", "external_test"))
+    assert "12 .dcm: not read" in text
+
+
+def test_files_that_are_passed_over_do_not_make_it_another_dataset(
+    root: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(root, tmp_path / "copy")
+    first = build(request(tmp_path / "copy", tmp_path / "out"), progress=False)
+    (tmp_path / "copy" / "new.dcm").write_bytes(b"x")
+    assert first.built
+    assert not build(request(tmp_path / "copy", tmp_path / "out"), progress=False).built

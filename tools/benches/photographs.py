@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from maskedclip.shards.downloads.files import ENDINGS, files_under
+from maskedclip.shards.downloads.cards import read_card
+from maskedclip.shards.downloads.files import list_files
 from maskedclip.shards.phantoms.phantom import draw
 
 ORIGINAL = (2048, 1536)  # pixels, as many cameras write
@@ -16,9 +17,9 @@ _NOISE = 3.5  # levels: a JPEG of quality 92 then has the bytes of a camera's
 def photographs(count: int, root: str = "") -> Iterator[Image.Image]:
     """Yield pictures of ORIGINAL pixels: phantoms with noise, or the first photographs of root."""
     if root:
-        images = [path for path in files_under(Path(root)) if path.suffix.lower() in ENDINGS]
-        for path in images[:count]:
-            yield Image.open(path).convert("RGB").resize(ORIGINAL)
+        images = sorted(list_files(read_card("folder"), Path(root)).images)
+        for source in images[:count]:
+            yield Image.open(Path(root) / source).convert("RGB").resize(ORIGINAL)
         return
     width, height = ORIGINAL
     noise = np.random.default_rng(0)

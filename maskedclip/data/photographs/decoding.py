@@ -11,10 +11,22 @@ from typing import NamedTuple
 
 import numpy as np
 import simplejpeg
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, features
 
 PIXEL_LIMIT = 80_000_000  # a larger image is refused before it is decoded
-FORMATS = ("JPEG", "PNG", "TIFF", "PPM", "BMP", "GIF", "WEBP")
+ENDINGS_OF = {  # formats that are tried, and the endings that their files have
+    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo"),
+    "PNG": (".png",),
+    "TIFF": (".tif", ".tiff"),
+    "PPM": (".ppm", ".pgm", ".pbm", ".pnm"),
+    "BMP": (".bmp",),
+    "GIF": (".gif",),
+    "WEBP": (".webp",),
+    "JPEG2000": (".jp2", ".j2k", ".jpx", ".j2c", ".jpf"),
+}
+if not features.check("jpg_2000"):  # Pillow may be built without it
+    del ENDINGS_OF["JPEG2000"]
+FORMATS = tuple(ENDINGS_OF)
 _ORIENTATION, _GPS = 0x0112, 0x8825  # tags of EXIF
 # of the tags that make up every TIFF, those that tell of a camera, a time or a person
 _TELLING = {0x010E, 0x010F, 0x0110, 0x0131, 0x0132, 0x013B, 0x8298, 0x8769, _GPS}

@@ -19,6 +19,7 @@ import simplejpeg
 from maskedclip.data.photographs.decoding import UnreadableImage, decode
 from maskedclip.data.photographs.field_of_view import find_field, reduced, square_field
 from maskedclip.shards.building.quality import Quality, quality_of
+from maskedclip.shards.downloads.files import printable
 from maskedclip.shards.downloads.records import Record
 from maskedclip.shards.phantoms.phantom import draw
 
@@ -52,7 +53,15 @@ def prepare_photograph(
     """Read, crop and compress one image file; Rejected, with the reason, where it is unusable."""
     code = keyed_hash(record.source, key)
     source = code if anonymise else record.source
+    if printable(record.source) != record.source:  # no JSON, and no reader of tars, could hold it
+        return Rejected(
+            source if anonymise else printable(source), "its name is not UTF-8; rename it"
+        )
     try:
+        if record.path.exists() and not record.path.is_file():  # reading a pipe would never end
+            return Rejected(source, "cannot be read: it is no regular file")
+        if record.path.is_symlink() and not record.path.exists():
+            return Rejected(source, "cannot be read: a symbolic link to nothing")
         content = record.path.read_bytes()
         photograph = field_photograph(content, size)
     except UnreadableImage as error:

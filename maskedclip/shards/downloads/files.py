@@ -1,20 +1,45 @@
 """List the files of a download: the images of the dataset, those left out, and other files.
 
 Archives unpack into one, two or three nested folders, so the whole tree under the root is searched.
+Cards, `folder`, `csv` and trees train/val/test/CLASS are all listed here, by one rule.
 """
 
 import os
 import re
+import stat
 from collections import Counter
 from collections.abc import Iterator
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import NamedTuple
 
+from PIL import Image
+
+from maskedclip.data.photographs.decoding import ENDINGS_OF, FORMATS
 from maskedclip.shards.downloads.cards import DatasetCard
 
-ENDINGS = frozenset({".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".ppm"})
-JUNK = re.compile(r"^(\._.*|~\$.*|\.ds_store|thumbs\.db|__macosx)$", re.IGNORECASE)
+SPLITS = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "valid", "validation"), "val"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
+ENDINGS = frozenset(ending for endings in ENDINGS_OF.values() for ending in endings)
+# what file managers, storage devices and editors leave behind: dot files and folders, @eaDir,
+# $RECYCLE.BIN, ~$1.jpg, thumbnails ...
+JUNK = re.compile(
+    r"[.@$~].*|#(recycle|snapshot)|thumbs\.db|ehthumbs\w*\.db|desktop\.ini|__macosx|__pycache__"
+    r"|(\w*[_-])?thumb(nail)?s?|recycler|recycled|lost\+found|found\.\d{3}|lost\.dir"
+    r"|system volume information|network trash folder|temporary items",
+    re.IGNORECASE,
+)
+# texts and tables: no pictures, and what is missing in a table has remarks of its own
+_DOCUMENT = re.compile(
+    r".*\.(txt|md|rst|rtf|pdf|docx?|odt|html?|css|js|[ct]sv|xlsx?|ods|jsonl?|xml|ya?ml|toml|ini|cfg"
+    r"|log|bib|tex|py|ipynb|m|r|sh|bat)"
+    r"|readme|licen[cs]e|copying|notice|changelog|citation|authors|version|(md5|sha\d+)(sums?)?",
+    re.IGNORECASE | re.DOTALL,
+)
+_ENDING = re.compile(r"\.(?=.*\D)\S{1,10}")  # ".5" of a DICOM number is none, nor ". left eye"
 
 
 class DownloadFiles(NamedTuple):
@@ -24,13 +49,19 @@ class DownloadFiles(NamedTuple):
     left_out: list[str]  # images that do not belong to the dataset: decoys, copies, junk
     others: list[str]
 
+    def leave_out(self, sources: list[str]) -> None:
+        """Move images to those that are left out."""
+        self.left_out.extend(sources)
+        for source in sources:
+            del self.images[source]
+
 
 def list_files(card: DatasetCard, root: Path) -> DownloadFiles:
     """Return the files of a dataset; ValueError where the root is no directory."""
     rules = [(re.compile(rule.pattern, re.IGNORECASE), rule) for rule in card.paths]
     files = DownloadFiles({}, [], [])
     for source, hidden in _walk(root, card.exclude):
-        if os.path.splitext(source)[1].lower() not in ENDINGS:  # noqa: PTH122 - quick on many
+        if not _is_image(root, source, hidden):
             files.others.extend([] if hidden else [source])
         elif hidden:
             files.left_out.append(source)
@@ -47,10 +78,7 @@ def list_files(card: DatasetCard, root: Path) -> DownloadFiles:
                 files.images[source] = {**constant, **rule.labels, **groups}
     if card.nearest and files.images:
         depth = min(source.count("/") for source in files.images)
-        deeper = [source for source in files.images if source.count("/") > depth]
-        files.left_out.extend(deeper)
-        for source in deeper:
-            del files.images[source]
+        files.leave_out([source for source in files.images if source.count("/") > depth])
     return files
 
 
@@ -66,29 +94,130 @@ def left_out_folders(files: DownloadFiles) -> list[str]:
     return [f"{folder or '.'}: {count} images" for folder, count in sorted(counts.items())]
 
 
-def files_under(root: Path) -> list[Path]:
-    """Return all files under `root` in order; linked folders are followed, every one once."""
-    return sorted(root / source for source, _ in _walk(root, ()))
+def files_not_read(files: DownloadFiles) -> list[str]:
+    """Return a line for every ending that was passed over, with a count and one example.
+
+    Texts and tables are none: they are no pictures.
+    """
+    sources: dict[str, list[str]] = {}
+    for source in files.others:
+        if not _DOCUMENT.fullmatch(source.rpartition("/")[2]):
+            sources.setdefault(ending_of(source) or "without an ending", []).append(source)
+    return [f"{len(s)} {ending}: not read, such as {s[0]}" for ending, s in sorted(sources.items())]
 
 
-def source_of(path: Path, root: Path) -> str:
-    """Return the path relative to the root, with slashes on every system."""
-    return path.relative_to(root).as_posix()
+def remarks_on(files: DownloadFiles) -> dict[str, set[str]]:
+    """Return what a build says of the files that it leaves out; in_order drops what is empty."""
+    return {
+        "left_out_folders": set(left_out_folders(files)),
+        "files_not_read": set(files_not_read(files)),
+    }
+
+
+def outside_of_splits(files: DownloadFiles) -> list[str]:
+    """Return the images beside the split folders of a tree: external_test, dev, train_50 ...
+
+    A folder that holds train/ is a tree, and what lies in it but not in train/, val/ or test/ is no
+    part of it; nor are folders beside it without such folders. Raises ValueError where two folders
+    of a tree are one split.
+    """
+    places = {source: _split_folder(source) for source in files.images}
+    folders_of: dict[str, dict[str, set[str]]] = {}  # of a folder, a split
+    for above, name in places.values():
+        if name:
+            folders_of.setdefault(above, {}).setdefault(SPLITS[name.lower()], set()).add(name)
+    trees = {above for above, splits in folders_of.items() if "train" in splits}
+
+    def is_outside(source: str) -> bool:
+        above, name = places[source]
+        parts = above.split("/") if above else []
+        if any("/".join(parts[:depth]) in trees for depth in range(len(parts))):
+            return True  # a copy of a tree within a tree
+        return not name and (above in trees or bool(trees and above))
+
+    outside = [source for source in files.images if is_outside(source)]
+    for above in sorted(trees & {places[source][0] for source in files.images.keys() - outside}):
+        for split, names in sorted(folders_of[above].items()):
+            if len(names) > 1:
+                here, alike = f"{above}/" if above else "", " and ".join(sorted(names))
+                raise ValueError(f"{here}{alike}: both are the split {split}; keep one of them")
+    return outside
+
+
+def _split_folder(source: str) -> tuple[str, str]:
+    """Return the first folder of a path that is named like a split, after the one it lies in.
+
+    The path's own folder and "" where there is none.
+    """
+    parts = source.split("/")[:-1]
+    depth = next((depth for depth, name in enumerate(parts) if name.lower() in SPLITS), len(parts))
+    return "/".join(parts[:depth]), "".join(parts[depth : depth + 1])
+
+
+def ending_of(source: str) -> str:
+    """Return the ending of a file in lower case; "" where what follows the last dot is none."""
+    stem, ending = os.path.splitext(source.lower())  # noqa: PTH122 - quick on many
+    if _ENDING.fullmatch(ending.strip()):
+        return ending.strip()
+    before = os.path.splitext(stem)[1]  # noqa: PTH122
+    return before + ending if ending and before in ENDINGS else ""  # 1.jpg.1 is a copy
+
+
+def is_junk(name: str) -> bool:
+    """Return whether a file or folder of this name is what a program leaves behind."""
+    return bool(JUNK.fullmatch(name))
+
+
+def size_and_time(path: Path) -> tuple[int, int]:
+    """Return the size and the time (ns) of a file; 0 and 0 of a broken link, a pipe, ..."""
+    try:
+        facts = path.stat()
+    except OSError:  # the build names it as unreadable
+        return 0, 0
+    return (facts.st_size, facts.st_mtime_ns) if stat.S_ISREG(facts.st_mode) else (0, 0)
+
+
+def printable(text: str) -> str:
+    """Return a name as UTF-8; bytes of it that are none are written as \\xe9."""
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+def _is_image(root: Path, source: str, hidden: bool) -> bool:
+    """Return whether a file is an image by its ending; one without is opened, unless hidden.
+
+    Others are neither opened nor stat-ed: on a network disk that takes longer than all the rest.
+    """
+    ending = ending_of(source)
+    if ending or hidden:
+        return ending in ENDINGS
+    try:
+        # a pipe would be waited for
+        descriptor = os.open(root / source, os.O_RDONLY | os.O_NONBLOCK)
+    except OSError:
+        return False
+    with os.fdopen(descriptor, "rb") as file:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            return False
+        try:
+            Image.open(file, formats=FORMATS).close()
+        except Image.DecompressionBombError:
+            return True
+        except (OSError, SyntaxError, ValueError):  # no image, or its first bytes alone
+            return False
+    return True
 
 
 def _walk(root: Path, exclude: tuple[str, ...]) -> Iterator[tuple[str, bool]]:
-    """Yield the path of every file, and whether it is junk or lies in an excluded folder.
-
-    No file is opened or stat-ed: on a network disk that would take longer than all the rest.
-    """
+    """Yield the path of every file, and whether it is junk or lies in an excluded folder."""
     if not root.is_dir():
         raise ValueError(f"--root {root}: no such directory; give the folder of the download")
 
     def refuse(error: OSError) -> None:
-        raise error
+        if error.filename not in hidden_folders:  # lost+found is for the administrator alone
+            raise error
 
     def is_hidden(name: str) -> bool:
-        return bool(JUNK.match(name)) or any(fnmatch(name.lower(), glob) for glob in exclude)
+        return is_junk(name) or any(fnmatch(name.lower(), glob) for glob in exclude)
 
     top = str(root)
     visited: set[str] = set()
@@ -105,4 +234,4 @@ def _walk(root: Path, exclude: tuple[str, ...]) -> Iterator[tuple[str, bool]]:
         hidden = folder in hidden_folders
         hidden_folders.update(os.path.join(folder, n) for n in inner if hidden or is_hidden(n))  # noqa: PTH118
         for name in sorted(names):
-            yield prefix + name, hidden or bool(JUNK.match(name))
+            yield prefix + name, hidden or is_junk(name)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from maskedclip.data.captions import categories_of
 from maskedclip.shards.downloads.cards import DatasetCard
-from maskedclip.shards.downloads.files import left_out_folders, list_files
+from maskedclip.shards.downloads.files import SPLITS, list_files, outside_of_splits, remarks_on
 from maskedclip.shards.downloads.label_files import (
     Remarks,
     Row,
@@ -19,7 +19,7 @@ from maskedclip.shards.downloads.label_files import (
     rows_of,
 )
 from maskedclip.shards.downloads.recognise import known_datasets, wrong_root
-from maskedclip.shards.downloads.records import SPLITS, Record, Sources, eye_of, in_order
+from maskedclip.shards.downloads.records import Record, Sources, eye_of, in_order
 
 
 def words_of_class(name: str) -> tuple[str, ...]:
@@ -34,9 +34,12 @@ def read_folder(card: DatasetCard, root: Path, classes: str) -> Sources:
     Args:
         classes: a task; the folder that an image lies in is then its class. "" for no labels.
 
-    A folder train, val or test anywhere above the class is the split.
+    A folder train, val or test anywhere above the class is the split. Where there are classes,
+    images beside such folders are left out: they would be of the training data, or classes.
     """
     files = list_files(card, root)
+    if classes:
+        files.leave_out(outside_of_splits(files))
     if not files.images:
         raise wrong_root(card, root, files)
     records, unlabelled = [], []
@@ -51,8 +54,8 @@ def read_folder(card: DatasetCard, root: Path, classes: str) -> Sources:
         split = splits[0] if splits else None
         record = Record(source, root / source, split=split, labels=labels)
         records.append(record._replace(categories=categories))
-    remarks = {"images_without_label": unlabelled, "left_out_folders": left_out_folders(files)}
-    return in_order(records, remarks | {"known_datasets": known_datasets(root, files)})
+    remarks: Remarks = {"images_without_label": set(unlabelled), **remarks_on(files)}
+    return in_order(records, remarks | {"known_datasets": set(known_datasets(root, files))})
 
 
 class Columns(NamedTuple):
@@ -96,7 +99,7 @@ def read_csv(card: DatasetCard, root: Path, file: Path, columns: Columns) -> Sou
             remarks["labels_without_image"].add(name)
     remarks["images_without_label"] = files.images.keys() - records.keys()
     remarks["repeated_names"] -= records.keys()
-    remarks["left_out_folders"] = set(left_out_folders(files))
+    remarks |= remarks_on(files)
     remarks["known_datasets"] = set(known_datasets(root, files))
     return in_order(records.values(), remarks)
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from maskedclip.data.captions import categories_of, keywords_of
 from maskedclip.shards.downloads.cards import DatasetCard
-from maskedclip.shards.downloads.files import left_out_folders, list_files
+from maskedclip.shards.downloads.files import list_files, remarks_on
 from maskedclip.shards.downloads.label_files import Remarks, rows_of, stem_of
 from maskedclip.shards.downloads.recognise import wrong_root
 from maskedclip.shards.downloads.records import Record, Sources, in_order, record_of
@@ -55,7 +55,7 @@ def read_odir(card: DatasetCard, root: Path) -> Sources:
             record = _with_findings(card, record, eye)
             remarks["eyes_without_finding"].update([] if record.categories else [source])
         records.append(record)
-    return in_order(records, remarks | {"left_out_folders": left_out_folders(files)})
+    return in_order(records, remarks | remarks_on(files))
 
 
 def _with_findings(card: DatasetCard, record: Record, eye: OdirEye) -> Record:

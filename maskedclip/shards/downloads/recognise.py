@@ -5,7 +5,7 @@ from fnmatch import translate
 from pathlib import Path
 
 from maskedclip.shards.downloads.cards import DatasetCard, Lookalike, card_names, read_card
-from maskedclip.shards.downloads.files import DownloadFiles
+from maskedclip.shards.downloads.files import DownloadFiles, files_not_read
 from maskedclip.shards.downloads.label_files import rows_of
 
 
@@ -60,7 +60,9 @@ def wrong_root(card: DatasetCard, root: Path, files: DownloadFiles) -> ValueErro
         missing = f"no image of {card.title}" if images else "no image"
         return ValueError(f"{where}: {missing} but {archives[0]}{more}; unpack it first")
     if not images:
-        return ValueError(f"{where}: no image in it; give the folder that holds the images")
+        passed_over = "; ".join(files_not_read(files)[:5])
+        found = f" ({passed_over})" if passed_over else ""
+        return ValueError(f"{where}: no image in it{found}; give the folder that holds the images")
     wanted = " or ".join(marker.removeprefix("*/") for marker in card.marker)
     expected = f"looked for {wanted}" if wanted else "no image fits the card"
     top = sorted({source.partition("/")[0] for source in images + files.others})

@@ -10,18 +10,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from maskedclip.shards.downloads.cards import DatasetCard
-from maskedclip.shards.downloads.files import (
-    left_out_folders,
-    list_files,
-)
+from maskedclip.shards.downloads.files import SPLITS, list_files, printable, remarks_on
 from maskedclip.shards.downloads.label_files import Remarks, label_files, names_of, rows_of_images
 from maskedclip.shards.downloads.recognise import refuse_lookalikes, wrong_root
 
-SPLITS = {
-    **dict.fromkeys(("train", "training"), "train"),
-    **dict.fromkeys(("val", "valid", "validation"), "val"),
-    **dict.fromkeys(("test", "testing"), "test"),
-}
 SIDES = dict.fromkeys(("l", "left", "os"), "L") | dict.fromkeys(("r", "right", "od"), "R")
 
 
@@ -47,7 +39,7 @@ class Sources(NamedTuple):
 
 def in_order(records: Iterable[Record], remarks: Mapping[str, Iterable[str]]) -> Sources:
     """Return records sorted by source, with the remarks that are not empty."""
-    texts = {name: sorted(values) for name, values in remarks.items() if values}
+    texts = {name: sorted(map(printable, values)) for name, values in remarks.items() if values}
     return Sources(sorted(records, key=lambda record: record.source), texts)
 
 
@@ -89,7 +81,7 @@ def read_dataset(card: DatasetCard, root: Path) -> Sources:
         for source, tasks in graded.items()
         if tasks - facts[source].keys()
     }
-    return in_order(records, remarks | {"left_out_folders": left_out_folders(files)})
+    return in_order(records, remarks | remarks_on(files))
 
 
 def record_of(

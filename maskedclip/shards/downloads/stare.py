@@ -5,7 +5,7 @@ from pathlib import Path
 
 from maskedclip.data.captions import categories_of
 from maskedclip.shards.downloads.cards import DatasetCard
-from maskedclip.shards.downloads.files import left_out_folders, list_files
+from maskedclip.shards.downloads.files import list_files, remarks_on
 from maskedclip.shards.downloads.label_files import Remarks, stem_of
 from maskedclip.shards.downloads.recognise import wrong_root
 from maskedclip.shards.downloads.records import Record, Sources, in_order, record_of
@@ -43,7 +43,7 @@ def read_stare(card: DatasetCard, root: Path) -> Sources:
             remarks["images_without_finding"].add(source)
         report = text if categories else None
         records.append(record._replace(categories=categories, report=report))
-    return in_order(records, remarks | {"left_out_folders": left_out_folders(files)})
+    return in_order(records, remarks | remarks_on(files))
 
 
 def findings_of(card: DatasetCard, text: str) -> tuple[str, ...]:
