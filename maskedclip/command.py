@@ -316,8 +316,8 @@ class CommandLine:
         """Return the words that fill no field; ValueError for one too many, or too few."""
         rest = list(words)
         left: list[str] = []
-        for place, word in enumerate(self.words):
-            most = word.most if place == len(self.words) - 1 else 1
+        for index, word in enumerate(self.words):
+            most = word.most if index == len(self.words) - 1 else 1
             taken, rest[:most] = rest[:most], []
             word.check(taken, elsewhere=word.field in values)
             if not word.field:
@@ -333,12 +333,12 @@ def _without_help(arguments: Sequence[str]) -> tuple[str, list[str]]:
     """Return (HELP, HELP_ALL or nothing, the other arguments)."""
     asked, rest = "", list(arguments)
     end = rest.index("--") if "--" in rest else len(rest)
-    for place in reversed(range(end)):
-        name, _, value = rest[place].partition("=")
+    for index in reversed(range(end)):
+        name, _, value = rest[index].partition("=")
         if name in ("--help", "-h", "-help"):
-            every = [value, *rest[place + 1 : place + 2]]
+            every = [value, *rest[index + 1 : index + 2]]
             asked = HELP_ALL if "all" in every else HELP
-            del rest[place : place + 1 + (not value and "all" in every)]
+            del rest[index : index + 1 + (not value and "all" in every)]
     return asked, rest
 
 

@@ -40,7 +40,7 @@ from maskedclip.grid.status import (
 from maskedclip.jobs import processes
 from maskedclip.jobs import slurm_queue as queue
 
-_ALL = 1 << 20  # bytes of each log that a cause is looked for in
+_ALL = 1 << 20  # bytes of each log that are searched for a cause
 _CHUNK = 200  # jobs that scancel is given at a time
 _PATIENCE_S = 60.0  # for a local process to save and leave
 _ME = "python -m maskedclip.slurm"

@@ -33,7 +33,7 @@ class Lost(NamedTuple):
 
 
 class BatchRow(NamedTuple):
-    """What goes with an image; `lost` tells that it is a substitute, and of what."""
+    """What goes with an image; `lost` says what it is a substitute for."""
 
     flip: bool
     hidden_N: np.ndarray

@@ -49,7 +49,7 @@ def ablation(first: Table) -> tuple[Table, list[str]]:
     missing = absent(components)
     if missing:
         remarks.append(
-            f"Not measured: {', '.join(missing)}. A method is told by model.bridge_depth and "
+            f"Not measured: {', '.join(missing)}. A method is recognised by model.bridge_depth and "
             f"loss.mfd in the config.json of the pre-training that its runs start from."
         )
     differing = differences(configs)

@@ -195,7 +195,7 @@ def _at_zeros(window: _Window, offset: int) -> tuple[TarMember | None, int]:
     if following >= 0:
         return _broken(offset, "is zero, the end of a tar, and yet members follow"), following
     if end < window.length:
-        reason = "and what follows was not looked at: the tar ended long before"
+        reason = "and what follows was not read: the tar ended long before"
         return _broken(end, reason)._replace(broken=False), -1
     return None, -1
 

@@ -64,7 +64,7 @@ def wrong_root(card: DatasetCard, root: Path, files: DownloadFiles) -> ValueErro
         found = f" ({passed_over})" if passed_over else ""
         return ValueError(f"{where}: no image in it{found}; give the folder that holds the images")
     wanted = " or ".join(marker.removeprefix("*/") for marker in card.marker)
-    expected = f"looked for {wanted}" if wanted else "no image fits the card"
+    expected = f"expected {wanted}" if wanted else "no image fits the card"
     top = sorted({source.partition("/")[0] for source in images + files.others})
     top.sort(key=lambda name: name not in files.others)  # what may be a label file first
     listed = ", ".join(top[:5]) + (f" and {len(top) - 5} more" if top[5:] else "")

@@ -49,7 +49,7 @@ def test_what_was_looked_for_and_what_is_there_is_said(tmp_path: Path) -> None:
     draw(tmp_path, *(f"{folder}/cat.jpg" for folder in "abcdefg"))
     write(tmp_path, "notes.txt", "x")
     message = refused("eyepacs", tmp_path)
-    assert "looked for trainLabels.csv or train.csv or retinopathy_solution.csv, found " in message
+    assert "expected trainLabels.csv or train.csv or retinopathy_solution.csv, found " in message
     assert (
         "found notes.txt, a, b, c, d and 3 more (images: 7); give the folder of EyePACS" in message
     )
@@ -82,7 +82,7 @@ def test_images_without_their_label_file_are_refused_with_a_way_out(tmp_path: Pa
         refused("eyepacs", tmp_path)
     )
     draw(tmp_path / "stare", "im0001.ppm")
-    with pytest.raises(ValueError, match=r"looked for all-mg-codes\.txt .* with its label files"):
+    with pytest.raises(ValueError, match=r"expected all-mg-codes\.txt .* with its label files"):
         read_stare(read_card("stare"), tmp_path / "stare")
 
 
