@@ -317,7 +317,7 @@ def test_a_batch_that_the_ranks_do_not_divide_fails_and_too_few_samples_warn(
     phantoms: dict[str, Path],
 ):
     fine(run_inputs.batch_split(recipe(phantoms), 4))
-    faulty(run_inputs.batch_split(recipe(phantoms), 3), "failed", "3 ranks", "multiple")
+    faulty(run_inputs.batch_split(recipe(phantoms), 3), "failed", "world size 3", "multiple")
     many = recipe(phantoms, data__paired_batch=40)
     faulty(run_inputs.batch_split(many, 4), "warning", "24 samples", "--data.paired_batch=24")
 
