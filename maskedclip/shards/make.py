@@ -40,6 +40,7 @@ class ShardRequest:
     split_column: str = ""
     report_column: str = ""
     categories_column: str = ""
+    lost_zeros: bool = False  # csv: take "1" for 001.jpg where one image alone has that number
     count: int = 2000  # phantom: how many images are drawn
     seed: int = 0  # phantom: and which
     caption_template: str = "A fundus photograph of [CLS]"  # of the examples that are printed
@@ -252,7 +253,7 @@ def _sources(request: ShardRequest, card: "DatasetCard") -> "Sources":
             report=request.report_column,
             categories=request.categories_column,
         )
-        return read_csv(card, request.root, request.csv, columns)
+        return read_csv(card, request.root, request.csv, columns, lost_zeros=request.lost_zeros)
     readers = {"card": read_dataset, "odir": read_odir, "stare": read_stare}
     if card.reader not in readers:
         known = ", ".join(readers)

@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable
 from typing import Any, NoReturn
 
+from maskedclip.data.cell_values import is_missing, patient_of, whole_number
 from maskedclip.data.storage.shard_writer import EMPTY_METADATA
 
 _PIXELS = 1 << 31
@@ -31,7 +32,7 @@ def third_party_metadata(dataset: str, key: str, members: list[bytes]) -> dict[s
         members: bytes of the json, txt and cls, empty where there is none.
     """
     content, text, label = members
-    given = _object(content) if content else {}
+    given = _with_texts(_object(content)) if content else {}
     taken = {
         name: given[name]
         for name in ("patient", "eye", "split", "labels", "categories", "width", "height")
@@ -42,9 +43,32 @@ def third_party_metadata(dataset: str, key: str, members: list[bytes]) -> dict[s
     metadata = EMPTY_METADATA | {"labels": {}, "categories": []} | taken
     metadata |= {"dataset": dataset, "source": key}
     metadata["report"] = next(filter(None, captions), None)
-    if label:
-        metadata["labels"] = {"cls": _decoded(label, "cls").strip()} | metadata["labels"]
+    written = whole_number(_decoded(label, "cls").strip()) if label else ""
+    if not is_missing(written):
+        metadata["labels"] = {"cls": written} | metadata["labels"]
     return metadata
+
+
+def _with_texts(given: dict[str, Any]) -> dict[str, Any]:
+    """Return the metadata with numbers of labels and patients as text, and without nan or N/A."""
+    texts = dict(given)
+    if "patient" in given:
+        texts["patient"] = patient_of(_number_text(given["patient"]))
+    labels = given.get("labels")
+    if isinstance(labels, dict):
+        written = {task: _number_text(value) for task, value in labels.items()}
+        texts["labels"] = {
+            task: value
+            for task, value in written.items()
+            if not (value is None or (isinstance(value, str) and is_missing(value)))
+        }
+    return texts
+
+
+def _number_text(value: Any) -> Any:
+    """Return a number or a text of one as classes are written: 1, 1.0 and "1.0" are "1"."""
+    number = type(value) in (bool, int, float)
+    return whole_number(str(value).strip()) if number or isinstance(value, str) else value
 
 
 def _decoded(content: bytes, member: str) -> str:

@@ -2,30 +2,28 @@
 
 import difflib
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 from maskedclip.data.captions import categories_of
+from maskedclip.data.cell_values import is_missing, patient_of, whole_number
 from maskedclip.shards.downloads.cards import DatasetCard
+from maskedclip.shards.downloads.class_names import class_names
 from maskedclip.shards.downloads.files import SPLITS, list_files, outside_of_splits, remarks_on
-from maskedclip.shards.downloads.label_files import (
-    Remarks,
-    Row,
-    cell,
-    images_by_stem,
-    images_named,
-    names_of,
-    rows_of,
-)
+from maskedclip.shards.downloads.image_names import ImageNames, Named
+from maskedclip.shards.downloads.label_files import SURPLUS, Remarks, Row, cell, names_of, rows_of
 from maskedclip.shards.downloads.recognise import known_datasets, wrong_root
 from maskedclip.shards.downloads.records import Record, Sources, eye_of, in_order
 
 
 def words_of_class(name: str) -> tuple[str, ...]:
-    """Return the categories in a class name: "2_cataract" is cataract, "3" is nothing."""
+    """Return the categories in a class name: "2_cataract" is cataract; "3" and "NaN" are none."""
     words = re.sub(r"[\s_]+", " ", re.sub(r"^[\d.]+[\s._-]*", "", name)).strip()
-    return tuple(categories_of(words)) if re.search("[a-z]{3}", words, re.IGNORECASE) else ()
+    says = patient_of(words) is not None and words.lower() not in ("true", "false", "yes")
+    named = says and re.search("[a-z]{3}", words, re.IGNORECASE)
+    return tuple(categories_of(words)) if named else ()
 
 
 def read_folder(card: DatasetCard, root: Path, classes: str) -> Sources:
@@ -71,51 +69,190 @@ class Columns(NamedTuple):
     categories: str = ""
 
 
-def read_csv(card: DatasetCard, root: Path, file: Path, columns: Columns) -> Sources:
-    """Return the records of a user's CSV; ValueError for a missing column."""
-    if not file.is_file():
-        raise ValueError(f"--csv {file}: no such file; give the table of labels")
-    rows, _ = rows_of(file)
-    heading = list(rows[0]) if rows else []
-    for flag, column in columns._replace(task="")._asdict().items():
-        if column and names_of(column)[0] not in heading:
-            near = difflib.get_close_matches(column.lower(), heading, n=1) or heading
-            raise ValueError(
-                f"--{flag}_column {column!r} is not in {file}; it has {', '.join(near)}"
-            )
+class RowNames:
+    """Which image a row names, with remarks on rows that name none or more than one."""
+
+    def __init__(self, images: ImageNames, lost_zeros: bool, remarks: Remarks) -> None:
+        """Take the images of the tree; `lost_zeros` as in `read_csv`."""
+        self._images = images
+        self._lost_zeros = lost_zeros
+        self._remarks = remarks
+        self.zeros = 0  # rows that name one image if they have lost their zeros
+
+    def of_row(self, name: str, split: str) -> Named:
+        """Return the image of a name; an empty result where it names none."""
+        if is_missing(name):
+            self._remarks["rows_that_name_no_image"].add(name or "an empty name")
+            return Named()
+        named = self._images.named(name, split)
+        if named.unclear:
+            self._remarks["names_of_several_images"].update(named.unclear)
+        elif named.elsewhere:
+            self._remarks["images_in_another_folder"].add(f"{name}: {named.image}")
+        elif not named.image:
+            padded = self._images.with_zeros(name, split)
+            self.zeros += bool(padded.image)
+            if padded.image and self._lost_zeros:
+                self._remarks["zeros_put_back"].add(f"{name}: {padded.image}")
+                return padded
+            offer = f" ({padded.image} with --lost_zeros)" if padded.image else ""
+            self._remarks["labels_without_image"].add(name + offer)
+        return named
+
+
+def read_csv(
+    card: DatasetCard, root: Path, file: Path, columns: Columns, *, lost_zeros: bool = False
+) -> Sources:
+    """Return the records of a user's CSV.
+
+    Args:
+        lost_zeros: take "1" for 001 where only one image has that number.
+
+    An image whose rows disagree, or whose name several images have, is left out by name. Raises
+    ValueError for a missing column, and for a table that names no image or no class.
+    """
+    rows = _rows_with_columns(file, columns)
     files = list_files(card, root)
     if not files.images:
         raise wrong_root(card, root, files)
-    by_stem = images_by_stem(files.images, "")
     remarks: Remarks = defaultdict(set)
-    records: dict[str, Record] = {}
-    for row in rows:
-        name = cell(row, columns.image)
-        source, *others = images_named(name.replace("\\", "/"), by_stem) or [""]
-        if source:
-            records[source] = _row_of_csv(columns, row, source, root)
-            remarks["repeated_names"].update(others)
-        else:
-            remarks["labels_without_image"].add(name)
-    remarks["images_without_label"] = files.images.keys() - records.keys()
-    remarks["repeated_names"] -= records.keys()
+    rows = _whole_rows(rows, file, columns, remarks)
+    labels = [cell(row, columns.label) for row in rows] if columns.label else []
+    classes = class_names(labels)
+    if labels and not any(classes.class_of.values()):
+        raise ValueError(
+            f"--label_column {columns.label!r}: none of the {len(labels)} rows of {file} has a "
+            f"class; give another column, or leave the flag out"
+        )
+    remarks["spellings_joined"] = set(classes.joined)
+    remarks["labels_that_state_nothing"] = set(classes.missing)
+    remarks["none_is_a_grade"] = set(classes.grades)
+    names = RowNames(ImageNames(files.images, root), lost_zeros, remarks)
+    found, unclear, copies = _by_image(rows, columns, names, classes.class_of, root)
+    remarks["images_with_two_rows"] = unclear - remarks["names_of_several_images"]
+    if not found:
+        raise _names_no_image(file, root, rows, columns.image, names, files.images)
+    records = [record for source, record in found.items() if source not in unclear]
+    if not records:
+        raise ValueError(
+            f"{file}: every image that it names is unclear, such as {min(unclear)}: two rows "
+            f"disagree, or several images have that name; write a row an image, with its path"
+        )
+    remarks["images_without_label"] = files.images.keys() - found.keys() - unclear - copies
+    remarks["unclear_images_left_out"] = unclear
+    remarks["repeated_names"] = copies - found.keys()
+    remarks["patients_unknown"] = _nobodies(rows, columns.patient)
     remarks |= remarks_on(files)
     remarks["known_datasets"] = set(known_datasets(root, files))
-    return in_order(records.values(), remarks)
+    return in_order(records, remarks)
 
 
-def _row_of_csv(columns: Columns, row: Row, source: str, root: Path) -> Record:
+def _by_image(
+    rows: list[Row], columns: Columns, names: RowNames, class_of: Mapping[str, str], root: Path
+) -> tuple[dict[str, Record], set[str], set[str]]:
+    """Return the records by image, the images that are unclear, and copies of images."""
+    found: dict[str, Record] = {}
+    unclear: set[str] = set()
+    copies: set[str] = set()
+    for row in rows:
+        record = _record_of_row(columns, row, root, class_of)
+        named = names.of_row(cell(row, columns.image), record.split or "")
+        unclear.update(named.unclear)
+        copies.update(named.copies)
+        if named.image:
+            record = record._replace(source=named.image, path=root / named.image)
+            together = _together(found.setdefault(named.image, record), record)
+            if together is None:
+                unclear.add(named.image)
+            else:
+                found[named.image] = together
+    return found, unclear, copies
+
+
+def _rows_with_columns(file: Path, columns: Columns) -> list[Row]:
+    """Return the rows of a table; ValueError where it lacks a column or has one twice."""
+    if not file.is_file():
+        raise ValueError(f"--csv {file}: no such file; give the table of labels")
+    flags = {flag: name for flag, name in columns._asdict().items() if name and flag != "task"}
+    rows, lacking = rows_of(file, list(flags.values()), once=True)
+    if not lacking:
+        if not rows:
+            raise ValueError(f"--csv {file}: a heading and no row below it; give a whole table")
+        return rows
+    present = lacking.partition("; it has ")[2].split(", ")
+    for flag, name in flags.items() if any(present) else ():
+        if names_of(name)[0] not in names_of(present):
+            near = difflib.get_close_matches(name.lower(), names_of(present), n=1) or present
+            raise ValueError(f"--{flag}_column {name!r} is not in {file}; it has {', '.join(near)}")
+    raise ValueError(f"--csv {file}: {lacking}")
+
+
+def _whole_rows(rows: list[Row], file: Path, columns: Columns, remarks: Remarks) -> list[Row]:
+    """Return the rows without those that have more cells than the heading: theirs have shifted."""
+    whole = [row for row in rows if SURPLUS not in row]
+    if not whole:
+        raise ValueError(
+            f"--csv {file}: each row has more cells than the heading; is a comma of a text not in "
+            f"quotes, or a title missing?"
+        )
+    if len(whole) < len(rows):
+        shifted = f"{file.name}: {len(rows) - len(whole)} rows"
+        remarks["rows_longer_than_the_heading"].add(shifted)
+    single = (columns.image, columns.label, columns.patient, columns.eye, columns.split)
+    for row in whole:
+        for name in filter(None, single):
+            if len(cell(row, name).splitlines()) > 1:
+                raise ValueError(
+                    f"--csv {file}: a line break inside of a cell of {name}, "
+                    f"{cell(row, name)[:40]!r}; close the quote that is open there"
+                )
+    return whole
+
+
+def _names_no_image(
+    file: Path, root: Path, rows: list[Row], column: str, names: RowNames, images: Iterable[str]
+) -> ValueError:
+    where = f"--csv {file}: no row names one image under {root}"
+    example = f"{cell(rows[0], column)!r} of {column}, but {min(images)}"
+    if names.zeros:
+        fix = f"{names.zeros} of {len(rows)} rows fit with leading zeros: add --lost_zeros"
+    else:
+        fix = "give the column of the file names, and of names that repeat write the folder too"
+    return ValueError(f"{where} (such as {example}); {fix}")
+
+
+def _together(one: Record, other: Record) -> Record | None:
+    """Return what two rows of an image state together; None where they disagree."""
+    stated = {name: value for name, value in other._asdict().items() if value}
+    if any(value and stated.get(name, value) != value for name, value in one._asdict().items()):
+        return None
+    return one._replace(**stated)
+
+
+def _nobodies(rows: list[Row], column: str) -> set[str]:
+    """Return a line for every word of the patients' column that is no patient."""
+    written = [cell(row, column) for row in rows] if column else []
+    words = Counter(word for word in written if word and patient_of(word) is None)
+    return {f"{word}: {count} rows" for word, count in words.items()}
+
+
+def _record_of_row(columns: Columns, row: Row, root: Path, class_of: Mapping[str, str]) -> Record:
+    """Return what a row states, of an image that is not known yet."""
+
     def of(column: str) -> str:
-        return cell(row, column) if column else ""
+        text = cell(row, column) if column else ""
+        return "" if is_missing(text) else text
 
-    label, findings, split = of(columns.label), of(columns.categories), of(columns.split)
+    label = class_of[cell(row, columns.label)] if columns.label else ""
+    findings, split = of(columns.categories), of(columns.split)
+    categories = [word for word in categories_of(findings) if not is_missing(word)]
     return Record(
-        source=source,
-        path=root / source,
-        patient=of(columns.patient) or None,
+        source="",
+        path=root,
+        patient=patient_of(whole_number(of(columns.patient))),
         eye=eye_of(of(columns.eye)),
         split=SPLITS.get(split.lower(), split) or None,
         labels={columns.task: label} if label else {},
-        categories=tuple(categories_of(findings)) if findings else words_of_class(label),
+        categories=tuple(categories) if findings else words_of_class(label),
         report=" ".join(of(columns.report).split()) or None,
     )

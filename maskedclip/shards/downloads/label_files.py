@@ -3,16 +3,17 @@
 import csv
 import io
 import json
-import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from maskedclip.data.cell_values import is_missing, patient_of, plain, whole_number
 from maskedclip.shards.downloads.cards import DatasetCard, LabelTable
-from maskedclip.shards.downloads.files import ENDINGS
+from maskedclip.shards.downloads.image_names import ImageNames, Named, stem_of
 
 Row = dict[str, str]  # by heading in lower case
+SURPLUS = ""  # in place of a heading, of the cells of a text file that stand under none
 TITLE_LINES = 12  # at most so many lines stand above the heading
 
 
@@ -28,7 +29,11 @@ def cell(row: Row, columns: str | Iterable[str]) -> str:
 
 
 def rows_of(
-    path: Path, wanted: Sequence[str | Iterable[str]] = (), sheet: str = ""
+    path: Path,
+    wanted: Sequence[str | Iterable[str]] = (),
+    sheet: str = "",
+    *,
+    once: bool = False,
 ) -> tuple[list[Row], str]:
     """Return the rows of a label file, and "" or a message of the columns that it lacks.
 
@@ -36,6 +41,7 @@ def rows_of(
         wanted: columns that the heading holds, of alternatives one. It is the first line that has
             them, with the line below it where a title spans several columns of that.
         sheet: of an XLSX; the first if not given.
+        once: whether a wanted column that the heading has twice is a lack, and not the first.
 
     Values are stripped strings. Raises ValueError for a file that is not of the type of its name.
     """
@@ -48,7 +54,14 @@ def rows_of(
                 for column, name in enumerate(names_of(line)):
                     heading.setdefault(name, column)
             if all(any(name in heading for name in names) for names in groups):
-                return _by_heading(heading, lines[number + height :]), ""
+                heads = names_of(lines[number])
+                twice = [n for names in groups for n in names if once and heads.count(n) > 1]
+                if twice:
+                    return [], f"two columns are called {twice[0]}; rename one of them"
+                # a comment beside a sheet shifts nothing, a comma in a text file does
+                text = path.suffix.lower() != ".xlsx"
+                width = max(map(len, lines[number : number + height])) if text else None
+                return _by_heading(heading, width, lines[number + height :]), ""
     titles = max(lines[:TITLE_LINES], key=lambda line: sum(map(bool, line)), default=[])
     heading = dict.fromkeys(names_of(titles), 0)
     missing = [" or ".join(names) for names in groups if not any(n in heading for n in names)]
@@ -56,19 +69,28 @@ def rows_of(
     return [], f"no column {', '.join(missing)}; it has {present}"
 
 
-def _by_heading(heading: dict[str, int], lines: Iterable[list[str]]) -> list[Row]:
-    return [
-        {name: line[column] for name, column in heading.items() if name and column < len(line)}
-        for line in lines
-        if any(line)
-    ]
+def _by_heading(
+    heading: dict[str, int], width: int | None, lines: Iterable[list[str]]
+) -> list[Row]:
+    rows = []
+    for line in filter(any, lines):
+        row = {
+            name: line[column] for name, column in heading.items() if name and column < len(line)
+        }
+        surplus = "" if width is None else " ".join(filter(None, line[width:]))
+        rows.append(row | {SURPLUS: surplus} if surplus else row)
+    return rows
 
 
 def _lines(path: Path, sheet: str) -> list[list[str]]:
     if path.suffix.lower() == ".xlsx":
         return _sheet_lines(path, sheet)
+    if path.suffix.lower() in (".xls", ".ods", ".numbers"):
+        raise ValueError(f"{path}: cannot be read; save it as {path.stem}.xlsx or {path.stem}.csv")
     try:
         text = path.read_text(encoding="utf-8-sig")
+        if "\0" in text:
+            raise ValueError(f"{path}: holds null bytes; save it as UTF-8")
         if path.suffix.lower() == ".json":
             content = json.loads(text)
             entries = list(content.values() if isinstance(content, dict) else content)
@@ -78,10 +100,52 @@ def _lines(path: Path, sheet: str) -> list[list[str]]:
         raise ValueError(f"{path}: not UTF-8 ({error.reason}); save it as UTF-8") from None
     except (json.JSONDecodeError, AttributeError, TypeError) as error:
         raise ValueError(f"{path}: not a table in JSON ({error}); download it again") from None
-    first = text.partition("\n")[0]
-    delimiter = max(",;\t", key=first.count)
-    lines = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
-    return [[value.strip() for value in line] for line in lines]
+    return list(_csv_lines(path, text))
+
+
+def _csv_lines(path: Path, text: str) -> Iterator[list[str]]:
+    """Yield the rows of a CSV; ValueError, with the line, where a quote is left open."""
+    delimiter = max(",;\t", key=text.partition("\n")[0].count)
+    printed = list(io.StringIO(text, newline=""))
+    reader = csv.reader(printed, delimiter=delimiter)
+    start = width = 0
+    while True:
+        try:
+            line = next(reader, None)
+            if line is None:
+                return
+            several = reader.line_num - start > 1
+            swallowed = (several or reader.line_num == len(printed)) and _swallowed(
+                printed[start : reader.line_num], line, width, delimiter
+            )
+        except csv.Error:  # a cell of more than 131,072 characters
+            swallowed, line = True, []
+        if swallowed:
+            raise ValueError(
+                f"{path}, line {start + 1}: a quote is opened and not closed, so that the rows "
+                f"below would be part of one cell; close or remove it"
+            )
+        width, start = width or len(line), reader.line_num
+        yield [value.strip() for value in line]
+
+
+def _swallowed(printed: list[str], line: list[str], width: int, delimiter: str) -> bool:
+    """Return whether an open quote has made one row of several, or of the last one.
+
+    It shows by the end of the file, by text behind the closing quote, or by a cell that holds the
+    end of a row, whole rows and the beginning of another.
+    """
+    try:
+        list(csv.reader(printed, delimiter=delimiter, strict=True))
+    except csv.Error as error:
+        return len(printed) > 1 or "unexpected end" in str(error)
+    for column, value in enumerate(line):
+        first, *others = [piece.count(delimiter) for piece in value.splitlines() or [""]]
+        full = [width - 1] * (len(others) - 1)
+        rows = (first, others) == (width - 1 - column, [*full, column])
+        if others and rows and width > 2 and f"{delimiter} " not in value:
+            return True
+    return False
 
 
 def _sheet_lines(path: Path, sheet: str) -> list[list[str]]:
@@ -121,6 +185,7 @@ class LabelFile(NamedTuple):
     table: LabelTable
     groups: dict[str, str]  # of the pattern of its path
     rows: list[Row]
+    words: dict[str, frozenset[str]] = {}  # noqa: RUF012 - of a task, those that the card knows
 
 
 def label_files(
@@ -142,48 +207,66 @@ def label_files(
             else:
                 read += 1
                 groups = {name: text or "" for name, text in match.groupdict().items()}
-                yield LabelFile(source, table, groups, rows)
+                words = {task: _known_words(card, task) for task in table.labels}
+                yield LabelFile(source, table, groups, rows, words)
         if refused and not read:
             raise ValueError(f"--root {root}: {refused[0]}; is it the label file of {card.title}?")
         remarks["label_files_not_read"].update(refused)
 
 
+def _known_words(card: DatasetCard, task: str) -> frozenset[str]:
+    known = [*card.values.get(task, {}), *card.classes.get(task, {})]
+    return frozenset(name for word in known for name in names_of(word))
+
+
+class ImageRow(NamedTuple):
+    """What a label file states of an image."""
+
+    image: str
+    values: dict[str, str]
+    copies: tuple[str, ...]  # other images of the same name
+
+
 def rows_of_images(
-    file: LabelFile, images: Iterable[str], remarks: Remarks
-) -> Iterator[tuple[str, dict[str, str], list[str]]]:
-    """Yield for every row its image, its values, and other images of the same name."""
-    by_stem = images_by_stem(images, file.table.inside.format(**file.groups).lower())
-    values_of: dict[str, dict[str, str]] = {}
-    nameless = 0
+    file: LabelFile, images: Iterable[str], root: Path, remarks: Remarks
+) -> tuple[list[ImageRow], set[str]]:
+    """Return a row for every image that the file labels, and the images that it leaves unclear.
+
+    Unclear are those with rows that disagree, and those of one name in several folders.
+    """
+    inside = file.table.inside.format(**file.groups).lower()
+    names = ImageNames(images, root, inside, nearest=True)
+    found: dict[str, ImageRow] = {}
+    unclear: set[str] = set()
+    nameless = shifted = 0
     for row in file.rows:
         name = _image_name(file.table, row)
-        chosen, *others = images_named(name, by_stem) or [""]
+        values = _values(file, row)
+        named = names.named(name, values.get("split", "").lower()) if name else Named()
+        shifted += SURPLUS in row
+        if SURPLUS in row:
+            continue
         if not name:
             nameless += 1
-        elif not chosen:
+        elif named.unclear:
+            remarks["names_of_several_images"].add(f"{file.source}: {stem_of(name)}")
+            unclear.update(named.unclear)
+        elif not named.image:
             remarks["labels_without_image"].add(stem_of(name))
         else:
-            values = _values(file.table, row, file.groups)
-            if values_of.setdefault(chosen, values) != values:
+            before = found.setdefault(named.image, ImageRow(named.image, values, named.copies))
+            if _plain(before.values) != _plain(values):
                 remarks["images_with_two_rows"].add(f"{file.source}: {stem_of(name)}")
-            yield chosen, values, others
+                unclear.add(named.image)
     if nameless:  # without the content of the rows: it may identify patients
         remarks["rows_that_name_no_image"].add(f"{file.source}: {nameless} rows")
+    if shifted:
+        remarks["rows_longer_than_the_heading"].add(f"{file.source}: {shifted} rows")
+    return [row for image, row in found.items() if image not in unclear], unclear
 
 
-def images_by_stem(sources: Iterable[str], inside: str) -> dict[str, list[str]]:
-    """Return the images inside a part of the tree by stem, those nearest the root first."""
-    by_stem: dict[str, list[str]] = {}
-    for source in sorted(sources, key=lambda s: s.count("/")):
-        if inside in "/" + source.lower():
-            by_stem.setdefault(stem_of(source.rpartition("/")[2]).lower(), []).append(source)
-    return by_stem
-
-
-def stem_of(name: str) -> str:
-    """Return a file's name without its ending where that is one of an image."""
-    stem, ending = os.path.splitext(name)  # noqa: PTH122 - quick on many
-    return stem if ending.lower() in ENDINGS else name
+def _plain(values: dict[str, str]) -> dict[str, str]:
+    return {name: plain(text) for name, text in values.items()}
 
 
 def _image_name(table: LabelTable, row: Row) -> str:
@@ -191,26 +274,23 @@ def _image_name(table: LabelTable, row: Row) -> str:
     if table.image_pattern:
         match = re.search(table.image_pattern, name)
         name = match[1].strip() if match else ""
-    return name
+    return "" if is_missing(name) else name
 
 
-def images_named(name: str, by_stem: Mapping[str, list[str]]) -> list[str]:
-    """Return the images of a name; its folders and its ending count where any image has them."""
-    folder, _, last = name.lower().removeprefix("./").rpartition("/")
-    matches = by_stem.get(stem_of(last), [])
-    within = [s for s in matches if f"/{s.lower()}".rpartition("/")[0].endswith(f"/{folder}")]
-    matches = within if folder and within else matches
-    return [s for s in matches if s.lower().endswith(last)] or matches
-
-
-def _values(table: LabelTable, row: Row, groups: Mapping[str, str]) -> dict[str, str]:
-    """Return the values of a row, as written in the dataset, without the empty ones."""
-    values = {task: cell(row, columns) for task, columns in table.labels.items()}
-    values["patient"] = stem_of(cell(row, table.patient)) if table.patient else ""
+def _values(file: LabelFile, row: Row) -> dict[str, str]:
+    """Return the values of a row, as written in the dataset, without those that state nothing."""
+    table = file.table
+    values = {task: whole_number(cell(row, columns)) for task, columns in table.labels.items()}
+    patient = whole_number(stem_of(cell(row, table.patient))) if table.patient else ""
+    values["patient"] = patient_of(patient) or ""
     if isinstance(table.eye, str):
         values["eye"] = cell(row, table.eye)
     else:
         values["eye"] = next((side for side, name in table.eye.items() if cell(row, name)), "")
     of_row = cell(row, table.split_column)
-    values["split"] = of_row or table.split or groups.get("split", "")
-    return {name: text for name, text in values.items() if text}
+    values["split"] = of_row or table.split or file.groups.get("split", "")
+    return {
+        name: text
+        for name, text in values.items()
+        if not is_missing(text) or names_of(text)[0] in file.words.get(name, ())
+    }

@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from maskedclip.data.captions import categories_of, keywords_of
+from maskedclip.data.cell_values import is_missing, patient_of
 from maskedclip.shards.downloads.cards import DatasetCard
 from maskedclip.shards.downloads.files import list_files, remarks_on
-from maskedclip.shards.downloads.label_files import Remarks, rows_of, stem_of
+from maskedclip.shards.downloads.image_names import stem_of
+from maskedclip.shards.downloads.label_files import Remarks, rows_of
 from maskedclip.shards.downloads.recognise import wrong_root
 from maskedclip.shards.downloads.records import Record, Sources, in_order, record_of
 
@@ -33,7 +35,7 @@ def read_odir(card: DatasetCard, root: Path) -> Sources:
     files = list_files(card, root)
     if not files.images:
         raise wrong_root(card, root, files)
-    eyes = _eyes(card, root, files.others)
+    eyes, twice = _eyes(card, root, files.others)
     if not eyes:
         raise wrong_root(card, root, files)
     chosen: dict[tuple[str, str], str] = {}
@@ -45,10 +47,14 @@ def read_odir(card: DatasetCard, root: Path) -> Sources:
         "repeated_names": set(files.images) - set(chosen.values()),
         "images_without_label": set(),
         "eyes_without_finding": set(),
+        "images_with_two_rows": set(),
     }
     records = []
     for key, source in chosen.items():
         record, eye = record_of(card, root, source, files.images[source], remarks), eyes.get(key)
+        if key in twice:
+            remarks["images_with_two_rows"].add(source)
+            continue
         if eye is None:
             remarks["images_without_label"].add(source)
         else:
@@ -66,7 +72,7 @@ def _with_findings(card: DatasetCard, record: Record, eye: OdirEye) -> Record:
         if len(implied) == 1 and None not in implied:
             labels[task] = str(implied.pop())
     return record._replace(
-        patient=eye.patient,
+        patient=patient_of(eye.patient),
         eye=eye.side,
         labels=labels,
         categories=categories,
@@ -79,9 +85,16 @@ def _set(source: str) -> str:
     return match[1].lower() if match else ""
 
 
-def _eyes(card: DatasetCard, root: Path, others: list[str]) -> dict[tuple[str, str], OdirEye]:
-    """Return the eyes by set and stem; CSV first, since some copies of the xlsx hold codes."""
+def _eyes(
+    card: DatasetCard, root: Path, others: list[str]
+) -> tuple[dict[tuple[str, str], OdirEye], set[tuple[str, str]]]:
+    """Return the eyes by set and stem, and those on which two rows of one file disagree.
+
+    CSV first, since some copies of the xlsx hold codes.
+    """
     eyes: dict[tuple[str, str], OdirEye] = {}
+    of_file: dict[tuple[str, tuple[str, str]], OdirEye] = {}
+    twice: set[tuple[str, str]] = set()
     lacking, coded = "", ""
     for ending in (".csv", ".xlsx"):
         for source in (name for name in others if name.lower().endswith(ending)):
@@ -95,8 +108,11 @@ def _eyes(card: DatasetCard, root: Path, others: list[str]) -> dict[tuple[str, s
                     stem = stem_of(row.get(f"{name}-fundus", "")).lower()
                     if CODED.match(keywords):
                         coded = f"{root / source}: only letter codes for keywords"
-                    elif stem and keywords:
-                        eyes.setdefault((_set(source), stem), OdirEye(row["id"], side, keywords))
+                    elif stem and not is_missing(keywords):
+                        key, eye = (_set(source), stem), OdirEye(row["id"], side, keywords)
+                        kept = eyes.setdefault(key, eye)
+                        if of_file.setdefault((source, key), eye) != eye and eye != kept:
+                            twice.add(key)
     if not eyes and (coded or lacking):
         raise ValueError(f"{coded or lacking}; is it the label file of {card.title}?")
-    return eyes
+    return eyes, twice

@@ -4,7 +4,13 @@ import re
 from fnmatch import translate
 from pathlib import Path
 
-from maskedclip.shards.downloads.cards import DatasetCard, Lookalike, card_names, read_card
+from maskedclip.shards.downloads.cards import (
+    DatasetCard,
+    LabelTable,
+    Lookalike,
+    card_names,
+    read_card,
+)
 from maskedclip.shards.downloads.files import DownloadFiles, files_not_read
 from maskedclip.shards.downloads.label_files import rows_of
 
@@ -40,11 +46,16 @@ def fits(card: DatasetCard, root: Path, files: DownloadFiles) -> bool:
     for source in files.others:
         if any(glob.match("/" + source) for glob in globs):
             tables = [t for t in card.tables if re.search(t.file, "/" + source, re.IGNORECASE)]
-            if not card.tables or any(
-                not rows_of(root / source, table.wanted, table.sheet)[1] for table in tables
-            ):
+            if not card.tables or any(_has_wanted(root / source, table) for table in tables):
                 return True
     return False
+
+
+def _has_wanted(path: Path, table: LabelTable) -> bool:
+    try:
+        return not rows_of(path, table.wanted, table.sheet)[1]
+    except ValueError:  # some other table, and not a whole one
+        return False
 
 
 ARCHIVE = re.compile(r"\.(zip|rar|7z|tar|tgz|gz|z\d\d|\d{3})$", re.IGNORECASE)

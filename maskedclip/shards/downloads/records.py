@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+from maskedclip.data.cell_values import is_missing, patient_of
 from maskedclip.shards.downloads.cards import DatasetCard
 from maskedclip.shards.downloads.files import SPLITS, list_files, printable, remarks_on
 from maskedclip.shards.downloads.label_files import Remarks, label_files, names_of, rows_of_images
@@ -58,21 +59,32 @@ def read_dataset(card: DatasetCard, root: Path) -> Sources:
     facts = dict(files.images)
     graded: dict[str, set[str]] = {}  # images with a row that may hold labels; their tasks
     repeated: set[str] = set()
+    unclear: set[str] = set()
     for file in label_files(card, root, files.others, remarks):
-        for source, row, others in rows_of_images(file, files.images, remarks):
+        rows, unclear_here = rows_of_images(file, files.images, root, remarks)
+        unclear |= unclear_here
+        for source, row, copies in rows:
             facts[source] = facts[source] | row
-            repeated.update(others)
+            repeated.update(copies)
             if file.table.labels:
                 graded.setdefault(source, set()).update(file.table.labels)
     repeated -= graded.keys()
+    repeated |= unclear
     records = [
         record_of(card, root, source, stated, remarks)
         for source, stated in facts.items()
         if source not in repeated
     ]
     if card.classes and not any(record.labels for record in records):
+        if remarks["labels_without_image"] and not graded:
+            raise ValueError(
+                f"--root {root}: no row of the label files of {card.title} names an image (such as "
+                f"{min(remarks['labels_without_image'])}, but {min(files.images)}); are all of its "
+                f"images here, under their own names?"
+            )
         raise wrong_root(card, root, files)
-    remarks["repeated_names"] = repeated
+    remarks["repeated_names"] = repeated - unclear
+    remarks["unclear_images_left_out"] = unclear
     remarks["images_without_label"] = {
         record.source for record in records if not record.labels and record.source not in graded
     }
@@ -95,7 +107,7 @@ def record_of(
         if label is not None:
             labels[task] = label
             categories += [classes[label]] if classes[label] else []
-        elif written:
+        elif not is_missing(written):
             remarks["unknown_classes"].add(f"{source}: {task} {written}")
     eye, split = (
         _class_of(facts.get(name, ""), {}, card.values.get(name, {})) or facts.get(name, "")
@@ -104,7 +116,7 @@ def record_of(
     return Record(
         source=source,
         path=root / source,
-        patient=facts.get("patient"),
+        patient=patient_of(facts.get("patient")),
         eye=eye_of(eye),
         split=SPLITS.get(split.lower(), split) or None,
         labels=labels,

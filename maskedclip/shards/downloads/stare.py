@@ -6,7 +6,8 @@ from pathlib import Path
 from maskedclip.data.captions import categories_of
 from maskedclip.shards.downloads.cards import DatasetCard
 from maskedclip.shards.downloads.files import list_files, remarks_on
-from maskedclip.shards.downloads.label_files import Remarks, stem_of
+from maskedclip.shards.downloads.image_names import stem_of
+from maskedclip.shards.downloads.label_files import Remarks
 from maskedclip.shards.downloads.recognise import wrong_root
 from maskedclip.shards.downloads.records import Record, Sources, in_order, record_of
 

@@ -85,7 +85,12 @@ def test_a_key_ends_at_the_first_dot_of_the_last_part(name: str, key: tuple[str,
         ({"json": b"{}", "txt": b"t"}, {"report": "t"}),
         ({"cls": b"3\n"}, {"labels": {"cls": "3"}}),
         ({"cls": b"3", "json": b'{"labels": {"g": "1"}}'}, {"labels": {"cls": "3", "g": "1"}}),
-        ({"json": b'{"labels": {"g": 1}, "categories": "x", "width": "9"}'}, {}),
+        ({"json": b'{"labels": {"g": [1]}, "categories": "x", "width": "9"}'}, {}),
+        (
+            {"json": b'{"labels": {"g": 1.0, "h": "nan"}, "patient": 7}'},
+            {"labels": {"g": "1"}, "patient": "7"},
+        ),
+        ({"json": b'{"labels": {"g": null}, "patient": "unknown"}', "cls": b"N/A"}, {}),
         (
             {"json": b'{"categories": ["glaucoma"], "split": "test", "patient": "p", "eye": "L"}'},
             {"categories": ["glaucoma"], "split": "test", "patient": "p", "eye": "L"},

@@ -73,3 +73,47 @@ def test_a_table_that_is_not_what_its_name_says_is_named(tmp_path: Path) -> None
     write(tmp_path, "t.xlsx", "image,grade")
     with pytest.raises(ValueError, match=r"t\.xlsx: not an xlsx"):
         rows_of(tmp_path / "t.xlsx")
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ('image,note,grade\n1,x,0\n2,"open,1\n3,x,0\n', 3),  # to the end of the file
+        ('image,note,grade\n1,"open,0\n2,"open,1\n3,x,0\n', 2),  # to a quote inside of a cell
+        ('image,note,grade\n1,",0\n2,",1\n3,x,0\n', 2),  # to another lone quote
+        ('image,note,grade\n1,x,0\n2,x,"1', 3),
+        ('image,note,grade\n1,"open,0\n' + "2,x,1\n" * 30_000, 2),
+    ],
+)
+def test_an_open_quote_is_refused_with_its_line(text: str, line: int, tmp_path: Path) -> None:
+    write(tmp_path, "t.csv", text)
+    with pytest.raises(ValueError, match=rf"t\.csv, line {line}: a quote is opened") as raised:
+        rows_of(tmp_path / "t.csv", ["image"])
+    assert "\n" not in str(raised.value)
+
+
+def test_quotes_that_are_closed_may_hold_lines_commas_and_quotes(tmp_path: Path) -> None:
+    write(
+        tmp_path,
+        "t.csv",
+        'image,note,grade\n1,"thin rim,\r\npale, ""large"" disc",0\n2,"5" inch,1\n3,x "y,"z"',
+    )
+    rows, _ = rows_of(tmp_path / "t.csv", ["image", "grade"])
+    assert [(row["image"], row["grade"]) for row in rows] == [("1", "0"), ("2", "1"), ("3", "z")]
+    assert rows[0]["note"] == 'thin rim,\npale, "large" disc'
+
+
+def test_a_binary_or_old_sheet_is_named_with_what_to_do(tmp_path: Path) -> None:
+    write(tmp_path, "t.xls", b"\xd0\xcf\x11\xe0")
+    with pytest.raises(ValueError, match=r"t\.xls: cannot be read; save it as t\.xlsx or t\.csv"):
+        rows_of(tmp_path / "t.xls")
+    write(tmp_path, "t.csv", "image,grade\n1,\0")
+    with pytest.raises(ValueError, match=r"t\.csv: holds null bytes"):
+        rows_of(tmp_path / "t.csv")
+
+
+def test_a_comment_beside_a_sheet_shifts_no_row_but_a_comma_in_a_text_does(tmp_path: Path) -> None:
+    book(tmp_path, "t.xlsx", Grades=[["Image", "Grade"], [1, 0, "blurred"], [2, 4]])
+    assert rows_of(tmp_path / "t.xlsx", ["image"]) == (ROWS, "")
+    write(tmp_path, "t.csv", "Image,Grade\n1,0,blurred\n2,4\n")
+    assert rows_of(tmp_path / "t.csv", ["image"])[0] == [ROWS[0] | {"": "blurred"}, ROWS[1]]

@@ -55,6 +55,15 @@ def test_an_eye_of_odir_is_told_by_its_own_keywords(tmp_path: Path) -> None:
     }
 
 
+def test_an_eye_of_odir_whose_rows_disagree_is_left_out_by_name(tmp_path: Path) -> None:
+    other = [*ROWS[1][:5], "drusen", *ROWS[1][6:]]
+    table(odir(tmp_path), "full_df.csv", *ROWS, other, ROWS[2])
+    found = read_odir(read_card("odir5k"), tmp_path)
+    assert found.remarks["images_with_two_rows"] == ["preprocessed_images/0_left.jpg"]
+    assert "preprocessed_images/0_left.jpg" not in {record.source for record in found.records}
+    assert len(found.records) == 5
+
+
 def test_odir_is_read_from_its_xlsx_too(tmp_path: Path) -> None:
     table(tmp_path / "one", "full_df.csv", *ROWS)
     book(tmp_path / "two", "ODIR-5K_Training_Annotations (Updated)_V2.xlsx", Sheet1=ROWS)

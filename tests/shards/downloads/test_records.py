@@ -1,6 +1,8 @@
 from collections import Counter
 from pathlib import Path
 
+import pytest
+
 from maskedclip.shards.downloads.cards import read_card
 from maskedclip.shards.downloads.records import read_dataset
 from tests.downloads.drawing import draw, table
@@ -90,14 +92,18 @@ def test_of_copies_with_one_name_the_one_nearest_the_root_is_taken(tmp_path: Pat
 def test_a_later_table_counts_more_and_one_without_columns_is_named(tmp_path: Path) -> None:
     card = read_card(str(write_card(tmp_path / "mine.toml", GRADES)))
     root = tmp_path / "root"
-    draw(root, "1.png", "2.png")
-    table(root, "labels_1.csv", ["image", "grade"], ["1", 5], ["2", 1])
-    table(root, "labels_2.csv", ["image", "grade"], ["1", 2], ["2", ""])
+    draw(root, "1.png", "2.png", "3.png")
+    table(root, "labels_1.csv", ["image", "grade"], ["1", 5], ["2", 1], ["3", 1])
+    table(root, "labels_2.csv", ["image", "grade"], ["1", 2], ["2", "nan"], ["3", "2.0"])
     table(root, "labels_4.csv", ["image", "grade"], ["1", 1], ["1", 2], ["", 2])
     table(root, "labels_3.csv", ["image", "level"], ["1", 1])
     found = read_dataset(card, root)
-    assert [record.labels for record in found.records] == [{"grade": "2"}, {"grade": "1"}]
+    assert {record.source: record.labels for record in found.records} == {
+        "2.png": {"grade": "1"},
+        "3.png": {"grade": "2"},
+    }
     assert found.remarks["images_with_two_rows"] == ["labels_4.csv: 1"]
+    assert found.remarks["unclear_images_left_out"] == ["1.png"]
     assert found.remarks["rows_that_name_no_image"] == ["labels_4.csv: 1 rows"]
     (words,) = found.remarks["label_files_not_read"]
     assert "labels_3.csv: no column grade; it has image, level" in words
@@ -131,3 +137,39 @@ def test_of_a_folder_of_other_photographs_too_the_retina_card_takes_its_own() ->
     diseases = Counter(record.labels["disease"] for record in found.records)
     assert diseases == {"cataract": 100, "glaucoma": 101}
     assert sum(int(t.split()[-2]) for t in found.remarks["left_out_folders"]) == 60
+
+
+def test_a_row_of_a_card_that_is_unclear_labels_no_image(tmp_path: Path) -> None:
+    card = read_card(str(write_card(tmp_path / "mine.toml", GRADES)))
+    root = tmp_path / "root"
+    draw(root, "a/1.png", "b/1.png", "2.png", "3.png", "4.png")
+    rows = (["1", 1], ["2", 1], ["2", "1.0"], ["3", 1], ["3", 2], ["4", "N/A"], ["nan", 1])
+    table(root, "labels.csv", ["image", "grade"], *rows, ["4", 1, "shifted"])
+    found = read_dataset(card, root)
+    assert {r.source: r.labels for r in found.records} == {"2.png": {"grade": "1"}, "4.png": {}}
+    assert found.remarks == {
+        "images_with_an_empty_label": ["4.png: grade"],
+        "images_with_two_rows": ["labels.csv: 3"],
+        "names_of_several_images": ["labels.csv: 1"],
+        "rows_longer_than_the_heading": ["labels.csv: 1 rows"],
+        "rows_that_name_no_image": ["labels.csv: 1 rows"],
+        "unclear_images_left_out": ["3.png", "a/1.png", "b/1.png"],
+    }
+
+
+def test_a_table_of_a_card_that_names_no_image_is_refused(tmp_path: Path) -> None:
+    card = read_card(str(write_card(tmp_path / "mine.toml", GRADES)))
+    draw(tmp_path / "root", "001.png")
+    table(tmp_path / "root", "labels.csv", ["image", "grade"], ["1", 1])
+    with pytest.raises(ValueError, match=r"no row of the label files .*such as 1, but 001\.png"):
+        read_dataset(card, tmp_path / "root")
+
+
+def test_an_unknown_patient_of_a_card_is_nobody(tmp_path: Path) -> None:
+    more = GRADES.replace('image = "image"', 'image = "image"\npatient = "who"')
+    card = read_card(str(write_card(tmp_path / "mine.toml", more)))
+    draw(tmp_path / "root", *(f"{n}.png" for n in range(5)))
+    rows = ([n, 1, who] for n, who in enumerate(("7", "7.0", "unknown", "nan", "")))
+    table(tmp_path / "root", "labels.csv", ["image", "grade", "who"], *rows)
+    found = read_dataset(card, tmp_path / "root")
+    assert [record.patient for record in found.records] == ["7", "7", None, None, None]

@@ -1,0 +1,130 @@
+"""Tables that people hand in: what is unclear is left out by name or refused, never guessed."""
+
+from pathlib import Path
+
+import pytest
+
+from maskedclip.shards.downloads.cards import read_card
+from maskedclip.shards.downloads.folder_or_csv import Columns, read_csv
+from maskedclip.shards.downloads.records import Sources
+from tests.downloads.drawing import draw, write
+
+COLUMNS = Columns("image", "grade", "dr", "patient", split="split", report="note")
+IMAGES = tuple(f"{number:03d}.jpg" for number in range(4))
+
+
+def read(root: Path, text: str, *images: str, lost_zeros: bool = False) -> Sources:
+    """Read a table with those of the columns that its heading has."""
+    draw(root / "img", *(images or IMAGES))
+    path = write(root, "t.csv", text)
+    heading = text.partition("\n")[0].split(",")
+    present = {
+        name: column
+        for name, column in COLUMNS._asdict().items()
+        if name == "task" or column in heading
+    }
+    columns = Columns(**({"image": "image"} | present))
+    return read_csv(read_card("csv"), root / "img", path, columns, lost_zeros=lost_zeros)
+
+
+def test_numbers_and_words_in_several_spellings_are_one_class(tmp_path: Path) -> None:
+    found = read(tmp_path, "image,grade\n000,0\n001,0.0\n002,1\n003,1.0\n")
+    assert [record.labels["dr"] for record in found.records] == ["0", "0", "1", "1"]
+    assert found.remarks == {"spellings_joined": ["0: also written 0.0", "1: also written 1.0"]}
+    found = read(tmp_path, "image,grade\n000,Normal\n001,normal\n002,NORMAL\n003,drusen\n")
+    assert {record.labels["dr"] for record in found.records[:3]} == {"normal"}
+
+
+@pytest.mark.parametrize("word", ["nan", "NA", "N/A", "None", "null", "?", "-", "#N/A"])
+def test_a_word_for_no_entry_is_no_class_no_caption_and_no_report(
+    word: str, tmp_path: Path
+) -> None:
+    found = read(tmp_path, f"image,grade,note\n000,{word},{word}\n001,drusen,x\n002,,\n")
+    first, second, third = found.records
+    assert (first.labels, first.categories, first.report) == ({}, (), None)
+    assert third[3:] == first[3:]
+    assert (second.labels, second.report) == ({"dr": "drusen"}, "x")
+    assert found.remarks["labels_that_state_nothing"] == [f"{word}: 1 cells"]
+
+
+def test_a_column_without_one_class_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"none of the 2 rows of .* has a class"):
+        read(tmp_path, "image,grade\n000,nan\n001,\n")
+
+
+def test_an_image_whose_rows_disagree_is_left_out_by_name(tmp_path: Path) -> None:
+    rows = "000,0,train\n000,1,train\n001,0,\n001.jpg,0.0,test\n002,1,train\n002,1,test\n003,1,\n"
+    found = read(tmp_path, "image,grade,split\n" + rows)
+    assert [(r.source, r.labels, r.split) for r in found.records] == [
+        ("001.jpg", {"dr": "0"}, "test"),
+        ("003.jpg", {"dr": "1"}, None),
+    ]
+    assert found.remarks["images_with_two_rows"] == ["000.jpg", "002.jpg"]
+    assert found.remarks["unclear_images_left_out"] == ["000.jpg", "002.jpg"]
+    with pytest.raises(ValueError, match=r"every image that it names is unclear, such as 000\.jpg"):
+        read(tmp_path, "image,grade\n000,0\n000,1\n")
+
+
+def test_one_name_in_two_folders_is_left_out_by_name_or_refused(tmp_path: Path) -> None:
+    images = ("NORMAL/1.jpg", "AMD/1.jpg", "AMD/2.jpg")
+    found = read(tmp_path, "image,grade\n1.jpg,0\n2.jpg,1\n", *images)
+    assert [record.source for record in found.records] == ["AMD/2.jpg"]
+    assert found.remarks["names_of_several_images"] == ["AMD/1.jpg", "NORMAL/1.jpg"]
+    with pytest.raises(ValueError, match="no row names one image"):
+        read(tmp_path, "image,grade\n1.jpg,0\n1.jpg,1\n", *images)
+
+
+def test_the_split_of_a_row_decides_between_folders_of_splits(tmp_path: Path) -> None:
+    images = [f"{split}/{n}.jpg" for split in ("train", "test") for n in range(3)]
+    rows = "".join(
+        f"{n}.jpg,{grade},{s}\n" for s, grade in (("test", 1), ("train", 0)) for n in range(3)
+    )
+    found = read(tmp_path, "image,grade,split\n" + rows, *images)
+    assert {r.source: (r.split, r.labels["dr"]) for r in found.records} == {
+        image: ("test", "1") if image.startswith("test") else ("train", "0") for image in images
+    }
+
+
+def test_a_table_that_names_no_image_says_so_and_offers_lost_zeros(tmp_path: Path) -> None:
+    text = "image,grade\n0.0,0\n1.0,1\n9.0,1\n"
+    with pytest.raises(ValueError, match=r"no row names one .* 2 of 3 rows fit .*--lost_zeros"):
+        read(tmp_path, text)
+    found = read(tmp_path, text, lost_zeros=True)
+    assert [record.source for record in found.records] == ["000.jpg", "001.jpg"]
+    assert found.remarks["zeros_put_back"] == ["0.0: 000.jpg", "1.0: 001.jpg"]
+    found = read(tmp_path, "image,grade\n0,0\n001,1\n")
+    assert [record.source for record in found.records] == ["001.jpg"]
+    assert found.remarks["labels_without_image"] == ["0 (000.jpg with --lost_zeros)"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "it has nothing"),
+        ("image,grade\n", "a heading and no row below it"),
+        ("000,1\n001,0\n", "--image_column 'image' is not in"),
+        ("image,grade,grade\n000,1,2\n", "two columns are called grade"),
+        ("image,grade\n1,000,1\n2,001,0\n", "each row has more cells than the heading"),
+        ('image,grade\n000,"1\n001,0"\n', "a line break inside of a cell of grade"),
+        ('image,grade\n000,"1\n001,0\n', "line 2: a quote is opened"),
+        ("image,grade\nnan,1\n", "no row names one image"),
+    ],
+)
+def test_a_table_that_is_not_whole_costs_one_line(text: str, message: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=message) as raised:
+        read(tmp_path, text)
+    assert "\n" not in str(raised.value)
+    assert "t.csv" in str(raised.value)
+
+
+def test_a_row_that_has_shifted_is_left_out_and_counted(tmp_path: Path) -> None:
+    found = read(tmp_path, "image,note,grade\n000,thin, pale,1\n001,x,0\n")
+    assert [record.source for record in found.records] == ["001.jpg"]
+    assert found.remarks["rows_longer_than_the_heading"] == ["t.csv: 1 rows"]
+    assert "000.jpg" in found.remarks["images_without_label"]
+
+
+def test_an_unknown_patient_is_nobody_and_counted(tmp_path: Path) -> None:
+    found = read(tmp_path, "image,patient\n000,unknown\n001,N/A\n002,\n003,7.0\n")
+    assert [record.patient for record in found.records] == [None, None, None, "7"]
+    assert found.remarks == {"patients_unknown": ["N/A: 1 rows", "unknown: 1 rows"]}
