@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 from maskedclip.data.captions import prompts as prompts_of
 from maskedclip.data.labelled_views import preparation
-from maskedclip.data.photographs.decoding import UnreadableImage, decode
+from maskedclip.data.photographs.decoding import UnreadableImage, decode, decode_opened
 from maskedclip.data.photographs.field_of_view import crop_field
 from maskedclip.data.transforms import normalise
 from maskedclip.engine.distributed import autocast
@@ -43,7 +43,8 @@ Images = Tensor | Sequence[Image.Image | np.ndarray | str | Path]
 class Model:
     """An image encoder, with its text tower or its fine-tuned head where the file has one.
 
-    Images are a uint8 tensor BCHW, or a list of PIL images, uint8 arrays HWC (RGB) and paths. They
+    Images are a uint8 tensor BCHW, or a list of PIL images, uint8 arrays HWC (RGB) and paths. PIL
+    images and paths are turned upright by their EXIF and brought to 8 bits, the same way. They
     are resized, cropped and normalised as the weights expect it (ours: shorter side to 256/224 of
     the size, centre crop, ImageNet's mean and deviation); a tensor of the model's size is not
     resized. With field_of_view, listed images are first cropped to the fundus, as
@@ -162,19 +163,26 @@ class Model:
 
 
 def read_image(image: Image.Image | np.ndarray | str | Path, field_of_view: bool) -> Image.Image:
-    """Return an image in RGB, cropped to the fundus on demand; ValueError where it is none."""
-    if isinstance(image, str | Path):
+    """Return an image in RGB, cropped to the fundus on demand; ValueError where it is none.
+
+    A file and its PIL image give the same (data/photographs/decoding.py).
+    """
+    if isinstance(image, np.ndarray):
+        image_HWC = image
+    else:
+        name = str(image if isinstance(image, str | Path) else getattr(image, "filename", ""))
         try:
-            # at full resolution: the field of view may be a small part of the image
-            image_HWC = decode(Path(image).read_bytes(), _FULL).image_HWC
+            if isinstance(image, Image.Image):
+                decoded = decode_opened(image)
+            else:  # at full resolution: the field of view may be a small part of the image
+                decoded = decode(Path(image).read_bytes(), _FULL)
         except FileNotFoundError:
             raise ValueError(f"{image}: no such image") from None
         except UnreadableImage as error:
-            raise ValueError(f"{image}: {error}; give a JPEG, PNG or TIFF") from error
-    elif isinstance(image, Image.Image):
-        image_HWC = np.asarray(image.convert("RGB"))
-    else:
-        image_HWC = image
+            raise ValueError(f"{name or 'images'}: {error}; give a JPEG, PNG or TIFF") from error
+        for kind, remark in decoded.remarks:
+            logger.warning("%s: %s (%s)", name or "a PIL image", remark, kind.replace("_", " "))
+        image_HWC = decoded.image_HWC
     if image_HWC.dtype != np.uint8 or image_HWC.ndim != 3 or image_HWC.shape[2] != 3:
         raise ValueError(
             f"images: {image_HWC.dtype} of shape {image_HWC.shape}; give uint8 HWC in RGB"

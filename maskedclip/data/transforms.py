@@ -10,7 +10,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from maskedclip.data.photographs.decoding import PIXEL_LIMIT
+from maskedclip.data.photographs.decoding import PIXEL_LIMIT, is_plain_jpeg
+from maskedclip.data.photographs.decoding import decode as decode_file
 
 # ImageNet's, over RGB in 0..1: what MAE, RETFound and timm's fine-tuning use
 MEAN = (0.485, 0.456, 0.406)
@@ -26,16 +27,37 @@ _bicubic = torch.ops.aten._upsample_bicubic2d_aa.out
 
 
 def decode(jpeg: bytes) -> np.ndarray:
-    """Return image_HWC, uint8 RGB; ValueError where the bytes are no whole JPEG, or too large."""
-    return _decode(jpeg, size_of(jpeg), 1, None)
+    """Return image_HWC, uint8 RGB, upright.
+
+    ValueError where the bytes are no whole JPEG, or too large.
+    """
+    return _decode(jpeg, *_opened(jpeg), 1, None)[0]
 
 
 def size_of(jpeg: bytes) -> tuple[int, int]:
-    """Return (height, width) from the header of a JPEG; ValueError where it has none, or lies.
+    """Return (height, width) of the upright image; ValueError where the JPEG has none, or lies."""
+    return _opened(jpeg)[0]
 
-    PIXEL_LIMIT is the largest image that is decoded: a bomb says its size and is small.
+
+def _opened(jpeg: bytes) -> tuple[tuple[int, int], np.ndarray | None]:
+    """Return (height, width), and the image where only photographs/decoding.py may read it.
+
+    Those in our shards are plain and are decoded here, at the scale that is wanted. Others may
+    have an orientation or four colours. PIXEL_LIMIT is the largest image that is decoded: a bomb
+    says its size and is small.
     """
-    height, width, _, _ = simplejpeg.decode_jpeg_header(jpeg)
+    size = _plain_size(jpeg) if is_plain_jpeg(jpeg) else None
+    if size is not None:
+        return size, None
+    image_HWC = decode_file(jpeg, PIXEL_LIMIT).image_HWC
+    return image_HWC.shape[:2], image_HWC
+
+
+def _plain_size(jpeg: bytes) -> tuple[int, int] | None:
+    try:
+        height, width, _, _ = simplejpeg.decode_jpeg_header(jpeg)
+    except ValueError:  # damaged, or a warning that concerns no pixel
+        return None
     if height * width > PIXEL_LIMIT:
         raise ValueError(f"{width} x {height} pixels, more than {PIXEL_LIMIT:,}")
     return height, width
@@ -83,7 +105,7 @@ def write_crops(
     fidelity: str,
 ) -> None:
     """Write several crops, each as `write_crop` does, from one decoding: at the finest scale."""
-    size = size_of(jpeg)
+    size, image_HWC = _opened(jpeg)
     boxes = [
         crop_box(*size, len(out_HWC), area, draw_EF)
         for out_HWC, area, draw_EF in zip(out_XHWC, areas_X, draw_XEF, strict=True)
@@ -92,7 +114,7 @@ def write_crops(
         _factor_of(box, len(out_HWC), fidelity)
         for box, out_HWC in zip(boxes, out_XHWC, strict=True)
     )
-    image_HWC = _decode(jpeg, size, factor, _scratch)
+    image_HWC, factor = _decode(jpeg, size, image_HWC, factor, _scratch)
     for box, out_HWC in zip(boxes, out_XHWC, strict=True):
         top, left, height, width = (value // factor for value in box)
         _resize(out_HWC, image_HWC[top : top + height, left : left + width], fidelity)
@@ -125,11 +147,11 @@ def cut(
 
     It lies where this thread's next one will lie, too.
     """
-    size = size_of(jpeg)
+    size, image_HWC = _opened(jpeg)
     box = crop_box(*size, image_size, crop_area, draw_EF)
     factor = _factor_of(box, image_size, fidelity)
+    image_HWC, factor = _decode(jpeg, size, image_HWC, factor, _scratch)
     top, left, height, width = (value // factor for value in box)
-    image_HWC = _decode(jpeg, size, factor, _scratch)
     return image_HWC[top : top + height, left : left + width]
 
 
@@ -144,11 +166,23 @@ def _factor(room: float) -> int:
 
 
 def _decode(
-    jpeg: bytes, size: tuple[int, int], factor: int, scratch: "_Scratch | None"
-) -> np.ndarray:
+    jpeg: bytes,
+    size: tuple[int, int],
+    image_HWC: np.ndarray | None,
+    factor: int,
+    scratch: "_Scratch | None",
+) -> tuple[np.ndarray, int]:
+    """Return what `_opened` opened, and by which factor it is smaller: `factor`, or 1."""
+    if image_HWC is not None:
+        return image_HWC, 1
     height, width = (-(-n // factor) for n in size)
     buffer = scratch.of(3 * height * width) if scratch else None
-    return simplejpeg.decode_jpeg(jpeg, "RGB", min_height=height, min_width=width, buffer=buffer)
+    try:
+        return simplejpeg.decode_jpeg(
+            jpeg, "RGB", min_height=height, min_width=width, buffer=buffer
+        ), factor
+    except ValueError:  # damaged, or a warning that concerns no pixel
+        return decode_file(jpeg, PIXEL_LIMIT).image_HWC, 1
 
 
 class _Scratch(threading.local):

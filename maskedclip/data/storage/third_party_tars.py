@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from maskedclip.data.photographs.decoding import ENDINGS_OF
 from maskedclip.data.storage.retrying_files import RETRIED, RetryingFiles, Storage, read_file
 from maskedclip.data.storage.shard_index import (
     INDEX_LIMIT,
@@ -41,7 +42,7 @@ from maskedclip.data.storage.tar import (
 logger = logging.getLogger(__name__)
 COLUMNS = 12  # offset, size, crc32 of image, json, txt and cls
 _SLOTS = {"jpg": 0, "jpeg": 0, "json": 1, "txt": 2, "cls": 3}  # of an extension, in a row
-_OTHER_IMAGES = ("png", "webp")
+_OTHER_IMAGES = {e[1:] for endings in ENDINGS_OF.values() for e in endings} - _SLOTS.keys()
 _FORMAT = 1
 _LINES_AT_ONCE = 10_000
 _COMPRESSED = {

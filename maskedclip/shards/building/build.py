@@ -78,6 +78,9 @@ def build_shards(out: Path, plan: BuildPlan, *, workers: int, progress: bool) ->
             raise RuntimeError(f"{plan.name}: {count}; the first, {first[0]}: {first[1]}")
         facts = plan.facts | {"digest": plan.digest} | _summary(notes, plan.classes)
         counts = facts["counts"] | {"images": len(plan.records)}
+        remarks = _decoding_remarks(notes)
+        if remarks:
+            facts["remarks"] = {**facts.get("remarks", {}), **remarks}
         facts["against_published"] = compared(plan.expected, counts)
         write_manifest(out, plan.name, entries, **facts)
         shutil.rmtree(out / NOTES)
@@ -222,6 +225,7 @@ def _tally(samples: Iterable[PreparedSample]) -> dict[str, Any]:
     splits: Counter[str] = Counter()
     categories: Counter[str] = Counter()
     removed: Counter[str] = Counter()
+    remarks: dict[str, list[str]] = {}
     labels: dict[str, Counter[str]] = {}
     patients: set[str] = set()
     files: list[tuple[str, str]] = []
@@ -235,6 +239,8 @@ def _tally(samples: Iterable[PreparedSample]) -> dict[str, Any]:
         splits[metadata["split"] or "none"] += 1
         categories.update(metadata["categories"])
         removed.update(sample.carried)
+        for kind, remark in sample.remarks:
+            remarks.setdefault(kind, []).append(f"{metadata['source']}: {remark}")
         for task, value in metadata["labels"].items():
             labels.setdefault(task, Counter())[value] += 1
         patients |= {metadata["patient"]} - {None}
@@ -246,10 +252,20 @@ def _tally(samples: Iterable[PreparedSample]) -> dict[str, Any]:
         "labels": labels,
         "categories": categories,
         "removed": removed,
+        "remarks": remarks,
         "patients": sorted(patients),
         "copies": files,
         "looks": candidates(qualities),
     }
+
+
+def _decoding_remarks(notes: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
+    """Return what was guessed or passed over to decode the files, a line a file."""
+    remarks: dict[str, list[str]] = {}
+    for note in notes:
+        for kind, lines in note["tally"].get("remarks", {}).items():
+            remarks.setdefault(kind, []).extend(lines)
+    return {kind: sorted(remarks[kind]) for kind in sorted(remarks)}
 
 
 def _summary(

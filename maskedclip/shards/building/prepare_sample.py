@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 import simplejpeg
 
-from maskedclip.data.photographs.decoding import UnreadableImage, decode
+from maskedclip.data.photographs.decoding import Remarks, UnreadableImage, decode
 from maskedclip.data.photographs.field_of_view import find_field, reduced, square_field
 from maskedclip.shards.building.quality import Quality, quality_of
 from maskedclip.shards.downloads.files import printable
@@ -32,6 +32,7 @@ class PreparedSample(NamedTuple):
     metadata: dict[str, Any]
     quality: Quality | None = None  # None for what is drawn
     carried: tuple[str, ...] = ()
+    remarks: Remarks = ()  # on how the file was decoded
 
 
 class Rejected(NamedTuple):
@@ -84,7 +85,12 @@ def prepare_photograph(
     }
     jpeg = encode(photograph.image_HWC, quality)
     return PreparedSample(
-        code, jpeg, metadata, quality_of(photograph.small_HWC), photograph.carried
+        code,
+        jpeg,
+        metadata,
+        quality_of(photograph.small_HWC),
+        photograph.carried,
+        photograph.remarks,
     )
 
 
@@ -124,6 +130,7 @@ class FieldPhotograph(NamedTuple):
     width: int  # of the original, in pixels
     height: int
     carried: tuple[str, ...]  # kinds of metadata in the file; none of it is kept
+    remarks: Remarks  # on how the file was decoded
 
 
 def field_photograph(content: bytes, size: int) -> FieldPhotograph:
@@ -143,7 +150,7 @@ def field_photograph(content: bytes, size: int) -> FieldPhotograph:
     small_HWC = reduced(square_HWC, 128)
     if int(np.ptp(reduced(small_HWC, 64))) < 4:
         raise UnreadableImage("blank: the same value everywhere")
-    return FieldPhotograph(square_HWC, small_HWC, decoded.width, decoded.height, decoded.carried)
+    return FieldPhotograph(square_HWC, small_HWC, *decoded[1:])
 
 
 def encode(image_HWC: np.ndarray, quality: int) -> bytes:

@@ -27,7 +27,7 @@ def test_the_orientation_of_the_camera_is_applied(orientation: int, form: str) -
     exif[0x0112] = orientation
     file = io.BytesIO()
     stored.save(file, form, exif=exif)
-    image_HWC, width, height, _ = decode(file.getvalue(), 96)
+    image_HWC, width, height = decode(file.getvalue(), 96)[:3]
     assert (width, height) == (64, 96)
     assert image_HWC.shape == (96, 64, 3)
     assert np.abs(image_HWC[24, 16].astype(int) - [255, 0, 0]).max() < 4
