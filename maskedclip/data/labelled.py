@@ -8,11 +8,12 @@ import difflib
 import logging
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from sys import intern
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+from maskedclip.data.class_order import in_order, is_ordered
 from maskedclip.data.order import number
 from maskedclip.data.storage.shards import DamagedSample, Shards
 
@@ -42,14 +43,20 @@ class Task(NamedTuple):
     classes: tuple[str, ...]
     samples: list[LabelledSample]
     lost: list[DamagedSample]
+    ordered: bool = False  # whether the classes are grades in their order: kappa is of such alone
+
+    def untrained(self, training: Iterable[LabelledSample]) -> tuple[int, ...]:
+        """Return the classes that have no sample among the training ones."""
+        trained = {sample.label for sample in training}
+        return tuple(label for label in range(len(self.classes)) if label not in trained)
 
 
 def labelled(dataset: Shards, task: str = "") -> Task:
     """Return the samples that have a label of `task`; an empty name takes the dataset's first.
 
-    Those that exclude.csv names take no part. Classes are in the manifest's order, else alphabetic,
-    or in that of their numbers where all are numbers. Raises ValueError where there are no labels,
-    no such task, or a split of an unknown name.
+    Those that exclude.csv names take no part. Classes are in the order that the dataset's card or
+    --classes_order states, else in that of data/class_order.py. Raises ValueError where there are
+    no labels, no such task, or a split of an unknown name.
     """
     entries: list[tuple[int, dict[str, str], str | None, str | None, str]] = []
     lost: list[DamagedSample] = []
@@ -78,7 +85,9 @@ def labelled(dataset: Shards, task: str = "") -> Task:
         raise ValueError(f"{dataset.directory}: no task {task!r}; {hint}it has {', '.join(tasks)}")
     name = task or tasks[0]
     entries = [facts for facts in entries if name in facts[1]]
-    classes = _classes(dataset, name, {labels[name] for _, labels, *_ in entries})
+    classes, ordered = classes_of(
+        dataset.manifest, name, {labels[name] for _, labels, *_ in entries}
+    )
     label_of = {value: label for label, value in enumerate(classes)}
     samples = [
         LabelledSample(
@@ -91,23 +100,22 @@ def labelled(dataset: Shards, task: str = "") -> Task:
         )
         for index, labels, split, patient, unit in entries
     ]
-    return Task(name, classes, samples, lost)
+    return Task(name, classes, samples, lost, ordered)
 
 
-def _classes(dataset: Shards, task: str, present: set[str]) -> tuple[str, ...]:
-    """Return the classes in the order of the manifest, which is that of the dataset's card."""
-    named = [name for name in dataset.manifest.get("classes", {}).get(task, ()) if name in present]
-    return tuple(named) if len(named) == len(present) else in_order(present)
+def classes_of(
+    manifest: Mapping[str, Any], task: str, present: Collection[str]
+) -> tuple[tuple[str, ...], bool]:
+    """Return the classes that samples have, in their order, and whether that is one of grades.
 
-
-def in_order(classes: Iterable[str]) -> tuple[str, ...]:
-    """Return class names sorted, as numbers where all are numbers."""
-    names = sorted(classes)
-    return tuple(sorted(names, key=float) if all(map(_is_number, names)) else names)
-
-
-def _is_number(text: str) -> bool:
-    return text.removeprefix("-").replace(".", "", 1).isdecimal()
+    The manifest's order is stated by the card; where it is that of the text, nobody stated it.
+    """
+    named = [name for name in manifest.get("classes", {}).get(task, ()) if name in present]
+    covers = len(named) == len(present)
+    if covers and task in manifest.get("ordered", ()):
+        return tuple(named), True
+    classes = tuple(named) if covers and named != sorted(named) else in_order(present)
+    return classes, is_ordered(classes)
 
 
 def _split(dataset: Shards, index: int, published: str | None) -> str | None:

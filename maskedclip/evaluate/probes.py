@@ -59,7 +59,7 @@ def logistic(train: Labelled, validation: Labelled, test_BD: np.ndarray, num_cla
         )
 
     with _threads(feature_BD.size):
-        return _best({f"C={c:g}": fit(c) for c in STRENGTHS}, validation, test_BD)
+        return _best({f"C={c:g}": fit(c) for c in STRENGTHS}, train, validation, test_BD)
 
 
 def nearest(train: Labelled, validation: Labelled, test_BD: np.ndarray, num_classes: int) -> Probe:
@@ -81,7 +81,7 @@ def nearest(train: Labelled, validation: Labelled, test_BD: np.ndarray, num_clas
 
         return predict
 
-    return _best({f"k={k}": vote(k) for k in NEIGHBOURS}, validation, test_BD)
+    return _best({f"k={k}": vote(k) for k in NEIGHBOURS}, train, validation, test_BD)
 
 
 def linear(
@@ -132,17 +132,22 @@ def linear(
         f"lr={rate:g}": partial(probabilities, head)
         for rate, head in zip(RATES, heads, strict=True)
     }
-    return _best(candidates, validation, test_BD)
+    return _best(candidates, train, validation, test_BD)
 
 
 def _best(
     candidates: Mapping[str, Callable[[np.ndarray], np.ndarray]],
+    train: Labelled,
     validation: Labelled,
     test_BD: np.ndarray,
 ) -> Probe:
-    """Return the probe of the highest validation AUROC; of equal ones the first, the smoothest."""
+    """Return the probe of the highest validation AUROC; of equal ones the first, the smoothest.
+
+    Classes without training labels take no part in the AUROC.
+    """
+    untrained = np.setdiff1d(validation[1], train[1]).tolist()
     aurocs = {
-        name: macro("auroc", validation[1], predict(validation[0]))[0]
+        name: macro("auroc", validation[1], predict(validation[0]), untrained)[0]
         for name, predict in candidates.items()
     }
     name = max(aurocs, key=lambda name: aurocs[name])

@@ -23,7 +23,7 @@ from maskedclip.evaluate.features import FOLDER, JOINT, PATCHES, Features, Froze
 from maskedclip.finetune.command import EvaluateConfig, check_protocols
 from maskedclip.finetune.run_directory import LOADED, seen_by
 from maskedclip.metrics import results
-from maskedclip.metrics.results import Predictions
+from maskedclip.metrics.results import Predictions, no_order
 from maskedclip.metrics.scores import METRICS
 from maskedclip.metrics.zero_shot import categories
 from maskedclip.shards.downloads.folder_or_csv import words_of_class
@@ -32,7 +32,7 @@ from maskedclip.shards.image_folders import as_shards
 logger = logging.getLogger(__name__)
 LOST = "lost_samples_evaluate.jsonl"
 ZERO_SHOT, SHOTS = "zeroshot", "-shot"
-_VERSION = 1  # raise it where the same features would give other scores
+_VERSION = 2  # raise it where the same features would give other scores
 
 
 class Benchmark(NamedTuple):
@@ -105,6 +105,8 @@ def evaluate(
     for directory, name in datasets:
         dataset = Shards(as_shards(directory))
         task = labelled(dataset, name)
+        if not task.ordered:
+            logger.warning("%s: %s", directory, no_order(task.classes))
         benchmark = Benchmark(dataset, task, division_of(dataset, task))
         evaluations = list(evaluations_of(benchmark.division, protocols, fractions, seeds, shots))
         rows += _evaluate_all(encoder, benchmark, evaluations, out, cache or out / FOLDER, threads)
@@ -242,7 +244,10 @@ def _predict(
         probability_BY = probe.probability_BY
         knob = f"{probe.chosen}, validation AUROC {100 * probe.validation_auroc:.1f}"
     keys, units = [sample.key for sample in samples], [sample.unit for sample in samples]
-    return Predictions(keys, units, _labels(samples), probability_BY), knob
+    zero_shot = evaluation.protocol == ZERO_SHOT  # which trains on no class, and knows all
+    untrained = () if zero_shot else benchmark.task.untrained(evaluation.train)
+    label_B, ordered = _labels(samples), benchmark.task.ordered
+    return Predictions(keys, units, label_B, probability_BY, ordered, untrained), knob
 
 
 def _labels(samples: Sequence[LabelledSample]) -> np.ndarray:
@@ -262,7 +267,7 @@ def inputs_of(
         _VERSION,
         features_key,
         list(identity_of(encoder, benchmark, evaluation).items()),
-        benchmark.task.classes,
+        [benchmark.task.classes, benchmark.task.ordered],
         {name: [(s.key, s.label, s.unit) for s in samples] for name, samples in splits.items()},
         class_prompts(benchmark) if evaluation.protocol == ZERO_SHOT else None,
     ]

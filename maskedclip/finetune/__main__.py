@@ -13,10 +13,11 @@ if __name__ == "__main__":  # a config first: --help and mistakes answer before 
     CONFIG = read_finetune(__doc__)
 
     from maskedclip.finetune.loop import finetune
+    from maskedclip.finetune.measured_rows import measured_rows
     from maskedclip.metrics import results
 
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     with one_line_errors():
         directory = finetune(CONFIG)
-        sys.stdout.write(results.table(results.read_rows(directory)))
+        sys.stdout.write(results.table(measured_rows(directory)))
         sys.stdout.write(f"next: python -m maskedclip.report {directory} --out report\n")

@@ -39,6 +39,7 @@ from maskedclip.finetune.run_directory import (
     write_results,
 )
 from maskedclip.finetune.selection import BestWeights, selection_score
+from maskedclip.metrics.results import no_order
 from maskedclip.metrics.scores import macro
 from maskedclip.models.classifier import adamw_by_layer, build_classifier
 from maskedclip.models.pretrained import LoadReport
@@ -64,6 +65,8 @@ def finetune(config: FinetuneConfig, *, rest: float = 0.0) -> Path:
         if finished(config, run):
             logger.info("%s is finished; remove it to run it again", run)
         else:
+            if not labels.task.ordered:
+                logger.warning("%s: %s", config.dataset, no_order(labels.task.classes))
             model, ledger = train(config, run, labels, rest)
             test = EvaluationBatches(labels, "test", config)
             predictions = predict(model, test, len(labels.task.classes), ledger)
@@ -156,10 +159,11 @@ def validate(
     ledger: Ledger,
 ) -> dict[str, float]:
     """Return the scores on validation images; val_{config.selection} is to select the epoch by."""
-    _, _, label_B, probability_BY = predict(model, validation, len(labels.task.classes), ledger)
-    score = selection_score(config.selection, label_B, probability_BY)
+    found = predict(model, validation, len(labels.task.classes), ledger)
+    judged = found.label_B, found.probability_BY, labels.untrained
+    score = selection_score(config.selection, *judged)
     return {
-        "val_auroc": macro("auroc", label_B, probability_BY)[0],
-        "val_average_precision": macro("average_precision", label_B, probability_BY)[0],
+        "val_auroc": macro("auroc", *judged)[0],
+        "val_average_precision": macro("average_precision", *judged)[0],
         f"val_{config.selection}": score,
     }

@@ -49,6 +49,11 @@ class Labels(NamedTuple):
     task: Task
     parts: dict[str, list[LabelledSample]]
 
+    @property
+    def untrained(self) -> tuple[int, ...]:
+        """Classes of which no image trains: what is predicted for them has no meaning."""
+        return self.task.untrained(self.parts["train"])
+
 
 def read_labels(config: FinetuneConfig) -> Labels:
     """Return the dataset's labelled samples, `fraction` of the training ones.
@@ -193,6 +198,7 @@ def write_results(
 ) -> None:
     """Write weights, predictions, and last the rows, which mark the run as finished."""
     task, name = labels.task, labels.dataset.name
+    predictions = predictions._replace(ordered=task.ordered, untrained=labels.untrained)
     facts = {"task": task.name, "dataset": name}
     write_classifier(model, run / FINETUNED, task.classes, facts)
     identity = {

@@ -2,6 +2,7 @@
 
 import copy
 import math
+from collections.abc import Collection
 from typing import Generic, TypeVar
 
 import numpy as np
@@ -14,13 +15,22 @@ from maskedclip.metrics.scores import macro
 Network = TypeVar("Network", bound=nn.Module)
 
 
-def selection_score(kind: str, label_B: np.ndarray, probability_BY: np.ndarray) -> float:
+def selection_score(
+    kind: str,
+    label_B: np.ndarray,
+    probability_BY: np.ndarray,
+    untrained: Collection[int] = (),
+) -> float:
     """Return the macro AUROC, or for kind `retfound` its mean with macro F1 and Cohen's kappa.
 
     The latter is RETFound's score of 2025: F1 over all classes, 0 for one without images or
-    predictions, and kappa without weights. Raises RuntimeError where the score is undefined.
+    predictions, and kappa without weights, which asks for no order of the classes. Raises
+    RuntimeError where the score is undefined.
+
+    Args:
+        untrained: classes without training images, left out of the AUROC.
     """
-    value, _ = macro("auroc", label_B, probability_BY)
+    value, _ = macro("auroc", label_B, probability_BY, untrained)
     if kind == "retfound":
         chosen_B, classes = probability_BY.argmax(axis=1), range(probability_BY.shape[1])
         f1 = f1_score(label_B, chosen_B, labels=classes, average="macro", zero_division=0)

@@ -42,7 +42,7 @@ def paired_bootstrap(
     ValueError where the runs are not of the same images, labels and patients, or all images are of
     one class.
     """
-    runs = [[_aligned(run, a[0]) for run in side] for side in (a, b)]
+    runs = [[_aligned(run, a[0]) for run in side] for side in leaving_out_untrained(a, b)]
     value = [_mean(metric, side) for side in runs]
     value_NR = [_resamples(metric, side, seed, resamples) for side in runs]
     return _difference(value[0], value[1], *value_NR)
@@ -68,7 +68,10 @@ def against_best(
     if not runs or not all(runs.values()):
         raise ValueError("compare: a method has no run; give at least one method and run")
     first = next(iter(runs.values()))[0]
-    runs = {name: [_aligned(run, first) for run in own] for name, own in runs.items()}
+    sides = leaving_out_untrained(*runs.values())
+    runs = {
+        name: [_aligned(run, first) for run in own] for name, own in zip(runs, sides, strict=True)
+    }
     value = {name: _mean(metric, own) for name, own in runs.items()}
     best = (min if metric in LOWER_IS_BETTER else max)(value, key=lambda name: value[name])
     value_R = {name: _resamples(metric, own, seed, resamples) for name, own in runs.items()}
@@ -113,11 +116,19 @@ def _aligned(run: Predictions, first: Predictions) -> Predictions:
         raise ValueError("compare: the same images have other labels or patients in the two runs")
     if probability_BY.shape != first.probability_BY.shape:
         raise ValueError("compare: the two runs have not the same number of classes")
-    return Predictions(list(first.keys), units, label_B, probability_BY)
+    return run._replace(
+        keys=list(first.keys), units=units, label_B=label_B, probability_BY=probability_BY
+    )
+
+
+def leaving_out_untrained(*sides: Sequence[Predictions]) -> list[list[Predictions]]:
+    """Return the runs so that all leave out the classes which one of them was not trained on."""
+    labels = tuple(sorted({label for side in sides for run in side for label in run.untrained}))
+    return [[run._replace(untrained=labels) for run in side] for side in sides]
 
 
 def _mean(metric: str, runs: Sequence[Predictions]) -> float:
-    return fmean(macro(metric, run.label_B, run.probability_BY)[0] for run in runs)
+    return fmean(macro(metric, r.label_B, r.probability_BY, r.untrained)[0] for r in runs)
 
 
 def _resamples(metric: str, runs: Sequence[Predictions], seed: int, resamples: int) -> np.ndarray:
@@ -127,7 +138,10 @@ def _resamples(metric: str, runs: Sequence[Predictions], seed: int, resamples: i
     tables = draws(runs[0].units, len(runs[0].keys), seed=seed, resamples=resamples)
     return np.concatenate(
         [
-            np.mean([resampled(metric, r.label_B, r.probability_BY, w_BR) for r in runs], axis=0)
+            np.mean(
+                [resampled(metric, r.label_B, r.probability_BY, w_BR, r.untrained) for r in runs],
+                axis=0,
+            )
             for w_BR in tables
         ]
     )

@@ -20,6 +20,7 @@ from maskedclip.metrics.scores import METRICS, OVER_CLASSES, Score, score
 
 logger = logging.getLogger(__name__)
 RESULTS = "results.jsonl"
+_NAMED = 8  # classes in a note
 IDENTITY = ("run", "dataset", "task", "protocol", "fraction", "seed", "metric")
 _COLUMNS = {  # of the table on the terminal: there is no room for more
     "auroc": "AUROC [95 %]",
@@ -36,6 +37,8 @@ class Predictions(NamedTuple):
     units: list[str]  # what the bootstrap draws: the patient where known
     label_B: np.ndarray
     probability_BY: np.ndarray
+    ordered: bool | None = None  # whether the classes are grades in their order; None: not known
+    untrained: tuple[int, ...] = ()  # classes without training images
 
 
 def save_and_score(
@@ -60,14 +63,38 @@ def save_and_score(
         "method": method,
         "predictions": path.as_posix(),
         "shards": str(shards.resolve()),
+        "ordered": predictions.ordered,
+        "untrained": [classes[label] for label in predictions.untrained],
     }
     rows = []
     for metric in METRICS:
-        one = score(metric, predictions.label_B, predictions.probability_BY, predictions.units)
+        one = score_of(metric, predictions, classes)
         rows.append(row(identity | {"metric": metric}, one, classes) | files)
-    for note in dict.fromkeys(new["note"] for new in rows if new["note"]):
+    notes = dict.fromkeys(new["note"] for new in rows if new["note"])
+    notes.pop(no_order(classes), None)  # of a task: its caller says it once
+    for note in notes:
         logger.warning("%s: %s", identity["dataset"], note)
     return rows
+
+
+def no_order(classes: Sequence[str]) -> str:
+    """Return why classes have no quadratic kappa, and what gives them one."""
+    names = ", ".join(classes[:_NAMED]) + (", ..." if len(classes) > _NAMED else "")
+    return (
+        f"no quadratic kappa: the order of classes {names} is not known; where they are grades, "
+        f"build the shards with --classes_order, the lowest first"
+    )
+
+
+def score_of(metric: str, predictions: Predictions, classes: Sequence[str]) -> Score:
+    """Return a metric of predictions; quadratic kappa has no value for classes without an order."""
+    found = score(
+        metric, predictions.label_B, predictions.probability_BY, predictions.units,
+        untrained=predictions.untrained,
+    )  # fmt: skip
+    if metric != "quadratic_kappa" or found.value is None or predictions.ordered is not False:
+        return found
+    return Score(None, None, None, found.n, found.absent, no_order(classes))
 
 
 def _name(identity: dict[str, Any], run: Path) -> str:
@@ -88,13 +115,22 @@ def row(identity: dict[str, Any], one: Score, classes: Sequence[str]) -> dict[st
 
 def _note(metric: str, one: Score, classes: Sequence[str]) -> str:
     """Return in words what a value leaves out, or why there is none."""
+    if one.note:
+        return one.note
     missing = ", ".join(classes[label] for label in one.absent)
+    untrained = ", ".join(classes[label] for label in one.untrained)
     if one.value is None:
-        (only,) = set(range(len(classes))) - set(one.absent)
-        return f"undefined: all {one.n} test images are of one class, {classes[only]}"
+        present = [name for label, name in enumerate(classes) if label not in one.absent]
+        if len(present) > 1:
+            return f"undefined: all {one.n} test images are of classes never trained, {untrained}"
+        return f"undefined: all {one.n} test images are of one class, {present[0]}"
     notes = []
     if missing and metric in OVER_CLASSES:
         notes.append(f"no test image of {missing}: mean of the other classes")
+    if untrained and metric in OVER_CLASSES:
+        notes.append(f"no training image of {untrained}: mean of the other classes")
+    elif untrained:
+        notes.append(f"no training image of {untrained}: its test images count as errors")
     if one.low is None:
         notes.append("no interval: too few patients in the test split")
     return "; ".join(notes)
@@ -105,8 +141,7 @@ def recomputed(run: Path, row: dict[str, Any]) -> Score:
 
     Raises ValueError as `predictions_of` does.
     """
-    again, _ = predictions_of(run, row)
-    return score(row["metric"], again.label_B, again.probability_BY, again.units)
+    return score_of(row["metric"], *predictions_of(run, row))
 
 
 def predictions_of(run: Path, row: dict[str, Any]) -> tuple[Predictions, list[str]]:
@@ -119,7 +154,12 @@ def predictions_of(run: Path, row: dict[str, Any]) -> tuple[Predictions, list[st
         raise ValueError(
             f"{run / RESULTS}: predictions {name!r} are not of this run; measure again"
         )
-    return read_test_split(run / name)
+    predictions, classes = read_test_split(run / name)
+    never = row.get("untrained") or ()
+    labels = tuple(label for label, one in enumerate(classes) if one in never)
+    stated = row.get("ordered")
+    ordered = stated if isinstance(stated, bool) else None
+    return predictions._replace(ordered=ordered, untrained=labels), classes
 
 
 def read_rows(directory: Path) -> list[dict[str, Any]]:

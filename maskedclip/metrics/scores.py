@@ -2,14 +2,15 @@
 
 AUROC and average precision are macro one-vs-rest as RETFound's code computes them; the predicted
 class is the one of the highest probability, so no threshold is ever chosen. A class without images
-is left out of a mean over classes and named: scikit-learn's own answers there are nan and 0.
+is left out of a mean over classes and named: scikit-learn's own answers there are nan and 0. So is
+a class without training images, of which a classifier can know nothing.
 
 The bootstrap computes a metric for many resamples at once: an image counts as often as it was
 drawn. Axes: B images, Y classes, R resamples, T thresholds, P positives, K bins of confidence,
 E edges of segments.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -48,33 +49,51 @@ class Score(NamedTuple):
     n: int  # images
     absent: Sequence[int] = ()  # classes without images
     note: str = ""  # what the value leaves out, or why there is none
+    untrained: Sequence[int] = ()  # classes with images that have no training image
 
 
 def point(
-    metric: str, label_B: np.ndarray, probability_BY: np.ndarray
+    metric: str,
+    label_B: np.ndarray,
+    probability_BY: np.ndarray,
+    untrained: Collection[int] = (),
 ) -> tuple[float | None, list[int]]:
-    """Return a metric, None where the labels are of one class and it needs two, and absent classes.
+    """Return a metric, None where it is undefined, and the classes without images.
 
-    Raises ValueError where there is no image, or a probability is not finite.
+    It is undefined where the labels are of one class and it needs two, and where it is a mean over
+    classes and none that has images was trained. Raises ValueError where there is no image, or a
+    probability is not finite.
+
+    Args:
+        untrained: classes without training images, left out of a mean over classes; their images
+            stay among "the rest".
     """
     label_B, probability_BY = _checked(label_B, probability_BY)
-    kept = np.unique(label_B).tolist()
-    absent = [y for y in range(probability_BY.shape[1]) if y not in kept]
-    if len(kept) < 2 and metric in NEED_TWO_CLASSES:
+    present = np.unique(label_B).tolist()
+    absent = [y for y in range(probability_BY.shape[1]) if y not in present]
+    kept = [y for y in present if y not in untrained]
+    too_few = len(present) < 2 and metric in NEED_TWO_CLASSES
+    if too_few or (not kept and metric in OVER_CLASSES):
         return None, absent
     if metric in _SCIKIT_LEARN:
         one = _SCIKIT_LEARN[metric]
         return float(np.mean([one(label_B == y, probability_BY[:, y]) for y in kept])), absent
     once_BR = np.ones((len(label_B), 1))
-    return float(resampled(metric, label_B, probability_BY, once_BR)[0]), absent
+    return float(resampled(metric, label_B, probability_BY, once_BR, untrained)[0]), absent
 
 
-def macro(metric: str, label_B: np.ndarray, probability_BY: np.ndarray) -> tuple[float, list[int]]:
-    """Return a metric and the absent classes; ValueError where the labels are of one class."""
-    value, absent = point(metric, label_B, probability_BY)
+def macro(
+    metric: str,
+    label_B: np.ndarray,
+    probability_BY: np.ndarray,
+    untrained: Collection[int] = (),
+) -> tuple[float, list[int]]:
+    """Return a metric and the absent classes; ValueError where `point` has none."""
+    value, absent = point(metric, label_B, probability_BY, untrained)
     if value is None:
         raise ValueError(
-            f"scores: {len(label_B)} images of one class have no {metric}; two classes are needed"
+            f"scores: {len(label_B)} images of one class have no {metric}; two classes are needed, "
+            f"one of them trained"
         )
     return value, absent
 
@@ -85,6 +104,7 @@ def score(
     probability_BY: np.ndarray,
     unit_B: Sequence[str] | None = None,
     *,
+    untrained: Collection[int] = (),
     seed: int = 0,
     resamples: int = RESAMPLES,
 ) -> Score:
@@ -95,25 +115,27 @@ def score(
 
     Args:
         unit_B: what is drawn with replacement, such as patients; images where not given.
+        untrained: classes without training images, as in `point`.
     """
-    value, absent = point(metric, label_B, probability_BY)
+    value, absent = point(metric, label_B, probability_BY, untrained)
     n = len(label_B)
+    found = Score(value, None, None, n, absent, untrained=sorted({*untrained} - {*absent}))
     if value is None or len(set(range(n) if unit_B is None else unit_B)) < 2:
-        return Score(value, None, None, n, absent)
+        return found
     label_B, probability_BY = _checked(label_B, probability_BY)
     value_R = np.concatenate(
         [
-            resampled(metric, label_B, probability_BY, weight_BR)
+            resampled(metric, label_B, probability_BY, weight_BR, untrained)
             for weight_BR in draws(unit_B, n, seed=seed, resamples=resamples)
         ]
     )
     value_R = value_R[np.isfinite(value_R)]
     if not len(value_R):
-        return Score(value, None, None, n, absent)
+        return found
     low, high = np.percentile(_centred(metric, value, value_R), [2.5, 97.5]).tolist()
     lowest = -1.0 if metric == "quadratic_kappa" else 0.0
     low, high = max(lowest, min(low, value)), min(1.0, max(high, value))
-    return Score(value, low, high, n, absent)
+    return found._replace(low=low, high=high)
 
 
 def _centred(metric: str, value: float, value_R: np.ndarray) -> np.ndarray:
@@ -159,7 +181,11 @@ def draws(
 
 
 def resampled(
-    metric: str, label_B: np.ndarray, probability_BY: np.ndarray, weight_BR: np.ndarray
+    metric: str,
+    label_B: np.ndarray,
+    probability_BY: np.ndarray,
+    weight_BR: np.ndarray,
+    untrained: Collection[int] = (),
 ) -> np.ndarray:
     """Return the metric of each column of weights; nan where it has too few classes for it."""
     if metric == "quadratic_kappa":
@@ -167,9 +193,10 @@ def resampled(
     if metric == "calibration_error":
         return _calibration_error(label_B, probability_BY, weight_BR)
     if metric in ("macro_f1", "balanced_accuracy"):
-        return _mean_of_defined(_by_class(metric, label_B, probability_BY, weight_BR))
+        value_YR = _by_class(metric, label_B, probability_BY, weight_BR)
+        return _mean_of_defined(np.delete(value_YR, list(untrained), axis=0))
     one = {"auroc": _auroc, "average_precision": _average_precision}[metric]
-    columns = np.unique(label_B)
+    columns = [y for y in np.unique(label_B) if y not in untrained]
     return _mean_of_defined(
         np.array([one(label_B == y, probability_BY[:, y], weight_BR) for y in columns])
     )

@@ -13,7 +13,8 @@ from typing import Any, NamedTuple, TypeVar
 
 from tqdm import tqdm
 
-from maskedclip.metrics.results import RESULTS, Predictions, predictions_of, read_rows
+from maskedclip.finetune.measured_rows import measured_predictions, measured_rows
+from maskedclip.metrics.results import RESULTS, Predictions
 from maskedclip.metrics.scores import Score, point
 from maskedclip.models.checkpoints.formats import training_datasets
 
@@ -43,6 +44,9 @@ class Result:
     shards: str = ""  # the dataset's directory when it was evaluated
     # form of weights that were trained on images of this dataset; None: the rows do not say
     seen: str | None = None
+    # whether the classes are grades in order; None: the rows do not say
+    ordered: bool | None = None
+    untrained: tuple[str, ...] = ()  # classes without training images
 
     @property
     def cell(self) -> tuple[Any, ...]:
@@ -79,7 +83,7 @@ def collect(roots: Sequence[Path], protocol: str) -> Collected:
     problems: list[str] = []
     for directory in run_directories(roots):
         try:
-            rows = read_rows(directory)
+            rows = measured_rows(directory)
         except (ValueError, OSError) as error:
             problems.append(_line(error))
             continue
@@ -151,6 +155,7 @@ def results_of(directory: Path, rows: Iterable[Any]) -> tuple[list[Result], list
                 int(last["n"]), scores, str(last.get("predictions") or ""),
                 str(last.get("shards") or ""),
                 None if last.get("seen") is None else str(last["seen"]),
+                last.get("ordered"), tuple(map(str, last.get("untrained") or ())),
             )
         )  # fmt: skip
     return results, problems
@@ -206,7 +211,8 @@ def budget_text(budget: float | str) -> str:
 
 def read(result: Result) -> tuple[Predictions, list[str]]:
     """Return the predictions behind a result, and the classes; ValueError where there are none."""
-    return predictions_of(result.directory, {"predictions": result.predictions})
+    row = {"predictions": result.predictions, "untrained": result.untrained}
+    return measured_predictions(result.directory, row | {"ordered": result.ordered})
 
 
 def disagreements(result: Result, predictions: Predictions) -> list[str]:
@@ -214,10 +220,14 @@ def disagreements(result: Result, predictions: Predictions) -> list[str]:
     problems = []
     for metric, score in result.scores.items():
         try:
-            again, _ = point(metric, predictions.label_B, predictions.probability_BY)
+            again, _ = point(
+                metric, predictions.label_B, predictions.probability_BY, predictions.untrained
+            )
         except (KeyError, ValueError) as error:
             problems.append(f"{result.directory / RESULTS}: {metric}: {_line(error)}")
             continue
+        if metric == "quadratic_kappa" and predictions.ordered is False:
+            again = None
         same = again is score.value is None
         if again is not None and score.value is not None:
             same = abs(again - score.value) < _TOLERANCE

@@ -11,11 +11,13 @@ from typing import NamedTuple
 
 from sklearn.metrics import roc_auc_score
 
+from maskedclip.finetune.measured_rows import measured_predictions
 from maskedclip.metrics import results
 from maskedclip.metrics.comparison import (
     Difference,
     against_best,
     delong,
+    leaving_out_untrained,
     over_seeds,
     paired_bootstrap,
 )
@@ -66,7 +68,7 @@ def _sides(root: Path) -> dict[Split, Side]:
         for row in results.read_rows(run):
             if row["metric"] != METRICS[0]:
                 continue
-            predictions, classes = results.predictions_of(run, row)
+            predictions, classes = measured_predictions(run, row)
             split = (row["dataset"], row["task"], row["protocol"], row["fraction"])
             side = sides.setdefault(split, Side(classes, {}))
             if row["seed"] in side.runs or side.classes != classes:
@@ -83,13 +85,17 @@ def _sides(root: Path) -> dict[Split, Side]:
 def _text(split: Split, first: Side, second: Side) -> str:
     if first.classes != second.classes:
         raise ValueError(f"{_title(split)}: the two runs have other classes; compare others")
-    a, b = list(first.runs.values()), list(second.runs.values())
+    a, b = leaving_out_untrained(list(first.runs.values()), list(second.runs.values()))
     patients = len(set(a[0].units))
     lines: list[tuple[str, ...]] = [("", "first", "second", "difference [95 %]", "p")]
     one_class = len(set(a[0].label_B.tolist())) < 2
+    ordered = all(run.ordered is not False for run in (*a, *b))
     for metric in METRICS:
         if one_class and metric in NEED_TWO_CLASSES:
             lines.append((_NAMES[metric], "-", "-", "- (test images of one class)", "-"))
+            continue
+        if metric == "quadratic_kappa" and not ordered:
+            lines.append((_NAMES[metric], "-", "-", "- (no known order of the classes)", "-"))
             continue
         means = [_mean(metric, side) for side in (a, b)]
         lines.append((_NAMES[metric], *means, *_cells(paired_bootstrap(metric, a, b))))
@@ -109,7 +115,7 @@ def _by_class(classes: Sequence[str], a: Predictions, b: Predictions) -> list[tu
     lines: list[tuple[str, ...]] = []
     for label, name in enumerate(classes):
         is_B = a.label_B == label
-        if is_B.any():
+        if is_B.any() and label not in a.untrained:
             scores = a.probability_BY[:, label], b.probability_BY[order_B, label]
             auroc = [f"{100 * roc_auc_score(is_B, score_B):.1f}" for score_B in scores]
             cells = _cells(delong(is_B, *scores, a.units))
@@ -119,7 +125,7 @@ def _by_class(classes: Sequence[str], a: Predictions, b: Predictions) -> list[tu
 
 def _mean(metric: str, side: Sequence[Predictions]) -> str:
     """Return the mean over seeds and its standard deviation, in per cent."""
-    values = [macro(metric, run.label_B, run.probability_BY)[0] for run in side]
+    values = [macro(metric, run.label_B, run.probability_BY, run.untrained)[0] for run in side]
     mean, deviation = over_seeds(values)
     return f"{100 * mean:.1f}" + ("" if deviation is None else f" +- {100 * deviation:.1f}")
 

@@ -10,6 +10,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from maskedclip.data.class_order import in_order
+
 if TYPE_CHECKING:  # these import OpenCV, and `--help` must not wait for that
     from maskedclip.shards.building.build import BuildPlan
     from maskedclip.shards.downloads.cards import DatasetCard
@@ -31,6 +33,7 @@ class ShardRequest:
     anonymise: bool = False  # hash the file names too, with a secret key
     key_file: Path | None = None  # that key; None: OUT/../.maskedclip_key, made at first use
     classes: str = ""  # folder: the task whose class the folder of an image is
+    classes_order: tuple[str, ...] = ()  # folder, csv: the classes as grades, the lowest first
     csv: Path | None = None  # csv: the table; the following name its columns
     image_column: str = ""  # file name or path; needed
     label_column: str = ""  # with --task
@@ -73,6 +76,13 @@ class ShardRequest:
         if "[CLS]" not in self.caption_template:
             raise ValueError(
                 f"--caption_template {self.caption_template!r} has no [CLS]; put it where words go"
+            )
+        if self.classes_order and not (self.classes or self.task):
+            raise ValueError("--classes_order is the order of labels; add --classes or --task")
+        if len(set(self.classes_order)) < len(self.classes_order):
+            raise ValueError(
+                f"--classes_order {','.join(self.classes_order)}: a class is named twice; name "
+                f"each once, the lowest first"
             )
         if not re.fullmatch(r"[A-Za-z0-9_-]+", self.dataset_name):
             raise ValueError(f"--name {self.dataset_name!r}: use letters, digits, _ and - only")
@@ -174,9 +184,28 @@ def plan_of(request: ShardRequest) -> "BuildPlan":
         samples_per_shard=request.samples_per_shard,
         digest=digest.hexdigest(),
         facts=facts,
-        classes={task: list(classes) for task, classes in card.classes.items()},
+        classes=_orders(request, card, sources),
         expected=card.expected,
     )
+
+
+def _orders(request: ShardRequest, card: "DatasetCard", sources: "Sources") -> dict[str, list[str]]:
+    """Return the classes of each task as the card or --classes_order has them.
+
+    Raises ValueError for a class of the images that --classes_order does not name.
+    """
+    orders = {task: list(classes) for task, classes in card.classes.items()}
+    if not request.classes_order:
+        return orders
+    task = request.classes or request.task
+    present = {record.labels[task] for record in sources.records if task in record.labels}
+    missing = in_order(present - {*request.classes_order})
+    if missing:
+        raise ValueError(
+            f"--classes_order {','.join(request.classes_order)}: has not {', '.join(missing[:8])}, "
+            f"which images have; name all of {','.join(in_order(present))}"
+        )
+    return orders | {task: list(request.classes_order)}
 
 
 def _facts(
@@ -188,6 +217,8 @@ def _facts(
 
     names = ["size", "quality", "samples_per_shard", "anonymise", "classes", "task"]
     names += ["count", "seed"] if card.reader == "phantom" else []
+    names += ["classes_order"] if request.classes_order else []
+    ordered = [*card.ordered] + [request.classes or request.task] * bool(request.classes_order)
 
     secret = f"by secret key {hashlib.blake2b(key, digest_size=4).hexdigest()}"
     public = "by the public key: whoever has the file names can recompute them"
@@ -197,6 +228,7 @@ def _facts(
         "citation": card.citation,
         "published_images": card.images,
         "settings": {name: getattr(request, name) for name in names},
+        **({"ordered": ordered} if ordered else {}),  # tasks whose classes are stated to be grades
         "pseudonyms": public if key == PUBLIC_KEY else secret,
         "remarks": _hidden(sources.remarks, key) if request.anonymise else sources.remarks,
         "created_by": {

@@ -70,6 +70,11 @@ def _known(dataset: str, flags: Mapping[str, Any]) -> str:
     for flag in flags:
         if flag in ONLY_FOR and card.reader != ONLY_FOR[flag]:
             raise ValueError(f"--{flag} is only for {ONLY_FOR[flag]}, not for {dataset}; remove it")
+    if "classes_order" in flags and card.reader not in ("folder", "csv"):
+        raise ValueError(
+            f"--classes_order is only for folder and csv: a card states the order of {dataset}; "
+            f"remove it, or write `ordered` into a card of your own"
+        )
     if card.reader == "phantom" and "root" in flags:
         raise ValueError("phantom has no --root: the images are drawn; remove it")
     return dataset

@@ -14,7 +14,7 @@ from maskedclip import __version__
 from maskedclip.config import Config, flat, load
 from maskedclip.data.storage.shard_writer import MANIFEST
 from maskedclip.engine.provenance import EXCLUSIONS
-from maskedclip.metrics.results import read_rows
+from maskedclip.finetune.measured_rows import measured_rows
 from maskedclip.metrics.scores import METRICS
 from maskedclip.models.text import BUILTIN
 from maskedclip.pretrain.methods import METHODS
@@ -297,11 +297,11 @@ def _from_card(directory: str, use: str) -> Dataset:
 
 def _results(source: SourceRun) -> list[dict[str, Any]]:
     """Return the rows of results.jsonl of the run, and of fine-tunings beside it."""
-    rows = list(read_rows(source.run))
+    rows = list(measured_rows(source.run))
     for directory in run_directories([source.run.resolve().parent]):
         origin = pretraining(directory)
         if directory.resolve() != source.run.resolve() and origin:
-            rows += read_rows(directory) if origin[0] == source.run.resolve() else []
+            rows += measured_rows(directory) if origin[0] == source.run.resolve() else []
     return rows
 
 

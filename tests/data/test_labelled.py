@@ -94,7 +94,7 @@ def test_a_smaller_fraction_is_part_of_a_larger_one_and_has_every_class(tmp_path
 
 def test_classes_that_are_numbers_are_in_the_order_of_numbers() -> None:
     assert in_order({"10", "9", "0.5"}) == ("0.5", "9", "10")
-    assert in_order({"normal", "10", "9"}) == ("10", "9", "normal")
+    assert in_order({"normal", "10", "9"}) == ("9", "10", "normal")
 
 
 def test_samples_without_this_label_take_no_part(tmp_path: Path) -> None:

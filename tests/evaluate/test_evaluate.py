@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from safetensors.torch import save_file
+from sklearn.metrics import roc_auc_score
 
 from maskedclip.data.captions import prompts
 from maskedclip.data.labelled import labelled
@@ -94,6 +95,9 @@ def test_every_protocol_is_scored_on_the_test_split(
         assert tuple(classes) == CLASSES
         for metric in METRICS:
             value = by_metric[protocol, metric]["value"]
+            if metric == "quadratic_kappa":  # glaucoma, no glaucoma, normal: no grades
+                assert value is None
+                continue
             assert macro(metric, label_B, probability_BY)[0] == value
 
 
@@ -266,3 +270,24 @@ def test_the_command_measures_what_is_there_of_the_paper_and_names_the_rest(
     again = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert again.stdout == done.stdout
     assert "60/60" not in again.stderr
+
+
+def test_a_class_only_in_the_test_split_is_left_out_of_means_and_named(
+    root: Path, tmp_path: Path
+) -> None:
+    labels = [CLASSES[i % 3] if i < 24 else "cataract" for i in range(30)]
+    data = write_colours(tmp_path / "colours", labels)
+    out = tmp_path / "out"
+    rows = evaluate(root / "ours", [(data, "disease")], ["knn", "zeroshot"], out)
+    by_metric = {(row["protocol"], row["metric"]): row for row in rows}
+    row = by_metric["knn", "auroc"]
+    assert row["note"] == "no training image of cataract: mean of the other classes"
+    assert row["untrained"] == ["cataract"]
+    _, classes, label_B, probability_BY = read_predictions(out / row["predictions"])
+    one_by_one = [
+        roc_auc_score(label_B == y, probability_BY[:, y])
+        for y, name in enumerate(classes)
+        if name != "cataract"
+    ]
+    assert row["value"] == pytest.approx(np.mean(one_by_one))
+    assert by_metric["zeroshot", "auroc"]["untrained"] == []  # which is trained on no class

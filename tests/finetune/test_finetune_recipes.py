@@ -234,3 +234,12 @@ def test_the_command_line_names_a_recipe_and_changes_it(
 def test_an_augmentation_that_timm_does_not_know_is_refused(words: str) -> None:
     with pytest.raises(ValueError, match="timm does not know it; use --augmentation=rand"):
         augmentation(32, words)
+
+
+def test_a_class_that_was_not_trained_takes_no_part_in_the_selection() -> None:
+    label_B = np.array([0, 0, 1, 1, 2])
+    probability_BY = np.array(
+        [[0.9, 0.1, 0], [0.8, 0.2, 0], [0.1, 0.9, 0], [0.2, 0.8, 0], [0.5, 0.5, 0]]
+    )
+    assert selection_score("auroc", label_B, probability_BY) == pytest.approx((1 + 1 + 0.5) / 3)
+    assert selection_score("auroc", label_B, probability_BY, [2]) == 1.0

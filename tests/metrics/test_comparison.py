@@ -231,3 +231,10 @@ def test_delong_calls_chance_a_difference_in_a_twentieth_of_trials(each: int) ->
         assert p is not None
         wrong.append(p < 0.05)
     assert 0.035 < np.mean(wrong) < 0.07, np.mean(wrong)
+
+
+def test_runs_are_compared_over_the_classes_that_both_were_trained_on() -> None:
+    a, b = measured(skill=1.5, seed=1), measured(skill=1.0, seed=2)
+    found = paired_bootstrap("auroc", [a._replace(untrained=(0,))], [b], resamples=50)
+    values = [macro("auroc", run.label_B, run.probability_BY, [0])[0] for run in (a, b)]
+    assert found.value == pytest.approx(values[0] - values[1])

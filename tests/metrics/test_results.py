@@ -193,3 +193,36 @@ def test_read_predictions_gives_what_the_contract_names(tmp_path: Path) -> None:
     ids, classes, label_B, probability_BY = read_predictions(tmp_path / "p.csv")
     assert (ids, classes, label_B.tolist()) == (["x", "y"], ["no", "yes"], [1, 0])
     assert probability_BY.tolist() == [[0.25, 0.75], [1.0, 0.0]]
+
+
+def test_classes_without_an_order_have_no_quadratic_kappa_in_rows_or_tables(tmp_path: Path) -> None:
+    found = example()
+    by_order = {
+        ordered: {
+            one["metric"]: one
+            for one in measured(tmp_path / str(ordered), found._replace(ordered=ordered))
+        }
+        for ordered in (True, False)
+    }
+    kappa = score("quadratic_kappa", found.label_B, found.probability_BY, found.units)
+    assert by_order[True]["quadratic_kappa"]["value"] == kappa.value
+    none = by_order[False]["quadratic_kappa"]
+    assert (none["value"], none["low"], none["ordered"]) == (None, None, False)
+    assert none["note"].startswith("no quadratic kappa: the order of classes a, b, c, d is not")
+    assert recomputed(tmp_path / "False", none).value is None
+    shown = table(list(by_order[False].values())).splitlines()[1]
+    assert f"{100 * (kappa.value or 0):.1f}" not in shown.split()
+    for metric in ("auroc", "macro_f1"):
+        assert by_order[True][metric]["value"] == by_order[False][metric]["value"]
+
+
+def test_a_class_that_was_never_trained_is_named_and_comes_again_from_the_row(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows = measured(tmp_path, example()._replace(untrained=(1,)))
+    note = "no training image of b, c: mean of the other classes"
+    assert [one["note"] == note for one in rows] == [True, True, False, True, True, False]
+    assert rows[2]["note"] == "no training image of b, c: its test images count as errors"
+    assert caplog.text.count(note) == 1
+    assert rows[0]["untrained"] == ["b, c"]
+    assert [recomputed(tmp_path, one).value for one in rows] == [one["value"] for one in rows]

@@ -254,3 +254,29 @@ def test_grades_are_called_by_their_names_and_other_classes_as_they_are() -> Non
     ]
     assert categories("disease", ["glaucoma", "normal"]) == ["glaucoma", "normal"]
     assert categories("disease", ["x"], {"x": "cataract"}) == ["cataract"]
+
+
+def test_a_class_without_training_images_takes_no_part_in_a_mean_over_classes() -> None:
+    """Classes 0 and 1 are right in all images, class 2 was never trained: its AUROC is 50."""
+    label_B = np.array([0, 0, 1, 1, 2, 2])
+    probability_BY = np.array(
+        [[0.9, 0.1, 0], [0.8, 0.2, 0], [0.1, 0.9, 0], [0.2, 0.8, 0], [0.6, 0.4, 0], [0.6, 0.4, 0]]
+    )
+    assert point("auroc", label_B, probability_BY)[0] == pytest.approx((1 + 1 + 0.5) / 3)
+    assert point("auroc", label_B, probability_BY, [2]) == (1.0, [])
+    assert point("average_precision", label_B, probability_BY, [2])[0] == 1.0
+    # class 0: 2 of its 2 images, 4 predicted; class 1: 2 of 2, 2 predicted
+    assert point("macro_f1", label_B, probability_BY, [2])[0] == pytest.approx((4 / 6 + 1) / 2)
+    assert point("balanced_accuracy", label_B, probability_BY, [2])[0] == 1.0
+    kappa = point("quadratic_kappa", label_B, probability_BY)[0]
+    assert point("quadratic_kappa", label_B, probability_BY, [2])[0] == kappa
+    assert score("auroc", label_B, probability_BY, untrained=[2]).untrained == [2]
+    assert point("auroc", label_B, probability_BY, [0, 1, 2])[0] is None
+
+
+def test_resamples_leave_out_the_same_classes_as_the_value() -> None:
+    label_B, probability_BY = example()
+    weight_BR = np.ones((len(label_B), 1))
+    for metric in METRICS:
+        again = resampled(metric, label_B, probability_BY, weight_BR, [1])
+        assert again[0] == pytest.approx(point(metric, label_B, probability_BY, [1])[0])

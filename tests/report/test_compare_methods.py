@@ -105,3 +105,16 @@ def test_the_command_ends_in_a_line_and_status_2_where_it_cannot_go_on(tmp_path:
         assert done.returncode == status
         assert answer in (done.stderr if status else done.stdout)
         assert status == 0 or done.stderr.count("\n") == 1
+
+
+def test_compare_shows_quadratic_kappa_of_grades_alone(tmp_path: Path) -> None:
+    """The classes a, b and c of rows that do not say so are no grades by their names."""
+    runs = [written(tmp_path / name, measured(seed=i)) for i, name in enumerate(("one", "two"))]
+    (line,) = [one for one in compare(*runs).splitlines() if one.startswith("quadratic kappa")]
+    assert "- (no known order of the classes)" in line
+    graded = [
+        written(tmp_path / name, measured(seed=i)._replace(ordered=True))
+        for i, name in enumerate(("three", "four"))
+    ]
+    (line,) = [one for one in compare(*graded).splitlines() if one.startswith("quadratic kappa")]
+    assert "no known order" not in line

@@ -310,6 +310,9 @@ def test_phantoms_are_drawn_and_a_patient_is_in_one_split(tmp_path: Path) -> Non
         (["eyepacs", "--root=x", "--size=big"], "--size: 'big' is not a whole number"),
         (["eyepacs", "--root=x", "--size=8"], "--size 8 is out of range; use 32 to 8192"),
         (["eyepacs", "--root=x", "--classes=dr"], "--classes is only for folder"),
+        (["eyepacs", "--root=x", "--classes_order=a,b"], "--classes_order is only for folder and"),
+        (["folder", "--root=x", "--classes_order=a,b"], "add --classes or --task"),
+        (["folder", "--root=x", "--classes=t", "--classes_order=a,a"], "a class is named twice"),
         (["phantom", "--root=x"], "phantom has no --root"),
         (["folder", "--root=x", "--name=a/b"], "--name 'a/b'"),
         (["folder", "--root=x", "--anonymise=maybe"], "--anonymise maybe: it takes no value"),
@@ -580,3 +583,29 @@ def test_files_that_are_passed_over_do_not_make_it_another_dataset(
     (tmp_path / "copy" / "new.dcm").write_bytes(b"x")
     assert first.built
     assert not build(request(tmp_path / "copy", tmp_path / "out"), progress=False).built
+
+
+def test_classes_order_states_the_grades_and_names_a_class_that_it_lacks(
+    root: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match="has not cataract, which images have"):
+        build(request(root, tmp_path / "no", classes_order=("normal", "catarct")), progress=False)
+    assert not (tmp_path / "no").exists()
+    order = ("normal", "doubtful", "cataract")
+    manifest = build(request(root, tmp_path / "toy", classes_order=order), progress=False).manifest
+    assert manifest["classes"] == {"disease": ["normal", "cataract"]}
+    assert manifest["ordered"] == ["disease"]
+    task = labelled(Shards(tmp_path / "toy"))
+    assert (task.classes, task.ordered) == (("normal", "cataract"), True)
+    without = build(request(root, tmp_path / "other"), progress=False).manifest
+    assert "ordered" not in without
+    assert "classes_order" not in without["settings"]
+
+
+def test_a_build_lists_numbers_and_grades_in_their_order(tmp_path: Path) -> None:
+    for name in ("Severe", "No_DR", "Mild"):
+        (tmp_path / "tree" / name).mkdir(parents=True)
+        image = Image.fromarray(draw(len(name), 96).image_HWC)
+        image.save(tmp_path / "tree" / name / "a.jpg", quality=95)
+    manifest = build(request(tmp_path / "tree", tmp_path / "toy"), progress=False).manifest
+    assert manifest["classes"] == {"disease": ["No_DR", "Mild", "Severe"]}

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple, TextIO
 
 from tqdm import tqdm
 
+from maskedclip.data.class_order import in_order
 from maskedclip.data.storage.shard_writer import MANIFEST, replacing, write_manifest, write_shard
 from maskedclip.data.storage.shards import read_manifest
 from maskedclip.shards.building.prepare_sample import PreparedSample, Rejected, made_in_order
@@ -274,7 +275,7 @@ def _summary(
     """Return the counts, duplicates and rejected files of all shards, from their notes.
 
     Args:
-        order: of the classes of a task; other classes follow, sorted.
+        order: of the classes of a task; other classes follow, as data/class_order.py has them.
     """
     tallies = [note["tally"] for note in notes]
     labels = {
@@ -325,7 +326,7 @@ def _in_order(
     counts: Mapping[str, int], order: Mapping[str, Sequence[str]], task: str
 ) -> dict[str, int]:
     known = [name for name in order.get(task, ()) if name in counts]
-    return {name: counts[name] for name in [*known, *sorted(counts.keys() - set(known))]}
+    return {name: counts[name] for name in [*known, *in_order(counts.keys() - set(known))]}
 
 
 def compared(expected: Sequence[Mapping[str, Any]], counts: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from maskedclip.data.class_order import in_order
 from maskedclip.data.labelled import labelled
 from maskedclip.data.splits import FOLDER as SPLITS
 from maskedclip.data.splits import read_split
@@ -143,7 +144,7 @@ def tables(samples: Sequence[StoredSample]) -> dict[str, Any]:
         "with_caption": sum(sample.metadata.captioned for sample in samples),
         "splits": dict(sorted(splits.items())),
         "labels": {
-            task: {value: dict(sorted(counts.items())) for value, counts in sorted(classes.items())}
+            task: {value: dict(sorted(classes[value].items())) for value in in_order(classes)}
             for task, classes in sorted(labels.items())
         },
         "original_width": _quantiles([sample.metadata.width for sample in samples]),

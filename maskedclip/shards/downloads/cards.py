@@ -73,6 +73,7 @@ class DatasetCard:
     tables: tuple[LabelTable, ...] = ()
     values: Mapping[str, Mapping[str, str]] = field(default_factory=dict)  # task, written, class
     classes: Mapping[str, Mapping[str, str]] = field(default_factory=dict)  # task, class, category
+    ordered: tuple[str, ...] = ()  # tasks whose classes above are grades, the lowest first
     findings: Mapping[str, Mapping[str, str]] = field(default_factory=dict)  # task, category, class
     exclude: tuple[str, ...] = ()  # globs of folders: decoys and copies
     nearest: bool = False  # only the images nearest the root: deeper ones repeat them
@@ -114,6 +115,6 @@ def _card(facts: dict[str, Any]) -> DatasetCard:
         re.compile(pattern)
     groups = {name for rule in card.paths for name in re.compile(rule.pattern).groupindex}
     tasks = groups.difference(FACTS).union(*(entry.labels for entry in card.paths + card.tables))
-    for task in sorted(tasks - card.classes.keys()):
+    for task in sorted((tasks | {*card.ordered}) - card.classes.keys()):
         raise ValueError(f"no [classes.{task}] for the task {task!r}")
     return card
