@@ -207,6 +207,9 @@ class OptimConfig:
     def __post_init__(self) -> None:
         if self.accumulate < 1:
             raise ValueError(f"optim.accumulate {self.accumulate}: use 1 or more")
+        for name in ("steps", "warmup_epochs", "base_lr", "lr", "weight_decay", "clip_norm"):
+            if (getattr(self, name) or 0) < 0:
+                raise ValueError(f"optim.{name} {getattr(self, name)} is negative; use 0 or more")
         if self.warmup_epochs >= self.epochs:
             raise ValueError(
                 f"optim.warmup_epochs {self.warmup_epochs} is not below optim.epochs {self.epochs}"
@@ -257,6 +260,8 @@ class Config:
     after: AfterConfig = AfterConfig()
 
     def __post_init__(self) -> None:
+        if self.seed < 0:
+            raise ValueError(f"seed {self.seed} is negative; use 0 or more")
         if not self.name or self.name in (".", "..") or set(self.name) & set("/\\"):
             raise ValueError(f"name {self.name!r}: write a plain folder name")
 
@@ -311,6 +316,9 @@ class FinetuneConfig:
                 f"warmup_epochs {self.warmup_epochs} is not below epochs {self.epochs}; "
                 f"use --warmup_epochs={self.epochs // 5}"
             )
+        for name in ("lr", "min_lr", "weight_decay", "seed"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} {getattr(self, name)} is negative; use 0 or more")
         for name in ("drop_path", "smoothing", "re_prob"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} {getattr(self, name)}: write a share, 0 <= x < 1")

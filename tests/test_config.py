@@ -116,3 +116,21 @@ def test_a_mixture_or_budget_that_cannot_be_is_said_in_one_line(changes, said):
     with pytest.raises(ValueError, match=re.escape(said)) as error:
         override(Config(), changes)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"optim.steps": -5}, {"optim.base_lr": -1.0}, {"optim.lr": -1e-4}, {"seed": -1},
+        {"optim.weight_decay": -0.1}, {"optim.clip_norm": -1.0}, {"optim.warmup_epochs": -1},
+    ],
+)  # fmt: skip
+def test_a_negative_length_rate_or_seed_is_refused(change):
+    with pytest.raises(ValueError, match="is negative; use 0 or more"):
+        override(Config(), change)
+
+
+@pytest.mark.parametrize("change", [{"lr": -1e-4}, {"min_lr": -1e-6}, {"seed": -1}])
+def test_a_negative_rate_or_seed_of_a_fine_tuning_is_refused(change):
+    with pytest.raises(ValueError, match="is negative; use 0 or more"):
+        override(FinetuneConfig(), change)

@@ -172,7 +172,9 @@ def _samples(config: Config, images: tuple[int, ...]) -> tuple[tuple[int, int], 
     paired, unpaired = counts
     wanted = zip(counts, (data.paired_batch, data.unpaired_batch), strict=True)
     if any(count is None and size for count, size in wanted):
-        return PAPER_IMAGES, ["samples: the paper's, as no shards are named (--images=A,B)"]
+        return PAPER_IMAGES, [
+            "samples: the paper's, as not all shards are named (or give --images=A,B)"
+        ]
     said = "samples: of the shards, before those without a caption are left out"
     return (paired or 0, unpaired or 0), [said]
 

@@ -1,4 +1,4 @@
-"""Pre-training on one screen: `objective` is eq. 6, `pretrain` the loop around it.
+"""Pre-train by a recipe, in this process or as one of torchrun's ranks.
 
 python -m maskedclip.pretrain RECIPE --optim.base_lr=1e-4
 """

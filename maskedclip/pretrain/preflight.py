@@ -19,9 +19,10 @@ def prepare(config: Config) -> None:
     method_of(config)
     for name in ("paired", "unpaired"):
         if getattr(config.data, f"{name}_batch") and not getattr(config.data, name):
+            spared = name == "unpaired" or not config.loss.clip  # no contrast needs pairs
             raise ValueError(
                 f"data.{name}: no shard directory is named; pass --data.{name}=DIR,..."
-                + (" or --data.unpaired_batch=0 to do without" if name == "unpaired" else "")
+                + (f" or --data.{name}_batch=0 to do without" if spared else "")
             )
     directories = [*config.data.paired, *config.data.unpaired, *config.after.datasets]
     for number, directory in enumerate(map(Path, directories)):

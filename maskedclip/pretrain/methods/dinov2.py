@@ -143,7 +143,7 @@ class DinoV2Method:
         if config.loss.terms:
             raise ValueError(
                 f"method dinov2 with loss.{config.loss.terms[0]}: it has losses of its own, which "
-                f"the dino.* fields weigh; set loss.mim, loss.clip and loss.mfd to 0"
+                f"the dino.* fields weigh; take the recipe dinov2, or set the weights of loss to 0"
             )
         if config.model.mask_unit != 1:
             raise ValueError(

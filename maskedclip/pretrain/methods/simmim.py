@@ -170,7 +170,7 @@ class SimMimMethod:
         if config.loss.terms != ("mim",):
             raise ValueError(
                 f"method simmim with loss {' and '.join(config.loss.terms) or '0'}: its one term "
-                f"is loss.mim; set it above 0, and loss.clip and loss.mfd to 0"
+                f"is loss.mim; take the recipe simmim, or set loss.clip and loss.mfd to 0"
             )
         grid = config.model.image_size // config.model.patch_size
         if grid % config.model.mask_unit:
