@@ -571,7 +571,8 @@ def test_with_anonymise_the_names_of_hard_files_are_hashed_too(root: Path, tmp_p
     hard_files(tmp_path / "hard")
     asked = request(tmp_path / "hard", tmp_path / "out", anonymise=True)
     text = json.dumps(build(asked, progress=False).manifest)
-    assert not any(name in text for name in ("caf", "gone", "pipe", "0.dcm", "external_test"))
+    # no name of hexadecimal letters alone: a hash may hold those
+    assert not any(name in text for name in ("udce9", "xe9", "gone", "pipe", "0.dcm", "external_"))
     assert "12 .dcm: not read" in text
 
 
