@@ -72,14 +72,15 @@ def submit(config: Config, launch: LaunchConfig) -> None:
 def plan(config: Config, launch: LaunchConfig, cluster: str, ranks: int, folder: Path) -> str:
     """Return what would be submitted, for SLURM with the sbatch script, and on GPUs its cost."""
     from maskedclip.pretrain.methods import method_of
+    from maskedclip.pretrain.preflight import unnamed
 
     share = (config.data.paired_batch + config.data.unpaired_batch) / (ranks * launch.nodes)
     lines = [
         f"cluster      {cluster}",
         f"ranks        {launch.nodes} nodes x {ranks}, {share:g} images each a step",
         f"run          {config.directory}",
-        f"paired       {_named(config, 'paired')}",
-        f"unpaired     {_named(config, 'unpaired')}",
+        f"paired       {unnamed(config, 'paired') or ', '.join(config.data.paired) or 'none'}",
+        f"unpaired     {unnamed(config, 'unpaired') or ', '.join(config.data.unpaired) or 'none'}",
     ]
     if cluster == "slurm":
         wanted = parameters(config.name, launch, cluster, ranks)
@@ -93,14 +94,6 @@ def plan(config: Config, launch: LaunchConfig, cluster: str, ranks: int, folder:
 
         lines += ["", report(cost(config, nodes=launch.nodes, gpus=ranks, gpu=launch.card))]
     return "\n".join(lines) + "\n"
-
-
-def _named(config: Config, source: str) -> str:
-    """Return the shard directories of a source, or what is still to be given."""
-    directories = getattr(config.data, source)
-    if not directories and getattr(config.data, f"{source}_batch"):
-        return f"none named yet: the run needs --data.{source}=DIR,... or --data.{source}_batch=0"
-    return ", ".join(directories) or "none"
 
 
 def script(wanted: Mapping[str, Any], folder: Path, elements: int = 1) -> str:

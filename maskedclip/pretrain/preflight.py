@@ -18,12 +18,8 @@ def prepare(config: Config) -> None:
 
     method_of(config)
     for name in ("paired", "unpaired"):
-        if getattr(config.data, f"{name}_batch") and not getattr(config.data, name):
-            spared = name == "unpaired" or not config.loss.clip  # no contrast needs pairs
-            raise ValueError(
-                f"data.{name}: no shard directory is named; pass --data.{name}=DIR,..."
-                + (f" or --data.{name}_batch=0 to do without" if spared else "")
-            )
+        if missing := unnamed(config, name):
+            raise ValueError(f"data.{name}: {missing}")
     directories = [*config.data.paired, *config.data.unpaired, *config.after.datasets]
     for number, directory in enumerate(map(Path, directories)):
         drawn = config.data.draw_phantoms and directory.name.startswith("phantom")
@@ -36,6 +32,15 @@ def prepare(config: Config) -> None:
         from maskedclip.models.text import check_text
 
         check_text(config.model.text)
+
+
+def unnamed(config: Config, source: str) -> str:
+    """Return what to pass where the shards of "paired" or "unpaired" are not named; else ""."""
+    if not getattr(config.data, f"{source}_batch") or getattr(config.data, source):
+        return ""
+    spared = source == "unpaired" or not config.loss.clip  # without a contrast no pairs are needed
+    without = f" or --data.{source}_batch=0 to do without" if spared else ""
+    return f"no shard directory is named; pass --data.{source}=DIR,...{without}"
 
 
 def _draw(directory: Path, config: Config, number: int) -> None:
