@@ -14,8 +14,10 @@ from sys import intern
 from typing import Any, NamedTuple
 
 from maskedclip.data.class_order import in_order, is_ordered
+from maskedclip.data.label_kinds import SEPARATOR, kind_of, labels_in, number_text
 from maskedclip.data.order import number
 from maskedclip.data.storage.shards import DamagedSample, Shards
+from maskedclip.data.stratified import chosen_units
 
 logger = logging.getLogger(__name__)
 TEST_SHARE = 0.3  # RETFound's rule, where no test split is published
@@ -30,24 +32,37 @@ class LabelledSample:
 
     index: int  # in the dataset
     key: str
-    label: int  # index of its class in Task.classes
+    label: int  # index of its class in Task.classes; -1 where the task is of another kind
     split: str | None  # as published: train, val or test
     patient: str | None
     unit: str  # samples of one unit (a patient, or copies of one file) stay together
+    labels: tuple[int, ...] = ()  # kind "labels": indices in Task.classes; () where it has none
+    value: float = 0.0  # kind "number"
 
 
 class Task(NamedTuple):
     """A label of a dataset, and the samples that have it."""
 
     name: str
-    classes: tuple[str, ...]
+    classes: tuple[str, ...]  # of kind "labels" the labels; of kind "number" none
     samples: list[LabelledSample]
     lost: list[DamagedSample]
     ordered: bool = False  # whether the classes are grades in their order: kappa is of such alone
+    kind: str = "class"  # an image has one class; "labels": any number of them; "number": a number
+
+    def labels_of(self, sample: LabelledSample) -> tuple[int, ...]:
+        """Return the classes of a sample: one, or of kind "labels" all that it has."""
+        return sample.labels if self.kind == "labels" else (sample.label,)
+
+    def text(self, sample: LabelledSample) -> str:
+        """Return what the sample's JSON and the split file say."""
+        if self.kind == "number":
+            return number_text(sample.value)
+        return SEPARATOR.join(self.classes[label] for label in self.labels_of(sample))
 
     def untrained(self, training: Iterable[LabelledSample]) -> tuple[int, ...]:
         """Return the classes that have no sample among the training ones."""
-        trained = {sample.label for sample in training}
+        trained = {label for sample in training for label in self.labels_of(sample)}
         return tuple(label for label in range(len(self.classes)) if label not in trained)
 
 
@@ -58,8 +73,44 @@ def labelled(dataset: Shards, task: str = "") -> Task:
     --classes_order states, else in that of data/class_order.py. Raises ValueError where there are
     no labels, no such task, or a split of an unknown name.
     """
-    entries: list[tuple[int, dict[str, str], str | None, str | None, str]] = []
+    entries, lost, unread = _entries(dataset)
+    tasks = sorted({name for entry in entries for name in entry.labels})
+    if not tasks:
+        raise ValueError(f"{dataset.directory}: no sample has a label; choose a labelled dataset")
+    if task and task not in tasks:
+        near = difflib.get_close_matches(task, tasks, n=1)
+        hint = f"did you mean {near[0]}? " if near else ""
+        raise ValueError(f"{dataset.directory}: no task {task!r}; {hint}it has {', '.join(tasks)}")
+    name = task or tasks[0]
+    if unread[name]:
+        logger.warning(
+            "%s: %d samples have a %s that is neither a text nor a list of texts: left out",
+            dataset.directory, unread[name], name,
+        )  # fmt: skip
+    entries = [entry for entry in entries if name in entry.labels]
+    lists = any(entry.kinds.get(name) == "labels" for entry in entries)
+    kind = "labels" if lists else kind_of(dataset.manifest, name)
+    classes, ordered, samples = _samples(dataset, entries, name, kind)
+    return Task(name, classes, samples, lost, ordered, kind)
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    """What is needed of a sample's metadata: there may be a million."""
+
+    index: int
+    labels: dict[str, str]
+    kinds: Mapping[str, str]  # of third-party tars, which have no manifest
+    split: str | None
+    patient: str | None
+    unit: str
+
+
+def _entries(dataset: Shards) -> tuple[list[_Entry], list[DamagedSample], Counter[str]]:
+    """Return the samples that take part, those lost, and of each task the labels not read."""
+    entries: list[_Entry] = []
     lost: list[DamagedSample] = []
+    unread: Counter[str] = Counter()
     if dataset.excluded:
         count = len(dataset.excluded)
         logger.info("%s: %d samples are left out by exclude.csv", dataset.directory, count)
@@ -71,36 +122,65 @@ def labelled(dataset: Shards, task: str = "") -> Task:
         except DamagedSample as damage:
             lost.append(damage)
             continue
-        # what is needed, and each word once: there may be a million
+        # each word once
         labels = {intern(name): intern(value) for name, value in metadata["labels"].items()}
+        kinds = metadata.get("kinds", {})
+        unread.update(name for name, kind in kinds.items() if kind == "unread")
         # copies of one file are one unit: in two splits they would be a leak
         unit = metadata["patient"] or metadata["sha256"] or dataset.key(index)
-        entries.append((index, labels, metadata["split"], metadata["patient"], unit))
-    tasks = sorted({name for _, labels, *_ in entries for name in labels})
-    if not tasks:
-        raise ValueError(f"{dataset.directory}: no sample has a label; choose a labelled dataset")
-    if task and task not in tasks:
-        near = difflib.get_close_matches(task, tasks, n=1)
-        hint = f"did you mean {near[0]}? " if near else ""
-        raise ValueError(f"{dataset.directory}: no task {task!r}; {hint}it has {', '.join(tasks)}")
-    name = task or tasks[0]
-    entries = [facts for facts in entries if name in facts[1]]
-    classes, ordered = classes_of(
-        dataset.manifest, name, {labels[name] for _, labels, *_ in entries}
-    )
+        entries.append(_Entry(index, labels, kinds, metadata["split"], metadata["patient"], unit))
+    return entries, lost, unread
+
+
+def _samples(
+    dataset: Shards, entries: Sequence[_Entry], name: str, kind: str
+) -> tuple[tuple[str, ...], bool, list[LabelledSample]]:
+    """Return the classes of a task, whether they are grades, and its samples."""
+    texts = [entry.labels[name] for entry in entries]
+    classes: tuple[str, ...] = ()
+    ordered = False
+    if kind == "class":
+        classes, ordered = classes_of(dataset.manifest, name, {*texts})
+    elif kind == "labels":
+        present = {label for text in texts for label in labels_in(text)}
+        stated = dataset.manifest.get("classes", {}).get(name, ())
+        classes = tuple(label for label in stated if label in present)
+        classes += in_order(present - {*classes})
     label_of = {value: label for label, value in enumerate(classes)}
+
+    def facts(entry: _Entry) -> dict[str, Any]:
+        text = entry.labels[name]
+        if kind == "labels":
+            return {"label": -1, "labels": tuple(sorted(label_of[one] for one in labels_in(text)))}
+        if kind == "number":
+            return {"label": -1, "value": _finite(text, dataset, entry.index)}
+        return {"label": label_of[text]}
+
     samples = [
         LabelledSample(
-            index,
-            dataset.key(index),
-            label_of[labels[name]],
-            _split(dataset, index, split),
-            patient,
-            unit,
+            index=entry.index,
+            key=dataset.key(entry.index),
+            split=_split(dataset, entry.index, entry.split),
+            patient=entry.patient,
+            unit=entry.unit,
+            **facts(entry),
         )
-        for index, labels, split, patient, unit in entries
+        for entry in entries
     ]
-    return Task(name, classes, samples, lost, ordered)
+    return classes, ordered, samples
+
+
+def _finite(text: str, dataset: Shards, index: int) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise ValueError(
+            f"{dataset.directory}: sample {dataset.key(index)} has {text[:40]!r} where a number is "
+            f"wanted; build the dataset again"
+        )
+    return value
 
 
 def classes_of(
@@ -139,25 +219,68 @@ def divide(
     Published test and val splits are kept, and samples of none are for training. Where no test is
     published, ceil(test_share * n) units of each class become it, and where no val is,
     ceil(validation_share * n) of the rest (the rule behind RETFound's splits; a class with few
-    units keeps one for training). A unit is a patient, or where none is known an image with its
-    copies. Raises ValueError for a split that is empty or, but for test, of one class.
+    units keeps one for training). Of kind "labels" they are that share of the images of each label
+    as near as may be (data/stratified.py), of kind "number" of all units. A unit is a patient, or
+    where none is known an image with its copies. Raises ValueError for a split that is empty or,
+    but for test, of one class.
     """
     parts: dict[str, list[LabelledSample]] = {"train": [], "val": [], "test": []}
     for sample in task.samples:
         parts[sample.split or "train"].append(sample)
     for name, share in (("test", test_share), ("val", validation_share)):
         if not parts[name]:
-            parts[name], parts["train"] = _part_off(parts["train"], share, (seed, name))
+            part_off = {"class": _part_off, "labels": _labels_off, "number": _units_off}[task.kind]
+            parts[name], parts["train"] = part_off(parts["train"], share, (seed, name))
     for name, samples in parts.items():
-        classes = len({sample.label for sample in samples})
-        if classes == 1 and name == "test":
-            logger.warning("task %s: the test split has one class: no AUROC", task.name)
-        elif classes < 2:
-            raise ValueError(
-                f"task {task.name}: {len(samples)} samples of {classes} classes are left for "
-                f"{name}, two classes are needed; use a larger dataset or other shares"
-            )
+        _refuse_too_few(task, name, samples)
     return parts
+
+
+def _refuse_too_few(task: Task, name: str, samples: Sequence[LabelledSample]) -> None:
+    """Raise ValueError for a split from which nothing can be learned or, but for test, judged."""
+    what = "classes"
+    count = len({sample.label for sample in samples})
+    if task.kind == "number":
+        what, count = "values", len({sample.value for sample in samples})
+    elif task.kind == "labels":  # labels that some have and some have not are two classes
+        having = Counter(label for sample in samples for label in sample.labels)
+        told_apart = any(images < len(samples) for images in having.values())
+        count = 2 if told_apart else int(bool(samples))
+    if count == 1 and name == "test":
+        without = "R2" if task.kind == "number" else "AUROC"
+        one = {"classes": "one class", "values": "one value"}[what]
+        logger.warning("task %s: the test split has %s: no %s", task.name, one, without)
+    elif count < 2:
+        of = f"{len(samples)} samples of {count} {what}"
+        if task.kind == "labels":
+            of = f"{len(samples)} samples and no label that some have and others have not"
+        raise ValueError(
+            f"task {task.name}: {of} are left for {name}, two {what} are needed; use a larger "
+            f"dataset or other shares"
+        )
+
+
+def _labels_off(
+    samples: Sequence[LabelledSample], share: float, draw: tuple[int, str]
+) -> tuple[list[LabelledSample], list[LabelledSample]]:
+    """Return (part, rest), whole units, the same share of the images of each label."""
+    images_of: defaultdict[str, list[tuple[int, ...]]] = defaultdict(list)
+    for sample in samples:
+        images_of[sample.unit].append(sample.labels)
+    chosen = chosen_units(images_of, share, lambda unit: number("split", *draw, unit))
+    part = [sample for sample in samples if sample.unit in chosen]
+    return part, [sample for sample in samples if sample.unit not in chosen]
+
+
+def _units_off(
+    samples: Sequence[LabelledSample], share: float, draw: tuple[int, str]
+) -> tuple[list[LabelledSample], list[LabelledSample]]:
+    """Return (part, rest), whole units, drawn without regard to what they are labelled with."""
+    units = {sample.unit for sample in samples}
+    ranked = sorted(units, key=lambda unit: (number("split", *draw, unit), unit))
+    chosen = {*ranked[: min(math.ceil(round(share * len(units), 6)), len(units) - 1)]}
+    part = [sample for sample in samples if sample.unit in chosen]
+    return part, [sample for sample in samples if sample.unit not in chosen]
 
 
 def _part_off(
@@ -184,10 +307,13 @@ def share_of(samples: Sequence[LabelledSample], fraction: float, seed: int) -> l
     """Return `fraction` of the samples of each class, at least one, in the given order.
 
     A pure function of the keys, the seed and the fraction; a smaller one is part of a larger one.
+    A sample of several labels counts as its rarest one, one of none as a class of its own.
     """
+    images = Counter(label for sample in samples for label in sample.labels)
     by_class: defaultdict[int, list[LabelledSample]] = defaultdict(list)
     for sample in samples:
-        by_class[sample.label].append(sample)
+        rarest = min(sample.labels, key=lambda label: (images[label], label), default=sample.label)
+        by_class[rarest].append(sample)
     kept: set[int] = set()
     for group in by_class.values():
         ranked = sorted(group, key=lambda sample: number(seed, "fraction", sample.key))

@@ -9,7 +9,7 @@ import io
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from maskedclip.data.labelled import LabelledSample, Task, divide, labelled, share_of
 from maskedclip.data.order import number
@@ -33,7 +33,7 @@ def write_split(path: Path, task: Task, parts: Mapping[str, Sequence[LabelledSam
     """Write a split and its label fractions; the same split, the same bytes."""
     smallest = _smallest_fractions(parts["train"])
     rows = [
-        [sample.key, task.classes[sample.label], name, *smallest.get(sample.key, [""] * SEEDS)]
+        [sample.key, task.text(sample), name, *smallest.get(sample.key, [""] * SEEDS)]
         for name, samples in parts.items()
         for sample in samples
     ]
@@ -72,7 +72,7 @@ def read_split(path: Path, task: Task, excluded: Collection[str] = ()) -> Divisi
         if row[0] in excluded:
             continue
         sample = by_key.pop(row[0], None)
-        if sample is None or row[1] != task.classes[sample.label] or row[2] not in found.parts:
+        if sample is None or row[1] != task.text(sample) or row[2] not in found.parts:
             raise ValueError(f"{path}: row {line} is of no sample of this dataset; {_FIX}")
         found.parts[row[2]].append(sample)
         if row[2] == "train":
@@ -123,22 +123,29 @@ def training_share(division: Division, fraction: float, seed: int) -> list[Label
 def few_shots(division: Division, shots: int, seed: int) -> list[LabelledSample]:
     """Return `shots` training samples of each class, all of a class that has fewer.
 
-    A pure function of the keys, the seed and the number; a smaller one is part of a larger one.
+    A pure function of the keys, the seed and the number; a smaller one is part of a larger one. A
+    sample of several labels is taken where one of them needs it.
     """
     rank = {sample.key: number(seed, "fraction", sample.key) for sample in division.parts["train"]}
     taken: Counter[int] = Counter()
     kept = set()
     for sample in sorted(division.parts["train"], key=lambda sample: rank[sample.key]):
-        if taken[sample.label] < shots:
-            taken[sample.label] += 1
+        labels = sample.labels or (sample.label,)
+        if any(taken[label] < shots for label in labels):
+            taken.update(labels)
             kept.add(sample.index)
     return [sample for sample in division.parts["train"] if sample.index in kept]
+
+
+def tasks_of(manifest: Mapping[str, Any]) -> list[str]:
+    """Return the tasks of a dataset, those whose labels are numbers last."""
+    return list(manifest.get("classes", {}) | manifest.get("kinds", {}))
 
 
 def write_missing_splits(dataset: Shards) -> dict[str, Path | str]:
     """Write the split of every task that has none; return its file, or why it has none."""
     found: dict[str, Path | str] = {}
-    for name in dataset.manifest.get("classes", {}):
+    for name in tasks_of(dataset.manifest):
         path = split_file(dataset.directory, name)
         try:
             if not path.is_file():

@@ -4,7 +4,8 @@
 
 Published splits are kept. Where there is no test split, ceil(test_share x n) of each class become
 it, by patient where patients are known; where there is no validation split,
-ceil(validation_share x n) of what is left. Seed 0 is the dataset's own, DIR/splits/TASK.csv, which
+ceil(validation_share x n) of what is left; of a task of several labels an image, that of the images
+of each label as near as may be. Seed 0 is the dataset's own, DIR/splits/TASK.csv, which
 fine-tuning reads; another is DIR/splits/TASK-seedN.csv, for fine-tuning's --split=FILE.
 """
 
@@ -13,8 +14,12 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from maskedclip.command import CommandLine, Options, Word, one_line_errors
+
+if TYPE_CHECKING:  # these import the rest of the package, and `--help` must not wait for that
+    from maskedclip.data.labelled import LabelledSample, Task
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +46,7 @@ def make_splits(directory: Path, config: SplitsConfig) -> list[Path]:
         FRACTIONS,
         read_split,
         split_file,
+        tasks_of,
         training_share,
         write_split,
     )
@@ -48,27 +54,35 @@ def make_splits(directory: Path, config: SplitsConfig) -> list[Path]:
 
     dataset = Shards(directory)
     written = []
-    for name in [config.task] if config.task else list(dataset.manifest.get("classes", {})):
+    for name in [config.task] if config.task else tasks_of(dataset.manifest):
         task = labelled(dataset, name)
         shares = {"test_share": config.test_share, "validation_share": config.validation_share}
         path = split_file(directory, task.name, config.seed)
         write_split(path, task, divide(task, **shares, seed=config.seed))
         division = read_split(path, task)
-        shown = {part: Counter(s.label for s in found) for part, found in division.parts.items()}
+        shown = dict(division.parts)
         for fraction in FRACTIONS[:-1]:
-            few = training_share(division, fraction, 0)
-            shown[f"{fraction:.0%} of train"] = Counter(sample.label for sample in few)
-        sys.stdout.write(_table(str(path), task.classes, shown))
+            shown[f"{fraction:.0%} of train"] = training_share(division, fraction, 0)
+        sys.stdout.write(_table(str(path), task, shown))
         written.append(path)
     return written
 
 
-def _table(title: str, classes: Sequence[str], shown: Mapping[str, Counter[int]]) -> str:
-    width = max(map(len, ["class", *classes]))
+def _table(title: str, task: "Task", shown: Mapping[str, Sequence["LabelledSample"]]) -> str:
+    """Return the images of each part, by class; an image of several labels is in several rows."""
+    counts = {
+        part: Counter(label for sample in samples for label in task.labels_of(sample))
+        for part, samples in shown.items()
+    }
+    width = max(map(len, ["class", *task.classes]))
     lines = [title, f"{'class':{width}}" + "".join(f"{part:>14}" for part in shown)]
-    for label, name in enumerate(classes):
-        lines.append(f"{name:{width}}" + "".join(f"{count[label]:14,}" for count in shown.values()))
-    lines.append(f"{'all':{width}}" + "".join(f"{c.total():14,}" for c in shown.values()))
+    for label, name in enumerate(task.classes):
+        of_parts = (count[label] for count in counts.values())
+        lines.append(f"{name:{width}}" + "".join(f"{images:14,}" for images in of_parts))
+    if task.kind == "labels":
+        bare = (sum(not sample.labels for sample in samples) for samples in shown.values())
+        lines.append(f"{'none':{width}}" + "".join(f"{images:14,}" for images in bare))
+    lines.append(f"{'all':{width}}" + "".join(f"{len(samples):14,}" for samples in shown.values()))
     return "\n".join(lines) + "\n\n"
 
 
