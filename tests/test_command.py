@@ -21,6 +21,7 @@ from maskedclip.grid.__main__ import CELL
 from maskedclip.grid.ablation_command import read_ablation
 from maskedclip.grid.study_command import read_study
 from maskedclip.plan.cost import PlanConfig
+from maskedclip.predict.command import read_predict
 from maskedclip.report.command import read_report
 from maskedclip.shards.check_command import CHECK_SHARDS
 from maskedclip.shards.make_command import MAKE_SHARDS
@@ -74,6 +75,8 @@ CASES = [
     Case("-m maskedclip.report", lambda w: read_report("", w), "pictures=3", "a b", "no run given"),
     Case("-m maskedclip.explain", lambda w: read_explain("", w), "untrained=1", "random",
          "no weights given"),
+    Case("-m maskedclip.predict", lambda w: read_predict("", w), "threads=2", "run folder",
+         "no run given"),
     Case("-m maskedclip.compare", line(COMPARE), "", "a b", "0 runs given"),
     Case("-m maskedclip.grid", line(CELL), "", "grid cell", "no grid given"),
     Case("-m maskedclip.slurm", line(SLURM), "watch=3", "status a", "no command given"),

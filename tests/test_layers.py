@@ -15,7 +15,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 NOUNS = {"data", "models", "losses", "engine", "metrics"}
 VERBS = {
     "pretrain", "finetune", "evaluate", "report", "explain", "weights", "shards", "plan", "doctor",
-    "jobs", "grid",
+    "jobs", "grid", "predict",
 }  # fmt: skip
 ROOT_FILES = {
     "__init__", "config", "recipes", "command", "cluster_profile", "inference", "compare", "slurm",
@@ -121,7 +121,7 @@ def test_nothing_in_the_package_uses_launchers_or_tools():
 
 
 def test_each_verb_that_is_a_command_of_its_own_is_run_by_its_main():
-    commands = {"pretrain", "finetune", "evaluate", "report", "explain", "grid"}
+    commands = {"pretrain", "finetune", "evaluate", "report", "explain", "grid", "predict"}
     assert {p.parent.name for p in PACKAGE.glob("*/__main__.py")} == commands
 
 

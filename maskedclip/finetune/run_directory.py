@@ -4,12 +4,12 @@ import hashlib
 import json
 import logging
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import nn
 
@@ -199,7 +199,11 @@ def write_results(
     """Write weights, predictions, and last the rows, which mark the run as finished."""
     task, name = labels.task, labels.dataset.name
     predictions = predictions._replace(ordered=task.ordered, untrained=labels.untrained)
-    facts = {"task": task.name, "dataset": name}
+    facts = {
+        "task": task.name,
+        "dataset": name,
+        "photographs": photographs_of(labels.dataset.manifest),
+    }
     write_classifier(model, run / FINETUNED, task.classes, facts)
     identity = {
         "run": config.name,
@@ -215,6 +219,17 @@ def write_results(
     )
     seen = seen_by(encoder_info(model), labels.dataset)
     results.write_rows(run, [row | {"recipe": config.recipe, "seen": seen} for row in rows])
+
+
+def photographs_of(manifest: Mapping[str, Any]) -> dict[str, int] | None:
+    """Return the size and JPEG quality that make_shards brought photographs to, uncropped: None.
+
+    None is of datasets that others made: their images are what they are.
+    """
+    settings = manifest.get("settings", {})
+    if not {"size", "quality"} <= settings.keys():
+        return None
+    return {"size": int(settings["size"]), "quality": int(settings["quality"])}
 
 
 def seen_by(weights: EncoderInfo, dataset: Shards) -> str:

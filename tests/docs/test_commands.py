@@ -14,6 +14,7 @@ from maskedclip.finetune.command import EVALUATE, finetune_line
 from maskedclip.grid.ablation_command import read_ablation
 from maskedclip.grid.study_command import parse_study, study_line
 from maskedclip.plan.cost import PlanConfig
+from maskedclip.predict.command import PREDICT
 from maskedclip.recipes import RECIPES
 from maskedclip.report.command import REPORT
 from maskedclip.shards.check_command import parse as check_shards
@@ -91,6 +92,7 @@ PROGRAMS: dict[str, Callable[[list[str]], object]] = {
     "maskedclip.evaluate": lambda rest: EVALUATE.parse(rest).config(),
     "maskedclip.report": lambda rest: REPORT.parse(rest).config(),
     "maskedclip.explain": lambda rest: EXPLAIN.parse(rest).config(),
+    "maskedclip.predict": lambda rest: PREDICT.parse(rest).config(),
     "maskedclip.slurm": lambda rest: SLURM.parse(rest).config(),
     "maskedclip.compare": COMPARE.parse,
 }

@@ -63,6 +63,40 @@ def locate(weights: str | Path, own: Sequence[str] = (ENCODER,)) -> Path:
     )
 
 
+def locate_classifier(run: str | Path) -> Path:
+    """Return the fine-tuned network of a run, or the file itself.
+
+    Raises ValueError, naming what is there, for anything else: a pre-training run, a folder of
+    several fine-tunings, other weights.
+    """
+    path = Path(run)
+    if path.is_file():
+        if path.suffix != ".safetensors":
+            raise ValueError(
+                f"{path}: no fine-tuned network of ours; give a run, or its {FINETUNED}"
+            )
+        return path
+    if not path.is_dir():
+        raise ValueError(f"{path}: no such run; give a fine-tuned run, or its {FINETUNED}")
+    if (path / FINETUNED).is_file():
+        return path / FINETUNED
+    below = sorted(
+        {file.parent for depth in ("*", "*/*") for file in path.glob(f"{depth}/{FINETUNED}")}
+    )
+    if below:
+        names = ", ".join(map(str, below[:6])) + (", ..." if len(below) > 6 else "")
+        runs = "one fine-tuned run" if len(below) == 1 else f"{len(below)} fine-tuned runs"
+        raise ValueError(f"{path}: holds {runs}; give one of them: {names}")
+    if (path / ENCODER).is_file() or (path / MODEL).is_file():
+        raise ValueError(
+            f"{path}: a pre-training run, which has no classes; fine-tune it first: "
+            f"python -m maskedclip.finetune {path} --dataset DIR"
+        )
+    raise ValueError(
+        f"{path / FINETUNED}: no such file; let the fine-tuning end, or name another run"
+    )
+
+
 def read_checkpoint(weights: str | Path, own: Sequence[str] = (ENCODER,)) -> Weights:
     """Return the tensors of a file that `locate` finds, as the file has them.
 
