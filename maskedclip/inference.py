@@ -25,7 +25,12 @@ from maskedclip.data.photographs.field_of_view import crop_field
 from maskedclip.data.transforms import normalise
 from maskedclip.engine.distributed import autocast
 from maskedclip.metrics.zero_shot import class_embeddings, probabilities
-from maskedclip.models.checkpoints.architectures import Network, pooled
+from maskedclip.models.checkpoints.architectures import (
+    Network,
+    check_image_size,
+    pooled,
+    resampled_positions,
+)
 from maskedclip.models.checkpoints.files import OWN, locate
 from maskedclip.models.checkpoints.formats import Preparation
 from maskedclip.models.classifier import read_classifier
@@ -192,25 +197,30 @@ def read_image(image: Image.Image | np.ndarray | str | Path, field_of_view: bool
     return Image.fromarray(np.ascontiguousarray(image_HWC))
 
 
-def load(path: str | Path) -> Model:
+def load(path: str | Path, *, image_size: int = 0) -> Model:
     """Return the networks of a run or of weights, on the GPU where there is one.
 
     Of a run, model.safetensors is taken if it exists, else a fine-tuned or bare encoder.
-    Third-party weights are a file, or a name of Hugging Face or timm in the local cache. Raises
-    ValueError where it is none of these.
+    Third-party weights are a file, or a name of Hugging Face or timm in the local cache. image_size
+    0 is the weights' own; positions are interpolated to another. Raises ValueError where it is none
+    of these, or the patch does not divide image_size.
     """
     weights, path = path, locate(path, OWN)
     header, names = read_header(path)
     if "temperature.logit_scale" in names:
         tensors, _ = read_weights(path)
+        header |= {"image_size": image_size or header["image_size"]}
+        check_image_size(header["image_size"], header)
         network, tokenize = build(**header, pretrained_text=False)
-        network.load_state_dict(tensors)
+        network.load_state_dict(resampled_positions(tensors, network.state_dict(), prefix=1))
         return Model(network, tokenize, Preparation(header["image_size"]), (), str(path))
     if "classes" in header:
-        classifier, _ = read_classifier(path)
+        classifier, _ = read_classifier(path, image_size=image_size)
         expected = encoder_info(classifier).preparation
         return Model(classifier, None, expected, header["classes"], str(path))
-    encoder, report = load_encoder(path if header else weights, global_pool="token")
+    encoder, report = load_encoder(
+        path if header else weights, image_size=image_size, global_pool="token"
+    )
     logger.info("%s", report)
     return Model(encoder, None, encoder_info(encoder).preparation, (), str(weights))
 

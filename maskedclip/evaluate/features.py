@@ -29,7 +29,7 @@ from maskedclip.data.storage.open_dataset import dataset_sha256
 from maskedclip.data.storage.shards import DamagedSample, Shards
 from maskedclip.engine.distributed import autocast, compute_type
 from maskedclip.inference import Model, load, read_header
-from maskedclip.models.checkpoints.architectures import pooled
+from maskedclip.models.checkpoints.architectures import check_image_size, pooled
 from maskedclip.models.checkpoints.files import OWN, locate, name_of, read_checkpoint
 from maskedclip.models.maskedclip import MaskedCLIP
 from maskedclip.models.pretrained import (
@@ -53,12 +53,12 @@ _SAVE_EVERY = 60.0  # seconds: what a killed run computes again
 class FrozenEncoder:
     """Weights that are not trained further; the network is only built when it is first needed."""
 
-    def __init__(self, weights: str | Path, size: str = "large") -> None:
+    def __init__(self, weights: str | Path, size: str = "large", image_size: int = 0) -> None:
         """`size` is of the untrained encoder where weights is "random", else ignored.
 
-        Raises ValueError where there are no such weights.
+        image_size 0 is the weights' own. Raises ValueError where there are no such weights.
         """
-        self.weights, self._size = str(weights), size
+        self.weights, self._size, self._image_size = str(weights), size, image_size
         self.report: LoadReport | None = None  # of third-party weights, once the network is built
         self.is_random = self.weights == RANDOM
         self.name = f"{RANDOM}_{size}" if self.is_random else name_of(weights)
@@ -71,11 +71,36 @@ class FrozenEncoder:
         self._is_own = self.reads_text or "classes" in header  # more than a bare encoder
 
     @cached_property
-    def info(self) -> EncoderInfo:
-        """The preprocessing that the weights expect, and the datasets that they were trained on."""
+    def _own_info(self) -> EncoderInfo:
         if self.is_random:
             return random_info(self._size)
         return recognise(read_checkpoint(self.weights, OWN)).info
+
+    @cached_property
+    def info(self) -> EncoderInfo:
+        """The preprocessing, at the size asked for, and the datasets that it was trained on.
+
+        Raises ValueError where the patch does not divide that size.
+        """
+        own = self._own_info
+        if not self._image_size:
+            return own
+        try:
+            check_image_size(self._image_size, own.architecture)
+        except ValueError as error:
+            raise ValueError(f"{self.weights}: {error}") from None
+        preparation = own.preparation._replace(image_size=self._image_size)
+        return own._replace(preparation=preparation)
+
+    def check(self) -> None:
+        """Raise ValueError where the patch does not divide the size asked for."""
+        if self._image_size:
+            _ = self.info
+
+    @property
+    def resized(self) -> bool:
+        """Whether images have another size than the weights' own."""
+        return self.info.preparation.image_size != self._own_info.preparation.image_size
 
     @cached_property
     def sha256(self) -> str:
@@ -92,10 +117,12 @@ class FrozenEncoder:
     def model(self) -> Model:
         """The network, on the GPU where there is one."""
         if self._is_own:
-            return load(self.file)
+            return load(self.file, image_size=self._image_size)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)  # an untrained encoder is always the same
-            encoder, self.report = load_encoder(self.weights, global_pool="token", size=self._size)
+            encoder, self.report = load_encoder(
+                self.weights, image_size=self._image_size, global_pool="token", size=self._size
+            )
         logger.info("%s", self.report)
         return Model(encoder, None, encoder_info(encoder).preparation, (), self.weights)
 

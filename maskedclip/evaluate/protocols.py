@@ -67,12 +67,12 @@ def run(options: EvaluateConfig) -> None:
         options.weights, datasets, options.protocols, out,
         fractions=options.fractions, seeds=options.seeds, shots=options.shots,
         threads=options.threads, cache=Path(options.cache) if options.cache else None,
-        size=options.size,
+        size=options.size, image_size=options.image_size,
     )  # fmt: skip
     sys.stdout.write(f"next: python -m maskedclip.report {out} --out report\n")
 
 
-def evaluate(
+def evaluate(  # noqa: PLR0913 (one keyword an option of the command)
     weights: Path | str,
     datasets: Sequence[tuple[Path, str]],
     protocols: Sequence[str],
@@ -84,6 +84,7 @@ def evaluate(
     threads: int = 2,
     cache: Path | None = None,
     size: str = "large",
+    image_size: int = 0,
 ) -> list[dict[str, Any]]:
     """Evaluate frozen weights on the test split of each dataset; return the rows, also in `out`.
 
@@ -95,11 +96,14 @@ def evaluate(
         seeds: how many draws of each fraction and number of shots.
         cache: directory of the features; `out`/features where not given.
         size: of the encoder where weights is "random".
+        image_size: of the images; 0: as the weights were trained.
 
-    Raises ValueError for weights, datasets, tasks or protocols that are not there.
+    Raises ValueError for weights, datasets, tasks or protocols that are not there, and for an image
+    size that the patch does not divide.
     """
     check_protocols(protocols)
-    encoder = FrozenEncoder(weights, size)
+    encoder = FrozenEncoder(weights, size, image_size)
+    encoder.check()
     protocols = _possible(encoder, protocols, shots)
     rows: list[dict[str, Any]] = []
     for directory, name in datasets:
@@ -169,15 +173,17 @@ def _evaluate_all(
     rows: list[dict[str, Any]] = []
     for number, (inputs, evaluation) in enumerate(by_inputs.items(), 1):
         if inputs not in missing:
-            rows += stored[inputs]
+            rows += _with_images_seen(encoder, stored[inputs], out)
             continue
         predictions, knob = _predict(encoder, benchmark, evaluation, table)
         new = results.save_and_score(
             identity_of(encoder, benchmark, evaluation), benchmark.task.classes, predictions, out,
             method=encoder.name, shards=benchmark.dataset.directory,
+            variant=f"{encoder.info.preparation.image_size}px" if encoder.resized else "",
         )  # fmt: skip
-        seen = seen_by(encoder.info, benchmark.dataset)
-        new = [row | {"chosen": knob, "inputs": inputs, "seen": seen} for row in new]
+        facts = {"chosen": knob, "inputs": inputs} | _images_seen(encoder)
+        facts["seen"] = seen_by(encoder.info, benchmark.dataset)
+        new = [row | facts for row in new]
         results.write_rows(out, new)
         rows += new
         logger.info(
@@ -186,6 +192,25 @@ def _evaluate_all(
             knob or "-",
         )  # fmt: skip
     return rows
+
+
+def _images_seen(encoder: FrozenEncoder) -> dict[str, Any]:
+    """Return the fields of a row that say how the images were shown to the encoder."""
+    preparation = encoder.info.preparation
+    facts: dict[str, Any] = {"image_size": preparation.image_size, "colours": preparation.colours}
+    return facts | ({"resized": True} if encoder.resized else {})
+
+
+def _with_images_seen(
+    encoder: FrozenEncoder, rows: Sequence[dict[str, Any]], out: Path
+) -> list[dict[str, Any]]:
+    """Return stored rows; those of an older version get how the images were seen, in `out` too."""
+    facts = _images_seen(encoder)
+    if all("image_size" in row for row in rows):
+        return list(rows)
+    completed = [row | facts for row in rows]
+    results.write_rows(out, completed)
+    return completed
 
 
 def _is_complete(out: Path, rows: Sequence[dict[str, Any]]) -> bool:

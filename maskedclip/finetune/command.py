@@ -32,6 +32,7 @@ class EvaluateConfig:
     fractions: tuple[float, ...] = (1.0,)  # shares of the training labels, nested
     seeds: int = 1  # draws of each fraction and of the shots
     size: Literal["micro", "tiny", "small", "base", "large"] = "large"  # where weights = random
+    image_size: int = 0  # pixels, square; 0: as the weights were trained
     out: str = ""  # directory of results.jsonl; empty: the run, or runs/NAME of a file
     cache: str = ""  # directory of the features; empty: OUT/features
     threads: int = 2  # decoding threads
@@ -42,6 +43,8 @@ class EvaluateConfig:
                 raise ValueError(f"fractions {fraction}: write shares of the labels, 0 < f <= 1")
         if self.seeds < 1 or any(number < 1 for number in self.shots):
             raise ValueError(f"seeds {self.seeds}, shots {self.shots}: all are at least 1")
+        if self.image_size < 0:
+            raise ValueError(f"image_size {self.image_size} is negative; use 0 or more")
         if not self.fractions or not self.protocols:
             raise ValueError("fractions and protocols: name at least one of each")
 

@@ -199,12 +199,12 @@ def write_results(
     """Write weights, predictions, and last the rows, which mark the run as finished."""
     task, name = labels.task, labels.dataset.name
     predictions = predictions._replace(ordered=task.ordered, untrained=labels.untrained)
-    facts = {
+    header = {
         "task": task.name,
         "dataset": name,
         "photographs": photographs_of(labels.dataset.manifest),
     }
-    write_classifier(model, run / FINETUNED, task.classes, facts)
+    write_classifier(model, run / FINETUNED, task.classes, header)
     identity = {
         "run": config.name,
         "dataset": name,
@@ -217,8 +217,14 @@ def write_results(
     rows = results.save_and_score(
         identity, task.classes, predictions, run, method=method, shards=shards
     )
-    seen = seen_by(encoder_info(model), labels.dataset)
-    results.write_rows(run, [row | {"recipe": config.recipe, "seen": seen} for row in rows])
+    shown = encoder_info(model).preparation
+    facts: dict[str, Any] = {
+        "recipe": config.recipe,
+        "image_size": shown.image_size,
+        "colours": shown.colours,
+        "seen": seen_by(encoder_info(model), labels.dataset),
+    }
+    results.write_rows(run, [row | facts for row in rows])
 
 
 def photographs_of(manifest: Mapping[str, Any]) -> dict[str, int] | None:

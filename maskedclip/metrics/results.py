@@ -17,6 +17,7 @@ import numpy as np
 
 from maskedclip.metrics.file_lock import locked
 from maskedclip.metrics.scores import METRICS, OVER_CLASSES, Score, score
+from maskedclip.metrics.seen_images import in_words, input_lines
 
 logger = logging.getLogger(__name__)
 RESULTS = "results.jsonl"
@@ -49,6 +50,7 @@ def save_and_score(
     *,
     method: str,
     shards: Path,
+    variant: str = "",
 ) -> list[dict[str, Any]]:
     """Write the predictions under `run` and return a row a metric, for `write_rows`.
 
@@ -56,8 +58,9 @@ def save_and_score(
         identity: the fields of IDENTITY without the metric.
         method: name of the encoder's weights, a row of the tables.
         shards: directory of the dataset.
+        variant: what else sets the file of predictions apart, such as the size of the images.
     """
-    path = Path("predictions") / f"{_name(identity, run)}.csv"
+    path = Path("predictions") / f"{_name(identity, run, variant)}.csv"
     write_test_split(run / path, classes, predictions)
     files = {
         "method": method,
@@ -97,12 +100,12 @@ def score_of(metric: str, predictions: Predictions, classes: Sequence[str]) -> S
     return Score(None, None, None, found.n, found.absent, no_order(classes))
 
 
-def _name(identity: dict[str, Any], run: Path) -> str:
+def _name(identity: dict[str, Any], run: Path, variant: str) -> str:
     """Return the predictions' file name: with the run's, where a directory holds several runs."""
     several = "" if run.resolve().name == identity["run"] else identity["run"]
     labels, seed = f"{identity['fraction']:g}", f"seed{identity['seed']}"
     split = (identity[key] for key in ("dataset", "task", "protocol"))
-    return file_name(several, *split, labels, seed, "test")
+    return file_name(several, *split, labels, seed, variant, "test")
 
 
 def row(identity: dict[str, Any], one: Score, classes: Sequence[str]) -> dict[str, Any]:
@@ -189,7 +192,8 @@ def write_rows(directory: Path, rows: Sequence[dict[str, Any]]) -> None:
 
 
 def _identity(row: dict[str, Any]) -> tuple[Any, ...]:
-    return tuple(row.get(name) for name in IDENTITY)
+    resized = row.get("image_size") if row.get("resized") else None
+    return (*(row.get(name) for name in IDENTITY), resized)
 
 
 def file_name(*parts: str) -> str:
@@ -198,20 +202,31 @@ def file_name(*parts: str) -> str:
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
-    """Return rows as text, in per cent: a line a test split, with two of the intervals."""
-    head = ("dataset", "task", "protocol", "labels", "seed", *_COLUMNS.values(), "n")
+    """Return rows as text, in per cent: a line a test split, with two of the intervals.
+
+    Below stands how the images were seen; where sizes differ, each line has its own.
+    """
+    sizes = len({row["image_size"] for row in rows if row.get("image_size")})
+    pixels = ("px",) if sizes > 1 else ()
+    head = ("dataset", "task", "protocol", "labels", "seed", *pixels, *_COLUMNS.values(), "n")
     splits: dict[tuple[Any, ...], dict[str, dict[str, Any]]] = {}
     for row in rows:
         split = (row["dataset"], row["task"], row["protocol"], row["fraction"], row["seed"])
-        splits.setdefault(split, {})[row["metric"]] = row
+        own = (str(row.get("image_size") or "-"),) if pixels else ()
+        splits.setdefault((*split, *own), {})[row["metric"]] = row
     lines = [head]
-    for (dataset, task, protocol, fraction, seed), by_metric in splits.items():
+    for (dataset, task, protocol, fraction, seed, *size), by_metric in splits.items():
         scores = [_cell(by_metric.get(m), interval="[" in _COLUMNS[m]) for m in _COLUMNS]
         n = max(row["n"] for row in by_metric.values())
         lines.append(
-            (dataset, task, protocol, f"{100 * fraction:.3g}%", str(seed), *scores, str(n))
+            (dataset, task, protocol, f"{100 * fraction:.3g}%", str(seed), *size, *scores, str(n))
         )
-    return in_columns(lines)
+    below = input_lines((_line_name(row), in_words(row)) for row in rows)
+    return in_columns(lines) + "".join(f"{line}\n" for line in below)
+
+
+def _line_name(row: dict[str, Any]) -> str:
+    return f"{row['dataset']} {row['task']} {row['protocol']}"
 
 
 def in_columns(lines: Sequence[Sequence[str]]) -> str:

@@ -10,7 +10,12 @@ from timm.optim import param_groups_layer_decay
 from torch import nn
 from torch.optim import AdamW
 
-from maskedclip.models.checkpoints.architectures import Network, plain_architecture
+from maskedclip.models.checkpoints.architectures import (
+    Network,
+    plain_architecture,
+    prefix_positions,
+    resampled_positions,
+)
 from maskedclip.models.checkpoints.files import FINETUNED, read_checkpoint
 from maskedclip.models.maskedclip import SIZES
 from maskedclip.models.pretrained import (
@@ -82,10 +87,16 @@ def write_classifier(
     temporary.replace(path)
 
 
-def read_classifier(path: Path) -> tuple[Network, dict[str, Any]]:
-    """Return what `write_classifier` wrote, and its header."""
+def read_classifier(path: Path, *, image_size: int = 0) -> tuple[Network, dict[str, Any]]:
+    """Return what `write_classifier` wrote, and its header.
+
+    image_size 0 is its own; positions are resampled to another.
+    """
     tensors, header = read_weights(path)
-    recognised = recognise(read_checkpoint(path))
-    model = untrained_network(recognised.info, num_classes=len(header["classes"]))
+    info = recognise(read_checkpoint(path)).info
+    model = untrained_network(info, image_size=image_size, num_classes=len(header["classes"]))
+    if image_size and info.architecture["family"] == "vit":
+        prefix = prefix_positions(info.architecture)
+        tensors = resampled_positions(tensors, model.state_dict(), prefix)
     model.load_state_dict(tensors)
     return model, header

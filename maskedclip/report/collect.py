@@ -16,6 +16,7 @@ from tqdm import tqdm
 from maskedclip.finetune.measured_rows import measured_predictions, measured_rows
 from maskedclip.metrics.results import RESULTS, Predictions
 from maskedclip.metrics.scores import Score, point
+from maskedclip.metrics.seen_images import in_words
 from maskedclip.models.checkpoints.formats import training_datasets
 
 T = TypeVar("T")
@@ -47,6 +48,8 @@ class Result:
     # whether the classes are grades in order; None: the rows do not say
     ordered: bool | None = None
     untrained: tuple[str, ...] = ()  # classes without training images
+    image_size: int = 0  # pixels, square; 0: the rows do not say
+    images_seen: str = ""  # size and colours in words; empty: the rows do not say
 
     @property
     def cell(self) -> tuple[Any, ...]:
@@ -104,7 +107,8 @@ def collect(roots: Sequence[Path], protocol: str) -> Collected:
             f"{where}: nothing measured by {protocol!r}; there is {', '.join(sorted(counts))}; "
             f"try --protocol={near[0]}"
         )
-    kept, repeated = _without_repeats([_with_contamination(result) for result in chosen])
+    chosen = _by_size([_with_contamination(result) for result in chosen])
+    kept, repeated = _without_repeats(chosen)
     others = {name: count for name, count in sorted(counts.items()) if name != protocol}
     return Collected(protocol, kept, others, problems + repeated)
 
@@ -138,9 +142,10 @@ def results_of(directory: Path, rows: Iterable[Any]) -> tuple[list[Result], list
         recipe = str(row.get("recipe") or _USUAL_RECIPE)
         method += "" if recipe == _USUAL_RECIPE else f", {recipe}"
         split = (method, *(row[name] for name in (*_TEXTS[:4], "fraction", "seed")))
+        split = (*split, row.get("image_size"))
         groups.setdefault(split, []).append(row)
     results = []
-    for (method, run, dataset, task, protocol, fraction, seed), group in groups.items():
+    for (method, run, dataset, task, protocol, fraction, seed, _), group in groups.items():
         scores = {
             row["metric"]: Score(
                 row["value"], row.get("low"), row.get("high"), int(row["n"]),
@@ -156,6 +161,7 @@ def results_of(directory: Path, rows: Iterable[Any]) -> tuple[list[Result], list
                 str(last.get("shards") or ""),
                 None if last.get("seen") is None else str(last["seen"]),
                 last.get("ordered"), tuple(map(str, last.get("untrained") or ())),
+                int(last.get("image_size") or 0), in_words(last),
             )
         )  # fmt: skip
     return results, problems
@@ -187,6 +193,16 @@ def _with_contamination(result: Result) -> Result:
     if result.seen is None and result.dataset in training_datasets(result.method):
         return replace(result, seen=result.method)
     return result
+
+
+def _by_size(results: Sequence[Result]) -> list[Result]:
+    """Return them so that methods carry the size of their images, where sizes differ."""
+    if len({result.image_size for result in results if result.image_size}) < 2:
+        return list(results)
+    return [
+        replace(one, method=f"{one.method}, {one.image_size} px") if one.image_size else one
+        for one in results
+    ]
 
 
 def _without_repeats(results: Sequence[Result]) -> tuple[list[Result], list[str]]:

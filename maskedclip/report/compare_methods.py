@@ -23,10 +23,12 @@ from maskedclip.metrics.comparison import (
 )
 from maskedclip.metrics.results import Predictions
 from maskedclip.metrics.scores import METRICS, NEED_TWO_CLASSES, macro
+from maskedclip.metrics.seen_images import in_words, input_lines
 from maskedclip.report.collect import Result, progress, read, run_directories
 from maskedclip.report.pages.tables import TABLED, CellKey, Comparison, Table
 
 Split = tuple[str, str, str, float]  # dataset, task, protocol, fraction
+Sides = dict[Split, dict[int, "Side"]]  # by the size of the images; 0: not stated
 _NAMES = {
     "auroc": "AUROC",
     "average_precision": "average precision",
@@ -42,13 +44,15 @@ class Side(NamedTuple):
 
     classes: list[str]
     runs: dict[int, Predictions]
+    images_seen: str = ""  # size and colours in words; empty: the rows do not say
 
 
 def compare(first: Path, second: Path) -> str:
     """Return a table a test split (dataset, task, protocol, fraction) that both have results of.
 
-    Raises ValueError where there is none, where a side has two runs of one seed, and where the
-    two sides are not of the same test images.
+    Results of the same image size are compared where both sides have some, else it is said.
+    Raises ValueError where there is none, where a side has two runs of one seed, and where the two
+    sides are not of the same test images.
     """
     sides = [_sides(root) for root in (first, second)]
     both = [split for split in sides[0] if split in sides[1]]
@@ -57,20 +61,36 @@ def compare(first: Path, second: Path) -> str:
             f"{first} and {second} have measured nothing in common: {_some(sides[0])} and "
             f"{_some(sides[1])}"
         )
-    return "\n".join(_text(split, *(side[split] for side in sides)) for split in both)
+    pairs = [(split, *pair) for split in both for pair in _of_one_size(split, sides)]
+    return "\n".join(_text(*pair) for pair in pairs)
 
 
-def _sides(root: Path) -> dict[Split, Side]:
+def _of_one_size(split: Split, sides: Sequence[Sides]) -> list[tuple[Side, Side]]:
+    """Return what is compared; ValueError where several sizes leave open which."""
+    first, second = (side[split] for side in sides)
+    if shared := [size for size in first if size in second]:
+        return [(first[size], second[size]) for size in shared]
+    if len(first) == len(second) == 1:
+        return [(next(iter(first.values())), next(iter(second.values())))]
+    sizes = [" and ".join(f"{size} px" for size in side) for side in (first, second)]
+    raise ValueError(
+        f"{_title(split)}: measured at {sizes[0]}, and at {sizes[1]}; evaluate one of them at the "
+        f"other's --image_size"
+    )
+
+
+def _sides(root: Path) -> Sides:
     if not root.is_dir():
         raise ValueError(f"{root}: no such directory; name a run, or a folder of runs")
-    sides: dict[Split, Side] = {}
+    sides: Sides = {}
     for run in run_directories([root]):
         for row in results.read_rows(run):
             if row["metric"] != METRICS[0]:
                 continue
             predictions, classes = measured_predictions(run, row)
             split = (row["dataset"], row["task"], row["protocol"], row["fraction"])
-            side = sides.setdefault(split, Side(classes, {}))
+            size = int(row.get("image_size") or 0)
+            side = sides.setdefault(split, {}).setdefault(size, Side(classes, {}, in_words(row)))
             if row["seed"] in side.runs or side.classes != classes:
                 raise ValueError(
                     f"{root}: {_title(split)} has two runs of seed {row['seed']}, or other "
@@ -105,7 +125,8 @@ def _text(split: Split, first: Side, second: Side) -> str:
         f"{_title(split)}: {len(a[0].keys)} images of {patients} patients, "
         f"{len(a)} and {len(b)} runs\n"
     )
-    return head + results.in_columns(lines)
+    seen = input_lines([("first", first.images_seen), ("second", second.images_seen)])
+    return head + results.in_columns(lines) + "".join(f"{line}\n" for line in seen)
 
 
 def _by_class(classes: Sequence[str], a: Predictions, b: Predictions) -> list[tuple[str, ...]]:

@@ -16,6 +16,7 @@ from maskedclip.data.storage.shard_writer import MANIFEST
 from maskedclip.engine.provenance import EXCLUSIONS
 from maskedclip.finetune.measured_rows import measured_rows
 from maskedclip.metrics.scores import METRICS
+from maskedclip.metrics.seen_images import in_words
 from maskedclip.models.text import BUILTIN
 from maskedclip.pretrain.methods import METHODS
 from maskedclip.report.collect import pretraining, run_directories
@@ -177,7 +178,8 @@ def _measured(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     cells: dict[tuple[str, ...], dict[str, Mapping[str, Any]]] = {}
     for row in rows:
         labels = f"{100 * row['fraction']:.3g} %"
-        cell = (row["dataset"], row["task"], row["protocol"], labels, str(row["seed"]))
+        seen = in_words(row) or UNKNOWN
+        cell = (row["dataset"], row["task"], row["protocol"], labels, str(row["seed"]), seen)
         cells.setdefault(cell, {})[row["metric"]] = row
     lines = [
         (*cell, str(max(row["n"] for row in by_metric.values())),
@@ -185,7 +187,7 @@ def _measured(rows: Sequence[Mapping[str, Any]]) -> list[str]:
         for cell, by_metric in cells.items()
     ]  # fmt: skip
     names = [metric.replace("_", " ") for metric in METRICS]
-    head = ("dataset", "task", "protocol", "labels", "seed", "test images", *names)
+    head = ("dataset", "task", "protocol", "labels", "seed", "seen at", "test images", *names)
     notes = sorted({f"- {row['dataset']}: {row['note']}" for row in rows if row.get("note")})
     return [
         "In per cent, with 95 % intervals that draw patients:",

@@ -165,8 +165,11 @@ def test_scores_stand_with_their_intervals_those_of_fine_tunings_too(run: Path) 
     write_rows(other, [row("other", "auroc", 0.123)])
     (other / "config.json").write_text(json.dumps({"weights": "runs/another"}))
     text = written(run)
-    assert "| idrid | dr | finetune | 10 % | 0 | 103 | 80.0 [70.0, 100.0] | not known |" in text
-    assert "| idrid | dr | finetune | 100 % | 0 | 103 | 90.0 | not known |" in text
+    assert (
+        "| idrid | dr | finetune | 10 % | 0 | not known | 103 | 80.0 [70.0, 100.0] | not known |"
+        in text
+    )
+    assert "| idrid | dr | finetune | 100 % | 0 | not known | 103 | 90.0 | not known |" in text
     assert "- idrid: one" in text
     assert "12.3" not in text
 

@@ -6,7 +6,7 @@ from functools import partial
 from typing import Any, Literal, cast
 
 import timm
-from timm.layers import LayerNorm, Mlp, SwiGLU, SwiGLUPacked
+from timm.layers import LayerNorm, Mlp, SwiGLU, SwiGLUPacked, resample_abs_pos_embed
 from timm.models.eva import Eva
 from timm.models.resnet import ResNet
 from timm.models.vision_transformer import VisionTransformer
@@ -115,12 +115,8 @@ def build_network(
             "resnet50", num_classes=num_classes, drop_path_rate=drop_path, global_pool="avg"
         )
         return cast(ResNet, resnet)
+    check_image_size(image_size, architecture)
     patch = architecture["patch_size"]
-    if image_size % patch:
-        near = max(1, round(image_size / patch)) * patch
-        raise ValueError(
-            f"image_size {image_size} is not a multiple of {patch}, the patch; use {near}"
-        )
     if architecture["family"] == "eva":
         return _dinov3(architecture, image_size, num_classes, drop_path, global_pool)
     silu = nn.SiLU if architecture["mlp"] != "plain" else None
@@ -144,6 +140,36 @@ def build_network(
         drop_path_rate=drop_path,
         global_pool="avg" if architecture["pooled_norm"] else global_pool,
     )
+
+
+def check_image_size(image_size: int, architecture: Architecture) -> None:
+    """Raise ValueError, with the nearest size, where the patch does not divide an image's side."""
+    patch = architecture.get("patch_size", 1)
+    if image_size % patch:
+        near = max(1, round(image_size / patch)) * patch
+        raise ValueError(
+            f"image_size {image_size} is not a multiple of {patch}, the patch; use {near}"
+        )
+
+
+def resampled_positions(
+    tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor], prefix: int
+) -> dict[str, Tensor]:
+    """Return the tensors with positions interpolated where the wanted ones are of another grid.
+
+    Args:
+        prefix: tokens before the patches that have positions.
+    """
+    resampled = dict(tensors)
+    for name, position_1ND in tensors.items():
+        if name.split(".")[-1] != "pos_embed" or name not in wanted:
+            continue
+        if position_1ND.shape != wanted[name].shape:
+            grid = math.isqrt(wanted[name].shape[1] - prefix)
+            resampled[name] = resample_abs_pos_embed(
+                position_1ND, [grid, grid], num_prefix_tokens=prefix
+            )
+    return resampled
 
 
 def _dinov3(

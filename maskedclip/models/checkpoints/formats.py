@@ -14,6 +14,7 @@ _IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # mean and deviation
 _OPENAI = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
 _HALF = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 _BARE = ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+_COLOURS = {"imagenet": _IMAGENET, "clip": _OPENAI, "half": _HALF, "none": _BARE}
 
 
 class Preparation(NamedTuple):
@@ -25,6 +26,22 @@ class Preparation(NamedTuple):
     resize: float = 256 / 224  # of the size: the shorter side before the middle is cut out
     interpolation: str = "bicubic"
     whole: bool = False  # nothing is cut off: the longer side fills the square, the rest is black
+
+    @property
+    def colours(self) -> str:
+        """The name of the mean and deviation: imagenet, clip, half, none; of others their values.
+
+        Tables say it in words (metrics/seen_images.py).
+        """
+        for name, known in _COLOURS.items():
+            if all(
+                abs(own - usual) < 5e-4
+                for values, usuals in zip((self.mean, self.std), known, strict=True)
+                for own, usual in zip(values, usuals, strict=True)
+            ):
+                return name
+        mean, std = (" ".join(f"{value:.3g}" for value in one) for one in (self.mean, self.std))
+        return f"mean {mean}, deviation {std}"
 
 
 class WeightFormat(NamedTuple):

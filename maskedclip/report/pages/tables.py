@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from maskedclip.metrics.scores import METRICS
+from maskedclip.metrics.seen_images import input_lines
 from maskedclip.report.collect import Result, budget_text
 
 METRIC_NAMES = dict(
@@ -213,6 +214,18 @@ class Table:
             f"{method}: its weights ({form}) were trained on images of {', '.join(names)}."
             for (method, form), names in datasets.items()
         ]
+
+    @property
+    def footnotes(self) -> list[str]:
+        """The lines under the table: how images were seen."""
+        seen = [
+            (line.label or line.method, run.images_seen)
+            for block in self.blocks
+            for line in block.lines
+            for column in self.columns
+            for run in line.cells[column, TABLED[0]].runs
+        ]
+        return input_lines(seen)
 
     @property
     def missing(self) -> list[tuple[str, str, str]]:

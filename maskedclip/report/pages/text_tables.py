@@ -28,8 +28,8 @@ _SPECIAL = {
 }  # fmt: skip
 _CSV_HEAD = (
     "labels", "method", "row", "task", "dataset", "label", "metric", "mean", "sd", "low", "high",
-    "images", "seeds", "mark", "tasks", "best", "difference", "difference_low", "difference_high",
-    "p", "note", "runs",
+    "images", "image_size", "seeds", "mark", "tasks", "best", "difference", "difference_low",
+    "difference_high", "p", "note", "runs",
 )  # fmt: skip
 
 
@@ -60,6 +60,7 @@ def markdown(table: Table, link: Link | None = None, *, intervals: bool = False)
                     row.append(_linked(text, cell, link))
             rows.append(row)
     notes = "".join(f"\n\u2020 {_markdown_escaped(line)}\n" for line in table.trained_on)
+    notes += "".join(f"\n{_markdown_escaped(line)}\n" for line in table.footnotes)
     return _markdown_lines(rows, padded=link is None) + notes
 
 
@@ -142,13 +143,14 @@ def latex(table: Table, caption: str, label: str, link: Link, *, intervals: bool
             r"\setlength{\tabcolsep}{3pt}",
             r"\resizebox{\textwidth}{!}{%", rf"\begin{{tabular}}{{{'l' * 2}{'c' * (width - 2)}}}",
             r"\toprule", _latex_row(top), "".join(rules), _latex_row(second), *body, r"\bottomrule",
-            r"\end{tabular}}", *_trained_on(table), r"\end{table}", *_sources(table, link), "",
+            r"\end{tabular}}", *_below(table), r"\end{table}", *_sources(table, link), "",
         ]
     )  # fmt: skip
 
 
-def _trained_on(table: Table) -> list[str]:
-    return [rf"\par\footnotesize $^\dagger${latex_escaped(line)}" for line in table.trained_on]
+def _below(table: Table) -> list[str]:
+    trained = [rf"\par\footnotesize $^\dagger${latex_escaped(line)}" for line in table.trained_on]
+    return trained + [rf"\par\footnotesize {latex_escaped(line)}" for line in table.footnotes]
 
 
 def _latex_rows(
@@ -229,6 +231,9 @@ def _csv_source(line: Line, column: Column | None, metric: str, link: Link) -> d
     return {
         "task": column.name, "dataset": column.dataset, "label": column.task,
         "images": " ".join(sorted({str(run.n) for run in cell.scored})),
+        "image_size": " ".join(
+            sorted({str(run.image_size) for run in cell.scored if run.image_size})
+        ),
         "seeds": " ".join(str(run.seed) for run in cell.scored),
         "note": "; ".join(cell.notes) if cell.runs else "no run",
         "runs": " ".join(link(run.directory) for run in cell.runs),
