@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from maskedclip.command import ANY, CommandLine, Given, Options, Word, one_line_errors
@@ -52,7 +52,7 @@ def report(findings: Findings) -> str:
             f"{checked.directory}: {len(checked.keys):,} samples ({splits}), "
             f"{len(checked.keys) - len(checked.samples):,} damaged, "
             f"{len(checked.excluded):,} excluded, {counts['with_caption']:,} with a caption, "
-            f"{counts['patients']:,} patients"
+            f"{_patients(counts)}"
         )
         for task, classes in counts["labels"].items():
             parts = (f"{value} {sum(n.values()):,}" for value, n in classes.items())
@@ -66,6 +66,14 @@ def report(findings: Findings) -> str:
         if len(checked.problems) > _LISTED:
             lines.append(f"    and {len(checked.problems) - _LISTED} more, in report.json")
     return "\n".join([*lines, "", *_table(findings), *_last(findings)]) + "\n"
+
+
+def _patients(counts: Mapping[str, int]) -> str:
+    if not counts["patients"]:
+        return "patients unknown"
+    unknown = counts["without_patient"]
+    of = f" of {counts['samples'] - unknown:,} samples, {unknown:,} without" if unknown else ""
+    return f"{counts['patients']:,} patients{of}"
 
 
 def _listed(counts: dict[str, int]) -> str:
@@ -91,6 +99,7 @@ def _last(findings: Findings) -> list[str]:
         lines.append(
             f"of {both} of these in training both samples go: neither label can be trusted"
         )
+    lines += _crossing(findings)
     times = ", ".join(f"{name} {value:.1f} s" for name, value in findings.seconds.items())
     lines += [f"time: {times}", f"pairs: {request.out / CSV_FILE}"]
     if (request.out / SHEET_FILE).exists():
@@ -106,6 +115,20 @@ def _last(findings: Findings) -> list[str]:
     elif findings.clean:
         lines.append("next: python launchers/submit_pretrain.py --data.paired=DIR,...")
     return lines
+
+
+def _crossing(findings: Findings) -> list[str]:
+    """Return how many patients of a directory stand in more than one split."""
+    patients: dict[Path, set[str | None]] = {}
+    for pair in findings.pairs:
+        if pair.kind == "patient":
+            own = patients.setdefault(pair.one.dataset.directory, set())
+            own.add(pair.one.sample.metadata.patient)
+    return [
+        f"{directory}: {len(own)} patients stand in more than one split; the splits are kept as "
+        f"they are"
+        for directory, own in patients.items()
+    ]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

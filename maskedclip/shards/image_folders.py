@@ -22,6 +22,7 @@ from maskedclip.shards.downloads.files import (
     outside_of_splits,
     size_and_time,
 )
+from maskedclip.shards.downloads.patient_names import recognised
 from maskedclip.shards.make import BUILDER_VERSION, ShardRequest, build
 from maskedclip.shards.make_command import remark_lines
 
@@ -63,8 +64,9 @@ def as_shards(path: Path) -> Path:
                     "%s holds %s; make_shards.py %s would know what its classes mean",
                     path, known, known.partition(":")[0],
                 )  # fmt: skip
-            for line in remark_lines(remarks):
-                logger.warning("%s: %s", path, line)
+            command = f"make_shards.py folder --root {tree.root} --classes {TASK}"
+            for line in remark_lines(remarks, command):
+                logger.warning("%s: %s", path, line.removeprefix("WARNING: "))
             for one in manifest["rejected"]:
                 logger.warning("left out: %s: %s", one["source"], one["reason"])
             _report_old(out)
@@ -103,6 +105,8 @@ def tree_of(path: Path) -> Tree | None:
         classes.setdefault(SPLITS[folders[0].lower()], set()).add(folders[1])
     if files.left_out:  # earlier versions built these too: their shards must not be taken
         digest.update(b"without images beside the splits")
+    if recognised(list(files.images), classes=True):  # nor did earlier versions read names
+        digest.update(b"with patients of file names")
     _check_classes(root, classes)
     name = re.sub(r"[^A-Za-z0-9_-]+", "_", path.resolve().name).strip("_") or "tree"
     return Tree(root, name, digest.hexdigest()[:12])

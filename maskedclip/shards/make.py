@@ -43,6 +43,7 @@ class ShardRequest:
     split_column: str = ""
     report_column: str = ""
     categories_column: str = ""
+    patient_pattern: str = ""  # of file names, a group the patient; none: names state no patient
     lost_zeros: bool = False  # csv: take "1" for 001.jpg where one image alone has that number
     count: int = 2000  # phantom: how many images are drawn
     seed: int = 0  # phantom: and which
@@ -84,6 +85,10 @@ class ShardRequest:
                 f"--classes_order {','.join(self.classes_order)}: a class is named twice; name "
                 f"each once, the lowest first"
             )
+        if self.patient_pattern not in ("", "none"):
+            from maskedclip.shards.downloads.patient_names import compiled
+
+            compiled(self.patient_pattern)  # a mistake ends here, before hours of reading
         if not re.fullmatch(r"[A-Za-z0-9_-]+", self.dataset_name):
             raise ValueError(f"--name {self.dataset_name!r}: use letters, digits, _ and - only")
 
@@ -159,7 +164,7 @@ def plan_of(request: ShardRequest) -> "BuildPlan":
     from maskedclip.shards.downloads.files import size_and_time
 
     card = read_card(request.dataset)
-    sources = _sources(request, card)
+    sources = _sources_with_patients(request, card)
     key = _key(request)
     drawn = card.reader == "phantom"
     prepare = partial(
@@ -171,8 +176,9 @@ def plan_of(request: ShardRequest) -> "BuildPlan":
         anonymise=request.anonymise,
     )
     facts = _facts(request, card, sources, key)
-    # not what was passed over: datasets built before that was counted are the same
-    remarks = {name: texts for name, texts in facts["remarks"].items() if name != "files_not_read"}
+    # not what changes no sample: datasets built before it was counted are the same
+    counted = ("files_not_read", "patients_in_several_splits")
+    remarks = {name: texts for name, texts in facts["remarks"].items() if name not in counted}
     digest = hashlib.sha256(repr((request.dataset_name, facts | {"remarks": remarks})).encode())
     for record in sources.records:
         size = 0 if drawn else size_and_time(record.path)[0]
@@ -218,6 +224,7 @@ def _facts(
     names = ["size", "quality", "samples_per_shard", "anonymise", "classes", "task"]
     names += ["count", "seed"] if card.reader == "phantom" else []
     names += ["classes_order"] if request.classes_order else []
+    names += ["patient_pattern"] if request.patient_pattern else []
     ordered = [*card.ordered] + [request.classes or request.task] * bool(request.classes_order)
 
     secret = f"by secret key {hashlib.blake2b(key, digest_size=4).hexdigest()}"
@@ -247,6 +254,9 @@ def _hidden(remarks: dict[str, list[str]], key: bytes) -> dict[str, list[str]]:
         not_read = re.fullmatch(r"(\d+ (\.\w{1,5}|\w+ an ending): not read), .*", remark, re.DOTALL)
         if not_read:
             return not_read[1]
+        patients = re.fullmatch(r"(\d+ patients of \d+ .*), such as .*", remark, re.DOTALL)
+        if patients or re.fullmatch(r"\d+ of \d+ patients", remark):
+            return patients[1] if patients else remark
         counted = re.fullmatch(r"(.*): (\d+ \w+)", remark)  # such as "masks: 40 images"
         return (
             f"{keyed_hash(counted[1], key)}: {counted[2]}" if counted else keyed_hash(remark, key)
@@ -255,6 +265,15 @@ def _hidden(remarks: dict[str, list[str]], key: bytes) -> dict[str, list[str]]:
     texts_of = {name: [hidden(remark) for remark in texts] for name, texts in remarks.items()}
     known = [remark.partition(":")[0] for remark in remarks.get("known_datasets", ())]
     return texts_of | ({"known_datasets": known} if known else {})
+
+
+def _sources_with_patients(request: ShardRequest, card: "DatasetCard") -> "Sources":
+    from maskedclip.shards.downloads.patient_names import with_patients
+
+    sources = _sources(request, card)
+    if card.reader == "phantom":
+        return sources
+    return with_patients(sources, request.patient_pattern, bool(request.classes))
 
 
 def _sources(request: ShardRequest, card: "DatasetCard") -> "Sources":

@@ -75,8 +75,9 @@ def _known(dataset: str, flags: Mapping[str, Any]) -> str:
             f"--classes_order is only for folder and csv: a card states the order of {dataset}; "
             f"remove it, or write `ordered` into a card of your own"
         )
-    if card.reader == "phantom" and "root" in flags:
-        raise ValueError("phantom has no --root: the images are drawn; remove it")
+    for flag in ("root", "patient_pattern"):
+        if card.reader == "phantom" and flag in flags:
+            raise ValueError(f"phantom has no --{flag}: the images are drawn; remove it")
     return dataset
 
 
@@ -114,6 +115,7 @@ def report(summary: Summary) -> str:
             for reason, sources in sorted(rejected.items())
         ),
         *remark_lines(manifest["remarks"]),
+        *_patients(manifest),
         *_published(manifest["against_published"]),
     ]
     if manifest["duplicates"]:
@@ -128,16 +130,42 @@ def report(summary: Summary) -> str:
     return "\n".join(lines) + "\n"
 
 
-def remark_lines(remarks: Mapping[str, Sequence[str]]) -> list[str]:
-    """Return a line for every kind of remark, with an example; of what is left out, with all."""
+def remark_lines(remarks: Mapping[str, Sequence[str]], command: str = "") -> list[str]:
+    """Return a line for every kind of remark, with an example; of what is left out, with all.
+
+    Args:
+        command: what takes --patient_pattern; "" for the one that was given.
+    """
+    command = f"{command} " if command else ""
     lines = []
     for name, found in remarks.items():
-        if name in ("left_out_folders", "files_not_read"):
+        if name == "patients_from_names":
+            lines.append(
+                f"patients read from file names: {found[0]}; "
+                f"{command}--patient_pattern=... to change, --patient_pattern=none to refuse"
+            )
+        elif name == "patients_in_several_splits":
+            lines.append(
+                f"WARNING: {found[0]} stand in more than one split; the splits are kept as they are"
+            )
+        elif name in ("left_out_folders", "files_not_read"):
             more = f"; and {len(found) - MOST_LISTED} more" if found[MOST_LISTED:] else ""
             lines.append(f"{name.replace('_', ' ')}: {'; '.join(found[:MOST_LISTED])}{more}")
         else:
             lines.append(f"{name.replace('_', ' ')}: {len(found)}, such as {found[0]}")
     return lines
+
+
+def _patients(manifest: Mapping[str, Any]) -> list[str]:
+    """Return how many samples have a known patient, where it is not all or the names say it."""
+    counts, samples = manifest["counts"], manifest["samples"]
+    if not counts["patients"]:
+        own = manifest["recipe"]["name"] in ("folder", "csv")
+        fix = "; --patient_pattern=REGEX reads them from file names" if own else ""
+        return [f"patients unknown: splits and intervals will draw images{fix}"]
+    known = counts.get("with_patient", samples)
+    of = f", known of {known:,} of {samples:,} samples" if known < samples else ""
+    return [f"patients: {counts['patients']:,}{of}"]
 
 
 def _published(against: Mapping[str, Any]) -> list[str]:

@@ -237,6 +237,7 @@ def _tally(samples: Iterable[PreparedSample]) -> dict[str, Any]:
         counts.update({"with_caption": captioned, "without_caption": not captioned})
         counts["with_report"] += metadata["report"] is not None
         counts["labelled"] += bool(metadata["labels"])
+        counts["with_patient"] += metadata["patient"] is not None
         splits[metadata["split"] or "none"] += 1
         categories.update(metadata["categories"])
         removed.update(sample.carried)
@@ -288,6 +289,8 @@ def _summary(
             by_digest.setdefault(digest, []).append(source)
     qualities = [(key, Quality(*quality)) for tally in tallies for key, quality in tally["looks"]]
     counts = _sum(tally["counts"] for tally in tallies)
+    samples = counts["with_caption"] + counts["without_caption"]
+    partly = 0 < counts["with_patient"] < samples
     return {
         "counts": {
             "with_caption": counts["with_caption"],
@@ -295,6 +298,7 @@ def _summary(
             "with_report": counts["with_report"],
             "labelled": counts["labelled"],
             "patients": len({patient for tally in tallies for patient in tally["patients"]}),
+            **({"with_patient": counts["with_patient"]} if partly else {}),
             "splits": _sorted(_sum(tally["splits"] for tally in tallies)),
             "labels": labels,
             "categories": _sorted(_sum(tally["categories"] for tally in tallies)),
