@@ -8,10 +8,12 @@ import difflib
 import logging
 import math
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from sys import intern
 from typing import Any, NamedTuple
+
+import numpy as np
 
 from maskedclip.data.class_order import in_order, is_ordered
 from maskedclip.data.label_kinds import SEPARATOR, kind_of, labels_in, number_text
@@ -44,7 +46,7 @@ class Task(NamedTuple):
     """A label of a dataset, and the samples that have it."""
 
     name: str
-    classes: tuple[str, ...]  # of kind "labels" the labels; of kind "number" none
+    classes: tuple[str, ...]  # of kind "number" its name alone
     samples: list[LabelledSample]
     lost: list[DamagedSample]
     ordered: bool = False  # whether the classes are grades in their order: kappa is of such alone
@@ -60,9 +62,24 @@ class Task(NamedTuple):
             return number_text(sample.value)
         return SEPARATOR.join(self.classes[label] for label in self.labels_of(sample))
 
-    def untrained(self, training: Iterable[LabelledSample]) -> tuple[int, ...]:
-        """Return the classes that have no sample among the training ones."""
-        trained = {label for sample in training for label in self.labels_of(sample)}
+    def answers(self, samples: Sequence[LabelledSample]) -> np.ndarray:
+        """Return what is to be predicted: label_B, of labels rows of 0 and 1, or numbers."""
+        if self.kind == "number":
+            return np.array([sample.value for sample in samples], dtype=np.float64)
+        if self.kind == "class":
+            return np.array([sample.label for sample in samples], dtype=np.int64)
+        label_BY = np.zeros((len(samples), len(self.classes)), dtype=np.int64)
+        for row, sample in enumerate(samples):
+            label_BY[row, list(sample.labels)] = 1
+        return label_BY
+
+    def untrained(self, training: Sequence[LabelledSample]) -> tuple[int, ...]:
+        """Return the classes that no training sample has, and labels that all of them have."""
+        if self.kind == "number":
+            return ()
+        count = Counter(label for sample in training for label in self.labels_of(sample))
+        most = len(training) - (self.kind == "labels")
+        trained = {label for label in count if count[label] <= most}
         return tuple(label for label in range(len(self.classes)) if label not in trained)
 
 
@@ -91,7 +108,7 @@ def labelled(dataset: Shards, task: str = "") -> Task:
     lists = any(entry.kinds.get(name) == "labels" for entry in entries)
     kind = "labels" if lists else kind_of(dataset.manifest, name)
     classes, ordered, samples = _samples(dataset, entries, name, kind)
-    return Task(name, classes, samples, lost, ordered, kind)
+    return Task(name, classes or (name,), samples, lost, ordered, kind)
 
 
 @dataclass(frozen=True, slots=True)

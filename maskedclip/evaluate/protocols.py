@@ -24,14 +24,15 @@ from maskedclip.finetune.command import EvaluateConfig, check_protocols
 from maskedclip.finetune.run_directory import LOADED, seen_by
 from maskedclip.metrics import results
 from maskedclip.metrics.results import Predictions, no_order
-from maskedclip.metrics.scores import METRICS
+from maskedclip.metrics.scores import metrics_of
 from maskedclip.metrics.zero_shot import categories
 from maskedclip.shards.downloads.folder_or_csv import words_of_class
 from maskedclip.shards.image_folders import as_shards
 
 logger = logging.getLogger(__name__)
 LOST = "lost_samples_evaluate.jsonl"
-ZERO_SHOT, SHOTS = "zeroshot", "-shot"
+ZERO_SHOT, SHOTS, LOGISTIC, RIDGE = "zeroshot", "-shot", "logistic", "ridge"
+NORMAL = "normal"  # a key of the dictionary
 _VERSION = 2  # raise it where the same features would give other scores
 
 
@@ -109,10 +110,11 @@ def evaluate(  # noqa: PLR0913 (one keyword an option of the command)
     for directory, name in datasets:
         dataset = Shards(as_shards(directory))
         task = labelled(dataset, name)
-        if not task.ordered:
+        if not task.ordered and task.kind == "class":
             logger.warning("%s: %s", directory, no_order(task.classes))
         benchmark = Benchmark(dataset, task, division_of(dataset, task))
-        evaluations = list(evaluations_of(benchmark.division, protocols, fractions, seeds, shots))
+        own, few = for_kind(task, protocols, shots)
+        evaluations = list(evaluations_of(benchmark.division, own, fractions, seeds, few))
         rows += _evaluate_all(encoder, benchmark, evaluations, out, cache or out / FOLDER, threads)
     sys.stdout.write(results.table(rows))
     return rows
@@ -127,6 +129,30 @@ def _possible(encoder: FrozenEncoder, protocols: Sequence[str], shots: Sequence[
         )
     logger.warning("%s: no text tower; zero-shot is left out", encoder.weights)
     return [name for name in protocols if name != ZERO_SHOT]
+
+
+def for_kind(
+    task: Task, protocols: Sequence[str], shots: Sequence[int]
+) -> tuple[list[str], Sequence[int]]:
+    """Return the protocols and shots that a kind of task has; what is left out is said.
+
+    Logistic regression becomes ridge regression where the task is a number, and the reverse.
+    """
+    replaced = {LOGISTIC: RIDGE} if task.kind == "number" else {RIDGE: LOGISTIC}
+    own = list(dict.fromkeys(replaced.get(name, name) for name in protocols))
+    if task.kind != "number":
+        return own, shots
+    left_out = [name for name in own if name not in (RIDGE, "knn")]
+    left_out += [f"{number}{SHOTS}" for number in shots]
+    own = [name for name in own if name in (RIDGE, "knn")]
+    if not own:
+        raise ValueError(
+            f"{task.name} is a number: {', '.join(left_out)} tell classes apart; use "
+            f"--protocols=ridge,knn, or --fractions in place of --shots"
+        )
+    if left_out:
+        logger.warning("%s is a number: %s left out", task.name, ", ".join(left_out))
+    return own, ()
 
 
 def evaluations_of(
@@ -167,7 +193,10 @@ def _evaluate_all(
         stored.setdefault(row.get("inputs", ""), []).append(row)
     features_key = encoder.cache_key(benchmark.dataset)
     by_inputs = {inputs_of(features_key, encoder, benchmark, e): e for e in evaluations}
-    missing = {k: e for k, e in by_inputs.items() if not _is_complete(out, stored.get(k, ()))}
+    metrics = metrics_of(benchmark.task.kind)
+    missing = {
+        k: e for k, e in by_inputs.items() if not _is_complete(out, stored.get(k, ()), metrics)
+    }
     if missing:
         table = _features(encoder, benchmark, list(missing.values()), out, cache, threads)
     rows: list[dict[str, Any]] = []
@@ -213,11 +242,11 @@ def _with_images_seen(
     return completed
 
 
-def _is_complete(out: Path, rows: Sequence[dict[str, Any]]) -> bool:
+def _is_complete(out: Path, rows: Sequence[dict[str, Any]], metrics: Sequence[str]) -> bool:
     """Return whether every metric of an evaluation is stored, and its predictions."""
     tables = [out / str(row.get("predictions")) for row in rows]
     files = tables + [table.with_suffix(".units.csv") for table in tables]
-    return {row["metric"] for row in rows} >= set(METRICS) and all(file.is_file() for file in files)
+    return {row["metric"] for row in rows} >= set(metrics) and all(file.is_file() for file in files)
 
 
 def _features(
@@ -245,38 +274,60 @@ def _predict(
     encoder: FrozenEncoder, benchmark: Benchmark, evaluation: Evaluation, table: Features
 ) -> tuple[Predictions, str]:
     """Return the predictions for the test split, and the knob chosen on validation, "" for none."""
-    splits = benchmark.division.parts
+    splits, task = benchmark.division.parts, benchmark.task
     if evaluation.protocol == ZERO_SHOT:
         samples, image_BD = table.of(splits["test"], JOINT)
-        class_YD = encoder.model.class_embeddings(class_prompts(benchmark))
-        probability_BY = encoder.model.zero_shot(torch.from_numpy(image_BD), class_YD).numpy()
-        knob = ""
+        probability_BY, knob = _zero_shot(encoder, benchmark, image_BD), ""
+        untrained: tuple[int, ...] = ()  # it trains on no class, and knows all
+        thresholds: tuple[float, ...] = ()
     else:
         samples, test_BD = table.of(splits["test"], PATCHES)
         train, validation = (
-            (feature_BD, _labels(readable))
+            (feature_BD, task.answers(readable))
             for readable, feature_BD in (
                 table.of(part, PATCHES) for part in (evaluation.train, splits["val"])
             )
         )
-        num_classes = len(benchmark.task.classes)
-        if evaluation.protocol == "linear":
-            probe = probes.linear(train, validation, test_BD, num_classes, seed=evaluation.seed)
-        elif evaluation.protocol == "knn":
-            probe = probes.nearest(train, validation, test_BD, num_classes)
-        else:
-            probe = probes.logistic(train, validation, test_BD, num_classes)
-        probability_BY = probe.probability_BY
-        knob = f"{probe.chosen}, validation AUROC {100 * probe.validation_auroc:.1f}"
+        probe = _probe(evaluation, train, validation, test_BD, len(task.classes))
+        probability_BY, thresholds = probe.probability_BY, probe.thresholds
+        untrained = task.untrained(evaluation.train)
+        metric = metrics_of(task.kind)[0]
+        score = results.written(metric, probe.validation_score)
+        knob = f"{probe.chosen}, validation {metric.upper()} {score}"
     keys, units = [sample.key for sample in samples], [sample.unit for sample in samples]
-    zero_shot = evaluation.protocol == ZERO_SHOT  # which trains on no class, and knows all
-    untrained = () if zero_shot else benchmark.task.untrained(evaluation.train)
-    label_B, ordered = _labels(samples), benchmark.task.ordered
-    return Predictions(keys, units, label_B, probability_BY, ordered, untrained), knob
+    predictions = Predictions(
+        keys, units, task.answers(samples), probability_BY, task.ordered, untrained, task.kind,
+        thresholds,
+    )  # fmt: skip
+    return predictions, knob
 
 
-def _labels(samples: Sequence[LabelledSample]) -> np.ndarray:
-    return np.array([sample.label for sample in samples], dtype=np.int64)
+def _probe(
+    evaluation: Evaluation,
+    train: probes.Labelled,
+    validation: probes.Labelled,
+    test_BD: np.ndarray,
+    num_classes: int,
+) -> probes.Probe:
+    if evaluation.protocol == "linear":
+        return probes.linear(train, validation, test_BD, num_classes, seed=evaluation.seed)
+    if evaluation.protocol == "knn":
+        return probes.nearest(train, validation, test_BD, num_classes)
+    if evaluation.protocol == RIDGE:
+        return probes.ridge(train, validation, test_BD)
+    return probes.logistic(train, validation, test_BD, num_classes)
+
+
+def _zero_shot(encoder: FrozenEncoder, benchmark: Benchmark, image_BD: np.ndarray) -> np.ndarray:
+    """Return the probability of each class, or of each label against its absence."""
+    image = torch.from_numpy(image_BD)
+    embedded_YD = encoder.model.class_embeddings(class_prompts(benchmark))
+    if benchmark.task.kind == "class":
+        return encoder.model.zero_shot(image, embedded_YD).numpy()
+    half = len(embedded_YD) // 2
+    pairs = zip(embedded_YD[:half], embedded_YD[half:], strict=True)
+    columns = [encoder.model.zero_shot(image, torch.stack(pair))[:, 0] for pair in pairs]
+    return torch.stack(columns, dim=1).numpy()
 
 
 def inputs_of(
@@ -293,10 +344,17 @@ def inputs_of(
         features_key,
         list(identity_of(encoder, benchmark, evaluation).items()),
         [benchmark.task.classes, benchmark.task.ordered],
-        {name: [(s.key, s.label, s.unit) for s in samples] for name, samples in splits.items()},
+        {name: _facts(benchmark.task, samples) for name, samples in splits.items()},
         class_prompts(benchmark) if evaluation.protocol == ZERO_SHOT else None,
     ]
     return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
+
+
+def _facts(task: Task, samples: Sequence[LabelledSample]) -> list[tuple[str, int | str, str]]:
+    """Return what the numbers follow from; the hash of a task of classes is as it always was."""
+    if task.kind == "class":
+        return [(sample.key, sample.label, sample.unit) for sample in samples]
+    return [(sample.key, task.text(sample), sample.unit) for sample in samples]
 
 
 def identity_of(
@@ -316,12 +374,24 @@ def identity_of(
 def class_prompts(benchmark: Benchmark) -> list[list[str]]:
     """Return the captions of each class, of whose embeddings zero-shot takes the mean.
 
-    They are of the dataset's category for the class, else of the dictionary's, else of its name.
+    They are of the dataset's category for the class, else of the dictionary's, else of its name. Of
+    a task of labels those of each one's absence stand behind them, in the same order.
     """
     published = benchmark.dataset.manifest.get("classes", {}).get(benchmark.task.name)
     mapping = published if isinstance(published, dict) else None
     names = categories(benchmark.task.name, benchmark.task.classes, mapping)
-    return [prompts(name if name in EXPERT else _dictionary_key(name)) for name in names]
+    keys = [name if name in EXPERT else _dictionary_key(name) for name in names]
+    if benchmark.task.kind == "labels":
+        keys += [absence(key) for key in keys]
+    return [prompts(key) for key in keys]
+
+
+def absence(category: str) -> str:
+    """Return what the dictionary calls the absence of a category, else a normal fundus."""
+    if category == NORMAL:
+        return "a disease"
+    negated = f"no {category}"
+    return negated if negated in EXPERT else NORMAL
 
 
 def _dictionary_key(name: str) -> str:

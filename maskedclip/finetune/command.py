@@ -11,7 +11,7 @@ from maskedclip.config import FinetuneConfig, did_you_mean
 from maskedclip.finetune.recipes import FINETUNE_RECIPES, finetune_recipe
 from maskedclip.models.checkpoints.files import OWN, RANDOM, locate
 
-PROTOCOLS = ("logistic", "linear", "knn", "zeroshot")
+PROTOCOLS = ("logistic", "ridge", "linear", "knn", "zeroshot")
 WEIGHTS = Word(
     "RUN_OR_WEIGHTS",
     field="weights",
@@ -27,7 +27,11 @@ class EvaluateConfig:
     datasets: tuple[str, ...] = ()  # directories of labelled images, or paper: its seven
     shards: str = "shards"  # where the paper's seven are
     task: str = ""  # label of those datasets; empty: their first
-    protocols: tuple[str, ...] = ("logistic", "knn", "zeroshot")  # logistic linear knn zeroshot
+    protocols: tuple[str, ...] = (
+        "logistic",
+        "knn",
+        "zeroshot",
+    )  # logistic ridge linear knn zeroshot
     shots: tuple[int, ...] = ()  # labels a class, for logistic regression on so few
     fractions: tuple[float, ...] = (1.0,)  # shares of the training labels, nested
     seeds: int = 1  # draws of each fraction and of the shots

@@ -128,7 +128,9 @@ def leaving_out_untrained(*sides: Sequence[Predictions]) -> list[list[Prediction
 
 
 def _mean(metric: str, runs: Sequence[Predictions]) -> float:
-    return fmean(macro(metric, r.label_B, r.probability_BY, r.untrained)[0] for r in runs)
+    return fmean(
+        macro(metric, r.label_B, r.probability_BY, r.untrained, r.thresholds)[0] for r in runs
+    )
 
 
 def _resamples(metric: str, runs: Sequence[Predictions], seed: int, resamples: int) -> np.ndarray:
@@ -139,7 +141,10 @@ def _resamples(metric: str, runs: Sequence[Predictions], seed: int, resamples: i
     return np.concatenate(
         [
             np.mean(
-                [resampled(metric, r.label_B, r.probability_BY, w_BR, r.untrained) for r in runs],
+                [
+                    resampled(metric, r.label_B, r.probability_BY, w_BR, r.untrained, r.thresholds)
+                    for r in runs
+                ],
                 axis=0,
             )
             for w_BR in tables

@@ -9,25 +9,33 @@ import json
 import logging
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from maskedclip.metrics.file_lock import locked
-from maskedclip.metrics.scores import METRICS, OVER_CLASSES, Score, score
+from maskedclip.metrics.scores import (
+    NOT_IN_PER_CENT,
+    OVER_CLASSES,
+    Score,
+    metrics_of,
+    score,
+)
 from maskedclip.metrics.seen_images import in_words, input_lines
 
 logger = logging.getLogger(__name__)
 RESULTS = "results.jsonl"
+_JOIN = "|"  # between the labels of an image, as in shards
 _NAMED = 8  # classes in a note
 IDENTITY = ("run", "dataset", "task", "protocol", "fraction", "seed", "metric")
-_COLUMNS = {  # of the table on the terminal: there is no room for more
-    "auroc": "AUROC [95 %]",
-    "average_precision": "AP [95 %]",
-    "quadratic_kappa": "kappa",
-    "macro_f1": "F1",
+# of the tables on the terminal: there is no room for more
+_PER_CENT = {"auroc": "AUROC [95 %]", "average_precision": "AP [95 %]"}
+_COLUMNS = {
+    "class": _PER_CENT | {"quadratic_kappa": "kappa", "macro_f1": "F1"},
+    "labels": _PER_CENT | {"macro_f1": "macro F1", "micro_f1": "micro F1", "odir_score": "ODIR"},
+    "number": {"mae": "MAE [95 %]", "r2": "R2 [95 %]", "pearson": "Pearson [95 %]"},
 }
 
 
@@ -36,10 +44,12 @@ class Predictions(NamedTuple):
 
     keys: list[str]
     units: list[str]  # what the bootstrap draws: the patient where known
-    label_B: np.ndarray
-    probability_BY: np.ndarray
+    label_B: np.ndarray  # of kind "labels" rows of 0 and 1, label_BY; of kind "number" the numbers
+    probability_BY: np.ndarray  # of kind "number" one column, the numbers that were predicted
     ordered: bool | None = None  # whether the classes are grades in their order; None: not known
     untrained: tuple[int, ...] = ()  # classes without training images
+    kind: str = "class"
+    thresholds: tuple[float, ...] = ()  # of kind "labels", chosen on validation; none: 0.5
 
 
 def save_and_score(
@@ -62,17 +72,22 @@ def save_and_score(
     """
     path = Path("predictions") / f"{_name(identity, run, variant)}.csv"
     write_test_split(run / path, classes, predictions)
-    files = {
+    files: dict[str, Any] = {
         "method": method,
         "predictions": path.as_posix(),
         "shards": str(shards.resolve()),
         "ordered": predictions.ordered,
         "untrained": [classes[label] for label in predictions.untrained],
     }
+    if predictions.kind != "class":  # rows of classes stay as they are
+        files["kind"] = predictions.kind
+    if predictions.kind == "labels":
+        files["thresholds"] = list(predictions.thresholds)
     rows = []
-    for metric in METRICS:
+    for metric in metrics_of(predictions.kind):
         one = score_of(metric, predictions, classes)
-        rows.append(row(identity | {"metric": metric}, one, classes) | files)
+        own = identity | {"metric": metric}
+        rows.append(row(own, one, classes, predictions.kind) | files)
     notes = dict.fromkeys(new["note"] for new in rows if new["note"])
     notes.pop(no_order(classes), None)  # of a task: its caller says it once
     for note in notes:
@@ -93,7 +108,7 @@ def score_of(metric: str, predictions: Predictions, classes: Sequence[str]) -> S
     """Return a metric of predictions; quadratic kappa has no value for classes without an order."""
     found = score(
         metric, predictions.label_B, predictions.probability_BY, predictions.units,
-        untrained=predictions.untrained,
+        untrained=predictions.untrained, thresholds=predictions.thresholds,
     )  # fmt: skip
     if metric != "quadratic_kappa" or found.value is None or predictions.ordered is not False:
         return found
@@ -108,10 +123,13 @@ def _name(identity: dict[str, Any], run: Path, variant: str) -> str:
     return file_name(several, *split, labels, seed, variant, "test")
 
 
-def row(identity: dict[str, Any], one: Score, classes: Sequence[str]) -> dict[str, Any]:
+def row(
+    identity: dict[str, Any], one: Score, classes: Sequence[str], kind: str = "class"
+) -> dict[str, Any]:
     """Return a row of results.jsonl without its files; identity holds the fields of IDENTITY."""
     assert tuple(identity) == IDENTITY
-    note = _note(identity["metric"], one, classes)
+    note_of = {"class": _note, "labels": _note_of_labels, "number": _note_of_number}[kind]
+    note = note_of(identity["metric"], one, classes)
     numbers = {"value": one.value, "n": one.n, "low": one.low, "high": one.high}
     return identity | numbers | {"note": note}
 
@@ -139,6 +157,27 @@ def _note(metric: str, one: Score, classes: Sequence[str]) -> str:
     return "; ".join(notes)
 
 
+def _note_of_labels(metric: str, one: Score, classes: Sequence[str]) -> str:
+    missing = ", ".join(classes[label] for label in one.absent)
+    untrained = ", ".join(classes[label] for label in one.untrained)
+    if one.value is None:
+        return f"undefined: no trained label has positives and negatives among {one.n} test images"
+    notes = []
+    if missing and metric in OVER_CLASSES:
+        notes.append(f"test images all without or all with {missing}: mean of the other labels")
+    if untrained:
+        notes.append(f"training images all without or all with {untrained}: left out")
+    if one.low is None:
+        notes.append("no interval: too few patients in the test split")
+    return "; ".join(notes)
+
+
+def _note_of_number(metric: str, one: Score, classes: Sequence[str]) -> str:  # noqa: ARG001
+    if one.value is None:
+        return f"undefined: the numbers of {one.n} test images, or those predicted, are all alike"
+    return "" if one.low is not None else "no interval: too few patients in the test split"
+
+
 def recomputed(run: Path, row: dict[str, Any]) -> Score:
     """Return a row's score computed again from the predictions in the run directory alone.
 
@@ -157,12 +196,16 @@ def predictions_of(run: Path, row: dict[str, Any]) -> tuple[Predictions, list[st
         raise ValueError(
             f"{run / RESULTS}: predictions {name!r} are not of this run; measure again"
         )
-    predictions, classes = read_test_split(run / name)
+    predictions, classes = read_test_split(run / name, str(row.get("kind") or "class"))
     never = row.get("untrained") or ()
     labels = tuple(label for label, one in enumerate(classes) if one in never)
     stated = row.get("ordered")
     ordered = stated if isinstance(stated, bool) else None
-    return predictions._replace(ordered=ordered, untrained=labels), classes
+    thresholds = tuple(map(float, row.get("thresholds") or ()))
+    if thresholds and len(thresholds) != len(classes):
+        raise ValueError(f"{run / RESULTS}: thresholds are not of {name}; measure again")
+    predictions = predictions._replace(ordered=ordered, untrained=labels, thresholds=thresholds)
+    return predictions, classes
 
 
 def read_rows(directory: Path) -> list[dict[str, Any]]:
@@ -202,13 +245,23 @@ def file_name(*parts: str) -> str:
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
-    """Return rows as text, in per cent: a line a test split, with two of the intervals.
+    """Return rows as text: a line a test split, in per cent, but numbers in their own unit.
 
-    Below stands how the images were seen; where sizes differ, each line has its own.
+    Tasks of another kind have a table of their own. Below stands how the images were seen; where
+    sizes differ, each line has its own.
     """
+    by_kind: dict[str, list[dict[str, Any]]] = {}
+    for one in rows:
+        by_kind.setdefault(str(one.get("kind") or "class"), []).append(one)
+    tables = [_table(own, _COLUMNS[kind]) for kind, own in by_kind.items()]
+    below = input_lines((_line_name(row), in_words(row)) for row in rows)
+    return "\n".join(tables) + "".join(f"{line}\n" for line in below)
+
+
+def _table(rows: Sequence[dict[str, Any]], columns: Mapping[str, str]) -> str:
     sizes = len({row["image_size"] for row in rows if row.get("image_size")})
     pixels = ("px",) if sizes > 1 else ()
-    head = ("dataset", "task", "protocol", "labels", "seed", *pixels, *_COLUMNS.values(), "n")
+    head = ("dataset", "task", "protocol", "labels", "seed", *pixels, *columns.values(), "n")
     splits: dict[tuple[Any, ...], dict[str, dict[str, Any]]] = {}
     for row in rows:
         split = (row["dataset"], row["task"], row["protocol"], row["fraction"], row["seed"])
@@ -216,13 +269,12 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
         splits.setdefault((*split, *own), {})[row["metric"]] = row
     lines = [head]
     for (dataset, task, protocol, fraction, seed, *size), by_metric in splits.items():
-        scores = [_cell(by_metric.get(m), interval="[" in _COLUMNS[m]) for m in _COLUMNS]
+        scores = [_cell(by_metric.get(m), interval="[" in columns[m]) for m in columns]
         n = max(row["n"] for row in by_metric.values())
         lines.append(
             (dataset, task, protocol, f"{100 * fraction:.3g}%", str(seed), *size, *scores, str(n))
         )
-    below = input_lines((_line_name(row), in_words(row)) for row in rows)
-    return in_columns(lines) + "".join(f"{line}\n" for line in below)
+    return in_columns(lines)
 
 
 def _line_name(row: dict[str, Any]) -> str:
@@ -242,10 +294,21 @@ def in_columns(lines: Sequence[Sequence[str]]) -> str:
 def _cell(row: dict[str, Any] | None, *, interval: bool) -> str:
     if row is None or row["value"] is None:
         return "-"
-    value = f"{100 * row['value']:.1f}"
+    value = written(row["metric"], row["value"])
     if not interval or row["low"] is None:
         return value
-    return f"{value} [{100 * row['low']:.1f}, {100 * row['high']:.1f}]"
+    ends = (written(row["metric"], row[end]) for end in ("low", "high"))
+    return f"{value} [{', '.join(ends)}]"
+
+
+def written(metric: str, value: float | None, sign: str = "") -> str:
+    """Return a value as tables write it, a dash for none: in per cent, or of numbers as it is."""
+    if value is None:
+        return "-"
+    if metric not in NOT_IN_PER_CENT:
+        return f"{100 * value:{sign}.1f}"
+    digits = 3 if metric != "mae" or abs(value) < 1 else 2 if abs(value) < 10 else 1
+    return f"{value:{sign}.{digits}f}"
 
 
 def write_predictions(
@@ -255,14 +318,25 @@ def write_predictions(
     label_B: np.ndarray,
     probability_BY: np.ndarray,
 ) -> None:
-    """Write a CSV of id, label and one probability a class: the scores follow from it alone."""
+    """Write a CSV of id, label and one probability a class: the scores follow from it alone.
+
+    Rows of labels are written joined by "|", and numbers (floats) as they are.
+    """
+    if label_B.ndim == 2:
+        texts = [
+            _JOIN.join(classes[y] for y in np.flatnonzero(row_Y).tolist()) for row_Y in label_B
+        ]
+    elif label_B.dtype.kind == "f":
+        texts = [repr(float(value)) for value in label_B]
+    else:
+        texts = [classes[label] for label in label_B]
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(".tmp")
     with temporary.open("w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["id", "label", *classes])
-        for key, label, probability_Y in zip(keys, label_B, probability_BY, strict=True):
-            writer.writerow([key, classes[label], *(repr(float(p)) for p in probability_Y)])
+        for key, text, probability_Y in zip(keys, texts, probability_BY, strict=True):
+            writer.writerow([key, text, *(repr(float(p)) for p in probability_Y)])
     temporary.replace(path)
 
 
@@ -279,7 +353,9 @@ def write_test_split(path: Path, classes: Sequence[str], predictions: Prediction
     temporary.replace(path.with_suffix(".units.csv"))
 
 
-def read_predictions(path: Path) -> tuple[list[str], list[str], np.ndarray, np.ndarray]:
+def read_predictions(
+    path: Path, kind: str = "class"
+) -> tuple[list[str], list[str], np.ndarray, np.ndarray]:
     """Return (ids, classes, label_B, probability_BY) of what `write_predictions` wrote.
 
     Raises ValueError, in one line, where the file is not there or is no such table.
@@ -287,20 +363,39 @@ def read_predictions(path: Path) -> tuple[list[str], list[str], np.ndarray, np.n
     header, lines = _read_table(path)
     classes = header[2:]
     try:
-        label_B = np.array([classes.index(line[1]) for line in lines], dtype=np.int64)
+        label_B = _answers([line[1] for line in lines], classes, kind)
         probability_BY = np.array([[float(value) for value in line[2:]] for line in lines])
     except ValueError as error:
         raise ValueError(f"{path}: no table of predictions ({error}); measure again") from None
     return [line[0] for line in lines], classes, label_B, probability_BY
 
 
-def read_test_split(path: Path) -> tuple[Predictions, list[str]]:
+def _answers(texts: Sequence[str], classes: Sequence[str], kind: str) -> np.ndarray:
+    if kind == "number":
+        return np.array([float(text) for text in texts], dtype=np.float64)
+    index = {name: label for label, name in enumerate(classes)}
+    unknown = ValueError("a label that is no column")
+    if kind == "class":
+        if not index.keys() >= {*texts}:
+            raise unknown
+        return np.array([index[text] for text in texts], dtype=np.int64)
+    label_BY = np.zeros((len(texts), len(classes)), dtype=np.int64)
+    for row, text in enumerate(texts):
+        labels = text.split(_JOIN) if text else []
+        if not index.keys() >= {*labels}:
+            raise unknown
+        label_BY[row, [index[label] for label in labels]] = 1
+    return label_BY
+
+
+def read_test_split(path: Path, kind: str = "class") -> tuple[Predictions, list[str]]:
     """Return what `write_test_split` wrote, and the classes; ValueError where it is not whole."""
-    keys, classes, label_B, probability_BY = read_predictions(path)
+    keys, classes, label_B, probability_BY = read_predictions(path, kind)
     _, lines = _read_table(path.with_suffix(".units.csv"))
     if [line[0] for line in lines] != keys:
         raise ValueError(f"{path.with_suffix('.units.csv')}: other ids than {path.name}'s")
-    return Predictions(keys, [line[1] for line in lines], label_B, probability_BY), classes
+    units = [line[1] for line in lines]
+    return Predictions(keys, units, label_B, probability_BY, kind=kind), classes
 
 
 def _read_table(path: Path) -> tuple[list[str], list[list[str]]]:

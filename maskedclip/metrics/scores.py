@@ -1,15 +1,21 @@
-"""Six metrics of class probabilities, each with an interval from a bootstrap over patients.
+"""Metrics of class probabilities, labels and numbers, with intervals from a bootstrap by patient.
 
 AUROC and average precision are macro one-vs-rest as RETFound's code computes them; the predicted
 class is the one of the highest probability, so no threshold is ever chosen. A class without images
 is left out of a mean over classes and named: scikit-learn's own answers there are nan and 0. So is
 a class without training images, of which a classifier can know nothing.
 
+Where an image has any number of labels (label_BY of 0 and 1), each is judged by itself: AUROC and
+average precision are means over the labels that have both positives and negatives, F1 is at
+thresholds that were chosen on validation images. Of numbers (label_B with one column of
+predictions) there are the mean absolute error, R2 and Pearson's correlation.
+
 The bootstrap computes a metric for many resamples at once: an image counts as often as it was
 drawn. Axes: B images, Y classes, R resamples, T thresholds, P positives, K bins of confidence,
 E edges of segments.
 """
 
+import math
 from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import NamedTuple
 
@@ -24,11 +30,27 @@ METRICS = (
     "balanced_accuracy",
     "calibration_error",  # of the likeliest class, in 15 bins
 )
+LABELS_METRICS = (
+    "auroc",
+    "average_precision",
+    "macro_f1",
+    "micro_f1",  # over all answers of the trained labels
+    "odir_score",  # of the ODIR-2019 challenge: the mean of kappa, F1 and AUROC of all answers
+)
+NUMBER_METRICS = ("mae", "r2", "pearson")
+_OF_KIND = {"class": METRICS, "labels": LABELS_METRICS, "number": NUMBER_METRICS}
 OVER_CLASSES = ("auroc", "average_precision", "macro_f1", "balanced_accuracy")  # are means
 NEED_TWO_CLASSES = ("auroc", "average_precision", "quadratic_kappa")
-LOWER_IS_BETTER = ("calibration_error",)
+LOWER_IS_BETTER = ("calibration_error", "mae")
+NOT_IN_PER_CENT = NUMBER_METRICS  # the error is in the number's own unit
+HALF = 0.5  # a label's threshold where none was chosen
 RESAMPLES = 500
+_RANGES = {  # of values; others lie between 0 and 1
+    "quadratic_kappa": (-1.0, 1.0), "pearson": (-1.0, 1.0), "odir_score": (-1.0, 1.0),
+    "r2": (-math.inf, 1.0), "mae": (0.0, math.inf),
+}  # fmt: skip
 BINS = 15  # of the expected calibration error, of equal width
+_NO_SPREAD = 1e-12  # share of the sum of squares that is rounding
 _VALUES = 2_000_000  # of one table of weights, to bound the memory
 _SCIKIT_LEARN: dict[str, Callable[..., float]] = {
     "auroc": roc_auc_score,
@@ -52,23 +74,35 @@ class Score(NamedTuple):
     untrained: Sequence[int] = ()  # classes with images that have no training image
 
 
+def metrics_of(kind: str) -> tuple[str, ...]:
+    """Return the metrics of a task's kind, the first the one that others are chosen by."""
+    return _OF_KIND[kind]
+
+
 def point(
     metric: str,
     label_B: np.ndarray,
     probability_BY: np.ndarray,
     untrained: Collection[int] = (),
+    thresholds: Sequence[float] = (),
 ) -> tuple[float | None, list[int]]:
     """Return a metric, None where it is undefined, and the classes without images.
 
     It is undefined where the labels are of one class and it needs two, and where it is a mean over
-    classes and none that has images was trained. Raises ValueError where there is no image, or a
-    probability is not finite.
+    classes and none that has images was trained; of numbers R2 and the correlation where all are
+    one. Raises ValueError where there is no image, or a probability is not finite.
 
     Args:
         untrained: classes without training images, left out of a mean over classes; their images
             stay among "the rest".
+        thresholds: of labels: each is called from this probability on; 0.5 where not given.
     """
     label_B, probability_BY = _checked(label_B, probability_BY)
+    if metric in NUMBER_METRICS:
+        value = float(resampled(metric, label_B, probability_BY, np.ones((len(label_B), 1)))[0])
+        return (value if np.isfinite(value) else None), []
+    if label_B.ndim == 2:
+        return _point_of_labels(metric, label_B, probability_BY, untrained, thresholds)
     present = np.unique(label_B).tolist()
     absent = [y for y in range(probability_BY.shape[1]) if y not in present]
     kept = [y for y in present if y not in untrained]
@@ -82,14 +116,46 @@ def point(
     return float(resampled(metric, label_B, probability_BY, once_BR, untrained)[0]), absent
 
 
+def _point_of_labels(
+    metric: str,
+    label_BY: np.ndarray,
+    probability_BY: np.ndarray,
+    untrained: Collection[int],
+    thresholds: Sequence[float],
+) -> tuple[float | None, list[int]]:
+    positives_Y = label_BY.sum(axis=0)
+    both_Y = (positives_Y > 0) & (positives_Y < len(label_BY))
+    absent = np.flatnonzero(~both_Y).tolist()
+    kept = [y for y in np.flatnonzero(both_Y).tolist() if y not in untrained]
+    if not kept:
+        return None, absent
+    if metric in _SCIKIT_LEARN:
+        one = _SCIKIT_LEARN[metric]
+        return float(np.mean([one(label_BY[:, y], probability_BY[:, y]) for y in kept])), absent
+    once_BR = np.ones((len(label_BY), 1))
+    value_R = resampled(metric, label_BY, probability_BY, once_BR, untrained, thresholds)
+    return float(value_R[0]), absent
+
+
 def macro(
     metric: str,
     label_B: np.ndarray,
     probability_BY: np.ndarray,
     untrained: Collection[int] = (),
+    thresholds: Sequence[float] = (),
 ) -> tuple[float, list[int]]:
     """Return a metric and the absent classes; ValueError where `point` has none."""
-    value, absent = point(metric, label_B, probability_BY, untrained)
+    value, absent = point(metric, label_B, probability_BY, untrained, thresholds)
+    if value is None and metric in NUMBER_METRICS:
+        raise ValueError(
+            f"scores: {len(label_B)} images have no {metric}; their numbers, or those predicted, "
+            f"are all the same"
+        )
+    if value is None and np.ndim(label_B) == 2:
+        raise ValueError(
+            f"scores: {len(label_B)} images have no {metric}; a trained label with positives and "
+            f"negatives is needed"
+        )
     if value is None:
         raise ValueError(
             f"scores: {len(label_B)} images of one class have no {metric}; two classes are needed, "
@@ -105,6 +171,7 @@ def score(
     unit_B: Sequence[str] | None = None,
     *,
     untrained: Collection[int] = (),
+    thresholds: Sequence[float] = (),
     seed: int = 0,
     resamples: int = RESAMPLES,
 ) -> Score:
@@ -115,9 +182,9 @@ def score(
 
     Args:
         unit_B: what is drawn with replacement, such as patients; images where not given.
-        untrained: classes without training images, as in `point`.
+        untrained, thresholds: as in `point`.
     """
-    value, absent = point(metric, label_B, probability_BY, untrained)
+    value, absent = point(metric, label_B, probability_BY, untrained, thresholds)
     n = len(label_B)
     found = Score(value, None, None, n, absent, untrained=sorted({*untrained} - {*absent}))
     if value is None or len(set(range(n) if unit_B is None else unit_B)) < 2:
@@ -125,7 +192,7 @@ def score(
     label_B, probability_BY = _checked(label_B, probability_BY)
     value_R = np.concatenate(
         [
-            resampled(metric, label_B, probability_BY, weight_BR, untrained)
+            resampled(metric, label_B, probability_BY, weight_BR, untrained, thresholds)
             for weight_BR in draws(unit_B, n, seed=seed, resamples=resamples)
         ]
     )
@@ -133,8 +200,8 @@ def score(
     if not len(value_R):
         return found
     low, high = np.percentile(_centred(metric, value, value_R), [2.5, 97.5]).tolist()
-    lowest = -1.0 if metric == "quadratic_kappa" else 0.0
-    low, high = max(lowest, min(low, value)), min(1.0, max(high, value))
+    lowest, highest = _RANGES.get(metric, (0.0, 1.0))
+    low, high = max(lowest, min(low, value)), min(highest, max(high, value))
     return found._replace(low=low, high=high)
 
 
@@ -186,8 +253,13 @@ def resampled(
     probability_BY: np.ndarray,
     weight_BR: np.ndarray,
     untrained: Collection[int] = (),
+    thresholds: Sequence[float] = (),
 ) -> np.ndarray:
     """Return the metric of each column of weights; nan where it has too few classes for it."""
+    if metric in NUMBER_METRICS:
+        return _of_numbers(metric, label_B, probability_BY[:, 0], weight_BR)
+    if label_B.ndim == 2:
+        return _of_labels(metric, label_B, probability_BY, weight_BR, untrained, thresholds)
     if metric == "quadratic_kappa":
         return _quadratic_kappa(label_B, probability_BY, weight_BR)
     if metric == "calibration_error":
@@ -200,6 +272,103 @@ def resampled(
     return _mean_of_defined(
         np.array([one(label_B == y, probability_BY[:, y], weight_BR) for y in columns])
     )
+
+
+def _of_labels(
+    metric: str,
+    label_BY: np.ndarray,
+    probability_BY: np.ndarray,
+    weight_BR: np.ndarray,
+    untrained: Collection[int],
+    thresholds: Sequence[float],
+) -> np.ndarray:
+    trained = [y for y in range(label_BY.shape[1]) if y not in untrained]
+    positives_Y = label_BY.sum(axis=0)
+    kept = [y for y in trained if 0 < positives_Y[y] < len(label_BY)]
+    if metric == "odir_score":
+        label_BY, probability_BY = label_BY[:, trained], probability_BY[:, trained]
+        # a row an answer: as many resamples at a time as fit where a row is an image
+        parts = np.array_split(weight_BR, min(weight_BR.shape[1], len(trained)), axis=1)
+        return np.concatenate([_odir_score(label_BY, probability_BY, part) for part in parts])
+    if metric in ("auroc", "average_precision"):
+        one = {"auroc": _auroc, "average_precision": _average_precision}[metric]
+        return _mean_of_defined(
+            np.array([one(label_BY[:, y] == 1, probability_BY[:, y], weight_BR) for y in kept])
+        )
+    called_BY = probability_BY >= (np.asarray(thresholds) if len(thresholds) else HALF)
+    columns = kept if metric == "macro_f1" else trained
+    is_YB, called_YB = label_BY.T[columns] == 1, called_BY.T[columns]
+    hit_YR, true_YR = (is_YB & called_YB) @ weight_BR, is_YB @ weight_BR
+    both_YR = true_YR + called_YB @ weight_BR
+    if metric == "macro_f1":
+        return _mean_of_defined(_divided(2 * hit_YR, both_YR, true_YR > 0))
+    return _divided(2 * hit_YR.sum(axis=0), both_YR.sum(axis=0))
+
+
+def _odir_score(
+    label_BY: np.ndarray, probability_BY: np.ndarray, weight_BR: np.ndarray
+) -> np.ndarray:
+    """Return the mean of kappa, F1 and AUROC of all answers as one row, called above 0.5.
+
+    So does the script of the challenge, with f1_score(average="micro") of yes and no, which is the
+    share of answers that are right.
+    """
+    columns = label_BY.shape[1]
+    label_A, probability_A = label_BY.reshape(-1), probability_BY.reshape(-1)
+    weight_AR = np.repeat(weight_BR, columns, axis=0)
+    is_A, called_A = label_A == 1, probability_A > HALF
+    all_R = weight_AR.sum(axis=0)
+    right_R = (is_A == called_A) @ weight_AR / all_R
+    yes_R, called_R = is_A @ weight_AR / all_R, called_A @ weight_AR / all_R
+    chance_R = yes_R * called_R + (1 - yes_R) * (1 - called_R)
+    kappa_R = _divided(right_R - chance_R, 1 - chance_R)
+    return (kappa_R + right_R + _auroc(is_A, probability_A, weight_AR)) / 3
+
+
+def _of_numbers(
+    metric: str, value_B: np.ndarray, predicted_B: np.ndarray, weight_BR: np.ndarray
+) -> np.ndarray:
+    count_R = weight_BR.sum(axis=0)
+    if metric == "mae":
+        return np.abs(value_B - predicted_B) @ weight_BR / count_R
+    # around their mean: sums of squares of large numbers would lose digits
+    middle = value_B.mean()
+    value_B, predicted_B = value_B - middle, predicted_B - middle
+    mean_R, mean_predicted_R = value_B @ weight_BR / count_R, predicted_B @ weight_BR / count_R
+    spread_R = value_B**2 @ weight_BR - count_R * mean_R**2
+    varied_R = spread_R > _NO_SPREAD * (value_B**2 @ weight_BR)
+    if metric == "r2":
+        return 1 - _divided((value_B - predicted_B) ** 2 @ weight_BR, spread_R, varied_R)
+    spread_predicted_R = predicted_B**2 @ weight_BR - count_R * mean_predicted_R**2
+    varied_R &= spread_predicted_R > _NO_SPREAD * (predicted_B**2 @ weight_BR)
+    together_R = (value_B * predicted_B) @ weight_BR - count_R * mean_R * mean_predicted_R
+    return _divided(together_R, np.sqrt(np.abs(spread_R * spread_predicted_R)), varied_R)
+
+
+def chosen_thresholds(
+    label_BY: np.ndarray, probability_BY: np.ndarray, untrained: Collection[int] = ()
+) -> tuple[float, ...]:
+    """Return for each label the threshold of the highest F1 on these (validation) images.
+
+    It is one of the probabilities; of equal F1 the highest. A label that is not trained, or has no
+    positive here, has 0.5.
+    """
+    thresholds = []
+    for y in range(label_BY.shape[1]):
+        is_B, probability_B = label_BY[:, y] == 1, probability_BY[:, y]
+        if y in untrained or not is_B.any():
+            thresholds.append(HALF)
+            continue
+        value_T = np.unique(probability_B)
+        # called from each of them on: hits, and all that are called
+        order_B = np.argsort(probability_B, kind="stable")
+        first_T = np.searchsorted(probability_B[order_B], value_T, side="left")
+        missed_B = np.concatenate([[0], np.cumsum(is_B[order_B])])
+        hit_T = is_B.sum() - missed_B[first_T]
+        called_T = len(is_B) - first_T
+        f1_T = 2 * hit_T / (is_B.sum() + called_T)
+        thresholds.append(float(value_T[np.flatnonzero(f1_T == f1_T.max())[-1]]))
+    return tuple(thresholds)
 
 
 def _mean_of_defined(value_YR: np.ndarray) -> np.ndarray:

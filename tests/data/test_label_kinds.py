@@ -52,11 +52,22 @@ def test_the_labels_of_an_image_are_its_texts_parts_in_the_manifests_order(tmp_p
 
 def test_a_number_is_read_and_written_to_its_last_digit(tmp_path: Path) -> None:
     task = labelled(ages(tmp_path / "d", 4))
-    assert (task.kind, task.classes) == ("number", ())
+    assert (task.kind, task.classes) == ("number", ("age",))
     assert [sample.value for sample in task.samples] == [0.0, 0.5, 1.0, 1.5]
     assert [task.text(sample) for sample in task.samples] == ["0", "0.5", "1", "1.5"]
     for value in (0.1 + 0.2, 1e300, -7.0, math.pi):
         assert float(number_text(value)) == value
+
+
+def test_answers_are_rows_of_0_and_1_or_numbers(tmp_path: Path) -> None:
+    task = labelled(findings(tmp_path / "d", ["N", "D|G", "", "G"]))
+    assert task.answers(task.samples).tolist() == [[1, 0, 0], [0, 1, 1], [0, 0, 0], [0, 0, 1]]
+    # N: none of the last three; G: all of the last one
+    assert task.untrained(task.samples[1:]) == (0,)
+    assert task.untrained(task.samples[3:]) == (0, 1, 2)
+    numbers = labelled(ages(tmp_path / "ages", 3))
+    assert numbers.answers(numbers.samples).tolist() == [0.0, 0.5, 1.0]
+    assert numbers.untrained(numbers.samples) == ()
 
 
 def test_each_label_has_its_share_of_test_and_validation_by_patient(tmp_path: Path) -> None:

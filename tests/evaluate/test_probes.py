@@ -64,7 +64,7 @@ def test_what_is_chosen_is_the_best_on_validation(monkeypatch: pytest.MonkeyPatc
         monkeypatch.setattr("maskedclip.evaluate.probes.STRENGTHS", (strength,))
         alone[f"C={strength:g}"] = logistic(train, validation, validation[0], 3).probability_BY
     aurocs = {name: macro("auroc", validation[1], result)[0] for name, result in alone.items()}
-    assert chosen.validation_auroc == max(aurocs.values()) == aurocs[chosen.chosen]
+    assert chosen.validation_score == max(aurocs.values()) == aurocs[chosen.chosen]
     assert len(set(aurocs.values())) > 1
 
 
