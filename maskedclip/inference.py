@@ -24,6 +24,7 @@ from maskedclip.data.photographs.decoding import UnreadableImage, decode, decode
 from maskedclip.data.photographs.field_of_view import crop_field
 from maskedclip.data.transforms import normalise
 from maskedclip.engine.distributed import autocast
+from maskedclip.engine.visible_gpus import inference_device
 from maskedclip.metrics.zero_shot import class_embeddings, probabilities
 from maskedclip.models.checkpoints.architectures import (
     Network,
@@ -64,7 +65,7 @@ class Model:
         classes: Sequence[str],
         source: str,
     ) -> None:
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.device = inference_device()
         self.network = network.to(self.device).eval()
         self.preparation, self.image_size = preparation, preparation.image_size
         self.classes = tuple(classes)  # of the fine-tuned head, else empty

@@ -9,9 +9,8 @@ from typing import Any, NamedTuple
 
 from maskedclip.doctor.outcome import Outcome, failed, gigabytes, not_applicable, ok, warning
 from maskedclip.engine.gpu_specs import GPUS
+from maskedclip.engine.visible_gpus import LEAST_DRIVER, OLDER_BUILD
 
-# docs.nvidia.com/deploy/cuda-compatibility/minor-version-compatibility.html, table 1
-_DRIVERS = {11: 450, 12: 525, 13: 580}
 _TIMEOUT_S = 8
 _FULL = 0.9
 
@@ -90,11 +89,11 @@ def driver(listed: Sequence[ListedGpu], probe: Mapping[str, Any]) -> Outcome:
             f"torch {probe.get('torch')} is built without CUDA, and {len(listed)} GPUs are here",
             "pip install --force-reinstall torch torchvision (a CUDA build: pytorch.org)",
         )
-    least = _DRIVERS.get(int(cuda.split(".")[0]))
+    least = LEAST_DRIVER.get(int(cuda.split(".")[0]))
     if least and int(version.split(".")[0]) < least:
         return failed(
             f"driver {version}; torch's CUDA {cuda} needs {least} or newer",
-            "update the driver (admin), or install a torch built for an older CUDA",
+            f"update the driver (admin), or {OLDER_BUILD}",
         )
     if not probe.get("available"):
         return failed(

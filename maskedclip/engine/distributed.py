@@ -1,7 +1,9 @@
 """Ranks, devices, FSDP2 and precision: the same path for one CPU process and for many GPUs."""
 
+import logging
 import os
 import platform
+import threading
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -23,20 +25,31 @@ from torch.distributed.fsdp import (
 from torch.distributed.tensor import DTensor
 from torch.utils.checkpoint import checkpoint
 
+from maskedclip.engine.cores import cores
+from maskedclip.engine.visible_gpus import compute_device
+
+logger = logging.getLogger(__name__)
+_WAITING_S = 10.0  # between two lines while other ranks are waited for
+
 
 @contextmanager
 def process_group(timeout: timedelta = timedelta(minutes=10)) -> Iterator[torch.device]:
     """Join the process group of the environment (RANK, ...), or one of this process alone.
 
-    Yields this rank's device; the group is destroyed at the end.
+    Yields this rank's device; the group is destroyed at the end. Raises RuntimeError as
+    `compute_device` does.
     """
-    cuda = torch.cuda.is_available()
-    device = torch.device("cuda", _local_rank()) if cuda else torch.device("cpu")
+    device = compute_device()
+    cuda = device.type == "cuda"
     if cuda:
         torch.cuda.set_device(device)
+    elif "OMP_NUM_THREADS" not in os.environ:
+        # torch counts the cores of the machine, not those of a container or a step of SLURM
+        torch.set_num_threads(min(torch.get_num_threads(), _cores_of_a_rank()))
     backend = "cpu:gloo,cuda:nccl" if cuda else "gloo"
     if "RANK" in os.environ:
-        dist.init_process_group(backend, timeout=timeout)
+        with _waiting_said():
+            dist.init_process_group(backend, timeout=timeout)
     else:
         store = dist.HashStore()
         dist.init_process_group(backend, store=store, rank=0, world_size=1, timeout=timeout)
@@ -46,9 +59,33 @@ def process_group(timeout: timedelta = timedelta(minutes=10)) -> Iterator[torch.
         dist.destroy_process_group()
 
 
-def _local_rank() -> int:
-    # SLURM may show a task its own GPU alone, and then the only index is 0
-    return int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count()
+def _cores_of_a_rank() -> int:
+    asked = os.environ.get("SLURM_CPUS_PER_TASK", "")
+    in_a_step = "SLURM_STEP_NUM_TASKS" in os.environ and asked.isdecimal()
+    return min(cores(), int(asked)) if in_a_step else cores()
+
+
+@contextmanager
+def _waiting_said() -> Iterator[None]:
+    """Say, as long as other ranks do not come, what is waited for: the variables may be stale."""
+    names = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+    stated = " ".join(f"{name}={os.environ[name]}" for name in names if name in os.environ)
+    over = threading.Event()
+
+    def say() -> None:
+        while not over.wait(_WAITING_S):
+            logger.warning(
+                "still waiting for the other ranks: %s is set; if this run is alone, stop it and "
+                "unset %s", stated, " ".join(names),
+            )  # fmt: skip
+
+    thread = threading.Thread(target=say, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
 
 
 def compute_type(precision: str, device: torch.device) -> torch.dtype:

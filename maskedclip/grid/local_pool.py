@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from maskedclip.config import Config, LaunchConfig, override
+from maskedclip.engine.cores import cores
 from maskedclip.grid.manifest import (
     FINETUNE,
     LOGS,
@@ -97,10 +98,10 @@ class _Pool:
 
     def environment(self, devices: tuple[str, ...]) -> Mapping[str, str]:
         """Return a cell's environment: its GPUs, its share of the cores, the code."""
-        cores = max(1, (os.cpu_count() or 1) // (self.grid.parallelism or 1))
+        share = max(1, cores() // (self.grid.parallelism or 1))
         paths = [str(self.code), os.environ.get("PYTHONPATH", "")]
         return {
-            "OMP_NUM_THREADS": str(cores),
+            "OMP_NUM_THREADS": str(share),
             "OMP_WAIT_POLICY": "passive",  # spinning threads would take the others' time
             **os.environ,
             "CUDA_VISIBLE_DEVICES": ",".join(devices),
@@ -231,23 +232,26 @@ def _fraction(grid: Grid, cell: Cell) -> float:
 def _devices(grid: Grid) -> list[str]:
     """Return the GPUs of this machine as CUDA_VISIBLE_DEVICES names them; none where none is used.
 
-    Raises ValueError where a cell wants more, or more than one machine.
+    Raises ValueError where a cell wants more, or more than one machine; RuntimeError where there
+    should be some and torch sees none.
     """
     wanted = [grid.launch[cell.stage] for cell in grid.cells]
     if any(launch["nodes"] > 1 for launch in wanted):
         raise ValueError("--nodes: several nodes need SLURM; use --nodes 1")
     if all(launch["gpus"] == 0 for launch in wanted):
         return []
-    import torch
+    from maskedclip.engine.visible_gpus import compute_device, gpu_names
 
-    count = torch.cuda.device_count()
+    names = gpu_names()
+    if not names:
+        compute_device()  # which says why, where there should be some: its cells see a mask alone
     most = max(launch["gpus"] or 0 for launch in wanted)
-    if most > count:
+    if most > len(names):
         raise ValueError(
-            f"--gpus {most}: this machine has {count}; use --gpus {count}, or submit where SLURM is"
+            f"--gpus {most}: this machine has {len(names)}; use --gpus {len(names)}, or submit "
+            f"where SLURM is"
         )
-    named = os.environ.get("CUDA_VISIBLE_DEVICES")
-    return (named.split(",") if named else [str(i) for i in range(count)])[:count]
+    return names
 
 
 def _devices_of(grid: Grid, count: int) -> dict[str, int]:

@@ -40,7 +40,7 @@ from maskedclip.grid.manifest import (
 )
 from maskedclip.grid.status import DONE, LOST, OPEN, PENDING, current_status
 from maskedclip.jobs.code_snapshot import on_code, snapshot
-from maskedclip.jobs.job import Job, Repeatable, as_a_job
+from maskedclip.jobs.job import Job, Repeatable, as_a_job, check_gpus
 from maskedclip.jobs.slurm_queue import writing_to
 from maskedclip.metrics.file_lock import locked
 
@@ -81,15 +81,16 @@ def run_cell(grid: Grid, cell: Cell) -> None:
     if waits := waits_for(grid, cell):
         sys.stderr.write(f"{waits}\n")
         raise SystemExit(WAITS)
-    run = run_of(grid, cell)
+    run, gpus = run_of(grid, cell), grid.launch[cell.stage]["gpus"]
     if cell.stage == PRETRAIN:
-        Job(override(Config(), cell.config))()
+        Job(override(Config(), cell.config), gpus)()
     elif cell.stage == FINETUNE:
         config = override(FinetuneConfig(), cell.config)
 
         def tune() -> None:
             from maskedclip.finetune.loop import finetune
 
+            check_gpus(gpus)
             finetune(config)
 
         as_a_job(tune)

@@ -41,6 +41,8 @@ class Job(Repeatable):
     """Pre-train, then measure: picklable, repeatable, the same on every rank."""
 
     config: Config
+    gpus: int | None = None  # a node, as asked for; None: not stated
+    devices: tuple[str, ...] | None = None  # of CUDA_VISIBLE_DEVICES; None: as the scheduler has it
 
     def __call__(self) -> None:
         run = as_a_job(self.pretrain)
@@ -51,6 +53,9 @@ class Job(Repeatable):
         """Take this rank's part in the run, and return its directory."""
         from maskedclip.pretrain.loop import pretrain
 
+        if self.devices is not None:  # submitit numbers them from 0, whatever the mask says
+            os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(self.devices)
+        check_gpus(self.gpus)
         if "SUBMITIT_EXECUTOR" in os.environ:
             import submitit
 
@@ -58,6 +63,8 @@ class Job(Repeatable):
             environment = submitit.helpers.TorchDistributedEnvironment()
             environment.export(set_cuda_visible_devices=False, overwrite=True)
             os.environ["MASTER_PORT"] = str(_port(submitit.JobEnvironment().job_id))
+        else:
+            _take_ranks_of_srun()
         return pretrain(self.config)
 
     def measure(self, run: Path) -> None:
@@ -104,6 +111,39 @@ def as_a_job(work: Callable[[], T]) -> T:
         if stop.request == REQUEUE:
             _go_on_later(requeue)
         raise SystemExit(128 + signal.SIGTERM) from None
+
+
+def check_gpus(wanted: int | None) -> None:
+    """Hide the GPUs where none is wanted; RuntimeError where some are, and torch sees none."""
+    if wanted == 0:  # without cgroups SLURM shows a job those that it was not given
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    if not wanted:
+        return
+    from maskedclip.engine.visible_gpus import compute_device
+
+    if compute_device().type != "cuda":
+        raise RuntimeError(f"--gpus {wanted}: there is no GPU here; use --gpus 0, or another node")
+
+
+def _take_ranks_of_srun() -> None:
+    """Be the rank that `srun -n N python -m maskedclip.pretrain` has made of this process.
+
+    srun alone counts a step's tasks: a shell or a batch script of an allocation is one process.
+    """
+    tasks = os.environ.get("SLURM_STEP_NUM_TASKS", "1")
+    if "RANK" in os.environ or not tasks.isdecimal() or int(tasks) < 2:
+        return
+    from submitit.slurm.slurm import _parse_node_list
+
+    step = f"{os.environ['SLURM_JOB_ID']}.{os.environ.get('SLURM_STEP_ID', '0')}"
+    nodes = os.environ.get("SLURM_STEP_NODELIST") or os.environ.get("SLURM_JOB_NODELIST")
+    os.environ |= {
+        "RANK": os.environ["SLURM_PROCID"],
+        "WORLD_SIZE": tasks,
+        "LOCAL_RANK": os.environ["SLURM_LOCALID"],
+        "MASTER_ADDR": _parse_node_list(nodes)[0] if nodes else "127.0.0.1",
+        "MASTER_PORT": str(_port(step)),
+    }
 
 
 def _port(job: str) -> int:

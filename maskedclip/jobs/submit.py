@@ -9,10 +9,12 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TextIO
 
 from maskedclip.config import Config, LaunchConfig, check_divisible, override, save
+from maskedclip.engine.cores import cores
 from maskedclip.jobs.code_snapshot import on_code, snapshot, snapshot_path, this_code
 from maskedclip.jobs.job import Job
 
@@ -26,7 +28,8 @@ def submit(config: Config, launch: LaunchConfig) -> None:
     or data that is not there; RuntimeError where the job fails.
     """
     cluster = cluster_of(launch)
-    ranks = _ranks(launch, cluster)
+    launch = with_gpus(launch, cluster)
+    ranks = launch.gpus or launch.cpu_ranks
     sizes = config.data.paired_batch, config.data.unpaired_batch
     check_divisible(sizes, ranks * launch.nodes, config.optim.accumulate)
     folder = config.directory.resolve() / "jobs"
@@ -37,13 +40,13 @@ def submit(config: Config, launch: LaunchConfig) -> None:
 
     prepare(config)
     if cluster == "debug":
-        Job(config)()
+        Job(config, launch.gpus, _devices(launch))()
         return
     import submitit
 
     if cluster == "local":
         os.environ.update(this_code())
-        os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // ranks)))
+        os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores() // ranks)))
         # waiting threads sleep: beside another busy process spinning ones made a step 7 times
         # slower, and alone sleeping costs 7 % (docs/lab_notes.md, 2026-11-23)
         os.environ.setdefault("OMP_WAIT_POLICY", "passive")
@@ -57,7 +60,8 @@ def submit(config: Config, launch: LaunchConfig) -> None:
         wanted["slurm_setup"] += on_code(snapshot(folder / "code"))
     executor.update_parameters(**wanted)
     with stderr_to(folder / "submitit.log"), ctrl_c_ignored():
-        job = executor.submit(Job(config))
+        devices = None if cluster == "slurm" else _devices(launch)
+        job = executor.submit(Job(config, launch.gpus, devices))
     if cluster == "slurm":
         sys.stdout.write(
             f"submitted job {job.job_id}: {config.directory}\n"
@@ -167,23 +171,40 @@ def cluster_of(launch: LaunchConfig) -> str:
     return "slurm"
 
 
-def _ranks(launch: LaunchConfig, cluster: str) -> int:
-    """Return the processes a node; ValueError where this machine cannot carry them."""
+def with_gpus(launch: LaunchConfig, cluster: str) -> LaunchConfig:
+    """Return the launch with its number of GPUs a node: all of this machine, one on SLURM.
+
+    Raises ValueError where this machine has fewer than asked for, or is more than one.
+    """
     if cluster == "slurm":
-        return launch.gpus or (launch.cpu_ranks if launch.gpus == 0 else 1)
+        return replace(launch, gpus=1) if launch.gpus is None else launch
     if launch.nodes > 1:
         raise ValueError(f"--nodes {launch.nodes}: several nodes need SLURM; use --nodes 1")
-    import torch
+    if launch.gpus == 0:
+        return replace(launch, cpu_ranks=1) if cluster == "debug" else launch
+    from maskedclip.engine.visible_gpus import compute_device, gpu_names
 
-    present = torch.cuda.device_count()
+    present = len(gpu_names())
+    if not present and not launch.dry_run:
+        compute_device()  # which says why, where there should be some
     wanted = present if launch.gpus is None else launch.gpus
     if wanted > present and not launch.dry_run:
         raise ValueError(
             f"--gpus {wanted}: this machine has {present}; use --gpus {present}, or submit where "
             f"SLURM is"
         )
-    ranks = wanted or launch.cpu_ranks
-    return 1 if cluster == "debug" else ranks
+    if cluster == "debug":  # in this process alone
+        return replace(launch, gpus=min(1, wanted), cpu_ranks=1)
+    return replace(launch, gpus=wanted)
+
+
+def _devices(launch: LaunchConfig) -> tuple[str, ...]:
+    """Return the GPUs of a run on this machine, the first of those that are visible."""
+    if not launch.gpus:
+        return ()
+    from maskedclip.engine.visible_gpus import gpu_names
+
+    return tuple(gpu_names()[: launch.gpus])
 
 
 @contextmanager

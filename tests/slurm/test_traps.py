@@ -25,7 +25,8 @@
 - The first rank's result hides the traceback of the one that failed: each rank has its own log, and
   grid/diagnosis.py reads all of them: grid/test_diagnosis.py.
 - The same port in every attempt, taken by the one before: test_job.py, ranks_meet_at_another_port.
-- submitit writes the local rank over CUDA_VISIBLE_DEVICES: test_job.py, a_rank_keeps_the_gpus.
+- submitit writes the local rank over CUDA_VISIBLE_DEVICES: test_job.py, a_rank_keeps_the_gpus; and
+  numbers local GPUs from 0: jobs/test_gpus_of_a_run.py.
 - srun forgets --cpus-per-task: SRUN_CPUS_PER_TASK is set in every script.
 - Later edits of the code reach a queued job, and `python -m` looks into the working directory
   first: test_code_on_slurm.py.

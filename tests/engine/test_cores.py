@@ -1,0 +1,54 @@
+"""How many cores a process may use, by affinity and cgroup."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from maskedclip.engine.cores import cores
+
+
+@pytest.fixture
+def eight(monkeypatch):
+    """Be on eight cores."""
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)))
+
+
+def grouped(tmp_path: Path, line: str, **files: str) -> tuple[Path, Path]:
+    """Return the mount and the list of cgroups, with files such as job/cpu.max."""
+    for name, text in files.items():
+        path = tmp_path / "cgroup" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    own = tmp_path / "own"
+    own.write_text(line + "\n")
+    return tmp_path / "cgroup", own
+
+
+@pytest.mark.usefixtures("eight")
+def test_without_a_quota_the_affinity_counts(tmp_path):
+    assert cores(tmp_path, tmp_path / "absent") == 8
+    assert cores(*grouped(tmp_path, "0::/job", **{"job/cpu.max": "max 100000"})) == 8
+
+
+@pytest.mark.usefixtures("eight")
+def test_the_smallest_quota_on_the_way_to_the_root_counts(tmp_path):
+    files = {"job/step/cpu.max": "max 100000", "job/cpu.max": "350000 100000"}
+    assert cores(*grouped(tmp_path, "0::/job/step", **files)) == 3
+
+
+@pytest.mark.usefixtures("eight")
+def test_in_a_container_the_quota_is_at_the_top(tmp_path):
+    files = {"cpu.max": "50000 100000"}
+    assert cores(*grouped(tmp_path, "0::/docker/8f2c", **files)) == 1  # half a core is one
+
+
+@pytest.mark.usefixtures("eight")
+def test_quotas_of_cgroup_version_1_are_read(tmp_path):
+    files = {
+        "cpu,cpuacct/job/cpu.cfs_quota_us": "200000",
+        "cpu,cpuacct/job/cpu.cfs_period_us": "100000",
+        "cpu,cpuacct/cpu.cfs_quota_us": "-1",
+        "cpu,cpuacct/cpu.cfs_period_us": "100000",
+    }
+    assert cores(*grouped(tmp_path, "4:cpu,cpuacct:/job", **files)) == 2
