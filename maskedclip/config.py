@@ -39,6 +39,8 @@ class DataConfig:
         float, ...
     ] = ()  # shares of the datasets; none: each sample once an epoch
     unpaired_weights: tuple[float, ...] = ()  # the same of the unpaired ones
+    leave_out_tests: bool = False  # test images of the shards named here and in after.datasets
+    leave_out_tests_of: tuple[str, ...] = ()  # further datasets whose test images are left out
     window: int = 0  # samples read ahead in large pieces and mixed; 0 mixes all of a source
     crop_area: tuple[float, float] = (0.2, 1.0)  # share of the image that a crop shows
     caption_template: str = "A fundus photograph of [CLS]"  # [CLS] becomes the finding

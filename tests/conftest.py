@@ -50,9 +50,14 @@ def phantoms(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 @pytest.fixture
 def small(phantoms: dict[str, Path], tmp_path: Path) -> Config:
     """A run of 6 steps that takes a second or two."""
+    return a_small_run(phantoms, tmp_path)
+
+
+def a_small_run(phantoms: dict[str, Path], root: Path) -> Config:
+    """Return the run of `small`, written below `root`."""
     changes = {
         "name": "small",
-        "out": str(tmp_path / "runs"),
+        "out": str(root / "runs"),
         "data.paired": (str(phantoms["paired"]),),
         "data.unpaired": (str(phantoms["unpaired"]),),
         "data.paired_batch": 4,

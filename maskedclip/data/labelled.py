@@ -24,8 +24,8 @@ from maskedclip.data.stratified import chosen_units
 logger = logging.getLogger(__name__)
 TEST_SHARE = 0.3  # RETFound's rule, where no test split is published
 VALIDATION_SHARE = 0.2  # of what is then left, where no validation split is
-_NAMES = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
-_NAMES |= {"off-site test": "test", "on-site test": "test"}  # of OIA-ODIR
+SPLIT_NAMES = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+SPLIT_NAMES |= {"off-site test": "test", "on-site test": "test"}  # of OIA-ODIR
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,8 +216,8 @@ def classes_of(
 
 
 def _split(dataset: Shards, index: int, published: str | None) -> str | None:
-    if published is None or published in _NAMES:
-        return None if published is None else _NAMES[published]
+    if published is None or published in SPLIT_NAMES:
+        return None if published is None else SPLIT_NAMES[published]
     raise ValueError(
         f"{dataset.directory}: sample {dataset.key(index)} is in split {published!r}; "
         f"build the shards with train, val and test"

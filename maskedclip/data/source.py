@@ -36,7 +36,8 @@ class Source:
 
     Samples that an exclude.csv names take no part (`excluded` of them), nor, with `captioned`,
     those that have neither categories nor a report (`left_out`); `uncaptioned` are those, sorted
-    indices of each dataset, where they are already known. Raises ValueError where nothing is
+    indices of each dataset, where they are already known. Of the rest those in `tested`, sorted
+    indices of each dataset, take no part either (`held_out`). Raises ValueError where nothing is
     left, or a weight has nothing to give.
     """
 
@@ -50,16 +51,22 @@ class Source:
         window: int = 0,
         weights: Sequence[float] = (),
         uncaptioned: Sequence[np.ndarray] | None = None,
+        tested: Sequence[np.ndarray] | None = None,
     ) -> None:
         self.name, self.seed, self.datasets = name, seed, list(datasets)
+        nothing = np.zeros(0, np.int64)
         if uncaptioned is None:
-            nothing = np.zeros(0, np.int64)
             uncaptioned = [without_caption(d) if captioned else nothing for d in datasets]
         self.uncaptioned = list(uncaptioned)
-        kept = [_Kept(d, quiet) for d, quiet in zip(datasets, self.uncaptioned, strict=True)]
+        self.tested = list(tested) if tested is not None else [nothing for _ in datasets]
+        before = sum(len(_Kept(d, q)) for d, q in zip(datasets, self.uncaptioned, strict=True))
+        out = [np.union1d(*two) for two in zip(self.uncaptioned, self.tested, strict=True)]
+        kept = [_Kept(d, indices) for d, indices in zip(datasets, out, strict=True)]
         self._size = sum(map(len, kept))
         self.excluded = sum(len(dataset.excluded) for dataset in self.datasets)
-        self.left_out = sum(map(len, self.datasets)) - self.excluded - self._size
+        self.left_out = sum(map(len, self.datasets)) - self.excluded - before
+        self.held_out = before - self._size
+        self._kept, self._weights = kept, tuple(weights)
         self._check(captioned, kept, weights)
         key, parts = number(seed, name, "mixture"), [(i,) for i in range(len(kept))]
         self._key, self._shares = key, shares_of(weights) if weights else (1,)
@@ -75,6 +82,7 @@ class Source:
                 f"data.{self.name}: no sample in {names or 'no directory'}"
                 + (" has a caption; name shards with labels or reports" if captioned else "")
                 + (f" ({self.excluded} are left out by exclude.csv)" if self.excluded else "")
+                + (f" ({self.held_out} are test images, left out)" if self.held_out else "")
             )
         for dataset, samples, weight in zip(self.datasets, kept, weights, strict=bool(weights)):
             if weight and not len(samples):
@@ -85,6 +93,12 @@ class Source:
 
     def __len__(self) -> int:
         return self._size
+
+    def taking_part(self, dataset: int) -> np.ndarray:
+        """Return the sorted indices of the samples of a dataset that are shown."""
+        kept = self._kept[dataset]
+        shown = len(kept) if not self._weights or self._weights[dataset] else 0
+        return kept.index(np.arange(shown))
 
     @property
     def parts(self) -> int:

@@ -65,7 +65,7 @@ def read_split(path: Path, task: Task, excluded: Collection[str] = ()) -> Divisi
 
     Raises ValueError, in one line, where the file is no split of exactly these samples.
     """
-    rows = _rows(path)
+    rows = split_rows(path)
     by_key = {sample.key: sample for sample in task.samples}
     found = Division({"train": [], "val": [], "test": []}, smallest := {})
     for line, row in enumerate(rows, 2):
@@ -87,7 +87,8 @@ def read_split(path: Path, task: Task, excluded: Collection[str] = ()) -> Divisi
     return found
 
 
-def _rows(path: Path) -> list[list[str]]:
+def split_rows(path: Path) -> list[list[str]]:
+    """Return the rows of a split file: key, class, split, fractions; ValueError for others."""
     try:
         heading, *rows = csv.reader(io.StringIO(path.read_text("utf-8"), newline=""), strict=True)
     except FileNotFoundError:

@@ -25,6 +25,7 @@ from tqdm import tqdm
 
 from maskedclip.data.labelled import LabelledSample
 from maskedclip.data.labelled_views import LabelledBatch, preparation, prepared_batches
+from maskedclip.data.pretraining_images import PretrainingImages
 from maskedclip.data.storage.open_dataset import dataset_sha256
 from maskedclip.data.storage.shards import DamagedSample, Shards
 from maskedclip.engine.distributed import autocast, compute_type
@@ -41,6 +42,7 @@ from maskedclip.models.pretrained import (
     random_info,
     recognise,
 )
+from maskedclip.pretrain.seen_images import images_behind
 
 logger = logging.getLogger(__name__)
 FOLDER = "features"
@@ -101,6 +103,11 @@ class FrozenEncoder:
     def resized(self) -> bool:
         """Whether images have another size than the weights' own."""
         return self.info.preparation.image_size != self._own_info.preparation.image_size
+
+    @cached_property
+    def images(self) -> PretrainingImages:
+        """The images that the weights were trained on, as far as that is known."""
+        return images_behind(self.weights, self.info)
 
     @cached_property
     def sha256(self) -> str:

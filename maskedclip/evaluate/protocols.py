@@ -21,7 +21,7 @@ from maskedclip.data.storage.shards import Shards
 from maskedclip.evaluate import probes
 from maskedclip.evaluate.features import FOLDER, JOINT, PATCHES, Features, FrozenEncoder, features
 from maskedclip.finetune.command import EvaluateConfig, check_protocols
-from maskedclip.finetune.run_directory import LOADED, seen_by
+from maskedclip.finetune.run_directory import LOADED, seen_fields
 from maskedclip.metrics import results
 from maskedclip.metrics.results import Predictions, no_order
 from maskedclip.metrics.scores import metrics_of
@@ -202,7 +202,8 @@ def _evaluate_all(
     rows: list[dict[str, Any]] = []
     for number, (inputs, evaluation) in enumerate(by_inputs.items(), 1):
         if inputs not in missing:
-            rows += _with_images_seen(encoder, stored[inputs], out)
+            shown = _with_images_seen(encoder, stored[inputs], out)
+            rows += _with_seen(encoder, benchmark, shown, out)
             continue
         predictions, knob = _predict(encoder, benchmark, evaluation, table)
         new = results.save_and_score(
@@ -211,7 +212,7 @@ def _evaluate_all(
             variant=f"{encoder.info.preparation.image_size}px" if encoder.resized else "",
         )  # fmt: skip
         facts = {"chosen": knob, "inputs": inputs} | _images_seen(encoder)
-        facts["seen"] = seen_by(encoder.info, benchmark.dataset)
+        facts |= _seen(encoder, benchmark, predictions.keys)
         new = [row | facts for row in new]
         results.write_rows(out, new)
         rows += new
@@ -240,6 +241,24 @@ def _with_images_seen(
     completed = [row | facts for row in rows]
     results.write_rows(out, completed)
     return completed
+
+
+def _seen(encoder: FrozenEncoder, benchmark: Benchmark, keys: list[str]) -> dict[str, Any]:
+    test = benchmark.division.parts["test"]
+    return seen_fields(encoder.images, benchmark.dataset, test, keys)
+
+
+def _with_seen(
+    encoder: FrozenEncoder, benchmark: Benchmark, rows: list[dict[str, Any]], out: Path
+) -> list[dict[str, Any]]:
+    """Return stored rows; those that do not say how many test images were seen say it now."""
+    if all(isinstance(row.get("seen_images"), int) for row in rows):
+        return rows
+    seen = _seen(encoder, benchmark, results.predictions_of(out, rows[0])[0].keys)
+    new = [row | seen for row in rows]
+    if new != rows:
+        results.write_rows(out, new)
+    return new
 
 
 def _is_complete(out: Path, rows: Sequence[dict[str, Any]], metrics: Sequence[str]) -> bool:

@@ -4,17 +4,19 @@ import hashlib
 import json
 import logging
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 from torch import nn
 
 from maskedclip.config import FinetuneConfig, load, save
 from maskedclip.data.labelled import LabelledSample, Task, labelled
+from maskedclip.data.pretraining_images import PretrainingImages, write_images
 from maskedclip.data.splits import division_of, split_file, training_share
 from maskedclip.data.storage.open_dataset import dataset_sha256
 from maskedclip.data.storage.shards import Shards
@@ -34,6 +36,7 @@ from maskedclip.models.pretrained import (
     random_info,
     recognise,
 )
+from maskedclip.pretrain.seen_images import images_behind, trained_dataset
 from maskedclip.shards.image_folders import as_shards
 
 logger = logging.getLogger(__name__)
@@ -204,7 +207,12 @@ def write_results(
         "dataset": name,
         "photographs": photographs_of(labels.dataset.manifest),
     }
-    write_classifier(model, run / FINETUNED, task.classes, header)
+    before = images_behind(config.weights, encoder_info(model))
+    index_N = np.array([s.index for part in ("train", "val") for s in labels.parts[part]], np.int64)
+    own = trained_dataset(labels.dataset, index_N, "finetune", f"{name} (fine-tuning)")
+    images = before + PretrainingImages((own,))
+    write_images(run, images)
+    write_classifier(model, run / FINETUNED, task.classes, header, images.facts())
     identity = {
         "run": config.name,
         "dataset": name,
@@ -222,8 +230,8 @@ def write_results(
         "recipe": config.recipe,
         "image_size": shown.image_size,
         "colours": shown.colours,
-        "seen": seen_by(encoder_info(model), labels.dataset),
     }
+    facts |= seen_fields(before, labels.dataset, labels.parts["test"], predictions.keys)
     results.write_rows(run, [row | facts for row in rows])
 
 
@@ -238,7 +246,15 @@ def photographs_of(manifest: Mapping[str, Any]) -> dict[str, int] | None:
     return {"size": int(settings["size"]), "quality": int(settings["quality"])}
 
 
-def seen_by(weights: EncoderInfo, dataset: Shards) -> str:
-    """Return the format of weights that were trained on images of this dataset; "" for others."""
-    recipe = dataset.manifest.get("recipe", {}).get("name", dataset.name)
-    return weights.format if recipe in weights.trained_on else ""
+def seen_fields(
+    images: PretrainingImages, dataset: Shards, samples: Iterable[LabelledSample], keys: list[str]
+) -> dict[str, Any]:
+    """Return the fields of a row that say how many of its test images weights were trained on.
+
+    Args:
+        images: what the weights were trained on.
+        samples: of the test split; those of `keys` are counted, which the scores are of.
+    """
+    index_of = {sample.key: sample.index for sample in samples}
+    indices = [index_of[key] for key in keys if key in index_of]
+    return images.seen(dataset, indices).fields()

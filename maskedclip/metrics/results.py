@@ -28,6 +28,7 @@ from maskedclip.metrics.seen_images import in_words, input_lines
 logger = logging.getLogger(__name__)
 RESULTS = "results.jsonl"
 _JOIN = "|"  # between the labels of an image, as in shards
+DAGGER = "\u2020"  # beside values of images that were in pre-training
 _NAMED = 8  # classes in a note
 IDENTITY = ("run", "dataset", "task", "protocol", "fraction", "seed", "metric")
 # of the tables on the terminal: there is no room for more
@@ -267,14 +268,49 @@ def _table(rows: Sequence[dict[str, Any]], columns: Mapping[str, str]) -> str:
         split = (row["dataset"], row["task"], row["protocol"], row["fraction"], row["seed"])
         own = (str(row.get("image_size") or "-"),) if pixels else ()
         splits.setdefault((*split, *own), {})[row["metric"]] = row
-    lines = [head]
+    lines, notes = [head], dict[str, None]()
     for (dataset, task, protocol, fraction, seed, *size), by_metric in splits.items():
         scores = [_cell(by_metric.get(m), interval="[" in columns[m]) for m in columns]
+        notes |= dict.fromkeys(
+            f"{note}\n" for row in by_metric.values() if (note := seen_line(row))
+        )
         n = max(row["n"] for row in by_metric.values())
         lines.append(
             (dataset, task, protocol, f"{100 * fraction:.3g}%", str(seed), *size, *scores, str(n))
         )
-    return in_columns(lines)
+    return in_columns(lines) + "".join(notes)
+
+
+def seen_line(row: Mapping[str, Any]) -> str:
+    """Return what a row says of test images among those of pre-training, "" where there are none.
+
+    With a dagger where there are: its values have one too.
+    """
+    words = seen_words(
+        row.get("seen") or "", row.get("seen_images"), row["n"], row.get("seen_note") or ""
+    )
+    mark = f"{DAGGER} " if row.get("seen") else ""
+    return f"{mark}{row['dataset']}: {words}" if words else ""
+
+
+def seen_words(names: str, images: int | None, of: int, note: str) -> str:
+    """Return in words how many of a test split's images were in pre-training.
+
+    Args:
+        names: the datasets of pre-training that have them, or the form of third-party weights.
+        images: their number; None where it is not known.
+        note: why it is not, or why there may be more.
+    """
+    if names and images is None:
+        why = f" ({note})" if note else ""
+        return (
+            f"weights were trained on images of this dataset ({names}); how many of its {of} test "
+            f"images were in pre-training is not known{why.replace('not known: ', '')}"
+        )
+    if names:
+        more = f"; {note}" if note else ""
+        return f"{images} of {of} test images were in pre-training ({names}){more}"
+    return f"whether test images were in pre-training is {note}" if note else ""
 
 
 def _line_name(row: dict[str, Any]) -> str:
@@ -294,7 +330,7 @@ def in_columns(lines: Sequence[Sequence[str]]) -> str:
 def _cell(row: dict[str, Any] | None, *, interval: bool) -> str:
     if row is None or row["value"] is None:
         return "-"
-    value = written(row["metric"], row["value"])
+    value = written(row["metric"], row["value"]) + (DAGGER if row.get("seen") else "")
     if not interval or row["low"] is None:
         return value
     ends = (written(row["metric"], row[end]) for end in ("low", "high"))

@@ -16,7 +16,7 @@ from maskedclip.models.checkpoints.architectures import (
     prefix_positions,
     resampled_positions,
 )
-from maskedclip.models.checkpoints.files import FINETUNED, read_checkpoint
+from maskedclip.models.checkpoints.files import FINETUNED, IMAGES_HEADER, read_checkpoint
 from maskedclip.models.maskedclip import SIZES
 from maskedclip.models.pretrained import (
     LoadReport,
@@ -64,9 +64,17 @@ def adamw_by_layer(model: nn.Module, *, layer_decay: float, weight_decay: float)
 
 
 def write_classifier(
-    model: nn.Module, path: Path, classes: Sequence[str], facts: Mapping[str, Any]
+    model: nn.Module,
+    path: Path,
+    classes: Sequence[str],
+    facts: Mapping[str, Any],
+    images: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write a fine-tuned network whose header holds its shape, its classes and `facts`."""
+    """Write a fine-tuned network whose header holds its shape, its classes and `facts`.
+
+    Args:
+        images: what it was trained on, as `export` has it.
+    """
     info = encoder_info(model)
     header = {
         "network": info.architecture,
@@ -83,7 +91,9 @@ def write_classifier(
             header |= {"size": name, "patch_size": patch_size}
     temporary = path.with_suffix(".tmp")
     tensors = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
-    save_file(tensors, temporary, metadata={"format": "pt", "maskedclip": json.dumps(header)})
+    metadata = {"format": "pt", "maskedclip": json.dumps(header)}
+    metadata |= {IMAGES_HEADER: json.dumps(images)} if images else {}
+    save_file(tensors, temporary, metadata=metadata)
     temporary.replace(path)
 
 

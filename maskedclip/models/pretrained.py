@@ -30,6 +30,7 @@ from maskedclip.models.checkpoints.architectures import (
 )
 from maskedclip.models.checkpoints.files import (
     ENCODER,
+    IMAGES_HEADER,
     MODEL,
     RANDOM,
     Weights,
@@ -82,12 +83,19 @@ class Recognised(NamedTuple):
     info: EncoderInfo
 
 
-def export(weights: Mapping[str, Tensor], shape: Mapping[str, Any], run: Path) -> None:
+def export(
+    weights: Mapping[str, Tensor],
+    shape: Mapping[str, Any],
+    run: Path,
+    images: Mapping[str, Any] | None = None,
+) -> None:
     """Write encoder.safetensors (timm's names) and model.safetensors (everything) into `run`.
 
-    `shape` holds the model's configuration; both headers carry it as JSON under "maskedclip".
+    `shape` holds the model's configuration; both headers carry it as JSON under "maskedclip", and
+    `images`, what the weights were trained on, under "maskedclip_images".
     """
     header = {"format": "pt", "maskedclip": json.dumps(dict(shape), sort_keys=True)}
+    header |= {IMAGES_HEADER: json.dumps(images)} if images else {}
     whole = {name: tensor.contiguous() for name, tensor in weights.items()}
     prefix = "encoder."
     encoder = {k.removeprefix(prefix): v for k, v in whole.items() if k.startswith(prefix)}

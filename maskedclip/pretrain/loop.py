@@ -25,7 +25,15 @@ from maskedclip.models.pretrained import export
 from maskedclip.pretrain.faults import Faults
 from maskedclip.pretrain.methods import method_of
 from maskedclip.pretrain.methods.protocol import At, Method
-from maskedclip.pretrain.sources import Batches, keep_uncaptioned, length, list_unseen, read_sources
+from maskedclip.pretrain.seen_images import keep_images
+from maskedclip.pretrain.sources import (
+    Batches,
+    keep_tested,
+    keep_uncaptioned,
+    length,
+    list_unseen,
+    read_sources,
+)
 
 
 def pretrain(config: Config) -> Path:
@@ -44,6 +52,8 @@ def pretrain(config: Config) -> Path:
         sources = read_sources(config)
         claim(config)
         keep_uncaptioned(sources[0], run)
+        keep_tested(sources, config)
+        images = keep_images(config, sources)
         method = kind(config, device)
         lease = RunLease(run)
         lease.take()  # from here on an earlier attempt publishes no checkpoint
@@ -52,7 +62,7 @@ def pretrain(config: Config) -> Path:
         weights = method.exported()
         if dist.get_rank() == 0:
             list_unseen(config, *sources, length(config, *sources)[1])
-            export(weights, method.shape(config), run)
+            export(weights, method.shape(config), run, images.facts())
     return run
 
 
@@ -130,6 +140,7 @@ def _learnt_from(part: Any) -> Any:
         part,
         paired=tuple(Path(directory).name for directory in part.paired),
         unpaired=tuple(Path(directory).name for directory in part.unpaired),
+        leave_out_tests_of=tuple(Path(directory).name for directory in part.leave_out_tests_of),
         readers=0,
         threads=0,
         prefetch=0,

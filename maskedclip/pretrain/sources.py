@@ -3,7 +3,7 @@
 import json
 import logging
 import math
-from collections.abc import Generator, Sized
+from collections.abc import Generator, Iterable, Mapping, Sized
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -23,9 +23,10 @@ from maskedclip.data.stream import Batch, stream
 from maskedclip.engine.distributed import gathered
 from maskedclip.engine.preemption import gathered_with_request
 from maskedclip.models.text import Tokenizer
+from maskedclip.pretrain.seen_images import LEFT_OUT, UNCAPTIONED, leaves_out, tested_of
 
 logger = logging.getLogger(__name__)
-LOST, UNSEEN, UNCAPTIONED = "lost_samples.jsonl", "unseen_samples.jsonl", "without_caption.json"
+LOST, UNSEEN = "lost_samples.jsonl", "unseen_samples.jsonl"
 
 
 def read_sources(config: Config) -> tuple[Source | None, Source | None]:
@@ -33,23 +34,67 @@ def read_sources(config: Config) -> tuple[Source | None, Source | None]:
     data = config.data
     sizes = data.paired_batch, data.unpaired_batch
     check_divisible(sizes, dist.get_world_size(), config.optim.accumulate)
-    paired = _source("paired", data.paired, config) if data.paired_batch else None
-    return paired, _source("unpaired", data.unpaired, config) if data.unpaired_batch else None
+    datasets = {
+        name: [Shards(Path(directory)) for directory in getattr(data, name)]
+        for name in ("paired", "unpaired")
+        if getattr(data, f"{name}_batch")
+    }
+    tested = _tested(config, datasets)
+    paired, unpaired = (
+        _source(name, datasets[name], config, tested.get(name)) if name in datasets else None
+        for name in ("paired", "unpaired")
+    )
+    return paired, unpaired
 
 
-def _source(name: str, directories: tuple[str, ...], config: Config) -> Source:
-    datasets = [Shards(Path(directory)) for directory in directories]
+def _source(
+    name: str, datasets: list[Shards], config: Config, tested: list[np.ndarray] | None
+) -> Source:
     captioned = name == "paired"
     source = Source(
         name, datasets, config.seed, captioned, window=config.data.window,
         weights=getattr(config.data, f"{name}_weights"),
         uncaptioned=_uncaptioned(datasets, config.directory / UNCAPTIONED) if captioned else None,
+        tested=tested,
     )  # fmt: skip
     if source.left_out and dist.get_rank() == 0:
         logger.info("data.%s: %d samples have no caption and stay out", name, source.left_out)
     if source.excluded and dist.get_rank() == 0:
         logger.info("data.%s: %d samples are left out by exclude.csv", name, source.excluded)
+    if tested is not None and dist.get_rank() == 0:
+        logger.info(
+            "data.%s: %d test images stay out of pre-training, %d samples take part",
+            name, source.held_out, len(source),
+        )  # fmt: skip
     return source
+
+
+def _tested(config: Config, datasets: Mapping[str, list[Shards]]) -> dict[str, list[np.ndarray]]:
+    """Return the test images that stay out of each dataset, as at the run's first start.
+
+    Nothing where none are asked to. Rank 0 looks for them, and its answer is kept, as that of
+    `_uncaptioned` is: splits written later would move every sample.
+    """
+    if not leaves_out(config):
+        return {}
+    line = ""
+    if dist.get_rank() == 0:
+        path = config.directory / LEFT_OUT
+        line = (
+            path.read_text().strip() if path.exists() else json.dumps(tested_of(config, datasets))
+        )
+    (line,) = gathered([line] if line else [])
+    return {k: [np.array(one, np.int64) for one in v] for k, v in json.loads(line).items()}
+
+
+def keep_tested(sources: Iterable[Source | None], config: Config) -> None:
+    """Write what `_tested` found, once."""
+    path = config.directory / LEFT_OUT
+    if leaves_out(config) and dist.get_rank() == 0 and not path.exists():
+        found = {s.name: [rows.tolist() for rows in s.tested] for s in sources if s is not None}
+        temporary = path.with_suffix(".tmp")
+        temporary.write_text(json.dumps(found) + "\n")
+        temporary.replace(path)
 
 
 def _uncaptioned(datasets: list[Shards], path: Path) -> list[np.ndarray]:

@@ -51,7 +51,8 @@ def test_two_colours_are_told_apart(finished: FinetuneConfig) -> None:
     assert rows["auroc"] | {"value": 0, "low": 0, "high": 0} == {
         "run": "ours", "dataset": "colours", "task": "colour", "protocol": "finetune",
         "fraction": 1.0, "seed": 0, "metric": "auroc", "value": 0, "n": 23, "low": 0, "high": 0,
-        "note": "", "recipe": "paper", "seen": "", "method": "random_micro",
+        "note": "", "recipe": "paper", "seen": "", "seen_images": 0, "seen_note": "",
+        "method": "random_micro",
         "predictions": PREDICTIONS, "shards": str(Path(finished.dataset).resolve()),
             "ordered": True, "untrained": [], "image_size": 32, "colours": "imagenet",
     }  # fmt: skip

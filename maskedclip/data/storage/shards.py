@@ -127,6 +127,10 @@ class Shards:
         """
         return [self._member(index, which) for which in range(self._extents.shape[1] // 3)]
 
+    def stored_images(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return size_N and crc32_N of all stored JPEGs by the index, 0 of those that are lost."""
+        return self._extents[:, 1], self._extents[:, 2]
+
     def metadata(self, index: int) -> dict[str, Any]:
         """Return the metadata alone; DamagedSample if its bytes are not those written."""
         members = [self._member(index, which) for which in range(1, self._extents.shape[1] // 3)]

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 RANDOM = "random"
 ENCODER, MODEL, FINETUNED = "encoder.safetensors", "model.safetensors", "finetuned.safetensors"
+IMAGES_HEADER = "maskedclip_images"  # in the metadata of our files
 OWN = (MODEL, FINETUNED, ENCODER)  # of a run, the whole network first
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".tar", ".ckpt")
 # where a checkpoint keeps its networks; the first that is there
@@ -128,6 +129,23 @@ def read_safetensors(path: Path) -> tuple[dict[str, "Tensor"], dict[str, Any]]:
     except SafetensorError as error:
         raise ValueError(f"{path}: not a whole safetensors file ({error})") from error
     return tensors, json.loads(header.get("maskedclip", "{}"))
+
+
+def read_facts(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return our header of a file, and what it states of the images of training.
+
+    Both are empty for third-party files; no tensor is read.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    if path.suffix != ".safetensors":
+        return {}, {}
+    try:
+        with safe_open(path, framework="np") as file:
+            header = file.metadata() or {}
+    except SafetensorError as error:
+        raise ValueError(f"{path}: not a whole safetensors file ({error})") from error
+    return json.loads(header.get("maskedclip", "{}")), json.loads(header.get(IMAGES_HEADER, "{}"))
 
 
 def name_of(weights: str | Path) -> str:
