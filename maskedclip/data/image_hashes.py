@@ -35,6 +35,7 @@ class ImageFacts(NamedTuple):
 
 
 _KNOWN: WeakKeyDictionary[Shards, ImageFacts] = WeakKeyDictionary()
+_LAST: WeakKeyDictionary[Shards, tuple[np.ndarray, np.ndarray]] = WeakKeyDictionary()
 
 
 def image_facts(dataset: Shards) -> ImageFacts:
@@ -50,11 +51,15 @@ def image_facts(dataset: Shards) -> ImageFacts:
 
 
 def hashes_of(dataset: Shards, index_B: np.ndarray) -> np.ndarray:
-    """Return hash_B2 of some images; others are not read."""
+    """Return hash_B2 of some images; others are not read, and the last ones are remembered."""
     if dataset in _KNOWN:
         return np.asarray(_KNOWN[dataset].hash_N2[index_B])
-    source_B = [source for source, *_ in _read(dataset, index_B)]
-    return np.stack([np.array(source_B, np.uint64), _stored(dataset)[index_B]], axis=1)
+    asked, hash_B2 = _LAST.get(dataset, (None, np.zeros((0, 2), np.uint64)))
+    if asked is None or not np.array_equal(asked, index_B):
+        source_B = [source for source, *_ in _read(dataset, index_B)]
+        hash_B2 = np.stack([np.array(source_B, np.uint64), _stored(dataset)[index_B]], axis=1)
+        _LAST[dataset] = index_B, hash_B2
+    return hash_B2
 
 
 def _stored(dataset: Shards) -> np.ndarray:

@@ -42,7 +42,7 @@ from maskedclip.models.pretrained import (
     random_info,
     recognise,
 )
-from maskedclip.pretrain.seen_images import images_behind
+from maskedclip.pretrain.trained_images import images_behind
 
 logger = logging.getLogger(__name__)
 FOLDER = "features"

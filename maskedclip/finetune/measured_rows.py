@@ -1,11 +1,18 @@
-"""The rows of a run as tables show them; older ones do not say whether their classes are grades."""
+"""The rows of a run as tables show them, older ones with what they do not say themselves.
+
+That is whether their classes are grades, and how many test images were in pre-training.
+"""
 
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from maskedclip.data.class_order import is_ordered
+from maskedclip.data.pretraining_images import PretrainingImages, SeenImages
+from maskedclip.data.storage.shards import Shards
 from maskedclip.metrics.results import Predictions, no_order, predictions_of, read_rows
+from maskedclip.pretrain.trained_images import images_of_run
 
 
 def measured_rows(run: Path) -> list[dict[str, Any]]:
@@ -13,7 +20,38 @@ def measured_rows(run: Path) -> list[dict[str, Any]]:
 
     Raises ValueError as `read_rows` does.
     """
-    return [_with_meaning(run, row) for row in read_rows(run)]
+    rows = [_with_meaning(run, row) for row in read_rows(run)]
+    older = [row for row in rows if isinstance(row, dict) and _says_nothing_of_pretraining(row)]
+    images = images_of_run(run) if older else None
+    if images is None or images == PretrainingImages():
+        return rows
+    seen: dict[str, SeenImages] = {}
+    for row in older:
+        name = str(row.get("predictions"))
+        if name not in seen:
+            seen[name] = _seen(run, row, images)
+        row |= seen[name].fields()
+    return rows
+
+
+def _says_nothing_of_pretraining(row: Mapping[str, Any]) -> bool:
+    """Return whether a row was written before such images were looked for in our own runs."""
+    return "seen_images" not in row and not row.get("seen") and "n" in row
+
+
+def _seen(run: Path, row: Mapping[str, Any], images: PretrainingImages) -> SeenImages:
+    try:
+        keys = predictions_of(run, dict(row))[0].keys
+        dataset, index_of = _opened(str(row.get("shards")))
+        return images.seen(dataset, [index_of[key] for key in keys])
+    except (ValueError, OSError, LookupError):
+        return SeenImages("", None, "not known: the shards that were tested on are not here")
+
+
+@lru_cache(maxsize=8)
+def _opened(directory: str) -> tuple[Shards, dict[str, int]]:
+    dataset = Shards(Path(directory))
+    return dataset, {dataset.key(index): index for index in range(len(dataset))}
 
 
 def measured_predictions(run: Path, row: Mapping[str, Any]) -> tuple[Predictions, list[str]]:

@@ -36,7 +36,7 @@ from maskedclip.models.pretrained import (
     random_info,
     recognise,
 )
-from maskedclip.pretrain.seen_images import images_behind, trained_dataset
+from maskedclip.pretrain.trained_images import images_behind, trained_dataset
 from maskedclip.shards.image_folders import as_shards
 
 logger = logging.getLogger(__name__)

@@ -25,7 +25,6 @@ from maskedclip.models.pretrained import export
 from maskedclip.pretrain.faults import Faults
 from maskedclip.pretrain.methods import method_of
 from maskedclip.pretrain.methods.protocol import At, Method
-from maskedclip.pretrain.seen_images import keep_images
 from maskedclip.pretrain.sources import (
     Batches,
     keep_tested,
@@ -34,6 +33,7 @@ from maskedclip.pretrain.sources import (
     list_unseen,
     read_sources,
 )
+from maskedclip.pretrain.trained_images import keep_images
 
 
 def pretrain(config: Config) -> Path:

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, TypeVar
 from tqdm import tqdm
 
 from maskedclip.finetune.measured_rows import measured_predictions, measured_rows
-from maskedclip.metrics.results import RESULTS, Predictions
+from maskedclip.metrics.results import RESULTS, Predictions, seen_words
 from maskedclip.metrics.scores import Score, point
 from maskedclip.metrics.seen_images import in_words
 from maskedclip.models.checkpoints.formats import training_datasets
@@ -43,8 +43,11 @@ class Result:
     scores: Mapping[str, Score]
     predictions: str = ""  # path in the run directory; empty where its rows name none
     shards: str = ""  # the dataset's directory when it was evaluated
-    # form of weights that were trained on images of this dataset; None: the rows do not say
+    # datasets of pre-training that hold test images, or the form of third-party weights that were
+    # trained on images of this dataset; None: the rows do not say
     seen: str | None = None
+    seen_images: int | None = None  # of the test images; None: not known
+    seen_note: str = ""  # why not
     # whether the classes are grades in order; None: the rows do not say
     ordered: bool | None = None
     untrained: tuple[str, ...] = ()  # classes without training images
@@ -55,6 +58,11 @@ class Result:
     def cell(self) -> tuple[Any, ...]:
         """What one cell of a table is made of; several seeds share it."""
         return self.method, self.dataset, self.task, self.protocol, self.budget
+
+    @property
+    def seen_words(self) -> str:
+        """What is known of its test images in pre-training; "" where none of them was."""
+        return seen_words(self.seen or "", self.seen_images, self.n, self.seen_note)
 
     @property
     def budget(self) -> float | str:
@@ -160,6 +168,7 @@ def results_of(directory: Path, rows: Iterable[Any]) -> tuple[list[Result], list
                 int(last["n"]), scores, str(last.get("predictions") or ""),
                 str(last.get("shards") or ""),
                 None if last.get("seen") is None else str(last["seen"]),
+                last.get("seen_images"), str(last.get("seen_note") or ""),
                 last.get("ordered"), tuple(map(str, last.get("untrained") or ())),
                 int(last.get("image_size") or 0), in_words(last),
             )

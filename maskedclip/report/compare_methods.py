@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from sklearn.metrics import roc_auc_score
 
-from maskedclip.finetune.measured_rows import measured_predictions
+from maskedclip.finetune.measured_rows import measured_predictions, measured_rows
 from maskedclip.metrics import results
 from maskedclip.metrics.comparison import (
     Difference,
@@ -44,7 +44,8 @@ class Side(NamedTuple):
 
     classes: list[str]
     runs: dict[int, Predictions]
-    images_seen: str = ""  # size and colours in words; empty: the rows do not say
+    images_seen: str  # size and colours in words; empty: the rows do not say
+    pretraining: list[str]  # what its runs say of test images in pre-training
 
 
 def compare(first: Path, second: Path) -> str:
@@ -84,19 +85,21 @@ def _sides(root: Path) -> Sides:
         raise ValueError(f"{root}: no such directory; name a run, or a folder of runs")
     sides: Sides = {}
     for run in run_directories([root]):
-        for row in results.read_rows(run):
+        for row in measured_rows(run):
             if row["metric"] != METRICS[0]:
                 continue
             predictions, classes = measured_predictions(run, row)
             split = (row["dataset"], row["task"], row["protocol"], row["fraction"])
             size = int(row.get("image_size") or 0)
-            side = sides.setdefault(split, {}).setdefault(size, Side(classes, {}, in_words(row)))
+            by_size = sides.setdefault(split, {})
+            side = by_size.setdefault(size, Side(classes, {}, in_words(row), []))
             if row["seed"] in side.runs or side.classes != classes:
                 raise ValueError(
                     f"{root}: {_title(split)} has two runs of seed {row['seed']}, or other "
                     f"classes; name one run, or a folder of runs that differ in their seed"
                 )
             side.runs[row["seed"]] = predictions
+            side.pretraining.append(results.seen_line(row))
     if not sides:
         raise ValueError(f"{root}: no {results.RESULTS}; fine-tune or evaluate first")
     return sides
@@ -107,7 +110,9 @@ def _text(split: Split, first: Side, second: Side) -> str:
         raise ValueError(f"{_title(split)}: the two runs have other classes; compare others")
     a, b = leaving_out_untrained(list(first.runs.values()), list(second.runs.values()))
     patients = len(set(a[0].units))
-    lines: list[tuple[str, ...]] = [("", "first", "second", "difference [95 %]", "p")]
+    marks = (results.DAGGER * any(map(_is_marked, side.pretraining)) for side in (first, second))
+    heads = (f"{name}{mark}" for name, mark in zip(("first", "second"), marks, strict=True))
+    lines: list[tuple[str, ...]] = [("", *heads, "difference [95 %]", "p")]
     one_class = len(set(a[0].label_B.tolist())) < 2
     ordered = all(run.ordered is not False for run in (*a, *b))
     for metric in METRICS:
@@ -125,8 +130,14 @@ def _text(split: Split, first: Side, second: Side) -> str:
         f"{_title(split)}: {len(a[0].keys)} images of {patients} patients, "
         f"{len(a)} and {len(b)} runs\n"
     )
-    seen = input_lines([("first", first.images_seen), ("second", second.images_seen)])
+    sides = (("first", first), ("second", second))
+    notes = {f"{name}: {line}": None for name, side in sides for line in side.pretraining if line}
+    seen = [*notes, *input_lines([(name, side.images_seen) for name, side in sides])]
     return head + results.in_columns(lines) + "".join(f"{line}\n" for line in seen)
+
+
+def _is_marked(line: str) -> bool:
+    return line.startswith(results.DAGGER)
 
 
 def _by_class(classes: Sequence[str], a: Predictions, b: Predictions) -> list[tuple[str, ...]]:

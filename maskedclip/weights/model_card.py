@@ -15,6 +15,7 @@ from maskedclip.config import Config, flat, load
 from maskedclip.data.storage.shard_writer import MANIFEST
 from maskedclip.engine.provenance import EXCLUSIONS
 from maskedclip.finetune.measured_rows import measured_rows
+from maskedclip.metrics.results import DAGGER, seen_line
 from maskedclip.metrics.scores import METRICS
 from maskedclip.metrics.seen_images import in_words
 from maskedclip.models.text import BUILTIN
@@ -189,6 +190,7 @@ def _measured(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     names = [metric.replace("_", " ") for metric in METRICS]
     head = ("dataset", "task", "protocol", "labels", "seed", "seen at", "test images", *names)
     notes = sorted({f"- {row['dataset']}: {row['note']}" for row in rows if row.get("note")})
+    notes += sorted({f"- {line}" for row in rows if (line := seen_line(row))})
     return [
         "In per cent, with 95 % intervals that draw patients:",
         "",
@@ -200,7 +202,7 @@ def _measured(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 def _score(row: Mapping[str, Any] | None) -> str:
     if row is None or row["value"] is None:
         return UNKNOWN
-    value = f"{100 * row['value']:.1f}"
+    value = f"{100 * row['value']:.1f}" + (DAGGER if row.get("seen") else "")
     if row["low"] is None:
         return value
     return f"{value} [{100 * row['low']:.1f}, {100 * row['high']:.1f}]"

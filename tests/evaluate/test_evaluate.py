@@ -86,7 +86,9 @@ def test_every_protocol_is_scored_on_the_test_split(
         assert "validation AUROC" in by_metric[protocol, "auroc"]["chosen"]
     facts = {(row["run"], row["method"], row["dataset"], row["n"]) for row in rows}
     assert facts == {("ours", "ours", "colours", 29)}
-    assert capsys.readouterr().out.count("colours  disease") == len(ALL)
+    printed = capsys.readouterr().out
+    assert printed.count("colours  disease") == len(ALL)
+    assert "is not known: the weights lie without their run\n" in printed  # no config.json here
     assert (run / LOST).read_text().count('"key": "s080"') == 1
     for protocol in ALL:
         _, classes, label_B, probability_BY = read_predictions(

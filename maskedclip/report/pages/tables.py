@@ -6,7 +6,7 @@ test images, not of the seeds, whose spread is the standard deviation beside it.
 
 import math
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -89,14 +89,14 @@ class TableCell:
 
     @property
     def seen(self) -> list[str]:
-        """The forms of weights that were trained on images of this dataset."""
+        """Which datasets or weights were pre-trained on images of this dataset."""
         return sorted({run.seen for run in self.scored if run.seen})
 
     @property
     def notes(self) -> list[str]:
         notes = [run.scores[self.metric].note for run in self.runs if self.metric in run.scores]
-        trained = [f"weights ({form}) trained on images of this dataset" for form in self.seen]
-        return [*sorted({note for note in notes if note}), *trained]
+        trained = {run.seen_words for run in self.scored}
+        return [*sorted({note for note in notes if note}), *sorted(filter(None, trained))]
 
 
 class Average(NamedTuple):
@@ -202,22 +202,44 @@ class Table:
 
     @property
     def trained_on(self) -> list[str]:
-        """A line a method whose weights were trained on images of a dataset in the table."""
-        datasets: dict[tuple[str, str], list[str]] = {}
+        """A footnote for what the daggers mark: test images that were in pre-training."""
+        forms: dict[tuple[str, str], list[str]] = {}
+        counted: list[str] = []
+        for name, column, run in self._runs():
+            if run.seen and run.seen_images is None:
+                forms.setdefault((name, run.seen), []).append(column.name)
+            elif run.seen:
+                counted.append(f"{name}, {column.name}: {run.seen_words}.")
+        by_makers = [
+            f"{name}: its weights ({form}) were trained on images of "
+            f"{', '.join(dict.fromkeys(columns))}."
+            for (name, form), columns in forms.items()
+        ]
+        return [*dict.fromkeys(counted), *by_makers]
+
+    @property
+    def unknown_images(self) -> list[str]:
+        """A line a reason why it is not known whether test images were in pre-training."""
+        cells: dict[str, list[str]] = {}
+        for name, column, run in self._runs():
+            if run.seen_words and not run.seen:
+                cells.setdefault(run.seen_words, []).append(f"{name}, {column.name}")
+        return [
+            f"{words[0].upper()}{words[1:]}: {'; '.join(dict.fromkeys(where))}."
+            for words, where in cells.items()
+        ]
+
+    def _runs(self) -> Iterator[tuple[str, Column, Result]]:
+        """Yield each run with a value, with its method's name and its column."""
         for block in self.blocks:
             for line in block.lines:
                 for column in self.columns:
-                    for form in line.cells[column, TABLED[0]].seen:
-                        names = datasets.setdefault((line.label or line.method, form), [])
-                        names += [column.name] if column.name not in names else []
-        return [
-            f"{method}: its weights ({form}) were trained on images of {', '.join(names)}."
-            for (method, form), names in datasets.items()
-        ]
+                    for run in line.cells[column, TABLED[0]].scored:
+                        yield line.label or line.method, column, run
 
     @property
     def footnotes(self) -> list[str]:
-        """The lines under the table: how images were seen."""
+        """The lines under the table: what is not known of pre-training, how images were seen."""
         seen = [
             (line.label or line.method, run.images_seen)
             for block in self.blocks
@@ -225,7 +247,7 @@ class Table:
             for column in self.columns
             for run in line.cells[column, TABLED[0]].runs
         ]
-        return input_lines(seen)
+        return [*self.unknown_images, *input_lines(seen)]
 
     @property
     def missing(self) -> list[tuple[str, str, str]]:

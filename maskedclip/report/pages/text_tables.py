@@ -36,7 +36,7 @@ _CSV_HEAD = (
 def markdown(table: Table, link: Link | None = None, *, intervals: bool = False) -> str:
     """Return a table; without `link` for a terminal: no links, and columns of one width.
 
-    A dagger marks values of weights that were trained on images of the dataset.
+    A dagger marks values of test images that were in pre-training.
 
     Args:
         link: a run's directory to the address that leads there.

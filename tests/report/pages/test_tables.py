@@ -193,5 +193,24 @@ def test_cells_of_weights_that_knew_the_dataset_are_marked_and_named() -> None:
     assert sum("trained on images of this dataset" in note for note in notes) == 2
 
 
+def test_counted_test_images_of_pretraining_stand_below_every_table() -> None:
+    runs = [result("ours", "aptos2019", 0.9, seen="clinic", seen_images=7)]
+    runs += [result("ours", "idrid", 0.8, seen="", seen_images=None, seen_note="not known: gone")]
+    found = table(runs, PAPER)
+    line = f"ours, APTOS: 7 of {runs[0].n} test images were in pre-training (clinic)."
+    unknown = "Whether test images were in pre-training is not known: gone: ours, IDRiD."
+    assert (found.trained_on, found.unknown_images) == ([line], [unknown])
+    text = markdown(found)
+    assert text.endswith(f"\n\u2020 {line}\n\n{unknown}\n")
+    assert "80.0\u2020" not in text
+    code = latex(found, "Caption", "tab:x", lambda _: "runs/a")
+    assert rf"\par\footnotesize $^\dagger${line}" in code
+    assert rf"\par\footnotesize {unknown}" in code
+    rows = list(csv.DictReader(io.StringIO(csv_table(found, lambda _: "runs/a"))))
+    noted = {row["dataset"]: row["note"] for row in rows if row["dataset"]}
+    assert noted["aptos2019"] == line.removeprefix("ours, APTOS: ").rstrip(".")
+    assert noted["idrid"] == "whether test images were in pre-training is not known: gone"
+
+
 def test_where_nobody_knew_the_dataset_no_dagger_is_percent() -> None:
     assert "\u2020" not in markdown(table([result("ours", "idrid", 0.7)], PAPER))

@@ -131,6 +131,23 @@ def images_behind(weights: str | Path, info: EncoderInfo | None = None) -> Pretr
     return named + PretrainingImages(unknown=("the weights lie without their run",))
 
 
+def images_of_run(run: Path) -> PretrainingImages | None:
+    """Return which images the weights of a run were trained on, None where nothing says it.
+
+    Third-party weights are not read for it: the rows of a run that began from them say it.
+    """
+    known = _kept_list(run)
+    if known is not None:
+        return known
+    try:
+        config = json.loads((run / "config.json").read_text())
+        base = str(config["weights"]) if "weights" in config else ""
+        ours = base in ("", RANDOM) or bool(read_facts(locate(next(_there(run, base), base)))[0])
+    except (OSError, ValueError, TypeError):
+        return None
+    return _of_configuration(run) if ours else None
+
+
 def _third_party(form: str, trained_on: tuple[str, ...]) -> PretrainingImages:
     if "of no known form" in form:
         return PretrainingImages(unknown=(f"nobody says what {form} was trained on",))
