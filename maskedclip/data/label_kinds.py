@@ -5,6 +5,7 @@ manifest, and empty where it was examined and has none. "number": a number. An i
 examined has no entry. The manifest names the kind of a task under `kinds` where it is no class.
 """
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -35,3 +36,11 @@ def labels_in(text: str) -> list[str]:
 def number_text(value: float) -> str:
     """Return a number as it is stored: 57 for 57.0, and every digit of 0.1."""
     return str(int(value)) if value.is_integer() and abs(value) < 1e15 else repr(value)
+
+
+def is_number(text: str) -> bool:
+    """Return whether a text is a finite number."""
+    try:
+        return math.isfinite(float(text))
+    except ValueError:
+        return False

@@ -200,7 +200,7 @@ def _report(findings: Findings) -> dict[str, Any]:
         "datasets": {
             str(checked.directory): {
                 "problems": [problem._asdict() for problem in checked.problems],
-                **tables(checked.samples),
+                **tables(checked),
             }
             for checked in findings.checked
         }

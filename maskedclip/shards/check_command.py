@@ -46,7 +46,7 @@ def report(findings: Findings) -> str:
 
     lines = []
     for checked in findings.checked:
-        counts = tables(checked.samples)
+        counts = tables(checked)
         splits = ", ".join(f"{name} {count:,}" for name, count in counts["splits"].items())
         lines.append(
             f"{checked.directory}: {len(checked.keys):,} samples ({splits}), "
@@ -55,7 +55,9 @@ def report(findings: Findings) -> str:
             f"{_patients(counts)}"
         )
         for task, classes in counts["labels"].items():
-            parts = (f"{value} {sum(n.values()):,}" for value, n in classes.items())
+            parts = (
+                f"{value or 'none of them'} {sum(n.values()):,}" for value, n in classes.items()
+            )
             lines.append(f"    {task}: {', '.join(parts)}")
         for name, words in (("original_width", "original width"), ("stored_side", "stored side")):
             if counts[name]:

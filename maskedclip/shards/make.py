@@ -15,6 +15,7 @@ from maskedclip.data.class_order import in_order
 if TYPE_CHECKING:  # these import OpenCV, and `--help` must not wait for that
     from maskedclip.shards.building.build import BuildPlan
     from maskedclip.shards.downloads.cards import DatasetCard
+    from maskedclip.shards.downloads.folder_or_csv import Columns
     from maskedclip.shards.downloads.records import Sources
 
 
@@ -37,6 +38,9 @@ class ShardRequest:
     csv: Path | None = None  # csv: the table; the following name its columns
     image_column: str = ""  # file name or path; needed
     label_column: str = ""  # with --task
+    label_columns: tuple[str, ...] = ()  # of 0 and 1: several labels an image; with --task
+    label_separator: str = ""  # between several labels in a cell of --label_column
+    number_column: str = ""  # of an age, a ratio ...; its task is --task or the column's name
     task: str = ""  # what the label is called
     patient_column: str = ""
     eye_column: str = ""
@@ -78,6 +82,9 @@ class ShardRequest:
             raise ValueError(
                 f"--caption_template {self.caption_template!r} has no [CLS]; put it where words go"
             )
+        several = self.label_columns or self.label_separator not in ("", "none")
+        if self.classes_order and (several or (self.number_column and not self.label_column)):
+            raise ValueError("--classes_order is of grades: not of several labels, nor of numbers")
         if self.classes_order and not (self.classes or self.task):
             raise ValueError("--classes_order is the order of labels; add --classes or --task")
         if len(set(self.classes_order)) < len(self.classes_order):
@@ -201,6 +208,7 @@ def _orders(request: ShardRequest, card: "DatasetCard", sources: "Sources") -> d
     Raises ValueError for a class of the images that --classes_order does not name.
     """
     orders = {task: list(classes) for task, classes in card.classes.items()}
+    orders |= {task: list(classes) for task, classes in sources.classes.items()}
     if not request.classes_order:
         return orders
     task = request.classes or request.task
@@ -236,6 +244,7 @@ def _facts(
         "published_images": card.images,
         "settings": {name: getattr(request, name) for name in names},
         **({"ordered": ordered} if ordered else {}),  # tasks whose classes are stated to be grades
+        **({"kinds": sources.kinds} if sources.kinds else {}),  # of tasks that are no plain class
         "pseudonyms": public if key == PUBLIC_KEY else secret,
         "remarks": _hidden(sources.remarks, key) if request.anonymise else sources.remarks,
         "created_by": {
@@ -276,8 +285,44 @@ def _sources_with_patients(request: ShardRequest, card: "DatasetCard") -> "Sourc
     return with_patients(sources, request.patient_pattern, bool(request.classes))
 
 
+def _columns(request: ShardRequest) -> "Columns":
+    """Return the columns of a csv; ValueError where flags do not fit together."""
+    from maskedclip.shards.downloads.folder_or_csv import Columns
+
+    labelled = request.label_column or ", ".join(request.label_columns)
+    if labelled and not request.task:
+        flag = "--label_column" if request.label_column else "--label_columns"
+        raise ValueError(f"{flag} needs --task, the name of the label; see --help")
+    if request.label_column and request.label_columns:
+        raise ValueError("--label_column and --label_columns are two tasks; build one at a time")
+    if request.label_separator and not request.label_column:
+        raise ValueError("--label_separator is between labels of --label_column; add that")
+    number_task = request.task
+    if request.number_column and (labelled or not request.task):
+        number_task = re.sub(r"[^\w-]+", "_", request.number_column).strip("_")
+        if number_task in ("", request.task):
+            raise ValueError(
+                f"--number_column {request.number_column!r} would be the task {number_task!r} too; "
+                f"give the labels another --task"
+            )
+    return Columns(
+        image=request.image_column,
+        label=request.label_column,
+        task=request.task,
+        labels=request.label_columns,
+        separator=request.label_separator,
+        number=request.number_column,
+        number_task=number_task,
+        patient=request.patient_column,
+        eye=request.eye_column,
+        split=request.split_column,
+        report=request.report_column,
+        categories=request.categories_column,
+    )
+
+
 def _sources(request: ShardRequest, card: "DatasetCard") -> "Sources":
-    from maskedclip.shards.downloads.folder_or_csv import Columns, read_csv, read_folder
+    from maskedclip.shards.downloads.folder_or_csv import read_csv, read_folder
     from maskedclip.shards.downloads.odir import read_odir
     from maskedclip.shards.downloads.records import Record, Sources, read_dataset
     from maskedclip.shards.downloads.stare import read_stare
@@ -292,18 +337,7 @@ def _sources(request: ShardRequest, card: "DatasetCard") -> "Sources":
     if card.reader == "csv":
         if request.csv is None or not request.image_column:
             raise ValueError("csv needs --csv FILE and --image_column NAME; see --help")
-        if request.label_column and not request.task:
-            raise ValueError("--label_column needs --task, the name of the label; see --help")
-        columns = Columns(
-            image=request.image_column,
-            label=request.label_column,
-            task=request.task,
-            patient=request.patient_column,
-            eye=request.eye_column,
-            split=request.split_column,
-            report=request.report_column,
-            categories=request.categories_column,
-        )
+        columns = _columns(request)
         return read_csv(card, request.root, request.csv, columns, lost_zeros=request.lost_zeros)
     readers = {"card": read_dataset, "odir": read_odir, "stare": read_stare}
     if card.reader not in readers:

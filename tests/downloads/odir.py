@@ -100,6 +100,18 @@ EYES = {
         "wet age-related macular degeneration",
     ),
 }
+# letters of the labels of each eye, in the order of FLAGS: by hand for the eyes above
+LABELS = {
+    "0_left": "C", "0_right": "N", "2_left": "DO", "2_right": "D", "4_left": "DH", "4_right": "O",
+    "7_left": "O", "7_right": "", "10_left": "D", "10_right": "D", "11_left": "D", "11_right": "A",
+    "12_left": "H", "12_right": "M", "13_left": "D", "13_right": "GO", "4580_left": "",
+    "4580_right": "G", "4784_left": "MO", "4784_right": "A",
+}  # fmt: skip
+NAMES = {
+    "N": "normal", "D": "diabetic retinopathy", "G": "glaucoma", "C": "cataract",
+    "A": "age related macular degeneration", "H": "hypertensive retinopathy",
+    "M": "pathologic myopia", "O": "other",
+}  # fmt: skip
 
 
 def eye(stem: str, split: str | None) -> Facts:
@@ -107,6 +119,8 @@ def eye(stem: str, split: str | None) -> Facts:
     patient, _, side = stem.partition("_")
     categories, disease, report = EYES[stem]
     labels = {"disease": disease} if disease else {}
+    if LABELS[stem]:
+        labels["diseases"] = "|".join(NAMES[letter] for letter in LABELS[stem])
     return Facts(patient, {"left": "L", "right": "R"}[side], split, labels, categories, report)
 
 

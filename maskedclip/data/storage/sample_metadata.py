@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 from maskedclip.data.cell_values import is_missing, patient_of, whole_number
+from maskedclip.data.label_kinds import SEPARATOR
 from maskedclip.data.storage.shard_writer import EMPTY_METADATA
 
 _PIXELS = 1 << 31
@@ -32,7 +33,7 @@ def third_party_metadata(dataset: str, key: str, members: list[bytes]) -> dict[s
         members: bytes of the json, txt and cls, empty where there is none.
     """
     content, text, label = members
-    given = _with_texts(_object(content)) if content else {}
+    given, kinds = _with_texts(_object(content)) if content else ({}, {})
     taken = {
         name: given[name]
         for name in ("patient", "eye", "split", "labels", "categories", "width", "height")
@@ -46,23 +47,45 @@ def third_party_metadata(dataset: str, key: str, members: list[bytes]) -> dict[s
     written = whole_number(_decoded(label, "cls").strip()) if label else ""
     if not is_missing(written):
         metadata["labels"] = {"cls": written} | metadata["labels"]
-    return metadata
+    return metadata | ({"kinds": kinds} if kinds else {})
 
 
-def _with_texts(given: dict[str, Any]) -> dict[str, Any]:
-    """Return the metadata with numbers of labels and patients as text, and without nan or N/A."""
+def _with_texts(given: dict[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
+    """Return the metadata with labels and patients as text, and the kinds of labels.
+
+    Numbers are texts, nan and N/A are none, and a list of texts is joined: such a task is of kind
+    "labels", and one of labels in another form "unread".
+    """
     texts = dict(given)
     if "patient" in given:
         texts["patient"] = patient_of(_number_text(given["patient"]))
     labels = given.get("labels")
     if isinstance(labels, dict):
         written = {task: _number_text(value) for task, value in labels.items()}
+        kinds = {task: _kind(value) for task, value in written.items()}
+        written |= {task: _joined(written[task]) for task in kinds if kinds[task] == "labels"}
         texts["labels"] = {
             task: value
             for task, value in written.items()
-            if not (value is None or (isinstance(value, str) and is_missing(value)))
+            if kinds[task] != "unread"
+            and not (value is None or (kinds[task] == "class" and is_missing(value)))
         }
-    return texts
+        return texts, {task: kind for task, kind in kinds.items() if kind != "class"}
+    return texts, {}
+
+
+def _kind(value: Any) -> str:
+    """Return the kind of a label that is a text, null or a list; "unread" of any other."""
+    if value is None or _text(value):
+        return "class"
+    readable = _texts(value) and not any(SEPARATOR in label for label in value)
+    return "labels" if readable else "unread"
+
+
+def _joined(labels: list[str]) -> str | None:
+    """Return the text of a list of labels; None where they only say that nothing is known."""
+    stated = {" ".join(label.split()) for label in labels if not is_missing(label)}
+    return None if labels and not stated else SEPARATOR.join(sorted(stated))
 
 
 def _number_text(value: Any) -> Any:

@@ -16,11 +16,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
+from statistics import median
 from typing import Any, NamedTuple, TextIO
 
 from tqdm import tqdm
 
 from maskedclip.data.class_order import in_order
+from maskedclip.data.label_kinds import labels_in
 from maskedclip.data.storage.shard_writer import MANIFEST, replacing, write_manifest, write_shard
 from maskedclip.data.storage.shards import read_manifest
 from maskedclip.shards.building.prepare_sample import PreparedSample, Rejected, made_in_order
@@ -54,6 +56,12 @@ class BuildPlan(NamedTuple):
     def chunks(self) -> int:
         """How many shards there are, if no file is rejected."""
         return -(-len(self.records) // self.samples_per_shard)
+
+    @property
+    def kinds(self) -> Mapping[str, str]:
+        """Of tasks that are no plain class (data/label_kinds.py)."""
+        kinds: Mapping[str, str] = self.facts.get("kinds", {})
+        return kinds
 
 
 def build_shards(out: Path, plan: BuildPlan, *, workers: int, progress: bool) -> bool:
@@ -165,13 +173,17 @@ def _write(
     ):
         for n in numbers:
             if n not in done:
-                done[n] = _write_one(out, f"{plan.name}-{n:06d}", islice(prepared, sizes[n]), bar)
+                done[n] = _write_one(out, plan, n, islice(prepared, sizes[n]), bar)
                 _write_json(_note(out, n), done[n])
     return [done[n] for n in numbers]
 
 
 def _write_one(
-    out: Path, stem: str, chunk: Iterable[PreparedSample | Rejected], bar: "tqdm[Any]"
+    out: Path,
+    plan: BuildPlan,
+    number: int,
+    chunk: Iterable[PreparedSample | Rejected],
+    bar: "tqdm[Any]",
 ) -> dict[str, Any]:
     rejected: list[Rejected] = []
     kept: list[PreparedSample] = []
@@ -185,11 +197,11 @@ def _write_one(
                 kept.append(item._replace(jpeg=b""))
                 yield item.key, item.jpeg, item.metadata
 
-    entry = write_shard(out, stem, accepted())
+    entry = write_shard(out, f"{plan.name}-{number:06d}", accepted())
     if not entry["samples"]:  # every file of the chunk was rejected
         (out / entry["file"]).unlink()
         (out / entry["index"]).unlink()
-    tally = _tally(kept)
+    tally = _tally(kept, plan.kinds)
     return {"entry": entry if entry["samples"] else None, "rejected": rejected, "tally": tally}
 
 
@@ -220,7 +232,7 @@ def _finished(out: Path, number: int) -> dict[str, Any] | None:
     return note
 
 
-def _tally(samples: Iterable[PreparedSample]) -> dict[str, Any]:
+def _tally(samples: Iterable[PreparedSample], kinds: Mapping[str, str]) -> dict[str, Any]:
     """Return the counts of a shard, as JSON; small, so that a million files fit into memory."""
     counts: Counter[str] = Counter()
     splits: Counter[str] = Counter()
@@ -228,6 +240,8 @@ def _tally(samples: Iterable[PreparedSample]) -> dict[str, Any]:
     removed: Counter[str] = Counter()
     remarks: dict[str, list[str]] = {}
     labels: dict[str, Counter[str]] = {}
+    several: dict[str, Counter[int]] = {}  # images of a task by the number of their labels
+    numbers: dict[str, list[float]] = {}
     patients: set[str] = set()
     files: list[tuple[str, str]] = []
     qualities: list[tuple[str, Quality]] = []
@@ -244,7 +258,13 @@ def _tally(samples: Iterable[PreparedSample]) -> dict[str, Any]:
         for kind, remark in sample.remarks:
             remarks.setdefault(kind, []).append(f"{metadata['source']}: {remark}")
         for task, value in metadata["labels"].items():
-            labels.setdefault(task, Counter())[value] += 1
+            if kinds.get(task) == "number":
+                numbers.setdefault(task, []).append(float(value))
+            elif kinds.get(task) == "labels":
+                labels.setdefault(task, Counter()).update(labels_in(value))
+                several.setdefault(task, Counter())[len(labels_in(value))] += 1
+            else:
+                labels.setdefault(task, Counter())[value] += 1
         patients |= {metadata["patient"]} - {None}
         files.append((metadata["sha256"], metadata["source"]))
         qualities += [(sample.key, sample.quality)] if sample.quality else []
@@ -252,6 +272,8 @@ def _tally(samples: Iterable[PreparedSample]) -> dict[str, Any]:
         "counts": counts,
         "splits": splits,
         "labels": labels,
+        "several": several,
+        "numbers": numbers,
         "categories": categories,
         "removed": removed,
         "remarks": remarks,
@@ -301,6 +323,7 @@ def _summary(
             **({"with_patient": counts["with_patient"]} if partly else {}),
             "splits": _sorted(_sum(tally["splits"] for tally in tallies)),
             "labels": labels,
+            **_of_kinds(tallies),
             "categories": _sorted(_sum(tally["categories"] for tally in tallies)),
         },
         "classes": {task: list(classes) for task, classes in labels.items()},
@@ -313,6 +336,37 @@ def _summary(
             for source, reason in note["rejected"]
         ],
     }
+
+
+def _of_kinds(tallies: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return counts of the tasks that are no plain class; nothing where there is none.
+
+    `labels_an_image`: of a task, the number of images that have 0, 1, 2 ... of its labels.
+    `numbers`: of a task, the number of images, and its lowest, median and highest value.
+    """
+    tasks = sorted({task for tally in tallies for task in tally.get("several", ())})
+    several = {task: _sum(tally["several"].get(task, {}) for tally in tallies) for task in tasks}
+    values: dict[str, list[float]] = {}
+    for tally in tallies:
+        for task, found in tally.get("numbers", {}).items():
+            values.setdefault(task, []).extend(found)
+    numbers = {
+        task: {
+            "images": len(found),
+            "lowest": min(found),
+            "median": median(found),
+            "highest": max(found),
+        }
+        for task, found in sorted(values.items())
+    }
+    # by number: the notes of shards hold them as text, a tally of this process may not
+    by_number = {
+        task: {str(n): count for n, count in sorted((int(n), c) for n, c in counts.items())}
+        for task, counts in several.items()
+    }
+    return ({"labels_an_image": by_number} if by_number else {}) | (
+        {"numbers": numbers} if numbers else {}
+    )
 
 
 def _sum(counts: Iterable[Mapping[str, int]]) -> Counter[str]:

@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from maskedclip.data.class_order import in_order
+from maskedclip.data.label_kinds import labels_in
 from maskedclip.data.labelled import labelled
 from maskedclip.data.splits import FOLDER as SPLITS
 from maskedclip.data.splits import read_split
@@ -29,6 +30,7 @@ class CheckedDataset(NamedTuple):
     samples: list[StoredSample]  # those without a problem, in order
     keys: frozenset[str]  # of all its samples
     excluded: frozenset[str]  # keys that its exclude.csv names
+    kinds: Mapping[str, str] = {}  # of its tasks that are no plain class
 
 
 def check_dataset(directory: Path, workers: int, done: Callable[[int], object]) -> CheckedDataset:
@@ -49,7 +51,7 @@ def check_dataset(directory: Path, workers: int, done: Callable[[int], object]) 
     largest = largest if isinstance(largest, int) else SIDE_LIMIT
 
     def shard(entry: dict[str, Any]) -> tuple[list[Problem], list[StoredSample], list[str]]:
-        return check_shard(directory, entry, (name, largest), done)
+        return check_shard(directory, entry, (manifest, largest), done)
 
     with ThreadPoolExecutor(workers) as pool:
         results = list(pool.map(shard, entries))
@@ -70,7 +72,16 @@ def check_dataset(directory: Path, workers: int, done: Callable[[int], object]) 
         excluded = set()
         problems.append(Problem(EXCLUSIONS, "", str(error).partition(": ")[2]))
     problems += _split_problems(directory) if not problems else []
-    return CheckedDataset(directory, name, problems, samples, frozenset(keys), frozenset(excluded))
+    kinds = manifest.get("kinds")
+    return CheckedDataset(
+        directory,
+        name,
+        problems,
+        samples,
+        frozenset(keys),
+        frozenset(excluded),
+        kinds if isinstance(kinds, dict) else {},
+    )
 
 
 def _split_problems(directory: Path) -> list[Problem]:
@@ -129,14 +140,21 @@ def _repeated(keys: list[str]) -> list[str]:
 _SHARES = (0, 5, 25, 50, 75, 95, 100)  # percent
 
 
-def tables(samples: Sequence[StoredSample]) -> dict[str, Any]:
-    """Return counts by split, by class and split, and quantiles of sizes in pixels."""
+def tables(checked: CheckedDataset) -> dict[str, Any]:
+    """Return counts by split, by class and split, and quantiles of sizes in pixels.
+
+    An image of several labels counts for each of them, and for "" where it has none.
+    """
+    samples = checked.samples
     splits = Counter(sample.metadata.split or "none" for sample in samples)
     labels: dict[str, dict[str, Counter[str]]] = {}
     for sample in samples:
-        for task, value in sample.metadata.labels.items():
-            counts = labels.setdefault(task, {}).setdefault(value, Counter())
-            counts[sample.metadata.split or "none"] += 1
+        for task, text in sample.metadata.labels.items():
+            kind = checked.kinds.get(task, "class")
+            values = {"labels": labels_in(text) or [""], "number": ["a number"]}.get(kind, [text])
+            for value in values:
+                counts = labels.setdefault(task, {}).setdefault(value, Counter())
+                counts[sample.metadata.split or "none"] += 1
     return {
         "samples": len(samples),
         "patients": len({sample.metadata.patient for sample in samples} - {None}),

@@ -9,13 +9,14 @@ import json
 import os
 import re
 import tarfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 import simplejpeg
 from isal.isal_zlib import crc32
 
+from maskedclip.data.label_kinds import is_number, labels_in
 from maskedclip.data.storage.shard_writer import EMPTY_METADATA, INDEX_HEADER, MANIFEST
 
 JPEG_LIMIT, JSON_LIMIT = 1 << 26, 1 << 20  # bytes of a member; what is larger is not read
@@ -51,7 +52,9 @@ def _hex(digits: int) -> Callable[[Any], bool]:
 
 
 def _labels(value: Any) -> bool:
-    return isinstance(value, dict) and all(_text(k) and _text(v) for k, v in value.items())
+    return isinstance(value, dict) and all(
+        _text(k) and isinstance(v, str) for k, v in value.items()
+    )
 
 
 # field of the contract: (test of its value, whether it may be null, description)
@@ -76,8 +79,9 @@ _FIELDS: dict[str, tuple[Callable[[Any], bool], bool, str]] = {
 assert _FIELDS.keys() == EMPTY_METADATA.keys()
 
 
-def metadata_problems(content: bytes, dataset: str) -> Iterator[str]:
-    """Yield the problems of a sample's JSON."""
+def metadata_problems(content: bytes, manifest: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the problems of a sample's JSON, of the dataset of this manifest."""
+    dataset = str(manifest["name"])
     try:
         metadata = json.loads(content)
     except (ValueError, RecursionError) as error:
@@ -93,8 +97,26 @@ def metadata_problems(content: bytes, dataset: str) -> Iterator[str]:
             yield f"metadata: {name} is not {words}"
     for name in sorted(metadata.keys() - _FIELDS.keys()):
         yield f"metadata has a field {name[:40]!r} that the format does not know"
+    if _labels(metadata.get("labels")):
+        for task, text in metadata["labels"].items():
+            yield from _label_problems(task, text, manifest)
     if _text(metadata.get("dataset")) and metadata["dataset"] != dataset:
         yield f"metadata is of dataset {metadata['dataset'][:40]!r}, not of {dataset!r}"
+
+
+def _label_problems(task: str, text: str, manifest: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what is wrong with the label of a sample (data/label_kinds.py)."""
+    kinds, classes = manifest.get("kinds", {}), manifest.get("classes", {})
+    kind = kinds.get(task, "class") if isinstance(kinds, dict) else "class"
+    if kind == "number":
+        if not is_number(text):
+            yield f"metadata: the label {task} is {text[:40]!r}, no finite number"
+    elif kind == "labels":
+        order = classes.get(task, ()) if isinstance(classes, dict) else ()
+        if [name for name in order if name in labels_in(text)] != labels_in(text):
+            yield f"metadata: the labels {task} are {text[:40]!r}, not of {MANIFEST} in its order"
+    elif not text:
+        yield f"metadata: the label {task} is empty"
 
 
 def read_metadata(content: bytes) -> Metadata:
@@ -182,7 +204,7 @@ def read_jpeg(directory: Path, sample: StoredSample) -> bytes:
 def check_shard(
     directory: Path,
     entry: dict[str, Any],
-    expected: tuple[str, int],
+    expected: tuple[Mapping[str, Any], int],
     done: Callable[[int], object],
 ) -> tuple[list[Problem], list[StoredSample], list[str]]:
     """Return the problems, the intact samples and all the keys of one shard."""
@@ -291,7 +313,7 @@ def _members(file: BinaryIO) -> Iterator[tuple[tarfile.TarInfo | None, str]]:
 
 
 def _check_sample(
-    file: BinaryIO, row: tuple[str, MemberSpan, MemberSpan], expected: tuple[str, int]
+    file: BinaryIO, row: tuple[str, MemberSpan, MemberSpan], expected: tuple[Mapping[str, Any], int]
 ) -> tuple[list[str], StoredSample | None]:
     key, *spans = row
     contents, reasons = [], []
@@ -310,8 +332,8 @@ def _check_sample(
         contents.append(content)
     if reasons:  # the content is damaged: its fields need no check
         return reasons, None
-    name, largest = expected
-    reasons = [*jpeg_problems(contents[0], largest), *metadata_problems(contents[1], name)]
+    manifest, largest = expected
+    reasons = [*jpeg_problems(contents[0], largest), *metadata_problems(contents[1], manifest)]
     if reasons:
         return reasons, None
     side = simplejpeg.decode_jpeg_header(contents[0])[0]

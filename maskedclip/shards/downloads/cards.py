@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from maskedclip.data.label_kinds import SEPARATOR
+
 CARDS = Path(__file__).resolve().parents[1] / "cards"  # package data: pip installs them
 FACTS = ("patient", "eye", "split")  # what a path or a row may state besides classes
 
@@ -75,6 +77,8 @@ class DatasetCard:
     classes: Mapping[str, Mapping[str, str]] = field(default_factory=dict)  # task, class, category
     ordered: tuple[str, ...] = ()  # tasks whose classes above are grades, the lowest first
     findings: Mapping[str, Mapping[str, str]] = field(default_factory=dict)  # task, category, class
+    # task, category ("*" is any other), label: an image has those of all of its categories
+    labels: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     exclude: tuple[str, ...] = ()  # globs of folders: decoys and copies
     nearest: bool = False  # only the images nearest the root: deeper ones repeat them
     lookalikes: tuple[Lookalike, ...] = ()
@@ -115,6 +119,11 @@ def _card(facts: dict[str, Any]) -> DatasetCard:
         re.compile(pattern)
     groups = {name for rule in card.paths for name in re.compile(rule.pattern).groupindex}
     tasks = groups.difference(FACTS).union(*(entry.labels for entry in card.paths + card.tables))
+    for task, labels in card.labels.items():
+        if task in card.classes or task in card.findings:
+            raise ValueError(f"the task {task!r} has one class and several labels")
+        if any(SEPARATOR in label for label in labels.values()):
+            raise ValueError(f"[labels.{task}] has a label with {SEPARATOR}, which separates them")
     for task in sorted((tasks | {*card.ordered}) - card.classes.keys()):
         raise ValueError(f"no [classes.{task}] for the task {task!r}")
     return card

@@ -3,14 +3,22 @@
 import difflib
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
 from maskedclip.data.captions import categories_of
 from maskedclip.data.cell_values import is_missing, patient_of, whole_number
+from maskedclip.shards.downloads.answer_columns import (
+    WHOLE_CELLS,
+    Answer,
+    labels_of_cells,
+    labels_of_columns,
+    numbers_of,
+    one_class,
+    refuse_several,
+)
 from maskedclip.shards.downloads.cards import DatasetCard
-from maskedclip.shards.downloads.class_names import class_names
 from maskedclip.shards.downloads.files import SPLITS, list_files, outside_of_splits, remarks_on
 from maskedclip.shards.downloads.image_names import ImageNames, Named
 from maskedclip.shards.downloads.label_files import SURPLUS, Remarks, Row, cell, names_of, rows_of
@@ -67,6 +75,10 @@ class Columns(NamedTuple):
     split: str = ""
     report: str = ""
     categories: str = ""
+    labels: tuple[str, ...] = ()  # of 0 and 1, a label each
+    separator: str = ""  # between the labels of a cell of `label`
+    number: str = ""
+    number_task: str = ""
 
 
 class RowNames:
@@ -78,6 +90,10 @@ class RowNames:
         self._lost_zeros = lost_zeros
         self._remarks = remarks
         self.zeros = 0  # rows that name one image if they have lost their zeros
+
+    def remark(self, kind: str, texts: Iterable[str]) -> None:
+        """Add remarks of a kind."""
+        self._remarks[kind].update(texts)
 
     def of_row(self, name: str, split: str) -> Named:
         """Return the image of a name; an empty result where it names none."""
@@ -117,18 +133,12 @@ def read_csv(
         raise wrong_root(card, root, files)
     remarks: Remarks = defaultdict(set)
     rows = _whole_rows(rows, file, columns, remarks)
-    labels = [cell(row, columns.label) for row in rows] if columns.label else []
-    classes = class_names(labels)
-    if labels and not any(classes.class_of.values()):
-        raise ValueError(
-            f"--label_column {columns.label!r}: none of the {len(labels)} rows of {file} has a "
-            f"class; give another column, or leave the flag out"
-        )
-    remarks["spellings_joined"] = set(classes.joined)
-    remarks["labels_that_state_nothing"] = set(classes.missing)
-    remarks["none_is_a_grade"] = set(classes.grades)
+    try:
+        answers = _answers(rows, columns, remarks)
+    except ValueError as error:
+        raise ValueError(f"--csv {file}: {error}") from None
     names = RowNames(ImageNames(files.images, root), lost_zeros, remarks)
-    found, unclear, copies = _by_image(rows, columns, names, classes.class_of, root)
+    found, unclear, copies = _by_image(rows, columns, names, answers, root)
     remarks["images_with_two_rows"] = unclear - remarks["names_of_several_images"]
     if not found:
         raise _names_no_image(file, root, rows, columns.image, names, files.images)
@@ -144,18 +154,38 @@ def read_csv(
     remarks["patients_unknown"] = _nobodies(rows, columns.patient)
     remarks |= remarks_on(files)
     remarks["known_datasets"] = set(known_datasets(root, files))
-    return in_order(records, remarks)
+    kinds = {answer.task: answer.kind for answer in answers if answer.kind != "class"}
+    orders = {answer.task: answer.classes for answer in answers if answer.kind == "labels"}
+    return in_order(records, remarks, kinds, orders)
+
+
+def _answers(rows: list[Row], columns: Columns, remarks: Remarks) -> list[Answer]:
+    """Return what the columns answer of an image; ValueError where they answer nothing."""
+    answers = []
+    if columns.labels:
+        answers.append(labels_of_columns(rows, columns.labels, columns.task, remarks))
+    elif columns.separator and columns.separator != WHOLE_CELLS:
+        facts = columns.label, columns.separator, columns.task
+        answers.append(labels_of_cells(rows, *facts, remarks))
+    elif columns.label:
+        if not columns.separator:
+            refuse_several(rows, columns.label, remarks)
+        answers.append(one_class(rows, columns.label, columns.task, remarks))
+    if columns.number:
+        answers.append(numbers_of(rows, columns.number, columns.number_task, remarks))
+    return answers
 
 
 def _by_image(
-    rows: list[Row], columns: Columns, names: RowNames, class_of: Mapping[str, str], root: Path
+    rows: list[Row], columns: Columns, names: RowNames, answers: list[Answer], root: Path
 ) -> tuple[dict[str, Record], set[str], set[str]]:
     """Return the records by image, the images that are unclear, and copies of images."""
     found: dict[str, Record] = {}
     unclear: set[str] = set()
     copies: set[str] = set()
+    lacking: defaultdict[str, dict[str, str]] = defaultdict(dict)  # of an image, by task
     for row in rows:
-        record = _record_of_row(columns, row, root, class_of)
+        record = _record_of_row(columns, row, root, answers)
         named = names.of_row(cell(row, columns.image), record.split or "")
         unclear.update(named.unclear)
         copies.update(named.copies)
@@ -166,6 +196,19 @@ def _by_image(
                 unclear.add(named.image)
             else:
                 found[named.image] = together
+            for answer in answers:
+                if answer.kind != "class" and answer.task not in record.labels:
+                    lacking[named.image][answer.task] = answer.lacking(row)
+    names.remark(
+        "images_with_an_empty_label",
+        (
+            f"{source}: {column}"
+            for source, columns_of in lacking.items()
+            if source not in unclear
+            for task, column in columns_of.items()
+            if task not in found[source].labels
+        ),
+    )
     return found, unclear, copies
 
 
@@ -173,7 +216,11 @@ def _rows_with_columns(file: Path, columns: Columns) -> list[Row]:
     """Return the rows of a table; ValueError where it lacks a column or has one twice."""
     if not file.is_file():
         raise ValueError(f"--csv {file}: no such file; give the table of labels")
-    flags = {flag: name for flag, name in columns._asdict().items() if name and flag != "task"}
+    flags = {
+        f"--{flag}_column {name!r}": name
+        for flag, name in columns._asdict().items()
+        if name and flag not in ("task", "labels", "separator", "number_task")
+    } | {f"--label_columns: {name!r}": name for name in columns.labels}
     rows, lacking = rows_of(file, list(flags.values()), once=True)
     if not lacking:
         if not rows:
@@ -183,7 +230,7 @@ def _rows_with_columns(file: Path, columns: Columns) -> list[Row]:
     for flag, name in flags.items() if any(present) else ():
         if names_of(name)[0] not in names_of(present):
             near = difflib.get_close_matches(name.lower(), names_of(present), n=1) or present
-            raise ValueError(f"--{flag}_column {name!r} is not in {file}; it has {', '.join(near)}")
+            raise ValueError(f"{flag} is not in {file}; it has {', '.join(near)}")
     raise ValueError(f"--csv {file}: {lacking}")
 
 
@@ -198,7 +245,8 @@ def _whole_rows(rows: list[Row], file: Path, columns: Columns, remarks: Remarks)
     if len(whole) < len(rows):
         shifted = f"{file.name}: {len(rows) - len(whole)} rows"
         remarks["rows_longer_than_the_heading"].add(shifted)
-    single = (columns.image, columns.label, columns.patient, columns.eye, columns.split)
+    single = [columns.image, columns.label, columns.patient, columns.eye, columns.split]
+    single += [*columns.labels, columns.number]
     for row in whole:
         for name in filter(None, single):
             if len(cell(row, name).splitlines()) > 1:
@@ -236,14 +284,16 @@ def _nobodies(rows: list[Row], column: str) -> set[str]:
     return {f"{word}: {count} rows" for word, count in words.items()}
 
 
-def _record_of_row(columns: Columns, row: Row, root: Path, class_of: Mapping[str, str]) -> Record:
+def _record_of_row(columns: Columns, row: Row, root: Path, answers: list[Answer]) -> Record:
     """Return what a row states, of an image that is not known yet."""
 
     def of(column: str) -> str:
         text = cell(row, column) if column else ""
         return "" if is_missing(text) else text
 
-    label = class_of[cell(row, columns.label)] if columns.label else ""
+    texts = {a.task: text for a in answers if (text := a.text_of(row)) is not None}
+    classes = [n for a in answers if a.task in texts for n in a.classes_in(texts[a.task])]
+    named = dict.fromkeys(word for name in classes for word in words_of_class(name))
     findings, split = of(columns.categories), of(columns.split)
     categories = [word for word in categories_of(findings) if not is_missing(word)]
     return Record(
@@ -252,7 +302,7 @@ def _record_of_row(columns: Columns, row: Row, root: Path, class_of: Mapping[str
         patient=patient_of(whole_number(of(columns.patient))),
         eye=eye_of(of(columns.eye)),
         split=SPLITS.get(split.lower(), split) or None,
-        labels={columns.task: label} if label else {},
-        categories=tuple(categories) if findings else words_of_class(label),
+        labels=texts,
+        categories=tuple(categories if findings else named),
         report=" ".join(of(columns.report).split()) or None,
     )

@@ -1,15 +1,17 @@
 """ODIR-5K: diagnostic keywords of every eye, in any of its three published forms.
 
-The label of an eye comes from that eye's own keywords. The flags N ... O of the table are of the
+The labels of an eye come from that eye's own keywords. The flags N ... O of the table are of the
 patient, and so of both eyes; `labels` of full_df.csv keeps the first keyword only.
 """
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from maskedclip.data.captions import categories_of, keywords_of
 from maskedclip.data.cell_values import is_missing, patient_of
+from maskedclip.data.label_kinds import joined
 from maskedclip.shards.downloads.cards import DatasetCard
 from maskedclip.shards.downloads.files import list_files, remarks_on
 from maskedclip.shards.downloads.image_names import stem_of
@@ -61,16 +63,24 @@ def read_odir(card: DatasetCard, root: Path) -> Sources:
             record = _with_findings(card, record, eye)
             remarks["eyes_without_finding"].update([] if record.categories else [source])
         records.append(record)
-    return in_order(records, remarks | remarks_on(files))
+    orders = {task: tuple(dict.fromkeys(of.values())) for task, of in card.labels.items()}
+    kinds = dict.fromkeys(card.labels, "labels")
+    return in_order(records, remarks | remarks_on(files), kinds, orders)
 
 
 def _with_findings(card: DatasetCard, record: Record, eye: OdirEye) -> Record:
-    """Return the record with the class of every task on which all findings of the eye agree."""
+    """Return the record with what the findings of the eye say of every task.
+
+    That is the class on which all of them agree, or the labels of them all. An eye without a
+    finding has no entry.
+    """
     categories, labels = tuple(categories_of(eye.keywords)), {}
     for task, classes in card.findings.items():
         implied = {classes.get(category) for category in categories}
         if len(implied) == 1 and None not in implied:
             labels[task] = str(implied.pop())
+    if categories:
+        labels |= {task: labels_of(card, task, categories) for task in card.labels}
     return record._replace(
         patient=patient_of(eye.patient),
         eye=eye.side,
@@ -78,6 +88,17 @@ def _with_findings(card: DatasetCard, record: Record, eye: OdirEye) -> Record:
         categories=categories,
         report=", ".join(keywords_of(eye.keywords)) or None,
     )
+
+
+def labels_of(card: DatasetCard, task: str, categories: Sequence[str]) -> str:
+    """Return the labels of findings, joined; `*` stands for those without a label of their own.
+
+    A normal fundus with another finding (one eye of ODIR-5K) is not normal.
+    """
+    label_of = card.labels[task]
+    findings = [name for name in categories if name != "normal"] or categories
+    labels = {label_of.get(name, label_of.get("*", "")) for name in findings} - {""}
+    return joined(labels, list(dict.fromkeys(label_of.values())))
 
 
 def _set(source: str) -> str:

@@ -95,7 +95,7 @@ def with_patients(sources: Sources, pattern: str, classes: bool) -> Sources:
     if stated and pattern not in ("", REFUSED):
         raise ValueError("--patient_pattern: the dataset states its patients; leave the flag out")
     if stated or pattern == REFUSED:
-        return Sources(records, sources.remarks | _crossing(records))
+        return sources._replace(records=records, remarks=sources.remarks | _crossing(records))
     names = [record.source for record in records]
     found = by_pattern(names, pattern) if pattern else recognised(names, classes)
     if pattern and not found:
@@ -108,7 +108,7 @@ def with_patients(sources: Sources, pattern: str, classes: bool) -> Sources:
         return sources
     records = [_with(record, found.get(record.source)) for record in records]
     remarks = {FOUND: [_summary(names, found)]} | _crossing(records)
-    return Sources(records, sources.remarks | remarks)
+    return sources._replace(records=records, remarks=sources.remarks | remarks)
 
 
 def _with(record: Record, named: NamedPatient | None) -> Record:

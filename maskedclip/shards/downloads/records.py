@@ -36,12 +36,26 @@ class Sources(NamedTuple):
 
     records: list[Record]
     remarks: dict[str, list[str]]
+    kinds: dict[str, str] = {}  # noqa: RUF012 - never changed; of tasks that are no plain class
+    classes: dict[str, tuple[str, ...]] = {}  # noqa: RUF012 - of a task, those in a stated order
 
 
-def in_order(records: Iterable[Record], remarks: Mapping[str, Iterable[str]]) -> Sources:
-    """Return records sorted by source, with the remarks that are not empty."""
+def in_order(
+    records: Iterable[Record],
+    remarks: Mapping[str, Iterable[str]],
+    kinds: Mapping[str, str] = {},
+    classes: Mapping[str, tuple[str, ...]] = {},
+) -> Sources:
+    """Return records sorted by source, with the remarks that are not empty.
+
+    Args:
+        kinds: of tasks that are no plain class; of those that no record has, nothing is said.
+    """
     texts = {name: sorted(map(printable, values)) for name, values in remarks.items() if values}
-    return Sources(sorted(records, key=lambda record: record.source), texts)
+    found = sorted(records, key=lambda record: record.source)
+    tasks = {task for record in found for task in record.labels}
+    present = {task: kinds[task] for task in sorted(kinds) if task in tasks}
+    return Sources(found, texts, present, dict(classes))
 
 
 def eye_of(word: str | None) -> str | None:

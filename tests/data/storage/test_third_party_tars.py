@@ -85,7 +85,17 @@ def test_a_key_ends_at_the_first_dot_of_the_last_part(name: str, key: tuple[str,
         ({"json": b"{}", "txt": b"t"}, {"report": "t"}),
         ({"cls": b"3\n"}, {"labels": {"cls": "3"}}),
         ({"cls": b"3", "json": b'{"labels": {"g": "1"}}'}, {"labels": {"cls": "3", "g": "1"}}),
-        ({"json": b'{"labels": {"g": [1]}, "categories": "x", "width": "9"}'}, {}),
+        (
+            {"json": b'{"labels": {"g": [1]}, "categories": "x", "width": "9"}'},
+            {"kinds": {"g": "unread"}},
+        ),
+        (
+            {"json": b'{"labels": {"g": ["b", "a", "nan"], "h": [], "i": ["N/A"], "j": ["a|b"]}}'},
+            {
+                "labels": {"g": "a|b", "h": ""},
+                "kinds": {"g": "labels", "h": "labels", "i": "labels", "j": "unread"},
+            },
+        ),
         (
             {"json": b'{"labels": {"g": 1.0, "h": "nan"}, "patient": 7}'},
             {"labels": {"g": "1"}, "patient": "7"},

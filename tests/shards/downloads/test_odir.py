@@ -3,8 +3,11 @@ from pathlib import Path
 
 import pytest
 
+from maskedclip.data.captions import categories_of
+from maskedclip.data.label_kinds import labels_in
 from maskedclip.shards.downloads.cards import read_card
-from maskedclip.shards.downloads.odir import read_odir
+from maskedclip.shards.downloads.label_files import rows_of
+from maskedclip.shards.downloads.odir import labels_of, read_odir
 from tests.downloads.drawing import book, draw, table
 from tests.real_data import real
 
@@ -40,10 +43,14 @@ def test_an_eye_of_odir_is_told_by_its_own_keywords(tmp_path: Path) -> None:
     left, right = eyes["0_left"], eyes["0_right"]
     assert (left.patient, left.eye, left.split, left.report) == ("0", "L", "train", "cataract")
     assert (right.eye, right.report, right.categories) == ("R", "normal fundus", ("normal",))
-    assert right.labels == {"disease": "normal"}
+    assert right.labels == {"disease": "normal", "diseases": "normal"}
     assert eyes["2_left"].categories == ("laser scar", "moderate diabetic retinopathy")
     assert eyes["2_left"].report == "laser spot, moderate non proliferative retinopathy"
-    assert eyes["2_left"].labels == {}  # the findings are not all of one class
+    # the findings are not all of one class
+    assert eyes["2_left"].labels == {"diseases": "diabetic retinopathy|other"}
+    assert eyes["2_right"].labels == {}  # dust on a lens says nothing of the eye
+    assert eyes["4_left"].labels == {"diseases": "glaucoma|other"}
+    assert found.kinds == {"diseases": "labels"}
     assert (eyes["2_right"].categories, eyes["2_right"].report) == ((), None)
     assert eyes["4_left"].source == "Training Images/4_left.jpg"
     assert (eyes["9_left"].split, eyes["9_left"].patient) == ("test", "9")
@@ -53,6 +60,18 @@ def test_an_eye_of_odir_is_told_by_its_own_keywords(tmp_path: Path) -> None:
         "images_without_label": ["Testing Images/9_left.jpg"],
         "eyes_without_finding": ["preprocessed_images/2_right.jpg"],
     }
+
+
+def test_a_suspicion_counts_and_normal_beside_a_finding_does_not(tmp_path: Path) -> None:
+    rows = [
+        HEADING,
+        ["0", "69", "Female", "0_left.jpg", "0_right.jpg",
+         "suspected glaucoma", "epiretinal membrane\uff0cnormal fundus\uff0clens dust", "0", "0"],
+    ]  # fmt: skip
+    table(odir(tmp_path), "full_df.csv", *rows)
+    eyes = {Path(r.source).stem: r.labels for r in read_odir(read_card("odir5k"), tmp_path).records}
+    assert eyes["0_left"] == {"diseases": "glaucoma"}
+    assert eyes["0_right"] == {"diseases": "other"}
 
 
 def test_an_eye_of_odir_whose_rows_disagree_is_left_out_by_name(tmp_path: Path) -> None:
@@ -97,3 +116,23 @@ def test_the_odir_photographs_have_their_own_findings() -> None:
     assert len({record.patient for record in found.records}) == 3198
     assert Counter(r.labels.get("disease") for r in found.records)["normal"] == 2786
     assert len(found.remarks["labels_without_image"]) == 603
+    several = Counter(
+        label for r in found.records for label in labels_in(r.labels.get("diseases", ""))
+    )
+    assert several["normal"] == 2786
+    assert sum("diseases" not in record.labels for record in found.records) == 0
+
+
+def test_the_labels_of_both_eyes_are_the_flags_of_every_patient() -> None:
+    card = read_card("odir5k")
+    rows, _ = rows_of(real("odir5k") / "full_df.csv")
+    names = dict(zip(dict.fromkeys(card.labels["diseases"].values()), "ndgcahmo", strict=True))
+    patients = {row["id"]: row for row in rows}
+    for row in patients.values():
+        found = set()
+        for side in ("left", "right"):
+            findings = categories_of(row[f"{side}-diagnostic keywords"])
+            if findings:
+                found |= {names[name] for name in labels_in(labels_of(card, "diseases", findings))}
+        assert (found - {"n"} or found) == {flag for flag in "ndgcahmo" if row[flag] == "1"}
+    assert len(patients) == 3358

@@ -1,0 +1,224 @@
+"""What the columns of a user's table answer of an image: its class, its labels, or a number."""
+
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
+
+from maskedclip.data.cell_values import is_missing, plain
+from maskedclip.data.class_order import in_order
+from maskedclip.data.label_kinds import SEPARATOR, joined, labels_in, number_text
+from maskedclip.shards.downloads.class_names import NUMBER, class_names
+from maskedclip.shards.downloads.label_files import Remarks, Row, cell
+
+YES = frozenset({"1", "1.0", "yes", "y", "true", "t", "positive", "present"})
+NO = frozenset({"0", "0.0", "no", "n", "false", "f", "negative", "absent"})
+WHOLE_CELLS = "none"  # as --label_separator: a cell is one class, whatever it holds
+SEPARATORS = ("|", ";", ",", "/", "+", "&", "\N{FULLWIDTH COMMA}", "\N{IDEOGRAPHIC COMMA}")
+
+
+class Answer(NamedTuple):
+    """A task that a table answers, and how a row does."""
+
+    task: str
+    kind: str
+    classes: tuple[str, ...]  # in order; none of a number
+    text_of: Callable[[Row], str | None]  # as a sample's JSON has it; None where it has no entry
+    lacking: Callable[[Row], str]  # the columns that keep a row from an entry
+
+    def classes_in(self, text: str) -> list[str]:
+        """Return the classes, none, one or several, that an image's text names."""
+        of_kind = {"class": [text], "labels": labels_in(text), "number": []}
+        return of_kind[self.kind]
+
+
+def one_class(rows: Sequence[Row], column: str, task: str, remarks: Remarks) -> Answer:
+    """Return the classes of a column; ValueError where no cell has one."""
+    classes = class_names(cell(row, column) for row in rows)
+    if not any(classes.class_of.values()):
+        raise ValueError(
+            f"--label_column {column!r}: none of the {len(rows)} rows has a class; give another "
+            f"column, or leave the flag out"
+        )
+    remarks["spellings_joined"] |= set(classes.joined)
+    remarks["labels_that_state_nothing"] |= set(classes.missing)
+    remarks["none_is_a_grade"] |= set(classes.grades)
+    return Answer(
+        task,
+        "class",
+        in_order({*classes.class_of.values()} - {""}),
+        lambda row: classes.class_of[cell(row, column)] or None,
+        lambda row: "",  # noqa: ARG005 - said by what is written, above
+    )
+
+
+def refuse_several(rows: Sequence[Row], column: str, remarks: Remarks) -> None:
+    """Raise ValueError where the cells of a column plainly hold several classes.
+
+    They do where they hold `|`, and where each part between other signs is a class of its own in
+    another cell. Where a part is one of another cell's, it is remarked on.
+    """
+    cells = Counter(text for row in rows if (text := cell(row, column)) and not is_missing(text))
+    whole = {plain(text) for text in cells}
+    for separator in SEPARATORS:
+        parts_of = {text: [*map(plain, _parts(text, separator))] for text in cells}
+        several = {text: parts for text, parts in parts_of.items() if len(parts) > 1}
+        if separator == SEPARATOR:
+            several |= {text: parts_of[text] for text in cells if separator in text}
+        add = f"--label_separator='{separator}'"
+        plainly = [t for t in sorted(several) if separator == "|" or {*several[t]} <= whole]
+        if plainly:
+            images = sum(cells[text] for text in plainly)
+            raise ValueError(
+                f"--label_column {column!r}: {images} of {len(rows)} cells hold {separator}, such "
+                f"as {plainly[0]!r}; if these are several labels of an image, add {add}, and if "
+                f"each is one class --label_separator={WHOLE_CELLS}"
+            )
+        used = Counter(part for parts in parts_of.values() for part in {*parts})
+        for text, parts in several.items():
+            if any(used[part] > 1 for part in parts) and not NUMBER.fullmatch(plain(text)):
+                remarks["taken_as_one_class"].add(f"{text} (several labels with {add})")
+
+
+def _parts(text: str, separator: str) -> list[str]:
+    return [part.strip() for part in text.split(separator) if part.strip()]
+
+
+def labels_of_cells(
+    rows: Sequence[Row], column: str, separator: str, task: str, remarks: Remarks
+) -> Answer:
+    """Return the labels that a column's cells hold, between separators.
+
+    A cell that states nothing is of an image that was not examined. Raises ValueError where no
+    cell has a label, where none has several, and for a label that holds `|`.
+    """
+    parts_of = {text: _parts(text, separator) for text in {cell(row, column) for row in rows}}
+    names = class_names(part for row in rows for part in parts_of[cell(row, column)])
+    labels = {name for name in names.class_of.values() if name}
+    if not labels:
+        raise ValueError(
+            f"--label_column {column!r}: none of the {len(rows)} rows has a label; give another "
+            f"column, or leave the flag out"
+        )
+    if all(len(parts) < 2 for parts in parts_of.values()):
+        raise ValueError(
+            f"--label_separator {separator!r}: no cell of {column} holds it; leave it out for a "
+            f"class an image, or give the one that stands there"
+        )
+    bad = sorted(name for name in labels if SEPARATOR in name)
+    if bad:
+        raise ValueError(
+            f"--label_column {column!r}: the label {bad[0]!r} holds {SEPARATOR}, which separates "
+            f"labels in shards; give it as --label_separator, or write another sign in the table"
+        )
+    remarks["spellings_joined"] |= set(names.joined)
+    remarks["labels_that_state_nothing"] |= set(names.missing)
+    remarks["none_is_a_grade"] |= set(names.grades)
+    order = in_order(labels)
+
+    def text_of(row: Row) -> str | None:
+        found = [names.class_of[part] for part in parts_of[cell(row, column)]]
+        return joined(filter(None, found), order) or None
+
+    return Answer(task, "labels", order, text_of, lambda _: column)
+
+
+def labels_of_columns(
+    rows: Sequence[Row], columns: Sequence[str], task: str, remarks: Remarks
+) -> Answer:
+    """Return the labels of columns of 0 and 1, yes and no, true and false: one a column.
+
+    An image with an empty cell among them was not examined for that label, and has no entry.
+    Raises ValueError for a cell that says neither, and where no row is whole.
+    """
+    held = [name for name in columns if SEPARATOR in name]
+    if held:
+        raise ValueError(f"--label_columns: {held[0]!r} holds {SEPARATOR}; rename the column")
+    images: Counter[str] = Counter()
+    whole = 0
+    for row in rows:
+        said = {name: presence(cell(row, name)) for name in columns}
+        for name in [name for name, has in said.items() if has is None]:
+            if not is_missing(cell(row, name)):
+                raise ValueError(
+                    f"--label_columns: {cell(row, name)[:40]!r} of {name} is neither 0 nor 1, yes "
+                    f"nor no, true nor false; give such columns alone (grades: --label_column)"
+                )
+        whole += None not in said.values()
+        images.update(name for name, has in said.items() if has)
+    if not whole:
+        raise ValueError(
+            f"--label_columns: none of the {len(rows)} rows has a 0 or a 1 in each of "
+            f"{', '.join(columns)}; write 0 where an image was examined and has it not"
+        )
+    remarks["labels_of_no_image"] |= {name for name in columns if not images[name]}
+
+    def text_of(row: Row) -> str | None:
+        said = {name: presence(cell(row, name)) for name in columns}
+        if None in said.values():
+            return None
+        return joined((name for name, has in said.items() if has), columns)
+
+    def lacking(row: Row) -> str:
+        return ", ".join(name for name in columns if is_missing(cell(row, name)))
+
+    return Answer(task, "labels", tuple(columns), text_of, lacking)
+
+
+def presence(text: str) -> bool | None:
+    """Return whether a cell says that a label is there; None where it says neither."""
+    word = plain(text)
+    return True if word in YES else False if word in NO else None
+
+
+def numbers_of(rows: Sequence[Row], column: str, task: str, remarks: Remarks) -> Answer:
+    """Return the numbers of a column; ValueError where no cell is one.
+
+    A cell that is no finite number gives no entry. A decimal comma is read where it can be nothing
+    else, as in 0,57, or where such cells say that all commas of the column are.
+    """
+    written = Counter(cell(row, column) for row in rows)
+    found = numbers(written)
+    if not any(value is not None for value in found.values()):
+        example = next(iter(sorted(filter(None, written))), "nothing")
+        raise ValueError(
+            f"--number_column {column!r}: none of the {len(rows)} rows has a number (such as "
+            f"{example[:40]!r}); write numbers alone, without units and with a decimal point"
+        )
+    for text, value in found.items():
+        if value is None and text:
+            remarks["cells_that_are_no_number"].add(f"{column} {text}: {written[text]} cells")
+        elif value is not None and "," in text:
+            read = f"{column} {text} as {number_text(value)}: {written[text]} cells"
+            remarks["decimal_commas"].add(read)
+
+    def text_of(row: Row) -> str | None:
+        value = found[cell(row, column)]
+        return None if value is None else number_text(value)
+
+    return Answer(task, "number", (), text_of, lambda _: column)
+
+
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?")
+_COMMA = re.compile(r"[+-]?\d*,\d+")
+_CERTAIN = re.compile(r"[+-]?(0*,\d+|\d+,(\d{1,2}|\d{4,}))")  # 0,571 and 12,5, but not 1,234
+
+
+def numbers(cells: Iterable[str]) -> dict[str, float | None]:
+    """Return the finite number that each cell of a column is, None where it is none."""
+    texts = {text: plain(text).replace("\N{MINUS SIGN}", "-") for text in cells}
+    commas = any(_CERTAIN.fullmatch(word) for word in texts.values())
+    points = any("." in word and _NUMBER.fullmatch(word) for word in texts.values())
+
+    def value(word: str) -> float | None:
+        whole_column = commas and not points and _COMMA.fullmatch(word)
+        if whole_column or _CERTAIN.fullmatch(word):
+            word = word.replace(",", ".")
+        # 1.234 beside 0,57 may be a thousand
+        elif commas and re.fullmatch(r"[+-]?[1-9]\d{0,2}\.\d{3}", word):
+            return None
+        if not _NUMBER.fullmatch(word):
+            return None
+        return number if abs(number := float(word)) < float("inf") else None
+
+    return {text: value(word) for text, word in texts.items()}
