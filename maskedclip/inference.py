@@ -34,7 +34,7 @@ from maskedclip.models.checkpoints.architectures import (
 )
 from maskedclip.models.checkpoints.files import OWN, locate
 from maskedclip.models.checkpoints.formats import Preparation
-from maskedclip.models.classifier import read_classifier
+from maskedclip.models.classifier import TaskHead, read_classifier
 from maskedclip.models.maskedclip import MaskedCLIP, build
 from maskedclip.models.pretrained import MODEL, encoder_info, load_encoder, read_weights
 from maskedclip.models.text import Tokenizer
@@ -64,11 +64,13 @@ class Model:
         preparation: Preparation,
         classes: Sequence[str],
         source: str,
+        head: TaskHead | None = None,
     ) -> None:
         self.device = inference_device()
         self.network = network.to(self.device).eval()
         self.preparation, self.image_size = preparation, preparation.image_size
         self.classes = tuple(classes)  # of the fine-tuned head, else empty
+        self.head = head or TaskHead()  # whether they exclude one another, or are a number
         self._tokenize, self._source = tokenize, source
 
     def prepare(self, image: Image.Image) -> Tensor:
@@ -138,9 +140,12 @@ class Model:
             return F.normalize(pooled(self.network, image_BCHW), dim=-1).cpu()
 
     def predict(self, image_BCHW: Tensor) -> Tensor:
-        """Return the fine-tuned head's probability_BY for normalised images, in float64."""
+        """Return the fine-tuned head's answers for normalised images, in float64.
+
+        They are probability_BY, of labels each by itself; of a number one column, in its unit.
+        """
         with self._inference_mode():
-            return self.network(image_BCHW.to(self.device)).double().softmax(dim=-1).cpu()
+            return self.head.answers(self.network(image_BCHW.to(self.device))).cpu()
 
     def _batched(
         self, network: Callable[[Tensor], Tensor], images: Images, field_of_view: bool
@@ -216,9 +221,9 @@ def load(path: str | Path, *, image_size: int = 0) -> Model:
         network.load_state_dict(resampled_positions(tensors, network.state_dict(), prefix=1))
         return Model(network, tokenize, Preparation(header["image_size"]), (), str(path))
     if "classes" in header:
-        classifier, _ = read_classifier(path, image_size=image_size)
+        classifier, facts = read_classifier(path, image_size=image_size)
         expected = encoder_info(classifier).preparation
-        return Model(classifier, None, expected, header["classes"], str(path))
+        return Model(classifier, None, expected, header["classes"], str(path), TaskHead.of(facts))
     encoder, report = load_encoder(
         path if header else weights, image_size=image_size, global_pool="token"
     )

@@ -63,6 +63,8 @@ def mixed(
 ) -> tuple[Tensor, Tensor]:
     """Return image_BCHW, each blended with another one of the batch, and target_BY.
 
+    Targets that are rows already (labels of 0 and 1, numbers) are blended as they are.
+
     timm's Mixup as RETFound and MAE call it: one share a batch, drawn from Beta(alpha, alpha), and
     where both are on, mixup or cutmix with probability 1/2. All draws follow from `key`. timm needs
     pairs: the last image of an odd batch stays as it is.
@@ -70,14 +72,19 @@ def mixed(
     Args:
         mixup, cutmix: the alphas; 0 is off, one of them is on.
     """
-    target_BY = F.one_hot(label_B, classes).to(image_BCHW.dtype)
+    target_BY = label_B if label_B.ndim > 1 else F.one_hot(label_B, classes)
+    target_BY = target_BY.to(image_BCHW.dtype)
     pairs = len(label_B) // 2 * 2
     if not pairs:
         return image_BCHW, target_BY
     # the labels are smoothed by the loss
-    mix = Mixup(mixup_alpha=mixup, cutmix_alpha=cutmix, label_smoothing=0.0, num_classes=classes)
+    mix = Mixup(mixup_alpha=mixup, cutmix_alpha=cutmix, label_smoothing=0.0, num_classes=pairs)
+    position_P = torch.arange(pairs, device=image_BCHW.device)
     with seeded(key):
-        image_PCHW, target_PY = mix(image_BCHW[:pairs].clone(), label_B[:pairs])
+        # each image as a class of its own: what comes back are the shares of the two in each
+        image_PCHW, share_PP = mix(image_BCHW[:pairs].clone(), position_P)
+    own, other = share_PP[0, 0], share_PP[0, -1]  # one share a batch; the last is the first's pair
+    target_PY = target_BY[:pairs] * own + target_BY[:pairs].flip(0) * other
     return (
         torch.cat([image_PCHW, image_BCHW[pairs:]]),
         torch.cat([target_PY.to(target_BY.dtype), target_BY[pairs:]]),

@@ -152,6 +152,8 @@ def _scores(
 
 
 def _probabilities(model: Model, score_Y: Tensor) -> Tensor:
+    if model.classes:
+        return model.head.answers(score_Y.detach()[None])[0].cpu()
     scale = model.network.temperature() if isinstance(model.network, MaskedCLIP) else 1.0
     return (scale * score_Y).detach().double().softmax(dim=-1).cpu()
 

@@ -27,11 +27,7 @@ class EvaluateConfig:
     datasets: tuple[str, ...] = ()  # directories of labelled images, or paper: its seven
     shards: str = "shards"  # where the paper's seven are
     task: str = ""  # label of those datasets; empty: their first
-    protocols: tuple[str, ...] = (
-        "logistic",
-        "knn",
-        "zeroshot",
-    )  # logistic ridge linear knn zeroshot
+    protocols: tuple[str, ...] = ("logistic", "knn", "zeroshot")  # also linear, ridge
     shots: tuple[int, ...] = ()  # labels a class, for logistic regression on so few
     fractions: tuple[float, ...] = (1.0,)  # shares of the training labels, nested
     seeds: int = 1  # draws of each fraction and of the shots

@@ -6,7 +6,6 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.optim import AdamW
 
 from maskedclip.config import FinetuneConfig
@@ -42,7 +41,7 @@ def train_epoch(
     Raises RuntimeError where it is not finite, or no image can be read.
     """
     device = next(model.parameters()).device
-    steps = steps_per_epoch(labels, config)
+    steps, head = steps_per_epoch(labels, config), labels.head
     total, images = torch.zeros((), device=device), 0
     torch.manual_seed(number(config.seed, "drop path", epoch, bits=32))
     model.train()
@@ -52,10 +51,10 @@ def train_epoch(
             continue
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(config, epoch + step / steps) * group["lr_scale"]
-        image_BCHW, target = targets(views, device, len(labels.task.classes), config, epoch, step)
+        image_BCHW, target = targets(views, device, labels, config, epoch, step)
         with autocast(device):
             logit_BY = model(image_BCHW)
-        loss = F.cross_entropy(logit_BY.float(), target, label_smoothing=config.smoothing)
+        loss = head.loss(logit_BY.float(), target, config.smoothing)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -72,14 +71,15 @@ def train_epoch(
 def targets(
     views: LabelledBatch,
     device: torch.device,
-    classes: int,
+    labels: Labels,
     config: FinetuneConfig,
     epoch: int,
     step: int,
 ) -> tuple[Tensor, Tensor]:
-    """Return the images and their targets: label_B, or target_BY where images are mixed."""
+    """Return the images and their targets: label_B, or target_BY of labels and mixed images."""
     image_BCHW = views.image_BCHW.to(device, non_blocking=True)
-    label_B = torch.tensor([sample.label for sample in views.samples], device=device)
+    label_B = labels.head.targets(labels.task.answers(views.samples), device)
+    classes = len(labels.task.classes)
     if not (config.mixup or config.cutmix):
         return image_BCHW, label_B
     key = number(config.seed, "mixup", epoch, step, bits=32)
@@ -118,12 +118,13 @@ class EvaluationBatches:
 
 @torch.no_grad()
 def predict(
-    model: nn.Module, batches: Iterable[LabelledBatch], classes: int, ledger: Ledger
+    model: nn.Module, batches: Iterable[LabelledBatch], labels: Labels, ledger: Ledger
 ) -> Predictions:
     """Return the predictions of a network for the prepared images that can be read."""
+    task, head = labels.task, labels.head
     device = next(model.parameters()).device
     kept: list[LabelledSample] = []
-    rows = [np.zeros((0, classes))]
+    rows = [np.zeros((0, len(task.classes)))]
     model.eval()
     for views in batches:
         ledger.add(views.lost)
@@ -132,12 +133,13 @@ def predict(
         with autocast(device):
             logit_BY = model(views.image_BCHW.to(device, non_blocking=True))
         kept += views.samples
-        rows.append(logit_BY.double().softmax(dim=-1).cpu().numpy())
+        rows.append(head.answers(logit_BY).cpu().numpy())
     return Predictions(
         [sample.key for sample in kept],
         [sample.unit for sample in kept],
-        np.array([sample.label for sample in kept]),
+        task.answers(kept),
         np.concatenate(rows),
+        kind=task.kind,
     )
 
 

@@ -40,7 +40,7 @@ from maskedclip.finetune.run_directory import (
 )
 from maskedclip.finetune.selection import BestWeights, selection_score
 from maskedclip.metrics.results import no_order
-from maskedclip.metrics.scores import macro
+from maskedclip.metrics.scores import chosen_thresholds, macro, metrics_of, point
 from maskedclip.models.classifier import adamw_by_layer, build_classifier
 from maskedclip.models.pretrained import LoadReport
 
@@ -65,11 +65,14 @@ def finetune(config: FinetuneConfig, *, rest: float = 0.0) -> Path:
         if finished(config, run):
             logger.info("%s is finished; remove it to run it again", run)
         else:
-            if not labels.task.ordered:
+            if labels.task.kind == "class" and not labels.task.ordered:
                 logger.warning("%s: %s", config.dataset, no_order(labels.task.classes))
             model, ledger = train(config, run, labels, rest)
             test = EvaluationBatches(labels, "test", config)
-            predictions = predict(model, test, len(labels.task.classes), ledger)
+            predictions = predict(model, test, labels, ledger)
+            if labels.task.kind == "labels":
+                thresholds = thresholds_of(model, labels, config, ledger)
+                predictions = predictions._replace(thresholds=thresholds)
             write_results(config, run, labels, model, predictions)
         shutil.rmtree(run / STATES, ignore_errors=True)
     return run
@@ -102,6 +105,7 @@ def train(
             epochs=range(done, config.epochs), seed=config.seed, workers=config.threads,
         )  # fmt: skip
         validation = EvaluationBatches(labels, "val", config)
+        selected_by = f"val_{'mae' if labels.task.kind == 'number' else config.selection}"
         progress, saves = EpochProgress(config.epochs, done, rest), SaveInterval(_SAVING)
         with (
             closing(train_views) as views,
@@ -115,10 +119,11 @@ def train(
                     batches = until_stopped(batches, preemption, run, epoch * steps)
                 loss = train_epoch(model, optimizer, batches, labels, config, epoch, ledger)
                 scores = validate(model, validation, labels, config, ledger)
-                best.offer(scores[f"val_{config.selection}"], model)
+                score = scores[selected_by]
+                best.offer(-score if selected_by == "val_mae" else score, model)
                 row = {"epoch": epoch + 1, "loss": loss, "lr": learning_rate(config, epoch + 1)}
                 recorder.record((epoch + 1) * steps, row | scores)
-                progress.show(epoch + 1, loss, scores[f"val_{config.selection}"])
+                progress.show(epoch + 1, loss, score)
                 if preemption.request or (epoch + 1 < config.epochs and saves.due()):
                     with saves.measured():
                         checkpoints.save((epoch + 1) * steps, model, best, optimizer)
@@ -158,12 +163,26 @@ def validate(
     config: FinetuneConfig,
     ledger: Ledger,
 ) -> dict[str, float]:
-    """Return the scores on validation images; val_{config.selection} is to select the epoch by."""
-    found = predict(model, validation, len(labels.task.classes), ledger)
+    """Return the scores on validation images.
+
+    val_{config.selection} is to select the epoch by; of numbers val_mae, the lower the better.
+    """
+    found = predict(model, validation, labels, ledger)
     judged = found.label_B, found.probability_BY, labels.untrained
+    if labels.task.kind == "number":
+        values = {f"val_{name}": point(name, *judged)[0] for name in metrics_of("number")}
+        return {name: value for name, value in values.items() if value is not None}
     score = selection_score(config.selection, *judged)
     return {
         "val_auroc": macro("auroc", *judged)[0],
         "val_average_precision": macro("average_precision", *judged)[0],
         f"val_{config.selection}": score,
     }
+
+
+def thresholds_of(
+    model: nn.Module, labels: Labels, config: FinetuneConfig, ledger: Ledger
+) -> tuple[float, ...]:
+    """Return each label's threshold of the highest F1 on validation images."""
+    found = predict(model, EvaluationBatches(labels, "val", config), labels, ledger)
+    return chosen_thresholds(found.label_B, found.probability_BY, labels.untrained)

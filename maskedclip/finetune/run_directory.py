@@ -25,10 +25,10 @@ from maskedclip.finetune.recipes import paper
 from maskedclip.metrics import results
 from maskedclip.metrics.file_lock import locked
 from maskedclip.metrics.results import Predictions
-from maskedclip.metrics.scores import METRICS
+from maskedclip.metrics.scores import metrics_of
 from maskedclip.models.checkpoints.files import FINETUNED, RANDOM, locate, name_of, read_checkpoint
 from maskedclip.models.checkpoints.formats import Preparation
-from maskedclip.models.classifier import write_classifier
+from maskedclip.models.classifier import TaskHead, write_classifier
 from maskedclip.models.pretrained import (
     EncoderInfo,
     LoadReport,
@@ -57,6 +57,14 @@ class Labels(NamedTuple):
         """Classes of which no image trains: what is predicted for them has no meaning."""
         return self.task.untrained(self.parts["train"])
 
+    @property
+    def head(self) -> TaskHead:
+        """What the network's outputs mean; numbers are standardised by the training split."""
+        if self.task.kind != "number":
+            return TaskHead(self.task.kind)
+        value_B = self.task.answers(self.parts["train"])
+        return TaskHead("number", float(value_B.mean()), float(value_B.std()) or 1.0)
+
 
 def read_labels(config: FinetuneConfig) -> Labels:
     """Return the dataset's labelled samples, `fraction` of the training ones.
@@ -67,7 +75,17 @@ def read_labels(config: FinetuneConfig) -> Labels:
     task = labelled(dataset, config.task)
     division = division_of(dataset, task, Path(config.split) if config.split else None)
     share = training_share(division, config.fraction, config.seed)
+    check_selection(config, task)
     return Labels(dataset, task, division.parts | {"train": share})
+
+
+def check_selection(config: FinetuneConfig, task: Task) -> None:
+    """Raise ValueError where the score that selects an epoch has no meaning for the task."""
+    if config.selection == "retfound" and task.kind != "class":
+        raise ValueError(
+            f"{config.dataset}: selection retfound is of classes, and {task.name} is of kind "
+            f"{task.kind}; use --selection=auroc (of numbers it is the mean absolute error)"
+        )
 
 
 def resolved(config: FinetuneConfig, labels: Labels) -> FinetuneConfig:
@@ -159,7 +177,9 @@ def finished(config: FinetuneConfig, run: Path) -> bool:
                 f"{run} holds a fine-tuning with another {name.removesuffix('_sha256')}; choose "
                 f"another --name or --out, or remove it"
             )
-    return {row["metric"] for row in results.read_rows(run)} >= set(METRICS)
+    rows = results.read_rows(run)
+    kind = str(rows[0].get("kind") or "class") if rows else "class"
+    return {row["metric"] for row in rows} >= set(metrics_of(kind))
 
 
 def claim(config: FinetuneConfig, run: Path, report: LoadReport, *, resumed: bool) -> None:
@@ -202,11 +222,14 @@ def write_results(
     """Write weights, predictions, and last the rows, which mark the run as finished."""
     task, name = labels.task, labels.dataset.name
     predictions = predictions._replace(ordered=task.ordered, untrained=labels.untrained)
-    header = {
+    header: dict[str, Any] = {
         "task": task.name,
         "dataset": name,
         "photographs": photographs_of(labels.dataset.manifest),
+        **labels.head.facts,
     }
+    if task.kind == "labels":
+        header["thresholds"] = list(predictions.thresholds)
     before = images_behind(config.weights, encoder_info(model))
     index_N = np.array([s.index for part in ("train", "val") for s in labels.parts[part]], np.int64)
     own = trained_dataset(labels.dataset, index_N, "finetune", f"{name} (fine-tuning)")

@@ -17,7 +17,8 @@ from maskedclip.engine.preemption import Preempted
 from maskedclip.finetune.loop import finetune
 from maskedclip.finetune.run_directory import Labels, finished, resolved, run_name
 from maskedclip.grid.study_command import Study
-from maskedclip.metrics.results import read_rows
+from maskedclip.metrics.results import read_rows, written
+from maskedclip.metrics.scores import metrics_of
 from maskedclip.shards.image_folders import TASK, as_shards, tree_of
 
 logger = logging.getLogger(__name__)
@@ -119,8 +120,8 @@ def _state(cell: Tuned) -> str:
 
 
 def _scores(directory: Path) -> str:
-    values = {row["metric"]: row["value"] for row in read_rows(directory)}
-    words = {"AUROC": values["auroc"], "average precision": values["average_precision"]}
-    return ", ".join(
-        f"{k} {'-' if v is None else format(100 * v, '.1f')}" for k, v in words.items()
-    )
+    rows = read_rows(directory)
+    values = {row["metric"]: row["value"] for row in rows}
+    names = {"auroc": "AUROC", "average_precision": "average precision", "mae": "MAE", "r2": "R2"}
+    shown = metrics_of(str(rows[0].get("kind") or "class"))[:2]
+    return ", ".join(f"{names[metric]} {written(metric, values[metric])}" for metric in shown)

@@ -1,13 +1,15 @@
-"""An encoder with a head for classes: made for fine-tuning, written and read with its classes."""
+"""An encoder with a head for classes, labels or a number: made to be fine-tuned, written, read."""
 
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import torch
 from safetensors.torch import save_file
 from timm.optim import param_groups_layer_decay
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.optim import AdamW
 
 from maskedclip.models.checkpoints.architectures import (
@@ -27,7 +29,57 @@ from maskedclip.models.pretrained import (
     untrained_network,
 )
 
-__all__ = ["FINETUNED", "adamw_by_layer", "build_classifier", "read_classifier", "write_classifier"]
+__all__ = [
+    "FINETUNED", "TaskHead", "adamw_by_layer", "build_classifier", "read_classifier",
+    "write_classifier",
+]  # fmt: skip
+
+
+class TaskHead(NamedTuple):
+    """What the outputs of a fine-tuned head mean: a class, labels each by itself, or a number."""
+
+    kind: str = "class"  # or "labels", "number"
+    mean: float = 0.0  # of a number in the training split
+    std: float = 1.0
+
+    @classmethod
+    def of(cls, header: Mapping[str, Any]) -> "TaskHead":
+        """Return the head that a file's header names; one that names none is of classes."""
+        return cls(**{name: header[name] for name in cls._fields if name in header})
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What a header says of it; of classes nothing, as it always was."""
+        if self.kind == "class":
+            return {}
+        return {"kind": self.kind} if self.kind == "labels" else self._asdict()
+
+    def answers(self, logit_BY: Tensor) -> Tensor:
+        """Return probability_BY, or the number in its own unit, in float64."""
+        logit_BY = logit_BY.double()
+        if self.kind == "number":
+            return logit_BY * self.std + self.mean
+        return logit_BY.sigmoid() if self.kind == "labels" else logit_BY.softmax(dim=-1)
+
+    def loss(self, logit_BY: Tensor, target: Tensor, smoothing: float) -> Tensor:
+        """Return cross-entropy, binary cross-entropy a label, or Huber's loss of a number.
+
+        Huber's is quadratic up to one standard deviation and linear beyond. Smoothing draws a
+        label's target from 0 and 1 towards 1/2; a number has none.
+        """
+        if self.kind == "number":
+            return F.huber_loss(logit_BY, target)
+        if self.kind == "labels":
+            target_BY = target * (1 - smoothing) + smoothing / 2
+            return F.binary_cross_entropy_with_logits(logit_BY, target_BY)
+        return F.cross_entropy(logit_BY, target, label_smoothing=smoothing)
+
+    def targets(self, answers: Any, device: torch.device) -> Tensor:
+        """Return label_B, rows of 0 and 1, or standardised numbers (one column)."""
+        target = torch.as_tensor(answers, device=device)
+        if self.kind == "number":
+            return ((target - self.mean) / self.std).float()[:, None]
+        return target.float() if self.kind == "labels" else target
 
 
 def build_classifier(

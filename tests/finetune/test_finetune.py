@@ -102,7 +102,7 @@ def test_the_weights_kept_are_of_the_best_epoch_on_validation(
     assert len(set(aurocs)) > 1
     labels, ledger = read_labels(config), Ledger(tmp_path / "lost.jsonl", "noise")
     predictions = predict(
-        load(run_of(config)).network, EvaluationBatches(labels, "val", config), 2, ledger
+        load(run_of(config)).network, EvaluationBatches(labels, "val", config), labels, ledger
     )
     assert macro("auroc", predictions.label_B, predictions.probability_BY)[0] == max(aurocs)
 
