@@ -7,19 +7,22 @@ import json
 import logging
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from maskedclip import __version__
 from maskedclip.command import CommandLine, Options, Word, one_line_errors
 from maskedclip.config import did_you_mean
 
 if TYPE_CHECKING:
+    from maskedclip.weights.classifiers.source import ClassifierSource
     from maskedclip.weights.source_run import FeatureCheck, SourceRun
+
+    Source = SourceRun | ClassifierSource
 
 logger = logging.getLogger(__name__)
 USAGE = """\
@@ -27,7 +30,8 @@ Hand a run's weights to other libraries, with a model card, and show that the fe
 
     python tools/export_weights.py RUN --to timm|hf|retfound|open_clip|onnx [--out DIR]
 
-RUN is the directory of a pre-training run, or its encoder.safetensors or model.safetensors.
+RUN is the directory of a pre-training run, or its encoder.safetensors or model.safetensors; or a
+fine-tuned run, whose network goes to timm, hf or onnx with the names of its classes.
 
   timm       a folder for timm.create_model: by name with checkpoint_path (strict), or local-dir:
   hf         a folder for transformers: AutoModel (ViTModel), AutoImageProcessor; in mae/ the pixel
@@ -37,7 +41,7 @@ RUN is the directory of a pre-training run, or its encoder.safetensors or model.
   onnx       the image encoder for ONNX Runtime, any number of images at a time
 
 The weights are opened again by the other library, where it is installed, and must give the run's
-features; the last line printed opens them."""
+features or logits; the last line printed opens them."""
 TARGETS = ("timm", "hf", "retfound", "open_clip", "onnx")
 CARD = "README.md"
 FACTS = "export.json"  # marks a folder of ours, which may be overwritten
@@ -72,13 +76,9 @@ def export(run: Path, to: str, out: Path | None = None) -> str:
     Raises ValueError where the run cannot be expressed there, RuntimeError where the library's
     features are not the run's.
     """
-    from maskedclip.weights.model_card import card
-    from maskedclip.weights.source_run import read_source
-
-    source = read_source(run)
+    source, target, card = _source_of(run, to)
     out = out or source.run / "export" / to
-    target = import_module(f"maskedclip.weights.to_{to}")
-    logger.info("%s: %d tensors of %s", to, len(source.encoder), source.file)
+    logger.info("%s: the weights of %s", to, source.file)
     _write(target, source, to, out)
     try:
         checks = _checked(target, source, out)
@@ -92,7 +92,29 @@ def export(run: Path, to: str, out: Path | None = None) -> str:
     return _summary(out, checks, notes, target.opening_code(source, out))
 
 
-def _write(target: ModuleType, source: "SourceRun", to: str, out: Path) -> None:
+def _source_of(run: Path, to: str) -> tuple[Any, ModuleType, Callable[..., str]]:
+    """Return the weights of a run, what writes them for a library, and what describes them."""
+    from maskedclip.weights.classifiers import source as classifiers
+
+    if classifiers.is_classifier(run):
+        from maskedclip.weights.classifiers.card import classifier_card
+
+        if to not in classifiers.TARGETS:
+            names = ", ".join(classifiers.TARGETS)
+            raise ValueError(
+                f"{run}: a fine-tuned run goes to {names}, and not to {to}; or export the run that "
+                f"it began from"
+            )
+        target = import_module(f"maskedclip.weights.classifiers.to_{to}")
+        return classifiers.read_classifier_source(run), target, classifier_card
+
+    from maskedclip.weights.model_card import card
+    from maskedclip.weights.source_run import read_source
+
+    return read_source(run), import_module(f"maskedclip.weights.to_{to}"), card
+
+
+def _write(target: ModuleType, source: "Source", to: str, out: Path) -> None:
     if out.exists() and not (out / FACTS).is_file() and (out.is_file() or any(out.iterdir())):
         raise ValueError(f"{out}: holds other things than an export; choose another --out")
     temporary = out.with_name(f".{out.name}.tmp")
@@ -109,7 +131,7 @@ def _write(target: ModuleType, source: "SourceRun", to: str, out: Path) -> None:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _checked(target: ModuleType, source: "SourceRun", out: Path) -> list["FeatureCheck"]:
+def _checked(target: ModuleType, source: "Source", out: Path) -> list["FeatureCheck"]:
     logger.info("written; now opened as its users will, and compared")
     checks: list[FeatureCheck] = target.compare(source, out)
     for check in checks:

@@ -63,17 +63,17 @@ def card(
     sources = datasets(source)
     sections = {
         "Open it": [
-            *_fenced(code, "bash" if code[0].startswith("python ") else "python"),
+            *fenced(code, "bash" if code[0].startswith("python ") else "python"),
             "",
             *(f"- {remark}" for remark in notes),
         ],
-        "Is it the run?": _equality(checks),
+        "Is it the run?": equality_lines(checks),
         "Data and licences": _data(source, sources),
         "Method": _method(source),
-        "Measured": _measured(_results(source)),
+        "Measured": measured_lines(_results(source)),
         "Leakage": _leakage(source, sources),
         "What it cost": [f"{_gpu_hours(source)}."],
-        "Intended use": _USE,
+        "Intended use": INTENDED_USE,
         "Limits": _LIMITS,
         "Made by": _made_by(source),
     }
@@ -85,7 +85,7 @@ def card(
     return "\n".join(lines) + "\n"
 
 
-_USE = [
+INTENDED_USE = [
     "Research on fundus photographs: features, fine-tuning and probing on labelled images, and "
     "with a text tower zero-shot comparison of findings. Not for diagnosis, triage or any "
     "decision about a patient; it is no medical device and was not assessed as one.",
@@ -116,11 +116,11 @@ def _front_matter(to: str) -> list[str]:
     return ["---", *(f"{key}: {json.dumps(value)}" for key, value in facts.items()), "---"]
 
 
-def _fenced(lines: Sequence[str], kind: str) -> list[str]:
+def fenced(lines: Sequence[str], kind: str) -> list[str]:
     return [f"```{kind}", *lines, "```"]
 
 
-def _equality(checks: Sequence[FeatureCheck]) -> list[str]:
+def equality_lines(checks: Sequence[FeatureCheck]) -> list[str]:
     if not checks:
         return ["Not compared: the other library was not installed where this was written."]
     rows = [(check.what, f"{check.difference:.1e}") for check in checks]
@@ -128,7 +128,7 @@ def _equality(checks: Sequence[FeatureCheck]) -> list[str]:
         "Opened again by the other library and given drawn images, the largest absolute "
         "difference from what the run gives:",
         "",
-        *_table(("of", "difference"), rows),
+        *markdown_table(("of", "difference"), rows),
     ]
 
 
@@ -144,7 +144,7 @@ def _data(source: SourceRun, sources: Sequence[Dataset]) -> list[str]:
         (f"`{e.directory}`: {e.title}", e.use, e.samples, e.licence, e.citation, e.note)
         for e in sources
     ]
-    lines += _table(("dataset", "used", "samples", "licence", "to cite", "note"), rows)
+    lines += markdown_table(("dataset", "used", "samples", "licence", "to cite", "note"), rows)
     initial = source.config.get("init_from")
     begun = f"`{initial}`, licence {UNKNOWN}" if initial else "random weights"
     lines += ["", f"Began from: {begun}."]
@@ -159,7 +159,7 @@ def _method(source: SourceRun) -> list[str]:
     if not config:
         rows = [(name, str(value)) for name, value in source.header.items()]
         why = f"config.json: {UNKNOWN}; the header of the weights says:"
-        return [why, "", *_table(("field", "value"), rows)]
+        return [why, "", *markdown_table(("field", "value"), rows)]
     run_config = load(source.run / "config.json", Config)
     method = METHODS[run_config.method]
     losses = ", ".join(f"{name} ({weight:g})" for name, weight in method.terms(run_config).items())
@@ -169,11 +169,13 @@ def _method(source: SourceRun) -> list[str]:
     return [
         f"Losses and their weights: {losses}. Ended after: {end}.",
         "",
-        *_table(("field", "value"), [(f"`{k}`", str(v) or "none") for k, v in shown.items()]),
+        *markdown_table(
+            ("field", "value"), [(f"`{k}`", str(v) or "none") for k, v in shown.items()]
+        ),
     ]
 
 
-def _measured(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+def measured_lines(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     if not rows:
         return [f"Nothing: the run has no results.jsonl. Scores are {UNKNOWN}."]
     cells: dict[tuple[str, ...], dict[str, Mapping[str, Any]]] = {}
@@ -194,7 +196,7 @@ def _measured(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     return [
         "In per cent, with 95 % intervals that draw patients:",
         "",
-        *_table(head, lines),
+        *markdown_table(head, lines),
         *(["", *notes] if notes else []),
     ]
 
@@ -232,7 +234,7 @@ def _paper(source: SourceRun) -> list[str]:
     return [f"The method is that of *{title}* ({authors}."]
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     return [_row(head), "|---" * len(head) + "|", *map(_row, rows)]
 
 
@@ -377,7 +379,7 @@ def _leakage(source: SourceRun, sources: Sequence[Dataset]) -> list[str]:
     pairs = report.get("pairs", {})
     columns = list(next(iter(pairs.values()), {}))
     rows = [(kind, *(str(counts[name]) for name in columns)) for kind, counts in pairs.items()]
-    lines += ["", *_table(("pairs of images", *columns), rows)]
+    lines += ["", *markdown_table(("pairs of images", *columns), rows)]
     lines += ["", f"Samples excluded for it: {report.get('dropped', UNKNOWN)}; still to drop: "
               f"{report.get('to_drop', UNKNOWN)}."]  # fmt: skip
     return lines

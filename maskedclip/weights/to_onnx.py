@@ -6,6 +6,7 @@ A run with a joint space gives its unit rows as a second output.
 import importlib
 import json
 import logging
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -58,29 +59,45 @@ class _Outputs(nn.Module):
 
 def write(source: SourceRun, folder: Path, final: Path) -> None:  # noqa: ARG001 (as all targets)
     """Write encoder.onnx; RuntimeError with the command to run where a package is missing."""
+    check_packages()
+    network = _Outputs(source)
+    names = ["feature", "joint"][: 1 + (network.projection is not None)]
+    facts = {"image_size": source.image_size, "mean": MEAN, "std": STD, "run": source.name}
+    export_program(network, source.image_size, names, facts, folder / FILE)
+
+
+def check_packages() -> None:
+    """Raise RuntimeError with the command to run where a package is missing."""
     missing = [name for name in _NEEDED if find_spec(name) is None]
     if missing:
         raise RuntimeError(
             f"--to onnx: no {', '.join(missing)} on this machine; run pip install -e '.[export]'"
         )
-    network = _Outputs(source).eval()
-    names = ["feature", "joint"][: 1 + (network.projection is not None)]
-    size = source.image_size
+
+
+def export_program(
+    network: nn.Module, size: int, names: Sequence[str], facts: Mapping[str, Any], path: Path
+) -> None:
+    """Trace a network and write it, with `facts` as its metadata.
+
+    Args:
+        size: of the images, in pixels; their number is free.
+        names: of the outputs.
+    """
     weights = sum(value.numel() * 4 for value in network.state_dict().values())
     for noisy in ("torch.onnx", "onnxscript", "onnx_ir"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
     program: Any = torch.onnx.export(
-        network,
+        network.eval(),
         (torch.zeros(2, 3, size, size),),
         dynamo=True,
         input_names=["image"],
-        output_names=names,
+        output_names=list(names),
         dynamic_shapes=({0: torch.export.Dim("batch")},),
         verbose=False,
     )
-    facts = {"image_size": size, "mean": MEAN, "std": STD, "run": source.name}
     program.model.metadata_props["maskedclip"] = json.dumps(facts)
-    program.save(folder / FILE, external_data=weights > _LARGEST)
+    program.save(path, external_data=weights > _LARGEST)
 
 
 def compare(source: SourceRun, folder: Path) -> list[FeatureCheck]:

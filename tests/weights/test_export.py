@@ -234,7 +234,7 @@ def test_what_cannot_be_exported_is_said_in_one_line(
     (tmp_path / "mae.pth").write_bytes(b"")
     for words, answer in (
         ([str(tmp_path / "nothing"), "--to=timm"], "no such file"),
-        ([str(tmp_path / "tuned"), "--to=timm"], "a fine-tuned run"),
+        ([str(tmp_path / "tuned"), "--to=timm"], "has no classes"),
         ([str(tmp_path / "scaled"), "--to=timm"], r"blocks.0.ls1.gamma"),
         ([str(tmp_path / "other.safetensors"), "--to=timm"], "pre-training run"),
         ([str(tmp_path / "mae.pth"), "--to=hf"], "give a run directory"),
