@@ -25,6 +25,7 @@ from maskedclip.finetune.run_directory import CONFIG_FILE, photographs_of
 from maskedclip.inference import Model, load, read_header
 from maskedclip.metrics.file_lock import locked
 from maskedclip.models.checkpoints.files import locate_classifier
+from maskedclip.models.classifier import TaskHead
 from maskedclip.predict.command import PredictConfig
 from maskedclip.predict.photographs import (
     FolderPictures,
@@ -38,13 +39,51 @@ from maskedclip.shards.make import ShardRequest
 
 logger = logging.getLogger(__name__)
 _VERSION = 1  # raise it where the same weights and images would give other values
+NO_LABEL = "none of them"  # as the counts have images of no label
 _AHEAD = 2  # batches prepared ahead of the one in use
+
+
+class PredictingHead(NamedTuple):
+    """What the outputs of a network mean, and what is called from them."""
+
+    classes: tuple[str, ...]  # or labels; of a number its name
+    task: TaskHead
+    thresholds: tuple[float, ...] = ()  # of labels: called from here on
+
+    @classmethod
+    def of(cls, file: Path, header: dict[str, Any]) -> "PredictingHead":
+        """Return the head of a fine-tuned network; ValueError where a file has none."""
+        if "classes" not in header:
+            raise ValueError(
+                f"{file}: has no classes, so no fine-tuned network; name a fine-tuned run"
+            )
+        classes, task = tuple(header["classes"]), TaskHead.of(header)
+        thresholds = tuple(header.get("thresholds") or [0.5] * len(classes))
+        return cls(classes, task, thresholds if task.kind == "labels" else ())
+
+    def called(self, values: Sequence[float]) -> list[str]:
+        """Return the likeliest class, the labels at or above their thresholds; no number is one."""
+        if self.task.kind == "number":
+            return []
+        if self.task.kind == "labels":
+            sure = zip(self.classes, values, self.thresholds, strict=True)
+            return [name for name, value, threshold in sure if value >= threshold]
+        return [self.classes[int(np.argmax(values))]]
+
+    @property
+    def heading(self) -> list[str]:
+        """The columns; a class that is called like one of the others would hide it from readers."""
+        if self.task.kind == "number":
+            return ["path", *(f"{n} (predicted)" if n == "path" else n for n in self.classes)]
+        names = [f"probability of {n}" if n in ("path", "class") else n for n in self.classes]
+        return ["path", "class", *names]
 
 
 class Predicted(NamedTuple):
     """What a table holds."""
 
-    images: Counter[str]  # by class
+    total: int
+    images: Counter[str]  # by class, of labels each one
     unreadable: list[tuple[str, str]]  # path and reason
     computed: int  # rows that were not there before
 
@@ -53,7 +92,8 @@ def run(options: PredictConfig) -> None:
     """Predict, and print the counts by class and the next command."""
     file, source = locate_classifier(options.run), Path(options.folder)
     out = Path(options.out)
-    classes, header = _head(file)
+    header, _ = read_header(file)
+    head = PredictingHead.of(file, header)
     pictures = pictures_of(source, _photographs(file, header))
     for line in pictures.remarks:
         logger.warning("%s: %s", source, line)
@@ -66,22 +106,11 @@ def run(options: PredictConfig) -> None:
         )
     try:
         with locked(kept.path, wait=False, without="do not run this twice at a time"):
-            found = _predict_all(options, file, classes, pictures, kept)
+            found = _predict_all(options, file, head, pictures, kept)
     except BlockingIOError:
         raise RuntimeError(f"{out}: another process is writing it; wait for it") from None
-    sys.stdout.write(_summary(out, found, classes))
+    sys.stdout.write(_summary(out, found, head))
     sys.stdout.write(f"next: {_next(options, pictures)}\n")
-
-
-def _head(file: Path) -> tuple[list[str], dict[str, Any]]:
-    """Return the classes and header of a fine-tuned network; ValueError where it is none."""
-    header, _ = read_header(file)
-    if "classes" not in header:
-        raise ValueError(f"{file}: has no classes, so no fine-tuned network; name a fine-tuned run")
-    kind = header.get("kind", "class")
-    if kind != "class":
-        raise ValueError(f"{file}: its task is of the kind {kind!r}, which predict does not know")
-    return list(header["classes"]), header
 
 
 def _photographs(file: Path, header: dict[str, Any]) -> dict[str, int] | None:
@@ -114,7 +143,7 @@ def _dataset_of(run: Path) -> str:
 def _predict_all(
     options: PredictConfig,
     file: Path,
-    classes: Sequence[str],
+    head: PredictingHead,
     pictures: PictureSource,
     kept: KeptRows,
 ) -> Predicted:
@@ -125,7 +154,8 @@ def _predict_all(
     facts = {
         "weights": {"run": options.run, "sha256": sha256},
         "images": pictures.identity,
-        "classes": list(classes),
+        "classes": list(head.classes),
+        "kind": head.task.kind,
         "arithmetic": str(compute_type("auto", device)).removeprefix("torch."),
         "version": _VERSION,
     }
@@ -140,7 +170,7 @@ def _predict_all(
             total=len(pictures.pictures), initial=len(pictures.pictures) - len(missing),
             desc="predict", unit="image", mininterval=0.1 if sys.stderr.isatty() else 10,
         ) as bar:  # fmt: skip
-            for rows, failed in _computed(model, pictures, missing, options):
+            for rows, failed in _computed(model, head, pictures, missing, options):
                 kept.add(rows)
                 unreadable |= failed
                 bar.update(len(rows) + len(failed))
@@ -148,9 +178,9 @@ def _predict_all(
     if not done:
         path, reason = next(iter(unreadable.items()))
         raise RuntimeError(f"{options.folder}: no image can be read: {path}: {reason}")
-    count = _write(out, classes, done, kept)
+    count = _write(out, head, done, kept)
     _write_unreadable(out, unreadable)
-    return Predicted(count, sorted(unreadable.items()), len(missing) - len(unreadable))
+    return Predicted(len(done), count, sorted(unreadable.items()), len(missing) - len(unreadable))
 
 
 def _say_what_is_kept(kept: KeptRows, pictures: PictureSource, missing: Sequence[Picture]) -> None:
@@ -170,7 +200,11 @@ def _say_what_is_kept(kept: KeptRows, pictures: PictureSource, missing: Sequence
 
 
 def _computed(
-    model: Model, pictures: PictureSource, missing: Sequence[Picture], options: PredictConfig
+    model: Model,
+    head: PredictingHead,
+    pictures: PictureSource,
+    missing: Sequence[Picture],
+    options: PredictConfig,
 ) -> Iterator[tuple[list[tuple[Picture, list[float]]], dict[str, str]]]:
     """Yield the values of each batch, and the reasons of those that cannot be read."""
 
@@ -189,35 +223,36 @@ def _computed(
     for made in rows:
         whole = [(picture, image) for picture, image in made if isinstance(image, Tensor)]
         failed = {picture.path: text for picture, text in made if isinstance(text, str)}
-        values = _values(model, [image for _, image in whole])
+        values = _values(model, head, [image for _, image in whole])
         yield [(p, row) for (p, _), row in zip(whole, values, strict=True)], failed
 
 
 @torch.no_grad()
-def _values(model: Model, images: Sequence[Tensor]) -> list[list[float]]:
-    """Return probabilities as fine-tuning writes them to predictions/*.csv: in the same type."""
+def _values(model: Model, head: PredictingHead, images: Sequence[Tensor]) -> list[list[float]]:
+    """Return the values as fine-tuning writes them to predictions/*.csv: in the same arithmetic."""
     if not images:
         return []
     with autocast(model.device):
         logit_BY = model.network(torch.stack(list(images)).to(model.device))
-    found: list[list[float]] = logit_BY.double().softmax(dim=-1).cpu().tolist()
+    found: list[list[float]] = head.task.answers(logit_BY).cpu().tolist()
     return found
 
 
 def _write(
-    out: Path, classes: Sequence[str], done: Sequence[Picture], kept: KeptRows
+    out: Path, head: PredictingHead, done: Sequence[Picture], kept: KeptRows
 ) -> Counter[str]:
     """Write the table, in the order of the paths; return the images by class."""
     count: Counter[str] = Counter()
     rows = []
     for picture in done:
         values = kept.values(picture) or []
-        name = classes[int(np.argmax(values))]
-        count[name] += 1
-        rows.append([safe_path(picture.path), safe_text(name), *(repr(v) for v in values)])
-    # a class of the name of a column would hide it from readers of the heading
-    columns = [f"probability of {name}" if name in ("path", "class") else name for name in classes]
-    write_csv(out, ["path", "class", *map(safe_text, columns)], rows)
+        names = head.called(values)
+        count.update(names)
+        called = [] if head.task.kind == "number" else [safe_text("|".join(names))]
+        rows.append([safe_path(picture.path), *called, *(repr(v) for v in values)])
+        if head.task.kind == "labels" and not names:
+            count[NO_LABEL] += 1
+    write_csv(out, [safe_text(name) for name in head.heading], rows)
     return count
 
 
@@ -235,13 +270,14 @@ def unreadable_of(out: Path) -> Path:
     return out.with_suffix(".unreadable.csv")
 
 
-def _summary(out: Path, found: Predicted, classes: Sequence[str]) -> str:
-    total = found.images.total()
-    lines = [f"{out}: {total} images, {found.computed} of them computed now"]
-    width = max(map(len, classes))
+def _summary(out: Path, found: Predicted, head: PredictingHead) -> str:
+    lines = [f"{out}: {found.total} images, {found.computed} of them computed now"]
+    names = [] if head.task.kind == "number" else list(head.classes)
+    names += [NO_LABEL] if head.task.kind == "labels" else []
+    width = max(map(len, names), default=0)
     lines += [
-        f"  {name:{width}}  {found.images[name]:6d}  {found.images[name] / total:6.1%}"
-        for name in classes
+        f"  {name:{width}}  {found.images[name]:6d}  {found.images[name] / found.total:6.1%}"
+        for name in names
     ]
     if found.unreadable:
         path, reason = found.unreadable[0]

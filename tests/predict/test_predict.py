@@ -13,13 +13,15 @@ from PIL import Image
 from maskedclip.config import FinetuneConfig
 from maskedclip.data.storage.shards import Shards
 from maskedclip.finetune.loop import finetune
-from maskedclip.metrics.results import read_predictions, read_rows
+from maskedclip.inference import read_header
+from maskedclip.metrics.results import read_predictions, read_rows, read_test_split
 from maskedclip.predict.classify import run
 from maskedclip.predict.command import PredictConfig, read_predict
 from maskedclip.predict.table import safe_path, safe_text
 from maskedclip.shards.make import ShardRequest, build
 from maskedclip.shards.phantoms.phantom import draw
 from tests.colours import config_of, two_colours
+from tests.kinds_of_tasks import write_ages, write_findings
 from tests.untrained import exported
 
 ENDINGS = ("jpg", "png", "tif")
@@ -240,3 +242,33 @@ def test_a_mistake_is_answered_in_one_line(
     assert ended.value.code == 2
     assert answer in said
     assert said.count("\n") == 1
+
+
+def test_labels_are_called_at_their_thresholds_and_numbers_stand_in_their_own_unit(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_findings(tmp_path / "findings")
+    write_ages(tmp_path / "ages")
+    for name, kind in (("findings", "labels"), ("ages", "number")):
+        config = replace(config_of(tmp_path), dataset=str(tmp_path / name), name=name, epochs=2)
+        finetune(replace(config, out=str(tmp_path / "runs")))
+        run_directory = tmp_path / "runs" / name
+        out = tmp_path / f"{name}.csv"
+        run(PredictConfig(run=str(run_directory), folder=str(tmp_path / name), out=str(out)))
+        row = read_rows(run_directory)[0]
+        expected, classes = read_test_split(run_directory / row["predictions"], kind)
+        with out.open(newline="") as file:
+            found = {line["path"]: line for line in csv.DictReader(file)}
+        for key, values in zip(expected.keys, expected.probability_BY, strict=True):
+            written = [float(found[key][name]) for name in classes]
+            np.testing.assert_allclose(written, values, rtol=1e-5)
+        if kind == "number":
+            assert list(next(iter(found.values()))) == ["path", "age"]
+            continue
+        header, _ = read_header(run_directory / "finetuned.safetensors")
+        for line in found.values():
+            pairs = zip(classes, header["thresholds"], strict=True)
+            called = [name for name, threshold in pairs if float(line[name]) >= threshold]
+            assert line["class"] == "|".join(called)
+        none = sum(not line["class"] for line in found.values())
+        assert f"none of them  {none:6d}" in capsys.readouterr().out
