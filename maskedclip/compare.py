@@ -3,8 +3,9 @@
 python -m maskedclip.compare RUN RUN
 
 Each RUN is a run directory, or a folder of them: runs of one dataset, protocol and fraction that
-differ in their seed count as their mean. Patients are drawn with replacement, 2,000 times, the
-same ones for both; with one seed on each side DeLong's test stands below for each class.
+differ in their seed count as their mean. Patients (images, where patients are unknown, which is
+said) are drawn with replacement, 2,000 times, the same ones for both; with one seed on each side
+DeLong's test stands below for each class.
 """
 
 from maskedclip.command import CommandLine, Word, one_line_errors

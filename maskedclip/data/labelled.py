@@ -143,10 +143,19 @@ def _entries(dataset: Shards) -> tuple[list[_Entry], list[DamagedSample], Counte
         labels = {intern(name): intern(value) for name, value in metadata["labels"].items()}
         kinds = metadata.get("kinds", {})
         unread.update(name for name, kind in kinds.items() if kind == "unread")
-        # copies of one file are one unit: in two splits they would be a leak
-        unit = metadata["patient"] or metadata["sha256"] or dataset.key(index)
+        unit = _unit(metadata["patient"], metadata["sha256"], dataset.key(index))
         entries.append(_Entry(index, labels, kinds, metadata["split"], metadata["patient"], unit))
     return entries, lost, unread
+
+
+def _unit(patient: str | None, sha256: str, key: str) -> str:
+    """Return the patient, or where none is known what copies of one file have in common.
+
+    In two splits these would be a leak. No patient is written as a file or a key is.
+    """
+    if patient:
+        return f"patient {patient}" if len(patient) == 64 or patient == key else patient
+    return sha256 or key
 
 
 def _samples(

@@ -21,6 +21,7 @@ from maskedclip.data.storage.shards import Shards
 from maskedclip.evaluate import probes
 from maskedclip.evaluate.features import FOLDER, JOINT, PATCHES, Features, FrozenEncoder, features
 from maskedclip.finetune.command import EvaluateConfig, check_protocols
+from maskedclip.finetune.measured_rows import with_patients
 from maskedclip.finetune.run_directory import LOADED, seen_fields
 from maskedclip.metrics import results
 from maskedclip.metrics.results import Predictions, no_order
@@ -116,7 +117,7 @@ def evaluate(  # noqa: PLR0913 (one keyword an option of the command)
         own, few = for_kind(task, protocols, shots)
         evaluations = list(evaluations_of(benchmark.division, own, fractions, seeds, few))
         rows += _evaluate_all(encoder, benchmark, evaluations, out, cache or out / FOLDER, threads)
-    sys.stdout.write(results.table(rows))
+    sys.stdout.write(results.table([with_patients(out, row) for row in rows]))
     return rows
 
 

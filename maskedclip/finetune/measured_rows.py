@@ -1,6 +1,7 @@
 """The rows of a run as tables show them, older ones with what they do not say themselves.
 
-That is whether their classes are grades, and how many test images were in pre-training.
+That is whether their classes are grades, how many test images were in pre-training, and of how many
+the patient is known.
 """
 
 from collections.abc import Mapping
@@ -11,7 +12,13 @@ from typing import Any
 from maskedclip.data.class_order import is_ordered
 from maskedclip.data.pretraining_images import PretrainingImages, SeenImages
 from maskedclip.data.storage.shards import Shards
-from maskedclip.metrics.results import Predictions, no_order, predictions_of, read_rows
+from maskedclip.metrics.results import (
+    Predictions,
+    no_order,
+    patients_of,
+    predictions_of,
+    read_rows,
+)
 from maskedclip.pretrain.trained_images import images_of_run
 
 
@@ -20,7 +27,7 @@ def measured_rows(run: Path) -> list[dict[str, Any]]:
 
     Raises ValueError as `read_rows` does.
     """
-    rows = [_with_meaning(run, row) for row in read_rows(run)]
+    rows = [with_patients(run, _with_meaning(run, row)) for row in read_rows(run)]
     older = [row for row in rows if isinstance(row, dict) and _says_nothing_of_pretraining(row)]
     images = images_of_run(run) if older else None
     if images is None or images == PretrainingImages():
@@ -32,6 +39,13 @@ def measured_rows(run: Path) -> list[dict[str, Any]]:
             seen[name] = _seen(run, row, images)
         row |= seen[name].fields()
     return rows
+
+
+def with_patients(run: Path, row: Any) -> Any:
+    """Return a row with the fields `patients` and `with_patient`, which older ones lack."""
+    if not isinstance(row, dict) or "with_patient" in row or not row.get("predictions"):
+        return row
+    return row | patients_of(run, row)
 
 
 def _says_nothing_of_pretraining(row: Mapping[str, Any]) -> bool:

@@ -10,12 +10,14 @@ import logging
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from maskedclip.metrics.file_lock import locked
+from maskedclip.metrics.known_patients import counted, drawn_in_words, drawn_lines
 from maskedclip.metrics.scores import (
     NOT_IN_PER_CENT,
     OVER_CLASSES,
@@ -79,6 +81,7 @@ def save_and_score(
         "shards": str(shards.resolve()),
         "ordered": predictions.ordered,
         "untrained": [classes[label] for label in predictions.untrained],
+        **counted(predictions.keys, predictions.units),
     }
     if predictions.kind != "class":  # rows of classes stay as they are
         files["kind"] = predictions.kind
@@ -154,7 +157,7 @@ def _note(metric: str, one: Score, classes: Sequence[str]) -> str:
     elif untrained:
         notes.append(f"no training image of {untrained}: its test images count as errors")
     if one.low is None:
-        notes.append("no interval: too few patients in the test split")
+        notes.append("no interval: too few patients (or images, where unknown) in the test split")
     return "; ".join(notes)
 
 
@@ -169,14 +172,18 @@ def _note_of_labels(metric: str, one: Score, classes: Sequence[str]) -> str:
     if untrained:
         notes.append(f"training images all without or all with {untrained}: left out")
     if one.low is None:
-        notes.append("no interval: too few patients in the test split")
+        notes.append("no interval: too few patients (or images, where unknown) in the test split")
     return "; ".join(notes)
 
 
 def _note_of_number(metric: str, one: Score, classes: Sequence[str]) -> str:  # noqa: ARG001
     if one.value is None:
         return f"undefined: the numbers of {one.n} test images, or those predicted, are all alike"
-    return "" if one.low is not None else "no interval: too few patients in the test split"
+    return (
+        ""
+        if one.low is not None
+        else "no interval: too few patients (or images, where unknown) in the test split"
+    )
 
 
 def recomputed(run: Path, row: dict[str, Any]) -> Score:
@@ -248,14 +255,15 @@ def file_name(*parts: str) -> str:
 def table(rows: Sequence[dict[str, Any]]) -> str:
     """Return rows as text: a line a test split, in per cent, but numbers in their own unit.
 
-    Tasks of another kind have a table of their own. Below stands how the images were seen; where
-    sizes differ, each line has its own.
+    Tasks of another kind have a table of their own. Below stands how the images were seen, and what
+    intervals draw where patients are unknown; where sizes differ, each line has its own.
     """
     by_kind: dict[str, list[dict[str, Any]]] = {}
     for one in rows:
         by_kind.setdefault(str(one.get("kind") or "class"), []).append(one)
     tables = [_table(own, _COLUMNS[kind]) for kind, own in by_kind.items()]
     below = input_lines((_line_name(row), in_words(row)) for row in rows)
+    below += drawn_lines((f"{row['dataset']} {row['task']}", drawn_in_words(row)) for row in rows)
     return "\n".join(tables) + "".join(f"{line}\n" for line in below)
 
 
@@ -422,6 +430,24 @@ def _answers(texts: Sequence[str], classes: Sequence[str], kind: str) -> np.ndar
             raise unknown
         label_BY[row, [index[label] for label in labels]] = 1
     return label_BY
+
+
+def patients_of(run: Path, row: Mapping[str, Any]) -> dict[str, int]:
+    """Return the fields `patients` and `with_patient` of a row that an older version wrote.
+
+    Nothing where its predictions cannot be read.
+    """
+    try:
+        path = (run / str(row.get("predictions"))).with_suffix(".units.csv")
+        return _patients_in(path, path.stat().st_mtime_ns)
+    except (ValueError, OSError):  # what needs the predictions says what is wrong with them
+        return {}
+
+
+@lru_cache(maxsize=1024)  # the rows of a test split share it
+def _patients_in(path: Path, _changed: int) -> dict[str, int]:
+    _, lines = _read_table(path)
+    return counted([line[0] for line in lines], [line[1] for line in lines])
 
 
 def read_test_split(path: Path, kind: str = "class") -> tuple[Predictions, list[str]]:

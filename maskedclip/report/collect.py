@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, TypeVar
 from tqdm import tqdm
 
 from maskedclip.finetune.measured_rows import measured_predictions, measured_rows
+from maskedclip.metrics.known_patients import drawn_in_words
 from maskedclip.metrics.results import RESULTS, Predictions, seen_words
 from maskedclip.metrics.scores import Score, point
 from maskedclip.metrics.seen_images import in_words
@@ -53,6 +54,7 @@ class Result:
     untrained: tuple[str, ...] = ()  # classes without training images
     image_size: int = 0  # pixels, square; 0: the rows do not say
     images_seen: str = ""  # size and colours in words; empty: the rows do not say
+    drawn: str = ""  # by intervals, in words; empty: patients alone, or the rows do not say
 
     @property
     def cell(self) -> tuple[Any, ...]:
@@ -171,6 +173,7 @@ def results_of(directory: Path, rows: Iterable[Any]) -> tuple[list[Result], list
                 last.get("seen_images"), str(last.get("seen_note") or ""),
                 last.get("ordered"), tuple(map(str, last.get("untrained") or ())),
                 int(last.get("image_size") or 0), in_words(last),
+                drawn=drawn_in_words(last),
             )
         )  # fmt: skip
     return results, problems

@@ -21,6 +21,7 @@ from maskedclip.metrics.comparison import (
     over_seeds,
     paired_bootstrap,
 )
+from maskedclip.metrics.known_patients import images_in_words
 from maskedclip.metrics.results import Predictions
 from maskedclip.metrics.scores import METRICS, NEED_TWO_CLASSES, macro
 from maskedclip.metrics.seen_images import in_words, input_lines
@@ -109,7 +110,6 @@ def _text(split: Split, first: Side, second: Side) -> str:
     if first.classes != second.classes:
         raise ValueError(f"{_title(split)}: the two runs have other classes; compare others")
     a, b = leaving_out_untrained(list(first.runs.values()), list(second.runs.values()))
-    patients = len(set(a[0].units))
     marks = (results.DAGGER * any(map(_is_marked, side.pretraining)) for side in (first, second))
     heads = (f"{name}{mark}" for name, mark in zip(("first", "second"), marks, strict=True))
     lines: list[tuple[str, ...]] = [("", *heads, "difference [95 %]", "p")]
@@ -127,8 +127,7 @@ def _text(split: Split, first: Side, second: Side) -> str:
     if len(a) == len(b) == 1 and not one_class:
         lines += _by_class(first.classes, a[0], b[0])
     head = (
-        f"{_title(split)}: {len(a[0].keys)} images of {patients} patients, "
-        f"{len(a)} and {len(b)} runs\n"
+        f"{_title(split)}: {images_in_words(a[0].keys, a[0].units)}, {len(a)} and {len(b)} runs\n"
     )
     sides = (("first", first), ("second", second))
     notes = {f"{name}: {line}": None for name, side in sides for line in side.pretraining if line}

@@ -15,6 +15,7 @@ from maskedclip.config import Config, flat, load
 from maskedclip.data.storage.shard_writer import MANIFEST
 from maskedclip.engine.provenance import EXCLUSIONS
 from maskedclip.finetune.measured_rows import measured_rows
+from maskedclip.metrics.known_patients import drawn_in_words, drawn_lines
 from maskedclip.metrics.results import DAGGER, seen_line
 from maskedclip.metrics.scores import METRICS
 from maskedclip.metrics.seen_images import in_words
@@ -193,8 +194,10 @@ def measured_lines(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     head = ("dataset", "task", "protocol", "labels", "seed", "seen at", "test images", *names)
     notes = sorted({f"- {row['dataset']}: {row['note']}" for row in rows if row.get("note")})
     notes += sorted({f"- {line}" for row in rows if (line := seen_line(row))})
+    drawn = drawn_lines((f"{row['dataset']} {row['task']}", drawn_in_words(row)) for row in rows)
+    notes += [f"- {line}" for line in drawn]
     return [
-        "In per cent, with 95 % intervals that draw patients:",
+        "In per cent, with 95 % intervals that draw patients (images, where it says so):",
         "",
         *markdown_table(head, lines),
         *(["", *notes] if notes else []),

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from maskedclip.metrics.known_patients import drawn_lines
 from maskedclip.metrics.scores import METRICS
 from maskedclip.metrics.seen_images import input_lines
 from maskedclip.report.collect import Result, budget_text
@@ -239,7 +240,8 @@ class Table:
 
     @property
     def footnotes(self) -> list[str]:
-        """The lines under the table: what is not known of pre-training, how images were seen."""
+        """The lines under the table: what is not known of pre-training, how images were seen, and
+        what intervals draw."""
         seen = [
             (line.label or line.method, run.images_seen)
             for block in self.blocks
@@ -247,7 +249,14 @@ class Table:
             for column in self.columns
             for run in line.cells[column, TABLED[0]].runs
         ]
-        return [*self.unknown_images, *input_lines(seen)]
+        drawn = (
+            (column.name, run.drawn)
+            for column in self.columns
+            for block in self.blocks
+            for line in block.lines
+            for run in line.cells[column, TABLED[0]].runs
+        )
+        return [*self.unknown_images, *input_lines(seen), *drawn_lines(drawn)]
 
     @property
     def missing(self) -> list[tuple[str, str, str]]:
