@@ -6,7 +6,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -56,6 +56,7 @@ class Findings:
     pairs: list["Pair"] = field(default_factory=list)
     dropped: dict[Path, int] = field(default_factory=dict)  # by directory, newly
     seconds: dict[str, float] = field(default_factory=dict)
+    own: int = 0  # how many of the checked ones are not of --against
 
     @property
     def problems(self) -> int:
@@ -121,13 +122,23 @@ def _stage(
 
 
 def _check_files(findings: Findings, workers: int, stage: Stage) -> None:
-    from maskedclip.shards.checks.dataset import DamagedManifest, check_dataset, manifest_of
+    from maskedclip.shards.checks.dataset import check_dataset, datasets_at, samples_of
 
-    directories = (*findings.request.directories, *findings.request.against)
-    total = 0
-    for directory in directories:  # a misspelt one ends here, before hours of reading
-        with suppress(DamagedManifest):
-            total += manifest_of(directory)["samples"]
+    request = findings.request
+    against = [found for path in request.against for found in datasets_at(path)]
+    tested = {path.resolve() for path in against}  # shards --against shards/idrid
+    own = [found for path in request.directories for found in datasets_at(path)]
+    own = [path for path in own if path.resolve() not in tested]
+    if not own:
+        raise ValueError(f"{request.directories[0]}: all of it is behind --against as well")
+    directories = list({path.resolve(): path for path in (*own, *against)}.values())
+    findings.own = len(directories) - len(tested)
+    if request.drop:
+        for path in (path for path in directories[: findings.own] if path.is_file()):
+            raise ValueError(
+                f"--drop: exclude.csv stands in a folder; name {path.parent}, not {path}"
+            )
+    total = sum(map(samples_of, directories))  # a misspelt one ends here, before hours of reading
     with stage("files", total) as done:
         for directory in directories:
             findings.checked.append(check_dataset(directory, workers, done))
@@ -136,7 +147,7 @@ def _check_files(findings: Findings, workers: int, stage: Stage) -> None:
 def _find_pairs(findings: Findings, workers: int, stage: Stage) -> None:
     from maskedclip.shards.near_duplicates.leakage import exact_pairs, kept_samples, patient_pairs
 
-    own = len(findings.request.directories)
+    own = findings.own
     sets = kept_samples(findings.checked[:own], False)
     sets += kept_samples(findings.checked[own:], True)
     findings.pairs += exact_pairs(sets)
@@ -174,9 +185,9 @@ def _near(
 
 
 def _read(samples: "Sequence[CheckedSample]", index: int) -> bytes:
-    from maskedclip.shards.checks.shard import read_jpeg
+    from maskedclip.shards.checks.third_party import read_square
 
-    return read_jpeg(samples[index].dataset.directory, samples[index].sample)
+    return read_square(samples[index].dataset.directory, samples[index].sample)
 
 
 def _write(findings: Findings) -> None:

@@ -13,7 +13,8 @@ Check shards: every byte, and near-duplicates within and between datasets.
 
     python tools/check_shards.py DIR... [--against DIR...] [--out check] [--drop]
 
-DIR are directories of shards; --against names test datasets, whose near-duplicates in DIR leak.
+DIR are directories of shards, also of third-party tars, or one tar; of a folder that holds such
+directories each is checked. --against names test datasets, whose near-duplicates in DIR leak.
 Near-duplicates are recognised after resizing, compression, cropping, rotation, mirroring and a
 change of illumination. The other eye of a patient and another exposure of an eye are no
 duplicates; such pairs are listed as unclear. --drop writes exclude.csv into every directory with
@@ -108,8 +109,11 @@ def _last(findings: Findings) -> list[str]:
         lines.append(f"images of the pairs: {request.out / SHEET_FILE}")
     for directory, count in findings.dropped.items():
         lines.append(f"{directory}: {count} samples added to exclude.csv")
-    if findings.problems:
+    damaged = {checked.third_party for checked in findings.checked if checked.problems}
+    if False in damaged:
         lines.append("next: build the damaged shards again with tools/make_shards.py")
+    if True in damaged:
+        lines.append("next: make the damaged tars again; training leaves out what is named above")
     if numbers["to_drop"] and not request.drop:
         lines.append(f"next: the same command with --drop leaves out {numbers['to_drop']} samples")
     elif findings.dropped:

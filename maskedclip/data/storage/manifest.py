@@ -5,6 +5,7 @@ written before that line existed is checked for consistency alone.
 """
 
 import json
+import os
 import re
 from collections import Counter
 from collections.abc import Mapping
@@ -23,6 +24,7 @@ _LIMIT = 1 << 28  # bytes
 _SAMPLE_LIMIT = 10_000_000  # of a dataset
 _SHA256 = re.compile("[0-9a-f]{64}")
 _FIX = "build the dataset again"
+_DEPTH = 2  # folders within a folder, that are looked into for shards
 
 
 def read_manifest(directory: Path, storage: Storage | None = None) -> dict[str, Any]:
@@ -31,11 +33,8 @@ def read_manifest(directory: Path, storage: Storage | None = None) -> dict[str, 
     Raises ValueError, in one line, where there is none that can be read.
     """
     path = directory / MANIFEST
-    if not directory.is_dir():
-        raise ValueError(f"{directory}: no such directory; build it with tools/make_shards.py")
     if not path.is_file():
-        problem = "is empty" if not any(directory.iterdir()) else f"has no {MANIFEST}: not finished"
-        raise ValueError(f"{directory}: {problem}; build it with tools/make_shards.py")
+        raise ValueError(f"{directory}: {no_dataset(directory)}")
     try:
         manifest = json.loads(read_file(path, _LIMIT, storage or Storage()).decode())
     except OSError as error:
@@ -50,6 +49,57 @@ def read_manifest(directory: Path, storage: Storage | None = None) -> dict[str, 
     if not manifest["shards"]:
         raise ValueError(f"{path}: names no shard; {_FIX}")
     return manifest
+
+
+def no_dataset(path: Path) -> str:
+    """Return what a path is that is no dataset of shards, and what to do."""
+    build = "build it with tools/make_shards.py"
+    if path.is_file():
+        return "is a file, and no tar; name a directory of shards, or one .tar"
+    if not path.is_dir():
+        return f"no such directory; {build}"
+    names = sorted(os.listdir(path))  # noqa: PTH208 - one call, and only names are asked for
+    if not names:
+        return f"is empty; {build}"
+    below = datasets_below(path)
+    if ".building" in names:
+        return f"has no {MANIFEST}: its build is not finished; give its make_shards command again"
+    if any(name.endswith(".idx") for name in names):
+        return f"has no {MANIFEST}: not finished, or not copied as a whole; copy or {build} again"
+    if below:
+        more = f" and {len(below) - 3} more" if below[3:] else ""
+        listed = ", ".join(map(str, below[:3]))
+        return f"holds shards in its folders, and none itself; name these: {listed}{more}"
+    return f"holds no shards (no {MANIFEST}, no .tar); {build}"
+
+
+def datasets_below(path: Path) -> list[Path]:
+    """Return the folders below a path that hold a dataset or tars, the topmost of each branch."""
+    return [found for inner in _folders(path) for found in _datasets_at(inner, _DEPTH)]
+
+
+def is_dataset(path: Path) -> bool:
+    """Return whether a folder holds shards of ours or tars; False where it cannot be read."""
+    try:
+        names = os.listdir(path)  # noqa: PTH208 - one call, and only names are asked for
+    except OSError:  # no folder, or as lost+found for the administrator alone
+        return False
+    return MANIFEST in names or any(name.lower().endswith(".tar") for name in names)
+
+
+def _datasets_at(path: Path, depth: int) -> list[Path]:
+    if is_dataset(path):
+        return [path]
+    try:
+        inner = _folders(path) if depth else []
+    except OSError:
+        return []
+    return [found for folder in inner for found in _datasets_at(folder, depth - 1)]
+
+
+def _folders(path: Path) -> list[Path]:
+    with os.scandir(path) as entries:  # its is_dir asks no disk: a class may hold 100,000 images
+        return sorted(Path(entry) for entry in entries if entry.name[0] != "." and entry.is_dir())
 
 
 def verified_manifest(directory: Path, storage: Storage | None = None) -> dict[str, Any]:

@@ -111,6 +111,11 @@ class Shards:
         """Return the file name of the shard that holds the sample."""
         return self._tars[self._shard_number(index)]
 
+    def image_span(self, index: int) -> tuple[int, int, int]:
+        """Return offset, size and crc32 of the sample's JPEG in its shard."""
+        offset, size, checksum = self._extents[index, :3].tolist()
+        return offset, size, checksum
+
     def read(self, index: int) -> tuple[bytes, dict[str, Any]]:
         """Return the JPEG bytes and the metadata of a sample; DamagedSample if either is bad."""
         return self.image(index), self.metadata(index)

@@ -10,6 +10,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 import tempfile
 from array import array
 from collections import Counter
@@ -45,6 +46,10 @@ _SLOTS = {"jpg": 0, "jpeg": 0, "json": 1, "txt": 2, "cls": 3}  # of an extension
 _OTHER_IMAGES = {e[1:] for endings in ENDINGS_OF.values() for e in endings} - _SLOTS.keys()
 _FORMAT = 1
 _LINES_AT_ONCE = 10_000
+_PACKED = re.compile(
+    r"[^.].*\.(tar\.(gz|bz2|xz|zstd?|lz4?|lzma|lzo|br|z|sz|7z|zip)|tgz|tbz2?|txz|tlz|tzst|taz)",
+    re.IGNORECASE | re.DOTALL,
+)
 _COMPRESSED = {
     b"\x1f\x8b": "gzip",
     b"BZh": "bzip2",
@@ -68,17 +73,25 @@ def third_party_tars(path: Path) -> list[Path]:
     A directory with an index or the notes of a build of ours is an unfinished dataset of ours.
     Raises ValueError where tars are compressed.
     """
-    if path.suffix == ".tar" and not path.is_dir():
+    if path.suffix.lower() == ".tar" and not path.is_dir():
         return [path] if path.exists() else []
+    if is_packed(path.name) and path.is_file():
+        raise ValueError(f"{path}: is compressed; unpack it to a plain tar")
     if not path.is_dir() or (path / MANIFEST).exists():
         return []
     names = sorted(os.listdir(path))  # noqa: PTH208 - only names are asked for
     if ".building" in names or any(f"{Path(name).stem}.idx" in names for name in names):
         return []
-    packed = [name for name in names if name.endswith((".tar.gz", ".tgz", ".tar.xz", ".tar.zst"))]
+    packed = [name for name in names if is_packed(name)]
     if packed:
-        raise ValueError(f"{path / packed[0]}: is compressed; unpack it to a plain tar")
-    return [path / name for name in names if name.endswith(".tar") and name[0] != "."]
+        more = f" (and {len(packed) - 1} more)" if packed[1:] else ""
+        raise ValueError(f"{path / packed[0]}{more}: is compressed; unpack it to a plain tar")
+    return [path / name for name in names if name.lower().endswith(".tar") and name[0] != "."]
+
+
+def is_packed(name: str) -> bool:
+    """Return whether a file is a compressed tar, by its name."""
+    return bool(_PACKED.fullmatch(name))
 
 
 def stand_in_manifest(path: Path, tars: Sequence[Path], read: Sequence[TarIndex]) -> dict[str, Any]:

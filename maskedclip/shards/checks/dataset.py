@@ -1,4 +1,4 @@
-"""Check a dataset directory against its manifest, to the last byte of every sample."""
+"""Check a dataset directory against its manifest, and third-party tars, to the last sample."""
 
 import re
 from collections import Counter
@@ -15,10 +15,13 @@ from maskedclip.data.labelled import labelled
 from maskedclip.data.splits import FOLDER as SPLITS
 from maskedclip.data.splits import read_split
 from maskedclip.data.storage.exclusions import EXCLUSIONS, read_exclusions
+from maskedclip.data.storage.manifest import datasets_below, is_dataset
 from maskedclip.data.storage.shard_writer import MANIFEST, SELF_SHA256, manifest_sha256
 from maskedclip.data.storage.shards import Shards, read_manifest
+from maskedclip.data.storage.third_party_tars import third_party_tars
 from maskedclip.shards.building.contact_sheet import FILE as CONTACT_SHEET
 from maskedclip.shards.checks.shard import SIDE_LIMIT, Problem, StoredSample, check_shard
+from maskedclip.shards.checks.third_party import check_samples
 
 
 class CheckedDataset(NamedTuple):
@@ -31,14 +34,17 @@ class CheckedDataset(NamedTuple):
     keys: frozenset[str]  # of all its samples
     excluded: frozenset[str]  # keys that its exclude.csv names
     kinds: Mapping[str, str] = {}  # of its tasks that are no plain class
+    third_party: bool = False
 
 
 def check_dataset(directory: Path, workers: int, done: Callable[[int], object]) -> CheckedDataset:
-    """Return every problem of a dataset directory, and its intact samples.
+    """Return every problem of a dataset directory or of third-party tars, and the intact samples.
 
     `done` is called with the number of samples checked. Raises ValueError, in one line, where
-    the directory has no manifest.
+    there is no dataset.
     """
+    if third_party_tars(directory):
+        return _check_tars(Shards(directory), workers, done)
     try:
         manifest = manifest_of(directory)
     except DamagedManifest as error:
@@ -64,6 +70,7 @@ def check_dataset(directory: Path, workers: int, done: Callable[[int], object]) 
         problems.append(Problem(MANIFEST, "", reason))
     known = {MANIFEST, EXCLUSIONS, CONTACT_SHEET, SPLITS}
     known |= {entry[k] for entry in entries for k in ("file", "index")}
+    known |= {path.name for path in directory.iterdir() if is_dataset(path)}  # checked by itself
     extra = sorted(path.name for path in directory.iterdir() if path.name not in known)
     problems += [Problem(file, "", f"is not named by {MANIFEST}") for file in extra]
     try:
@@ -82,6 +89,38 @@ def check_dataset(directory: Path, workers: int, done: Callable[[int], object]) 
         frozenset(excluded),
         kinds if isinstance(kinds, dict) else {},
     )
+
+
+def _check_tars(dataset: Shards, workers: int, done: Callable[[int], object]) -> CheckedDataset:
+    problems, samples, kinds = check_samples(dataset, workers, done)
+    keys = [dataset.key(index) for index in range(len(dataset))]
+    excluded = frozenset(keys[index] for index in dataset.excluded)
+    found = (problems, samples, frozenset(keys), excluded)
+    return CheckedDataset(dataset.directory, dataset.name, *found, kinds, third_party=True)
+
+
+def samples_of(directory: Path) -> int:
+    """Return how many samples a dataset has, 0 where its manifest is damaged.
+
+    Raises ValueError, in one line, where there is no dataset.
+    """
+    if third_party_tars(directory):
+        return len(Shards(directory))
+    try:
+        samples: int = manifest_of(directory)["samples"]
+    except DamagedManifest:
+        return 0
+    return samples
+
+
+def datasets_at(path: Path) -> list[Path]:
+    """Return the path itself where it holds a dataset, and the datasets in its folders.
+
+    Raises ValueError, in one line, where there is none.
+    """
+    below = datasets_below(path) if path.is_dir() else []
+    here = third_party_tars(path) or (path / MANIFEST).exists() or not below
+    return [path, *below] if here else below
 
 
 def _split_problems(directory: Path) -> list[Problem]:

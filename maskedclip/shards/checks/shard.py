@@ -190,6 +190,7 @@ class StoredSample(NamedTuple):
     jpeg: MemberSpan
     side: int  # pixels
     metadata: Metadata
+    is_square: bool = True  # the square of its field, as builds of ours store it
 
 
 def read_jpeg(directory: Path, sample: StoredSample) -> bytes:

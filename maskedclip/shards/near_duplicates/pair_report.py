@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 
 from maskedclip.data.storage.shard_writer import replacing
-from maskedclip.shards.checks.shard import read_jpeg
+from maskedclip.shards.checks.third_party import read_square
 from maskedclip.shards.near_duplicates.descriptors import decode_square
 from maskedclip.shards.near_duplicates.leakage import Pair
 
@@ -70,7 +70,7 @@ def write_images(path: Path, pairs: Sequence[Pair]) -> None:
         differ = " LABELS DIFFER" if pair.labels_agree is False else ""
         turned = f" {row['score']} {row['angle']} deg" if pair.match else ""
         mirrored = " mirrored" if pair.match and pair.match.mirrored else ""
-        reads = [partial(read_jpeg, m.dataset.directory, m.sample) for m in sides]
+        reads = [partial(read_square, m.dataset.directory, m.sample) for m in sides]
         lines = [f"{pair.kind}{turned}{mirrored}{differ} {row['remark']}"]
         lines += [name + tail for name, tail in zip(names, tails, strict=True)]
         tiles.append(PairTile((reads[0], reads[1]), lines))
