@@ -151,6 +151,8 @@ def training_batches(
         _Augmented(dataset, samples, augment, seed),
         batch_sampler=positions(),  # type: ignore[arg-type]
         num_workers=workers,
+        # any other way runs the user's script again in each worker
+        multiprocessing_context="fork" if workers else None,
         collate_fn=_collate,
         pin_memory=torch.cuda.is_available(),
         worker_init_fn=_outlive,

@@ -61,8 +61,11 @@ def _spare_the_workers() -> None:
 
     It goes to every process of the job, and kills one that does not know it.
     """
+    from maskedclip.shards.building.prepare_sample import script_hidden
+
     ours = signal.signal(signal.SIGUSR2, signal.SIG_IGN)
-    multiprocessing.forkserver.ensure_running()
+    with script_hidden():
+        multiprocessing.forkserver.ensure_running()
     signal.signal(signal.SIGUSR2, ours)
 
 

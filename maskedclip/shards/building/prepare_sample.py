@@ -4,12 +4,15 @@ import hashlib
 import multiprocessing
 import os
 import signal
+import sys
 import threading
+import types
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import contextmanager
 from itertools import islice
+from multiprocessing.context import ForkServerContext, ForkServerProcess
 from typing import Any, NamedTuple, TypeVar
 
 import cv2
@@ -195,8 +198,7 @@ def made_in_order(
         yield map(make, given)
         return
     # Not fork: OpenCV and the progress bar hold threads. Not threads: much of the work is Python's.
-    context = multiprocessing.get_context("forkserver")
-    pool = ProcessPoolExecutor(workers, context, initializer=_start_worker)
+    pool = ProcessPoolExecutor(workers, _WorkerContext(), initializer=_start_worker)
 
     def in_order() -> Iterator[Made]:
         waiting: deque[Future[list[Made]]] = deque()
@@ -212,6 +214,33 @@ def made_in_order(
         yield in_order()
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+@contextmanager
+def script_hidden() -> Iterator[None]:
+    """Let processes that are started now not run the user's script again.
+
+    multiprocessing imports it in the fork server and in each worker, for functions that it may
+    define. Ours are in the package, and a script without `if __name__ == "__main__"` would begin
+    anew there: it waited for the lock of its own build, or started workers of its own.
+    """
+    script = sys.modules["__main__"]
+    sys.modules["__main__"] = types.ModuleType("__main__")  # has no file
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = script
+
+
+class _WorkerProcess(ForkServerProcess):
+    @staticmethod
+    def _Popen(process_obj: Any) -> Any:  # noqa: N802 - the name that multiprocessing calls
+        with script_hidden():
+            return ForkServerProcess._Popen(process_obj)
+
+
+class _WorkerContext(ForkServerContext):
+    Process = _WorkerProcess
 
 
 def _map(make: Callable[[Given], Made], given: Sequence[Given]) -> list[Made]:
