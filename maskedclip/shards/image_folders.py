@@ -11,23 +11,28 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
+from maskedclip.data.storage.manifest import datasets_below, no_dataset
 from maskedclip.data.storage.shard_writer import MANIFEST
 from maskedclip.data.storage.third_party_tars import third_party_tars
 from maskedclip.metrics.file_lock import locked
 from maskedclip.shards.downloads.cards import read_card
 from maskedclip.shards.downloads.files import (
     SPLITS,
+    DownloadFiles,
+    files_not_read,
     is_junk,
     list_files,
     outside_of_splits,
     size_and_time,
 )
 from maskedclip.shards.downloads.patient_names import recognised
+from maskedclip.shards.downloads.recognise import ARCHIVE
 from maskedclip.shards.make import BUILDER_VERSION, ShardRequest, build
 from maskedclip.shards.make_command import remark_lines
 
 logger = logging.getLogger(__name__)
 TASK = "class"  # what the label of a tree is called
+_CONVERT = "convert them to JPEG, PNG or TIFF"
 _NESTED = 2  # folders around the one with train/, as archives unpack
 
 
@@ -86,10 +91,7 @@ def tree_of(path: Path) -> Tree | None:
     if root is None:
         if third_party_tars(path):
             return None
-        raise ValueError(
-            f"{path}: holds neither shards ({MANIFEST}, tars) nor a tree train/CLASS/*.jpg; build "
-            f"shards with tools/make_shards.py, or name the folder that holds train/"
-        )
+        raise ValueError(f"{path}: {_neither(path)}")
     digest = hashlib.sha256(f"{BUILDER_VERSION}".encode())
     classes: dict[str, set[str]] = {}
     files = list_files(read_card("folder"), root)
@@ -107,7 +109,7 @@ def tree_of(path: Path) -> Tree | None:
         digest.update(b"without images beside the splits")
     if recognised(list(files.images), classes=True):  # nor did earlier versions read names
         digest.update(b"with patients of file names")
-    _check_classes(root, classes)
+    _check_classes(root, classes, files)
     name = re.sub(r"[^A-Za-z0-9_-]+", "_", path.resolve().name).strip("_") or "tree"
     return Tree(root, name, digest.hexdigest()[:12])
 
@@ -129,12 +131,41 @@ def _with_train(path: Path) -> Path | None:
     return None
 
 
-def _check_classes(root: Path, classes: dict[str, set[str]]) -> None:
+def _neither(path: Path) -> str:
+    """Return what a folder is that holds neither shards nor a tree of images, and what to do."""
+    if datasets_below(path) or not any(path.iterdir()):
+        return no_dataset(path)
+    what = f"holds neither shards ({MANIFEST}, tars) nor a tree train/CLASS/*.jpg"
+    files = list_files(read_card("folder"), path)
+    archives = [source for source in files.others if ARCHIVE.search(source)]
+    if files.images:
+        example = min(files.images)
+        count = f"{len(files.images)} images, such as {example}, but no folder train/"
+        classes = " --classes TASK" if "/" in example else ""
+        build = f"build shards with tools/make_shards.py folder --root {path}{classes}"
+        return f"{what}: {count}; {build}"
+    if archives:
+        return f"{what}, but {archives[0]}; unpack it first"
+    not_read = "; ".join(files_not_read(files)[:5])
+    if not_read:
+        return f"{what}, but {not_read}; {_CONVERT}"
+    return f"{what}; name the folder that holds train/"
+
+
+def _is_of_train(line: str) -> bool:
+    return SPLITS.get(line.partition("such as ")[2].partition("/")[0].lower()) == "train"
+
+
+def _check_classes(root: Path, classes: dict[str, set[str]], files: DownloadFiles) -> None:
     train = classes.get("train", set())
+    not_read = "; ".join(line for line in files_not_read(files) if _is_of_train(line))
+    if not train and not_read:
+        raise ValueError(f"{root}: train/ holds no image that is read: {not_read}; {_CONVERT}")
     if len(train) < 2:
+        also = f" ({not_read})" if not_read else ""
         raise ValueError(
-            f"{root}: train/ holds images of {len(train)} classes, two are needed; put them into "
-            f"one folder for each class"
+            f"{root}: train/ holds images of {len(train)} classes{also}, two are needed; put them "
+            f"into one folder for each class"
         )
     for split, names in classes.items():
         unknown = sorted(names - train)

@@ -195,7 +195,9 @@ def test_a_packed_tar_is_not_unpacked(tmp_path: Path, kind: str) -> None:
 @pytest.mark.parametrize("content", [b"", b"not a tar", b"x" * 5000, bytes(100)])
 def test_a_file_that_is_no_tar_is_refused_in_one_line(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "x.tar").write_bytes(content)
-    with pytest.raises(ValueError, match=r"no sample of its tars can be had: byte 0 is") as error:
+    with pytest.raises(
+        ValueError, match=r"no sample of its tars can be had: (byte 0 )?is"
+    ) as error:
         Shards(tmp_path / "x.tar")
     assert "\n" not in str(error.value)
 

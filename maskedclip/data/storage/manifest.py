@@ -24,7 +24,7 @@ _LIMIT = 1 << 28  # bytes
 _SAMPLE_LIMIT = 10_000_000  # of a dataset
 _SHA256 = re.compile("[0-9a-f]{64}")
 _FIX = "build the dataset again"
-_DEPTH = 2  # folders within a folder, that are looked into for shards
+_DEPTH = 4  # folders within a folder, that are looked into for shards
 
 
 def read_manifest(directory: Path, storage: Storage | None = None) -> dict[str, Any]:

@@ -83,7 +83,7 @@ class Shards:
         self._text = "".join(keys)
         self._ends = np.fromiter(accumulate(map(len, keys)), dtype=np.int64, count=len(keys))
         if self.third_party and all(self._reason(i) for i in range(len(keys))):
-            first = f": {self._reason(0)}" if keys else ""
+            first = f": {self._reason(0)}" if keys else ": they hold no member"
             raise ValueError(f"{self.directory}: no sample of its tars can be had{first}")
 
     def _refuse_repeated(self, keys: list[str]) -> None:

@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from maskedclip.data.photographs.decoding import ENDINGS_OF
+from maskedclip.data.storage.first_bytes import not_the_file
 from maskedclip.data.storage.retrying_files import RETRIED, RetryingFiles, Storage, read_file
 from maskedclip.data.storage.shard_index import (
     INDEX_LIMIT,
@@ -143,11 +144,10 @@ def index_tar(path: Path, storage: Storage) -> TarIndex:
 
 def _index(files: RetryingFiles) -> tuple[TarIndex, bytes]:
     """Return the samples of a tar and the lines of its index, no lines where it is compressed."""
-    first = files.read(0, 6, 0)
-    for start, kind in _COMPRESSED.items():
-        if first.startswith(start):
-            reason = f"is compressed with {kind}; unpack it to a plain tar"
-            return TarIndex(unreadable(1, reason), {}, hashlib.sha256(first).hexdigest()), b""
+    first = files.read(0, 64, 0)
+    reason = _no_tar(first)
+    if reason:
+        return TarIndex(unreadable(1, reason), {}, hashlib.sha256(first).hexdigest()), b""
     grouping = Grouping()
     table = grouping.samples(
         members(lambda size, offset: files.read(0, size, offset), files.size(0))
@@ -155,6 +155,14 @@ def _index(files: RetryingFiles) -> tuple[TarIndex, bytes]:
     lines = _lines(table)
     ignored = dict(sorted(grouping.ignored.items()))
     return TarIndex(table, ignored, hashlib.sha256(lines).hexdigest()), lines
+
+
+def _no_tar(first: bytes) -> str:
+    """Return what a file is that is no plain tar, by its first bytes; empty where it may be one."""
+    for start, kind in _COMPRESSED.items():
+        if first.startswith(start):
+            return f"is compressed with {kind}; unpack it to a plain tar"
+    return not_the_file(first)
 
 
 def _lines(table: SampleTable) -> bytes:

@@ -19,7 +19,14 @@ from maskedclip.shards.downloads.answer_columns import (
     refuse_several,
 )
 from maskedclip.shards.downloads.cards import DatasetCard
-from maskedclip.shards.downloads.files import SPLITS, list_files, outside_of_splits, remarks_on
+from maskedclip.shards.downloads.files import (
+    ENDINGS,
+    SPLITS,
+    ending_of,
+    list_files,
+    outside_of_splits,
+    remarks_on,
+)
 from maskedclip.shards.downloads.image_names import ImageNames, Named
 from maskedclip.shards.downloads.label_files import SURPLUS, Remarks, Row, cell, names_of, rows_of
 from maskedclip.shards.downloads.recognise import known_datasets, wrong_root
@@ -230,7 +237,9 @@ def _rows_with_columns(file: Path, columns: Columns) -> list[Row]:
     for flag, name in flags.items() if any(present) else ():
         if names_of(name)[0] not in names_of(present):
             near = difflib.get_close_matches(name.lower(), names_of(present), n=1) or present
-            raise ValueError(f"{flag} is not in {file}; it has {', '.join(near)}")
+            first = [title for title in present if ending_of(title) in ENDINGS]
+            hint = f"; is its heading missing? {first[0]} is an image" if first else ""
+            raise ValueError(f"{flag} is not in {file}; it has {', '.join(near)}{hint}")
     raise ValueError(f"--csv {file}: {lacking}")
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from maskedclip.data.cell_values import is_missing, patient_of, plain, whole_number
+from maskedclip.data.storage.first_bytes import not_the_file
 from maskedclip.shards.downloads.cards import DatasetCard, LabelTable
 from maskedclip.shards.downloads.image_names import ImageNames, Named, stem_of
 
@@ -83,6 +84,10 @@ def _by_heading(
 
 
 def _lines(path: Path, sheet: str) -> list[list[str]]:
+    with path.open("rb") as file:
+        wrong = not_the_file(file.read(64))
+    if wrong:
+        raise ValueError(f"{path}: {wrong}")
     if path.suffix.lower() == ".xlsx":
         return _sheet_lines(path, sheet)
     if path.suffix.lower() in (".xls", ".ods", ".numbers"):

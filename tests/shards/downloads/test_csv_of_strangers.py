@@ -100,7 +100,7 @@ def test_a_table_that_names_no_image_says_so_and_offers_lost_zeros(tmp_path: Pat
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "it has nothing"),
+        ("", "is empty"),
         ("image,grade\n", "a heading and no row below it"),
         ("000,1\n001,0\n", "--image_column 'image' is not in"),
         ("image,grade,grade\n000,1,2\n", "two columns are called grade"),
