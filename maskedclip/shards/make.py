@@ -122,6 +122,7 @@ class Summary(NamedTuple):
     manifest: dict[str, Any]
     captions: tuple[tuple[str, tuple[str, ...]], ...]  # (source, its possible captions)
     splits: dict[str, Path | str]  # of a task, its file, or why it has none
+    sizes: dict[str, list[str]]  # of a task that has a split, what it holds, in words
     built: bool  # False where it was there already
     seconds: float
 
@@ -141,10 +142,12 @@ def finish(request: ShardRequest, built: bool, start: float) -> Summary:
     from maskedclip.data.splits import write_missing_splits
     from maskedclip.data.storage.shards import Shards
     from maskedclip.shards.building.contact_sheet import FILE, write_contact_sheet
+    from maskedclip.shards.split_sizes import split_lines
 
     shards = Shards(request.directory)
     if not (request.directory / FILE).is_file():
         write_contact_sheet(shards, request.directory / FILE)
+    splits = write_missing_splits(shards)
     return Summary(
         directory=request.directory,
         manifest=shards.manifest,
@@ -152,7 +155,8 @@ def finish(request: ShardRequest, built: bool, start: float) -> Summary:
             [shards.metadata(i) for i in range(0, len(shards), max(1, len(shards) // 200))],
             request.caption_template,
         ),
-        splits=write_missing_splits(shards),
+        splits=splits,
+        sizes={t: split_lines(shards, t) for t, file in splits.items() if isinstance(file, Path)},
         built=built,
         seconds=time.monotonic() - start,
     )

@@ -109,7 +109,7 @@ def report(summary: Summary) -> str:
         if summary.built
         else f"nothing to do: the {manifest['samples']:,} samples of this request are there",
         f"splits: {_listed(manifest['counts']['splits'])}",
-        *(f"{task}: {_listed(found)}" for task, found in manifest["counts"]["labels"].items()),
+        *_labels(manifest["counts"]),
         *(
             f"rejected: {len(sources)} {reason}, such as {sources[0]}"
             for reason, sources in sorted(rejected.items())
@@ -126,8 +126,28 @@ def report(summary: Summary) -> str:
         lines += [f"a caption of {source} is one of {len(possible)}:", *_indented(possible)]
     for task, file in summary.splits.items():
         lines.append(f"no split: {file}" if isinstance(file, str) else f"split of {task}: {file}")
+        lines += _indented(summary.sizes.get(task, ()))
     lines += [f"contact sheet: {summary.directory / 'contact_sheet.png'}", *_next(summary)]
     return "\n".join(lines) + "\n"
+
+
+def _labels(counts: Mapping[str, Any]) -> list[str]:
+    """Return a line for every task: images by class or label, or the range of its numbers."""
+    lines = []
+    for task, found in counts["labels"].items():
+        several = counts.get("labels_an_image", {}).get(task)
+        each = f"; images with {_by_number(several)}" if several else ""
+        lines.append(f"{task}: {_listed(found)}{each}")
+    for task, found in counts.get("numbers", {}).items():
+        low, middle, high = (f"{found[name]:g}" for name in ("lowest", "median", "highest"))
+        lines.append(f"{task}: {found['images']:,} numbers, {low} to {high}, median {middle}")
+    return lines
+
+
+def _by_number(several: Mapping[str, int]) -> str:
+    """Return how many images have 0, 1, 2 ... labels."""
+    words = (f"{n} label{'s' * (n != '1')} {count:,}" for n, count in several.items())
+    return ", ".join(words)
 
 
 def remark_lines(remarks: Mapping[str, Sequence[str]], command: str = "") -> list[str]:
