@@ -14,7 +14,9 @@ MISSING = frozenset({
 NOBODY = MISSING | {
     "unknown", "unk", "unkn", "unknown patient", "patient unknown", "not known", "not available",
     "unspecified", "undefined", "unidentified", "anonymous", "anonymised", "anonymized", "anon",
-    "no id", "noid", "no patient", "nobody",
+    "no id", "noid", "no patient", "nobody", "no name", "noname", "not applicable", "not given",
+    "not specified", "not recorded", "not stated", "withheld", "redacted", "removed", "hidden",
+    "deidentified", "de identified", "anonymous patient", "patient", "-1",
 }  # fmt: skip
 
 
@@ -30,8 +32,11 @@ def is_missing(text: str) -> bool:
 
 
 def patient_of(text: str | None) -> str | None:
-    """Return the patient that a cell names; None for nobody: empty, nan, unknown, anonymous."""
-    if text is None or is_missing(text) or plain(text).strip("'\"()[]{}") in NOBODY:
+    """Return the patient that a cell names; None for nobody: empty, nan, unknown, no_id, -1."""
+    if text is None or is_missing(text):
+        return None
+    word = plain(text).strip("'\"()[]{}")
+    if word in NOBODY or " ".join(re.split(r"[\s_-]+", word)).strip() in NOBODY:  # no_id
         return None
     return text
 

@@ -13,6 +13,8 @@ def test_a_cell_that_states_nothing_is_no_value_and_no_patient(text: str) -> Non
 
 def test_unknown_and_anonymous_are_nobody_but_may_be_values() -> None:
     assert [patient_of(text) for text in ("unknown", "Unknown", "UNK", "anonymous")] == [None] * 4
+    spelled = ("no_id", "Not-Known", "unknown_patient", "[redacted]", "-1")
+    assert [patient_of(text) for text in spelled] == [None] * 5
     assert not is_missing("unknown")
     assert [patient_of(text) for text in ("0", "Nan Li", "p-1")] == ["0", "Nan Li", "p-1"]
     assert patient_of(None) is None

@@ -20,6 +20,9 @@ def own_metadata(content: bytes) -> dict[str, Any]:
             raise ValueError(f"metadata has no {name}")
         if not is_valid(metadata[name]):
             raise ValueError(f"metadata: {name} is not {expected}")
+    metadata["patient"] = patient_of(
+        metadata["patient"]
+    )  # another writer of the format may say nan
     return metadata
 
 

@@ -16,6 +16,7 @@ from typing import Any, BinaryIO, NamedTuple
 import simplejpeg
 from isal.isal_zlib import crc32
 
+from maskedclip.data.cell_values import patient_of
 from maskedclip.data.label_kinds import is_number, labels_in
 from maskedclip.data.storage.shard_writer import EMPTY_METADATA, INDEX_HEADER, MANIFEST
 
@@ -124,6 +125,7 @@ def read_metadata(content: bytes) -> Metadata:
     fields = json.loads(content)
     captioned = bool(fields["categories"] or fields["report"])
     used = {name: fields[name] for name in Metadata._fields if name in fields}
+    used["patient"] = patient_of(used["patient"])
     return Metadata(**used, captioned=captioned)
 
 

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -267,7 +268,16 @@ def rows_of_images(
         remarks["rows_that_name_no_image"].add(f"{file.source}: {nameless} rows")
     if shifted:
         remarks["rows_longer_than_the_heading"].add(f"{file.source}: {shifted} rows")
+    if file.table.patient:
+        remarks["patients_unknown"] |= _nobodies(file)
     return [row for image, row in found.items() if image not in unclear], unclear
+
+
+def _nobodies(file: LabelFile) -> set[str]:
+    """Return a line for every word of the patients' column that is no patient."""
+    written = [stem_of(cell(row, file.table.patient)) for row in file.rows]
+    words = Counter(word for word in written if word and patient_of(word) is None)
+    return {f"{file.source}: {word}: {count} rows" for word, count in words.items()}
 
 
 def _plain(values: dict[str, str]) -> dict[str, str]:

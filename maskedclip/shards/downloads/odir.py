@@ -82,7 +82,7 @@ def _with_findings(card: DatasetCard, record: Record, eye: OdirEye) -> Record:
     if categories:
         labels |= {task: labels_of(card, task, categories) for task in card.labels}
     return record._replace(
-        patient=patient_of(eye.patient),
+        patient=patient_of(eye.patient) or record.patient,
         eye=eye.side,
         labels=labels,
         categories=categories,

@@ -173,3 +173,5 @@ def test_an_unknown_patient_of_a_card_is_nobody(tmp_path: Path) -> None:
     table(tmp_path / "root", "labels.csv", ["image", "grade", "who"], *rows)
     found = read_dataset(card, tmp_path / "root")
     assert [record.patient for record in found.records] == ["7", "7", None, None, None]
+    nobodies = ["labels.csv: nan: 1 rows", "labels.csv: unknown: 1 rows"]
+    assert found.remarks["patients_unknown"] == nobodies
