@@ -40,6 +40,7 @@ class LabelledSample:
     unit: str  # samples of one unit (a patient, or copies of one file) stay together
     labels: tuple[int, ...] = ()  # kind "labels": indices in Task.classes; () where it has none
     value: float = 0.0  # kind "number"
+    source: str = ""  # path in the download; its hash where the build was anonymised
 
 
 class Task(NamedTuple):
@@ -121,6 +122,7 @@ class _Entry:
     split: str | None
     patient: str | None
     unit: str
+    source: str
 
 
 def _entries(dataset: Shards) -> tuple[list[_Entry], list[DamagedSample], Counter[str]]:
@@ -144,7 +146,8 @@ def _entries(dataset: Shards) -> tuple[list[_Entry], list[DamagedSample], Counte
         kinds = metadata.get("kinds", {})
         unread.update(name for name, kind in kinds.items() if kind == "unread")
         unit = _unit(metadata["patient"], metadata["sha256"], dataset.key(index))
-        entries.append(_Entry(index, labels, kinds, metadata["split"], metadata["patient"], unit))
+        facts = (metadata["split"], metadata["patient"], unit, metadata["source"] or "")
+        entries.append(_Entry(index, labels, kinds, *facts))
     return entries, lost, unread
 
 
@@ -189,6 +192,7 @@ def _samples(
             split=_split(dataset, entry.index, entry.split),
             patient=entry.patient,
             unit=entry.unit,
+            source=entry.source or dataset.key(entry.index),
             **facts(entry),
         )
         for entry in entries

@@ -317,7 +317,7 @@ def _predict(
     keys, units = [sample.key for sample in samples], [sample.unit for sample in samples]
     predictions = Predictions(
         keys, units, task.answers(samples), probability_BY, task.ordered, untrained, task.kind,
-        thresholds,
+        thresholds, tuple(sample.source for sample in samples),
     )  # fmt: skip
     return predictions, knob
 

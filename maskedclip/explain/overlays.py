@@ -36,6 +36,7 @@ from maskedclip.metrics.results import file_name
 from maskedclip.models.checkpoints.files import name_of
 
 logger = logging.getLogger(__name__)
+_LONGEST = 60  # characters of a path in a caption
 MAPS_CSV, CONTACT_SHEET = "maps.csv", "contact_sheet.png"
 UNITS = {
     "rollout": "attention rollout: share of all tokens",
@@ -64,7 +65,8 @@ class CropBox(NamedTuple):
 class InputImage(NamedTuple):
     """A photograph that is explained."""
 
-    name: str
+    name: str  # of the file, or the key of a sample
+    source: str  # path as it was given, or in the download
     image_HWC: np.ndarray  # whole, as it was opened
     field: Image.Image  # what is resized for the network
     corner: tuple[int, int]  # of the field in the whole photograph: x, y
@@ -91,8 +93,8 @@ def explain(config: ExplainConfig) -> Path:
         for drawn in maps:
             among = "classes" if model.classes else "prompts"
             _write(out, photograph, box, seen_HWC, drawn, among)
-            lines += _lines(photograph.name, box, drawn)
-        label = f"{photograph.name[-28:]}\n{photograph.known.partition(',')[0][:32]}".strip()
+            lines += _lines(photograph, box, drawn)
+        label = f"{_captioned(photograph)[-28:]}\n{photograph.known.partition(',')[0][:32]}".strip()
         rows.append((label, seen_HWC, [(_short(drawn), drawn.value_RC) for drawn in maps]))
         left = (time.monotonic() - start) / len(rows) * (total - len(rows))
         sys.stderr.write(f"image {len(rows)}/{total}  {photograph.name}  {left:.0f} s left\n")
@@ -148,7 +150,7 @@ def _input_images(config: ExplainConfig) -> Iterator[InputImage]:
                 circle.left - (field.width - circle.width) // 2,
                 circle.top - (field.height - circle.height) // 2,
             )
-        yield InputImage(Path(path).name, np.asarray(whole), field, corner, "")
+        yield InputImage(Path(path).name, str(path), np.asarray(whole), field, corner, "")
     if config.dataset:
         yield from _sampled(Shards(Path(config.dataset)), config.count)
 
@@ -172,13 +174,21 @@ def _sampled(dataset: Shards, count: int) -> Iterator[InputImage]:
             logger.warning("%s; it is left out", damage)
             continue
         known = ", ".join(metadata[index]["categories"] or metadata[index]["labels"].values())
-        yield InputImage(dataset.key(index), np.asarray(image), image, (0, 0), known)
+        key = dataset.key(index)
+        source = metadata[index]["source"] or key
+        yield InputImage(key, source, np.asarray(image), image, (0, 0), known)
 
 
 def output_directory(config: ExplainConfig) -> Path:
     given = Path(config.weights)
     run = given if given.is_dir() else Path("runs") / name_of(given)
     return Path(config.out) if config.out else run / "explain"
+
+
+def _captioned(photograph: InputImage) -> str:
+    """Return what a photograph is called in pictures: the end of its path."""
+    source = photograph.source
+    return source if len(source) <= _LONGEST else "..." + source[3 - _LONGEST :]
 
 
 def _title(drawn: Map, between: str) -> str:
@@ -200,7 +210,7 @@ def _write(
     write_overlay(
         out / f"{file_name(stem, drawn.method, drawn.about)}.png",
         photograph.image_HWC, box, seen_HWC, drawn.value_RC, title=title,
-        caption=f"{photograph.name}\n{photograph.known}".strip(), unit=UNITS[drawn.method],
+        caption=f"{_captioned(photograph)}\n{photograph.known}".strip(), unit=UNITS[drawn.method],
     )  # fmt: skip
     if drawn.head_HRC is not None:
         heads = [(f"head {head + 1}", map_RC) for head, map_RC in enumerate(drawn.head_HRC)]
@@ -211,7 +221,7 @@ def _write(
         )
 
 
-def _lines(name: str, box: CropBox, drawn: Map) -> list[list[str | int | float]]:
+def _lines(photograph: InputImage, box: CropBox, drawn: Map) -> list[list[str | int | float]]:
     """Return a line a patch: its value, and its corners in the photograph's pixels."""
     maps = [(drawn.about, drawn.value_RC)]
     if drawn.head_HRC is not None:
@@ -224,7 +234,8 @@ def _lines(name: str, box: CropBox, drawn: Map) -> list[list[str | int | float]]
         for (row, column), value in np.ndenumerate(map_RC):
             left, top = box.left + column * across, box.top + row * down
             corners = (round(side, 2) for side in (left, top, left + across, top + down))
-            lines.append([name, drawn.method, about, row, column, f"{value:.6g}", *corners])
+            names = (photograph.name, photograph.source)
+            lines.append([*names, drawn.method, about, row, column, f"{value:.6g}", *corners])
     return lines
 
 
@@ -233,7 +244,19 @@ def _write_table(path: Path, lines: Sequence[Sequence[str | int | float]]) -> No
     with temporary.open("w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(
-            ["image", "method", "about", "row", "column", "value", "left", "top", "right", "bottom"]
+            [
+                "image",
+                "source",
+                "method",
+                "about",
+                "row",
+                "column",
+                "value",
+                "left",
+                "top",
+                "right",
+                "bottom",
+            ]
         )
         writer.writerows(lines)
     temporary.replace(path)

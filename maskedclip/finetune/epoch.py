@@ -140,6 +140,7 @@ def predict(
         task.answers(kept),
         np.concatenate(rows),
         kind=task.kind,
+        sources=tuple(sample.source for sample in kept),
     )
 
 

@@ -31,6 +31,7 @@ logger = logging.getLogger(__name__)
 RESULTS = "results.jsonl"
 _JOIN = "|"  # between the labels of an image, as in shards
 DAGGER = "\u2020"  # beside values of images that were in pre-training
+_SOURCE = "source"  # a column, before that of the label
 _NAMED = 8  # classes in a note
 IDENTITY = ("run", "dataset", "task", "protocol", "fraction", "seed", "metric")
 # of the tables on the terminal: there is no room for more
@@ -53,6 +54,7 @@ class Predictions(NamedTuple):
     untrained: tuple[int, ...] = ()  # classes without training images
     kind: str = "class"
     thresholds: tuple[float, ...] = ()  # of kind "labels", chosen on validation; none: 0.5
+    sources: tuple[str, ...] = ()  # paths in the download, as the shards have them; none: not known
 
 
 def save_and_score(
@@ -361,10 +363,12 @@ def write_predictions(
     keys: Iterable[str],
     label_B: np.ndarray,
     probability_BY: np.ndarray,
+    sources: Sequence[str] = (),
 ) -> None:
-    """Write a CSV of id, label and one probability a class: the scores follow from it alone.
+    """Write a CSV of id, source, label and one probability a class: the scores follow from it.
 
-    Rows of labels are written joined by "|", and numbers (floats) as they are.
+    Rows of labels are written joined by "|", and numbers (floats) as they are. Without sources
+    there is no such column, as in tables of before 2026-11-28.
     """
     if label_B.ndim == 2:
         texts = [
@@ -376,21 +380,23 @@ def write_predictions(
         texts = [classes[label] for label in label_B]
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(".tmp")
-    with temporary.open("w", newline="") as file:
+    with temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["id", "label", *classes])
-        for key, text, probability_Y in zip(keys, texts, probability_BY, strict=True):
-            writer.writerow([key, text, *(repr(float(p)) for p in probability_Y)])
+        writer.writerow(["id", *([_SOURCE] if sources else []), "label", *classes])
+        named = zip(keys, sources, strict=True) if sources else ((key,) for key in keys)
+        for names, text, probability_Y in zip(named, texts, probability_BY, strict=True):
+            writer.writerow([*names, text, *(repr(float(p)) for p in probability_Y)])
     temporary.replace(path)
 
 
 def write_test_split(path: Path, classes: Sequence[str], predictions: Predictions) -> None:
     """Write the predictions, and beside them NAME.units.csv of id and unit."""
     write_predictions(
-        path, classes, predictions.keys, predictions.label_B, predictions.probability_BY
-    )
+        path, classes, predictions.keys, predictions.label_B, predictions.probability_BY,
+        predictions.sources,
+    )  # fmt: skip
     temporary = path.with_suffix(".tmp")
-    with temporary.open("w", newline="") as file:
+    with temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["id", "unit"])
         writer.writerows(zip(predictions.keys, predictions.units, strict=True))
@@ -404,14 +410,26 @@ def read_predictions(
 
     Raises ValueError, in one line, where the file is not there or is no such table.
     """
+    keys, _, classes, label_B, probability_BY = _read_all(path, kind)
+    return keys, classes, label_B, probability_BY
+
+
+def _read_all(
+    path: Path, kind: str
+) -> tuple[list[str], tuple[str, ...], list[str], np.ndarray, np.ndarray]:
+    """Return (ids, sources, classes, label_B, probability_BY); no sources of older tables."""
     header, lines = _read_table(path)
+    sources: tuple[str, ...] = ()
+    if header[1:3] == [_SOURCE, "label"]:
+        sources = tuple(line.pop(1) for line in lines)
+        del header[1]
     classes = header[2:]
     try:
         label_B = _answers([line[1] for line in lines], classes, kind)
         probability_BY = np.array([[float(value) for value in line[2:]] for line in lines])
     except ValueError as error:
         raise ValueError(f"{path}: no table of predictions ({error}); measure again") from None
-    return [line[0] for line in lines], classes, label_B, probability_BY
+    return [line[0] for line in lines], sources, classes, label_B, probability_BY
 
 
 def _answers(texts: Sequence[str], classes: Sequence[str], kind: str) -> np.ndarray:
@@ -452,12 +470,13 @@ def _patients_in(path: Path, _changed: int) -> dict[str, int]:
 
 def read_test_split(path: Path, kind: str = "class") -> tuple[Predictions, list[str]]:
     """Return what `write_test_split` wrote, and the classes; ValueError where it is not whole."""
-    keys, classes, label_B, probability_BY = read_predictions(path, kind)
+    keys, sources, classes, label_B, probability_BY = _read_all(path, kind)
     _, lines = _read_table(path.with_suffix(".units.csv"))
     if [line[0] for line in lines] != keys:
         raise ValueError(f"{path.with_suffix('.units.csv')}: other ids than {path.name}'s")
     units = [line[1] for line in lines]
-    return Predictions(keys, units, label_B, probability_BY, kind=kind), classes
+    found = Predictions(keys, units, label_B, probability_BY, kind=kind, sources=sources)
+    return found, classes
 
 
 def _read_table(path: Path) -> tuple[list[str], list[list[str]]]:

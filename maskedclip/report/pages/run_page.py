@@ -157,6 +157,7 @@ def run_page(
             "legend": charts.curve_legend([curve.name for curve in coloured]),
         }
     bins, error = reliability(label_B, probability_BY)
+    sources = dict(zip(predictions.keys, predictions.sources, strict=False))
     count_YY = confusion(len(classes), label_B, probability_BY)
     return render(
         "run",
@@ -165,7 +166,7 @@ def run_page(
         counts=[(row.tolist(), int(row.sum())) for row in count_YY], curves=curves,
         coloured=len(coloured), of_curves=len(coloured) + len(backdrop), drawn=drawn, bins=bins,
         calibration_error=error, reliability=charts.reliability_chart(bins), mistakes=mistakes,
-        photographs=photographs,
+        photographs=photographs, sources=sources,
     )  # fmt: skip
 
 

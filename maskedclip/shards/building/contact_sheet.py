@@ -16,6 +16,7 @@ from maskedclip.data.storage.shards import Shards
 FILE = "contact_sheet.png"
 COLUMNS, ROWS = 6, 4  # of the random samples; the worst have a row a reason
 _TILE, _TEXT, _GAP = 160, 28, 6  # pixels
+_PATH = 20  # characters of a path that fit, with a value behind them
 
 
 class SampleTile(NamedTuple):
@@ -48,7 +49,7 @@ def write_contact_sheet(shards: Shards, path: Path) -> None:
     parts: list[np.ndarray] = []
     for title, keys, notes in rows:
         parts.append(_line(title))
-        tiles = [_tile(shards, index_of[key], note) for key, note in zip(keys, notes, strict=True)]
+        tiles = [tile(shards, index_of[key], note) for key, note in zip(keys, notes, strict=True)]
         parts += [_row(tiles[first : first + COLUMNS]) for first in range(0, len(tiles), COLUMNS)]
     with replacing(path) as file:
         Image.fromarray(np.concatenate(parts)).save(
@@ -56,11 +57,18 @@ def write_contact_sheet(shards: Shards, path: Path) -> None:
         )  # 6 takes half a second
 
 
-def _tile(shards: Shards, index: int, note: str) -> SampleTile:
+def tile(shards: Shards, index: int, note: str) -> SampleTile:
+    """Return a sample as the sheet shows it, with the end of its path and a note below."""
     jpeg, metadata = shards.read(index)
     image_HWC = simplejpeg.decode_jpeg(jpeg, "RGB", min_height=_TILE, min_width=_TILE, min_factor=1)
     texts = [*metadata["categories"], *metadata["labels"].values(), metadata["report"] or ""]
-    return SampleTile(image_HWC, (f"{shards.key(index)[:10]} {note}", texts[0] if texts else ""))
+    return SampleTile(image_HWC, (f"{_shown(shards, index)} {note}", texts[0] if texts else ""))
+
+
+def _shown(shards: Shards, index: int) -> str:
+    """Return the end of a sample's path in the download; of an anonymised one its key's begin."""
+    key, source = shards.key(index), shards.metadata(index)["source"] or ""
+    return key[:10] if source in ("", key) else source[-_PATH:]
 
 
 def _row(tiles: Sequence[SampleTile]) -> np.ndarray:
