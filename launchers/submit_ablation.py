@@ -13,14 +13,14 @@ OUT/grids/NAME holds the grid: grid.json, jobs.jsonl, logs, code, runs, report.
 
 The whole chain on a CPU with phantoms, Table 2 in about ten minutes on 2 cores:
 
-    python tools/make_shards.py phantom --count 200 --size 96 --name phantom_labelled
+    python tools/make_shards.py phantom --count 200 --seed 9000000 --size 96 --name phantom_labelled
     python launchers/submit_ablation.py --cluster local --gpus 0 --table 2 --name try --base demo
         --datasets shards/phantom_labelled --task disease --fractions 1.0 --seeds 1
         --optim.steps=60 --finetune.epochs=3 --finetune.warmup_epochs=1 --parallelism 2
 
---base applies the differences of another recipe from the paper's run, here demo's phantoms and
-small networks; fields given on the command line override both. What a system's recipe turns off
-(a number that is 0) stays off.
+--base applies the differences of another recipe from the paper's run, here demo's phantoms (of
+other numbers than the labelled ones) and small networks; fields given on the command line override
+both. What a system's recipe turns off (a number that is 0) stays off.
 """
 
 import logging

@@ -52,9 +52,9 @@ ANY = sys.maxsize  # words
 COMMON: Mapping[type, Sequence[str]] = {  # what --help shows of the large ones; --help all has all
     Config: (
         "name", "out", "seed", "init_from", "data.paired", "data.unpaired", "data.paired_batch",
-        "data.unpaired_batch", "model.size", "model.image_size", "model.mask_ratio", "loss.clip",
-        "loss.mfd", "optim.epochs", "optim.base_lr", "optim.accumulate", "engine.save_every",
-        "after.datasets",
+        "data.unpaired_batch", "data.leave_out_tests", "model.size", "model.image_size",
+        "model.mask_ratio", "loss.clip", "loss.mfd", "optim.epochs", "optim.base_lr",
+        "optim.accumulate", "engine.save_every", "after.datasets",
     ),
     LaunchConfig: (
         "nodes", "gpus", "cluster", "dry_run", "hours", "partition", "setup", "profile",

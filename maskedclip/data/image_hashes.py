@@ -9,9 +9,9 @@ import hashlib
 import json
 import logging
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -21,6 +21,7 @@ from maskedclip.data.splits import division_of, split_file, split_rows
 from maskedclip.data.storage.shards import DamagedSample, Shards
 
 logger = logging.getLogger(__name__)
+_PHANTOM = re.compile(r"phantom/\d+")
 _SHA256 = re.compile("[0-9a-f]{64}")
 _MANY = 2000  # JPEGs to be hashed from which on it is worth a line in the log
 _THREADS = 8  # they wait for the disk
@@ -79,29 +80,30 @@ def _facts(dataset: Shards, index: int) -> tuple[int, str, tuple[str, ...]]:
     split, tasks, digest = "", (), ""
     try:
         metadata = dataset.metadata(index)
-        split, tasks, digest = metadata["split"] or "", (*metadata["labels"],), metadata["sha256"]
+        split, tasks = metadata["split"] or "", tuple(metadata["labels"])
+        digest = _stated(dataset, index, metadata)
     except DamagedSample:
         pass
     try:
-        digest = _stated(dataset, index) if dataset.third_party else digest
-        digest = digest if _SHA256.fullmatch(digest) else _of_bytes(dataset.image(index))
+        digest = digest or hashlib.sha256(dataset.image(index)).hexdigest()
     except DamagedSample:
         return 0, split, tasks
     return int(digest[:16], 16), split, tasks
 
 
-def _of_bytes(jpeg: bytes) -> str:
-    return hashlib.sha256(jpeg).hexdigest()
-
-
-def _stated(dataset: Shards, index: int) -> str:
-    """Return the sha256 that the JSON of a third-party sample states, as copies of our tars do."""
-    try:
-        content = json.loads(dataset.read_members(index)[1] or b"{}")
-    except (ValueError, RecursionError):
-        return ""
-    stated = content.get("sha256") if isinstance(content, dict) else ""
-    return stated if isinstance(stated, str) else ""
+def _stated(dataset: Shards, index: int, metadata: Mapping[str, Any]) -> str:
+    """Return the sha256 of the source of a sample where it states one, else ""."""
+    drawn = dataset.manifest.get("recipe", {}).get("name") == "phantom"
+    if drawn and _PHANTOM.fullmatch(metadata["source"]):  # a number, the same eye at any size
+        return hashlib.sha256(metadata["source"].encode()).hexdigest()
+    stated = metadata["sha256"]
+    if dataset.third_party:  # the JSON of a copy of our tars, or of img2dataset's, has it
+        try:
+            content = json.loads(dataset.read_members(index)[1] or b"{}")
+        except (ValueError, RecursionError):
+            return ""
+        stated = content.get("sha256") if isinstance(content, dict) else ""
+    return stated if isinstance(stated, str) and _SHA256.fullmatch(stated) else ""
 
 
 class ImageSet:

@@ -135,6 +135,7 @@ def _local(config: Config, recipe: Config | None, options: DoctorConfig) -> list
         ("--out: locks", partial(filesystem.locks, out)),
         ("--out: shared", partial(filesystem.shared, Path(config.out), mounts, nodes, "--out")),
         ("shards", partial(run_inputs.shards, recipe)),
+        ("shards: test images", partial(run_inputs.test_images, recipe)),
         ("shards: shared", partial(run_inputs.file_systems, recipe, mounts, nodes)),
     ]  # fmt: skip
 

@@ -45,6 +45,20 @@ def shards(config: Config | None) -> Outcome:
     return ok(f"{count} shards of {number} directories, each of the length in its manifest")
 
 
+def test_images(config: Config | None) -> Outcome:
+    """Judge whether pre-training holds test images of labelled datasets; no tar is read."""
+    if config is None:
+        return not_applicable(_NO_RECIPE)
+    from maskedclip.pretrain.preflight import pretraining_on_tests  # NumPy
+
+    if found := pretraining_on_tests(config):
+        message, _, fix = found.partition("; ")
+        return warning(message, f"--data.leave_out_tests ({fix.partition(';')[0]})")
+    if config.data.leave_out_tests:
+        return ok("test images of the sources are left out")
+    return ok("no source states a test split of labelled images")
+
+
 def shard_count(config: Config | None) -> int:
     """Return how many shards a rank keeps open; 0 where they cannot be counted."""
     if config is None:

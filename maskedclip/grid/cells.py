@@ -16,7 +16,7 @@ TABLES = {
     "2": ("mae_clip", "mae_clip_bridge", "maskedclip"),
 }
 REPORTED = "report"  # the cell, and its folder in the grid
-_PATHS = ("data.paired", "data.unpaired")
+_PATHS = ("data.paired", "data.unpaired", "data.leave_out_tests_of")
 # of a fine-tuning: paths, whose content counts, and speed
 _FREE = ("out", "threads", "dataset", "weights", "split")
 
@@ -59,7 +59,9 @@ def pretrainings(systems: Mapping[str, Config], out: Path) -> list[Cell]:
 
 
 def _absolute(paths: Iterable[str]) -> tuple[str, ...]:
-    return tuple(str(Path(path).absolute()) for path in paths)
+    from maskedclip.data.paper_tasks import PAPER_WORD  # NumPy, which --help does without
+
+    return tuple(p if p == PAPER_WORD else str(Path(p).absolute()) for p in paths)
 
 
 def _weights_path(weights: str, to_come: Collection[str] = ()) -> str:

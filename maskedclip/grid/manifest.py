@@ -173,7 +173,7 @@ def _pretrained(config: Config, run: Path) -> bool:
 def learnt(config: Config) -> dict[str, Any]:
     """Return the fields that decide what a pre-training learns, datasets by their names."""
     fields = {k: v for k, v in flat(asdict(config)).items() if not k.startswith(_FREE)}
-    for name in ("data.paired", "data.unpaired"):
+    for name in ("data.paired", "data.unpaired", "data.leave_out_tests_of"):
         fields[name] = tuple(Path(directory).name for directory in fields[name])
     return fields
 

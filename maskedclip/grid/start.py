@@ -42,6 +42,7 @@ from maskedclip.grid.study_command import Study
 from maskedclip.jobs.code_snapshot import on_code, snapshot_path
 from maskedclip.jobs.submit import cluster_of, script
 from maskedclip.metrics.results import in_columns
+from maskedclip.pretrain.preflight import pretraining_on_tests
 
 logger = logging.getLogger(__name__)
 GRIDS, RUNS = "grids", "runs"
@@ -67,6 +68,10 @@ def start_ablation(asked: AblationStudy) -> int:
     cluster, launch = where(launch)
     for system in systems.values():
         _check_share(system, launch)
+    systems = _leaving_out_tests(asked)
+    for line in dict.fromkeys(map(pretraining_on_tests, systems.values())):
+        if line:
+            logger.warning("%s", line)
     pretrained = pretrainings(systems, directory / RUNS)
     if not launch.dry_run:
         _prepare_data(asked, pretrained, directory)
@@ -80,6 +85,21 @@ def start_ablation(asked: AblationStudy) -> int:
     )
     costs = {one.name: Cost(one.passes, _size(one.config, systems)) for one in tuned}
     return start(grid, costs if launch.dry_run else None, launch.card)
+
+
+def _leaving_out_tests(asked: AblationStudy) -> dict[str, Config]:
+    """Return the systems; those that leave test images out, also those of the grid's datasets."""
+    config = asked.config
+    if not any(system.data.leave_out_tests for system in asked.systems.values()):
+        return asked.systems
+    datasets, _ = chosen(config.datasets, config.task, Path(config.shards))
+    tested = tuple(str(directory) for directory, _ in datasets)
+    return {
+        name: override(system, {"data.leave_out_tests_of": system.data.leave_out_tests_of + tested})
+        if system.data.leave_out_tests
+        else system
+        for name, system in asked.systems.items()
+    }
 
 
 def start_study(study: Study) -> int:

@@ -80,8 +80,16 @@ class Job(Repeatable):
             f"\n{run} is done. Next:\n"
             f"  tensorboard --logdir {self.config.out}\n"
             f"  python -m maskedclip.finetune {run} --dataset {dataset} --fraction 0.1\n"
+            f"{self._said_of_tests()}"
         )
         sys.stdout.flush()
+
+    def _said_of_tests(self) -> str:
+        """Return what datasets not to be tested on without knowing it, "" where there are none."""
+        from maskedclip.pretrain.preflight import pretraining_on_tests
+
+        found = pretraining_on_tests(self.config)
+        return f"Mind that {found}\n" if found else ""
 
 
 def as_a_job(work: Callable[[], T]) -> T:

@@ -36,9 +36,11 @@ def submit(config: Config, launch: LaunchConfig) -> None:
     if launch.dry_run:
         sys.stdout.write(plan(config, launch, cluster, ranks, folder))
         return
-    from maskedclip.pretrain.preflight import prepare
+    from maskedclip.pretrain.preflight import prepare, pretraining_on_tests
 
     prepare(config)
+    if cluster == "slurm" and (line := pretraining_on_tests(config)):
+        sys.stderr.write(f"WARNING: {line}\n")  # elsewhere the run's own log is shown
     if cluster == "debug":
         Job(config, launch.gpus, _devices(launch))()
         return
@@ -76,7 +78,7 @@ def submit(config: Config, launch: LaunchConfig) -> None:
 def plan(config: Config, launch: LaunchConfig, cluster: str, ranks: int, folder: Path) -> str:
     """Return what would be submitted, for SLURM with the sbatch script, and on GPUs its cost."""
     from maskedclip.pretrain.methods import method_of
-    from maskedclip.pretrain.preflight import unnamed
+    from maskedclip.pretrain.preflight import pretraining_on_tests, unnamed
 
     share = (config.data.paired_batch + config.data.unpaired_batch) / (ranks * launch.nodes)
     lines = [
@@ -86,6 +88,8 @@ def plan(config: Config, launch: LaunchConfig, cluster: str, ranks: int, folder:
         f"paired       {unnamed(config, 'paired') or ', '.join(config.data.paired) or 'none'}",
         f"unpaired     {unnamed(config, 'unpaired') or ', '.join(config.data.unpaired) or 'none'}",
     ]
+    if warning := pretraining_on_tests(config):
+        lines.append(f"WARNING      {warning}")
     if cluster == "slurm":
         wanted = parameters(config.name, launch, cluster, ranks)
         wanted["slurm_setup"] += on_code(snapshot_path(folder / "code"))

@@ -175,8 +175,33 @@ def _samples(config: Config, images: tuple[int, ...]) -> tuple[tuple[int, int], 
         return PAPER_IMAGES, [
             "samples: the paper's, as not all shards are named (or give --images=A,B)"
         ]
+    if (data.leave_out_tests or data.leave_out_tests_of) and not _to_be_drawn(data):
+        return _taking_part(config)
     said = "samples: of the shards, before those without a caption are left out"
     return (paired or 0, unpaired or 0), [said]
+
+
+def _to_be_drawn(data: DataConfig) -> bool:
+    """Return whether a source is not there yet."""
+    sources = (("paired", data.paired_batch), ("unpaired", data.unpaired_batch))
+    names = [directory for name, size in sources if size for directory in getattr(data, name)]
+    return not all(Path(directory).exists() for directory in names)
+
+
+def _taking_part(config: Config) -> tuple[tuple[int, int], list[str]]:
+    """Return the samples of a run that leaves test images out, found as the run finds them."""
+    from maskedclip.pretrain.trained_images import planned_sources  # reads all metadata
+
+    sources = planned_sources(config)
+    counts = [len(sources[name]) if name in sources else 0 for name in ("paired", "unpaired")]
+    out, quiet, listed = (
+        sum(getattr(source, name) for source in sources.values())
+        for name in ("held_out", "left_out", "excluded")
+    )
+    said = (
+        f"samples: without {out:,} test images, {quiet:,} of no caption, {listed:,} of exclude.csv"
+    )
+    return (counts[0], counts[1]), [said]
 
 
 def _count(paths: tuple[str, ...], data: DataConfig) -> int | None:

@@ -25,6 +25,7 @@ from maskedclip.models.pretrained import export
 from maskedclip.pretrain.faults import Faults
 from maskedclip.pretrain.methods import method_of
 from maskedclip.pretrain.methods.protocol import At, Method
+from maskedclip.pretrain.preflight import warn_of_tests
 from maskedclip.pretrain.sources import (
     Batches,
     keep_tested,
@@ -54,6 +55,7 @@ def pretrain(config: Config) -> Path:
         keep_uncaptioned(sources[0], run)
         keep_tested(sources, config)
         images = keep_images(config, sources)
+        warn_of_tests(config, images)
         method = kind(config, device)
         lease = RunLease(run)
         lease.take()  # from here on an earlier attempt publishes no checkpoint

@@ -1,11 +1,21 @@
 """The pre-flight check: what a run needs before its job is queued."""
 
+import logging
 from pathlib import Path
 
 from maskedclip.config import Config
+from maskedclip.data.image_hashes import tested_indices
+from maskedclip.data.pretraining_images import PretrainingImages
+from maskedclip.data.stated_tests import stated_tests
 from maskedclip.data.storage.open_dataset import describe
+from maskedclip.data.storage.shard_writer import MANIFEST
+from maskedclip.data.storage.shards import Shards
+from maskedclip.metrics.results import seen_words
 from maskedclip.models.checkpoints.files import ENCODER, MODEL, locate
+from maskedclip.shards.image_folders import as_shards
 from maskedclip.shards.make import ShardRequest, build
+
+logger = logging.getLogger(__name__)
 
 
 def prepare(config: Config) -> None:
@@ -15,17 +25,19 @@ def prepare(config: Config) -> None:
     on this machine: at once, and not after hours in a queue.
     """
     from maskedclip.pretrain.methods import method_of  # loads torch
+    from maskedclip.pretrain.trained_images import left_out_datasets
 
     method_of(config)
     for name in ("paired", "unpaired"):
         if missing := unnamed(config, name):
             raise ValueError(f"data.{name}: {missing}")
-    directories = [*config.data.paired, *config.data.unpaired, *config.after.datasets]
-    for number, directory in enumerate(map(Path, directories)):
+    for number, directory in enumerate(map(Path, _all(config))):
         drawn = config.data.draw_phantoms and directory.name.startswith("phantom")
-        if drawn and not (directory / "manifest.json").exists():
+        if drawn and not (directory / MANIFEST).exists():
             _draw(directory, config, number)
         describe(directory)
+    for directory in left_out_datasets(config):
+        describe(as_shards(directory))
     if config.init_from:
         locate(config.init_from, (MODEL, ENCODER))
     if config.loss.clip:
@@ -43,16 +55,81 @@ def unnamed(config: Config, source: str) -> str:
     return f"no shard directory is named; pass --data.{source}=DIR,...{without}"
 
 
+def pretraining_on_tests(config: Config) -> str:
+    """Return in one line which sources hold test images of labelled datasets; "" where none do.
+
+    By manifests and split files: of third-party tars nothing is known before they are read. What
+    the run draws itself is no test set.
+    """
+    data = config.data
+    if data.leave_out_tests:
+        return ""
+    spared = {Path(name).resolve() for name in data.leave_out_tests_of}
+    found = []
+    for name in ("paired", "unpaired"):
+        for directory in getattr(data, name) if getattr(data, f"{name}_batch") else ():
+            path = Path(directory)
+            if path.resolve() in spared or not path.exists() or is_drawn(path, config):
+                continue
+            try:
+                count = stated_tests(path)
+            except ValueError:  # whoever reads the dataset says what is wrong with it
+                continue
+            found += [f"{count:,} of {directory}"] if count else []
+    if not found:
+        return ""
+    return (
+        f"test images of labelled datasets are in pre-training: {', '.join(dict.fromkeys(found))}; "
+        f"scores on them will carry a dagger; --data.leave_out_tests keeps them out "
+        f"(docs/leakage.md)"
+    )
+
+
+def warn_of_tests(config: Config, images: PretrainingImages) -> None:
+    """Log which test images are in a pre-training that is about to begin.
+
+    Args:
+        images: those of the run; of other ranks than the first nothing.
+    """
+    if images == PretrainingImages():
+        return
+    if line := pretraining_on_tests(config):
+        logger.warning("%s", line)
+    for name in config.after.datasets:
+        dataset = Shards(as_shards(Path(name)))
+        index_N = tested_indices(dataset)
+        seen = images.seen(dataset, index_N.tolist())
+        if words := seen_words(seen.names, seen.images, len(index_N), seen.note):
+            logger.warning("after.datasets %s: %s", name, words)
+
+
+def is_drawn(directory: Path, config: Config) -> bool:
+    """Return whether a directory holds the phantoms that the run itself draws."""
+    if not config.data.draw_phantoms or not directory.name.startswith("phantom"):
+        return False
+    if not (directory / MANIFEST).is_file():
+        return True
+    settings = describe(directory).get("settings", {})
+    request = [_request(directory, config, number) for number in range(len(_all(config)))]
+    names = ("size", "count", "seed")
+    return any(all(settings.get(n) == getattr(one, n) for n in names) for one in request)
+
+
 def _draw(directory: Path, config: Config, number: int) -> None:
     """Build a phantom dataset; each of a run's datasets shows other eyes."""
-    size = -(-config.model.image_size // 32) * 32 + 32  # a little larger than the crops
-    build(
-        ShardRequest(
-            dataset="phantom",
-            out=directory,
-            name=directory.name,
-            size=size,
-            count=config.data.draw_phantoms,
-            seed=number * 1_000_000,
-        )
+    build(_request(directory, config, number))
+
+
+def _request(directory: Path, config: Config, number: int) -> ShardRequest:
+    return ShardRequest(
+        dataset="phantom",
+        out=directory,
+        name=directory.name,
+        size=-(-config.model.image_size // 32) * 32 + 32,  # a little larger than the crops
+        count=config.data.draw_phantoms,
+        seed=number * 1_000_000,
     )
+
+
+def _all(config: Config) -> list[str]:
+    return [*config.data.paired, *config.data.unpaired, *config.after.datasets]

@@ -67,6 +67,24 @@ def tested_of(
     }
 
 
+def planned_sources(config: Config) -> dict[str, Source]:
+    """Return the sources of a run that leaves test images out, before it begins."""
+    data = config.data
+    datasets = {
+        use: [Shards(Path(directory)) for directory in getattr(data, use)]
+        for use in _USES
+        if getattr(data, f"{use}_batch")
+    }
+    tested = tested_of(config, datasets)
+    return {
+        use: Source(
+            use, own, config.seed, use == "paired", weights=getattr(data, f"{use}_weights"),
+            tested=[np.array(indices, np.int64) for indices in tested[use]],
+        )
+        for use, own in datasets.items()
+    }  # fmt: skip
+
+
 def trained_dataset(
     dataset: Shards, index_N: np.ndarray, use: str, name: str = "", out: int | None = None
 ) -> TrainedDataset:

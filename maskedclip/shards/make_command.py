@@ -209,7 +209,9 @@ def _next(summary: Summary) -> list[str]:
     role = manifest["recipe"]["role"]
     if manifest["recipe"]["name"] in ("folder", "csv"):
         role = "paired" if manifest["counts"]["with_caption"] else "unpaired"
-    train = f"python launchers/submit_pretrain.py --data.{role}={directory} ..."
+    tested = any(isinstance(file, Path) for file in summary.splits.values())
+    out = " --data.leave_out_tests" if tested else ""  # what is tuned below is tested on them
+    train = f"python launchers/submit_pretrain.py --data.{role}={directory}{out} ..."
     tune = [
         f"python -m maskedclip.finetune RUN --dataset {directory} --task {task}"
         for task in [task for task, file in summary.splits.items() if isinstance(file, Path)][:1]

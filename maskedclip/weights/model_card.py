@@ -31,7 +31,8 @@ CHECK = "check"  # folder of a run where check_shards' report is expected
 _LIBRARY = {"timm": "timm", "hf": "transformers", "open_clip": "open_clip", "onnx": "onnx"}
 _LICENCE = {"emilyalsentzer/Bio_ClinicalBERT": "MIT", BUILTIN: "as this project: Apache-2.0"}
 _SHOWN = ("seed", "init_from", "method", "model.", "optim.", "data.paired_batch",
-          "data.unpaired_batch", "data.crop_area", "engine.precision")  # fmt: skip
+          "data.unpaired_batch", "data.leave_out_tests", "data.crop_area",
+          "engine.precision")  # fmt: skip
 
 
 class Dataset(NamedTuple):

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
-from maskedclip.config import Config, override
+from maskedclip.config import Config, LaunchConfig, override
 from maskedclip.data.labelled import labelled
 from maskedclip.data.pretraining_images import (
     PRETRAINING_IMAGES,
@@ -19,17 +20,24 @@ from maskedclip.data.pretraining_images import (
     SeenImages,
     read_images,
 )
+from maskedclip.data.source import Source
 from maskedclip.data.splits import division_of
 from maskedclip.data.storage.shards import Shards
+from maskedclip.doctor import run_inputs
 from maskedclip.engine.distributed import process_group
 from maskedclip.evaluate.protocols import evaluate
+from maskedclip.jobs.submit import plan
 from maskedclip.metrics.results import read_rows, table
+from maskedclip.plan.cost import plan as cost
 from maskedclip.pretrain.loop import claim, pretrain
-from maskedclip.pretrain.sources import keep_tested, read_sources
-from maskedclip.pretrain.trained_images import images_behind, keep_images
+from maskedclip.pretrain.methods import method_of
+from maskedclip.pretrain.preflight import pretraining_on_tests
+from maskedclip.pretrain.sources import Batches, keep_tested, read_sources
+from maskedclip.pretrain.trained_images import LEFT_OUT, images_behind, keep_images
 from maskedclip.shards.image_folders import as_shards
 from maskedclip.shards.make import ShardRequest, build
 from tests.conftest import a_small_run
+from tests.streams import tokenize
 
 CLASSES, EACH = ("normal", "glaucoma"), 10
 
@@ -202,3 +210,105 @@ def test_the_list_of_a_run_is_checked_before_it_is_believed(
     path.write_bytes(content)
     with pytest.raises(ValueError, match="is damaged"):
         read_images(config.directory)
+
+
+def keys_shown(config: Config, steps: int, *, first: int = 0) -> list[list[str]]:
+    """Return dataset/key of the images of each step, as the run streams them."""
+    with process_group():
+        sources = read_sources(config)
+        claim(config)
+        keep_tested(sources, config)
+        view = method_of(config).view(config)
+        with Batches(config, sources, view, tokenize, torch.device("cpu")) as batches:
+            batches.seek(first)
+            return [batches.next().keys for _ in range(steps)]
+
+
+def test_no_test_image_is_in_the_stream_when_they_are_left_out_whatever_it_is_called(
+    small: Config, tree: Path, tmp_path: Path
+) -> None:
+    own = built(tree, tmp_path / "a", "alpha", 48)
+    # training images of theirs are test images of alpha, and theirs has test images of its own
+    theirs = photographs(tmp_path / "t", {"train": range(15, 25), "test": range(30, 34)})
+    other = built(theirs, tmp_path / "b", "beta", 32)
+    config = run_on(small, own, other, **{"data.leave_out_tests": True})
+    steps = (36 + 28 - 10 - 6 - 8 + 3) // 4  # a pass of what is left, 4 a step
+    shown = keys_shown(config, steps)
+    names = {key for step in shown for key in step}
+    sources = {}
+    for directory in (own, other):
+        dataset = Shards(directory)
+        for index in range(len(dataset)):
+            key, facts = dataset.key(index), dataset.metadata(index)
+            sources[f"{dataset.name}/{key}"] = (facts["sha256"], facts["split"])
+    tested = {sha256 for sha256, split in sources.values() if split == "test"}
+    kept = {name for name, (sha256, _) in sources.items() if sha256 not in tested}
+    assert len(tested) == 18
+    assert len(kept) == 36 + 28 - 10 - 6 - 8
+    assert names == kept  # all others are there, once an epoch
+    # a resumed run streams the same, also where splits were written or removed meanwhile
+    shutil.rmtree(own / "splits")
+    assert keys_shown(config, steps - 2, first=2) == shown[2:]
+    with process_group(), pytest.raises(ValueError, match="another data configuration"):
+        claim(run_on(small, own, other))
+    images = listed(config)
+    assert [one.tests_left_out for one in images.datasets] == [10, 14]
+    assert seen(images, own) == seen(images, other) == SeenImages("", 0, "")
+
+
+def test_test_images_of_named_datasets_alone_are_left_out(
+    small: Config, tree: Path, tmp_path: Path
+) -> None:
+    own = built(tree, tmp_path / "a", "alpha", 48)
+    named = photographs(tmp_path / "named", {"train": range(40, 44), "test": range(2)})
+    changes = {"data.leave_out_tests_of": (str(named),)}  # a tree of images, as evaluation takes it
+    images = listed(run_on(small, own, **changes))
+    assert [one.images for one in images.datasets] == [36 - 4]
+    assert seen(images, own).images == 10
+    assert seen(images, as_shards(named)).images == 0
+
+
+def test_a_run_without_it_streams_as_before(small: Config, tree: Path, tmp_path: Path) -> None:
+    config = run_on(small, built(tree, tmp_path / "a", "alpha", 48))
+    with process_group():
+        _, source = read_sources(config)
+    assert source is not None
+    plain = Source("unpaired", source.datasets, config.seed, False)
+    assert source.samples_at(0, 100) == plain.samples_at(0, 100)
+    assert not (config.directory / LEFT_OUT).exists()
+
+
+def test_test_images_in_the_sources_are_said_before_a_run_begins(
+    small: Config, tree: Path, phantoms: dict[str, Path], tmp_path: Path
+) -> None:
+    own = built(tree, tmp_path / "a", "alpha", 48)
+    config = run_on(small, own)
+    line = pretraining_on_tests(config)
+    assert f"in pre-training: 10 of {own};" in line
+    assert "--data.leave_out_tests keeps them out" in line
+    assert line in plan(config, LaunchConfig(dry_run=True), "local", 1, tmp_path)
+    assert pretraining_on_tests(override(config, {"data.leave_out_tests": True})) == ""
+    assert pretraining_on_tests(override(config, {"data.leave_out_tests_of": (str(own),)})) == ""
+    assert pretraining_on_tests(run_on(small, phantoms["unpaired"])) == ""  # states none
+    judged = run_inputs.test_images(config)
+    assert (judged.state, f"10 of {own}" in judged.message) == ("warning", True)
+
+
+def test_the_plan_counts_what_takes_part(small: Config, tree: Path, tmp_path: Path) -> None:
+    config = run_on(small, built(tree, tmp_path / "a", "alpha", 48))
+    left = override(config, {"data.leave_out_tests": True})
+    found = [cost(one, nodes=1, gpus=1, gpu="a100-80") for one in (config, left)]
+    assert [one.images[1] for one in found] == [36, 26]
+    assert any("without 10 test images" in note for note in found[1].notes)
+
+
+def test_phantoms_of_one_number_are_the_same_at_every_size(small: Config, tmp_path: Path) -> None:
+    for size, name in ((48, "one"), (64, "two")):
+        build(
+            ShardRequest(
+                dataset="phantom", out=tmp_path / name, name=name, size=size, count=20, workers=1
+            )
+        )
+    images = listed(run_on(small, tmp_path / "one"))
+    two = Shards(tmp_path / "two")
+    assert images.seen(two, range(20)) == SeenImages("one", 20, "")
