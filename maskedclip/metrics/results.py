@@ -19,6 +19,7 @@ import numpy as np
 from maskedclip.metrics.file_lock import locked
 from maskedclip.metrics.known_patients import counted, drawn_in_words, drawn_lines
 from maskedclip.metrics.scores import (
+    KINDS,
     NOT_IN_PER_CENT,
     OVER_CLASSES,
     Score,
@@ -206,15 +207,18 @@ def predictions_of(run: Path, row: dict[str, Any]) -> tuple[Predictions, list[st
         raise ValueError(
             f"{run / RESULTS}: predictions {name!r} are not of this run; measure again"
         )
-    predictions, classes = read_test_split(run / name, str(row.get("kind") or "class"))
+    kind, thresholds = row.get("kind") or "class", row.get("thresholds") or []
+    if kind not in KINDS or not isinstance(thresholds, list):
+        raise ValueError(f"{run / RESULTS}: kind {kind!r} is not known; measure again")
+    predictions, classes = read_test_split(run / name, kind)
     never = row.get("untrained") or ()
     labels = tuple(label for label, one in enumerate(classes) if one in never)
     stated = row.get("ordered")
     ordered = stated if isinstance(stated, bool) else None
-    thresholds = tuple(map(float, row.get("thresholds") or ()))
     if thresholds and len(thresholds) != len(classes):
         raise ValueError(f"{run / RESULTS}: thresholds are not of {name}; measure again")
-    predictions = predictions._replace(ordered=ordered, untrained=labels, thresholds=thresholds)
+    chosen = tuple(map(float, thresholds))
+    predictions = predictions._replace(ordered=ordered, untrained=labels, thresholds=chosen)
     return predictions, classes
 
 

@@ -39,6 +39,7 @@ LABELS_METRICS = (
 )
 NUMBER_METRICS = ("mae", "r2", "pearson")
 _OF_KIND = {"class": METRICS, "labels": LABELS_METRICS, "number": NUMBER_METRICS}
+KINDS = tuple(_OF_KIND)  # of tasks
 OVER_CLASSES = ("auroc", "average_precision", "macro_f1", "balanced_accuracy")  # are means
 NEED_TWO_CLASSES = ("auroc", "average_precision", "quadratic_kappa")
 LOWER_IS_BETTER = ("calibration_error", "mae")
@@ -350,8 +351,8 @@ def chosen_thresholds(
 ) -> tuple[float, ...]:
     """Return for each label the threshold of the highest F1 on these (validation) images.
 
-    It is one of the probabilities; of equal F1 the highest. A label that is not trained, or has no
-    positive here, has 0.5.
+    It lies half-way between the lowest probability that is called and the next lower one; of equal
+    F1 the highest. A label that is not trained, or has no positive here, has 0.5.
     """
     thresholds = []
     for y in range(label_BY.shape[1]):
@@ -367,7 +368,10 @@ def chosen_thresholds(
         hit_T = is_B.sum() - missed_B[first_T]
         called_T = len(is_B) - first_T
         f1_T = 2 * hit_T / (is_B.sum() + called_T)
-        thresholds.append(float(value_T[np.flatnonzero(f1_T == f1_T.max())[-1]]))
+        best = int(np.flatnonzero(f1_T == f1_T.max())[-1])
+        below, value = value_T[max(0, best - 1)], value_T[best]
+        middle = (below + value) / 2
+        thresholds.append(float(middle if middle > below else value))
     return tuple(thresholds)
 
 

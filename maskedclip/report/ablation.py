@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from maskedclip.config import flat
 from maskedclip.report.collect import Result, pretraining
-from maskedclip.report.pages.tables import TABLED, LabelBlock, Line, Table
+from maskedclip.report.pages.tables import LabelBlock, Line, Table, tabled
 
 # (bridge, distillation) -> the paper's name
 ROWS = {
@@ -63,7 +63,7 @@ def _by_method(first: Table) -> dict[str, list[Result]]:
     for block in first.blocks:
         for line in block.lines:
             for column in first.columns:
-                runs.setdefault(line.method, []).extend(line.cells[column, TABLED[0]].runs)
+                runs.setdefault(line.method, []).extend(line.cells[column, tabled(column)[0]].runs)
     return runs
 
 

@@ -14,8 +14,9 @@ from maskedclip.report.compare_methods import compare_table
 from maskedclip.report.pages.charts import RenderedFigure, label_efficiency
 from maskedclip.report.pages.html import render
 from maskedclip.report.pages.run_page import address, page_name, write_pages
-from maskedclip.report.pages.tables import TABLED, Column, Table, columns_of, table
+from maskedclip.report.pages.tables import METRIC_NAMES, Column, Table, columns_of, table, tabled
 from maskedclip.report.pages.text_tables import csv_table, latex, markdown
+from maskedclip.report.per_label import LabelTable, label_csv, label_tables
 
 _PROTOCOLS = {
     "finetune": "fine-tuning",
@@ -55,7 +56,7 @@ def report(runs: Sequence[Path], config: ReportConfig, absent: Sequence[str] = (
     collected = collect(runs, config.protocol)
     out = Path(config.out)
     (out / PAGES).mkdir(parents=True, exist_ok=True)
-    readable, faults = write_pages(collected.results, out / PAGES, config.pictures)
+    readable, faults, by_label = write_pages(collected.results, out / PAGES, config.pictures)
     paper = [Column(card.name, card.shards, card.task) for card in PAPER]
     first = table(collected.results, columns_of(collected.results, paper))
     if config.compare:
@@ -64,6 +65,9 @@ def report(runs: Sequence[Path], config: ReportConfig, absent: Sequence[str] = (
     second, remarks = ablation(first)
     figure = label_efficiency(first)
     _write_tables(out, first, second, remarks, replace(config, protocol=collected.protocol))
+    if by_label:
+        text = label_csv(by_label, lambda directory: address(directory, out))
+        (out / "labels.csv").write_text(text, encoding="utf-8")
     if figure:
         (out / "figure2.png").write_bytes(figure.png)
         (out / "figure2.svg").write_bytes(figure.svg)
@@ -73,7 +77,9 @@ def report(runs: Sequence[Path], config: ReportConfig, absent: Sequence[str] = (
         predictions=lambda run: address(run.directory / run.predictions, out),
         page=lambda run: f"{PAGES}/{quote(page_name(run))}" if run in readable else "",
     )
-    page = _index(collected, first, second, remarks, figure, problems, addresses)
+    page = _index(
+        collected, first, second, remarks, figure, problems, addresses, label_tables(by_label)
+    )
     (out / INDEX).write_text(page, encoding="utf-8")
     text = markdown(first, intervals=config.intervals)
     return Report(out / INDEX, text, problems, list(collected.other_protocols))
@@ -111,6 +117,7 @@ def _index(
     figure: RenderedFigure | None,
     problems: Sequence[str],
     addresses: Addresses,
+    by_label: Sequence[LabelTable],
 ) -> str:
     results, missing = collected.results, first.missing
     cells = sum(len(block.lines) for block in first.blocks) * len(first.columns)
@@ -130,14 +137,16 @@ def _index(
         problems=problems, table_1=first, table_2=second, remarks=remarks, figure=figure,
         missing=missing, missing_by_line=missing_by_line, fewer_seeds=_fewer_seeds(first),
         other_protocols=collected.other_protocols, listed=results, addresses=addresses,
+        label_tables=by_label,
         older=sum(not run.predictions for run in results),
+        metrics=[name for name in METRIC_NAMES if any(name in run.scores for run in results)],
     )  # fmt: skip
 
 
 def _fewer_seeds(first: Table) -> str:
     """Return how many cells have fewer seeds than the most that a cell has."""
     counts = [
-        len(line.cells[column, TABLED[0]].runs)
+        len(line.cells[column, tabled(column)[0]].runs)
         for block in first.blocks
         for line in block.lines
         for column in first.columns

@@ -16,7 +16,7 @@ from tqdm import tqdm
 from maskedclip.finetune.measured_rows import measured_predictions, measured_rows
 from maskedclip.metrics.known_patients import drawn_in_words
 from maskedclip.metrics.results import RESULTS, Predictions, seen_words
-from maskedclip.metrics.scores import Score, point
+from maskedclip.metrics.scores import KINDS, Score, point
 from maskedclip.metrics.seen_images import in_words
 from maskedclip.models.checkpoints.formats import training_datasets
 
@@ -55,6 +55,8 @@ class Result:
     image_size: int = 0  # pixels, square; 0: the rows do not say
     images_seen: str = ""  # size and colours in words; empty: the rows do not say
     drawn: str = ""  # by intervals, in words; empty: patients alone, or the rows do not say
+    kind: str = "class"  # of the task; or "labels", "number"
+    thresholds: tuple[float, ...] = ()  # of labels, chosen on validation
 
     @property
     def cell(self) -> tuple[Any, ...]:
@@ -174,6 +176,8 @@ def results_of(directory: Path, rows: Iterable[Any]) -> tuple[list[Result], list
                 last.get("ordered"), tuple(map(str, last.get("untrained") or ())),
                 int(last.get("image_size") or 0), in_words(last),
                 drawn=drawn_in_words(last),
+                kind=str(last.get("kind") or "class"),
+                thresholds=tuple(last.get("thresholds") or ()),
             )
         )  # fmt: skip
     return results, problems
@@ -193,6 +197,15 @@ def _fault(row: Any) -> str:
     for name in ("value", "low", "high"):
         if row.get(name) is not None and not _is_number(row[name]):
             return f"{name} is {row[name]!r}, not a number"
+    return _fault_of_kind(row)
+
+
+def _fault_of_kind(row: dict[str, Any]) -> str:
+    kind, thresholds = row.get("kind") or "class", row.get("thresholds") or []
+    if kind not in KINDS:
+        return f"kind is {kind!r}, not known"
+    if not isinstance(thresholds, list) or not all(map(_is_number, thresholds)):
+        return f"thresholds is {thresholds!r}, not numbers"
     return ""
 
 
@@ -239,8 +252,9 @@ def budget_text(budget: float | str) -> str:
 
 def read(result: Result) -> tuple[Predictions, list[str]]:
     """Return the predictions behind a result, and the classes; ValueError where there are none."""
-    row = {"predictions": result.predictions, "untrained": result.untrained}
-    return measured_predictions(result.directory, row | {"ordered": result.ordered})
+    row: dict[str, Any] = {"predictions": result.predictions, "untrained": result.untrained}
+    row |= {"ordered": result.ordered, "kind": result.kind, "thresholds": list(result.thresholds)}
+    return measured_predictions(result.directory, row)
 
 
 def disagreements(result: Result, predictions: Predictions) -> list[str]:
@@ -249,8 +263,9 @@ def disagreements(result: Result, predictions: Predictions) -> list[str]:
     for metric, score in result.scores.items():
         try:
             again, _ = point(
-                metric, predictions.label_B, predictions.probability_BY, predictions.untrained
-            )
+                metric, predictions.label_B, predictions.probability_BY, predictions.untrained,
+                predictions.thresholds,
+            )  # fmt: skip
         except (KeyError, ValueError) as error:
             problems.append(f"{result.directory / RESULTS}: {metric}: {_line(error)}")
             continue

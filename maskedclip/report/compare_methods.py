@@ -23,10 +23,10 @@ from maskedclip.metrics.comparison import (
 )
 from maskedclip.metrics.known_patients import images_in_words
 from maskedclip.metrics.results import Predictions
-from maskedclip.metrics.scores import METRICS, NEED_TWO_CLASSES, macro
+from maskedclip.metrics.scores import NEED_TWO_CLASSES, macro, metrics_of, point
 from maskedclip.metrics.seen_images import in_words, input_lines
 from maskedclip.report.collect import Result, progress, read, run_directories
-from maskedclip.report.pages.tables import TABLED, CellKey, Comparison, Table
+from maskedclip.report.pages.tables import CellKey, Comparison, Table, tabled
 
 Split = tuple[str, str, str, float]  # dataset, task, protocol, fraction
 Sides = dict[Split, dict[int, "Side"]]  # by the size of the images; 0: not stated
@@ -37,6 +37,11 @@ _NAMES = {
     "macro_f1": "macro F1",
     "balanced_accuracy": "balanced accuracy",
     "calibration_error": "calibration error (less is better)",
+    "micro_f1": "micro F1",
+    "odir_score": "ODIR score",
+    "mae": "MAE (less is better)",
+    "r2": "R2",
+    "pearson": "Pearson",
 }
 
 
@@ -87,7 +92,7 @@ def _sides(root: Path) -> Sides:
     sides: Sides = {}
     for run in run_directories([root]):
         for row in measured_rows(run):
-            if row["metric"] != METRICS[0]:
+            if row["metric"] != metrics_of(str(row.get("kind") or "class"))[0]:
                 continue
             predictions, classes = measured_predictions(run, row)
             split = (row["dataset"], row["task"], row["protocol"], row["fraction"])
@@ -113,18 +118,13 @@ def _text(split: Split, first: Side, second: Side) -> str:
     marks = (results.DAGGER * any(map(_is_marked, side.pretraining)) for side in (first, second))
     heads = (f"{name}{mark}" for name, mark in zip(("first", "second"), marks, strict=True))
     lines: list[tuple[str, ...]] = [("", *heads, "difference [95 %]", "p")]
-    one_class = len(set(a[0].label_B.tolist())) < 2
-    ordered = all(run.ordered is not False for run in (*a, *b))
-    for metric in METRICS:
-        if one_class and metric in NEED_TWO_CLASSES:
-            lines.append((_NAMES[metric], "-", "-", "- (test images of one class)", "-"))
-            continue
-        if metric == "quadratic_kappa" and not ordered:
-            lines.append((_NAMES[metric], "-", "-", "- (no known order of the classes)", "-"))
+    for metric in metrics_of(a[0].kind):
+        if why := _undefined(metric, a, b):
+            lines.append((_NAMES[metric], "-", "-", f"- ({why})", "-"))
             continue
         means = [_mean(metric, side) for side in (a, b)]
-        lines.append((_NAMES[metric], *means, *_cells(paired_bootstrap(metric, a, b))))
-    if len(a) == len(b) == 1 and not one_class:
+        lines.append((_NAMES[metric], *means, *_cells(paired_bootstrap(metric, a, b), metric)))
+    if len(a) == len(b) == 1 and a[0].kind != "number":
         lines += _by_class(first.classes, a[0], b[0])
     head = (
         f"{_title(split)}: {images_in_words(a[0].keys, a[0].units)}, {len(a)} and {len(b)} runs\n"
@@ -135,18 +135,32 @@ def _text(split: Split, first: Side, second: Side) -> str:
     return head + results.in_columns(lines) + "".join(f"{line}\n" for line in seen)
 
 
+def _undefined(metric: str, a: Sequence[Predictions], b: Sequence[Predictions]) -> str:
+    """Return why a metric of two runs has no value, "" where it has one."""
+    first = a[0]
+    if first.kind == "class":
+        if len(set(first.label_B.tolist())) < 2 and metric in NEED_TWO_CLASSES:
+            return "test images of one class"
+        ordered = all(run.ordered is not False for run in (*a, *b))
+        return "" if ordered or metric != "quadratic_kappa" else "no known order of the classes"
+    judged = ((run.label_B, run.probability_BY, run.untrained, run.thresholds) for run in (*a, *b))
+    if all(point(metric, *one)[0] is not None for one in judged):
+        return ""
+    return "all numbers alike" if first.kind == "number" else "no label has both answers"
+
+
 def _is_marked(line: str) -> bool:
     return line.startswith(results.DAGGER)
 
 
 def _by_class(classes: Sequence[str], a: Predictions, b: Predictions) -> list[tuple[str, ...]]:
-    """Return DeLong's test for each class that has test images."""
+    """Return DeLong's test for each class or label that has test images and is not on all."""
     index = {key: i for i, key in enumerate(b.keys)}
     order_B = [index[key] for key in a.keys]  # the bootstrap has checked that they are the same
     lines: list[tuple[str, ...]] = []
     for label, name in enumerate(classes):
-        is_B = a.label_B == label
-        if is_B.any() and label not in a.untrained:
+        is_B = a.label_B[:, label] == 1 if a.kind == "labels" else a.label_B == label
+        if is_B.any() and not is_B.all() and label not in a.untrained:
             scores = a.probability_BY[:, label], b.probability_BY[order_B, label]
             auroc = [f"{100 * roc_auc_score(is_B, score_B):.1f}" for score_B in scores]
             cells = _cells(delong(is_B, *scores, a.units))
@@ -155,16 +169,21 @@ def _by_class(classes: Sequence[str], a: Predictions, b: Predictions) -> list[tu
 
 
 def _mean(metric: str, side: Sequence[Predictions]) -> str:
-    """Return the mean over seeds and its standard deviation, in per cent."""
-    values = [macro(metric, run.label_B, run.probability_BY, run.untrained)[0] for run in side]
+    """Return the mean over seeds and its standard deviation, in per cent but for numbers."""
+    values = [
+        macro(metric, run.label_B, run.probability_BY, run.untrained, run.thresholds)[0]
+        for run in side
+    ]
     mean, deviation = over_seeds(values)
-    return f"{100 * mean:.1f}" + ("" if deviation is None else f" +- {100 * deviation:.1f}")
+    spread = "" if deviation is None else f" +- {results.written(metric, deviation)}"
+    return results.written(metric, mean) + spread
 
 
-def _cells(difference: Difference) -> tuple[str, str]:
-    text = f"{100 * difference.value:+.1f}"
+def _cells(difference: Difference, metric: str = "auroc") -> tuple[str, str]:
+    text = results.written(metric, difference.value, "+")
     if difference.low is not None and difference.high is not None:
-        text += f" [{100 * difference.low:+.1f}, {100 * difference.high:+.1f}]"
+        ends = (results.written(metric, end, "+") for end in (difference.low, difference.high))
+        text += f" [{', '.join(ends)}]"
     if difference.p is None:
         return text, "-"
     return text, "<0.001" if difference.p < 0.001 else f"{difference.p:.3f}"
@@ -193,7 +212,7 @@ def compare_table(
     problems: list[str] = []
     columns = [(block, column) for block in table.blocks for column in table.columns]
     for block, column in progress(columns, "comparisons"):
-        for metric in TABLED:
+        for metric in tabled(column):
             runs = {line.method: line.cells[column, metric].scored for line in block.lines}
             runs = {name: own for name, own in runs.items() if own and readable.issuperset(own)}
             if len(runs) < 2:
@@ -201,7 +220,7 @@ def compare_table(
             predictions = {name: [read(run)[0] for run in own] for name, own in runs.items()}
             alike, others = _on_the_same_images(predictions)
             where = f"{block.name} of labels, {column.name}"
-            if others and metric == TABLED[0]:
+            if others and metric == tabled(column)[0]:
                 problems.append(
                     f"{where}: {', '.join(others)} measured on other test images than "
                     f"{', '.join(alike)}; not compared"

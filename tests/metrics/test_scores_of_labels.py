@@ -124,9 +124,11 @@ def test_a_threshold_is_the_one_of_the_highest_f1() -> None:
     found = chosen_thresholds(label_BY, found_BY, untrained=(1,))
     assert (found[1], found[3]) == (0.5, 0.5)
     for y in (0, 2):
-        f1 = {t: f1_score(label_BY[:, y], found_BY[:, y] >= t) for t in np.unique(found_BY[:, y])}
-        assert f1[found[y]] == max(f1.values())
-        assert found[y] == max(t for t in f1 if f1[t] == max(f1.values()))
+        value_T = np.unique(found_BY[:, y]).tolist()
+        f1 = [f1_score(label_BY[:, y], found_BY[:, y] >= t) for t in value_T]
+        best = max(i for i, value in enumerate(f1) if value == max(f1))
+        assert f1_score(label_BY[:, y], found_BY[:, y] >= found[y]) == max(f1)
+        assert found[y] == pytest.approx((value_T[best] + value_T[best - 1]) / 2)
 
 
 def written(

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import matplotlib as mpl
+import numpy as np
 from markupsafe import Markup
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
@@ -128,6 +129,24 @@ def reliability_chart(bins: Sequence[ReliabilityBin]) -> Markup:
         return _inline(figure, f"Reliability diagram. Confidence: share right, per cent: {values}.")
 
 
+def scatter_chart(value_B: np.ndarray, predicted_B: np.ndarray, name: str) -> Markup:
+    """Return an <svg> of predicted over true numbers, a point an image, and the diagonal."""
+    low = float(min(value_B.min(), predicted_B.min()))
+    high = float(max(value_B.max(), predicted_B.max()))
+    margin = 0.03 * (high - low) or 1.0
+    ends = (low - margin, high + margin)
+    with mpl.rc_context(_CHART_STYLE):
+        figure = Figure(figsize=(_SQUARE, _SQUARE))
+        axes = figure.add_axes((0.18, 0.14, 0.80, 0.84))
+        axes.set(xlim=ends, ylim=ends, xlabel=_label(name), ylabel="predicted")
+        axes.set_axisbelow(True)
+        axes.grid(color=_GRID, linewidth=0.6)
+        axes.plot(ends, ends, color=_INK, linestyle="--", linewidth=0.8)
+        axes.plot(value_B, predicted_B, "o", color="#0072b2", markersize=3, alpha=0.6)
+        words = f"Predicted over true {name} of {len(value_B)} images, from {low:.4g} to {high:.4g}"
+        return _inline(figure, f"{words}.")
+
+
 def _unit_square(across: str, upwards: str) -> tuple[Figure, Axes]:
     figure = Figure(figsize=(_SQUARE, _SQUARE))
     # fixed positions: an automatic layout takes twice the time
@@ -216,7 +235,7 @@ def _saved(figure: Figure, kind: str) -> bytes:
 def _lines(table: Table, column: Column) -> dict[str, list[_Point]]:
     """Return a method's points in a panel, by rising share of labels."""
     lines: dict[str, list[_Point]] = {}
-    for block in table.blocks:
+    for block in table.blocks if column.kind != "number" else ():
         if isinstance(block.budget, str) or block.budget <= 0:
             continue
         for line in block.lines:

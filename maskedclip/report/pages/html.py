@@ -4,7 +4,8 @@ from functools import cache
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from maskedclip.report.pages.tables import METRIC_NAMES, TABLED, percent
+from maskedclip.metrics.results import written
+from maskedclip.report.pages.tables import METRIC_NAMES, TABLED, percent, tabled
 
 
 @cache
@@ -18,6 +19,7 @@ def _environment() -> Environment:
     )
     environment.filters["percent"] = percent
     environment.globals |= {"METRIC_NAMES": METRIC_NAMES, "TABLED": TABLED}
+    environment.globals |= {"tabled": tabled, "written": written}
     return environment
 
 

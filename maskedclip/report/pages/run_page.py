@@ -21,16 +21,28 @@ from maskedclip.report.pages import charts
 from maskedclip.report.pages.html import render
 from maskedclip.report.pages.run_statistics import (
     ClassCurve,
+    LabelScores,
     Mistake,
     class_curves,
     confusion,
+    label_scores,
     reliability,
     worst,
+    worst_of_labels,
+    worst_of_numbers,
 )
 
 _LONG_NAMES = {
     "auroc": "ROC: area under the curve, mean over classes against the rest",
     "average_precision": "PRC: average precision, mean over classes against the rest",
+}
+_LABEL_NAMES = {
+    "auroc": "ROC: area under the curve, mean over labels",
+    "average_precision": "PRC: average precision, mean over labels",
+    "macro_f1": "macro F1, at the thresholds below",
+    "micro_f1": "micro F1, at the thresholds below",
+    "odir_score": "ODIR score: mean of kappa, F1 and AUROC of all answers, at 0.5",
+    "mae": "MAE: mean absolute error, in the number's unit",
 }
 _COLOURED = 8  # curves in colour; of more classes the lowest ones
 _MISTAKES = 12  # listed where no photographs are asked for
@@ -70,7 +82,8 @@ class PhotographReader:
                 if key not in index_of:
                     raise LookupError(f"{key} is not in {result.shards}")
                 labels = dataset.metadata(index_of[key])["labels"]
-                if labels.get(result.task) != classes[mistake.label]:
+                answer = classes[mistake.label] if result.kind == "class" else mistake.answer
+                if not _same(result.kind, labels.get(result.task), answer):
                     raise LookupError(f"{key} has another label in {result.shards}")
                 by_key[key] = _data_address(sample_image(dataset, index_of[key]))
             except (LookupError, DamagedSample) as error:
@@ -79,6 +92,18 @@ class PhotographReader:
         if lost:
             note = f"{len(lost)} of {len(mistakes)} pictures cannot be had: {lost[0]}."
         return Photographs(by_key, note)
+
+
+def _same(kind: str, stored: str | None, answer: str) -> bool:
+    """Return whether a dataset still says what predictions were scored against."""
+    if stored is None or kind == "class":
+        return stored == answer
+    if kind == "labels":
+        return sorted(stored.split("|")) == sorted(answer.split("|"))
+    try:
+        return float(stored) == float(answer)
+    except ValueError:
+        return False
 
 
 def _open(directory: str) -> tuple[Shards, dict[str, int]] | str:
@@ -96,8 +121,16 @@ def _data_address(image: Image.Image) -> str:
     return "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode()
 
 
-def write_pages(results: Sequence[Result], pages: Path, most: int) -> tuple[set[Result], list[str]]:
-    """Write a page a result; return those that have one, and a line for each fault in others.
+class WrittenPages(NamedTuple):
+    """The results that have a page, a line for each fault in others, and each label's scores."""
+
+    results: set[Result]
+    problems: list[str]
+    labels: dict[Result, list[LabelScores]]
+
+
+def write_pages(results: Sequence[Result], pages: Path, most: int) -> WrittenPages:
+    """Write a page a result.
 
     Args:
         most: photographs on a page; 0: none.
@@ -105,6 +138,7 @@ def write_pages(results: Sequence[Result], pages: Path, most: int) -> tuple[set[
     reader = PhotographReader() if most else None
     written: set[Result] = set()
     problems: list[str] = []
+    labels: dict[Result, list[LabelScores]] = {}
     named = [result for result in results if result.predictions]  # older rows name none
     for result in progress(named, "pages"):
         try:
@@ -113,20 +147,29 @@ def write_pages(results: Sequence[Result], pages: Path, most: int) -> tuple[set[
             problems.append(" ".join(str(error).split()))
             continue
         problems += disagreements(result, predictions)
-        mistakes = worst(
-            predictions.keys, predictions.label_B, predictions.probability_BY, most or _MISTAKES
-        )
+        mistakes = _worst(predictions, classes, most or _MISTAKES)
         photographs = Photographs({}, "No pictures: they were not asked for (--pictures).")
         if reader is not None:
             photographs = reader.read(result, mistakes, classes)
+        if result.kind == "labels":
+            labels[result] = label_scores(classes, predictions)
         page = run_page(
             result, predictions, _with_meaning(result.task, classes), mistakes, photographs,
             run_address=address(result.directory, pages),
             predictions_address=address(result.directory / result.predictions, pages),
+            by_label=labels.get(result, ()),
         )  # fmt: skip
         (pages / page_name(result)).write_text(page, encoding="utf-8")
         written.add(result)
-    return written, problems
+    return WrittenPages(written, problems, labels)
+
+
+def _worst(found: Predictions, classes: Sequence[str], most: int) -> list[Mistake]:
+    if found.kind == "labels":
+        return worst_of_labels(classes, found, most)
+    if found.kind == "number":
+        return worst_of_numbers(found, most)
+    return worst(found.keys, found.label_B, found.probability_BY, most)
 
 
 def _with_meaning(task: str, classes: Sequence[str]) -> list[str]:
@@ -144,11 +187,39 @@ def run_page(
     *,
     run_address: str,
     predictions_address: str,
+    by_label: Sequence[LabelScores] = (),
 ) -> str:
     """Return the page of a result, as HTML."""
+    shared: dict[str, object] = {
+        "result": result, "budget": budget_text(result.budget),
+        "names": _LONG_NAMES if result.kind == "class" else _LABEL_NAMES,
+        "run_address": run_address, "predictions_address": predictions_address,
+        "mistakes": mistakes, "photographs": photographs, "classes": classes,
+        "sources": dict(zip(predictions.keys, predictions.sources, strict=False)),
+    }  # fmt: skip
+    if predictions.kind == "number":
+        value_B, predicted_B = predictions.label_B, predictions.probability_BY[:, 0]
+        return render(
+            "run", scatter=charts.scatter_chart(value_B, predicted_B, result.task), **shared
+        )
+    if predictions.kind == "labels":
+        of_curves = _drawn([one.curve for one in by_label if one.trained])
+        return render("run", label_scores=by_label, **of_curves, **shared)
     label_B, probability_BY = predictions.label_B, predictions.probability_BY
     curves = class_curves(classes, label_B, probability_BY)
-    coloured, backdrop = _split(curves)
+    bins, error = reliability(label_B, probability_BY)
+    count_YY = confusion(len(classes), label_B, probability_BY)
+    return render(
+        "run",
+        counts=[(row.tolist(), int(row.sum())) for row in count_YY], curves=curves, bins=bins,
+        calibration_error=error, reliability=charts.reliability_chart(bins),
+        **_drawn(curves, mirrored=len(curves) == 2), **shared,
+    )  # fmt: skip
+
+
+def _drawn(curves: Sequence[ClassCurve], *, mirrored: bool = False) -> dict[str, object]:
+    """Return the charts of the curves, and how many of them are in colour."""
+    coloured, backdrop = _split(curves, mirrored=mirrored)
     drawn = {}
     if coloured:
         drawn = {
@@ -156,24 +227,17 @@ def run_page(
             "precision_recall": charts.precision_recall_chart(coloured, backdrop),
             "legend": charts.curve_legend([curve.name for curve in coloured]),
         }
-    bins, error = reliability(label_B, probability_BY)
-    sources = dict(zip(predictions.keys, predictions.sources, strict=False))
-    count_YY = confusion(len(classes), label_B, probability_BY)
-    return render(
-        "run",
-        result=result, budget=budget_text(result.budget), classes=classes, names=_LONG_NAMES,
-        run_address=run_address, predictions_address=predictions_address,
-        counts=[(row.tolist(), int(row.sum())) for row in count_YY], curves=curves,
-        coloured=len(coloured), of_curves=len(coloured) + len(backdrop), drawn=drawn, bins=bins,
-        calibration_error=error, reliability=charts.reliability_chart(bins), mistakes=mistakes,
-        photographs=photographs, sources=sources,
-    )  # fmt: skip
+    return {
+        "drawn": drawn, "coloured": len(coloured), "of_curves": len(coloured) + len(backdrop),
+    }  # fmt: skip
 
 
-def _split(curves: Sequence[ClassCurve]) -> tuple[list[ClassCurve], list[ClassCurve]]:
+def _split(
+    curves: Sequence[ClassCurve], *, mirrored: bool
+) -> tuple[list[ClassCurve], list[ClassCurve]]:
     """Return the curves to draw in colour, the lowest if there are many, and all others."""
     defined = [curve for curve in curves if curve.roc_K2 is not None]
-    if len(curves) == 2:
+    if mirrored:
         defined = defined[1:]  # the other one is its mirror
     lowest = np.argsort([curve.auroc or 0 for curve in defined], kind="stable")[:_COLOURED]
     coloured = [curve for i, curve in enumerate(defined) if i in lowest]

@@ -11,8 +11,10 @@ from sklearn.metrics import (
     roc_curve,
 )
 
-from maskedclip.metrics.scores import BINS
+from maskedclip.metrics.results import Predictions
+from maskedclip.metrics.scores import BINS, HALF, Score, score
 
+FEW = 10  # test images of a label
 _POINTS = 200  # of a drawn curve
 
 
@@ -27,6 +29,28 @@ class ClassCurve(NamedTuple):
     average_precision: float | None
     roc_K2: np.ndarray | None  # false positive rate, true positive rate
     precision_K2: np.ndarray | None  # recall, precision
+
+
+class LabelScores(NamedTuple):
+    """One label of several by itself: its curve, its threshold, and intervals by patient."""
+
+    curve: ClassCurve
+    threshold: float
+    trained: bool  # whether training images with and without it were there
+    auroc: Score
+    average_precision: Score
+
+    @property
+    def note(self) -> str:
+        """What is to be known beside its values."""
+        notes = []
+        if not self.trained:
+            notes.append("none or all of the training images have it: left out of the means")
+        elif self.auroc.value is None:
+            notes.append("none or all of the test images have it: left out of the means")
+        if 0 < self.curve.images < FEW:
+            notes.append(f"only {self.curve.images} test images: the values say little")
+        return "; ".join(notes)
 
 
 class ReliabilityBin(NamedTuple):
@@ -46,6 +70,8 @@ class Mistake(NamedTuple):
     label: int
     predicted: int
     confidence: float
+    answer: str = ""  # of labels and numbers: what the dataset says
+    words: str = ""  # of labels and numbers: what went wrong
 
 
 def class_curves(
@@ -53,26 +79,45 @@ def class_curves(
 ) -> list[ClassCurve]:
     """Return the curves of each class against the rest."""
     predicted_B = probability_BY.argmax(axis=1)
-    curves = []
-    for label, name in enumerate(classes):
-        own_B, probability_B = label_B == label, probability_BY[:, label]
-        images, predicted = int(own_B.sum()), int((predicted_B == label).sum())
-        correct = int((own_B & (predicted_B == label)).sum())
-        if images in (0, len(label_B)):
-            curves.append(ClassCurve(name, images, correct, predicted, None, None, None, None))
-            continue
-        false_K, true_K, _ = roc_curve(own_B, probability_B)
-        precision_K, recall_K, _ = precision_recall_curve(own_B, probability_B)
-        curves.append(
-            ClassCurve(
-                name, images, correct, predicted,
-                float(roc_auc_score(own_B, probability_B)),
-                float(average_precision_score(own_B, probability_B)),
-                _thinned(np.stack([false_K, true_K], axis=1)),
-                _thinned(_from_first(np.stack([recall_K, precision_K], axis=1)[::-1])),
-            )
-        )  # fmt: skip
-    return curves
+    return [
+        _curve(name, label_B == label, predicted_B == label, probability_BY[:, label])
+        for label, name in enumerate(classes)
+    ]
+
+
+def _curve(
+    name: str, own_B: np.ndarray, predicted_B: np.ndarray, probability_B: np.ndarray
+) -> ClassCurve:
+    images, predicted = int(own_B.sum()), int(predicted_B.sum())
+    correct = int((own_B & predicted_B).sum())
+    if images in (0, len(own_B)):
+        return ClassCurve(name, images, correct, predicted, None, None, None, None)
+    false_K, true_K, _ = roc_curve(own_B, probability_B)
+    precision_K, recall_K, _ = precision_recall_curve(own_B, probability_B)
+    return ClassCurve(
+        name, images, correct, predicted,
+        float(roc_auc_score(own_B, probability_B)),
+        float(average_precision_score(own_B, probability_B)),
+        _thinned(np.stack([false_K, true_K], axis=1)),
+        _thinned(_from_first(np.stack([recall_K, precision_K], axis=1)[::-1])),
+    )  # fmt: skip
+
+
+def label_scores(classes: Sequence[str], found: Predictions) -> list[LabelScores]:
+    """Return what each of several labels scores by itself; untrained ones have no values."""
+    thresholds = found.thresholds or (HALF,) * len(classes)
+    scores = []
+    for y, (name, threshold) in enumerate(zip(classes, thresholds, strict=True)):
+        own_B, probability_B = found.label_B[:, y] == 1, found.probability_BY[:, y]
+        curve = _curve(name, own_B, probability_B >= threshold, probability_B)
+        trained = y not in found.untrained
+        one = found.label_B[:, [y]], found.probability_BY[:, [y]], found.units
+        values = [
+            score(metric, *one) if trained else Score(None, None, None, len(own_B))
+            for metric in ("auroc", "average_precision")
+        ]
+        scores.append(LabelScores(curve, threshold, trained, *values))
+    return scores
 
 
 def _from_first(curve_K2: np.ndarray) -> np.ndarray:
@@ -124,3 +169,39 @@ def worst(
         Mistake(keys[i], int(label_B[i]), int(predicted_B[i]), float(confidence_B[i]))
         for i in order
     ]
+
+
+def worst_of_labels(classes: Sequence[str], found: Predictions, most: int) -> list[Mistake]:
+    """Return the wrong answers that are farthest on the wrong side of 0 to 1, a label an image."""
+    thresholds = np.array(found.thresholds or (HALF,) * len(classes))
+    wrong_BY = (found.probability_BY >= thresholds) != (found.label_B == 1)
+    wrong_BY[:, list(found.untrained)] = False
+    gap_BY = np.where(wrong_BY, np.abs(found.label_B - found.probability_BY), -1.0)
+    label_B = gap_BY.argmax(axis=1)
+    gap_B = gap_BY.max(axis=1)
+    order = [i for i in np.argsort(-gap_B, kind="stable").tolist() if gap_B[i] >= 0][:most]
+    mistakes = []
+    for i in order:
+        y = int(label_B[i])
+        own = [name for name, has in zip(classes, found.label_B[i], strict=True) if has]
+        percent = 100 * float(found.probability_BY[i, y])
+        verb = "missed" if found.label_B[i, y] else "called"
+        words = (
+            f"{classes[y]} is {verb}, at {percent:.1f} %; the labels are {', '.join(own) or '-'}"
+        )
+        answer = "|".join(own)
+        mistakes.append(Mistake(found.keys[i], y, y, float(gap_B[i]), answer, words))
+    return mistakes
+
+
+def worst_of_numbers(found: Predictions, most: int) -> list[Mistake]:
+    """Return the images whose number is missed by most."""
+    predicted_B = found.probability_BY[:, 0]
+    error_B = np.abs(predicted_B - found.label_B)
+    return [
+        Mistake(
+            found.keys[i], 0, 0, float(error_B[i]), repr(float(found.label_B[i])),
+            f"predicted {predicted_B[i]:.4g}; it is {found.label_B[i]:.4g}",
+        )
+        for i in np.argsort(-error_B, kind="stable").tolist()[:most]
+    ]  # fmt: skip

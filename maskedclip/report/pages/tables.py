@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from maskedclip.metrics.known_patients import drawn_lines
-from maskedclip.metrics.scores import METRICS
+from maskedclip.metrics.results import written
+from maskedclip.metrics.scores import LOWER_IS_BETTER, METRICS
 from maskedclip.metrics.seen_images import input_lines
 from maskedclip.report.collect import Result, budget_text
 
@@ -25,7 +26,12 @@ METRIC_NAMES = dict(
         strict=True,
     )
 )  # fmt: skip
+METRIC_NAMES |= {
+    "micro_f1": "micro F1", "odir_score": "ODIR score", "mae": "MAE", "r2": "R2",
+    "pearson": "Pearson",
+}  # fmt: skip
 TABLED = ("auroc", "average_precision")  # the columns of a task, as in the paper
+_OF_NUMBERS = ("mae", "r2")
 
 
 class Column(NamedTuple):
@@ -35,6 +41,12 @@ class Column(NamedTuple):
     dataset: str
     task: str
     of_paper: bool = True
+    kind: str = "class"
+
+
+def tabled(column: Column | None) -> tuple[str, str]:
+    """Return the metrics that a column shows; None is the average."""
+    return _OF_NUMBERS if column and column.kind == "number" else TABLED
 
 
 class Comparison(NamedTuple):
@@ -58,6 +70,10 @@ class TableCell:
 
     metric: str
     runs: tuple[Result, ...] = ()
+
+    def shown(self, value: float | None, sign: str = "") -> str:
+        """Return a value of the cell as tables write it."""
+        return written(self.metric, value, sign)
 
     @property
     def scored(self) -> tuple[Result, ...]:
@@ -113,6 +129,10 @@ class Average(NamedTuple):
     @property
     def complete(self) -> bool:
         return self.tasks == self.of
+
+    def shown(self, value: float | None, sign: str = "") -> str:
+        """Return a value of the average as tables write it: numbers have no part in it."""
+        return written(TABLED[0], value, sign)
 
 
 def average(cells: Sequence[TableCell]) -> Average:
@@ -170,13 +190,13 @@ class LabelBlock:
         """Return (method, column, metric) -> mark; averages over too few tasks take no part."""
         placed: dict[tuple[str, Column | None, str], str] = {}
         for column in columns:
-            for metric in TABLED:
+            for metric in tabled(column):
                 cells = [line.at(column, metric) for line in self.lines]
                 values = [
                     None if isinstance(cell, Average) and not cell.complete else cell.mean
                     for cell in cells
                 ]
-                for line, mark in zip(self.lines, marks(values), strict=True):
+                for line, mark in zip(self.lines, marks(values, metric), strict=True):
                     placed[line.method, column, metric] = mark
         return placed
 
@@ -193,7 +213,7 @@ class Table:
     def groups(self) -> tuple[Column | None, ...]:
         """The columns in the order shown; None, the average of several, stands after them."""
         own = tuple(column for column in self.columns if column.of_paper) or self.columns
-        mean = (None,) if len(own) > 1 else ()
+        mean = (None,) if sum(column.kind != "number" for column in own) > 1 else ()
         return (*own, *mean, *(column for column in self.columns if column not in own))
 
     @property
@@ -235,7 +255,7 @@ class Table:
         for block in self.blocks:
             for line in block.lines:
                 for column in self.columns:
-                    for run in line.cells[column, TABLED[0]].scored:
+                    for run in line.cells[column, tabled(column)[0]].scored:
                         yield line.label or line.method, column, run
 
     @property
@@ -247,14 +267,14 @@ class Table:
             for block in self.blocks
             for line in block.lines
             for column in self.columns
-            for run in line.cells[column, TABLED[0]].runs
+            for run in line.cells[column, tabled(column)[0]].runs
         ]
         drawn = (
             (column.name, run.drawn)
             for column in self.columns
             for block in self.blocks
             for line in block.lines
-            for run in line.cells[column, TABLED[0]].runs
+            for run in line.cells[column, tabled(column)[0]].runs
         )
         return [*self.unknown_images, *input_lines(seen), *drawn_lines(drawn)]
 
@@ -266,18 +286,23 @@ class Table:
             for block in self.blocks
             for line in block.lines
             for column in self.columns
-            if not line.cells[column, TABLED[0]].runs
+            if not line.cells[column, tabled(column)[0]].runs
         ]
 
 
 def columns_of(results: Iterable[Result], paper: Sequence[Column]) -> tuple[Column, ...]:
     """Return the paper's columns if there is a result for one, then those of other tasks."""
-    tasks = list(dict.fromkeys((run.dataset, run.task) for run in results))
+    kinds = {(run.dataset, run.task): run.kind for run in results}
+    tasks = list(kinds)
     known = {(column.dataset, column.task) for column in paper}
     datasets = [dataset for dataset, _ in tasks]
     others = tuple(
         Column(
-            f"{dataset} {task}" if datasets.count(dataset) > 1 else dataset, dataset, task, False
+            f"{dataset} {task}" if datasets.count(dataset) > 1 else dataset,
+            dataset,
+            task,
+            False,
+            kinds[dataset, task],
         )
         for dataset, task in tasks
         if (dataset, task) not in known
@@ -315,23 +340,25 @@ def _line(method: str, runs: Sequence[Result], columns: Sequence[Column]) -> Lin
     for column in columns:
         here = [run for run in own if (run.dataset, run.task) == (column.dataset, column.task)]
         here.sort(key=lambda run: run.seed)
-        cells |= {(column, metric): TableCell(metric, tuple(here)) for metric in TABLED}
+        cells |= {(column, metric): TableCell(metric, tuple(here)) for metric in tabled(column)}
     counted = [column for column in columns if column.of_paper] or list(columns)
+    counted = [column for column in counted if column.kind != "number"]
     averages = {metric: average([cells[column, metric] for column in counted]) for metric in TABLED}
     return Line(method, cells, averages)
 
 
-def marks(values: Sequence[float | None]) -> list[str]:
+def marks(values: Sequence[float | None], metric: str = TABLED[0]) -> list[str]:
     """Return "best", "second" or "" for each value of a column; equal as written is equal.
 
     A single value is not marked: nothing was compared.
     """
-    written = [None if value is None else float(percent(value)) for value in values]
-    ranked = sorted({value for value in written if value is not None}, reverse=True)
-    if sum(value is not None for value in written) < 2:
+    shown = [None if value is None else float(written(metric, value)) for value in values]
+    lower_is_better = metric in LOWER_IS_BETTER
+    ranked = sorted({value for value in shown if value is not None}, reverse=not lower_is_better)
+    if sum(value is not None for value in shown) < 2:
         return [""] * len(values)
     names = {value: ("best", "second")[rank] for rank, value in enumerate(ranked[:2])}
-    return ["" if value is None else names.get(value, "") for value in written]
+    return ["" if value is None else names.get(value, "") for value in shown]
 
 
 def percent(value: float | None) -> str:

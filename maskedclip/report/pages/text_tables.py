@@ -15,7 +15,7 @@ from maskedclip.report.pages.tables import (
     Line,
     Table,
     TableCell,
-    percent,
+    tabled,
 )
 
 Link = Callable[[Path], str]  # a run's directory to its address
@@ -46,7 +46,11 @@ def markdown(table: Table, link: Link | None = None, *, intervals: bool = False)
         return "No row.\n"
     head = ["labels", "method", *(("bridge", "L_mfd") if table.checked else ())]
     names = [_markdown_escaped(group.name) if group else "average" for group in table.groups]
-    head += [f"{name} {METRIC_NAMES[metric]}" for name in names for metric in TABLED]
+    head += [
+        f"{name} {METRIC_NAMES[metric]}"
+        for name, group in zip(names, table.groups, strict=True)
+        for metric in tabled(group)
+    ]
     rows = [head]
     for block in table.blocks:
         marks = block.marks(table.groups)
@@ -54,7 +58,7 @@ def markdown(table: Table, link: Link | None = None, *, intervals: bool = False)
             row = [block.name, _markdown_escaped(line.label or line.method)]
             row += ["\u2713" if check else "" for check in line.checks]
             for group in table.groups:
-                for metric in TABLED:
+                for metric in tabled(group):
                     cell = line.at(group, metric)
                     text = _markdown_value(cell, marks[line.method, group, metric], intervals)
                     row.append(_linked(text, cell, link))
@@ -65,14 +69,14 @@ def markdown(table: Table, link: Link | None = None, *, intervals: bool = False)
 
 
 def _markdown_value(cell: TableCell | Average, mark: str, intervals: bool) -> str:
-    text = _MARKDOWN_MARKS[mark].format(percent(cell.mean)) + ("\u2020" if cell.seen else "")
+    text = _MARKDOWN_MARKS[mark].format(cell.shown(cell.mean)) + ("\u2020" if cell.seen else "")
     if cell.deviation is not None:
-        text += f" \u00b1 {percent(cell.deviation)}"
+        text += f" \u00b1 {cell.shown(cell.deviation)}"
     if isinstance(cell, Average) and cell.mean is not None and not cell.complete:
         text += f" ({cell.tasks} of {cell.of})"
     if intervals and cell.interval:
         low, high = cell.interval
-        text += f"<br>{percent(low)} to {percent(high)}"
+        text += f"<br>{cell.shown(low)} to {cell.shown(high)}"
     return text
 
 
@@ -122,7 +126,9 @@ def latex(table: Table, caption: str, label: str, link: Link, *, intervals: bool
     width = len(lead) + len(TABLED) * len(groups)
     names = [latex_escaped(group.name) if group else "Average" for group in groups]
     top = [*lead, *(rf"\multicolumn{{{len(TABLED)}}}{{c}}{{{name}}}" for name in names)]
-    second = ["" for _ in lead] + [METRIC_NAMES[metric] for _ in groups for metric in TABLED]
+    second = ["" for _ in lead] + [
+        latex_escaped(METRIC_NAMES[metric]) for group in groups for metric in tabled(group)
+    ]
     rules = [
         rf"\cmidrule(lr){{{start}-{start + len(TABLED) - 1}}}"
         for start in range(len(lead) + 1, width + 1, len(TABLED))
@@ -133,7 +139,9 @@ def latex(table: Table, caption: str, label: str, link: Link, *, intervals: bool
         marks = block.marks(groups)
         for number, line in enumerate(block.lines):
             opening = latex_escaped(block.name) if number == 0 else ""
-            own = [marks[line.method, group, metric] for group in groups for metric in TABLED]
+            own = [
+                marks[line.method, group, metric] for group in groups for metric in tabled(group)
+            ]
             body += _latex_rows(line, opening, groups, own, intervals)
     return "\n".join(
         [
@@ -160,24 +168,28 @@ def _latex_rows(
     marks: list[str],
     intervals: bool,
 ) -> list[str]:
-    cells = [line.at(group, metric) for group in groups for metric in TABLED]
+    cells = [line.at(group, metric) for group in groups for metric in tabled(group)]
     lead = [opening, latex_escaped(line.label or line.method)]
     lead += [r"\checkmark" if check else "" for check in line.checks]
     values = [_latex_value(cell, mark) for cell, mark in zip(cells, marks, strict=True)]
     rows = [_latex_row([*lead, *values])]
     if intervals:
-        ends = [cell.interval for cell in cells]
-        written = [rf"{{\tiny {percent(e[0])}--{percent(e[1])}}}" if e else "" for e in ends]
-        rows.append(_latex_row(["" for _ in lead] + written))
+        ends = [
+            rf"{{\tiny {cell.shown(cell.interval[0])}--{cell.shown(cell.interval[1])}}}"
+            if cell.interval
+            else ""
+            for cell in cells
+        ]
+        rows.append(_latex_row(["" for _ in lead] + ends))
     return rows
 
 
 def _latex_value(cell: TableCell | Average, mark: str) -> str:
     if cell.mean is None:
         return "--"
-    text = _LATEX_MARKS[mark] % percent(cell.mean) + (r"$^\dagger$" if cell.seen else "")
+    text = _LATEX_MARKS[mark] % cell.shown(cell.mean) + (r"$^\dagger$" if cell.seen else "")
     if cell.deviation is not None:
-        text += rf"{{\tiny$\pm${percent(cell.deviation)}}}"
+        text += rf"{{\tiny$\pm${cell.shown(cell.deviation)}}}"
     if isinstance(cell, Average) and not cell.complete:
         text += rf"{{\tiny\ ({cell.tasks} of {cell.of})}}"
     return text
@@ -211,7 +223,7 @@ def csv_table(table: Table, link: Link) -> str:
         marks = block.marks(table.groups)
         for line in block.lines:
             for group in table.groups:
-                for metric in TABLED:
+                for metric in tabled(group):
                     row = {
                         "labels": block.budget, "method": line.method, "row": line.label,
                         "metric": metric, "mark": marks[line.method, group, metric],
