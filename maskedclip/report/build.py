@@ -16,7 +16,7 @@ from maskedclip.report.pages.html import render
 from maskedclip.report.pages.run_page import address, page_name, write_pages
 from maskedclip.report.pages.tables import METRIC_NAMES, Column, Table, columns_of, table, tabled
 from maskedclip.report.pages.text_tables import csv_table, latex, markdown
-from maskedclip.report.per_label import LabelTable, label_csv, label_tables
+from maskedclip.report.per_label import PerLabelTable, label_csv, label_tables
 
 _PROTOCOLS = {
     "finetune": "fine-tuning",
@@ -117,7 +117,7 @@ def _index(
     figure: RenderedFigure | None,
     problems: Sequence[str],
     addresses: Addresses,
-    by_label: Sequence[LabelTable],
+    by_label: Sequence[PerLabelTable],
 ) -> str:
     results, missing = collected.results, first.missing
     cells = sum(len(block.lines) for block in first.blocks) * len(first.columns)

@@ -28,7 +28,7 @@ class LabelLine(NamedTuple):
     note: str
 
 
-class LabelTable(NamedTuple):
+class PerLabelTable(NamedTuple):
     """The labels of a task; each method has two columns, AUROC and average precision."""
 
     title: str
@@ -36,7 +36,7 @@ class LabelTable(NamedTuple):
     lines: list[LabelLine]
 
 
-def label_tables(found: ByResult) -> list[LabelTable]:
+def label_tables(found: ByResult) -> list[PerLabelTable]:
     """Return a table a task; of several seeds the means of values and of intervals."""
     tasks: dict[tuple[str, str], dict[str, list[Result]]] = {}
     for result in found:
@@ -51,7 +51,9 @@ def label_tables(found: ByResult) -> list[LabelTable]:
         images = " or ".join(
             sorted({str(result.n) for results in methods.values() for result in results})
         )
-        tables.append(LabelTable(f"{dataset}, {task}: {images} test images", list(methods), lines))
+        tables.append(
+            PerLabelTable(f"{dataset}, {task}: {images} test images", list(methods), lines)
+        )
     return tables
 
 
