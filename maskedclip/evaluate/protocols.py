@@ -27,7 +27,7 @@ from maskedclip.metrics import results
 from maskedclip.metrics.results import Predictions, no_order
 from maskedclip.metrics.scores import metrics_of
 from maskedclip.metrics.zero_shot import categories
-from maskedclip.shards.downloads.folder_or_csv import words_of_class
+from maskedclip.shards.downloads.class_words import words_of_class
 from maskedclip.shards.image_folders import as_shards
 
 logger = logging.getLogger(__name__)

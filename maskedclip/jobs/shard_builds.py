@@ -87,7 +87,7 @@ def submit(request: ShardRequest) -> Summary | None:
         request = replace(request, workers=here if cluster == "local" else _CORES_OF_A_JOB)
     plan = plan_of(request)
     if not begin(request.directory, plan):
-        return finish(request, False, start)
+        return finish(request, plan, False, start)
     logs = request.directory.parent / _LOGS / request.dataset_name
     logs.mkdir(parents=True, exist_ok=True)
     parts = min(request.jobs, plan.chunks)
@@ -114,6 +114,7 @@ def _absolute(request: ShardRequest) -> ShardRequest:
         root=resolved(request.root),
         out=request.directory.resolve(),
         csv=resolved(request.csv),
+        class_words=resolved(request.class_words),
         key_file=resolved(request.key_file),
     )
 

@@ -35,6 +35,7 @@ class ShardRequest:
     key_file: Path | None = None  # that key; None: OUT/../.maskedclip_key, made at first use
     classes: str = ""  # folder: the task whose class the folder of an image is
     classes_order: tuple[str, ...] = ()  # folder, csv: the classes as grades, the lowest first
+    class_words: Path | None = None  # folder, csv: of a class in captions; a CSV or TOML
     csv: Path | None = None  # csv: the table; the following name its columns
     image_column: str = ""  # file name or path; needed
     label_column: str = ""  # with --task
@@ -82,9 +83,16 @@ class ShardRequest:
             raise ValueError(
                 f"--caption_template {self.caption_template!r} has no [CLS]; put it where words go"
             )
+        self._check_classes()
+        if not re.fullmatch(r"[A-Za-z0-9_-]+", self.dataset_name):
+            raise ValueError(f"--name {self.dataset_name!r}: use letters, digits, _ and - only")
+
+    def _check_classes(self) -> None:
         several = self.label_columns or self.label_separator not in ("", "none")
         if self.classes_order and (several or (self.number_column and not self.label_column)):
             raise ValueError("--classes_order is of grades: not of several labels, nor of numbers")
+        if self.class_words and not (self.classes or self.task):
+            raise ValueError("--class_words is of classes; add --classes or --task")
         if self.classes_order and not (self.classes or self.task):
             raise ValueError("--classes_order is the order of labels; add --classes or --task")
         if len(set(self.classes_order)) < len(self.classes_order):
@@ -96,8 +104,6 @@ class ShardRequest:
             from maskedclip.shards.downloads.patient_names import compiled
 
             compiled(self.patient_pattern)  # a mistake ends here, before hours of reading
-        if not re.fullmatch(r"[A-Za-z0-9_-]+", self.dataset_name):
-            raise ValueError(f"--name {self.dataset_name!r}: use letters, digits, _ and - only")
 
     @property
     def dataset_name(self) -> str:
@@ -123,6 +129,7 @@ class Summary(NamedTuple):
     captions: tuple[tuple[str, tuple[str, ...]], ...]  # (source, its possible captions)
     splits: dict[str, Path | str]  # of a task, its file, or why it has none
     sizes: dict[str, list[str]]  # of a task that has a split, what it holds, in words
+    words: dict[str, dict[str, tuple[str, ...]]]  # of a task, its classes in captions
     built: bool  # False where it was there already
     seconds: float
 
@@ -134,10 +141,10 @@ def build(request: ShardRequest, *, progress: bool = True) -> Summary:
     start = time.monotonic()
     plan = plan_of(request)
     built = build_shards(request.directory, plan, workers=cores(request), progress=progress)
-    return finish(request, built, start)
+    return finish(request, plan, built, start)
 
 
-def finish(request: ShardRequest, built: bool, start: float) -> Summary:
+def finish(request: ShardRequest, plan: "BuildPlan", built: bool, start: float) -> Summary:
     """Write what the finished shards lack: contact sheet and splits."""
     from maskedclip.data.splits import write_missing_splits
     from maskedclip.data.storage.shards import Shards
@@ -157,6 +164,7 @@ def finish(request: ShardRequest, built: bool, start: float) -> Summary:
         ),
         splits=splits,
         sizes={t: split_lines(shards, t) for t, file in splits.items() if isinstance(file, Path)},
+        words=dict(plan.words),
         built=built,
         seconds=time.monotonic() - start,
     )
@@ -202,6 +210,7 @@ def plan_of(request: ShardRequest) -> "BuildPlan":
         digest=digest.hexdigest(),
         facts=facts,
         classes=_orders(request, card, sources),
+        words=sources.words,
         expected=card.expected,
     )
 
@@ -248,6 +257,8 @@ def _facts(
         "published_images": card.images,
         "settings": {name: getattr(request, name) for name in names},
         **({"ordered": ordered} if ordered else {}),  # tasks whose classes are stated to be grades
+        # what the user's file calls the classes in captions
+        **({"class_words": sources.words} if request.class_words else {}),
         **({"kinds": sources.kinds} if sources.kinds else {}),  # of tasks that are no plain class
         "pseudonyms": public if key == PUBLIC_KEY else secret,
         "remarks": _hidden(sources.remarks, key) if request.anonymise else sources.remarks,
@@ -326,6 +337,7 @@ def _columns(request: ShardRequest) -> "Columns":
 
 
 def _sources(request: ShardRequest, card: "DatasetCard") -> "Sources":
+    from maskedclip.shards.downloads.class_words import read_class_words
     from maskedclip.shards.downloads.folder_or_csv import read_csv, read_folder
     from maskedclip.shards.downloads.odir import read_odir
     from maskedclip.shards.downloads.records import Record, Sources, read_dataset
@@ -336,13 +348,16 @@ def _sources(request: ShardRequest, card: "DatasetCard") -> "Sources":
         return Sources([Record(f"phantom/{n:09d}", Path()) for n in numbers], {})
     if request.root is None:
         raise ValueError(f"--root is missing; give the folder of {card.title}")
+    words = read_class_words(request.class_words) if request.class_words else None
     if card.reader == "folder":
-        return read_folder(card, request.root, request.classes)
+        return read_folder(card, request.root, request.classes, words)
     if card.reader == "csv":
         if request.csv is None or not request.image_column:
             raise ValueError("csv needs --csv FILE and --image_column NAME; see --help")
         columns = _columns(request)
-        return read_csv(card, request.root, request.csv, columns, lost_zeros=request.lost_zeros)
+        return read_csv(
+            card, request.root, request.csv, columns, lost_zeros=request.lost_zeros, words=words
+        )
     readers = {"card": read_dataset, "odir": read_odir, "stare": read_stare}
     if card.reader not in readers:
         known = ", ".join(readers)

@@ -29,6 +29,7 @@ ONLY_FOR = {
     **dict.fromkeys(("count", "seed"), "phantom"),
 }
 MOST_LISTED = 12  # folders or endings in a line
+MOST_CLASSES = 60
 ONLY_WITH_JOBS = ("cluster", "hours", "partition", "account", "qos", "memory_gb")
 
 
@@ -70,6 +71,11 @@ def _known(dataset: str, flags: Mapping[str, Any]) -> str:
     for flag in flags:
         if flag in ONLY_FOR and card.reader != ONLY_FOR[flag]:
             raise ValueError(f"--{flag} is only for {ONLY_FOR[flag]}, not for {dataset}; remove it")
+    if "class_words" in flags and card.reader not in ("folder", "csv"):
+        raise ValueError(
+            f"--class_words is only for folder and csv: a card words the classes of {dataset}; "
+            f"remove it, or change [classes.TASK] in a card of your own"
+        )
     if "classes_order" in flags and card.reader not in ("folder", "csv"):
         raise ValueError(
             f"--classes_order is only for folder and csv: a card states the order of {dataset}; "
@@ -122,6 +128,8 @@ def report(summary: Summary) -> str:
         lines.append(f"groups of equal files, all kept: {len(manifest['duplicates'])}")
     if manifest["removed"]:
         lines.append(f"metadata of the files, not stored: {_listed(manifest['removed'])}")
+    for task, words in summary.words.items():
+        lines += _worded(task, words, manifest["counts"])
     for source, possible in summary.captions:
         lines += [f"a caption of {source} is one of {len(possible)}:", *_indented(possible)]
     for task, file in summary.splits.items():
@@ -141,6 +149,30 @@ def _labels(counts: Mapping[str, Any]) -> list[str]:
     for task, found in counts.get("numbers", {}).items():
         low, middle, high = (f"{found[name]:g}" for name in ("lowest", "median", "highest"))
         lines.append(f"{task}: {found['images']:,} numbers, {low} to {high}, median {middle}")
+    return lines
+
+
+def _worded(task: str, words: Mapping[str, Sequence[str]], counts: Mapping[str, Any]) -> list[str]:
+    """Return what captions call the classes of a task, and which of them have no caption."""
+    images = dict(counts["labels"].get(task, {}))
+    bare = counts.get("labels_an_image", {}).get(task, {}).get("0", 0)
+    if bare:  # examined, and none of the labels
+        images |= {"": bare}
+    said = {name: ", ".join(words.get(name, ())) for name in images}
+    lines = [
+        f"{name or '(none of them)'} -> {said[name] or 'NO CAPTION'} ({count:,} images)"
+        for name, count in images.items()
+    ]
+    more = [f"and {len(lines) - MOST_CLASSES} more"] if lines[MOST_CLASSES:] else []
+    lines = [f"captions of {task}, by class:", *_indented(lines[:MOST_CLASSES] + more)]
+    silent = [name for name in images if not said[name]]
+    if silent and counts["without_caption"]:
+        names = ", ".join(f"{name!r}" for name in silent[:MOST_LISTED])
+        lines.append(
+            f"no caption for {len(silent)} of these classes: {counts['without_caption']:,} images "
+            f"cannot be paired; --class_words=FILE words them, a CSV with the columns class and "
+            f"words: {names}"
+        )
     return lines
 
 

@@ -46,6 +46,7 @@ class BuildPlan(NamedTuple):
     facts: dict[str, Any]  # written to the manifest as they are
     classes: Mapping[str, Sequence[str]]  # of a task, in the order that a table shows them
     expected: Sequence[Mapping[str, Any]] = ()  # the published numbers, as in a card
+    words: Mapping[str, dict[str, tuple[str, ...]]] = {}  # of a task, its classes in captions
 
     def chunk(self, number: int) -> Sequence[Record]:
         """Return the records of one shard."""
@@ -86,6 +87,7 @@ def build_shards(out: Path, plan: BuildPlan, *, workers: int, progress: bool) ->
             count = f"none of its {len(plan.records)} files is a readable photograph"
             raise RuntimeError(f"{plan.name}: {count}; the first, {first[0]}: {first[1]}")
         facts = plan.facts | {"digest": plan.digest} | _summary(notes, plan.classes)
+        facts["classes"] |= _called(facts["classes"], facts.get("class_words", {}))
         counts = facts["counts"] | {"images": len(plan.records)}
         remarks = _decoding_remarks(notes)
         if remarks:
@@ -94,6 +96,17 @@ def build_shards(out: Path, plan: BuildPlan, *, workers: int, progress: bool) ->
         write_manifest(out, plan.name, entries, **facts)
         shutil.rmtree(out / NOTES)
     return True
+
+
+def _called(
+    classes: Mapping[str, Sequence[str]], words: Mapping[str, Mapping[str, Sequence[str]]]
+) -> dict[str, dict[str, str]]:
+    """Return the classes of the tasks that a user's file words, each with what it is called."""
+    return {
+        task: {name: " and ".join(words[task].get(name, ())) or name for name in names}
+        for task, names in classes.items()
+        if task in words
+    }
 
 
 def build_part(out: Path, plan: BuildPlan, part: int, parts: int, *, workers: int) -> None:

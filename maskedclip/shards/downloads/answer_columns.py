@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from maskedclip.data.cell_values import is_missing, plain
@@ -25,11 +25,12 @@ class Answer(NamedTuple):
     classes: tuple[str, ...]  # in order; none of a number
     text_of: Callable[[Row], str | None]  # as a sample's JSON has it; None where it has no entry
     lacking: Callable[[Row], str]  # the columns that keep a row from an entry
+    words: Mapping[str, tuple[str, ...]] = {}  # of a class in captions; "": of none of the labels
 
-    def classes_in(self, text: str) -> list[str]:
-        """Return the classes, none, one or several, that an image's text names."""
-        of_kind = {"class": [text], "labels": labels_in(text), "number": []}
-        return of_kind[self.kind]
+    def categories_in(self, text: str) -> list[str]:
+        """Return what captions say of an image with this text."""
+        names = {"class": [text], "labels": labels_in(text) or [""], "number": []}[self.kind]
+        return [word for name in names for word in self.words.get(name, ())]
 
 
 def one_class(rows: Sequence[Row], column: str, task: str, remarks: Remarks) -> Answer:

@@ -1,9 +1,8 @@
 """A user's own images: a tree of folders, or image files with a CSV."""
 
 import difflib
-import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,6 +18,7 @@ from maskedclip.shards.downloads.answer_columns import (
     refuse_several,
 )
 from maskedclip.shards.downloads.cards import DatasetCard
+from maskedclip.shards.downloads.class_words import unused_words, words_of_classes
 from maskedclip.shards.downloads.files import (
     ENDINGS,
     SPLITS,
@@ -33,19 +33,14 @@ from maskedclip.shards.downloads.recognise import known_datasets, wrong_root
 from maskedclip.shards.downloads.records import Record, Sources, eye_of, in_order
 
 
-def words_of_class(name: str) -> tuple[str, ...]:
-    """Return the categories in a class name: "2_cataract" is cataract; "3" and "NaN" are none."""
-    words = re.sub(r"[\s_]+", " ", re.sub(r"^[\d.]+[\s._-]*", "", name)).strip()
-    says = patient_of(words) is not None and words.lower() not in ("true", "false", "yes")
-    named = says and re.search("[a-z]{3}", words, re.IGNORECASE)
-    return tuple(categories_of(words)) if named else ()
-
-
-def read_folder(card: DatasetCard, root: Path, classes: str) -> Sources:
+def read_folder(
+    card: DatasetCard, root: Path, classes: str, words: Mapping[str, str] | None = None
+) -> Sources:
     """Return the records of a tree of images.
 
     Args:
         classes: a task; the folder that an image lies in is then its class. "" for no labels.
+        words: of a class in captions, in place of those in its name.
 
     A folder train, val or test anywhere above the class is the split. Where there are classes,
     images beside such folders are left out: they would be of the training data, or classes.
@@ -63,12 +58,18 @@ def read_folder(card: DatasetCard, root: Path, classes: str) -> Sources:
         labels = {classes: named[-1]} if classes and named else {}
         if classes and not named:
             unlabelled.append(source)
-        categories = words_of_class(named[-1]) if labels else ()
         split = splits[0] if splits else None
-        record = Record(source, root / source, split=split, labels=labels)
-        records.append(record._replace(categories=categories))
+        records.append(Record(source, root / source, split=split, labels=labels))
+    names = {record.labels[classes] for record in records if record.labels}
+    called = words_of_classes(names, classes, words)
+    records = [
+        record._replace(categories=called[record.labels[classes]]) if record.labels else record
+        for record in records
+    ]
     remarks: Remarks = {"images_without_label": set(unlabelled), **remarks_on(files)}
-    return in_order(records, remarks | {"known_datasets": set(known_datasets(root, files))})
+    remarks["class_words_of_no_image"] = unused_words(words or {}, names)
+    found = in_order(records, remarks | {"known_datasets": set(known_datasets(root, files))})
+    return found._replace(words={classes: called}) if names else found
 
 
 class Columns(NamedTuple):
@@ -124,11 +125,18 @@ class RowNames:
 
 
 def read_csv(
-    card: DatasetCard, root: Path, file: Path, columns: Columns, *, lost_zeros: bool = False
+    card: DatasetCard,
+    root: Path,
+    file: Path,
+    columns: Columns,
+    *,
+    lost_zeros: bool = False,
+    words: Mapping[str, str] | None = None,
 ) -> Sources:
     """Return the records of a user's CSV.
 
     Args:
+        words: of a class in captions, in place of those in its name.
         lost_zeros: take "1" for 001 where only one image has that number.
 
     An image whose rows disagree, or whose name several images have, is left out by name. Raises
@@ -141,7 +149,7 @@ def read_csv(
     remarks: Remarks = defaultdict(set)
     rows = _whole_rows(rows, file, columns, remarks)
     try:
-        answers = _answers(rows, columns, remarks)
+        answers = _answers(rows, columns, words or {}, remarks)
     except ValueError as error:
         raise ValueError(f"--csv {file}: {error}") from None
     names = RowNames(ImageNames(files.images, root), lost_zeros, remarks)
@@ -161,12 +169,23 @@ def read_csv(
     remarks["patients_unknown"] = _nobodies(rows, columns.patient)
     remarks |= remarks_on(files)
     remarks["known_datasets"] = set(known_datasets(root, files))
-    kinds = {answer.task: answer.kind for answer in answers if answer.kind != "class"}
-    orders = {answer.task: answer.classes for answer in answers if answer.kind == "labels"}
-    return in_order(records, remarks, kinds, orders)
+    return _with_tasks(in_order(records, remarks), answers)
 
 
-def _answers(rows: list[Row], columns: Columns, remarks: Remarks) -> list[Answer]:
+def _with_tasks(found: Sources, answers: Iterable[Answer]) -> Sources:
+    """Return the records with what is known of their tasks."""
+    tasks = {task for record in found.records for task in record.labels}
+    answered = sorted((answer for answer in answers if answer.task in tasks), key=lambda a: a.task)
+    return found._replace(
+        kinds={answer.task: answer.kind for answer in answered if answer.kind != "class"},
+        classes={answer.task: answer.classes for answer in answered if answer.kind == "labels"},
+        words={answer.task: dict(answer.words) for answer in answered if answer.kind != "number"},
+    )
+
+
+def _answers(
+    rows: list[Row], columns: Columns, words: Mapping[str, str], remarks: Remarks
+) -> list[Answer]:
     """Return what the columns answer of an image; ValueError where they answer nothing."""
     answers = []
     if columns.labels:
@@ -178,6 +197,9 @@ def _answers(rows: list[Row], columns: Columns, remarks: Remarks) -> list[Answer
         if not columns.separator:
             refuse_several(rows, columns.label, remarks)
         answers.append(one_class(rows, columns.label, columns.task, remarks))
+    answers = [a._replace(words=words_of_classes(a.classes, a.task, words)) for a in answers]
+    named = [name for answer in answers for name in answer.classes]
+    remarks["class_words_of_no_image"] = unused_words(words, named)
     if columns.number:
         answers.append(numbers_of(rows, columns.number, columns.number_task, remarks))
     return answers
@@ -301,8 +323,8 @@ def _record_of_row(columns: Columns, row: Row, root: Path, answers: list[Answer]
         return "" if is_missing(text) else text
 
     texts = {a.task: text for a in answers if (text := a.text_of(row)) is not None}
-    classes = [n for a in answers if a.task in texts for n in a.classes_in(texts[a.task])]
-    named = dict.fromkeys(word for name in classes for word in words_of_class(name))
+    said = (a.categories_in(texts[a.task]) for a in answers if a.task in texts)
+    named = dict.fromkeys(word for words in said for word in words)
     findings, split = of(columns.categories), of(columns.split)
     categories = [word for word in categories_of(findings) if not is_missing(word)]
     return Record(

@@ -38,6 +38,8 @@ class Sources(NamedTuple):
     remarks: dict[str, list[str]]
     kinds: dict[str, str] = {}  # noqa: RUF012 - never changed; of tasks that are no plain class
     classes: dict[str, tuple[str, ...]] = {}  # noqa: RUF012 - of a task, those in a stated order
+    # of a task, what captions call its classes; of cards, which say that themselves, nothing
+    words: dict[str, dict[str, tuple[str, ...]]] = {}  # noqa: RUF012
 
 
 def in_order(

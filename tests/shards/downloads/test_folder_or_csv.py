@@ -4,7 +4,8 @@ from pathlib import Path
 import pytest
 
 from maskedclip.shards.downloads.cards import read_card
-from maskedclip.shards.downloads.folder_or_csv import Columns, read_csv, read_folder, words_of_class
+from maskedclip.shards.downloads.class_words import words_of_class
+from maskedclip.shards.downloads.folder_or_csv import Columns, read_csv, read_folder
 from tests.downloads.drawing import draw, table
 from tests.real_data import real
 
