@@ -9,7 +9,7 @@ import logging
 import math
 from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from sys import intern
 from typing import Any, NamedTuple
 
@@ -20,6 +20,7 @@ from maskedclip.data.label_kinds import SEPARATOR, kind_of, labels_in, number_te
 from maskedclip.data.order import number
 from maskedclip.data.storage.shards import DamagedSample, Shards
 from maskedclip.data.stratified import chosen_units
+from maskedclip.data.together import TOGETHER, Groups, read_together
 
 logger = logging.getLogger(__name__)
 TEST_SHARE = 0.3  # RETFound's rule, where no test split is published
@@ -41,6 +42,7 @@ class LabelledSample:
     labels: tuple[int, ...] = ()  # kind "labels": indices in Task.classes; () where it has none
     value: float = 0.0  # kind "number"
     source: str = ""  # path in the download; its hash where the build was anonymised
+    file: str = ""  # sha256 of its source file; "" where not known
 
 
 class Task(NamedTuple):
@@ -52,6 +54,7 @@ class Task(NamedTuple):
     lost: list[DamagedSample]
     ordered: bool = False  # whether the classes are grades in their order: kappa is of such alone
     kind: str = "class"  # an image has one class; "labels": any number of them; "number": a number
+    together: tuple[tuple[str, str], ...] = ()  # keys that no division parts, of together.csv
 
     def labels_of(self, sample: LabelledSample) -> tuple[int, ...]:
         """Return the classes of a sample: one, or of kind "labels" all that it has."""
@@ -109,7 +112,15 @@ def labelled(dataset: Shards, task: str = "") -> Task:
     lists = any(entry.kinds.get(name) == "labels" for entry in entries)
     kind = "labels" if lists else kind_of(dataset.manifest, name)
     classes, ordered, samples = _samples(dataset, entries, name, kind)
-    return Task(name, classes or (name,), samples, lost, ordered, kind)
+    together = _together(dataset)
+    return Task(name, classes or (name,), samples, lost, ordered, kind, together)
+
+
+def _together(dataset: Shards) -> tuple[tuple[str, str], ...]:
+    if not (dataset.directory / TOGETHER).is_file():
+        return ()
+    keys = {dataset.key(index) for index in range(len(dataset))}
+    return tuple((pair.one, pair.other) for pair in read_together(dataset.directory, keys))
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +134,7 @@ class _Entry:
     patient: str | None
     unit: str
     source: str
+    file: str
 
 
 def _entries(dataset: Shards) -> tuple[list[_Entry], list[DamagedSample], Counter[str]]:
@@ -146,7 +158,8 @@ def _entries(dataset: Shards) -> tuple[list[_Entry], list[DamagedSample], Counte
         kinds = metadata.get("kinds", {})
         unread.update(name for name, kind in kinds.items() if kind == "unread")
         unit = _unit(metadata["patient"], metadata["sha256"], dataset.key(index))
-        facts = (metadata["split"], metadata["patient"], unit, metadata["source"] or "")
+        source, file = metadata["source"] or "", metadata["sha256"]
+        facts = (metadata["split"], metadata["patient"], unit, source, file)
         entries.append(_Entry(index, labels, kinds, *facts))
     return entries, lost, unread
 
@@ -192,6 +205,7 @@ def _samples(
             split=_split(dataset, entry.index, entry.split),
             patient=entry.patient,
             unit=entry.unit,
+            file=entry.file,
             source=entry.source or dataset.key(entry.index),
             **facts(entry),
         )
@@ -250,20 +264,48 @@ def divide(
     published, ceil(test_share * n) units of each class become it, and where no val is,
     ceil(validation_share * n) of the rest (the rule behind RETFound's splits; a class with few
     units keeps one for training). Of kind "labels" they are that share of the images of each label
-    as near as may be (data/stratified.py), of kind "number" of all units. A unit is a patient, or
-    where none is known an image with its copies. Raises ValueError for a split that is empty or,
-    but for test, of one class.
+    as near as may be (data/stratified.py), of kind "number" of all units. A unit is a group of
+    `groups_of`: a patient, or where none is known an image, with the copies. Raises ValueError for
+    a split that is empty or, but for test, of one class.
     """
     parts: dict[str, list[LabelledSample]] = {"train": [], "val": [], "test": []}
+    group_of = groups_of(task)
     for sample in task.samples:
-        parts[sample.split or "train"].append(sample)
+        parts[sample.split or "train"].append(replace(sample, unit=group_of[sample.key]))
     for name, share in (("test", test_share), ("val", validation_share)):
         if not parts[name]:
             part_off = {"class": _part_off, "labels": _labels_off, "number": _units_off}[task.kind]
             parts[name], parts["train"] = part_off(parts["train"], share, (seed, name))
+    own = {sample.key: sample for sample in task.samples}
+    parts = {name: [own[sample.key] for sample in samples] for name, samples in parts.items()}
     for name, samples in parts.items():
         _refuse_too_few(task, name, samples)
     return parts
+
+
+def groups_of(task: Task) -> dict[str, str]:
+    """Return of every key the group that no division parts.
+
+    One are the images of a patient, those of one file, and what together.csv names: patients that
+    share a copy are in one group. A group of one unit has its name.
+    """
+    groups = Groups()
+    by_file: defaultdict[str, set[str]] = defaultdict(set)
+    for sample in task.samples:
+        by_file[sample.file].add(sample.unit)
+    by_file.pop("", None)
+    for units in by_file.values():
+        groups.join([*units])
+    own = {sample.key: sample.unit for sample in task.samples}
+    for pair in task.together:
+        # by keys, too: an image without a label of this task may be a copy of two that have one
+        groups.join([f"key {key}" for key in pair])
+        for key in pair:
+            groups.join([f"key {key}", own.get(key, f"key {key}")])
+    units_of: defaultdict[str, set[str]] = defaultdict(set)
+    for unit in own.values():
+        units_of[groups.of(unit)].add(unit)
+    return {key: min(units_of[groups.of(unit)]) for key, unit in own.items()}
 
 
 def _refuse_too_few(task: Task, name: str, samples: Sequence[LabelledSample]) -> None:

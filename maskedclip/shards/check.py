@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # these import torch and OpenCV, and `--help` must not wait for that
     from maskedclip.shards.checks.dataset import CheckedDataset
-    from maskedclip.shards.near_duplicates.leakage import CheckedSample, Pair
+    from maskedclip.shards.near_duplicates.leakage import Apart, CheckedSample, Pair
 
 CSV_FILE, SHEET_FILE, UNCLEAR_FILE, REPORT_FILE = (
     "pairs.csv",
@@ -32,12 +32,15 @@ class CheckRequest:
     against: tuple[Path, ...] = ()  # datasets that will be tested on: copies are leaks
     out: Path = Path("check")  # of pairs.csv, pairs.png, unclear.png and report.json
     drop: bool = False  # write exclude.csv into each directory that has to lose a sample
+    drop_unclear: bool = False  # with drop: of unclear pairs across splits or with against, too
     workers: int = 0  # threads; 0 for all cores
     json: bool = False  # the last line of the output is one JSON object
 
     def __post_init__(self) -> None:
         if not 0 <= self.workers <= 1024:
             raise ValueError(f"--workers {self.workers} is out of range; use 0 to 1024")
+        if self.drop_unclear and not self.drop:
+            raise ValueError("--drop_unclear is for --drop; add it")
         named: set[Path] = set()
         for directory in (*self.directories, *self.against):
             if directory.resolve() in named:
@@ -72,6 +75,15 @@ class Findings:
         return {kind: {name: count[kind, name] for name in RELATIONS} for kind in KINDS}
 
     @property
+    def apart(self) -> list["Apart"]:
+        """The split files that part copies or unclear pairs, less those that are dropped now."""
+        from maskedclip.shards.near_duplicates.leakage import apart_in_splits
+
+        kept = [pair for pair in self.pairs if not (self.request.drop and pair.losers)]
+        of_datasets = self.checked[: len(self.request.directories)]
+        return [apart for one in of_datasets for apart in apart_in_splits(one, kept)]
+
+    @property
     def clean(self) -> bool:
         """Whether nothing is wrong: no problem, and no pair but unclear ones."""
         return not self.problems and all(pair.kind == "unclear" for pair in self.pairs)
@@ -94,8 +106,9 @@ def check(request: CheckRequest, *, progress: bool = True) -> Findings:
     request.out.mkdir(parents=True, exist_ok=True)
     _find_pairs(findings, workers, stage)
     if request.drop:
-        from maskedclip.shards.near_duplicates.leakage import drop
+        from maskedclip.shards.near_duplicates.leakage import drop, with_unclear
 
+        findings.pairs = with_unclear(findings.pairs) if request.drop_unclear else findings.pairs
         findings.dropped = drop(findings.pairs)
     _write(findings)
     return findings

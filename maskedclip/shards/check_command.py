@@ -2,6 +2,7 @@
 
 import json
 import sys
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -18,7 +19,8 @@ directories each is checked. --against names test datasets, whose near-duplicate
 Near-duplicates are recognised after resizing, compression, cropping, rotation, mirroring and a
 change of illumination. The other eye of a patient and another exposure of an eye are no
 duplicates; such pairs are listed as unclear. --drop writes exclude.csv into every directory with
-samples to exclude, and training leaves these out.
+samples to exclude, and training leaves these out; with --drop_unclear also of unclear pairs across
+published splits. tools/make_splits.py DIR --pairs=check/pairs.csv keeps all pairs in one part.
 Exit code: 0 no problem, 1 damage or leakage, 2 the command cannot be carried out.
 """
 _LISTED = 20  # problems of a directory on the screen; all of them are in report.json
@@ -103,6 +105,8 @@ def _last(findings: Findings) -> list[str]:
             f"of {both} of these in training both samples go: neither label can be trusted"
         )
     lines += _crossing(findings)
+    apart, divide_again = _apart(findings)
+    lines += apart
     times = ", ".join(f"{name} {value:.1f} s" for name, value in findings.seconds.items())
     lines += [f"time: {times}", f"pairs: {request.out / CSV_FILE}"]
     if (request.out / SHEET_FILE).exists():
@@ -114,6 +118,7 @@ def _last(findings: Findings) -> list[str]:
         lines.append("next: build the damaged shards again with tools/make_shards.py")
     if True in damaged:
         lines.append("next: make the damaged tars again; training leaves out what is named above")
+    lines += [f"next: {command}" for command in divide_again]
     if numbers["to_drop"] and not request.drop:
         lines.append(f"next: the same command with --drop leaves out {numbers['to_drop']} samples")
     elif findings.dropped:
@@ -121,6 +126,24 @@ def _last(findings: Findings) -> list[str]:
     elif findings.clean:
         lines.append("next: python launchers/submit_pretrain.py --data.paired=DIR,...")
     return lines
+
+
+def _apart(findings: Findings) -> tuple[list[str], list[str]]:
+    """Return the split files that part copies and unclear pairs, and what divides them again."""
+    lines, again = [], dict[Path, None]()
+    for apart in findings.apart:
+        kinds = Counter(pair.kind for pair in apart.pairs)
+        listed = ", ".join(f"{kind} {kinds[kind]}" for kind in findings.counts if kinds[kind])
+        lines.append(f"{apart.file}: {len(apart.pairs)} pairs stand in two parts ({listed})")
+        if apart.published:
+            lines.append(
+                f"    {apart.published} of them by the published split, which is kept: --drop "
+                f"leaves copies out, --drop --drop_unclear the unclear ones, too"
+            )
+        if apart.published < len(apart.pairs):
+            again[apart.directory] = None
+    found = findings.request.out / CSV_FILE
+    return lines, [f"python tools/make_splits.py {path} --pairs={found}" for path in again]
 
 
 def _crossing(findings: Findings) -> list[str]:

@@ -1,12 +1,15 @@
 """Write the splits of a dataset of shards anew, with another seed or other shares.
 
     python tools/make_splits.py DIR [--seed=1] [--test_share=0.3] [--validation_share=0.2]
+    python tools/make_splits.py DIR --pairs=check/pairs.csv
 
 Published splits are kept. Where there is no test split, ceil(test_share x n) of each class become
 it, by patient where patients are known; where there is no validation split,
 ceil(validation_share x n) of what is left; of a task of several labels an image, that of the images
 of each label as near as may be. Seed 0 is the dataset's own, DIR/splits/TASK.csv, which
-fine-tuning reads; another is DIR/splits/TASK-seedN.csv, for fine-tuning's --split=FILE.
+fine-tuning reads; another is DIR/splits/TASK-seedN.csv, for fine-tuning's --split=FILE. Files that
+are equal stay together; --pairs keeps together what tools/check_shards.py found, copies and unclear
+pairs, and notes them in DIR/together.csv, so that every later division does.
 """
 
 import sys
@@ -20,6 +23,8 @@ from maskedclip.command import CommandLine, Options, Word, one_line_errors
 
 if TYPE_CHECKING:  # these import the rest of the package, and `--help` must not wait for that
     from maskedclip.data.labelled import LabelledSample, Task
+    from maskedclip.data.splits import Division
+    from maskedclip.data.storage.shards import Shards
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +35,7 @@ class SplitsConfig:
     seed: int = 0  # of the draw
     test_share: float = 0.3  # of each class, where no test split is published
     validation_share: float = 0.2  # of what is then left, where no validation split is
+    pairs: Path | None = None  # pairs.csv of check_shards; None: as DIR/together.csv has them
 
     def __post_init__(self) -> None:
         for name in ("test_share", "validation_share"):
@@ -53,6 +59,7 @@ def make_splits(directory: Path, config: SplitsConfig) -> list[Path]:
     from maskedclip.data.storage.shards import Shards
 
     dataset = Shards(directory)
+    sys.stdout.write(_pairs(dataset, config))
     written = []
     for name in [config.task] if config.task else tasks_of(dataset.manifest):
         task = labelled(dataset, name)
@@ -60,12 +67,45 @@ def make_splits(directory: Path, config: SplitsConfig) -> list[Path]:
         path = split_file(directory, task.name, config.seed)
         write_split(path, task, divide(task, **shares, seed=config.seed))
         division = read_split(path, task)
+        sys.stdout.write(_parted(task, division))
         shown = dict(division.parts)
         for fraction in FRACTIONS[:-1]:
             shown[f"{fraction:.0%} of train"] = training_share(division, fraction, 0)
         sys.stdout.write(_table(str(path), task, shown))
         written.append(path)
     return written
+
+
+def _pairs(dataset: "Shards", config: SplitsConfig) -> str:
+    """Take the pairs over into together.csv; return what stays together, as a line."""
+    from maskedclip.data.together import TOGETHER, read_together, write_together
+    from maskedclip.shards.near_duplicates.pair_report import read_pairs
+
+    keys = {dataset.key(index) for index in range(len(dataset))}
+    if config.pairs:
+        write_together(dataset.directory, read_pairs(config.pairs, dataset.name, keys))
+    if not (dataset.directory / TOGETHER).is_file():
+        return (
+            f"copies: equal files stay together; near copies and unclear pairs would with "
+            f"--pairs=check/pairs.csv of tools/check_shards.py {dataset.directory}\n"
+        )
+    kinds = Counter(pair.why for pair in read_together(dataset.directory, keys))
+    listed = ", ".join(f"{kind} {count}" for kind, count in sorted(kinds.items()))
+    of = f" ({listed})" if listed else ""
+    return f"{dataset.directory / TOGETHER}: {kinds.total()} pairs stay in one part{of}\n"
+
+
+def _parted(task: "Task", division: "Division") -> str:
+    """Return how many pairs the published split parts, as a line; "" for none."""
+    part = {s.key: name for name, samples in division.parts.items() for s in samples}
+    parted = [p for p in task.together if len({part.get(key) for key in p} - {None}) > 1]
+    if not parted:
+        return ""
+    return (
+        f"{task.name}: the published split is kept and parts {len(parted)} of these pairs, such as "
+        f"{' and '.join(parted[0])}; tools/check_shards.py --drop leaves copies out, with "
+        f"--drop_unclear the unclear ones, too\n"
+    )
 
 
 def _table(title: str, task: "Task", shown: Mapping[str, Sequence["LabelledSample"]]) -> str:

@@ -19,6 +19,7 @@ from maskedclip.data.storage.manifest import datasets_below, is_dataset
 from maskedclip.data.storage.shard_writer import MANIFEST, SELF_SHA256, manifest_sha256
 from maskedclip.data.storage.shards import Shards, read_manifest
 from maskedclip.data.storage.third_party_tars import third_party_tars
+from maskedclip.data.together import TOGETHER, read_together
 from maskedclip.shards.building.contact_sheet import FILE as CONTACT_SHEET
 from maskedclip.shards.checks.shard import SIDE_LIMIT, Problem, StoredSample, check_shard
 from maskedclip.shards.checks.third_party import check_samples
@@ -68,7 +69,7 @@ def check_dataset(directory: Path, workers: int, done: Callable[[int], object]) 
     if manifest.get("samples") != len(keys):
         reason = f"says {manifest.get('samples')} samples, the indexes name {len(keys)}"
         problems.append(Problem(MANIFEST, "", reason))
-    known = {MANIFEST, EXCLUSIONS, CONTACT_SHEET, SPLITS}
+    known = {MANIFEST, EXCLUSIONS, TOGETHER, CONTACT_SHEET, SPLITS}
     known |= {entry[k] for entry in entries for k in ("file", "index")}
     known |= {path.name for path in directory.iterdir() if is_dataset(path)}  # checked by itself
     extra = sorted(path.name for path in directory.iterdir() if path.name not in known)
@@ -78,6 +79,10 @@ def check_dataset(directory: Path, workers: int, done: Callable[[int], object]) 
     except ValueError as error:
         excluded = set()
         problems.append(Problem(EXCLUSIONS, "", str(error).partition(": ")[2]))
+    try:
+        read_together(directory, frozenset(keys))
+    except ValueError as error:
+        problems.append(Problem(TOGETHER, "", str(error).partition(": ")[2]))
     problems += _split_problems(directory) if not problems else []
     kinds = manifest.get("kinds")
     return CheckedDataset(

@@ -5,6 +5,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from maskedclip.data.splits import FOLDER as SPLITS
+from maskedclip.data.splits import split_rows
 from maskedclip.data.storage.exclusions import Exclusion, read_exclusions, write_exclusions
 from maskedclip.shards.checks.dataset import CheckedDataset
 from maskedclip.shards.checks.shard import StoredSample
@@ -40,6 +42,7 @@ class Pair(NamedTuple):
     one: CheckedSample
     other: CheckedSample
     match: NearDuplicate | None = None  # of a near or unclear pair
+    dropped: bool = False  # whether it loses a sample though it is unclear
 
     @property
     def score(self) -> float:
@@ -64,14 +67,14 @@ class Pair(NamedTuple):
 
     @property
     def losers(self) -> tuple[CheckedSample, ...]:
-        """Return the samples to exclude; none where the pair is not certain.
+        """Return the samples to exclude; none where the pair is not certain and not `dropped`.
 
         A duplicate of a sample of --against is excluded; within a dataset train goes before val
         before test, and test never. In one split the later key goes; where labels disagree in
         training, neither can be trusted, and both go.
         """
         one, other = self.one, self.other
-        if self.kind not in ("exact", "near"):
+        if self.kind not in ("exact", "near") and not self.dropped:
             return ()
         if one.against or other.against:
             return (other,) if one.against else (one,)
@@ -133,6 +136,50 @@ def patient_pairs(samples: Sequence[CheckedSample]) -> Iterator[Pair]:
     for by_split in splits.values():
         keeper, *others = sorted(by_split.values(), key=lambda m: (-m.rank, m.sample.key))
         yield from (Pair("patient", keeper, other) for other in others)
+
+
+def with_unclear(pairs: Iterable[Pair]) -> list[Pair]:
+    """Return the pairs so that unclear ones across splits or with --against lose a sample, too."""
+    across = (RELATIONS[1], RELATIONS[3])
+    return [
+        pair._replace(dropped=True) if pair.kind == "unclear" and pair.relation in across else pair
+        for pair in pairs
+    ]
+
+
+class Apart(NamedTuple):
+    """The pairs of a dataset that stand in two parts of one of its split files."""
+
+    directory: Path
+    file: Path
+    pairs: tuple[Pair, ...]
+
+    @property
+    def published(self) -> int:
+        """How many of them published splits part: these are kept."""
+        return sum(p.one.sample.metadata.split != p.other.sample.metadata.split for p in self.pairs)
+
+
+def apart_in_splits(dataset: CheckedDataset, pairs: Iterable[Pair]) -> list[Apart]:
+    """Return which copies and unclear pairs the split files of a dataset part."""
+    own = [
+        pair
+        for pair in pairs
+        if pair.kind != "patient" and pair.one.dataset is dataset is pair.other.dataset
+    ]
+    if not own or dataset.problems:
+        return []
+    found = []
+    for path in sorted((dataset.directory / SPLITS).glob("*.csv")):
+        part = {row[0]: row[2] for row in split_rows(path)}
+        parted = [
+            pair
+            for pair in own
+            # one without a label is in no part
+            if len({part.get(m.sample.key) for m in (pair.one, pair.other)} - {None}) > 1
+        ]
+        found += [Apart(dataset.directory, path, tuple(parted))] if parted else []
+    return found
 
 
 def drop(pairs: Sequence[Pair]) -> dict[Path, int]:

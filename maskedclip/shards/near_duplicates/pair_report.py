@@ -2,7 +2,7 @@
 
 import csv
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 
 from maskedclip.data.storage.shard_writer import replacing
+from maskedclip.data.together import Together
 from maskedclip.shards.checks.third_party import read_square
 from maskedclip.shards.near_duplicates.descriptors import decode_square
 from maskedclip.shards.near_duplicates.leakage import Pair
@@ -32,6 +33,33 @@ def write_csv(path: Path, pairs: Sequence[Pair]) -> None:
     writer.writerows(_row(pair) for pair in pairs)
     with replacing(path) as file:
         file.write(text.getvalue().encode())
+
+
+def read_pairs(path: Path, dataset: str, keys: Collection[str]) -> list[Together]:
+    """Return the copies and unclear pairs within a dataset that `write_csv` wrote.
+
+    Raises ValueError, in one line, where the file is no such table or names unknown samples.
+    """
+    fix = f"check the dataset again with tools/check_shards.py --out={path.parent}"
+    try:
+        rows = list(csv.DictReader(io.StringIO(path.read_text("utf-8"), newline=""), strict=True))
+        heading = path.read_text("utf-8").partition("\n")[0].split(",")
+    except FileNotFoundError:
+        raise ValueError(f"--pairs {path}: no such file; give pairs.csv of check_shards") from None
+    except (ValueError, csv.Error, OSError) as error:
+        raise ValueError(f"--pairs {path}: is not a CSV ({error}); {fix}") from None
+    if not {*_COLUMNS} <= {*heading}:
+        raise ValueError(f"--pairs {path}: begins with {','.join(heading)[:60]!r}; {fix}")
+    found = []
+    for row in rows:
+        if row["kind"] == "patient" or not row["dataset_a"] == row["dataset_b"] == dataset:
+            continue
+        unknown = [row[name] for name in ("key_a", "key_b") if row[name] not in keys]
+        if unknown:
+            raise ValueError(f"--pairs {path}: {dataset} has no sample {unknown[0][:40]!r}; {fix}")
+        one, other = sorted((row["key_a"], row["key_b"]))
+        found.append(Together(one, other, row["kind"]))
+    return found
 
 
 def _row(pair: Pair) -> dict[str, object]:

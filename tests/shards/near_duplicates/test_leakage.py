@@ -13,6 +13,7 @@ from maskedclip.shards.near_duplicates.leakage import (
     kept_samples,
     near_pairs,
     patient_pairs,
+    with_unclear,
 )
 from maskedclip.shards.near_duplicates.search import NearDuplicate
 
@@ -79,6 +80,13 @@ def test_where_labels_disagree_in_training_both_go() -> None:
 def test_unclear_and_patient_pairs_lose_nobody() -> None:
     for kind in ("unclear", "patient"):
         assert losers(pair(stored("a"), stored("b", "test"), kind)) == []
+
+
+def test_an_unclear_pair_across_splits_loses_its_training_side_where_that_is_asked_for() -> None:
+    across = pair(stored("a"), stored("b", "test"), "unclear")
+    within = pair(stored("a"), stored("b"), "unclear")
+    patient = pair(stored("a"), stored("b", "test"), "patient")
+    assert [losers(found) for found in with_unclear([across, within, patient])] == [["a"], [], []]
 
 
 def test_a_copy_of_what_is_tested_on_goes_whatever_its_split() -> None:
