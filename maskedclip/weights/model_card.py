@@ -16,8 +16,8 @@ from maskedclip.data.storage.shard_writer import MANIFEST
 from maskedclip.engine.provenance import EXCLUSIONS
 from maskedclip.finetune.measured_rows import measured_rows
 from maskedclip.metrics.known_patients import drawn_in_words, drawn_lines
-from maskedclip.metrics.results import DAGGER, seen_line
-from maskedclip.metrics.scores import METRICS
+from maskedclip.metrics.results import DAGGER, seen_line, written
+from maskedclip.metrics.scores import metrics_of
 from maskedclip.metrics.seen_images import in_words
 from maskedclip.models.text import BUILTIN
 from maskedclip.pretrain.methods import METHODS
@@ -180,38 +180,48 @@ def _method(source: SourceRun) -> list[str]:
 def measured_lines(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     if not rows:
         return [f"Nothing: the run has no results.jsonl. Scores are {UNKNOWN}."]
-    cells: dict[tuple[str, ...], dict[str, Mapping[str, Any]]] = {}
+    by_kind: dict[str, list[Mapping[str, Any]]] = {}
     for row in rows:
-        labels = f"{100 * row['fraction']:.3g} %"
-        seen = in_words(row) or UNKNOWN
-        cell = (row["dataset"], row["task"], row["protocol"], labels, str(row["seed"]), seen)
-        cells.setdefault(cell, {})[row["metric"]] = row
-    lines = [
-        (*cell, str(max(row["n"] for row in by_metric.values())),
-         *(_score(by_metric.get(metric)) for metric in METRICS))
-        for cell, by_metric in cells.items()
-    ]  # fmt: skip
-    names = [metric.replace("_", " ") for metric in METRICS]
-    head = ("dataset", "task", "protocol", "labels", "seed", "seen at", "test images", *names)
+        by_kind.setdefault(str(row.get("kind") or "class"), []).append(row)
+    tables = [line for kind, own in by_kind.items() for line in ["", *_measured(kind, own)]]
     notes = sorted({f"- {row['dataset']}: {row['note']}" for row in rows if row.get("note")})
     notes += sorted({f"- {line}" for row in rows if (line := seen_line(row))})
     drawn = drawn_lines((f"{row['dataset']} {row['task']}", drawn_in_words(row)) for row in rows)
     notes += [f"- {line}" for line in drawn]
     return [
         "In per cent, with 95 % intervals that draw patients (images, where it says so):",
-        "",
-        *markdown_table(head, lines),
+        *tables,
         *(["", *notes] if notes else []),
     ]
+
+
+def _measured(kind: str, rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the table of the tasks of a kind; numbers are in their own unit."""
+    cells: dict[tuple[str, ...], dict[str, Mapping[str, Any]]] = {}
+    for row in rows:
+        labels = f"{100 * row['fraction']:.3g} %"
+        seen = in_words(row) or UNKNOWN
+        cell = (row["dataset"], row["task"], row["protocol"], labels, str(row["seed"]), seen)
+        cells.setdefault(cell, {})[row["metric"]] = row
+    metrics = metrics_of(kind)
+    lines = [
+        (*cell, str(max(row["n"] for row in by_metric.values())),
+         *(_score(by_metric.get(metric)) for metric in metrics))
+        for cell, by_metric in cells.items()
+    ]  # fmt: skip
+    names = [metric.replace("_", " ") for metric in metrics]
+    head = ("dataset", "task", "protocol", "labels", "seed", "seen at", "test images", *names)
+    return markdown_table(head, lines)
 
 
 def _score(row: Mapping[str, Any] | None) -> str:
     if row is None or row["value"] is None:
         return UNKNOWN
-    value = f"{100 * row['value']:.1f}" + (DAGGER if row.get("seen") else "")
+    value = written(row["metric"], row["value"]) + (DAGGER if row.get("seen") else "")
     if row["low"] is None:
         return value
-    return f"{value} [{100 * row['low']:.1f}, {100 * row['high']:.1f}]"
+    ends = (written(row["metric"], row[end]) for end in ("low", "high"))
+    return f"{value} [{', '.join(ends)}]"
 
 
 def _made_by(source: SourceRun) -> list[str]:

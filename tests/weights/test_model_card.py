@@ -11,7 +11,7 @@ from huggingface_hub import ModelCard
 
 from maskedclip.config import Config, flat, override
 from maskedclip.metrics.results import IDENTITY, write_rows
-from maskedclip.weights.model_card import CHECK, card
+from maskedclip.weights.model_card import CHECK, card, measured_lines
 from maskedclip.weights.source_run import FeatureCheck, read_source
 from tests.untrained import exported
 
@@ -199,3 +199,18 @@ def test_a_damaged_file_of_the_run_is_named(run: Path) -> None:
     (run / "metrics.jsonl").write_text('{"step"\n{"step": 1}\n')
     with pytest.raises(ValueError, match=r"metrics\.jsonl: line 1 is not JSON"):
         written(run)
+
+
+def test_measured_labels_and_numbers_have_tables_of_their_own_metrics() -> None:
+    shared = {"dataset": "odir", "protocol": "knn", "fraction": 1.0, "seed": 0, "n": 9, "note": ""}
+    rows = [
+        shared | {"task": "findings", "kind": "labels", "metric": "auroc", "value": 0.8123,
+                  "low": 0.7, "high": 0.9},
+        shared | {"task": "age", "kind": "number", "metric": "mae", "value": 5.25,
+                  "low": 4.0, "high": 6.5},
+    ]  # fmt: skip
+    text = "\n".join(measured_lines(rows))
+    assert "81.2 [70.0, 90.0]" in text
+    assert "5.25 [4.00, 6.50]" in text
+    assert "| mae | r2 | pearson |" in text
+    assert "| macro f1 | micro f1 | odir score |" in text
