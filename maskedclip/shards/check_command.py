@@ -124,7 +124,8 @@ def _last(findings: Findings) -> list[str]:
     elif findings.dropped:
         lines.append("next: the same command without --drop reports the remaining pairs")
     elif findings.clean:
-        lines.append("next: python launchers/submit_pretrain.py --data.paired=DIR,...")
+        out = " --data.leave_out_tests" if _states_tests(findings) else ""
+        lines.append(f"next: python launchers/submit_pretrain.py --data.paired=DIR,...{out}")
     return lines
 
 
@@ -144,6 +145,13 @@ def _apart(findings: Findings) -> tuple[list[str], list[str]]:
             again[apart.directory] = None
     found = findings.request.out / CSV_FILE
     return lines, [f"python tools/make_splits.py {path} --pairs={found}" for path in again]
+
+
+def _states_tests(findings: Findings) -> bool:
+    """Return whether what is to be pre-trained on has test images: they are left out then."""
+    from maskedclip.data.stated_tests import stated_tests  # NumPy, which --help does without
+
+    return any(stated_tests(one.directory) for one in findings.checked[: findings.own])
 
 
 def _crossing(findings: Findings) -> list[str]:

@@ -28,14 +28,19 @@ from maskedclip.engine.distributed import process_group
 from maskedclip.evaluate.protocols import evaluate
 from maskedclip.jobs.submit import plan
 from maskedclip.metrics.results import read_rows, table
+from maskedclip.metrics.scores import METRICS
 from maskedclip.plan.cost import plan as cost
 from maskedclip.pretrain.loop import claim, pretrain
 from maskedclip.pretrain.methods import method_of
 from maskedclip.pretrain.preflight import pretraining_on_tests
 from maskedclip.pretrain.sources import Batches, keep_tested, read_sources
 from maskedclip.pretrain.trained_images import LEFT_OUT, images_behind, keep_images
+from maskedclip.report.build import report
+from maskedclip.report.command import ReportConfig
+from maskedclip.report.compare_methods import compare
 from maskedclip.shards.image_folders import as_shards
 from maskedclip.shards.make import ShardRequest, build
+from maskedclip.weights.model_card import measured_lines
 from tests.conftest import a_small_run
 from tests.streams import tokenize
 
@@ -158,6 +163,38 @@ def test_rows_and_their_table_say_how_many_test_images_were_in_pretraining(
     old = [{k: v for k, v in row.items() if k != "seen_images"} | {"seen": ""} for row in rows]
     path.write_text("".join(json.dumps(row) + "\n" for row in old))
     assert evaluate(run, [(shards, "")], ["knn"], run) == rows == read_rows(run)
+
+
+def test_every_table_page_figure_and_card_carries_the_dagger(
+    trained: tuple[Path, Path], tmp_path: Path
+) -> None:
+    run = shutil.copytree(trained[0], tmp_path / "runs" / "own")
+    rows = evaluate(run, [(trained[1], "")], ["knn"], run)
+    bare_run = tmp_path / "runs" / "bare"
+    evaluate("random", [(trained[1], "")], ["knn"], bare_run, size="micro", image_size=32)
+    out = tmp_path / "out"
+    report([tmp_path / "runs"], ReportConfig(out=str(out), protocol="knn", pictures=0))
+    words = "10 of 10 test images were in pre-training (alpha)"
+    for name, mark in (("table1.md", "\u2020"), ("table1.tex", r"$^\dagger$")):
+        text = (out / name).read_text()
+        assert f"{mark}own, alpha: {words}" in text.replace("\u2020 ", "\u2020")
+        assert text.count(mark) == 2 + 1  # two metrics of one method, and the footnote
+    assert (out / "table1.csv").read_text().count(words) == 2
+    page = (out / "index.html").read_text()
+    assert "&dagger; own, alpha: " + words in page
+    assert "\u2020 Test images were in pre-training (own)" in page  # below Figure 2
+    own, bare = (
+        (out / "runs" / f"{n}-alpha-class-knn-1-seed0.html") for n in ("own", "random_micro")
+    )
+    assert f"\u2020 {words}." in own.read_text()
+    assert own.read_text().count("&dagger;") == len(METRICS)
+    assert "&dagger;" not in bare.read_text()
+    compared = compare(run, bare_run).splitlines()
+    assert compared[1].split()[:2] == ["first\u2020", "second"]
+    assert f"first: \u2020 alpha: {words}" in compared
+    card = "\n".join(measured_lines(rows))
+    assert f"- \u2020 alpha: {words}" in card
+    assert card.count("\u2020 [") == len(METRICS)
 
 
 def test_an_older_run_is_known_by_its_shards_while_they_are_there(

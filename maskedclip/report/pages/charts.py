@@ -14,6 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from maskedclip.metrics.results import DAGGER
 from maskedclip.report.pages.run_statistics import ClassCurve, ReliabilityBin
 from maskedclip.report.pages.tables import Column, Table, TableCell
 
@@ -190,6 +191,8 @@ def label_efficiency(table: Table) -> RenderedFigure | None:
     names = ", ".join(column.name for column in table.columns if _lines(table, column))
     words = f"AUROC against the share of labels, for {names}, by {', '.join(methods)}. "
     words += f"{_bands(table)}."
+    if marked := _pretrained_on_tests(table):
+        words += f" {DAGGER} Test images were in pre-training ({', '.join(marked)}): see Table 1."
     with mpl.rc_context(_PAGE_STYLE):
         inline = _inline(_figure_2(table, methods), words)
     return RenderedFigure(png, svg, inline, words)
@@ -215,10 +218,11 @@ def _figure_2(table: Table, methods: Sequence[str]) -> Figure:
     for left in axes[:, 0]:
         left.set_ylabel("AUROC (%)")
     owner: Axes | Figure = axes.flat[-1] if free else figure
+    marked = _pretrained_on_tests(table)
     letters = 34 if free else round(15 * size[0])  # that a line of the title has room for
     owner.legend(
         [handles[name] for name in methods if name in handles],
-        [_label(name) for name in methods if name in handles],
+        [_label(f"{name}{DAGGER * (name in marked)}") for name in methods if name in handles],
         ncols=1 if free else across, frameon=False, handlelength=3.2,
         loc="center" if free else "outside lower center",
         title=textwrap.fill(_bands(table), letters), title_fontsize=7,
@@ -258,6 +262,12 @@ def _label(name: str) -> str:
     """Return a name, wrapped; matplotlib would hide one that begins with an underscore."""
     plain = textwrap.fill(name, _LONGEST)
     return f" {plain}" if plain.startswith("_") else plain
+
+
+def _pretrained_on_tests(table: Table) -> list[str]:
+    """Return the methods of which a value is of images that were in pre-training."""
+    lines = [line for block in table.blocks for line in block.lines]
+    return list(dict.fromkeys(x.method for x in lines if any(c.seen for c in x.cells.values())))
 
 
 def _panel(axes: Axes, table: Table, column: Column, methods: Sequence[str]) -> dict[str, Artist]:
