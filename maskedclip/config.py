@@ -8,7 +8,7 @@ import difflib
 import json
 import math
 import types
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, is_dataclass, replace
 from pathlib import Path
 from typing import (
@@ -277,6 +277,15 @@ class Config:
         return self.optim.base_lr * images / 256 if self.optim.lr is None else self.optim.lr
 
 
+def refuse_repeated(classes_order: Sequence[str]) -> None:
+    """Raise ValueError where an order of classes names one of them twice."""
+    if len(set(classes_order)) < len(classes_order):
+        raise ValueError(
+            f"classes_order {','.join(classes_order)}: a class is named twice; name each once, the "
+            f"lowest first"
+        )
+
+
 @dataclass(frozen=True, kw_only=True)
 class FinetuneConfig:
     """Fine-tuning on labels; defaults are the paper's (section 3, Implementation Details)."""
@@ -284,6 +293,7 @@ class FinetuneConfig:
     weights: str = ""  # run directory, file of an encoder, name of Hugging Face or timm, random
     dataset: str = ""  # shard directory with labels, or a tree train/val/test/CLASS of images
     task: str = ""  # label to learn; empty: the dataset's first
+    classes_order: tuple[str, ...] = ()  # its classes as grades, the lowest first
     size: Literal["micro", "tiny", "small", "base", "large"] = "large"  # where weights = random
     name: str = ""  # empty: made of the weights, dataset, fraction, seed and recipe
     out: str = "runs"
@@ -309,6 +319,7 @@ class FinetuneConfig:
     threads: int = 2  # decoding threads
 
     def __post_init__(self) -> None:
+        refuse_repeated(self.classes_order)
         if not 0 < self.fraction <= 1:
             raise ValueError(f"fraction {self.fraction}: write a share of the labels, 0 < f <= 1")
         if self.batch < 1 or self.epochs < 1:

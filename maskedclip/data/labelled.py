@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from maskedclip.data.class_names import joined_spellings
 from maskedclip.data.class_order import in_order, is_ordered
 from maskedclip.data.label_kinds import SEPARATOR, kind_of, labels_in, number_text
 from maskedclip.data.order import number
@@ -87,12 +88,15 @@ class Task(NamedTuple):
         return tuple(label for label in range(len(self.classes)) if label not in trained)
 
 
-def labelled(dataset: Shards, task: str = "") -> Task:
+def labelled(dataset: Shards, task: str = "", classes_order: Sequence[str] = ()) -> Task:
     """Return the samples that have a label of `task`; an empty name takes the dataset's first.
 
-    Those that exclude.csv names take no part. Classes are in the order that the dataset's card or
-    --classes_order states, else in that of data/class_order.py. Raises ValueError where there are
-    no labels, no such task, or a split of an unknown name.
+    Those that exclude.csv names take no part. Classes are in the order that `classes_order` or the
+    dataset's card states, else in that of data/class_order.py. Raises ValueError where there are
+    no labels, no such task, a split of an unknown name, or a class that `classes_order` lacks.
+
+    Args:
+        classes_order: the classes as grades, the lowest first.
     """
     entries, lost, unread = _entries(dataset)
     tasks = sorted({name for entry in entries for name in entry.labels})
@@ -111,7 +115,7 @@ def labelled(dataset: Shards, task: str = "") -> Task:
     entries = [entry for entry in entries if name in entry.labels]
     lists = any(entry.kinds.get(name) == "labels" for entry in entries)
     kind = "labels" if lists else kind_of(dataset.manifest, name)
-    classes, ordered, samples = _samples(dataset, entries, name, kind)
+    classes, ordered, samples = _samples(dataset, entries, name, kind, classes_order)
     together = _together(dataset)
     return Task(name, classes or (name,), samples, lost, ordered, kind, together)
 
@@ -175,14 +179,29 @@ def _unit(patient: str | None, sha256: str, key: str) -> str:
 
 
 def _samples(
-    dataset: Shards, entries: Sequence[_Entry], name: str, kind: str
+    dataset: Shards,
+    entries: Sequence[_Entry],
+    name: str,
+    kind: str,
+    classes_order: Sequence[str],
 ) -> tuple[tuple[str, ...], bool, list[LabelledSample]]:
     """Return the classes of a task, whether they are grades, and its samples."""
     texts = [entry.labels[name] for entry in entries]
     classes: tuple[str, ...] = ()
     ordered = False
+    class_of: dict[str, str] = {}  # of spellings
+    if classes_order and kind != "class":
+        raise ValueError(f"{dataset.directory}: classes_order is of classes; {name} is of {kind}")
     if kind == "class":
-        classes, ordered = classes_of(dataset.manifest, name, {*texts})
+        if dataset.third_party:
+            class_of, joined = joined_spellings(texts)
+            for line in joined:
+                logger.warning("%s: spellings joined: %s", dataset.directory, line)
+        present = {class_of.get(text, text) for text in texts}
+        if classes_order:
+            classes, ordered = _stated(dataset, present, classes_order), True
+        else:
+            classes, ordered = classes_of(dataset.manifest, name, present)
     elif kind == "labels":
         present = {label for text in texts for label in labels_in(text)}
         stated = dataset.manifest.get("classes", {}).get(name, ())
@@ -196,7 +215,7 @@ def _samples(
             return {"label": -1, "labels": tuple(sorted(label_of[one] for one in labels_in(text)))}
         if kind == "number":
             return {"label": -1, "value": _finite(text, dataset, entry.index)}
-        return {"label": label_of[text]}
+        return {"label": label_of[class_of.get(text, text)]}
 
     samples = [
         LabelledSample(
@@ -212,6 +231,24 @@ def _samples(
         for entry in entries
     ]
     return classes, ordered, samples
+
+
+def _stated(dataset: Shards, present: Collection[str], order: Sequence[str]) -> tuple[str, ...]:
+    """Return the classes that samples have in the order stated; ValueError where it lacks one."""
+    given = ",".join(order)
+    missing = in_order(set(present) - {*order})
+    if missing:
+        raise ValueError(
+            f"{dataset.directory}: classes_order {given} has not {', '.join(missing[:8])}, which "
+            f"images have; name all of {','.join(in_order(present))}"
+        )
+    unused = [name for name in order if name not in present]
+    if unused:
+        logger.warning(
+            "%s: no image is of %s, which classes_order names", dataset.directory,
+            ", ".join(unused),
+        )  # fmt: skip
+    return tuple(name for name in order if name in present)
 
 
 def _finite(text: str, dataset: Shards, index: int) -> float:

@@ -69,7 +69,7 @@ def run(options: EvaluateConfig) -> None:
         options.weights, datasets, options.protocols, out,
         fractions=options.fractions, seeds=options.seeds, shots=options.shots,
         threads=options.threads, cache=Path(options.cache) if options.cache else None,
-        size=options.size, image_size=options.image_size,
+        size=options.size, image_size=options.image_size, classes_order=options.classes_order,
     )  # fmt: skip
     sys.stdout.write(f"next: python -m maskedclip.report {out} --out report\n")
 
@@ -87,6 +87,7 @@ def evaluate(  # noqa: PLR0913 (one keyword an option of the command)
     cache: Path | None = None,
     size: str = "large",
     image_size: int = 0,
+    classes_order: Sequence[str] = (),
 ) -> list[dict[str, Any]]:
     """Evaluate frozen weights on the test split of each dataset; return the rows, also in `out`.
 
@@ -99,6 +100,7 @@ def evaluate(  # noqa: PLR0913 (one keyword an option of the command)
         cache: directory of the features; `out`/features where not given.
         size: of the encoder where weights is "random".
         image_size: of the images; 0: as the weights were trained.
+        classes_order: the classes as grades, the lowest first, where a dataset does not state it.
 
     Raises ValueError for weights, datasets, tasks or protocols that are not there, and for an image
     size that the patch does not divide.
@@ -110,7 +112,7 @@ def evaluate(  # noqa: PLR0913 (one keyword an option of the command)
     rows: list[dict[str, Any]] = []
     for directory, name in datasets:
         dataset = Shards(as_shards(directory))
-        task = labelled(dataset, name)
+        task = labelled(dataset, name, classes_order)
         if not task.ordered and task.kind == "class":
             logger.warning("%s: %s", directory, no_order(task.classes))
         benchmark = Benchmark(dataset, task, division_of(dataset, task))

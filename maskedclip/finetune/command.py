@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from maskedclip.command import CommandLine, Options, Word, one_line_errors, recipe_lines
-from maskedclip.config import FinetuneConfig, did_you_mean
+from maskedclip.config import FinetuneConfig, did_you_mean, refuse_repeated
 from maskedclip.finetune.recipes import FINETUNE_RECIPES, finetune_recipe
 from maskedclip.models.checkpoints.files import OWN, RANDOM, locate
 
@@ -27,6 +27,7 @@ class EvaluateConfig:
     datasets: tuple[str, ...] = ()  # directories of labelled images, or paper: its seven
     shards: str = "shards"  # where the paper's seven are
     task: str = ""  # label of those datasets; empty: their first
+    classes_order: tuple[str, ...] = ()  # their classes as grades, the lowest first
     protocols: tuple[str, ...] = ("logistic", "knn", "zeroshot")  # also linear, ridge
     shots: tuple[int, ...] = ()  # labels a class, for logistic regression on so few
     fractions: tuple[float, ...] = (1.0,)  # shares of the training labels, nested
@@ -45,6 +46,7 @@ class EvaluateConfig:
             raise ValueError(f"seeds {self.seeds}, shots {self.shots}: all are at least 1")
         if self.image_size < 0:
             raise ValueError(f"image_size {self.image_size} is negative; use 0 or more")
+        refuse_repeated(self.classes_order)
         if not self.fractions or not self.protocols:
             raise ValueError("fractions and protocols: name at least one of each")
 

@@ -30,6 +30,7 @@ from maskedclip.finetune.run_directory import (
     LOST,
     STATES,
     Labels,
+    check_classes,
     claim,
     finished,
     lock_run,
@@ -67,6 +68,7 @@ def finetune(config: FinetuneConfig, *, rest: float = 0.0) -> Path:
         else:
             if labels.task.kind == "class" and not labels.task.ordered:
                 logger.warning("%s: %s", config.dataset, no_order(labels.task.classes))
+            check_classes(config, run, labels)
             model, ledger = train(config, run, labels, rest)
             test = EvaluationBatches(labels, "test", config)
             predictions = predict(model, test, labels, ledger)
@@ -97,7 +99,7 @@ def train(
         done = saved = restore(run / STATES, model, best, optimizer) // steps  # epochs
         if done:
             logger.info("%s goes on after epoch %d", run, done)
-        claim(config, run, report, resumed=done > 0)
+        claim(config, run, report, labels.task.classes, resumed=done > 0)
         ledger = Ledger(run / LOST, labels.dataset.name)
         ledger.add(labels.task.lost)
         train_views = training_batches(

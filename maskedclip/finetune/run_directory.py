@@ -4,8 +4,8 @@ import hashlib
 import json
 import logging
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -72,7 +72,7 @@ def read_labels(config: FinetuneConfig) -> Labels:
     A folder of images is made into shards first, where that is not yet done.
     """
     dataset = Shards(as_shards(Path(config.dataset)))
-    task = labelled(dataset, config.task)
+    task = labelled(dataset, config.task, config.classes_order)
     division = division_of(dataset, task, Path(config.split) if config.split else None)
     share = training_share(division, config.fraction, config.seed)
     check_selection(config, task)
@@ -182,7 +182,34 @@ def finished(config: FinetuneConfig, run: Path) -> bool:
     return {row["metric"] for row in rows} >= set(metrics_of(kind))
 
 
-def claim(config: FinetuneConfig, run: Path, report: LoadReport, *, resumed: bool) -> None:
+def check_classes(config: FinetuneConfig, run: Path, labels: Labels) -> None:
+    """Raise ValueError where the states of a run are of other classes, or of another order.
+
+    The columns of the head would be read as other classes. Runs of before this was recorded had
+    the classes of the manifest where it names all, else in the order of text or of numbers.
+    """
+    if not any((run / STATES).glob("*")) or labels.task.kind == "number":
+        return
+    path = run / PROVENANCE
+    recorded = json.loads(path.read_text())[-1].get("classes") if path.exists() else None
+    classes = list(labels.task.classes)
+    if recorded is None and labels.task.kind == "class":
+        named = labels.dataset.manifest.get("classes", {}).get(labels.task.name, ())
+        recorded = [name for name in named if name in classes]
+        if len(recorded) < len(classes):
+            recorded = sorted(classes)
+            with suppress(ValueError):  # numbers were in their order
+                recorded.sort(key=float)
+    if recorded is not None and recorded != classes:
+        raise ValueError(
+            f"{run}: begun with the classes {', '.join(recorded)}, and {config.dataset} has "
+            f"{', '.join(classes)}; remove the run, or choose another --name"
+        )
+
+
+def claim(
+    config: FinetuneConfig, run: Path, report: LoadReport, classes: Sequence[str], *, resumed: bool
+) -> None:
     """Write the configuration and provenance; without a state to resume, remove old files first."""
     if not resumed:
         for name in (LOST, "metrics.jsonl", FINETUNED):
@@ -192,7 +219,7 @@ def claim(config: FinetuneConfig, run: Path, report: LoadReport, *, resumed: boo
     save(config, run / CONFIG_FILE)
     (run / LOADED).write_text(json.dumps(report.facts(), indent=1) + "\n")
     facts = provenance([Path(config.dataset)], config.seed, 1, dataset_sha256)
-    record(facts | identities(config), run / PROVENANCE)
+    record(facts | identities(config) | {"classes": list(classes)}, run / PROVENANCE)
 
 
 def identities(config: FinetuneConfig) -> dict[str, str | None]:

@@ -22,7 +22,7 @@ from maskedclip.metrics.scores import metrics_of
 from maskedclip.shards.image_folders import TASK, as_shards, tree_of
 
 logger = logging.getLogger(__name__)
-OpenedDatasets = dict[tuple[str, str], tuple[Shards, Task, Division]]
+OpenedDatasets = dict[tuple[str, str, tuple[str, ...]], tuple[Shards, Task, Division]]
 _TRAINED = 3  # passes that learning from an image costs, where telling its class costs one
 
 
@@ -105,10 +105,10 @@ def tuned_of(config: FinetuneConfig, opened: OpenedDatasets, *, build: bool) -> 
 
 
 def _labels(config: FinetuneConfig, opened: OpenedDatasets) -> Labels:
-    key = config.dataset, config.task
+    key = config.dataset, config.task, config.classes_order
     if key not in opened:
         dataset = Shards(as_shards(Path(config.dataset)))
-        task = labelled(dataset, config.task)
+        task = labelled(dataset, config.task, config.classes_order)
         opened[key] = dataset, task, division_of(dataset, task)
     dataset, task, division = opened[key]
     share = training_share(division, config.fraction, config.seed)

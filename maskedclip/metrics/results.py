@@ -107,7 +107,7 @@ def no_order(classes: Sequence[str]) -> str:
     names = ", ".join(classes[:_NAMED]) + (", ..." if len(classes) > _NAMED else "")
     return (
         f"no quadratic kappa: the order of classes {names} is not known; where they are grades, "
-        f"build the shards with --classes_order, the lowest first"
+        f"give --classes_order=LOWEST,...,HIGHEST"
     )
 
 

@@ -11,6 +11,7 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
+from maskedclip.data.class_names import joined_spellings, spelling_key
 from maskedclip.data.storage.manifest import datasets_below, no_dataset
 from maskedclip.data.storage.shard_writer import MANIFEST
 from maskedclip.data.storage.third_party_tars import third_party_tars
@@ -107,6 +108,8 @@ def tree_of(path: Path) -> Tree | None:
         classes.setdefault(SPLITS[folders[0].lower()], set()).add(folders[1])
     if files.left_out:  # earlier versions built these too: their shards must not be taken
         digest.update(b"without images beside the splits")
+    if joined_spellings(name for names in classes.values() for name in names)[0]:
+        digest.update(b"with spellings joined")
     if recognised(list(files.images), classes=True):  # nor did earlier versions read names
         digest.update(b"with patients of file names")
     _check_classes(root, classes, files)
@@ -158,17 +161,18 @@ def _is_of_train(line: str) -> bool:
 
 def _check_classes(root: Path, classes: dict[str, set[str]], files: DownloadFiles) -> None:
     train = classes.get("train", set())
+    keys = {spelling_key(name) for name in train}
     not_read = "; ".join(line for line in files_not_read(files) if _is_of_train(line))
     if not train and not_read:
         raise ValueError(f"{root}: train/ holds no image that is read: {not_read}; {_CONVERT}")
-    if len(train) < 2:
+    if len(keys) < 2:
         also = f" ({not_read})" if not_read else ""
         raise ValueError(
-            f"{root}: train/ holds images of {len(train)} classes{also}, two are needed; put them "
+            f"{root}: train/ holds images of {len(keys)} classes{also}, two are needed; put them "
             f"into one folder for each class"
         )
     for split, names in classes.items():
-        unknown = sorted(names - train)
+        unknown = sorted(name for name in names if spelling_key(name) not in keys)
         if unknown:
             raise ValueError(
                 f"{root}: {split}/{unknown[0]} has no folder of that name in train/, which has "

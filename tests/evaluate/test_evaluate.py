@@ -240,7 +240,7 @@ def test_the_command_line_is_checked_before_anything_is_touched(
     for arguments, answer in (
         ([run, "--datasets", dataset, "--protocols", "linaer"], "did you mean linear?"),
         ([run, "--datasets", f"{dataset},{dataset}s"], "no such directory"),
-        ([run, "--datasets", str(tmp_path / "flat")], "neither shards"),
+        ([run, "--datasets", str(tmp_path / "flat")], "flat: is empty; build it with"),
         ([run, "--datasets", dataset, "--fractions", "10"], "write shares of the labels"),
         ([run, "--datasets", dataset, "--shots", "0"], "at least 1"),
         ([run, "--datasets", "paper", f"--shards={tmp_path}"], "none of the paper's datasets"),

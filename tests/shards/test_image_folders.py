@@ -137,11 +137,28 @@ def test_what_is_neither_is_refused_in_one_line(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="lies 3 folders deep"):
         as_shards(deep)
     odd = plant(tmp_path / "odd", NAMES)
-    (odd / "test" / "sick").rename(odd / "test" / "Sick")
-    with pytest.raises(ValueError, match="test/Sick has no folder of that name in train/"):
+    (odd / "test" / "sick").rename(odd / "test" / "ill")
+    with pytest.raises(ValueError, match="test/ill has no folder of that name in train/"):
         as_shards(odd)
     one = plant(tmp_path / "one", NAMES, ("sick",))
     with pytest.raises(ValueError, match="train/ holds images of 1 classes"):
         as_shards(one)
     for folder in ("flat", "deep", "odd", "one"):
         assert not (tmp_path / f"{folder}_shards").exists()
+
+
+def test_folders_that_differ_in_case_or_blanks_are_one_class_and_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    tree = plant(tmp_path / "own", {"train": 4}, ("No DR", "severe"))
+    plant(tree, {"train": 2}, ("no_dr",))
+    plant(tree, {"val": 3, "test": 3}, ("No_DR", "Severe"))
+    directory = as_shards(tree)
+    assert sizes(directory) == {"train": 10, "val": 6, "test": 6}
+    assert labelled(Shards(directory)).classes == ("No_DR", "Severe")
+    assert "spellings joined: 2" in caplog.text
+
+
+def test_trees_of_one_spelling_are_as_they_were(tmp_path: Path) -> None:
+    tree = plant(tmp_path / "own", NAMES, ("01", "02"))
+    assert labelled(Shards(as_shards(tree))).classes == ("01", "02")

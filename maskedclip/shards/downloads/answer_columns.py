@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from maskedclip.data.cell_values import is_missing, plain
+from maskedclip.data.class_names import NUMBER, class_names
 from maskedclip.data.class_order import in_order
 from maskedclip.data.label_kinds import SEPARATOR, joined, labels_in, number_text
-from maskedclip.shards.downloads.class_names import NUMBER, class_names
 from maskedclip.shards.downloads.label_files import Remarks, Row, cell
 
 YES = frozenset({"1", "1.0", "yes", "y", "true", "t", "positive", "present"})

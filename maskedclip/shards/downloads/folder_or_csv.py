@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from maskedclip.data.captions import categories_of
 from maskedclip.data.cell_values import is_missing, patient_of, whole_number
+from maskedclip.data.class_names import joined_spellings
 from maskedclip.shards.downloads.answer_columns import (
     WHOLE_CELLS,
     Answer,
@@ -51,12 +52,14 @@ def read_folder(
     if not files.images:
         raise wrong_root(card, root, files)
     records, unlabelled = [], []
+    named_by = {source: _folder_of_class(source) for source in files.images} if classes else {}
+    class_of, joined = joined_spellings(name for name in named_by.values() if name)
     for source in files.images:
         folders = source.split("/")[:-1]
         splits = [SPLITS[name.lower()] for name in folders if name.lower() in SPLITS]
-        named = [name for name in folders if name.lower() not in SPLITS]
-        labels = {classes: named[-1]} if classes and named else {}
-        if classes and not named:
+        name = named_by.get(source, "")
+        labels = {classes: class_of.get(name, name)} if name else {}
+        if classes and not name:
             unlabelled.append(source)
         split = splits[0] if splits else None
         records.append(Record(source, root / source, split=split, labels=labels))
@@ -67,9 +70,16 @@ def read_folder(
         for record in records
     ]
     remarks: Remarks = {"images_without_label": set(unlabelled), **remarks_on(files)}
+    remarks["spellings_joined"] = set(joined)
     remarks["class_words_of_no_image"] = unused_words(words or {}, names)
     found = in_order(records, remarks | {"known_datasets": set(known_datasets(root, files))})
     return found._replace(words={classes: called}) if names else found
+
+
+def _folder_of_class(source: str) -> str:
+    """Return the last folder of a path that is no split, "" where there is none."""
+    named = [name for name in source.split("/")[:-1] if name.lower() not in SPLITS]
+    return named[-1] if named else ""
 
 
 class Columns(NamedTuple):

@@ -40,7 +40,7 @@ def class_names(cells: Iterable[str]) -> ClassNames:
             class_of[text] = ""
             missing += [f"{text}: {counts[text]} cells"] if text else []
         else:
-            spellings[_key(text)].append(text)
+            spellings[spelling_key(text)].append(text)
     joined = []
     for texts in spellings.values():
         name = _name(texts, counts)
@@ -56,8 +56,27 @@ def class_names(cells: Iterable[str]) -> ClassNames:
     return ClassNames(class_of, joined, missing, grades)
 
 
-def _key(text: str) -> str:
-    """Return what is the same for all spellings of a class."""
+def joined_spellings(names: Iterable[str]) -> tuple[dict[str, str], list[str]]:
+    """Return the class of every name that is another spelling of one, and a line for each class.
+
+    Names of folders, and labels of tars, which are what they are but where two of them are one.
+    """
+    counts = Counter(names)
+    spellings: defaultdict[str, list[str]] = defaultdict(list)
+    for text in sorted(counts):
+        spellings[spelling_key(text)].append(text)
+    class_of: dict[str, str] = {}
+    lines = []
+    for texts in spellings.values():
+        if len(texts) > 1:
+            name = _name(texts, counts)
+            class_of |= dict.fromkeys(texts, name)
+            lines.append(f"{name}: also written {', '.join(t for t in texts if t != name)}")
+    return class_of, lines
+
+
+def spelling_key(text: str) -> str:
+    """Return what is the same for all spellings of a class: case, blanks and "_", 1 and 1.0."""
     word = plain(text)
     if NUMBER.fullmatch(word):
         return f"{float(word.replace(',', '.')) + 0.0:.12g}"
@@ -74,5 +93,5 @@ def _name(texts: list[str], counts: Counter[str]) -> str:
     if len(without) == 1:
         return without.pop()
     if NUMBER.fullmatch(plain(texts[0])):
-        return _key(texts[0])
+        return spelling_key(texts[0])
     return min(texts, key=lambda text: (-counts[text], text.swapcase()))

@@ -1,6 +1,6 @@
 import pytest
 
-from maskedclip.shards.downloads.class_names import class_names
+from maskedclip.data.class_names import class_names
 
 
 @pytest.mark.parametrize(
