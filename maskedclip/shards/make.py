@@ -52,6 +52,7 @@ class ShardRequest:
     lost_zeros: bool = False  # csv: take "1" for 001.jpg where one image alone has that number
     count: int = 2000  # phantom: how many images are drawn
     seed: int = 0  # phantom: and which
+    findings: bool = False  # phantom: label what is drawn (several an image) and a ratio too
     caption_template: str = "A fundus photograph of [CLS]"  # of the examples that are printed
     jobs: int = 1  # that share the build out
     cluster: str = "auto"  # slurm where sbatch is, else local: this machine
@@ -187,7 +188,7 @@ def plan_of(request: ShardRequest) -> "BuildPlan":
     key = _key(request)
     drawn = card.reader == "phantom"
     prepare = partial(
-        prepare_phantom if drawn else prepare_photograph,
+        partial(prepare_phantom, findings=request.findings) if drawn else prepare_photograph,
         name=request.dataset_name,
         size=request.size,
         quality=request.quality,
@@ -244,6 +245,7 @@ def _facts(
 
     names = ["size", "quality", "samples_per_shard", "anonymise", "classes", "task"]
     names += ["count", "seed"] if card.reader == "phantom" else []
+    names += ["findings"] if request.findings else []
     names += ["classes_order"] if request.classes_order else []
     names += ["patient_pattern"] if request.patient_pattern else []
     ordered = [*card.ordered] + [request.classes or request.task] * bool(request.classes_order)
@@ -337,15 +339,20 @@ def _columns(request: ShardRequest) -> "Columns":
 
 
 def _sources(request: ShardRequest, card: "DatasetCard") -> "Sources":
+    from maskedclip.shards.building.prepare_sample import PHANTOM_KINDS
     from maskedclip.shards.downloads.class_words import read_class_words
     from maskedclip.shards.downloads.folder_or_csv import read_csv, read_folder
     from maskedclip.shards.downloads.odir import read_odir
     from maskedclip.shards.downloads.records import Record, Sources, read_dataset
     from maskedclip.shards.downloads.stare import read_stare
+    from maskedclip.shards.phantoms.phantom import FINDINGS
 
     if card.reader == "phantom":
         numbers = range(request.seed, request.seed + request.count)
-        return Sources([Record(f"phantom/{n:09d}", Path()) for n in numbers], {})
+        records = [Record(f"phantom/{n:09d}", Path()) for n in numbers]
+        if not request.findings:
+            return Sources(records, {})
+        return Sources(records, {}, PHANTOM_KINDS, {"findings": FINDINGS})
     if request.root is None:
         raise ValueError(f"--root is missing; give the folder of {card.title}")
     words = read_class_words(request.class_words) if request.class_words else None

@@ -19,6 +19,7 @@ import cv2
 import numpy as np
 import simplejpeg
 
+from maskedclip.data.label_kinds import number_text
 from maskedclip.data.photographs.decoding import Remarks, UnreadableImage, decode
 from maskedclip.data.photographs.field_of_view import find_field, reduced, square_field
 from maskedclip.shards.building.quality import Quality, quality_of
@@ -97,21 +98,39 @@ def prepare_photograph(
     )
 
 
+PHANTOM_KINDS = {"findings": "labels", "vertical_cup_to_disc": "number"}
+
+
 def prepare_phantom(
-    record: Record, *, name: str, size: int, quality: int, key: bytes, anonymise: bool
+    record: Record,
+    *,
+    name: str,
+    size: int,
+    quality: int,
+    key: bytes,
+    anonymise: bool,
+    findings: bool = False,
 ) -> PreparedSample:
-    """Draw the phantom whose number ends the record's source; two in a row are one patient."""
+    """Draw the phantom whose number ends the record's source; two in a row are one patient.
+
+    Args:
+        findings: label it with what is drawn and its cup-to-disc ratio too (PHANTOM_KINDS).
+    """
     number = int(record.source.rpartition("/")[2])
     phantom = draw(number, size)
     pair = number // 2
     code = keyed_hash(record.source, key)
+    more = {
+        "findings": phantom.findings,
+        "vertical_cup_to_disc": number_text(round(phantom.cup_to_disc_ratio, 4)),
+    }
     metadata = {
         "dataset": name,
         "source": code if anonymise else record.source,
         "patient": keyed_hash(f"{name}/{pair}", key),
         "eye": phantom.eye,
         "split": {3: "val", 4: "test"}.get(pair % 5, "train"),
-        "labels": phantom.labels,
+        "labels": phantom.labels | (more if findings else {}),
         "categories": list(phantom.categories),
         "report": None,
         "width": size,

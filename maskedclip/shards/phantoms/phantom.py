@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from maskedclip.data.label_kinds import joined
 from maskedclip.shards.phantoms.anatomy import (
     GRADES,
     PhantomPlan,
@@ -32,6 +33,11 @@ GRADE_NAMES = {
 }
 # findings that the expert dictionary names otherwise, or ("") not at all
 FINDING_NAMES = {"chorioretinal atrophy": "myopic maculopathy grade three", "myopic crescent": ""}
+FINDINGS = (  # of an eye besides its disease, in the order of a table
+    "microaneurysms", "haemorrhages", "hard exudates", "soft exudates", "neovascularisation",
+    "preretinal haemorrhage", "drusens", "geographical age related macular degeneration",
+    "large optic cup", "tessellation", "myopic maculopathy grade three", "media haze",
+)  # fmt: skip
 
 
 class Phantom(NamedTuple):
@@ -45,6 +51,11 @@ class Phantom(NamedTuple):
     camera: str
     eye: str  # "L" or "R"
     cup_to_disc_ratio: float  # vertical
+
+    @property
+    def findings(self) -> str:
+        """All that is drawn besides the disease, as a label of several (data/label_kinds.py)."""
+        return joined(self.categories[1:], FINDINGS)
 
 
 def _categories(plan: PhantomPlan) -> tuple[str, ...]:
