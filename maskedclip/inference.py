@@ -4,17 +4,14 @@ model = maskedclip.load("runs/demo")
 model.classify(["eye.jpg"], ["normal", "glaucoma"])
 """
 
-import json
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -32,10 +29,11 @@ from maskedclip.models.checkpoints.architectures import (
     pooled,
     resampled_positions,
 )
-from maskedclip.models.checkpoints.files import OWN, locate
+from maskedclip.models.checkpoints.files import OWN, locate, read_header
 from maskedclip.models.checkpoints.formats import Preparation
+from maskedclip.models.checkpoints.load_report import load_all
 from maskedclip.models.classifier import TaskHead, read_classifier
-from maskedclip.models.maskedclip import MaskedCLIP, build
+from maskedclip.models.maskedclip import MaskedCLIP, build_saved
 from maskedclip.models.pretrained import MODEL, encoder_info, load_encoder, read_weights
 from maskedclip.models.text import Tokenizer
 
@@ -214,11 +212,11 @@ def load(path: str | Path, *, image_size: int = 0) -> Model:
     weights, path = path, locate(path, OWN)
     header, names = read_header(path)
     if "temperature.logit_scale" in names:
-        tensors, _ = read_weights(path)
+        tensors, header = read_weights(path)
         header |= {"image_size": image_size or header["image_size"]}
         check_image_size(header["image_size"], header)
-        network, tokenize = build(**header, pretrained_text=False)
-        network.load_state_dict(resampled_positions(tensors, network.state_dict(), prefix=1))
+        network, tokenize = build_saved(header, path)
+        load_all(network, resampled_positions(tensors, network.state_dict(), prefix=1), path)
         return Model(network, tokenize, Preparation(header["image_size"]), (), str(path))
     if "classes" in header:
         classifier, facts = read_classifier(path, image_size=image_size)
@@ -229,14 +227,3 @@ def load(path: str | Path, *, image_size: int = 0) -> Model:
     )
     logger.info("%s", report)
     return Model(encoder, None, encoder_info(encoder).preparation, (), str(weights))
-
-
-def read_header(path: Path) -> tuple[dict[str, Any], set[str]]:
-    """Return a safetensors file's model configuration and tensor names, both empty for others."""
-    if path.suffix != ".safetensors" or not path.is_file():
-        return {}, set()  # a third-party or missing file: load_encoder says which
-    try:
-        with safe_open(path, framework="pt") as file:
-            return json.loads((file.metadata() or {}).get("maskedclip", "{}")), set(file.keys())
-    except SafetensorError as error:
-        raise ValueError(f"{path}: not a whole safetensors file ({error})") from error

@@ -29,9 +29,15 @@ from maskedclip.data.pretraining_images import PretrainingImages
 from maskedclip.data.storage.open_dataset import dataset_sha256
 from maskedclip.data.storage.shards import DamagedSample, Shards
 from maskedclip.engine.distributed import autocast, compute_type
-from maskedclip.inference import Model, load, read_header
+from maskedclip.inference import Model, load
 from maskedclip.models.checkpoints.architectures import check_image_size, pooled
-from maskedclip.models.checkpoints.files import OWN, locate, name_of, read_checkpoint
+from maskedclip.models.checkpoints.files import (
+    OWN,
+    locate,
+    name_of,
+    read_checkpoint,
+    read_header,
+)
 from maskedclip.models.maskedclip import MaskedCLIP
 from maskedclip.models.pretrained import (
     RANDOM,

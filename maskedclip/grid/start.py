@@ -36,7 +36,7 @@ from maskedclip.grid.slurm_arrays import (
     parameters,
     submit,
 )
-from maskedclip.grid.study import OpenedDatasets, Tuned, check_names, tuned_of
+from maskedclip.grid.study import OpenedDatasets, Tuned, check_names, check_readable, tuned_of
 from maskedclip.grid.study import run as run_study
 from maskedclip.grid.study_command import Study
 from maskedclip.jobs.code_snapshot import on_code, snapshot_path
@@ -112,6 +112,7 @@ def start_study(study: Study) -> int:
     if cluster != "slurm" and (config.parallelism or 1) == 1:
         return run_study(study)
     launch = replace(launch, gpus=1) if launch.gpus is None and cluster == "slurm" else launch
+    check_readable(study.cells)
     opened: OpenedDatasets = {}
     tuned = [tuned_of(cell, opened, build=not config.dry_run) for cell in study.cells]
     check_names(tuned)
@@ -126,8 +127,7 @@ def start_study(study: Study) -> int:
 
 def _size_of(config: FinetuneConfig) -> str:
     """Return the size of an encoder that is there; large where its file does not say."""
-    from maskedclip.inference import read_header
-    from maskedclip.models.pretrained import ENCODER, RANDOM
+    from maskedclip.models.checkpoints.files import ENCODER, RANDOM, read_header
 
     if config.weights == RANDOM:
         return config.size

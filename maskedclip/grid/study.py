@@ -15,7 +15,7 @@ from maskedclip.data.splits import Division, division_of, training_share
 from maskedclip.data.storage.shards import Shards
 from maskedclip.engine.preemption import Preempted
 from maskedclip.finetune.loop import finetune
-from maskedclip.finetune.run_directory import Labels, finished, resolved, run_name
+from maskedclip.finetune.run_directory import Labels, finished, preparation_of, resolved, run_name
 from maskedclip.grid.study_command import Study
 from maskedclip.metrics.results import read_rows, written
 from maskedclip.metrics.scores import metrics_of
@@ -38,9 +38,10 @@ class Tuned(NamedTuple):
 def run(study: Study) -> int:
     """Run what is not finished; return the exit code, 1 where a fine-tuning failed.
 
-    Raises ValueError where two of them would be one run, and Preempted where a signal asked to
-    leave: it ends the study, not one cell of it.
+    Raises ValueError where weights are damaged or two cells would be one run, and Preempted where
+    a signal asked to leave: it ends the study, not one cell of it.
     """
+    check_readable(study.cells)
     opened: OpenedDatasets = {}
     cells = [tuned_of(config, opened, build=not study.config.dry_run) for config in study.cells]
     check_names(cells)
@@ -57,6 +58,12 @@ def run(study: Study) -> int:
     if len(failed) < len(cells):
         sys.stdout.write(f"next: python -m maskedclip.report {study.config.out} --out report\n")
     return 1 if failed else 0
+
+
+def check_readable(cells: Sequence[FinetuneConfig]) -> None:
+    """Raise ValueError where weights are damaged or no encoder: before anything is queued."""
+    for config in {cell.weights: cell for cell in cells}.values():
+        preparation_of(config)
 
 
 def check_names(cells: Sequence[Tuned]) -> None:

@@ -1,12 +1,10 @@
 """An encoder with a head for classes, labels or a number: made to be fine-tuned, written, read."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from safetensors.torch import save_file
 from timm.optim import param_groups_layer_decay
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -18,7 +16,9 @@ from maskedclip.models.checkpoints.architectures import (
     prefix_positions,
     resampled_positions,
 )
-from maskedclip.models.checkpoints.files import FINETUNED, IMAGES_HEADER, read_checkpoint
+from maskedclip.models.checkpoints.files import FINETUNED, read_checkpoint
+from maskedclip.models.checkpoints.load_report import load_all
+from maskedclip.models.checkpoints.sealed import save_sealed
 from maskedclip.models.maskedclip import SIZES
 from maskedclip.models.pretrained import (
     LoadReport,
@@ -141,12 +141,7 @@ def write_classifier(
     for name, size in SIZES.items():  # what a plain one is called, for readers that know our sizes
         if info.architecture == plain_architecture(size.width, size.depth, size.heads, patch_size):
             header |= {"size": name, "patch_size": patch_size}
-    temporary = path.with_suffix(".tmp")
-    tensors = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
-    metadata = {"format": "pt", "maskedclip": json.dumps(header)}
-    metadata |= {IMAGES_HEADER: json.dumps(images)} if images else {}
-    save_file(tensors, temporary, metadata=metadata)
-    temporary.replace(path)
+    save_sealed(model.state_dict(), path, header, images)
 
 
 def read_classifier(path: Path, *, image_size: int = 0) -> tuple[Network, dict[str, Any]]:
@@ -160,5 +155,5 @@ def read_classifier(path: Path, *, image_size: int = 0) -> tuple[Network, dict[s
     if image_size and info.architecture["family"] == "vit":
         prefix = prefix_positions(info.architecture)
         tensors = resampled_positions(tensors, model.state_dict(), prefix)
-    model.load_state_dict(tensors)
+    load_all(model, tensors, path)
     return model, header

@@ -4,7 +4,8 @@ What no loss needs is not built: with `terms` of ("mim",) this is MAE, with ("cl
 """
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -293,3 +294,16 @@ def build(
         pretrained=pretrained_text,
     )
     return MaskedCLIP(text=tower, **shape), tokenizer
+
+
+def build_saved(header: Mapping[str, Any], path: Path) -> tuple[MaskedCLIP, Tokenizer]:
+    """Return the untrained networks that a file's header describes; ValueError where it does not.
+
+    The text tower is left random, for the file to fill.
+    """
+    try:
+        return build(**header, pretrained_text=False)
+    except (TypeError, KeyError, ArithmeticError) as error:
+        raise ValueError(
+            f"{path}: its header describes no network of ours ({error}); export it anew"
+        ) from error

@@ -3,7 +3,6 @@
 Our files are safetensors whose header says how to build the network again; no pickle is executed.
 """
 
-import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,18 +10,20 @@ from typing import Any, NamedTuple, cast
 
 import timm
 import torch
-from safetensors.torch import save_file
 from timm.layers import resample_abs_pos_embed
 from torch import Tensor, nn
 
 from maskedclip.models.checkpoints.architectures import (
     Architecture,
+    Depth,
     Network,
     Pool,
     build_network,
+    check_depth,
     family_of,
     has_pooled_norm,
     infer_architecture,
+    known_depth,
     plain_architecture,
     position_grid,
     prefix_positions,
@@ -30,9 +31,9 @@ from maskedclip.models.checkpoints.architectures import (
 )
 from maskedclip.models.checkpoints.files import (
     ENCODER,
-    IMAGES_HEADER,
     MODEL,
     RANDOM,
+    STATED,
     Weights,
     read_checkpoint,
     read_safetensors,
@@ -41,11 +42,13 @@ from maskedclip.models.checkpoints.formats import (
     Preparation,
     WeightFormat,
     format_of,
+    stated_depth,
     training_datasets,
     with_stated_normalisation,
 )
 from maskedclip.models.checkpoints.key_mapping import to_timm_names
 from maskedclip.models.checkpoints.load_report import LoadReport, load_into
+from maskedclip.models.checkpoints.sealed import save_sealed
 from maskedclip.models.maskedclip import SIZES, MaskedCLIP
 
 __all__ = [
@@ -92,17 +95,13 @@ def export(
     """Write encoder.safetensors (timm's names) and model.safetensors (everything) into `run`.
 
     `shape` holds the model's configuration; both headers carry it as JSON under "maskedclip", and
-    `images`, what the weights were trained on, under "maskedclip_images".
+    `images`, what the weights were trained on, under "maskedclip_images"; and the sha256 of all.
     """
-    header = {"format": "pt", "maskedclip": json.dumps(dict(shape), sort_keys=True)}
-    header |= {IMAGES_HEADER: json.dumps(images)} if images else {}
-    whole = {name: tensor.contiguous() for name, tensor in weights.items()}
+    whole = dict(weights)
     prefix = "encoder."
     encoder = {k.removeprefix(prefix): v for k, v in whole.items() if k.startswith(prefix)}
     for name, tensors in ((ENCODER, encoder), (MODEL, whole)):
-        temporary = run / (name + ".tmp")
-        save_file(tensors, temporary, metadata=header)
-        temporary.replace(run / name)
+        save_sealed(tensors, run / name, shape, images)
 
 
 def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -110,6 +109,8 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
     Raises ValueError where the file is missing or is not one that `export` wrote.
     """
+    if path.is_dir():
+        raise ValueError(f"{path}: a folder, where a file of weights is wanted")
     if not path.is_file():
         raise ValueError(f"{path}: no such file; let the run end, or name its directory")
     return read_safetensors(path)
@@ -133,8 +134,10 @@ def recognise(weights: Weights) -> Recognised:
             else format_of(weights.name, family, _fingerprint(weights.tensors))
         )
         heads = SIZES[header["size"]].heads if header.get("size") in SIZES else 0
+        check_depth(tensors, family, _depth(weights, tensors))
         architecture = header.get("network") or infer_architecture(tensors, format, heads)
         architecture = architecture | {"pooled_norm": has_pooled_norm(tensors)}
+        _check_finite(tensors)
     except ValueError as error:
         raise ValueError(f"{weights.name}: {error}") from error
     tensors = {k: v.float() if v.is_floating_point() else v for k, v in tensors.items()}
@@ -153,6 +156,31 @@ def recognise(weights: Weights) -> Recognised:
         preparation = preparation._replace(image_size=size)
     info = EncoderInfo(architecture, preparation, format.name, format.trained_on)
     return Recognised(tensors, others, info)
+
+
+def _depth(weights: Weights, tensors: Mapping[str, Tensor]) -> Depth:
+    """Return the blocks that an encoder should have: by header, configuration beside it, width."""
+    header, stated = weights.header, stated_depth(weights.sidecar)
+    if header:
+        blocks = header.get("network", {}).get("depth", 0)
+        if header.get("size") in SIZES:
+            blocks = SIZES[header["size"]].depth
+        return Depth(
+            blocks, "the encoder that its header describes", "copy it again, or export it anew"
+        )
+    if stated:
+        return Depth(stated, "the encoder that the configuration beside it describes")
+    return known_depth(tensors)._replace(stated_in=weights.file.name + STATED)
+
+
+def _check_finite(tensors: Mapping[str, Tensor]) -> None:
+    """Raise ValueError where an encoder has values that are no numbers."""
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            raise ValueError(
+                f"{name} holds values that are no finite numbers: its training diverged, or it is "
+                f"damaged; take earlier weights"
+            )
 
 
 def encoder_info(network: nn.Module) -> EncoderInfo:

@@ -11,7 +11,7 @@ from maskedclip.data.storage.open_dataset import describe
 from maskedclip.data.storage.shard_writer import MANIFEST
 from maskedclip.data.storage.shards import Shards
 from maskedclip.metrics.results import seen_words
-from maskedclip.models.checkpoints.files import ENCODER, MODEL, locate
+from maskedclip.models.checkpoints.files import ENCODER, MODEL, read_checkpoint
 from maskedclip.shards.image_folders import as_shards
 from maskedclip.shards.make import ShardRequest, build
 
@@ -21,8 +21,8 @@ logger = logging.getLogger(__name__)
 def prepare(config: Config) -> None:
     """Check everything the run will read, and draw the demo's phantoms if they are missing.
 
-    Raises ValueError for a directory without shards, an unset source, or a text tower that is not
-    on this machine: at once, and not after hours in a queue.
+    Raises ValueError for a directory without shards, an unset source, weights that are missing or
+    damaged, or a text tower that is not on this machine: at once, and not after hours in a queue.
     """
     from maskedclip.pretrain.methods import method_of  # loads torch
     from maskedclip.pretrain.trained_images import left_out_datasets
@@ -31,6 +31,8 @@ def prepare(config: Config) -> None:
     for name in ("paired", "unpaired"):
         if missing := unnamed(config, name):
             raise ValueError(f"data.{name}: {missing}")
+    if config.init_from:
+        _check_weights(config.init_from)
     for number, directory in enumerate(map(Path, _all(config))):
         drawn = config.data.draw_phantoms and directory.name.startswith("phantom")
         if drawn and not (directory / MANIFEST).exists():
@@ -38,12 +40,17 @@ def prepare(config: Config) -> None:
         describe(directory)
     for directory in left_out_datasets(config):
         describe(as_shards(directory))
-    if config.init_from:
-        locate(config.init_from, (MODEL, ENCODER))
     if config.loss.clip:
         from maskedclip.models.text import check_text
 
         check_text(config.model.text)
+
+
+def _check_weights(init_from: str) -> None:
+    """Raise ValueError where weights are missing, damaged, or no encoder."""
+    from maskedclip.models.pretrained import recognise
+
+    recognise(read_checkpoint(init_from, (MODEL, ENCODER)))
 
 
 def unnamed(config: Config, source: str) -> str:

@@ -17,7 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from maskedclip.command import CommandLine, Options, Word, one_line_errors
-from maskedclip.models.checkpoints.files import read_safetensors
+from maskedclip.models.checkpoints.archives import check_archive, is_zip
+from maskedclip.models.checkpoints.file_kinds import SAFETENSORS, TORCH, check_kind
+from maskedclip.models.checkpoints.files import read_safetensors, readable
 
 _SECONDS = 1800
 _CHILD = "maskedclip.weights.convert_child"
@@ -28,22 +30,41 @@ def convert(source: Path, out: Path) -> Path:
 
     Raises ValueError where there is no such file or it gives no tensors by name.
     """
-    if not source.is_file():
-        raise ValueError(f"{source}: no such file")
+    check_source(source)
     temporary = out.with_suffix(".tmp")
     environment = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
     here = str(Path(__file__).resolve().parents[2])
-    done = subprocess.run(
-        [sys.executable, "-m", _CHILD, str(source.resolve()), str(temporary)],
-        env=environment | {"PYTHONPATH": here},
-        capture_output=True, text=True, check=False, timeout=_SECONDS,
-    )  # fmt: skip
-    if done.returncode or not temporary.is_file():
-        reason = (done.stderr.strip().splitlines() or [f"ends with {done.returncode}"])[-1]
-        raise ValueError(f"{source}: {reason[:300]}")
-    read_safetensors(temporary)
-    temporary.replace(out)
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", _CHILD, str(source.resolve()), str(temporary)],
+            env=environment | {"PYTHONPATH": here},
+            capture_output=True, text=True, check=False, timeout=_SECONDS,
+        )  # fmt: skip
+        if done.returncode or not temporary.is_file():
+            reason = (done.stderr.strip().splitlines() or [f"ends with {done.returncode}"])[-1]
+            raise ValueError(f"{source}: {reason.removeprefix(f'{source.resolve()}: ')[:300]}")
+        read_safetensors(temporary)
+        temporary.replace(out)
+    except subprocess.TimeoutExpired:
+        raise ValueError(f"{source}: not read within {_SECONDS // 60} minutes") from None
+    finally:
+        temporary.unlink(missing_ok=True)
     return out
+
+
+def check_source(source: Path) -> None:
+    """Raise ValueError where a file is damaged, or none of torch: before trust is asked."""
+    if source.is_dir():
+        raise ValueError(f"{source}: a folder; name the checkpoint in it")
+    if not source.is_file():
+        raise ValueError(f"{source}: no such file")
+    with readable(source):
+        if source.suffix == SAFETENSORS:
+            check_kind(source, SAFETENSORS)
+            raise ValueError(f"{source}: safetensors already; nothing to convert")
+        check_kind(source, TORCH)
+        if is_zip(source):
+            check_archive(source, torchscript=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +84,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     source = Path(given.words[0])
     with one_line_errors():
         options: ConvertConfig = given.config()
+        check_source(source)
         if not options.i_trust_this_file:
             raise ValueError(
                 f"{source}: reading it may run code of its maker; if you trust them, add "

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from maskedclip.models.checkpoints.files import tensors_of
+from maskedclip.models.checkpoints.sealed import save_sealed
 
 # what a file may name: how torch puts tensors together, and containers
 _TORCH = {
@@ -87,12 +87,11 @@ def _main(source: Path, out: Path) -> None:
     tensors = read(source)
     assert isinstance(tensors, Mapping)
     # of their own memory, as safetensors wants it
-    save_file({name: value.detach().clone().contiguous() for name, value in tensors.items()}, out)
+    save_sealed({name: value.detach().clone() for name, value in tensors.items()}, out)
 
 
 if __name__ == "__main__":
     try:
         _main(Path(sys.argv[1]), Path(sys.argv[2]))
-    except (ValueError, RuntimeError, pickle.UnpicklingError, EOFError, AttributeError) as error:
-        line = " ".join(str(error).split())
-        sys.exit(line)
+    except Exception as error:  # what a damaged pickle raises is not a closed list
+        sys.exit(" ".join(str(error).split()) or type(error).__name__)

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from maskedclip import __version__
 from maskedclip.command import CommandLine, Options, Word, one_line_errors
 from maskedclip.config import did_you_mean
+from maskedclip.models.checkpoints.sealed import file_sha256
 
 if TYPE_CHECKING:
     from maskedclip.weights.classifiers.source import ClassifierSource
@@ -44,7 +45,7 @@ The weights are opened again by the other library, where it is installed, and mu
 features or logits; the last line printed opens them."""
 TARGETS = ("timm", "hf", "retfound", "open_clip", "onnx")
 CARD = "README.md"
-FACTS = "export.json"  # marks a folder of ours, which may be overwritten
+FACTS = "export.json"  # marks a folder of ours, which may be overwritten; sealed.py reads it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,7 +123,11 @@ def _write(target: ModuleType, source: "Source", to: str, out: Path) -> None:
     temporary.mkdir(parents=True)
     try:
         target.write(source, temporary, out)
-        facts = {"to": to, "run": source.name, "file": source.file.name, "by": __version__}
+        files = sorted(path for path in temporary.iterdir() if path.is_file())
+        facts = {
+            "to": to, "run": source.name, "file": source.file.name, "by": __version__,
+            "sha256": {path.name: file_sha256(path) for path in files},
+        }  # fmt: skip
         (temporary / FACTS).write_text(json.dumps(facts, indent=1) + "\n")
         if out.exists():
             shutil.rmtree(out)

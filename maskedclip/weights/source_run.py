@@ -11,6 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from maskedclip.data.labelled_views import preparation
+from maskedclip.models.checkpoints.load_report import load_all
 from maskedclip.models.classifier import FINETUNED
 from maskedclip.models.encoder import Encoder
 from maskedclip.models.maskedclip import SIZES, Size
@@ -142,7 +143,7 @@ def run_encoder(source: SourceRun) -> Encoder:
         depth=kind.depth,
         heads=kind.heads,
     )
-    network.load_state_dict(source.encoder)
+    load_all(network, source.encoder, source.file)
     return network.eval()
 
 

@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from PIL import Image
-from safetensors.torch import save_file
 from torch import Tensor
 from transformers import (
     AutoImageProcessor,
@@ -24,6 +23,7 @@ from transformers.utils import logging
 from maskedclip.data.labelled_views import RESIZE
 from maskedclip.data.transforms import MEAN, STD
 from maskedclip.models.blocks import sincos_positions
+from maskedclip.models.checkpoints.sealed import save_sealed
 from maskedclip.models.decoders import Decoder
 from maskedclip.models.patches import split_patches
 from maskedclip.weights.source_run import (
@@ -53,7 +53,7 @@ def write(source: SourceRun, folder: Path, final: Path) -> None:  # noqa: ARG001
     encoder = _encoder(source.encoder)
     # ViTModel always has a pooler: the identity, so that it gives [CLS]
     pooler = {"pooler.dense.weight": torch.eye(width), "pooler.dense.bias": torch.zeros(width)}
-    save_file(encoder | pooler, folder / WEIGHTS, metadata={"format": "pt"})
+    save_sealed(encoder | pooler, folder / WEIGHTS)
     config = ViTConfig(**_shape(source), pooler_act="linear", architectures=["ViTModel"])
     config.save_pretrained(folder)
     _processor(source).save_pretrained(folder)
@@ -61,7 +61,7 @@ def write(source: SourceRun, folder: Path, final: Path) -> None:  # noqa: ARG001
         (folder / MAE).mkdir()
         named = {f"vit.{name}": tensor for name, tensor in encoder.items()}
         named |= _decoder(decoder, source.image_size // source.patch_size)
-        save_file(named, folder / MAE / WEIGHTS, metadata={"format": "pt"})
+        save_sealed(named, folder / MAE / WEIGHTS)
         _mae_config(source, decoder).save_pretrained(folder / MAE)
         _processor(source).save_pretrained(folder / MAE)
 

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from maskedclip.data.captions import prompts
 from maskedclip.data.transforms import MEAN, STD
 from maskedclip.inference import load
+from maskedclip.models.checkpoints.sealed import save_sealed
 from maskedclip.models.text import BUILTIN, build_text
 from maskedclip.weights.image_tower import tower_name
 from maskedclip.weights.source_run import (
@@ -71,7 +71,7 @@ def write(source: SourceRun, folder: Path, final: Path) -> None:
                            "resize_mode": "shortest"},
     }  # fmt: skip
     (folder / "open_clip_config.json").write_text(json.dumps(config, indent=2) + "\n")
-    save_file(_tensors(source), folder / WEIGHTS, metadata={"format": "pt"})
+    save_sealed(_tensors(source), folder / WEIGHTS)
 
 
 def _local(text: str) -> bool:

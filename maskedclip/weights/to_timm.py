@@ -10,11 +10,11 @@ from typing import Any
 
 import timm
 import torch
-from safetensors.torch import save_file
 from timm.data import create_transform, resolve_model_data_config
 
 from maskedclip.data.labelled_views import RESIZE
 from maskedclip.data.transforms import MEAN, STD
+from maskedclip.models.checkpoints.sealed import save_sealed
 from maskedclip.models.maskedclip import SIZES
 from maskedclip.weights.source_run import (
     FeatureCheck,
@@ -46,7 +46,7 @@ def timm_name(source: SourceRun) -> tuple[str, dict[str, Any]]:
 def write(source: SourceRun, folder: Path, final: Path) -> None:  # noqa: ARG001 (as all targets)
     """Write the weights, and config.json as timm's hub folders have it."""
     name, other = timm_name(source)
-    save_file(source.encoder, folder / WEIGHTS, metadata={"format": "pt"})
+    save_sealed(source.encoder, folder / WEIGHTS)
     config: dict[str, Any] = {
         "architecture": name,
         "num_classes": 0,

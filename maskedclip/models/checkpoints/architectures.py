@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping
 from functools import partial
-from typing import Any, Literal, cast
+from typing import Any, Literal, NamedTuple, cast
 
 import timm
 from timm.layers import LayerNorm, Mlp, SwiGLU, SwiGLUPacked, resample_abs_pos_embed
@@ -18,18 +18,73 @@ Network = VisionTransformer | Eva | ResNet
 Pool = Literal["", "avg", "token"]
 Architecture = dict[str, Any]  # plain values, so that a header can hold them
 _HEADS = {1280: 16, 1408: 16, 1664: 16}  # by width, of ViT-H, -g and -bigG
+# published depths by width: no shape shows that blocks at the end are missing
+_DEPTHS = {
+    192: ("ViT-Ti", 12), 384: ("ViT-S", 12), 768: ("ViT-B", 12), 1024: ("ViT-L", 24),
+    1280: ("ViT-H", 32), 1408: ("ViT-g", 40), 1536: ("ViT-g", 40), 1664: ("ViT-bigG", 48),
+    4096: ("ViT-7B", 40),
+}  # fmt: skip
+_RESNET50 = (3, 4, 6, 3)  # blocks of its four stages
 _MLPS: dict[str, Any] = {"plain": Mlp, "packed": SwiGLUPacked, "gated": SwiGLU}
 
 
 def family_of(tensors: Mapping[str, Tensor]) -> Family:
     """Return which kind of network has these tensors; ValueError where it is none of ours."""
     if "conv1.weight" in tensors:
-        if "layer4.2.conv3.weight" not in tensors or "attnpool.positional_embedding" in tensors:
+        if "layer1.0.conv3.weight" not in tensors or "attnpool.positional_embedding" in tensors:
             raise ValueError("a ResNet other than torchvision's ResNet-50; use that, or a ViT")
         return "resnet50"
     if "patch_embed.proj.weight" not in tensors or "cls_token" not in tensors:
         raise ValueError("no cls_token or no patch_embed.proj among its tensors, so no ViT encoder")
     return "vit" if "pos_embed" in tensors else "eva"
+
+
+class Depth(NamedTuple):
+    """The blocks that an encoder is known to have, and of what; 0: it is not known."""
+
+    blocks: int
+    of: str
+    fix: str = "copy or download it again"
+    stated_in: str = ""  # file in which another depth can be stated
+
+
+def known_depth(tensors: Mapping[str, Tensor]) -> Depth:
+    """Return the depth of the published ViT that is as wide."""
+    first = tensors.get("patch_embed.proj.weight")
+    name, depth = _DEPTHS.get(0 if first is None else first.shape[0], ("ViT", 0))
+    return Depth(depth, f"a {name}")
+
+
+def check_depth(tensors: Mapping[str, Tensor], family: Family, depth: Depth) -> None:
+    """Raise ValueError where an encoder's blocks are not those that it is known to have."""
+    if family == "resnet50":
+        found = [_numbers(tensors, f"layer{stage}.") for stage in range(1, 5)]
+        wanted = [set(range(count)) for count in _RESNET50]
+        count, whole = sum(map(len, found)), found == wanted
+        depth = depth._replace(blocks=sum(_RESNET50), of="a ResNet-50")
+    else:
+        found = [_numbers(tensors, "blocks.")]
+        count = len(found[0])
+        whole = found[0] == set(range(depth.blocks or count))
+    if whole:
+        return
+    if depth.blocks and count <= depth.blocks:
+        what = f"holds {count} of the {depth.blocks} blocks of {depth.of}: cut, or another model"
+    elif depth.blocks:
+        what = f"holds {count} blocks and {depth.of} has {depth.blocks}: another model"
+    else:
+        what = f"holds {count} blocks and the last is number {max(found[0])}: some are missing"
+    stated = f'{depth.stated_in} beside it: {{"depth": {count}}}' if depth.stated_in else ""
+    raise ValueError(f"{what}; {depth.fix}" + (stated and f"; if it is whole, say so in {stated}"))
+
+
+def _numbers(tensors: Mapping[str, Tensor], prefix: str) -> set[int]:
+    """Return the numbers of the blocks whose names begin so; ValueError where one is no number."""
+    names = {n.removeprefix(prefix).split(".")[0] for n in tensors if n.startswith(prefix)}
+    try:
+        return set(map(int, names))
+    except ValueError:
+        raise ValueError(f"{prefix}{max(names)} among its tensors: no block's number") from None
 
 
 def infer_architecture(
@@ -41,19 +96,21 @@ def infer_architecture(
     """
     if format.family == "resnet50":
         return {"family": "resnet50"}
+    if tensors["patch_embed.proj.weight"].ndim != 4:
+        raise ValueError("patch_embed.proj.weight has not four axes, so no ViT encoder")
     width, _, patch_size, _ = tensors["patch_embed.proj.weight"].shape
     depth = len({name.split(".")[1] for name in tensors if name.startswith("blocks.")})
     first = tensors.get("blocks.0.mlp.fc1.weight")
     second = tensors.get("blocks.0.mlp.fc2.weight")
-    if second is None:
-        raise ValueError("no blocks.0.mlp among its tensors, so no ViT encoder")
+    if second is None or second.ndim != 2:
+        raise ValueError("no blocks.0.mlp.fc2 of two axes among its tensors, so no ViT encoder")
     mlp = "gated" if first is None else "plain"
     if first is not None and first.shape[0] == 2 * second.shape[1]:
         mlp = "packed"
     hidden = second.shape[1] if first is None else first.shape[0]
     pre_norm = "norm_pre.weight" in tensors
     registers = tensors["reg_token"].shape[1] if "reg_token" in tensors else 0
-    return {
+    architecture = {
         "family": format.family,
         "patch_size": patch_size,
         "width": width,
@@ -70,6 +127,18 @@ def infer_architecture(
         "epsilon": 1e-5 if pre_norm or format.family == "eva" else 1e-6,
         "pooled_norm": has_pooled_norm(tensors),
     }
+    if format.family == "vit":
+        _check_positions(tensors, architecture)
+    return architecture
+
+
+def _check_positions(tensors: Mapping[str, Tensor], architecture: Architecture) -> None:
+    count = tensors["pos_embed"].shape[1] - prefix_positions(architecture)
+    if tensors["pos_embed"].ndim != 3 or not _is_square(count):
+        raise ValueError(
+            f"pos_embed has positions for {count} patches, which make no square; give an encoder "
+            f"of square images"
+        )
 
 
 def plain_architecture(width: int, depth: int, heads: int, patch_size: int = 16) -> Architecture:
@@ -224,4 +293,4 @@ def to_eva_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _is_square(number: int) -> bool:
-    return math.isqrt(number) ** 2 == number
+    return number >= 0 and math.isqrt(number) ** 2 == number

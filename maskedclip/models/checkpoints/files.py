@@ -4,23 +4,31 @@ No torch is imported before a file is read: command lines ask here whether weigh
 """
 
 import json
-import pickle
 import re
-import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
+
+from maskedclip.models.checkpoints.archives import read_pickle
+from maskedclip.models.checkpoints.file_kinds import SAFETENSORS, TORCH, check_kind
+from maskedclip.models.checkpoints.sealed import (
+    IMAGES_HEADER,
+    OWN_HEADER,
+    check_recorded,
+    check_sealed,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 RANDOM = "random"
 ENCODER, MODEL, FINETUNED = "encoder.safetensors", "model.safetensors", "finetuned.safetensors"
-IMAGES_HEADER = "maskedclip_images"  # in the metadata of our files
 OWN = (MODEL, FINETUNED, ENCODER)  # of a run, the whole network first
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".tar", ".ckpt")
 # where a checkpoint keeps its networks; the first that is there
 _CONTAINERS = ("model", "state_dict", "teacher", "module", "student")
+STATED = ".json"  # behind a file's name: what is stated of it, by whoever knows
 _SIDECARS = ("open_clip_config.json", "preprocessor_config.json", "config.json")
 
 
@@ -51,7 +59,10 @@ def locate(weights: str | Path, own: Sequence[str] = (ENCODER,)) -> Path:
         there = [path / file for file in own if (path / file).is_file()] or _whole(path)
         if there:
             return there[0]
-        raise ValueError(f"{path / own[-1]}: no such file; let the run end, or name weights")
+        raise ValueError(
+            f"{path}: a folder without weights (no {' or '.join(own)}); let the run end, or name a "
+            f"run or a file of weights"
+        )
     if path.suffix in SUFFIXES or path.is_absolute() or not _is_name(name):
         raise ValueError(f"{name}: no such run or file of weights; give one, or {RANDOM}")
     there = _cached(name if "/" in name else f"timm/{name}")
@@ -104,31 +115,62 @@ def read_checkpoint(weights: str | Path, own: Sequence[str] = (ENCODER,)) -> Wei
     Raises ValueError where it is not whole, or holds more than tensors and plain values.
     """
     file = locate(weights, own)
+    header: dict[str, Any] = {}
     if file.suffix == ".safetensors":
         tensors, header = read_safetensors(file)
     else:
-        tensors, header = tensors_of(_unpickled(file), file), {}
+        with readable(file):
+            check_kind(file, TORCH)
+            check_recorded(file)
+            tensors = tensors_of(read_pickle(file), file)
+    return Weights(str(weights), file, tensors, header, {} if header else _sidecar(file))
+
+
+def _sidecar(file: Path) -> dict[str, Any]:
+    """Return what the configurations beside a file hold, that of the file itself last."""
     sidecar: dict[str, Any] = {}
-    for name in () if header else _SIDECARS:
-        if (file.parent / name).is_file():
-            try:
-                sidecar |= json.loads((file.parent / name).read_text())
-            except ValueError as error:
-                raise ValueError(f"{file.parent / name}: not whole JSON ({error})") from None
-    return Weights(str(weights), file, tensors, header, sidecar)
+    for name in (*_SIDECARS, file.name + STATED):
+        path = file.parent / name
+        if not path.is_file():
+            continue
+        try:
+            content = json.loads(path.read_text())
+        except ValueError as error:
+            raise ValueError(f"{path}: not whole JSON ({error})") from None
+        if not isinstance(content, dict):
+            raise ValueError(f"{path}: no JSON object; write it as {{...}}, or remove it")
+        sidecar |= content
+    return sidecar
 
 
 def read_safetensors(path: Path) -> tuple[dict[str, "Tensor"], dict[str, Any]]:
-    """Return the tensors of a safetensors file, and our header, empty for third-party files."""
+    """Return the tensors of a safetensors file, and our header, empty for third-party files.
+
+    Raises ValueError where it is damaged: where we wrote it, by one bit.
+    """
     from safetensors import SafetensorError, safe_open
 
-    try:
-        with safe_open(path, framework="pt") as file:
-            header = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except SafetensorError as error:
-        raise ValueError(f"{path}: not a whole safetensors file ({error})") from error
-    return tensors, json.loads(header.get("maskedclip", "{}"))
+    with readable(path):
+        check_kind(path, SAFETENSORS)
+        try:
+            with safe_open(path, framework="pt") as file:
+                metadata = file.metadata() or {}
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        except (SafetensorError, RuntimeError, MemoryError, OverflowError) as error:
+            raise _not_whole(path, error) from error
+        check_sealed(path, tensors, metadata)
+        return tensors, _own_header(path, metadata)
+
+
+def read_header(path: Path) -> tuple[dict[str, Any], set[str]]:
+    """Return a safetensors file's header of ours and its tensors' names, both empty for others.
+
+    Its sha256 is not compared: whoever takes the tensors does.
+    """
+    if path.suffix != ".safetensors" or not path.is_file():
+        return {}, set()  # a third-party or missing file: load_encoder says which
+    metadata, names = _metadata(path)
+    return _own_header(path, metadata), names
 
 
 def read_facts(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -136,16 +178,51 @@ def read_facts(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
 
     Both are empty for third-party files; no tensor is read.
     """
-    from safetensors import SafetensorError, safe_open
-
     if path.suffix != ".safetensors":
         return {}, {}
+    metadata, _ = _metadata(path)
+    return _own_header(path, metadata), _own_header(path, metadata, IMAGES_HEADER)
+
+
+def _metadata(path: Path) -> tuple[dict[str, str], set[str]]:
+    from safetensors import SafetensorError, safe_open
+
+    with readable(path):
+        check_kind(path, SAFETENSORS)
+        try:
+            with safe_open(path, framework="np") as file:
+                return file.metadata() or {}, set(file.keys())
+        except SafetensorError as error:
+            raise _not_whole(path, error) from error
+
+
+def _own_header(path: Path, metadata: Mapping[str, str], key: str = OWN_HEADER) -> dict[str, Any]:
     try:
-        with safe_open(path, framework="np") as file:
-            header = file.metadata() or {}
-    except SafetensorError as error:
-        raise ValueError(f"{path}: not a whole safetensors file ({error})") from error
-    return json.loads(header.get("maskedclip", "{}")), json.loads(header.get(IMAGES_HEADER, "{}"))
+        header = json.loads(metadata.get(key, "{}"))
+        if isinstance(header, dict):
+            return header
+    except ValueError:
+        pass
+    raise ValueError(
+        f"{path}: damaged: its header is no JSON object; copy it again, or export it anew"
+    )
+
+
+def _not_whole(path: Path, error: Exception) -> ValueError:
+    reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return ValueError(
+        f"{path}: not a whole safetensors file ({reason[:120]}); its copy or download broke off, "
+        f"or it is damaged; make it again"
+    )
+
+
+@contextmanager
+def readable(path: Path) -> Iterator[None]:
+    """Say in words what the system says of a file that cannot be read."""
+    try:
+        yield
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be read ({error.strerror or error})") from error
 
 
 def name_of(weights: str | Path) -> str:
@@ -176,33 +253,20 @@ def _cached(repository: str) -> list[Path]:
 
 def _whole(folder: Path) -> list[Path]:
     """Return the files of weights in a folder, the safest and plainest first."""
-    there = [file for file in folder.iterdir() if file.suffix in SUFFIXES and file.is_file()]
+    there = [
+        file
+        for file in folder.iterdir()
+        if file.suffix in SUFFIXES and file.is_file()
+        if file.suffix != ".tar" or Path(file.stem).suffix in SUFFIXES  # not those of shards
+    ]
     return sorted(
         there, key=lambda file: (SUFFIXES.index(file.suffix), file.name != MODEL, file.name)
     )
 
 
-def _unpickled(path: Path) -> Any:
-    """Return what a .pth holds, where that is tensors, plain values and argparse's arguments."""
-    import argparse
-
-    import torch
-
-    try:
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            return torch.load(
-                path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path)
-            )
-    except (pickle.UnpicklingError, RuntimeError, EOFError, AttributeError) as error:
-        raise ValueError(
-            f"{path}: holds more than tensors, or is damaged; if you trust whoever made it: "
-            f"python tools/convert_weights.py {path}"
-        ) from error
-
-
 def tensors_of(content: Any, path: Path) -> dict[str, "Tensor"]:
     """Return the tensors of a checkpoint's network by name."""
-    from torch import is_tensor
+    from torch import is_tensor, strided
 
     for _ in range(3):  # a network in a container, and that in another
         if not isinstance(content, Mapping):
@@ -211,11 +275,17 @@ def tensors_of(content: Any, path: Path) -> dict[str, "Tensor"]:
         if not inner:
             break
         content = inner[0]
-    tensors = (
-        {name: value for name, value in content.items() if is_tensor(value)}
-        if isinstance(content, Mapping)
-        else {}
-    )
+    tensors = {
+        name: value
+        for name, value in (content.items() if isinstance(content, Mapping) else ())
+        if isinstance(name, str) and is_tensor(value)
+    }
     if not tensors:
         raise ValueError(f"{path}: no tensors by name; give a state dict, or a checkpoint of one")
+    for name, tensor in tensors.items():
+        if tensor.layout != strided or tensor.is_quantized or tensor.is_meta:
+            raise ValueError(f"{path}: {name} is sparse, quantised or empty; give plain tensors")
+        # a view that repeats its values would take any memory when it is copied
+        if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+            raise ValueError(f"{path}: {name} claims more values than the file has; not read")
     return tensors

@@ -171,3 +171,22 @@ def with_stated_normalisation(preparation: Preparation, sidecar: Mapping[str, An
     if len(mean) != 3 or len(std) != 3 or config.get("do_normalize") is False:
         return preparation
     return preparation._replace(mean=tuple(map(float, mean)), std=tuple(map(float, std)))
+
+
+def stated_depth(sidecar: Mapping[str, Any]) -> int:
+    """Return the blocks of an encoder as a file beside the weights has them; 0: it does not say.
+
+    sidecar is ours, timm's config.json, open_clip's open_clip_config.json or transformers'
+    config.json.
+    """
+    towers = (
+        (sidecar, "depth"),
+        (sidecar.get("vision_config"), "num_hidden_layers"),
+        (sidecar, "num_hidden_layers"),
+        (sidecar.get("model_args"), "depth"),
+        ((sidecar.get("model_cfg") or {}).get("vision_cfg"), "layers"),
+    )
+    for tower, key in towers:
+        if isinstance(tower, dict) and isinstance(tower.get(key), int):
+            return int(tower[key])
+    return 0

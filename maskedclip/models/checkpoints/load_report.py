@@ -10,8 +10,8 @@ from typing import Any
 from torch import Tensor, nn
 
 logger = logging.getLogger(__name__)
-ENOUGH = 0.95  # share of an encoder's values below which loading is refused
 _LINES = 12  # groups of names that are listed
+_COUNTERS = ".num_batches_tracked"  # of a ResNet: older files have none, and nothing reads them
 _FRESH = ("head.", "fc_norm.", "fc.")  # made anew for each task
 
 
@@ -83,7 +83,7 @@ def load_into(
         reshaped: names of tensors that were resampled.
         keep: beginnings of names that are loaded here, though they are a fresh head's elsewhere.
 
-    Raises ValueError, and logs the table, where they are less than 95 % of the network, or some
+    Raises ValueError, and logs the table, where a part of the network is missing, or where some
     are of blocks that it does not have.
     """
     wanted = network.state_dict()
@@ -105,16 +105,31 @@ def load_into(
         trained_on=trained_on,
     )
     strange = sorted(name for name in tensors if name.startswith("blocks.") and name not in fits)
-    if report.share < ENOUGH or strange:
+    absent = [name for name in report.missing if not name.endswith(_COUNTERS)]
+    if absent or strange:
         logger.error("%s", report.table())
-        lost = report.missing[0] if report.missing else strange[0]
+        share = f"{min(report.share, 0.999):.1%}" if absent else "all"
         raise ValueError(
-            f"{source}: gives {report.share:.1%} of {format or 'the encoder'} and "
-            f"{len(strange)} tensors of blocks that the network lacks, the first {lost}; "
-            f"required are {ENOUGH:.0%} and none: it is of another format"
+            f"{source}: gives {share} of {format or 'the encoder'} and "
+            f"{len(strange)} tensors of blocks that the network lacks, the first "
+            f"{(absent or strange)[0]}; required are all and none: it is damaged, or of another "
+            f"format"
         )
     network.load_state_dict(fits, strict=False)
     return report
+
+
+def load_all(network: nn.Module, tensors: Mapping[str, Tensor], source: object) -> None:
+    """Load every tensor of a network of ours; ValueError where one is missing, or not of it."""
+    wanted = network.state_dict()
+    fits = {k for k, v in tensors.items() if k in wanted and v.shape == wanted[k].shape}
+    wrong = sorted((wanted.keys() | tensors.keys()) - fits)
+    if wrong:
+        raise ValueError(
+            f"{source}: {len(wrong)} tensors are missing or of another network than its header "
+            f"says, the first {wrong[0]}: damaged or cut; copy it again, or export it anew"
+        )
+    network.load_state_dict(dict(tensors))
 
 
 def _short(names: list[str]) -> str:

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 from transformers import (
     AutoImageProcessor,
@@ -20,6 +19,7 @@ from transformers.utils import logging
 
 from maskedclip.models.checkpoints.architectures import prefix_positions
 from maskedclip.models.checkpoints.formats import Preparation
+from maskedclip.models.checkpoints.sealed import save_sealed
 from maskedclip.weights.classifiers import source as classifier
 from maskedclip.weights.classifiers.source import ClassifierSource, examples
 from maskedclip.weights.source_run import FeatureCheck, max_difference
@@ -51,7 +51,7 @@ def write(source: ClassifierSource, folder: Path, final: Path) -> None:  # noqa:
         raise ValueError(
             f"{source.file}: no classifier of transformers has {strange}; use --to timm or onnx"
         )
-    save_file(_tensors(source), folder / WEIGHTS, metadata={"format": "pt"})
+    save_sealed(_tensors(source), folder / WEIGHTS)
     fields: dict[str, Any] = {"maskedclip": source.facts, "problem_type": _PROBLEM[source.kind]}
     config = BeitConfig(
         hidden_size=architecture["width"],

@@ -148,16 +148,16 @@ def clip(quick: bool = False) -> Given:
 
 
 def slip() -> Given:
-    network = vit(embed_dim=384, num_heads=12)
+    network = vit(embed_dim=384, num_heads=12, depth=12)
     head = {"module.image_mlp.layer1.weight": torch.ones(2), "module.logit_scale": torch.ones(())}
     return {"state_dict": renamed(network, before="module.visual.") | head}, patches(network)
 
 
 def moco_v3() -> Given:
     """Its ViT-S has 12 heads, which no shape tells."""
-    network = vit(embed_dim=384, num_heads=12)
+    network = vit(embed_dim=384, num_heads=12, depth=12)
     base = renamed(network, before="module.base_encoder.")
-    slow = renamed(vit(embed_dim=384), before="module.momentum_encoder.")
+    slow = renamed(vit(embed_dim=384, depth=12), before="module.momentum_encoder.")
     slow = {name: torch.zeros_like(tensor) for name, tensor in slow.items()}
     head = {"module.base_encoder.head.0.weight": torch.ones(2)}
     return {"state_dict": slow | base | head}, patches(network)
@@ -339,7 +339,7 @@ def test_positions_are_resampled_as_timm_does(tmp_path: Path) -> None:
     torch.testing.assert_close(network.state_dict()["pos_embed"], theirs["pos_embed"])
 
 
-def test_less_than_95_percent_is_refused_in_one_line_and_the_table_is_shown(
+def test_a_missing_part_is_refused_in_one_line_and_the_table_is_shown(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     tensors = {k: v for k, v in vit().state_dict().items() if "blocks.1.mlp" not in k}

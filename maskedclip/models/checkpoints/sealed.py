@@ -1,0 +1,88 @@
+"""Our safetensors: written with a sha256 of all they hold, and compared with it when they are read.
+
+A safetensors file has no checksum of its own: one flipped bit loads as another value.
+"""
+
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+logger = logging.getLogger(__name__)
+OWN_HEADER, SHA256 = "maskedclip", "maskedclip_sha256"  # keys of a safetensors header
+IMAGES_HEADER = "maskedclip_images"  # another: what the weights were trained on
+RECORD = "export.json"  # beside exported files: what they are, and the sha256 of each
+
+
+def save_sealed(
+    tensors: Mapping[str, "Tensor"],
+    path: Path,
+    header: Mapping[str, Any] | None = None,
+    images: Any = None,
+) -> None:
+    """Write a safetensors file, whole or not at all, its header with these and the sha256."""
+    from safetensors.torch import save_file
+
+    whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    metadata = {"format": "pt"}
+    if header is not None:
+        metadata[OWN_HEADER] = json.dumps(dict(header), sort_keys=True)
+    metadata |= {IMAGES_HEADER: json.dumps(images)} if images else {}
+    metadata[SHA256] = content_sha256(whole, metadata)
+    temporary = path.with_name(path.name + ".tmp")
+    save_file(whole, temporary, metadata=metadata)
+    with temporary.open("rb") as file:
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def content_sha256(tensors: Mapping[str, "Tensor"], metadata: Mapping[str, str]) -> str:
+    """Return the sha256 of names, types, shapes, values, and the header but for itself."""
+    import torch
+
+    others = {key: value for key, value in metadata.items() if key != SHA256}
+    digest = hashlib.sha256(json.dumps(others, sort_keys=True).encode())
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        digest.update(f"\n{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def check_sealed(path: Path, tensors: Mapping[str, "Tensor"], metadata: Mapping[str, str]) -> None:
+    """Raise ValueError where a file of ours is not what its sha256 says; others have none."""
+    recorded = metadata.get(SHA256)
+    if recorded is None:
+        if OWN_HEADER in metadata:
+            logger.warning("%s: of an older version, without a sha256: not checked", path)
+        return
+    if recorded != content_sha256(tensors, metadata):
+        raise ValueError(
+            f"{path}: damaged: its content is not what its sha256 says; copy it again, or export "
+            f"it anew"
+        )
+
+
+def file_sha256(path: Path) -> str:
+    """Return the sha256 of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def check_recorded(path: Path) -> None:
+    """Raise ValueError where an export's record lies beside a file and has another sha256 of it."""
+    try:
+        recorded = json.loads((path.parent / RECORD).read_text())["sha256"][path.name]
+    except (OSError, ValueError, KeyError, TypeError):
+        return  # no export of ours, or one of an older version
+    if recorded != file_sha256(path):
+        raise ValueError(
+            f"{path}: damaged: it is not what {RECORD} beside it says; copy it again, or export it "
+            f"anew"
+        )
