@@ -76,6 +76,15 @@ def is_ordered(classes: Sequence[str]) -> bool:
     return len(steps) == 1
 
 
+def positive_of_two(classes: Sequence[str]) -> int:
+    """Return which of two classes is the finding: the one that is not called normal, or the last.
+
+    "glaucoma" of "glaucoma" and "no glaucoma", 1 of 0 and 1.
+    """
+    healthy = [_rung(_words(name))[0] == 0 for name in classes]
+    return 0 if healthy == [False, True] else 1
+
+
 def _natural(name: str) -> tuple[tuple[tuple[int, float, str], ...], str]:
     if _is_number(name):
         return ((0, float(name), ""),), name

@@ -42,6 +42,7 @@ class Probe(NamedTuple):
     probability_BY: np.ndarray
     chosen: str  # such as "C=0.1"
     validation_score: float  # macro AUROC, or of numbers the mean absolute error
+    validation_BY: np.ndarray  # what is predicted for the validation features
     thresholds: tuple[float, ...] = ()  # of labels
 
 
@@ -201,7 +202,7 @@ def _best(
     thresholds: tuple[float, ...] = ()
     if validation[1].ndim > 1:
         thresholds = chosen_thresholds(validation[1], predicted[name], untrained)
-    return Probe(candidates[name](test_BD), name, scores[name], thresholds)
+    return Probe(candidates[name](test_BD), name, scores[name], predicted[name], thresholds)
 
 
 def _untrained(train: np.ndarray, validation: np.ndarray) -> list[int]:

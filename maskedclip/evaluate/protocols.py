@@ -23,7 +23,10 @@ from maskedclip.evaluate.features import FOLDER, JOINT, PATCHES, Features, Froze
 from maskedclip.finetune.command import EvaluateConfig, check_protocols
 from maskedclip.finetune.measured_rows import with_patients
 from maskedclip.finetune.run_directory import LOADED, seen_fields
+from maskedclip.finetune.threshold_rows import group_rows, threshold_rows
 from maskedclip.metrics import results
+from maskedclip.metrics.class_groups import ClassGroup, group_of
+from maskedclip.metrics.operating_points import OPERATING
 from maskedclip.metrics.results import Predictions, no_order
 from maskedclip.metrics.scores import metrics_of
 from maskedclip.metrics.zero_shot import categories
@@ -70,6 +73,7 @@ def run(options: EvaluateConfig) -> None:
         fractions=options.fractions, seeds=options.seeds, shots=options.shots,
         threads=options.threads, cache=Path(options.cache) if options.cache else None,
         size=options.size, image_size=options.image_size, classes_order=options.classes_order,
+        group=options.group, at_sensitivity=options.at_sensitivity,
     )  # fmt: skip
     sys.stdout.write(f"next: python -m maskedclip.report {out} --out report\n")
 
@@ -88,6 +92,8 @@ def evaluate(  # noqa: PLR0913 (one keyword an option of the command)
     size: str = "large",
     image_size: int = 0,
     classes_order: Sequence[str] = (),
+    group: str = "",
+    at_sensitivity: float = 0.0,
 ) -> list[dict[str, Any]]:
     """Evaluate frozen weights on the test split of each dataset; return the rows, also in `out`.
 
@@ -101,9 +107,12 @@ def evaluate(  # noqa: PLR0913 (one keyword an option of the command)
         size: of the encoder where weights is "random".
         image_size: of the images; 0: as the weights were trained.
         classes_order: the classes as grades, the lowest first, where a dataset does not state it.
+        group: classes joined into two, negatives|positives: a task beside the one with all classes.
+        at_sensitivity: what the threshold of tasks of two classes reaches on validation images; 0:
+            Youden's.
 
-    Raises ValueError for weights, datasets, tasks or protocols that are not there, and for an image
-    size that the patch does not divide.
+    Raises ValueError for weights, datasets, tasks, protocols or classes that are not there, and for
+    an image size that the patch does not divide.
     """
     check_protocols(protocols)
     encoder = FrozenEncoder(weights, size, image_size)
@@ -115,12 +124,28 @@ def evaluate(  # noqa: PLR0913 (one keyword an option of the command)
         task = labelled(dataset, name, classes_order)
         if not task.ordered and task.kind == "class":
             logger.warning("%s: %s", directory, no_order(task.classes))
+        joined = group_of(group, task.classes, task.kind) if group else None
         benchmark = Benchmark(dataset, task, division_of(dataset, task))
         own, few = for_kind(task, protocols, shots)
         evaluations = list(evaluations_of(benchmark.division, own, fractions, seeds, few))
-        rows += _evaluate_all(encoder, benchmark, evaluations, out, cache or out / FOLDER, threads)
+        new = _evaluate_all(encoder, benchmark, evaluations, out, cache or out / FOLDER, threads)
+        rows += _with_thresholds(out, new, joined, at_sensitivity)
     sys.stdout.write(results.table([with_patients(out, row) for row in rows]))
     return rows
+
+
+def _with_thresholds(
+    out: Path, rows: Sequence[dict[str, Any]], group: ClassGroup | None, at_sensitivity: float
+) -> list[dict[str, Any]]:
+    """Return the rows, those of the classes that are joined, and of both the sensitivity."""
+    every: list[dict[str, Any]] = []
+    for predictions in dict.fromkeys(row["predictions"] for row in rows):
+        own = [row for row in rows if row["predictions"] == predictions]
+        for task in (own, group_rows(out, own[0], group) if group else []):
+            points = threshold_rows(out, task[0], at_sensitivity) if task else []
+            results.write_rows(out, points)
+            every += [*task, *points]
+    return every
 
 
 def _possible(encoder: FrozenEncoder, protocols: Sequence[str], shots: Sequence[int]) -> list[str]:
@@ -205,14 +230,15 @@ def _evaluate_all(
     rows: list[dict[str, Any]] = []
     for number, (inputs, evaluation) in enumerate(by_inputs.items(), 1):
         if inputs not in missing:
-            shown = _with_images_seen(encoder, stored[inputs], out)
-            rows += _with_seen(encoder, benchmark, shown, out)
+            own = [row for row in stored[inputs] if row["metric"] not in OPERATING]
+            rows += _with_seen(encoder, benchmark, own, out)
             continue
-        predictions, knob = _predict(encoder, benchmark, evaluation, table)
+        predictions, validation, knob = _predict(encoder, benchmark, evaluation, table)
         new = results.save_and_score(
             identity_of(encoder, benchmark, evaluation), benchmark.task.classes, predictions, out,
             method=encoder.name, shards=benchmark.dataset.directory,
             variant=f"{encoder.info.preparation.image_size}px" if encoder.resized else "",
+            validation=validation,
         )  # fmt: skip
         facts = {"chosen": knob, "inputs": inputs} | _images_seen(encoder)
         facts |= _seen(encoder, benchmark, predictions.keys)
@@ -234,18 +260,6 @@ def _images_seen(encoder: FrozenEncoder) -> dict[str, Any]:
     return facts | ({"resized": True} if encoder.resized else {})
 
 
-def _with_images_seen(
-    encoder: FrozenEncoder, rows: Sequence[dict[str, Any]], out: Path
-) -> list[dict[str, Any]]:
-    """Return stored rows; those of an older version get how the images were seen, in `out` too."""
-    facts = _images_seen(encoder)
-    if all("image_size" in row for row in rows):
-        return list(rows)
-    completed = [row | facts for row in rows]
-    results.write_rows(out, completed)
-    return completed
-
-
 def _seen(encoder: FrozenEncoder, benchmark: Benchmark, keys: list[str]) -> dict[str, Any]:
     test = benchmark.division.parts["test"]
     return seen_fields(encoder.images, benchmark.dataset, test, keys)
@@ -265,8 +279,12 @@ def _with_seen(
 
 
 def _is_complete(out: Path, rows: Sequence[dict[str, Any]], metrics: Sequence[str]) -> bool:
-    """Return whether every metric of an evaluation is stored, and its predictions."""
-    tables = [out / str(row.get("predictions")) for row in rows]
+    """Return whether every metric of an evaluation is stored, and its predictions.
+
+    Those of the validation split, too, which older versions did not keep.
+    """
+    names = ("predictions", "validation")
+    tables = [out / str(row.get(name)) for row in rows for name in names]
     files = tables + [table.with_suffix(".units.csv") for table in tables]
     return {row["metric"] for row in rows} >= set(metrics) and all(file.is_file() for file in files)
 
@@ -281,9 +299,8 @@ def _features(
 ) -> Features:
     """Return the features that the evaluations use; note in `out` which samples were lost."""
     splits = benchmark.division.parts
-    val = [] if all(e.protocol == ZERO_SHOT for e in evaluations) else splits["val"]
     train = {sample.index: sample for e in evaluations for sample in e.train}
-    samples = [*splits["test"], *val, *train.values()]
+    samples = [*splits["test"], *splits["val"], *train.values()]
     table = features(encoder, benchmark.dataset, samples, cache, threads)
     if encoder.report:
         out.mkdir(parents=True, exist_ok=True)
@@ -294,34 +311,38 @@ def _features(
 
 def _predict(
     encoder: FrozenEncoder, benchmark: Benchmark, evaluation: Evaluation, table: Features
-) -> tuple[Predictions, str]:
-    """Return the predictions for the test split, and the knob chosen on validation, "" for none."""
+) -> tuple[Predictions, Predictions, str]:
+    """Return the predictions for test and validation, and the knob chosen on the latter or ""."""
     splits, task = benchmark.division.parts, benchmark.task
+    kind = JOINT if evaluation.protocol == ZERO_SHOT else PATCHES
+    samples, test_BD = table.of(splits["test"], kind)
+    val_samples, val_BD = table.of(splits["val"], kind)
     if evaluation.protocol == ZERO_SHOT:
-        samples, image_BD = table.of(splits["test"], JOINT)
-        probability_BY, knob = _zero_shot(encoder, benchmark, image_BD), ""
+        probability_BY, knob = _zero_shot(encoder, benchmark, test_BD), ""
+        validation_BY = _zero_shot(encoder, benchmark, val_BD)
         untrained: tuple[int, ...] = ()  # it trains on no class, and knows all
         thresholds: tuple[float, ...] = ()
     else:
-        samples, test_BD = table.of(splits["test"], PATCHES)
+        readable, train_BD = table.of(evaluation.train, PATCHES)
         train, validation = (
-            (feature_BD, task.answers(readable))
-            for readable, feature_BD in (
-                table.of(part, PATCHES) for part in (evaluation.train, splits["val"])
-            )
-        )
+            (train_BD, task.answers(readable)), (val_BD, task.answers(val_samples)),
+        )  # fmt: skip
         probe = _probe(evaluation, train, validation, test_BD, len(task.classes))
         probability_BY, thresholds = probe.probability_BY, probe.thresholds
+        validation_BY = probe.validation_BY
         untrained = task.untrained(evaluation.train)
         metric = metrics_of(task.kind)[0]
         score = results.written(metric, probe.validation_score)
         knob = f"{probe.chosen}, validation {metric.upper()} {score}"
-    keys, units = [sample.key for sample in samples], [sample.unit for sample in samples]
-    predictions = Predictions(
-        keys, units, task.answers(samples), probability_BY, task.ordered, untrained, task.kind,
-        thresholds, tuple(sample.source for sample in samples),
+    test, val = (
+        Predictions(
+            [sample.key for sample in own], [sample.unit for sample in own], task.answers(own),
+            found_BY, task.ordered, untrained, task.kind, thresholds,
+            tuple(sample.source for sample in own),
+        )
+        for own, found_BY in ((samples, probability_BY), (val_samples, validation_BY))
     )  # fmt: skip
-    return predictions, knob
+    return test, val, knob
 
 
 def _probe(

@@ -34,6 +34,8 @@ class EvaluateConfig:
     seeds: int = 1  # draws of each fraction and of the shots
     size: Literal["micro", "tiny", "small", "base", "large"] = "large"  # where weights = random
     image_size: int = 0  # pixels, square; 0: as the weights were trained
+    group: str = ""  # classes joined into negatives|positives, too, such as "0,1|2,3,4"
+    at_sensitivity: float = 0.0  # that the threshold reaches on validation; 0: Youden's J
     out: str = ""  # directory of results.jsonl; empty: the run, or runs/NAME of a file
     cache: str = ""  # directory of the features; empty: OUT/features
     threads: int = 2  # decoding threads
@@ -44,11 +46,23 @@ class EvaluateConfig:
                 raise ValueError(f"fractions {fraction}: write shares of the labels, 0 < f <= 1")
         if self.seeds < 1 or any(number < 1 for number in self.shots):
             raise ValueError(f"seeds {self.seeds}, shots {self.shots}: all are at least 1")
+        check_threshold(self.group, self.at_sensitivity)
         if self.image_size < 0:
             raise ValueError(f"image_size {self.image_size} is negative; use 0 or more")
         refuse_repeated(self.classes_order)
         if not self.fractions or not self.protocols:
             raise ValueError("fractions and protocols: name at least one of each")
+
+
+def check_threshold(group: str, at_sensitivity: float) -> None:
+    """Raise ValueError for classes that are not two sides, or a sensitivity that is no share."""
+    if group and group.count("|") != 1:
+        raise ValueError(
+            f"group {group!r}: write the negative classes, a bar and the positive ones, such as "
+            f"--group='0,1|2,3,4'"
+        )
+    if not 0 <= at_sensitivity <= 1:
+        raise ValueError(f"at_sensitivity {at_sensitivity}: write a share, 0 < x <= 1")
 
 
 EVALUATE = CommandLine(Options(EvaluateConfig()), words=[WEIGHTS])

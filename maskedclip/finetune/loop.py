@@ -70,12 +70,14 @@ def finetune(config: FinetuneConfig, *, rest: float = 0.0) -> Path:
                 logger.warning("%s: %s", config.dataset, no_order(labels.task.classes))
             check_classes(config, run, labels)
             model, ledger = train(config, run, labels, rest)
-            test = EvaluationBatches(labels, "test", config)
-            predictions = predict(model, test, labels, ledger)
+            predictions, validation = (
+                predict(model, EvaluationBatches(labels, part, config), labels, ledger)
+                for part in ("test", "val")
+            )
             if labels.task.kind == "labels":
                 thresholds = thresholds_of(model, labels, config, ledger)
                 predictions = predictions._replace(thresholds=thresholds)
-            write_results(config, run, labels, model, predictions)
+            write_results(config, run, labels, model, predictions, validation)
         shutil.rmtree(run / STATES, ignore_errors=True)
     return run
 

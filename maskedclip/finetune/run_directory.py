@@ -22,6 +22,7 @@ from maskedclip.data.storage.open_dataset import dataset_sha256
 from maskedclip.data.storage.shards import Shards
 from maskedclip.engine.provenance import check_data, provenance, record
 from maskedclip.finetune.recipes import paper
+from maskedclip.finetune.threshold_rows import threshold_rows
 from maskedclip.metrics import results
 from maskedclip.metrics.file_lock import locked
 from maskedclip.metrics.results import Predictions
@@ -244,9 +245,18 @@ def _digest(path: Path, _changed: int, _size: int) -> str:
 
 
 def write_results(
-    config: FinetuneConfig, run: Path, labels: Labels, model: nn.Module, predictions: Predictions
+    config: FinetuneConfig,
+    run: Path,
+    labels: Labels,
+    model: nn.Module,
+    predictions: Predictions,
+    validation: Predictions,
 ) -> None:
-    """Write weights, predictions, and last the rows, which mark the run as finished."""
+    """Write weights, predictions, and last the rows, which mark the run as finished.
+
+    Args:
+        predictions: of the test split; `validation` of the other, on which thresholds are chosen.
+    """
     task, name = labels.task, labels.dataset.name
     predictions = predictions._replace(ordered=task.ordered, untrained=labels.untrained)
     header: dict[str, Any] = {
@@ -273,8 +283,9 @@ def write_results(
     }
     method, shards = encoder_name(config), labels.dataset.directory
     rows = results.save_and_score(
-        identity, task.classes, predictions, run, method=method, shards=shards
-    )
+        identity, task.classes, predictions, run, method=method, shards=shards,
+        validation=validation,
+    )  # fmt: skip
     shown = encoder_info(model).preparation
     facts: dict[str, Any] = {
         "recipe": config.recipe,
@@ -282,7 +293,8 @@ def write_results(
         "colours": shown.colours,
     }
     facts |= seen_fields(before, labels.dataset, labels.parts["test"], predictions.keys)
-    results.write_rows(run, [row | facts for row in rows])
+    rows = [row | facts for row in rows]
+    results.write_rows(run, [*threshold_rows(run, rows[0]), *rows])
 
 
 def photographs_of(manifest: Mapping[str, Any]) -> dict[str, int] | None:

@@ -18,6 +18,7 @@ import numpy as np
 
 from maskedclip.metrics.file_lock import locked
 from maskedclip.metrics.known_patients import counted, drawn_in_words, drawn_lines
+from maskedclip.metrics.operating_points import OPERATING, at_threshold
 from maskedclip.metrics.scores import (
     KINDS,
     NOT_IN_PER_CENT,
@@ -67,6 +68,7 @@ def save_and_score(
     method: str,
     shards: Path,
     variant: str = "",
+    validation: Predictions | None = None,
 ) -> list[dict[str, Any]]:
     """Write the predictions under `run` and return a row a metric, for `write_rows`.
 
@@ -75,12 +77,17 @@ def save_and_score(
         method: name of the encoder's weights, a row of the tables.
         shards: directory of the dataset.
         variant: what else sets the file of predictions apart, such as the size of the images.
+        validation: those of the validation split, kept beside: thresholds are chosen on them.
     """
-    path = Path("predictions") / f"{_name(identity, run, variant)}.csv"
+    name = _name(identity, run, variant)
+    path, beside = (Path("predictions") / f"{name}-{split}.csv" for split in ("test", "val"))
     write_test_split(run / path, classes, predictions)
+    if validation is not None:
+        write_test_split(run / beside, classes, validation)
     files: dict[str, Any] = {
         "method": method,
         "predictions": path.as_posix(),
+        **({} if validation is None else {"validation": beside.as_posix()}),
         "shards": str(shards.resolve()),
         "ordered": predictions.ordered,
         "untrained": [classes[label] for label in predictions.untrained],
@@ -127,7 +134,7 @@ def _name(identity: dict[str, Any], run: Path, variant: str) -> str:
     several = "" if run.resolve().name == identity["run"] else identity["run"]
     labels, seed = f"{identity['fraction']:g}", f"seed{identity['seed']}"
     split = (identity[key] for key in ("dataset", "task", "protocol"))
-    return file_name(several, *split, labels, seed, variant, "test")
+    return file_name(several, *split, labels, seed, variant)
 
 
 def row(
@@ -194,7 +201,13 @@ def recomputed(run: Path, row: dict[str, Any]) -> Score:
 
     Raises ValueError as `predictions_of` does.
     """
-    return score_of(row["metric"], *predictions_of(run, row))
+    predictions, classes = predictions_of(run, row)
+    if row["metric"] not in OPERATING:
+        return score_of(row["metric"], predictions, classes)
+    positive = classes.index(row["positive"])
+    called_B = predictions.probability_BY[:, positive] >= row["threshold"]
+    scores = at_threshold(predictions.label_B == positive, called_B, predictions.units)
+    return scores[row["metric"]]
 
 
 def predictions_of(run: Path, row: dict[str, Any]) -> tuple[Predictions, list[str]]:
@@ -220,6 +233,23 @@ def predictions_of(run: Path, row: dict[str, Any]) -> tuple[Predictions, list[st
     chosen = tuple(map(float, thresholds))
     predictions = predictions._replace(ordered=ordered, untrained=labels, thresholds=chosen)
     return predictions, classes
+
+
+def validation_of(run: Path, row: Mapping[str, Any], classes: Sequence[str]) -> Predictions:
+    """Return the predictions of the validation split behind a row.
+
+    Raises ValueError where an older version has kept none, or they are damaged.
+    """
+    name = row.get("validation")
+    if not isinstance(name, str) or not name or Path(name).is_absolute() or ".." in name:
+        raise ValueError(
+            f"{run / RESULTS}: no predictions of the validation split are kept, so no threshold; "
+            f"measure again"
+        )
+    predictions, own = read_test_split(run / name, str(row.get("kind") or "class"))
+    if list(own) != list(classes):
+        raise ValueError(f"{run / name}: other classes than the test split's; measure again")
+    return predictions
 
 
 def read_rows(directory: Path) -> list[dict[str, Any]]:
@@ -292,7 +322,22 @@ def _table(rows: Sequence[dict[str, Any]], columns: Mapping[str, str]) -> str:
         lines.append(
             (dataset, task, protocol, f"{100 * fraction:.3g}%", str(seed), *size, *scores, str(n))
         )
-    return in_columns(lines) + "".join(notes)
+    points = [_point_line(by_metric) for by_metric in splits.values() if OPERATING[0] in by_metric]
+    return in_columns(lines) + "".join([*points, *notes])
+
+
+def _point_line(by_metric: Mapping[str, dict[str, Any]]) -> str:
+    """Return sensitivity and specificity of a line of the table, and at which threshold."""
+    first = by_metric[OPERATING[0]]
+    name = f"{_line_name(first)}, seed {first['seed']}"
+    if "threshold" not in first:
+        return f"{name}: no sensitivity and specificity, {first['note']}\n"
+    words = zip(OPERATING, ("sensitivity", "specificity", "PPV", "NPV"), strict=True)
+    scores = [f"{word} {_cell(by_metric.get(metric), interval=True)}" for metric, word in words]
+    return (
+        f"{name}: {', '.join(scores)} of {first['positive']} at a probability of "
+        f"{first['threshold']:.4g} or more ({first['rule']})\n"
+    )
 
 
 def seen_line(row: Mapping[str, Any]) -> str:

@@ -11,6 +11,7 @@ from maskedclip.report.ablation import ablation
 from maskedclip.report.collect import Collected, Result, collect
 from maskedclip.report.command import ReportConfig
 from maskedclip.report.compare_methods import compare_table
+from maskedclip.report.operating_table import HEAD, OperatingTable, operating_table
 from maskedclip.report.pages.charts import RenderedFigure, label_efficiency
 from maskedclip.report.pages.html import render
 from maskedclip.report.pages.run_page import address, page_name, write_pages
@@ -58,16 +59,23 @@ def report(runs: Sequence[Path], config: ReportConfig, absent: Sequence[str] = (
     (out / PAGES).mkdir(parents=True, exist_ok=True)
     readable, faults, by_label = write_pages(collected.results, out / PAGES, config.pictures)
     paper = [Column(card.name, card.shards, card.task) for card in PAPER]
-    first = table(collected.results, columns_of(collected.results, paper))
+    whole = [one for one in collected.results if not one.group_of]  # no task counts twice
+    first = table(whole, columns_of(whole, paper))
     if config.compare:
         comparisons, more = compare_table(first, readable)
         first, faults = replace(first, comparisons=comparisons), faults + more
+    points = operating_table(
+        [one for one in collected.results if one in readable], config.group, config.at_sensitivity
+    )
     second, remarks = ablation(first)
     figure = label_efficiency(first)
     _write_tables(out, first, second, remarks, replace(config, protocol=collected.protocol))
     if by_label:
         text = label_csv(by_label, lambda directory: address(directory, out))
         (out / "labels.csv").write_text(text, encoding="utf-8")
+    if points.lines:
+        for kind, text in (("md", points.markdown()), ("tex", points.latex())):
+            (out / f"operating_points.{kind}").write_text(text, encoding="utf-8")
     if figure:
         (out / "figure2.png").write_bytes(figure.png)
         (out / "figure2.svg").write_bytes(figure.svg)
@@ -78,10 +86,13 @@ def report(runs: Sequence[Path], config: ReportConfig, absent: Sequence[str] = (
         page=lambda run: f"{PAGES}/{quote(page_name(run))}" if run in readable else "",
     )
     page = _index(
-        collected, first, second, remarks, figure, problems, addresses, label_tables(by_label)
-    )
+        collected, first, second, remarks, figure, problems, addresses, label_tables(by_label),
+        points,
+    )  # fmt: skip
     (out / INDEX).write_text(page, encoding="utf-8")
     text = markdown(first, intervals=config.intervals)
+    text += f"\n{points.markdown()}" if points.lines else ""
+    text += "".join(f"\n{line}\n" for line in points.remarks if not points.lines)
     return Report(out / INDEX, text, problems, list(collected.other_protocols))
 
 
@@ -118,6 +129,7 @@ def _index(
     problems: Sequence[str],
     addresses: Addresses,
     by_label: Sequence[PerLabelTable],
+    points: OperatingTable,
 ) -> str:
     results, missing = collected.results, first.missing
     cells = sum(len(block.lines) for block in first.blocks) * len(first.columns)
@@ -140,6 +152,7 @@ def _index(
         label_tables=by_label,
         older=sum(not run.predictions for run in results),
         metrics=[name for name in METRIC_NAMES if any(name in run.scores for run in results)],
+        points=points, points_head=HEAD,
     )  # fmt: skip
 
 

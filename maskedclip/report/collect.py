@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from maskedclip.finetune.measured_rows import measured_predictions, measured_rows
 from maskedclip.metrics.known_patients import drawn_in_words
+from maskedclip.metrics.operating_points import OPERATING
 from maskedclip.metrics.results import RESULTS, Predictions, seen_words
 from maskedclip.metrics.scores import KINDS, Score, point
 from maskedclip.metrics.seen_images import in_words
@@ -53,6 +54,8 @@ class Result:
     ordered: bool | None = None
     untrained: tuple[str, ...] = ()  # classes without training images
     image_size: int = 0  # pixels, square; 0: the rows do not say
+    validation: str = ""  # predictions of the validation split; empty: an older version kept none
+    group_of: str = ""  # the task whose classes were joined into two
     images_seen: str = ""  # size and colours in words; empty: the rows do not say
     drawn: str = ""  # by intervals, in words; empty: patients alone, or the rows do not say
     kind: str = "class"  # of the task; or "labels", "number"
@@ -146,6 +149,8 @@ def results_of(directory: Path, rows: Iterable[Any]) -> tuple[list[Result], list
     groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
     problems: list[str] = []
     for number, row in enumerate(rows, 1):
+        if isinstance(row, dict) and row.get("metric") in OPERATING:
+            continue  # chosen again from the predictions, by the threshold that is asked for
         fault = _fault(row)
         if fault:
             problems.append(f"{directory / RESULTS}: row {number}: {fault}; left out")
@@ -174,7 +179,8 @@ def results_of(directory: Path, rows: Iterable[Any]) -> tuple[list[Result], list
                 None if last.get("seen") is None else str(last["seen"]),
                 last.get("seen_images"), str(last.get("seen_note") or ""),
                 last.get("ordered"), tuple(map(str, last.get("untrained") or ())),
-                int(last.get("image_size") or 0), in_words(last),
+                int(last.get("image_size") or 0), str(last.get("validation") or ""),
+                str(last.get("group_of") or ""), in_words(last),
                 drawn=drawn_in_words(last),
                 kind=str(last.get("kind") or "class"),
                 thresholds=tuple(last.get("thresholds") or ()),

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from maskedclip.command import ANY, CommandLine, Options, Word, one_line_errors
+from maskedclip.finetune.command import check_threshold
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -15,9 +16,12 @@ class ReportConfig:
     protocol: str = ""  # finetune, linear, knn, 16-shot, ...; empty: finetune, or the most frequent
     intervals: bool = False  # 95 % intervals in Markdown and LaTeX, too
     compare: bool = True  # p-values against the best of each column, by 2,000 resamples
+    group: str = ""  # classes joined into negatives|positives, such as "0,1|2,3,4"
+    at_sensitivity: float = 0.0  # that the threshold reaches on validation; 0: Youden's J
     pictures: int = 12  # photographs of the worst errors on a run's page; 0: none leaves the shards
 
     def __post_init__(self) -> None:
+        check_threshold(self.group, self.at_sensitivity)
         if self.pictures < 0:
             raise ValueError(f"pictures {self.pictures} is negative; use 0 or more")
 

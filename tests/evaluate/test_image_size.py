@@ -70,7 +70,7 @@ def test_features_and_rows_of_two_sizes_stand_beside_one_another(tmp_path: Path)
     for row in rows:
         assert recomputed(run, row).value == row["value"]
     text = table(read_rows(run))
-    assert text.count("\ncolours ") == 2
+    assert text.count("\ncolours  colour  knn") == 2
     assert " 64 " in text
     assert "Images were not seen alike." in text
     assert FrozenEncoder(run, image_size=32).resized is False

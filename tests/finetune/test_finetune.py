@@ -17,7 +17,8 @@ from maskedclip.finetune.epoch import EvaluationBatches, learning_rate, predict
 from maskedclip.finetune.loop import finetune
 from maskedclip.finetune.run_directory import read_labels
 from maskedclip.inference import load
-from maskedclip.metrics.results import read_predictions, read_rows
+from maskedclip.metrics.operating_points import OPERATING
+from maskedclip.metrics.results import read_predictions, read_rows, recomputed
 from maskedclip.metrics.scores import METRICS, macro
 from maskedclip.models.classifier import adamw_by_layer, build_classifier
 from maskedclip.shards.building.prepare_sample import encode
@@ -45,8 +46,10 @@ def log_of(config: FinetuneConfig) -> list[dict[str, float]]:
 
 def test_two_colours_are_told_apart(finished: FinetuneConfig) -> None:
     rows = {row["metric"]: row for row in read_rows(run_of(finished))}
-    assert set(rows) == set(METRICS)
+    assert set(rows) == {*METRICS, *OPERATING}
     assert rows["auroc"]["value"] > 0.9
+    assert rows["sensitivity"]["positive"] == "red"
+    assert rows["sensitivity"]["rule"] == "Youden's J on 12 validation images, 6 positive"
     assert rows["auroc"]["n"] == 23  # one of 24 is damaged
     assert rows["auroc"] | {"value": 0, "low": 0, "high": 0} == {
         "run": "ours", "dataset": "colours", "task": "colour", "protocol": "finetune",
@@ -54,6 +57,7 @@ def test_two_colours_are_told_apart(finished: FinetuneConfig) -> None:
         "note": "", "recipe": "paper", "seen": "", "seen_images": 0, "seen_note": "",
         "method": "random_micro",
         "predictions": PREDICTIONS, "shards": str(Path(finished.dataset).resolve()),
+        "validation": PREDICTIONS.replace("-test", "-val"), "patients": 0, "with_patient": 0,
             "ordered": True, "untrained": [], "image_size": 32, "colours": "imagenet",
     }  # fmt: skip
 
@@ -63,7 +67,10 @@ def test_the_predictions_give_the_scores_again(finished: FinetuneConfig) -> None
     assert classes == ["green", "red"]
     assert "s080" not in ids
     for row in read_rows(run_of(finished)):
-        assert macro(row["metric"], label_B, probability_BY)[0] == row["value"]
+        if row["metric"] in OPERATING:
+            assert recomputed(run_of(finished), row).value == row["value"]
+        else:
+            assert macro(row["metric"], label_B, probability_BY)[0] == row["value"]
 
 
 def test_the_saved_weights_give_the_predictions_again(finished: FinetuneConfig) -> None:
@@ -170,7 +177,7 @@ def test_an_unfinished_run_starts_over(finished: FinetuneConfig) -> None:
     finetune(half)
     assert (run / "metrics.jsonl").read_bytes() == before
     assert not (run / "predictions" / "old.csv").exists()
-    assert len(read_rows(run)) == len(METRICS)
+    assert len(read_rows(run)) == len(METRICS) + len(OPERATING)
 
 
 def micro() -> VisionTransformer:

@@ -97,6 +97,13 @@ def _markdown_escaped(text: str) -> str:
     return plain.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
+def markdown_table(rows: Sequence[Sequence[str]], below: Sequence[str] = ()) -> str:
+    """Return rows of plain text, the first the heading, and lines below, as Markdown."""
+    cells = [[_markdown_escaped(cell) for cell in row] for row in rows]
+    notes = "".join(f"\n{_markdown_escaped(line)}\n" for line in below)
+    return _markdown_lines(cells, padded=True) + notes
+
+
 def _markdown_lines(rows: Sequence[Sequence[str]], *, padded: bool) -> str:
     widths = [max(len(row[i]) for row in rows) if padded else 0 for i in range(len(rows[0]))]
     lines = [
