@@ -18,6 +18,8 @@ NOBODY = MISSING | {
     "not specified", "not recorded", "not stated", "withheld", "redacted", "removed", "hidden",
     "deidentified", "de identified", "anonymous patient", "patient", "-1",
 }  # fmt: skip
+YES = frozenset({"1", "1.0", "yes", "y", "true", "t", "positive", "present"})
+NO = frozenset({"0", "0.0", "no", "n", "false", "f", "negative", "absent"})
 
 
 def plain(text: str) -> str:
@@ -45,3 +47,9 @@ def whole_number(text: str) -> str:
     """Return "2" for "2.0" and "2,0", as spreadsheets and pandas write it; other text as it is."""
     match = WHOLE.fullmatch(text)
     return match[1] if match else text
+
+
+def presence(text: str) -> bool | None:
+    """Return whether a cell says that a label is there; None where it says neither."""
+    word = plain(text)
+    return True if word in YES else False if word in NO else None

@@ -18,6 +18,7 @@ from tests.downloads import (
     odir,
     refuge,
     retfound,
+    rfmid,
     sheets,
 )
 from tests.downloads.expected import Expected, Facts, WrongRoot
@@ -75,6 +76,8 @@ _WRITERS: dict[str, tuple[str, Callable[[Path], Expected]]] = {
     "retina": ("retina", downstream.retina),
     "retina_archive": ("retina", downstream.retina_archive),
     "retina_retfound": ("retina", retfound.retina),
+    "rfmid": ("rfmid", rfmid.nested),
+    "rfmid_challenge": ("rfmid", rfmid.challenge),
 }
 FORMS = {form: card for form, (card, _) in _WRITERS.items()}
 

@@ -37,6 +37,7 @@ WITH_TABLES = [
             "idrid",
             "messidor2",
             "origa",
+            "rfmid",
         )
     )
     and not form.endswith("retfound")

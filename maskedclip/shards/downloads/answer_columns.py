@@ -5,14 +5,12 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-from maskedclip.data.cell_values import is_missing, plain
+from maskedclip.data.cell_values import is_missing, plain, presence
 from maskedclip.data.class_names import NUMBER, class_names
 from maskedclip.data.class_order import in_order
 from maskedclip.data.label_kinds import SEPARATOR, joined, labels_in, number_text
 from maskedclip.shards.downloads.label_files import Remarks, Row, cell
 
-YES = frozenset({"1", "1.0", "yes", "y", "true", "t", "positive", "present"})
-NO = frozenset({"0", "0.0", "no", "n", "false", "f", "negative", "absent"})
 WHOLE_CELLS = "none"  # as --label_separator: a cell is one class, whatever it holds
 SEPARATORS = ("|", ";", ",", "/", "+", "&", "\N{FULLWIDTH COMMA}", "\N{IDEOGRAPHIC COMMA}")
 
@@ -164,12 +162,6 @@ def labels_of_columns(
         return ", ".join(name for name in columns if is_missing(cell(row, name)))
 
     return Answer(task, "labels", tuple(columns), text_of, lacking)
-
-
-def presence(text: str) -> bool | None:
-    """Return whether a cell says that a label is there; None where it says neither."""
-    word = plain(text)
-    return True if word in YES else False if word in NO else None
 
 
 def numbers_of(rows: Sequence[Row], column: str, task: str, remarks: Remarks) -> Answer:

@@ -37,6 +37,7 @@ class LabelTable(NamedTuple):
     image: str | Sequence[str]
     image_pattern: str = ""  # its first group is the name; a cell without it names no image
     labels: Mapping[str, str | Sequence[str]] = {}
+    several: Mapping[str, Sequence[str]] = {}  # of a task, columns of 0 and 1: its classes
     patient: str = ""
     eye: str | Mapping[str, str] = ""  # a column, or for L and R the one that is filled
     split: str = ""
@@ -47,7 +48,13 @@ class LabelTable(NamedTuple):
     @property
     def wanted(self) -> list[str | Sequence[str]]:
         """The columns that the file must have."""
-        return [self.image, *self.labels.values()]
+        flags = [column for columns in self.several.values() for column in columns]
+        return [self.image, *self.labels.values(), *flags]
+
+    @property
+    def tasks(self) -> set[str]:
+        """The tasks whose labels it states."""
+        return {*self.labels, *self.several}
 
 
 class Lookalike(NamedTuple):
@@ -85,6 +92,11 @@ class DatasetCard:
     expected: tuple[Mapping[str, Any], ...] = ()  # counts of every published form
     overlaps: tuple[str, ...] = ()  # globs of folders in which other datasets contain its images
 
+    @property
+    def several(self) -> set[str]:
+        """The tasks with a column a label: an image has any number of them."""
+        return {task for table in self.tables for task in table.several}
+
 
 def card_names() -> list[str]:
     """Return the names of the cards in the package."""
@@ -109,7 +121,13 @@ def read_card(dataset: str) -> DatasetCard:
 def _card(facts: dict[str, Any]) -> DatasetCard:
     """Return the card of a parsed file; TypeError, ValueError or re.error where it is wrong."""
     facts["paths"] = [PathRule(**rule) for rule in facts.pop("path", ())]
-    facts["tables"] = [LabelTable(**table) for table in facts.pop("table", ())]
+    classes = facts.get("classes", {})
+    facts["tables"] = [
+        LabelTable(
+            **table | {"several": {t: [*classes.get(t, ())] for t in table.get("several", ())}}
+        )
+        for table in facts.pop("table", ())
+    ]
     facts["lookalikes"] = [Lookalike(**other) for other in facts.pop("lookalike", ())]
     content: dict[str, Any] = {n: tuple(v) if isinstance(v, list) else v for n, v in facts.items()}
     card = DatasetCard(**content)
@@ -118,12 +136,18 @@ def _card(facts: dict[str, Any]) -> DatasetCard:
     for pattern in patterns + [other.file for other in card.lookalikes]:
         re.compile(pattern)
     groups = {name for rule in card.paths for name in re.compile(rule.pattern).groupindex}
-    tasks = groups.difference(FACTS).union(*(entry.labels for entry in card.paths + card.tables))
-    for task, labels in card.labels.items():
+    tasks = groups.difference(FACTS).union(*(rule.labels for rule in card.paths))
+    tasks = tasks.union(*(table.tasks for table in card.tables))
+    for task in card.labels:
         if task in card.classes or task in card.findings:
             raise ValueError(f"the task {task!r} has one class and several labels")
-        if any(SEPARATOR in label for label in labels.values()):
-            raise ValueError(f"[labels.{task}] has a label with {SEPARATOR}, which separates them")
+    named = {task: {*labels.values()} for task, labels in card.labels.items()}
+    named |= {task: {*card.classes.get(task, ())} for task in card.several}
+    for task, names in named.items():
+        if any(SEPARATOR in label for label in names):
+            raise ValueError(f"the task {task} has a label with {SEPARATOR}, which parts labels")
+        if task in card.ordered:
+            raise ValueError(f"the task {task} has several labels an image, and they are no grades")
     for task in sorted((tasks | {*card.ordered}) - card.classes.keys()):
         raise ValueError(f"no [classes.{task}] for the task {task!r}")
     return card

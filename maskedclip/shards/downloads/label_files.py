@@ -9,7 +9,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from maskedclip.data.cell_values import is_missing, patient_of, plain, whole_number
+from maskedclip.data.cell_values import is_missing, patient_of, plain, presence, whole_number
+from maskedclip.data.label_kinds import joined
 from maskedclip.data.storage.first_bytes import not_the_file
 from maskedclip.shards.downloads.cards import DatasetCard, LabelTable
 from maskedclip.shards.downloads.image_names import ImageNames, Named, stem_of
@@ -304,8 +305,13 @@ def _values(file: LabelFile, row: Row) -> dict[str, str]:
         values["eye"] = next((side for side, name in table.eye.items() if cell(row, name)), "")
     of_row = cell(row, table.split_column)
     values["split"] = of_row or table.split or file.groups.get("split", "")
-    return {
+    stated = {
         name: text
         for name, text in values.items()
         if not is_missing(text) or names_of(text)[0] in file.words.get(name, ())
     }
+    for task, columns in table.several.items():
+        said = {column: presence(cell(row, column)) for column in columns}
+        if None not in said.values():  # else the image was not examined for one of them
+            stated[task] = joined((column for column, has in said.items() if has), columns)
+    return stated

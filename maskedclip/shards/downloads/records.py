@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from maskedclip.data.cell_values import is_missing, patient_of
+from maskedclip.data.label_kinds import labels_in
 from maskedclip.shards.downloads.cards import DatasetCard
 from maskedclip.shards.downloads.files import SPLITS, list_files, printable, remarks_on
 from maskedclip.shards.downloads.label_files import Remarks, label_files, names_of, rows_of_images
@@ -82,8 +83,8 @@ def read_dataset(card: DatasetCard, root: Path) -> Sources:
         for source, row, copies in rows:
             facts[source] = facts[source] | row
             repeated.update(copies)
-            if file.table.labels:
-                graded.setdefault(source, set()).update(file.table.labels)
+            if file.table.tasks:
+                graded.setdefault(source, set()).update(file.table.tasks)
     repeated -= graded.keys()
     repeated |= unclear
     records = [
@@ -109,7 +110,7 @@ def read_dataset(card: DatasetCard, root: Path) -> Sources:
         for source, tasks in graded.items()
         if tasks - facts[source].keys()
     }
-    return in_order(records, remarks | remarks_on(files))
+    return in_order(records, remarks | remarks_on(files), dict.fromkeys(card.several, "labels"))
 
 
 def record_of(
@@ -118,6 +119,11 @@ def record_of(
     """Return the record of an image from `facts`, written in the words of the dataset."""
     labels, categories = {}, []
     for task, classes in card.classes.items():
+        if task in card.several:
+            if task in facts:  # "" where it has none of them
+                labels[task] = facts[task]
+                categories += [word for name in labels_in(facts[task]) if (word := classes[name])]
+            continue
         written = facts.get(task, "")
         label = _class_of(written, classes, card.values.get(task, {}))
         if label is not None:

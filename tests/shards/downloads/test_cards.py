@@ -12,7 +12,9 @@ from tests.downloads.drawing import draw, table
 ROOT = Path(__file__).parents[3]
 OF_THE_USER = ["csv", "folder", "phantom"]
 PAIRED = ["airogs", "eyepacs", "odir5k"]
-DOWNSTREAM = ["aptos2019", "glaucoma_fundus", "idrid", "jsiec", "messidor2", "origa", "retina"]
+DOWNSTREAM = [
+    "aptos2019", "glaucoma_fundus", "idrid", "jsiec", "messidor2", "origa", "retina", "rfmid",
+]  # fmt: skip
 UNPAIRED = [
     "acrima", "chaksu", "deepdrid", "drishti_gs", "fives", "grape", "hrf", "lag", "paraguay",
     "refuge", "stare", "sustech_sysu",
@@ -20,7 +22,7 @@ UNPAIRED = [
 datasets = pytest.mark.parametrize("name", [n for n in card_names() if n not in OF_THE_USER])
 
 
-def test_there_is_a_card_for_each_of_the_22_datasets_in_its_role() -> None:
+def test_there_is_a_card_for_each_of_the_papers_22_datasets_and_rfmid() -> None:
     assert card_names() == sorted(OF_THE_USER + PAIRED + DOWNSTREAM + UNPAIRED)
     for names, role in ((PAIRED, "paired"), (DOWNSTREAM, "downstream"), (UNPAIRED, "unpaired")):
         assert [name for name in names if read_card(name).role != role] == []
@@ -45,7 +47,7 @@ def words(card: DatasetCard) -> list[str]:
 OWN_WORDS = {
     "diabetic macular edema", "suspected glaucoma", "possible glaucoma", "early glaucoma",
     "advanced glaucoma", "retina disease", "vitreous particles", "chorioretinal atrophy-coloboma",
-    "retinal artery occlusion", "suspected proliferative diabetic retinopathy",
+    "retinal artery occlusion", "suspected proliferative diabetic retinopathy", "myopia",
 }  # fmt: skip
 
 
