@@ -28,7 +28,7 @@ from maskedclip.shards.downloads.files import (
 )
 from maskedclip.shards.downloads.patient_names import recognised
 from maskedclip.shards.downloads.recognise import ARCHIVE
-from maskedclip.shards.make import BUILDER_VERSION, ShardRequest, build
+from maskedclip.shards.make import ShardRequest, build, builder_version
 from maskedclip.shards.make_command import remark_lines
 
 logger = logging.getLogger(__name__)
@@ -93,10 +93,10 @@ def tree_of(path: Path) -> Tree | None:
         if third_party_tars(path):
             return None
         raise ValueError(f"{path}: {_neither(path)}")
-    digest = hashlib.sha256(f"{BUILDER_VERSION}".encode())
     classes: dict[str, set[str]] = {}
     files = list_files(read_card("folder"), root)
     files.leave_out(outside_of_splits(files))
+    digest = hashlib.sha256(f"{builder_version(files.images)}".encode())
     for source in sorted(files.images, key=lambda name: name.split("/")):
         file, folders = root / source, source.split("/")[:-1]
         if len(folders) != 2:

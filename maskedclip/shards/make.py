@@ -5,9 +5,10 @@ import os
 import re
 import secrets
 import time
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from maskedclip.data.class_order import in_order
@@ -34,6 +35,7 @@ class ShardRequest:
     anonymise: bool = False  # hash the file names too, with a secret key
     key_file: Path | None = None  # that key; None: OUT/../.maskedclip_key, made at first use
     classes: str = ""  # folder: the task whose class the folder of an image is
+    exclude: tuple[str, ...] = ()  # folder: names or globs of folders that are left out
     classes_order: tuple[str, ...] = ()  # folder, csv: the classes as grades, the lowest first
     class_words: Path | None = None  # folder, csv: of a class in captions; a CSV or TOML
     csv: Path | None = None  # csv: the table; the following name its columns
@@ -119,7 +121,15 @@ class ShardRequest:
 
 PUBLIC_KEY = b"maskedclip public key: no secret"
 KEY_FILE = ".maskedclip_key"
-BUILDER_VERSION = 2  # raise it where the same request would give other bytes
+BUILDER_VERSION = 3  # raise it where the same request would give other bytes
+_VERSION_OF_8_BITS = 2  # of files of 8 bits a colour alone: version 3 reads deeper ones anew
+_8_BITS = frozenset((".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".bmp", ".gif", ".webp"))
+
+
+def builder_version(sources: Iterable[str]) -> int:
+    """Return the version of what turns these files into bytes; no build is made again for less."""
+    eight = all(PurePath(source).suffix.lower() in _8_BITS for source in sources)
+    return _VERSION_OF_8_BITS if eight else BUILDER_VERSION
 
 
 class Summary(NamedTuple):
@@ -184,6 +194,7 @@ def plan_of(request: ShardRequest) -> "BuildPlan":
     from maskedclip.shards.downloads.files import size_and_time
 
     card = read_card(request.dataset)
+    card = replace(card, exclude=(*card.exclude, *(glob.lower() for glob in request.exclude)))
     sources = _sources_with_patients(request, card)
     key = _key(request)
     drawn = card.reader == "phantom"
@@ -197,7 +208,7 @@ def plan_of(request: ShardRequest) -> "BuildPlan":
     )
     facts = _facts(request, card, sources, key)
     # not what changes no sample: datasets built before it was counted are the same
-    counted = ("files_not_read", "patients_in_several_splits")
+    counted = ("files_not_read", "patients_in_several_splits", "folders_that_are_one")
     remarks = {name: texts for name, texts in facts["remarks"].items() if name not in counted}
     digest = hashlib.sha256(repr((request.dataset_name, facts | {"remarks": remarks})).encode())
     for record in sources.records:
@@ -245,8 +256,8 @@ def _facts(
 
     names = ["size", "quality", "samples_per_shard", "anonymise", "classes", "task"]
     names += ["count", "seed"] if card.reader == "phantom" else []
-    names += ["findings"] if request.findings else []
-    names += ["classes_order"] if request.classes_order else []
+    flags = ("findings", "classes_order", "exclude")
+    names += [name for name in flags if getattr(request, name)]
     names += ["patient_pattern"] if request.patient_pattern else []
     ordered = [*card.ordered] + [request.classes or request.task] * bool(request.classes_order)
 
@@ -265,7 +276,9 @@ def _facts(
         "pseudonyms": public if key == PUBLIC_KEY else secret,
         "remarks": _hidden(sources.remarks, key) if request.anonymise else sources.remarks,
         "created_by": {
-            "make_shards": BUILDER_VERSION,
+            "make_shards": _VERSION_OF_8_BITS
+            if card.reader == "phantom"
+            else builder_version(record.source for record in sources.records),
             "simplejpeg": simplejpeg.__version__,
             "opencv": cv2.__version__,
         },

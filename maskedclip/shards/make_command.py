@@ -22,7 +22,7 @@ processes; the bytes are the same. A killed build goes on where it was when the 
 command is given again.
 """
 ONLY_FOR = {
-    "classes": "folder",
+    **dict.fromkeys(("classes", "exclude"), "folder"),
     **dict.fromkeys(("csv", "image_column", "label_column", "task", "patient_column"), "csv"),
     **dict.fromkeys(("eye_column", "split_column", "report_column", "categories_column"), "csv"),
     **dict.fromkeys(("label_columns", "label_separator", "number_column", "lost_zeros"), "csv"),
@@ -200,7 +200,11 @@ def remark_lines(remarks: Mapping[str, Sequence[str]], command: str = "") -> lis
             lines.append(
                 f"WARNING: {found[0]} stand in more than one split; the splits are kept as they are"
             )
-        elif name in ("left_out_folders", "files_not_read"):
+        elif name == "equal_files_of_two_classes":
+            listed = "; ".join(found[:MOST_LISTED])
+            hint = "one class is wrong; --exclude=FOLDER leaves a folder out, as does moving it"
+            lines.append(f"equal files of two classes: {listed} ({hint})")
+        elif name in ("left_out_folders", "files_not_read", "folders_that_are_one"):
             more = f"; and {len(found) - MOST_LISTED} more" if found[MOST_LISTED:] else ""
             lines.append(f"{name.replace('_', ' ')}: {'; '.join(found[:MOST_LISTED])}{more}")
         else:

@@ -14,7 +14,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from itertools import islice
+from itertools import islice, pairwise
 from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple, TextIO
@@ -90,6 +90,8 @@ def build_shards(out: Path, plan: BuildPlan, *, workers: int, progress: bool) ->
         facts["classes"] |= _called(facts["classes"], facts.get("class_words", {}))
         counts = facts["counts"] | {"images": len(plan.records)}
         remarks = _decoding_remarks(notes)
+        equal = equal_files_of_two_classes(notes)
+        remarks |= {"equal_files_of_two_classes": equal} if equal else {}
         if remarks:
             facts["remarks"] = {**facts.get("remarks", {}), **remarks}
         facts["against_published"] = compared(plan.expected, counts)
@@ -140,7 +142,15 @@ def is_done(out: Path, plan: BuildPlan) -> bool:
     """Return whether `out` holds this dataset; ValueError where it holds another one."""
     if not (out / MANIFEST).is_file():
         return False
-    if read_manifest(out).get("digest") != plan.digest:
+    manifest = read_manifest(out)
+    if manifest.get("digest") != plan.digest:
+        made, now = (f.get("created_by", {}) for f in (manifest, plan.facts))
+        made, now = made.get("make_shards"), now.get("make_shards")
+        if made != now:
+            raise ValueError(
+                f"{out}: was built by version {made} of make_shards, and version {now} reads "
+                f"images of more than 8 bits another way; remove it or choose another --out"
+            )
         raise ValueError(
             f"{out}: holds a dataset of another request or of other files; remove it or choose "
             f"another --out"
@@ -256,7 +266,7 @@ def _tally(samples: Iterable[PreparedSample], kinds: Mapping[str, str]) -> dict[
     several: dict[str, Counter[int]] = {}  # images of a task by the number of their labels
     numbers: dict[str, list[float]] = {}
     patients: set[str] = set()
-    files: list[tuple[str, str]] = []
+    files: list[tuple[str, str, dict[str, str]]] = []
     qualities: list[tuple[str, Quality]] = []
     for sample in samples:
         metadata = sample.metadata
@@ -279,7 +289,7 @@ def _tally(samples: Iterable[PreparedSample], kinds: Mapping[str, str]) -> dict[
             else:
                 labels.setdefault(task, Counter())[value] += 1
         patients |= {metadata["patient"]} - {None}
-        files.append((metadata["sha256"], metadata["source"]))
+        files.append((metadata["sha256"], metadata["source"], metadata["labels"]))
         qualities += [(sample.key, sample.quality)] if sample.quality else []
     return {
         "counts": counts,
@@ -305,6 +315,24 @@ def _decoding_remarks(notes: Sequence[Mapping[str, Any]]) -> dict[str, list[str]
     return {kind: sorted(remarks[kind]) for kind in sorted(remarks)}
 
 
+def equal_files_of_two_classes(notes: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return a line for every two classes that have equal files, with a count and an example."""
+    found: dict[str, list[tuple[str, dict[str, str]]]] = {}
+    for note in notes:
+        for digest, source, *labels in note["tally"]["copies"]:
+            found.setdefault(digest, []).append((source, labels[0] if labels else {}))
+    pairs: dict[tuple[str, str], list[tuple[str, str]]] = {}
+    for copies in found.values():
+        named = sorted((label, source) for source, labels in copies for label in labels.items())
+        for ((task, one), first), ((other_task, other), second) in pairwise(named):
+            if task == other_task and one != other:
+                pairs.setdefault((one, other), []).append((first, second))
+    return [
+        f"{one} and {other}: {len(files)}, such as {files[0][0]} and {files[0][1]}"
+        for (one, other), files in sorted(pairs.items())
+    ]
+
+
 def _summary(
     notes: Sequence[Mapping[str, Any]], order: Mapping[str, Sequence[str]]
 ) -> dict[str, Any]:
@@ -320,7 +348,7 @@ def _summary(
     }
     by_digest: dict[str, list[str]] = {}
     for tally in tallies:
-        for digest, source in tally["copies"]:
+        for digest, source, *_ in tally["copies"]:
             by_digest.setdefault(digest, []).append(source)
     qualities = [(key, Quality(*quality)) for tally in tallies for key, quality in tally["looks"]]
     counts = _sum(tally["counts"] for tally in tallies)

@@ -48,6 +48,7 @@ class DownloadFiles(NamedTuple):
     images: dict[str, dict[str, str]]  # what its path states: patient, eye, split, tasks
     left_out: list[str]  # images that do not belong to the dataset: decoys, copies, junk
     others: list[str]
+    again: list[tuple[str, str]]  # a link to a folder that was read before, and that folder
 
     def leave_out(self, sources: list[str]) -> None:
         """Move images to those that are left out."""
@@ -59,8 +60,8 @@ class DownloadFiles(NamedTuple):
 def list_files(card: DatasetCard, root: Path) -> DownloadFiles:
     """Return the files of a dataset; ValueError where the root is no directory."""
     rules = [(re.compile(rule.pattern, re.IGNORECASE), rule) for rule in card.paths]
-    files = DownloadFiles({}, [], [])
-    for source, hidden in _walk(root, card.exclude):
+    files = DownloadFiles({}, [], [], [])
+    for source, hidden in _walk(root, card.exclude, files.again):
         if not _is_image(root, source, hidden):
             files.others.extend([] if hidden else [source])
         elif hidden:
@@ -111,6 +112,7 @@ def remarks_on(files: DownloadFiles) -> dict[str, set[str]]:
     return {
         "left_out_folders": set(left_out_folders(files)),
         "files_not_read": set(files_not_read(files)),
+        "folders_that_are_one": {f"{link} is {folder}" for link, folder in files.again},
     }
 
 
@@ -207,8 +209,13 @@ def _is_image(root: Path, source: str, hidden: bool) -> bool:
     return True
 
 
-def _walk(root: Path, exclude: tuple[str, ...]) -> Iterator[tuple[str, bool]]:
-    """Yield the path of every file, and whether it is junk or lies in an excluded folder."""
+def _walk(
+    root: Path, exclude: tuple[str, ...], again: list[tuple[str, str]]
+) -> Iterator[tuple[str, bool]]:
+    """Yield the path of every file, and whether it is junk or lies in an excluded folder.
+
+    A folder is read once; links to it go to `again`, unless they are junk.
+    """
     if not root.is_dir():
         raise ValueError(f"--root {root}: no such directory; give the folder of the download")
 
@@ -220,16 +227,18 @@ def _walk(root: Path, exclude: tuple[str, ...]) -> Iterator[tuple[str, bool]]:
         return is_junk(name) or any(fnmatch(name.lower(), glob) for glob in exclude)
 
     top = str(root)
-    visited: set[str] = set()
+    visited: dict[str, str] = {}
     hidden_folders: set[str] = set()
     for folder, inner, names in os.walk(top, onerror=refuse, followlinks=True):
-        real = os.path.realpath(folder)
+        real, relative = os.path.realpath(folder), os.path.relpath(folder, top)
         if real in visited:
             inner.clear()
+            if folder not in hidden_folders:
+                again.append((relative.replace(os.sep, "/"), visited[real]))
             continue
-        visited.add(real)
+        visited[real] = relative.replace(os.sep, "/")
         inner.sort()  # which of two links to one folder is taken must not depend on the disk
-        base = os.path.relpath(folder, top).replace(os.sep, "/")
+        base = visited[real]
         prefix = "" if base == "." else base + "/"
         hidden = folder in hidden_folders
         hidden_folders.update(os.path.join(folder, n) for n in inner if hidden or is_hidden(n))  # noqa: PTH118

@@ -26,15 +26,19 @@ def read_stare(card: DatasetCard, root: Path) -> Sources:
     names = [source for source in files.others if DIAGNOSES.search("/" + source)]
     if not files.images or not names:
         raise wrong_root(card, root, files)
-    texts = _texts(root / names[0])
+    texts, doubtful = _texts(root / names[0])
     if not texts:
         raise ValueError(f"{root / names[0]}: no line of it names an image; download it again")
     remarks: Remarks = {"images_without_label": set(), "images_without_finding": set()}
     stems = {stem_of(source.rpartition("/")[2]).lower(): source for source in files.images}
+    remarks["images_with_two_rows"] = {stems[stem] for stem in doubtful & stems.keys()}
+    remarks["unclear_images_left_out"] = remarks["images_with_two_rows"]
     remarks["labels_without_image"] = set(texts.keys() - stems.keys())
     remarks["repeated_names"] = files.images.keys() - set(stems.values())
     records: list[Record] = []
     for stem, source in stems.items():
+        if stem in doubtful:
+            continue
         record = record_of(card, root, source, files.images[source], remarks)
         text = texts.get(stem)
         categories = findings_of(card, text or "")
@@ -55,12 +59,20 @@ def findings_of(card: DatasetCard, text: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(category for word in terms for category in categories_of(word)))
 
 
-def _texts(path: Path) -> dict[str, str]:
-    """Return the text of every image, without the codes before it, which do not always agree."""
-    texts = {}
+def _texts(path: Path) -> tuple[dict[str, str], set[str]]:
+    """Return the text of every image, and the images of which two lines say different things.
+
+    The codes before a text are left out: they do not always agree with it.
+    """
+    texts: dict[str, str] = {}
+    doubtful = set()
     # One odd letter in a diagnosis is no reason to refuse the other 396.
     for line in path.read_text(encoding="utf-8-sig", errors="replace").splitlines():
         match = re.match(r"\s*(\w+)[\d\s]*(.*)$", line)
         if match:
-            texts[match[1].lower()] = " ".join(match[2].strip('" ').split())
-    return texts
+            stem, text = match[1].lower(), " ".join(match[2].strip('" ').split())
+            before = texts.setdefault(stem, text)
+            if before.lower() != text.lower() and before and text:
+                doubtful.add(stem)
+            texts[stem] = before or text
+    return texts, doubtful
