@@ -37,6 +37,7 @@ from maskedclip.models.checkpoints.files import (
     name_of,
     read_checkpoint,
     read_header,
+    weights_sha256,
 )
 from maskedclip.models.maskedclip import MaskedCLIP
 from maskedclip.models.pretrained import (
@@ -119,8 +120,7 @@ class FrozenEncoder:
     def sha256(self) -> str:
         """The hash of the weights: of their file, or of an untrained encoder's values."""
         if not self.is_random:
-            with self.file.open("rb") as file:
-                return hashlib.file_digest(file, "sha256").hexdigest()
+            return weights_sha256(self.file)
         digest = hashlib.sha256()
         for name, tensor in self.model.network.state_dict().items():
             digest.update(name.encode() + tensor.cpu().numpy().tobytes())

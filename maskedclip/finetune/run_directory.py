@@ -1,6 +1,5 @@
 """A fine-tuning as files: the labels that it reads, its directory, and its results."""
 
-import hashlib
 import json
 import logging
 import shutil
@@ -27,7 +26,14 @@ from maskedclip.metrics import results
 from maskedclip.metrics.file_lock import locked
 from maskedclip.metrics.results import Predictions
 from maskedclip.metrics.scores import metrics_of
-from maskedclip.models.checkpoints.files import FINETUNED, RANDOM, locate, name_of, read_checkpoint
+from maskedclip.models.checkpoints.files import (
+    FINETUNED,
+    RANDOM,
+    locate,
+    name_of,
+    read_checkpoint,
+    weights_sha256,
+)
 from maskedclip.models.checkpoints.formats import Preparation
 from maskedclip.models.classifier import TaskHead, write_classifier
 from maskedclip.models.pretrained import (
@@ -240,8 +246,7 @@ def _sha256(path: Path) -> str:
 
 @lru_cache(maxsize=64)  # the cells of a study share their weights
 def _digest(path: Path, _changed: int, _size: int) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return weights_sha256(path)
 
 
 def write_results(

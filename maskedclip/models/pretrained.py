@@ -3,8 +3,9 @@
 Our files are safetensors whose header says how to build the network again; no pickle is executed.
 """
 
+import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -42,6 +43,7 @@ from maskedclip.models.checkpoints.formats import (
     Preparation,
     WeightFormat,
     format_of,
+    has_stated_normalisation,
     stated_depth,
     training_datasets,
     with_stated_normalisation,
@@ -51,6 +53,7 @@ from maskedclip.models.checkpoints.load_report import LoadReport, load_into
 from maskedclip.models.checkpoints.sealed import save_sealed
 from maskedclip.models.maskedclip import SIZES, MaskedCLIP
 
+logger = logging.getLogger(__name__)
 __all__ = [
     "ENCODER",
     "MODEL",
@@ -143,24 +146,67 @@ def recognise(weights: Weights) -> Recognised:
     tensors = {k: v.float() if v.is_floating_point() else v for k, v in tensors.items()}
     if family == "eva":
         tensors = to_eva_names(tensors)
-    stated = weights.sidecar or _of_timm(weights.name)
-    preparation = with_stated_normalisation(format.preparation, stated)
-    if header:
-        preparation = Preparation(int(header.get("image_size", 224)))
-        fields: dict[str, Any] = header.get("preparation", {})
-        fields = {key: tuple(v) if isinstance(v, list) else v for key, v in fields.items()}
-        preparation = preparation._replace(**fields)
-    if not preparation.image_size:
-        grid = position_grid(tensors, architecture) if family == "vit" else 0
-        size = grid * architecture["patch_size"] if grid else Preparation().image_size
-        preparation = preparation._replace(image_size=size)
+    grid = position_grid(tensors, architecture) if family == "vit" else 0
+    preparation = _preparation(weights, format, grid * architecture.get("patch_size", 0))
+    if weights.sidecar.get(STATED, {}).get("pool") == "cls":
+        if family == "resnet50":
+            raise ValueError(f"{weights.name}{STATED}: pool cls: a ResNet has no class token")
+        architecture |= {"pool": "cls"}
     info = EncoderInfo(architecture, preparation, format.name, format.trained_on)
     return Recognised(tensors, others, info)
 
 
+def _preparation(weights: Weights, format: WeightFormat, own_size: int) -> Preparation:
+    """Return what is done to images: as the header has it, the form, or a file beside the weights.
+
+    What is guessed of a form that is not known is said once.
+
+    Args:
+        own_size: pixels that the positions are for; 0 where there are none.
+    """
+    header = weights.header
+    if header:
+        preparation = Preparation(int(header.get("image_size", 224)))
+        fields: dict[str, Any] = header.get("preparation", {})
+        fields = {key: tuple(v) if isinstance(v, list) else v for key, v in fields.items()}
+        return preparation._replace(**fields)
+    stated, beside = weights.sidecar or _of_timm(weights.name), weights.sidecar.get(STATED, {})
+    preparation = with_stated_normalisation(format.preparation, stated)
+    size = beside.get("image_size") or preparation.image_size or own_size
+    preparation = preparation._replace(image_size=size or Preparation().image_size)
+    if not format.is_known and not has_stated_normalisation(stated):
+        by_positions = bool(own_size) and not beside.get("image_size")
+        _say_guess(weights, preparation, by_positions=by_positions)
+    return preparation
+
+
+_guesses_said: set[str] = set()  # a file is recognised several times in a command
+
+
+def _say_guess(weights: Weights, preparation: Preparation, *, by_positions: bool) -> None:
+    name, size = f"{weights.file.name}{STATED}", preparation.image_size
+    size_words = f"{size} px (its positions')" if by_positions else f"{size} px"
+    pool = weights.sidecar.get(STATED, {}).get("pool", "mean")
+    line = (
+        f"{weights.name}: of no known form; guessed: ImageNet's colours (mean "
+        f"{_numbers(preparation.mean)}, deviation {_numbers(preparation.std)}), {size_words}, "
+        f"pooling by {'[CLS]' if pool == 'cls' else 'the mean over the image'}; if it was trained "
+        f'otherwise, state it in {name} beside it, such as {{"mean": [0.5, 0.5, 0.5], "std": '
+        f'[0.5, 0.5, 0.5], "image_size": {size}, "pool": "cls"}}'
+    )
+    if line not in _guesses_said:
+        _guesses_said.add(line)
+        logger.warning("%s", line)
+
+
+def _numbers(values: Iterable[float]) -> str:
+    return " ".join(f"{value:g}" for value in values)
+
+
 def _depth(weights: Weights, tensors: Mapping[str, Tensor]) -> Depth:
     """Return the blocks that an encoder should have: by header, configuration beside it, width."""
-    header, stated = weights.header, stated_depth(weights.sidecar)
+    header, sidecar = weights.header, weights.sidecar
+    stated = sidecar.get(STATED, {}).get("depth") or stated_depth(sidecar)
     if header:
         blocks = header.get("network", {}).get("depth", 0)
         if header.get("size") in SIZES:

@@ -270,10 +270,15 @@ def _dinov3(
 def pooled(network: nn.Module, image_BCHW: Tensor) -> Tensor:
     """Return a row an image: the mean of the patch tokens, of a ResNet that of its last map.
 
+    Where a file beside the weights states it, the class token instead.
+
     A norm that stands behind the pooling is applied.
     """
     assert isinstance(network, Network)
     token_BND = network.forward_features(image_BCHW)
+    info = network.__dict__.get("encoder_info")
+    if info is not None and info.architecture.get("pool") == "cls":
+        return token_BND[:, 0].float()
     if getattr(network, "global_pool", "") in ("token", ""):
         return token_BND[:, network.num_prefix_tokens :].float().mean(dim=1)
     return network.forward_head(token_BND, pre_logits=True).float()

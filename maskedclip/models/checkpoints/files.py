@@ -3,6 +3,7 @@
 No torch is imported before a file is read: command lines ask here whether weights are there.
 """
 
+import hashlib
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,6 +18,7 @@ from maskedclip.models.checkpoints.sealed import (
     OWN_HEADER,
     check_recorded,
     check_sealed,
+    file_sha256,
 )
 
 if TYPE_CHECKING:
@@ -127,20 +129,59 @@ def read_checkpoint(weights: str | Path, own: Sequence[str] = (ENCODER,)) -> Wei
 
 
 def _sidecar(file: Path) -> dict[str, Any]:
-    """Return what the configurations beside a file hold, that of the file itself last."""
+    """Return what the configurations beside a file hold; under STATED that of the file itself."""
     sidecar: dict[str, Any] = {}
-    for name in (*_SIDECARS, file.name + STATED):
-        path = file.parent / name
-        if not path.is_file():
-            continue
-        try:
-            content = json.loads(path.read_text())
-        except ValueError as error:
-            raise ValueError(f"{path}: not whole JSON ({error})") from None
-        if not isinstance(content, dict):
-            raise ValueError(f"{path}: no JSON object; write it as {{...}}, or remove it")
-        sidecar |= content
+    for name in _SIDECARS:
+        sidecar |= _read_object(file.parent / name)
+    stated = _read_object(file.with_name(file.name + STATED))
+    if stated:
+        _check_stated(stated, file.with_name(file.name + STATED))
+        sidecar |= {STATED: stated} | {k: v for k, v in stated.items() if k in ("mean", "std")}
     return sidecar
+
+
+def _read_object(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    try:
+        content = json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path}: not whole JSON ({error})") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"{path}: no JSON object; write it as {{...}}, or remove it")
+    return content
+
+
+def _check_stated(stated: Mapping[str, Any], path: Path) -> None:
+    """Raise ValueError where what is stated of a file of weights has no meaning."""
+
+    def is_colour(value: Any, low: float) -> bool:
+        if not isinstance(value, list) or {type(v) for v in value} - {int, float}:
+            return False
+        return len(value) == 3 and all(low <= v <= 1 for v in value)
+
+    rules = {
+        "mean": (lambda v: is_colour(v, 0.0), "three numbers from 0 to 1"),
+        "std": (lambda v: is_colour(v, 1e-3), "three numbers above 0, of values from 0 to 1"),
+        "image_size": (lambda v: type(v) is int and v > 0, "a number of pixels"),
+        "depth": (lambda v: type(v) is int and v > 0, "a number of blocks"),
+        "pool": (lambda v: v in ("mean", "cls"), '"mean" or "cls"'),
+    }
+    for name, value in stated.items():
+        if name not in rules:
+            raise ValueError(f"{path}: unknown field {name}; it may have {', '.join(rules)}")
+        if not rules[name][0](value):
+            raise ValueError(f"{path}: {name} {value!r}: write {rules[name][1]}")
+    if ("mean" in stated) != ("std" in stated):
+        raise ValueError(f"{path}: give mean and std, or none of them")
+
+
+def weights_sha256(file: Path) -> str:
+    """Return the sha256 of a file of weights and of what is stated of it, if anything is."""
+    stated = file.with_name(file.name + STATED)
+    if not stated.is_file():
+        return file_sha256(file)
+    return hashlib.sha256(f"{file_sha256(file)} {file_sha256(stated)}".encode()).hexdigest()
 
 
 def read_safetensors(path: Path) -> tuple[dict[str, "Tensor"], dict[str, Any]]:

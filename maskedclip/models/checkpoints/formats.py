@@ -55,6 +55,7 @@ class WeightFormat(NamedTuple):
     heads: Mapping[int, int] = {}  # attention heads by width, where they are not of 64 channels
     quick_gelu: bool = False
     trained_on: tuple[str, ...] = ()  # datasets of ours, by their recipes
+    is_known: bool = True  # False: its architecture is read off, all else is guessed
 
 
 _CLIP = Preparation(0, *_OPENAI, resize=1.0)
@@ -122,8 +123,10 @@ FORMATS = (
         preparation=Preparation(0, *_HALF, 1 / 0.9),
     ),
     WeightFormat("MAE", r"(?<![a-z])mae(?![a-z])", r"^decoder(_|\.)"),
-    WeightFormat("a ResNet-50", r"(?!)", r"\blayer4\.2\.conv3\.weight ", family="resnet50"),
-    WeightFormat("a ViT of no known form", r"(?!)", r""),
+    WeightFormat(
+        "a ResNet-50", r"(?!)", r"\blayer4\.2\.conv3\.weight ", family="resnet50", is_known=False
+    ),
+    WeightFormat("a ViT of no known form", r"(?!)", r"", is_known=False),
 )  # fmt: skip
 
 
@@ -144,7 +147,7 @@ def format_of(name: str, family: Family, fingerprint: Iterable[str]) -> WeightFo
     for format in candidates:
         if any(re.search(format.tensor_pattern, line) for line in lines):
             return format
-    return WeightFormat(f"a {family} of no known form", r"(?!)", family=family)
+    return WeightFormat(f"a {family} of no known form", r"(?!)", family=family, is_known=False)
 
 
 def training_datasets(method: str) -> tuple[str, ...]:
@@ -161,16 +164,30 @@ def training_datasets(method: str) -> tuple[str, ...]:
 def with_stated_normalisation(preparation: Preparation, sidecar: Mapping[str, Any]) -> Preparation:
     """Return the preparation with mean and std as a file beside the weights has them.
 
-    sidecar is timm's config.json, open_clip's open_clip_config.json or transformers'
-    preprocessor_config.json.
+    sidecar is timm's config.json, open_clip's open_clip_config.json, transformers'
+    preprocessor_config.json, or ours.
     """
+    values = _stated_normalisation(sidecar)
+    return preparation._replace(mean=values[0], std=values[1]) if values else preparation
+
+
+def has_stated_normalisation(sidecar: Mapping[str, Any]) -> bool:
+    """Return whether a file beside the weights has mean and std."""
+    return _stated_normalisation(sidecar) is not None
+
+
+def _stated_normalisation(sidecar: Mapping[str, Any]) -> tuple[Values, Values] | None:
     config = sidecar.get("pretrained_cfg") or sidecar.get("preprocess_cfg") or sidecar
     mean, std = (config.get(name) or config.get(f"image_{name}") for name in ("mean", "std"))
+    if "mean" in sidecar and "std" in sidecar:  # ours has the last word
+        mean, std = sidecar["mean"], sidecar["std"]
+    elif config.get("do_normalize") is False:
+        return None
     if not (isinstance(mean, list | tuple) and isinstance(std, list | tuple)):
-        return preparation
-    if len(mean) != 3 or len(std) != 3 or config.get("do_normalize") is False:
-        return preparation
-    return preparation._replace(mean=tuple(map(float, mean)), std=tuple(map(float, std)))
+        return None
+    if len(mean) != 3 or len(std) != 3:
+        return None
+    return tuple(map(float, mean)), tuple(map(float, std))
 
 
 def stated_depth(sidecar: Mapping[str, Any]) -> int:
