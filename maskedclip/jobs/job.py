@@ -88,7 +88,8 @@ class Job(Repeatable):
         """Return what datasets not to be tested on without knowing it, "" where there are none."""
         from maskedclip.pretrain.preflight import pretraining_on_tests
 
-        found = pretraining_on_tests(self.config)
+        named = self.config.data.leave_out_tests_of  # may hold the sources' under another name
+        found = "" if named else pretraining_on_tests(self.config)
         return f"Mind that {found}\n" if found else ""
 
 

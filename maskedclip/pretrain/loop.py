@@ -55,7 +55,7 @@ def pretrain(config: Config) -> Path:
         keep_uncaptioned(sources[0], run)
         keep_tested(sources, config)
         images = keep_images(config, sources)
-        warn_of_tests(config, images)
+        warn_of_tests(config, sources, images)
         method = kind(config, device)
         lease = RunLease(run)
         lease.take()  # from here on an earlier attempt publishes no checkpoint

@@ -1,11 +1,15 @@
 """The pre-flight check: what a run needs before its job is queued."""
 
 import logging
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+
+import numpy as np
 
 from maskedclip.config import Config
 from maskedclip.data.image_hashes import tested_indices
 from maskedclip.data.pretraining_images import PretrainingImages
+from maskedclip.data.source import Source
 from maskedclip.data.stated_tests import stated_tests
 from maskedclip.data.storage.open_dataset import describe
 from maskedclip.data.storage.shard_writer import MANIFEST
@@ -62,12 +66,16 @@ def unnamed(config: Config, source: str) -> str:
     return f"no shard directory is named; pass --data.{source}=DIR,...{without}"
 
 
-def pretraining_on_tests(config: Config) -> str:
+def pretraining_on_tests(config: Config, counted: Mapping[str, int] | None = None) -> str:
     """Return in one line which sources hold test images of labelled datasets; "" where none do.
 
-    By manifests and split files: of third-party tars nothing is known before they are read. What
-    the run draws itself is no test set.
+    By manifests and split files; what the run draws itself is no test set.
+
+    Args:
+        counted: test images that take part, by the dataset's path, where the run counted them;
+            third-party tars have no manifest that says it.
     """
+    counted = counted or {}
     data = config.data
     if data.leave_out_tests:
         return ""
@@ -79,7 +87,7 @@ def pretraining_on_tests(config: Config) -> str:
             if path.resolve() in spared or not path.exists() or is_drawn(path, config):
                 continue
             try:
-                count = stated_tests(path)
+                count = counted[str(path)] if str(path) in counted else stated_tests(path)
             except ValueError:  # whoever reads the dataset says what is wrong with it
                 continue
             found += [f"{count:,} of {directory}"] if count else []
@@ -92,7 +100,9 @@ def pretraining_on_tests(config: Config) -> str:
     )
 
 
-def warn_of_tests(config: Config, images: PretrainingImages) -> None:
+def warn_of_tests(
+    config: Config, sources: Iterable[Source | None], images: PretrainingImages
+) -> None:
     """Log which test images are in a pre-training that is about to begin.
 
     Args:
@@ -100,7 +110,13 @@ def warn_of_tests(config: Config, images: PretrainingImages) -> None:
     """
     if images == PretrainingImages():
         return
-    if line := pretraining_on_tests(config):
+    counted: dict[str, int] = {}
+    for source in filter(None, sources):
+        for number, dataset in enumerate(source.datasets):
+            shown = np.intersect1d(tested_indices(dataset), source.taking_part(number))
+            name = str(dataset.directory)
+            counted[name] = max(len(shown), counted.get(name, 0))
+    if line := pretraining_on_tests(config, counted):
         logger.warning("%s", line)
     for name in config.after.datasets:
         dataset = Shards(as_shards(Path(name)))

@@ -32,7 +32,7 @@ from maskedclip.metrics.scores import METRICS
 from maskedclip.plan.cost import plan as cost
 from maskedclip.pretrain.loop import claim, pretrain
 from maskedclip.pretrain.methods import method_of
-from maskedclip.pretrain.preflight import pretraining_on_tests
+from maskedclip.pretrain.preflight import pretraining_on_tests, warn_of_tests
 from maskedclip.pretrain.sources import Batches, keep_tested, read_sources
 from maskedclip.pretrain.trained_images import LEFT_OUT, images_behind, keep_images
 from maskedclip.report.build import report
@@ -329,6 +329,31 @@ def test_test_images_in_the_sources_are_said_before_a_run_begins(
     assert pretraining_on_tests(run_on(small, phantoms["unpaired"])) == ""  # states none
     judged = run_inputs.test_images(config)
     assert (judged.state, f"10 of {own}" in judged.message) == ("warning", True)
+
+
+def test_a_run_counts_the_test_images_that_it_is_about_to_train_on(
+    small: Config, tree: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    tar = tar_of(tree, tmp_path / "theirs.tar", lambda _: True, True)  # it has no manifest
+    own = built(tree, tmp_path / "a", "alpha", 48)
+    others = photographs(tmp_path / "others", {"train": range(50, 55), "test": range(60, 64)})
+    new = built(others, tmp_path / "n", "new", 48)
+    for number, (sources, changes, line) in enumerate(
+        (
+            ((tar, new), {}, f"in pre-training: 10 of {tar}, 8 of {new};"),
+            ((tar, new), {"data.leave_out_tests_of": (str(own),)}, f"in pre-training: 8 of {new};"),
+            ((own,), {"data.leave_out_tests_of": (str(tar),)}, ""),
+            ((new,), {"after.datasets": (str(own),)}, f"in pre-training: 8 of {new};"),
+            ((own,), {"after.datasets": (str(tar),)}, "10 of 10 test images were in pre-training"),
+        )
+    ):
+        caplog.clear()
+        config = run_on(small, *sources, name=f"run{number}", **changes)
+        images = listed(config)
+        with process_group():
+            warn_of_tests(config, read_sources(config), images)
+        assert line in caplog.text
+        assert bool(line) == ("in pre-training" in caplog.text)
 
 
 def test_the_plan_counts_what_takes_part(small: Config, tree: Path, tmp_path: Path) -> None:
