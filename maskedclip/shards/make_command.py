@@ -196,6 +196,8 @@ def remark_lines(remarks: Mapping[str, Sequence[str]], command: str = "") -> lis
                 f"patients read from file names: {found[0]}; "
                 f"{command}--patient_pattern=... to change, --patient_pattern=none to refuse"
             )
+        elif name == "patients_unknown":
+            lines.append(f"rows without a patient: {'; '.join(found[:MOST_LISTED])}")
         elif name == "patients_in_several_splits":
             lines.append(
                 f"WARNING: {found[0]} stand in more than one split; the splits are kept as they are"

@@ -55,8 +55,12 @@ _PERSON = re.compile(f"{_LONG}|{_SHORT}", re.IGNORECASE)
 _NUMBERED = re.compile(rf"({_LONG})(id|no|nr)?\d\w*|({_SHORT})(id|no|nr)?\d+", re.IGNORECASE)
 _NUMBER = ("id", "no", "nr")
 _DATE = re.compile(
-    r"(19|20)\d\d(0[1-9]|1[0-2])(0[1-9]|[12]\d|3[01])(\d{4}|\d{6})?"
+    r"(19|20)\d\d(0[1-9]|1[0-2])(0[1-9]|[12]\d|3[01])(T?\d{4}|T?\d{6})?"
     r"|(0[1-9]|[12]\d|3[01])(0[1-9]|1[0-2])(19|20)\d\d"
+)
+_TIME = re.compile(r"([01]\d|2[0-3])[0-5]\d[0-5]\d")
+_SHORT_DATE = re.compile(
+    r"\d\d(0[1-9]|1[0-2])(0[1-9]|[12]\d|3[01])|(0[1-9]|[12]\d|3[01])(0[1-9]|1[0-2])\d\d"
 )
 _VISIT = re.compile(r"(v|vis|visit|exam|ses|session|fu|followup)(\d{1,3})?", re.IGNORECASE)
 _TAKE = re.compile(r"(img|image|im|photo|pic|field|f|m|month|y|year|t|wk|week|day)\d{1,3}", re.I)
@@ -236,11 +240,11 @@ def _tokens(stem: str) -> tuple[str, ...]:
     text = re.sub(r"(?<=[a-z0-9])(Left|Right|OD|OS|OI)(?![a-z])", r"_\1_", text)
     text = re.sub(r"(?<![A-Za-z])(Left|Right)(?=[A-Z])", r"\1_", text)
     text = re.sub(r"([\u5de6\u53f3])\u773c?", r"_\1_", text)
+    text = re.sub(r"(?<=\d)(V|visit)(\d{1,2})(?!\d)", r"_\1\2_", text, flags=re.IGNORECASE)
     tokens: list[str] = []
     for token in re.findall(r"[^\W_]+", text):
         glued = re.fullmatch(rf"(?:(.*\d))?({_ALTERNATIVES})(?:(\d+)|eye|fundus)?", token, re.I)
-        alone = glued and (glued[1] is None or glued[3] is None)
-        tokens += [part for part in glued.groups() if part] if glued and alone else [token]
+        tokens += [part for part in glued.groups() if part] if glued else [token]
     return tuple(tokens)
 
 
@@ -288,6 +292,8 @@ def _without_dates(tokens: tuple[str, ...]) -> tuple[str, ...]:
                 _has_digit(token) and len(token) > 2 for token in behind
             )
             if others and number + width <= len(tokens) and _DATE.fullmatch(joined):
+                if any(map(_has_digit, before)) and behind and _TIME.fullmatch(behind[0]):
+                    behind = behind[1:]
                 return _without_dates(before + behind)
     return tokens
 
@@ -304,6 +310,14 @@ def _patients(parts: Mapping[str, _Parts], classes: bool) -> dict[str, str | Non
             keys[name] = part.before + ((numbers[name],) if numbers[name] else ())
         else:
             keys[name] = part.before
+    dated = [
+        key
+        for key in keys.values()
+        if re.fullmatch(r"\d{6}", "".join(key[-1:])) and any(map(_has_digit, key[:-1]))
+    ]
+    if dated and all(_SHORT_DATE.fullmatch(key[-1]) for key in dated):
+        short = {*dated}
+        keys = {name: key[:-1] if key in short else key for name, key in keys.items()}
     of_folder = {} if classes else _patient_folders(parts)
     counted = {key for key in keys.values() if len(key) > 1 and re.fullmatch(r"\d\d?", key[-1])}
     patients, takes = {key[:-1] for key in counted}, {key[-1] for key in counted}
@@ -364,7 +378,7 @@ def _is_another_series(parts: Mapping[str, _Parts], rest: Sequence[str]) -> bool
         tokens = _tokens(stem_of(name.rpartition("/")[2]))
         if name not in parts and len(tokens) > 1 and len(tokens[-1]) == 1 and tokens[-1].isalpha():
             others += _identifying(tokens[:-1]) in before
-    return others > len(parts) / 2
+    return others > len(parts) / 4
 
 
 def _is_class(parts: Mapping[str, _Parts]) -> bool:

@@ -29,7 +29,7 @@ def grouped(names: list[str], *, classes: bool = False) -> set[frozenset[str]]:
         "Patient{n:03d}_{s}", "{n}_{s}", "{n:03d}-{s}", "{s}_{n:04d}", "RET{n:03d}{s}", "{n}_{s}1",
         "{n:03d}_20190304_{s}", "{n:03d}_{s}_2019-03-04", "20190304_{n:04d}_{s}", "{n:03d}_V2_{s}",
         "{n:03d}_visit_2_{s}", "IMG_{n:03d}_{s}_2", "P{n}_fundus_{s}", "{n:03d} ({s})",
-        "{s}{n:03d}",
+        "{s}{n:03d}", "{n:03d}_200102_{s}", "{n:03d}_20200102_103059_{s}", "{n:03d}_01-02-2020_{s}",
     ],
 )  # fmt: skip
 def test_two_eyes_are_one_patient(form: str, words: tuple[str, str]) -> None:
@@ -48,6 +48,9 @@ def test_two_eyes_are_one_patient(form: str, words: tuple[str, str]) -> None:
     [
         "{n}_{s}_{v}",  # GRAPE
         "{n:03d}_{v}_{s}",  # the visit before the eye
+        "P{n:03d}V{v}{s}",
+        "P{n:03d}{s}{v}",
+        "{n:04d}_2020010{v}_{s}",
         "{n}/{n}_{s}{v}",  # DeepDRiD
         "{n:03d}/{s}_{v}",  # a folder a patient
         "{n} {v:02d} F2 {s} LS",  # AREDS: patient, visit, field, eye
