@@ -116,6 +116,12 @@ def labelled(dataset: Shards, task: str = "", classes_order: Sequence[str] = ())
     lists = any(entry.kinds.get(name) == "labels" for entry in entries)
     kind = "labels" if lists else kind_of(dataset.manifest, name)
     classes, ordered, samples = _samples(dataset, entries, name, kind, classes_order)
+    whole = [one for one in classes if SEPARATOR in one]
+    if whole and dataset.third_party:
+        logger.warning(
+            "%s: the class %r of %s is taken as one; write several labels of an image as a list",
+            dataset.directory, whole[0], name,
+        )  # fmt: skip
     together = _together(dataset)
     return Task(name, classes or (name,), samples, lost, ordered, kind, together)
 

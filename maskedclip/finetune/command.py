@@ -132,7 +132,8 @@ def check_dataset(directory: Path, task: str) -> None:
     from maskedclip.shards.image_folders import TASK, tree_of
 
     tree = tree_of(directory)
-    tasks = [TASK] if tree else list(describe(directory).get("classes", {}))
+    found = {} if tree else describe(directory)
+    tasks = [TASK] if tree else list(found.get("classes", {}) | found.get("kinds", {}))
     if task and tasks and task not in tasks:
         hint = f"{did_you_mean(task, tasks, '')} it has {', '.join(tasks)}".strip()
         raise ValueError(f"{directory}: no task {task!r}; {hint}")

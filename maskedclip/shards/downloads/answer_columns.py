@@ -9,7 +9,7 @@ from maskedclip.data.cell_values import is_missing, plain, presence
 from maskedclip.data.class_names import NUMBER, class_names
 from maskedclip.data.class_order import in_order
 from maskedclip.data.label_kinds import SEPARATOR, joined, labels_in, number_text
-from maskedclip.shards.downloads.label_files import Remarks, Row, cell
+from maskedclip.shards.downloads.label_files import Remarks, Row, cell, names_of
 
 WHOLE_CELLS = "none"  # as --label_separator: a cell is one class, whatever it holds
 SEPARATORS = ("|", ";", ",", "/", "+", "&", "\N{FULLWIDTH COMMA}", "\N{IDEOGRAPHIC COMMA}")
@@ -54,18 +54,22 @@ def one_class(rows: Sequence[Row], column: str, task: str, remarks: Remarks) -> 
 def refuse_several(rows: Sequence[Row], column: str, remarks: Remarks) -> None:
     """Raise ValueError where the cells of a column plainly hold several classes.
 
-    They do where they hold `|`, and where each part between other signs is a class of its own in
-    another cell. Where a part is one of another cell's, it is remarked on.
+    They do where they hold `|` or are lists, and where each part between other signs is a class of
+    its own in another cell. Where a part is one of another cell's, it is remarked on.
     """
     cells = Counter(text for row in rows if (text := cell(row, column)) and not is_missing(text))
-    whole = {plain(text) for text in cells}
+    whole = {plain(text.strip(_AROUND) if _is_list(text) else text) for text in cells}
     for separator in SEPARATORS:
         parts_of = {text: [*map(plain, _parts(text, separator))] for text in cells}
         several = {text: parts for text, parts in parts_of.items() if len(parts) > 1}
         if separator == SEPARATOR:
             several |= {text: parts_of[text] for text in cells if separator in text}
         add = f"--label_separator='{separator}'"
-        plainly = [t for t in sorted(several) if separator == "|" or {*several[t]} <= whole]
+        plainly = [
+            text
+            for text in sorted(several)
+            if separator == SEPARATOR or _is_list(text) or {*several[text]} <= whole
+        ]
         if plainly:
             images = sum(cells[text] for text in plainly)
             raise ValueError(
@@ -79,8 +83,17 @@ def refuse_several(rows: Sequence[Row], column: str, remarks: Remarks) -> None:
                 remarks["taken_as_one_class"].add(f"{text} (several labels with {add})")
 
 
+_AROUND = " \t'\"[](){}"  # of a list that a program wrote: ['DR', 'AMD']
+
+
 def _parts(text: str, separator: str) -> list[str]:
-    return [part.strip() for part in text.split(separator) if part.strip()]
+    parts = text.strip(_AROUND) if _is_list(text) else text
+    found = [part.strip(_AROUND if _is_list(text) else None) for part in parts.split(separator)]
+    return [part for part in found if part]
+
+
+def _is_list(text: str) -> bool:
+    return text[:1] + text[-1:] in ("[]", "()", "{}")
 
 
 def labels_of_cells(
@@ -133,6 +146,10 @@ def labels_of_columns(
     held = [name for name in columns if SEPARATOR in name]
     if held:
         raise ValueError(f"--label_columns: {held[0]!r} holds {SEPARATOR}; rename the column")
+    heads = Counter(name for column in columns for name in names_of(column))
+    twice = [name for name, times in heads.items() if times > 1]
+    if twice:
+        raise ValueError(f"--label_columns: {twice[0]!r} is named twice; name each column once")
     images: Counter[str] = Counter()
     whole = 0
     for row in rows:

@@ -9,6 +9,7 @@ from typing import NamedTuple
 from maskedclip.data.captions import categories_of
 from maskedclip.data.cell_values import is_missing, patient_of, whole_number
 from maskedclip.data.class_names import joined_spellings
+from maskedclip.data.label_kinds import SEPARATOR
 from maskedclip.shards.downloads.answer_columns import (
     WHOLE_CELLS,
     Answer,
@@ -72,6 +73,11 @@ def read_folder(
     remarks: Remarks = {"images_without_label": set(unlabelled), **remarks_on(files)}
     remarks["spellings_joined"] = set(joined)
     remarks["class_words_of_no_image"] = unused_words(words or {}, names)
+    remarks["taken_as_one_class"] = {
+        f"{name} (for several labels an image, write a table: make_shards.py csv)"
+        for name in names
+        if SEPARATOR in name
+    }
     found = in_order(records, remarks | {"known_datasets": set(known_datasets(root, files))})
     return found._replace(words={classes: called}) if names else found
 

@@ -103,6 +103,20 @@ def test_a_separator_that_no_cell_holds_is_refused(tmp_path: Path) -> None:
         read(tmp_path, "image,dx\n0,DR;a|b\n", Columns("image", "dx", "f", separator=";"))
 
 
+def test_lists_that_a_program_wrote_are_labels_where_the_comma_is_given(tmp_path: Path) -> None:
+    rows = "image,dx\n0,\"['DR', 'AMD']\"\n1,['N']\n2,[]\n3,\"['MH', 'ME']\"\n"
+    with pytest.raises(ValueError, match=r"2 of 4 cells hold ,.* add --label_separator=','"):
+        read(tmp_path, rows, Columns("image", "dx", "findings"))
+    found = read(tmp_path, rows, Columns("image", "dx", "findings", separator=","))
+    assert texts(found, "findings") == ["AMD|DR", "N", None, "ME|MH"]
+
+
+def test_a_label_column_that_is_named_twice_is_refused(tmp_path: Path) -> None:
+    columns = Columns("image", task="f", labels=("DR", "dr"))
+    with pytest.raises(ValueError, match="'dr' is named twice"):
+        read(tmp_path, "image,DR\n0,1\n", columns)
+
+
 def test_numbers_are_read_and_what_is_none_is_left_out_by_name(tmp_path: Path) -> None:
     rows = "0,57\n1,57.50\n2,57 years\n3,NaN\n4,1e999\n"
     found = read(tmp_path, "image,age\n" + rows, Columns("image", number="age", number_task="age"))

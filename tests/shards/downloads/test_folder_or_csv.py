@@ -83,3 +83,11 @@ def test_folders_of_real_photographs_are_their_classes() -> None:
     found = read_folder(read_card("folder"), real("eye_diseases_4class"), "disease")
     assert Counter(r.labels["disease"] for r in found.records)["glaucoma"] >= 101
     assert {r.categories for r in found.records} == {("cataract",), ("glaucoma",), ("normal",)}
+
+
+def test_a_folder_whose_name_holds_a_bar_is_one_class_and_said(tmp_path: Path) -> None:
+    draw(tmp_path, "DR|AMD/1.png", "DR/2.png")
+    found = read_folder(read_card("folder"), tmp_path, "t")
+    assert [record.labels["t"] for record in found.records] == ["DR", "DR|AMD"]
+    (said,) = found.remarks["taken_as_one_class"]
+    assert said.startswith("DR|AMD (for several labels an image, write a table")
