@@ -1,5 +1,6 @@
 """Small datasets of several labels an image, and of numbers, that colours give away."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +12,10 @@ LABELS = {"N": "normal", "D": "diabetic retinopathy", "G": "glaucoma"}
 PARTS = ("train", "train", "train", "val", "test", "test")
 
 
-def write_findings(directory: Path, images: int = 90) -> Path:
+def write_findings(directory: Path, images: int = 90, labels: Mapping[str, str] = LABELS) -> Path:
     """Each of N, D, G brightens a colour; two images a patient; every part of the tree has some."""
     generator = np.random.default_rng(0)
-    classes = {"findings": LABELS}
+    classes = {"findings": dict(labels)}
     with ShardWriter(
         directory, directory.name, classes=classes, kinds={"findings": "labels"}
     ) as writer:

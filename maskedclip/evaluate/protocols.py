@@ -28,7 +28,7 @@ from maskedclip.metrics import results
 from maskedclip.metrics.class_groups import ClassGroup, group_of
 from maskedclip.metrics.operating_points import OPERATING
 from maskedclip.metrics.results import Predictions, no_order
-from maskedclip.metrics.scores import metrics_of
+from maskedclip.metrics.scores import chosen_thresholds, metrics_of
 from maskedclip.metrics.zero_shot import categories
 from maskedclip.shards.downloads.class_words import words_of_class
 from maskedclip.shards.image_folders import as_shards
@@ -320,8 +320,11 @@ def _predict(
     if evaluation.protocol == ZERO_SHOT:
         probability_BY, knob = _zero_shot(encoder, benchmark, test_BD), ""
         validation_BY = _zero_shot(encoder, benchmark, val_BD)
-        untrained: tuple[int, ...] = ()  # it trains on no class, and knows all
+        # it trains on no class, and knows all; labels are left out that no words stand for
+        untrained = without_words(benchmark)
         thresholds: tuple[float, ...] = ()
+        if task.kind == "labels":
+            thresholds = chosen_thresholds(task.answers(val_samples), validation_BY, untrained)
     else:
         readable, train_BD = table.of(evaluation.train, PATCHES)
         train, validation = (
@@ -420,13 +423,25 @@ def class_prompts(benchmark: Benchmark) -> list[list[str]]:
     They are of the dataset's category for the class, else of the dictionary's, else of its name. Of
     a task of labels those of each one's absence stand behind them, in the same order.
     """
-    published = benchmark.dataset.manifest.get("classes", {}).get(benchmark.task.name)
-    mapping = published if isinstance(published, dict) else None
-    names = categories(benchmark.task.name, benchmark.task.classes, mapping)
-    keys = [name if name in EXPERT else _dictionary_key(name) for name in names]
+    keys = _dictionary_keys(benchmark)
     if benchmark.task.kind == "labels":
         keys += [absence(key) for key in keys]
     return [prompts(key) for key in keys]
+
+
+def _dictionary_keys(benchmark: Benchmark) -> list[str]:
+    published = benchmark.dataset.manifest.get("classes", {}).get(benchmark.task.name)
+    mapping = published if isinstance(published, dict) else None
+    names = categories(benchmark.task.name, benchmark.task.classes, mapping)
+    return [name if name in EXPERT else _dictionary_key(name) for name in names]
+
+
+def without_words(benchmark: Benchmark) -> tuple[int, ...]:
+    """Return the labels, such as "other", that the dictionary has no words for; of classes none."""
+    if benchmark.task.kind != "labels":
+        return ()
+    keys = _dictionary_keys(benchmark)
+    return tuple(label for label, key in enumerate(keys) if key not in EXPERT)
 
 
 def absence(category: str) -> str:

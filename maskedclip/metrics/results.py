@@ -34,6 +34,7 @@ RESULTS = "results.jsonl"
 _JOIN = "|"  # between the labels of an image, as in shards
 DAGGER = "\u2020"  # beside values of images that were in pre-training
 _SOURCE = "source"  # a column, before that of the label
+_UNTRAINED = "training images all without or all with"
 _NAMED = 8  # classes in a note
 IDENTITY = ("run", "dataset", "task", "protocol", "fraction", "seed", "metric")
 # of the tables on the terminal: there is no room for more
@@ -144,6 +145,8 @@ def row(
     assert tuple(identity) == IDENTITY
     note_of = {"class": _note, "labels": _note_of_labels, "number": _note_of_number}[kind]
     note = note_of(identity["metric"], one, classes)
+    if identity["protocol"] == "zeroshot":  # which trains on no label
+        note = note.replace(_UNTRAINED, "the expert dictionary has no words for")
     numbers = {"value": one.value, "n": one.n, "low": one.low, "high": one.high}
     return identity | numbers | {"note": note}
 
@@ -180,7 +183,7 @@ def _note_of_labels(metric: str, one: Score, classes: Sequence[str]) -> str:
     if missing and metric in OVER_CLASSES:
         notes.append(f"test images all without or all with {missing}: mean of the other labels")
     if untrained:
-        notes.append(f"training images all without or all with {untrained}: left out")
+        notes.append(f"{_UNTRAINED} {untrained}: left out")
     if one.low is None:
         notes.append("no interval: too few patients (or images, where unknown) in the test split")
     return "; ".join(notes)

@@ -72,7 +72,20 @@ def test_zero_shot_holds_each_label_against_its_absence(root: Path) -> None:
     _, _, _, probability_BY = read_predictions(root / "zeroshot" / rows[0]["predictions"], "labels")
     assert ((probability_BY > 0) & (probability_BY < 1)).all()
     assert not np.allclose(probability_BY.sum(axis=1), 1)
-    assert rows[0]["thresholds"] == []  # 0.5: nothing is chosen for it
+    assert len(rows[0]["thresholds"]) == 3
+
+
+def test_zero_shot_leaves_out_a_label_that_no_words_stand_for(tmp_path: Path) -> None:
+    labels = {"N": "normal", "D": "diabetic retinopathy", "G": "other"}
+    write_findings(tmp_path / "findings", labels=labels)
+    exported(tmp_path / "ours")
+    out = tmp_path / "out"
+    (row, *_) = evaluate(tmp_path / "ours", [(tmp_path / "findings", "")], ("zeroshot",), out)
+    assert row["untrained"] == ["G"]
+    assert row["note"] == "the expert dictionary has no words for G: left out"
+    found, _ = read_test_split(out / row["predictions"], "labels")
+    expected = roc_auc_score(found.label_B[:, :2], found.probability_BY[:, :2], average="macro")
+    assert row["value"] == pytest.approx(expected)
 
 
 def test_one_penalty_serves_all_labels_and_a_label_without_training_images_is_left_out() -> None:

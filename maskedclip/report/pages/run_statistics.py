@@ -45,7 +45,7 @@ class LabelScores(NamedTuple):
         """What is to be known beside its values."""
         notes = []
         if not self.trained:
-            notes.append("none or all of the training images have it: left out of the means")
+            notes.append("left out of the means: the note of the scores says why")
         elif self.auroc.value is None:
             notes.append("none or all of the test images have it: left out of the means")
         if 0 < self.curve.images < FEW:
