@@ -110,8 +110,9 @@ def tree_of(path: Path) -> Tree | None:
         digest.update(b"without images beside the splits")
     if joined_spellings(name for names in classes.values() for name in names)[0]:
         digest.update(b"with spellings joined")
-    if recognised(list(files.images), classes=True):  # nor did earlier versions read names
-        digest.update(b"with patients of file names")
+    patients = recognised(sorted(files.images), classes=True)
+    if patients:  # earlier versions read no names, or others
+        digest.update(ascii(sorted(patients.items())).encode())
     _check_classes(root, classes, files)
     name = re.sub(r"[^A-Za-z0-9_-]+", "_", path.resolve().name).strip("_") or "tree"
     return Tree(root, name, digest.hexdigest()[:12])

@@ -66,6 +66,26 @@ def test_a_tree_in_the_folders_that_archives_add_is_found(tmp_path: Path) -> Non
     assert (found.root, found.name) == (tmp_path / "Retina" / "Retina", "Retina")
 
 
+def test_patients_of_file_names_are_read_and_those_of_two_splits_counted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for number in range(8):
+        split, name = ("train", "train", "train", "test")[number // 2], ("ill", "well")[number % 2]
+        place = tmp_path / "own" / split / name
+        place.mkdir(parents=True, exist_ok=True)
+        patient = number % 2 if number >= 6 else number
+        for eye in ("OD", "OS"):  # of the patients 0 and 1 the second visit is in test
+            file = place / f"P{patient}_{eye}_{number}.jpg"
+            file.write_bytes(encode(draw(2 * number + (eye == "OS"), 64).image_HWC, 90))
+    directory = as_shards(tmp_path / "own")
+    assert "patients read from file names: 6 patients of 16 images, such as" in caplog.text
+    assert "--classes class --patient_pattern=... to change" in caplog.text
+    assert "2 of 6 patients stand in more than one split; the splits are kept" in caplog.text
+    samples = labelled(Shards(directory)).samples
+    assert len({sample.patient for sample in samples}) == 6
+    assert as_shards(tmp_path / "own") == directory
+
+
 def test_shards_are_taken_as_they_are(tmp_path: Path, phantoms: dict[str, Path]) -> None:
     assert as_shards(phantoms["heldout"]) == phantoms["heldout"]
     assert as_shards(tmp_path / "nowhere") == tmp_path / "nowhere"  # Shards says that it is missing
