@@ -187,8 +187,9 @@ def worst_of_labels(classes: Sequence[str], found: Predictions, most: int) -> li
         percent = 100 * float(found.probability_BY[i, y])
         verb = "missed" if found.label_B[i, y] else "called"
         words = (
-            f"{classes[y]} is {verb}, at {percent:.1f} %; the labels are {', '.join(own) or '-'}"
+            f"{classes[y]} is {verb}: {percent:.1f} %, called from {100 * thresholds[y]:.1f} % on"
         )
+        words += f"; the labels are {', '.join(own) or '-'}"
         answer = "|".join(own)
         mistakes.append(Mistake(found.keys[i], y, y, float(gap_B[i]), answer, words))
     return mistakes
