@@ -34,7 +34,7 @@ Hand a run's weights to other libraries, with a model card, and show that the fe
 RUN is the directory of a pre-training run, or its encoder.safetensors or model.safetensors; or a
 fine-tuned run, whose network goes to timm, hf or onnx with the names of its classes.
 
-  timm       a folder for timm.create_model: by name with checkpoint_path (strict), or local-dir:
+  timm       a folder for timm.create_model("local-dir:..."), with the run's colours and size
   hf         a folder for transformers: AutoModel (ViTModel), AutoImageProcessor; in mae/ the pixel
              decoder too, for ViTMAEForPreTraining
   retfound   {"model": ...} with MAE's names in a .pth, for --finetune of RETFound and of MAE

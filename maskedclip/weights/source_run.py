@@ -133,6 +133,11 @@ def read_source(path: Path) -> SourceRun:
     return SourceRun(file, header, encoder, rest)
 
 
+def quoted(text: object) -> str:
+    """Return text as Python's source has it, in double quotes."""
+    return json.dumps(str(text), ensure_ascii=False)
+
+
 def run_encoder(source: SourceRun) -> Encoder:
     """Return our own encoder with the run's weights, the reference for other libraries."""
     kind = source.size

@@ -32,6 +32,7 @@ from maskedclip.weights.source_run import (
     example_images,
     max_difference,
     preprocessed,
+    quoted,
     run_encoder,
     run_features,
 )
@@ -217,15 +218,15 @@ def opening_code(source: SourceRun, folder: Path) -> list[str]:  # noqa: ARG001 
     """Return the code that opens the export, in its last line."""
     return [
         "from transformers import AutoImageProcessor, AutoModel, ViTMAEForPreTraining",
-        f'model = AutoModel.from_pretrained("{folder}")',
+        f"model = AutoModel.from_pretrained({quoted(folder)}).eval()",
     ]
 
 
 def usage_code(source: SourceRun, folder: Path) -> list[str]:
     """Return the code that goes on from there."""
-    mae = f'mae = ViTMAEForPreTraining.from_pretrained("{folder}", subfolder="{MAE}")'
+    mae = f'mae = ViTMAEForPreTraining.from_pretrained({quoted(folder)}, subfolder="{MAE}")'
     return [
-        f'processor = AutoImageProcessor.from_pretrained("{folder}")',
+        f"processor = AutoImageProcessor.from_pretrained({quoted(folder)})",
         'feature = model(**processor(image, return_tensors="pt")).last_hidden_state[:, 1:].mean(1)',
         *([mae] if _decoder_of(source) else []),
     ]

@@ -24,6 +24,7 @@ from maskedclip.weights.source_run import (
     example_images,
     max_difference,
     preprocessed,
+    quoted,
     run_features,
 )
 
@@ -129,7 +130,7 @@ def opening_code(source: SourceRun, folder: Path) -> list[str]:  # noqa: ARG001 
     """Return the code that opens the export, in its last line."""
     return [
         "import onnxruntime",
-        f'session = onnxruntime.InferenceSession("{folder / FILE}")',
+        f"session = onnxruntime.InferenceSession({quoted(folder / FILE)})",
     ]
 
 

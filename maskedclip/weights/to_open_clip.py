@@ -21,6 +21,7 @@ from maskedclip.weights.source_run import (
     example_images,
     max_difference,
     preprocessed,
+    quoted,
 )
 from maskedclip.weights.to_timm import timm_name
 
@@ -142,17 +143,19 @@ def compare(source: SourceRun, folder: Path) -> list[FeatureCheck]:
 
 def opening_code(source: SourceRun, folder: Path) -> list[str]:
     """Return the code that opens the export, in its last line."""
+    where = quoted(f"local-dir:{folder}")
     also = "" if _is_plain(source) else ", maskedclip.weights.image_tower"
     return [
         f"import open_clip{also}",
-        f'model, _, preprocess = open_clip.create_model_and_transforms("local-dir:{folder}")',
+        f"model, _, preprocess = open_clip.create_model_and_transforms({where})",
     ]
 
 
 def usage_code(source: SourceRun, folder: Path) -> list[str]:  # noqa: ARG001 (as all targets)
     """Return the code that goes on from there."""
+    where = quoted(f"local-dir:{folder}")
     return [
-        f'tokenizer = open_clip.get_tokenizer("local-dir:{folder}")',
+        f"tokenizer = open_clip.get_tokenizer({where})",
         "image_row = model.eval().encode_image(preprocess(image)[None], normalize=True)",
         'text_row = model.encode_text(tokenizer(["A fundus photograph of glaucoma"]), '
         "normalize=True)",

@@ -3,6 +3,7 @@
 Their loaders want a pickle; this one holds tensors alone, so weights_only=True reads it too.
 """
 
+import shlex
 from pathlib import Path
 
 import torch
@@ -14,6 +15,7 @@ from maskedclip.weights.source_run import (
     example_images,
     max_difference,
     preprocessed,
+    quoted,
     run_features,
 )
 
@@ -59,10 +61,13 @@ def opening_code(source: SourceRun, folder: Path) -> list[str]:
     if theirs is None or source.patch_size != 16:
         return [
             "import torch",
-            f'state = torch.load("{path}", map_location="cpu", weights_only=True)["model"]',
+            f'state = torch.load({quoted(path)}, map_location="cpu", weights_only=True)["model"]',
         ]
     pixels = source.image_size
-    return [f"python main_finetune.py --model {theirs} --finetune {path} --input_size {pixels}"]
+    return [
+        f"python main_finetune.py --model {theirs} --finetune {shlex.quote(str(path))} "
+        f"--input_size {pixels}"
+    ]
 
 
 def usage_code(source: SourceRun, folder: Path) -> list[str]:  # noqa: ARG001 (as all targets)

@@ -22,6 +22,7 @@ from maskedclip.weights.source_run import (
     example_images,
     max_difference,
     preprocessed,
+    quoted,
     run_features,
 )
 
@@ -92,27 +93,29 @@ def compare(source: SourceRun, folder: Path) -> list[FeatureCheck]:
     ]
 
 
-def opening_code(source: SourceRun, folder: Path) -> list[str]:
+def opening_code(source: SourceRun, folder: Path) -> list[str]:  # noqa: ARG001 (as all targets)
     """Return the code that opens the export, in its last line."""
-    name, other = timm_name(source)
-    more = "".join(f", {key}={value}" for key, value in other.items())
-    return [
-        "import timm",
-        f'model = timm.create_model("{name}", checkpoint_path="{folder / WEIGHTS}", '
-        f'num_classes=0, global_pool="avg", fc_norm=False{more})',
-    ]
+    where = quoted(f"local-dir:{folder}")
+    return ["import timm", f"model = timm.create_model({where}, pretrained=True).eval()"]
 
 
 def usage_code(source: SourceRun, folder: Path) -> list[str]:  # noqa: ARG001 (as all targets)
     """Return the code that goes on from there."""
+    where = quoted(f"local-dir:{folder}")
     return [
-        f'model = timm.create_model("local-dir:{folder}", pretrained=True)  # the same',
         "transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model))",
-        "feature = model.eval()(transform(image)[None])",
-        f'tuned = timm.create_model("local-dir:{folder}", pretrained=True, num_classes=5)',
+        "feature = model(transform(image)[None])",
+        f"tuned = timm.create_model({where}, pretrained=True, num_classes=5)",
     ]
 
 
-def notes(source: SourceRun) -> list[str]:  # noqa: ARG001 (as all targets)
+def notes(source: SourceRun) -> list[str]:
     """Return what a user of the export should know."""
-    return ["the positions, fixed sines in the run, are a parameter in timm and may be trained"]
+    name, other = timm_name(source)
+    more = "".join(f", {key}={value}" for key, value in other.items())
+    return [
+        "the positions, fixed sines in the run, are a parameter in timm and may be trained",
+        f'opened by name ("{name}", checkpoint_path=..., num_classes=0, global_pool="avg", '
+        f"fc_norm=False{more}) the network is the same, but timm knows no colours and crop of the "
+        f"run: its transform gives other features",
+    ]

@@ -22,7 +22,7 @@ from maskedclip.models.checkpoints.formats import Preparation
 from maskedclip.models.checkpoints.sealed import save_sealed
 from maskedclip.weights.classifiers import source as classifier
 from maskedclip.weights.classifiers.source import ClassifierSource, examples
-from maskedclip.weights.source_run import FeatureCheck, max_difference
+from maskedclip.weights.source_run import FeatureCheck, max_difference, quoted
 
 WEIGHTS = "model.safetensors"
 _RESAMPLE = {"nearest": 0, "bilinear": 2, "bicubic": 3}  # as Pillow counts
@@ -178,14 +178,14 @@ def opening_code(source: ClassifierSource, folder: Path) -> list[str]:  # noqa: 
     """Return the code that opens the export, in its last line."""
     return [
         "from transformers import AutoImageProcessor, AutoModelForImageClassification",
-        f'model = AutoModelForImageClassification.from_pretrained("{folder}").eval()',
+        f"model = AutoModelForImageClassification.from_pretrained({quoted(folder)}).eval()",
     ]
 
 
 def usage_code(source: ClassifierSource, folder: Path) -> list[str]:  # noqa: ARG001 (as all)
     """Return the code that goes on from there."""
     return [
-        f'processor = AutoImageProcessor.from_pretrained("{folder}")',
+        f"processor = AutoImageProcessor.from_pretrained({quoted(folder)})",
         'logit = model(**processor(image, return_tensors="pt")).logits[0]',
         "name = model.config.id2label[int(logit.argmax())]",
     ]

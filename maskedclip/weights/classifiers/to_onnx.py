@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from maskedclip.weights.classifiers import source as classifier
 from maskedclip.weights.classifiers.source import ClassifierSource, examples
-from maskedclip.weights.source_run import FeatureCheck, max_difference
+from maskedclip.weights.source_run import FeatureCheck, max_difference, quoted
 from maskedclip.weights.to_onnx import check_packages, export_program
 
 FILE = "classifier.onnx"
@@ -77,7 +77,7 @@ def opening_code(source: ClassifierSource, folder: Path) -> list[str]:  # noqa: 
     """Return the code that opens the export, in its last line."""
     return [
         "import json, onnxruntime",
-        f'session = onnxruntime.InferenceSession("{folder / FILE}")',
+        f"session = onnxruntime.InferenceSession({quoted(folder / FILE)})",
     ]
 
 

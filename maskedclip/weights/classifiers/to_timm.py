@@ -13,7 +13,7 @@ from maskedclip.models.checkpoints.sealed import save_sealed
 from maskedclip.models.maskedclip import SIZES
 from maskedclip.weights.classifiers import source as classifier
 from maskedclip.weights.classifiers.source import ClassifierSource, examples
-from maskedclip.weights.source_run import FeatureCheck, max_difference
+from maskedclip.weights.source_run import FeatureCheck, max_difference, quoted
 
 WEIGHTS = "model.safetensors"
 _NAMED = ("tiny", "small", "base", "large")  # sizes that timm has a name for
@@ -122,9 +122,10 @@ def compare(source: ClassifierSource, folder: Path) -> list[FeatureCheck]:
 
 def opening_code(source: ClassifierSource, folder: Path) -> list[str]:  # noqa: ARG001 (as all)
     """Return the code that opens the export, in its last line."""
+    where = f"local-dir:{folder}"
     return [
         "import timm",
-        f'model = timm.create_model("local-dir:{folder}", pretrained=True).eval()',
+        f"model = timm.create_model({quoted(where)}, pretrained=True).eval()",
     ]
 
 
