@@ -26,6 +26,7 @@ from maskedclip.metrics import results
 from maskedclip.metrics.file_lock import locked
 from maskedclip.metrics.results import Predictions
 from maskedclip.metrics.scores import metrics_of
+from maskedclip.models.checkpoints.architectures import Architecture
 from maskedclip.models.checkpoints.files import (
     FINETUNED,
     RANDOM,
@@ -95,9 +96,16 @@ def check_selection(config: FinetuneConfig, task: Task) -> None:
         )
 
 
-def resolved(config: FinetuneConfig, labels: Labels) -> FinetuneConfig:
-    """Return the configuration with its task, name, image size and shards filled in."""
-    config = replace(config, task=labels.task.name, image_size=preparation_of(config).image_size)
+def resolved(config: FinetuneConfig, labels: Labels, *, to_come: bool = False) -> FinetuneConfig:
+    """Return the configuration with its task, name, image size and shards filled in.
+
+    Args:
+        to_come: whether the weights are not there yet; the image size has to be given then.
+    """
+    if to_come and not config.image_size:
+        raise ValueError(f"{config.weights}: not there yet; give --image_size")
+    size = config.image_size if to_come else preparation_of(config).image_size
+    config = replace(config, task=labels.task.name, image_size=size)
     name = config.name or run_name(config)
     return replace(config, name=name, dataset=str(labels.dataset.directory))
 
@@ -106,6 +114,11 @@ def preparation_of(config: FinetuneConfig) -> Preparation:
     """Return the preprocessing that the weights expect, at the configured image size."""
     preparation = _encoder_info(config).preparation
     return preparation._replace(image_size=config.image_size or preparation.image_size)
+
+
+def architecture_of(config: FinetuneConfig) -> Architecture:
+    """Return the shape of the encoder that is fine-tuned."""
+    return _encoder_info(config).architecture
 
 
 def _encoder_info(config: FinetuneConfig) -> EncoderInfo:

@@ -11,6 +11,7 @@ from typing import NamedTuple
 from maskedclip.config import Config, FinetuneConfig, LaunchConfig, check_divisible, override
 from maskedclip.data.paper_tasks import chosen
 from maskedclip.finetune.command import check_dataset
+from maskedclip.finetune.run_directory import architecture_of
 from maskedclip.grid.ablation_command import AblationStudy
 from maskedclip.grid.cells import finetunings, grid_of, pretrainings, run_directory
 from maskedclip.grid.local_pool import run
@@ -54,7 +55,10 @@ class Cost(NamedTuple):
     """What a fine-tuning costs: forward passes of one image, and the encoder that takes them."""
 
     passes: int
-    size: str
+    width: int
+    depth: int
+    patch_size: int
+    unknown: str = ""  # why it is not known
 
 
 def start_ablation(asked: AblationStudy) -> int:
@@ -83,8 +87,8 @@ def start_ablation(asked: AblationStudy) -> int:
     grid = grid_of(
         directory, cells, asdict(launch), config.finetune_hours, cluster, config.parallelism
     )
-    costs = {one.name: Cost(one.passes, _size(one.config, systems)) for one in tuned}
-    return start(grid, costs if launch.dry_run else None, launch.card)
+    costs = {one.name: _planned_cost(one, systems) for one in tuned} if launch.dry_run else None
+    return start(grid, costs, launch.card)
 
 
 def _leaving_out_tests(asked: AblationStudy) -> dict[str, Config]:
@@ -121,23 +125,26 @@ def start_study(study: Study) -> int:
     cells = finetunings([replace(one.config, name=one.name) for one in tuned], [])
     directory = (Path(config.out) / GRIDS / config.name).absolute()
     grid = grid_of(directory, cells, asdict(launch), launch.hours, cluster, config.parallelism)
-    costs = {one.name: Cost(one.passes, _size_of(one.config)) for one in tuned}
-    return start(grid, costs if config.dry_run else None, launch.card)
+    costs = {one.name: _cost_of(one) for one in tuned} if config.dry_run else None
+    return start(grid, costs, launch.card)
 
 
-def _size_of(config: FinetuneConfig) -> str:
-    """Return the size of an encoder that is there; large where its file does not say."""
-    from maskedclip.models.checkpoints.files import ENCODER, RANDOM, read_header
-
-    if config.weights == RANDOM:
-        return config.size
-    weights = Path(config.weights)
-    shape, _ = read_header(weights / ENCODER if weights.is_dir() else weights)
-    return str(shape.get("size", "large"))
+def _cost_of(tuned: Tuned) -> Cost:
+    """Return what a fine-tuning of weights that are there costs."""
+    architecture = architecture_of(tuned.config)
+    if architecture["family"] == "resnet50":
+        return Cost(tuned.passes, 0, 0, 1, "operations of a ResNet-50 are not counted")
+    width, depth = architecture["width"], architecture["depth"]
+    return Cost(tuned.passes, width, depth, architecture["patch_size"], tuned.unknown)
 
 
-def _size(config: FinetuneConfig, systems: Mapping[str, Config]) -> str:
-    return systems[Path(config.weights).name].model.size
+def _planned_cost(tuned: Tuned, systems: Mapping[str, Config]) -> Cost:
+    """Return what a fine-tuning of a system's weights costs, which may be to come."""
+    from maskedclip.models.maskedclip import SIZES
+
+    model = systems[Path(tuned.config.weights).name].model
+    kind = SIZES[model.size]
+    return Cost(tuned.passes, kind.width, kind.depth, model.patch_size, tuned.unknown)
 
 
 def where(launch: LaunchConfig) -> tuple[str, LaunchConfig]:
@@ -313,23 +320,47 @@ def _costs(grid: Grid, cells: Sequence[Cell], costs: Mapping[str, Cost], card: s
                 (cell.name, *_pretraining_cost(cell, launch["nodes"], launch["gpus"], card))
             )
         except (ValueError, RuntimeError) as error:
-            notes.append(f"{cell.name}: cost not known: {' '.join(str(error).split())}")
+            notes.append(f"not known: {cell.name}: {' '.join(str(error).split())}")
     tuned = [cell for cell in cells if cell.stage == FINETUNE]
     if tuned:
-        known = [
-            _finetuning_cost(cell, costs[cell.name], card) for cell in tuned if cell.name in costs
-        ]
-        sums = [sum(column) for column in zip(*known, strict=True)] or [0.0, 0.0]
-        rows.append((f"{len(tuned)} fine-tunings", sums[0], sums[1]))
-        unknown = sum(not costs[cell.name].passes for cell in tuned if cell.name in costs)
-        notes += [f"{unknown} fine-tunings have no data yet and count as nothing"] * bool(unknown)
-    rows.append(("all", sum(row[1] for row in rows), sum(row[2] for row in rows)))
+        row, unknown = _finetuning_costs(tuned, costs, card)
+        rows += row
+        notes += unknown
+    total = "all that is known" if notes else "all"
+    rows.append((total, sum(row[1] for row in rows), sum(row[2] for row in rows)))
     table = in_columns(
         [(f"cost on {card}", "GPU-hours", "disk, GB"),
-         *((name, f"{hours:.1f}", f"{gb:.1f}") for name, hours, gb in rows)]
+         *((name, _short(hours), _short(gb)) for name, hours, gb in rows)]
     )  # fmt: skip
     notes.append(f"a fine-tuning at {_MFU:.0%} of the matrix rate, forward passes counted")
     return [*table.splitlines(), *notes, ""]
+
+
+def _short(value: float) -> str:
+    """Return a cost to a tenth; what is less and not nothing is no 0.0."""
+    return "< 0.1" if 0 < value < 0.05 else f"{value:.1f}"
+
+
+def _finetuning_costs(
+    tuned: Sequence[Cell], costs: Mapping[str, Cost], card: str
+) -> tuple[list[tuple[str, float, float]], list[str]]:
+    """Return the row of the fine-tunings whose cost is known, if any, and why others' are not."""
+    known: list[tuple[float, float]] = []
+    unknown: Counter[str] = Counter()
+    for cell in tuned:
+        cost = costs.get(cell.name)
+        if cost is None:
+            unknown["asked for by an earlier command"] += 1
+        elif cost.unknown:
+            unknown[cost.unknown] += 1
+        else:
+            known.append(_finetuning_cost(cell, cost, card))
+    notes = [f"not known: {count} fine-tunings: {why}" for why, count in unknown.items()]
+    if not known:
+        return [], notes
+    of = f"{len(known)} of {len(tuned)}" if unknown else f"{len(tuned)}"
+    hours, gb = (sum(column) for column in zip(*known, strict=True))
+    return [(f"{of} fine-tunings", hours, gb)], notes
 
 
 def _pretraining_cost(cell: Cell, nodes: int, gpus: int, card: str) -> tuple[float, float]:
@@ -343,12 +374,11 @@ def _pretraining_cost(cell: Cell, nodes: int, gpus: int, card: str) -> tuple[flo
 def _finetuning_cost(cell: Cell, cost: Cost, card: str) -> tuple[float, float]:
     """Return (GPU-hours, GB on the disk in the end) of a fine-tuning."""
     from maskedclip.engine.gpu_specs import find_gpu
-    from maskedclip.models.maskedclip import SIZES
 
-    kind, gpu = SIZES[cost.size], find_gpu(card)
-    tokens = (override(FinetuneConfig(), cell.config).image_size // 16) ** 2 + 1
+    gpu, size = find_gpu(card), override(FinetuneConfig(), cell.config).image_size
+    tokens = (size // cost.patch_size) ** 2 + 1
     # a product of n x k and k x m counts 2nkm: four maps of attention, two of the MLP, and mixing
-    block = tokens * (24 * kind.width**2 + 4 * tokens * kind.width)
-    passes = cost.passes * kind.depth * block
-    values = kind.depth * 12 * kind.width**2
+    block = tokens * (24 * cost.width**2 + 4 * tokens * cost.width)
+    passes = cost.passes * cost.depth * block
+    values = cost.depth * 12 * cost.width**2
     return passes / (_MFU * (gpu.bf16_flops or gpu.fp32_flops)) / 3600, 4 * values / 1e9

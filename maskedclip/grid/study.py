@@ -19,6 +19,7 @@ from maskedclip.finetune.run_directory import Labels, finished, preparation_of, 
 from maskedclip.grid.study_command import Study
 from maskedclip.metrics.results import read_rows, written
 from maskedclip.metrics.scores import metrics_of
+from maskedclip.models.checkpoints.files import RANDOM, locate
 from maskedclip.shards.image_folders import TASK, as_shards, tree_of
 
 logger = logging.getLogger(__name__)
@@ -33,6 +34,7 @@ class Tuned(NamedTuple):
     name: str
     finished: bool
     passes: int
+    unknown: str = ""  # why the passes are not known
 
 
 def run(study: Study) -> int:
@@ -97,18 +99,33 @@ def _run_all(cells: Sequence[Tuned]) -> dict[str, str]:
 
 
 def tuned_of(config: FinetuneConfig, opened: OpenedDatasets, *, build: bool) -> Tuned:
-    """Return a cell; one whose labels cannot serve says so when it is run, and costs nothing."""
+    """Return a cell, whose weights may be to come; where its data cannot serve, running it says so.
+
+    What it costs is then not known, and why.
+    """
     if not build and tree_of(Path(config.dataset)):
         name = run_name(replace(config, task=TASK))
-        return Tuned(config, name, bool(read_rows(Path(config.out) / name)), 0)
+        done = bool(read_rows(Path(config.out) / name))
+        return Tuned(config, name, done, 0, f"{config.dataset} is made into shards when it runs")
     try:
         labels = _labels(config, opened)
-        config = resolved(config, labels)
+        config = resolved(config, labels, to_come=not _is_there(config.weights))
+    except (ValueError, OSError) as error:
+        name, why = config.name or run_name(config), " ".join(str(error).split())
+        return Tuned(config, name, False, 0, why)
+    try:
         done = finished(config, Path(config.out) / config.name)
     except (ValueError, OSError):
-        return Tuned(config, config.name or run_name(config), False, 0)
+        done = False  # running it says what is wrong
     train, val, test = (len(labels.parts[part]) for part in ("train", "val", "test"))
     return Tuned(config, config.name, done, config.epochs * (_TRAINED * train + val) + test)
+
+
+def _is_there(weights: str) -> bool:
+    try:
+        return weights == RANDOM or locate(weights).is_file()
+    except ValueError:
+        return False  # of a pre-training that is to come
 
 
 def _labels(config: FinetuneConfig, opened: OpenedDatasets) -> Labels:
