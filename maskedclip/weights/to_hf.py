@@ -226,7 +226,7 @@ def usage_code(source: SourceRun, folder: Path) -> list[str]:
     """Return the code that goes on from there."""
     mae = f'mae = ViTMAEForPreTraining.from_pretrained({quoted(folder)}, subfolder="{MAE}")'
     return [
-        f"processor = AutoImageProcessor.from_pretrained({quoted(folder)})",
+        f'processor = AutoImageProcessor.from_pretrained({quoted(folder)}, backend="pil")',
         'feature = model(**processor(image, return_tensors="pt")).last_hidden_state[:, 1:].mean(1)',
         *([mae] if _decoder_of(source) else []),
     ]

@@ -27,7 +27,7 @@ GO_ON = {
 transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model))
 row = model(transform(image)[None])""",
     "hf": """
-processor = AutoImageProcessor.from_pretrained(FOLDER)
+processor = AutoImageProcessor.from_pretrained(FOLDER, backend="pil")
 pixels = processor(image, return_tensors="pt")
 row = model(**pixels).last_hidden_state[:, 1:].mean(1)""",
     "onnx": """
