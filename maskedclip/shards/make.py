@@ -42,7 +42,7 @@ class ShardRequest:
     image_column: str = ""  # file name or path; needed
     label_column: str = ""  # with --task
     label_columns: tuple[str, ...] = ()  # of 0 and 1: several labels an image; with --task
-    label_separator: str = ""  # between several labels in a cell of --label_column
+    label_separator: str = ""  # of several labels in a cell of --label_column; rows: a row each
     number_column: str = ""  # of an age, a ratio ...; its task is --task or the column's name
     task: str = ""  # what the label is called
     patient_column: str = ""

@@ -62,7 +62,10 @@ def tile(shards: Shards, index: int, note: str) -> SampleTile:
     jpeg, metadata = shards.read(index)
     image_HWC = simplejpeg.decode_jpeg(jpeg, "RGB", min_height=_TILE, min_width=_TILE, min_factor=1)
     texts = [*metadata["categories"], *metadata["labels"].values(), metadata["report"] or ""]
-    return SampleTile(image_HWC, (f"{_shown(shards, index)} {note}", texts[0] if texts else ""))
+    kinds = shards.manifest.get("kinds", {})
+    several = [text for task, text in metadata["labels"].items() if kinds.get(task) == "labels"]
+    told = next(filter(None, several + texts), "")  # of several labels all, before what they mean
+    return SampleTile(image_HWC, (f"{_shown(shards, index)} {note}", told))
 
 
 def _shown(shards: Shards, index: int) -> str:

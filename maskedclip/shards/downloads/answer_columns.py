@@ -12,6 +12,8 @@ from maskedclip.data.label_kinds import SEPARATOR, joined, labels_in, number_tex
 from maskedclip.shards.downloads.label_files import Remarks, Row, cell, names_of
 
 WHOLE_CELLS = "none"  # as --label_separator: a cell is one class, whatever it holds
+OF_ROWS = "rows"  # an image has a row for each of its labels
+_ROW = "\x1f"  # between labels that were those of several rows
 SEPARATORS = ("|", ";", ",", "/", "+", "&", "\N{FULLWIDTH COMMA}", "\N{IDEOGRAPHIC COMMA}")
 
 
@@ -83,6 +85,16 @@ def refuse_several(rows: Sequence[Row], column: str, remarks: Remarks) -> None:
                 remarks["taken_as_one_class"].add(f"{text} (several labels with {add})")
 
 
+def in_one_row(rows: Sequence[Row], column: str) -> list[Row]:
+    """Return rows that differ in a column alone as one, its labels together (`OF_ROWS`)."""
+    together: dict[tuple[tuple[str, str], ...], list[str]] = {}
+    (name,) = names_of(column)
+    for row in rows:
+        rest = tuple(sorted((n, text) for n, text in row.items() if n != name))
+        together.setdefault(rest, []).append(row.get(name, ""))
+    return [{**dict(rest), name: _ROW.join(texts)} for rest, texts in together.items()]
+
+
 _AROUND = " \t'\"[](){}"  # of a list that a program wrote: ['DR', 'AMD']
 
 
@@ -104,7 +116,8 @@ def labels_of_cells(
     A cell that states nothing is of an image that was not examined. Raises ValueError where no
     cell has a label, where none has several, and for a label that holds `|`.
     """
-    parts_of = {text: _parts(text, separator) for text in {cell(row, column) for row in rows}}
+    sign = _ROW if separator == OF_ROWS else separator
+    parts_of = {text: _parts(text, sign) for text in {cell(row, column) for row in rows}}
     names = class_names(part for row in rows for part in parts_of[cell(row, column)])
     labels = {name for name in names.class_of.values() if name}
     if not labels:
@@ -112,7 +125,7 @@ def labels_of_cells(
             f"--label_column {column!r}: none of the {len(rows)} rows has a label; give another "
             f"column, or leave the flag out"
         )
-    if all(len(parts) < 2 for parts in parts_of.values()):
+    if separator != OF_ROWS and all(len(parts) < 2 for parts in parts_of.values()):
         raise ValueError(
             f"--label_separator {separator!r}: no cell of {column} holds it; leave it out for a "
             f"class an image, or give the one that stands there"

@@ -11,8 +11,10 @@ from maskedclip.data.cell_values import is_missing, patient_of, whole_number
 from maskedclip.data.class_names import joined_spellings
 from maskedclip.data.label_kinds import SEPARATOR
 from maskedclip.shards.downloads.answer_columns import (
+    OF_ROWS,
     WHOLE_CELLS,
     Answer,
+    in_one_row,
     labels_of_cells,
     labels_of_columns,
     numbers_of,
@@ -164,6 +166,8 @@ def read_csv(
         raise wrong_root(card, root, files)
     remarks: Remarks = defaultdict(set)
     rows = _whole_rows(rows, file, columns, remarks)
+    if columns.separator == OF_ROWS:
+        rows = in_one_row(rows, columns.label)
     try:
         answers = _answers(rows, columns, words or {}, remarks)
     except ValueError as error:
@@ -171,6 +175,11 @@ def read_csv(
     names = RowNames(ImageNames(files.images, root), lost_zeros, remarks)
     found, unclear, copies = _by_image(rows, columns, names, answers, root)
     remarks["images_with_two_rows"] = unclear - remarks["names_of_several_images"]
+    if columns.label and not columns.separator and remarks["images_with_two_rows"]:
+        more = len(rows) - len(in_one_row(rows, columns.label))
+        remarks["rows_that_differ_in_their_label"] = (
+            {f"{more} (labels of one image with --label_separator={OF_ROWS})"} if more else set()
+        )
     if not found:
         raise _names_no_image(file, root, rows, columns.image, names, files.images)
     records = [record for source, record in found.items() if source not in unclear]

@@ -57,3 +57,14 @@ def test_a_damaged_sample_is_not_painted_over(tmp_path: Path) -> None:
     tar.write_bytes(content)
     with pytest.raises(DamagedSample):
         write_contact_sheet(shards, tmp_path / "sheet.png")
+
+
+def test_all_labels_of_an_image_are_shown(tmp_path: Path) -> None:
+    sheets = []
+    for name, text in (("one", "DR"), ("two", "DR|AMD"), ("none", "")):
+        with ShardWriter(tmp_path / name, "toy", kinds={"f": "labels"}) as writer:
+            jpeg = encode(np.full((64, 64, 3), COLOURS[0], np.uint8), 95)
+            writer.add("s", jpeg, {"categories": ["a word"], "labels": {"f": text}})
+        write_contact_sheet(Shards(tmp_path / name), tmp_path / f"{name}.png")
+        sheets.append((tmp_path / f"{name}.png").read_bytes())
+    assert len(set(sheets)) == 3  # the first category alone was the same in all of them

@@ -111,6 +111,20 @@ def test_lists_that_a_program_wrote_are_labels_where_the_comma_is_given(tmp_path
     assert texts(found, "findings") == ["AMD|DR", "N", None, "ME|MH"]
 
 
+def test_a_row_a_label_is_several_labels_where_that_is_said(tmp_path: Path) -> None:
+    rows = "image,who,dx\n0,p,DR\n0,p,AMD\n1,q,DR\n2,q,\n3,p,DR\n3,q,AMD\n"
+    columns = Columns("image", "dx", "findings", "who")
+    found = read(tmp_path, rows, columns)
+    assert texts(found, "findings") == ["DR", None]
+    assert found.remarks["images_with_two_rows"] == ["0.jpg", "3.jpg"]
+    assert found.remarks["rows_that_differ_in_their_label"] == [
+        "1 (labels of one image with --label_separator=rows)"
+    ]
+    found = read(tmp_path, rows, columns._replace(separator="rows"))
+    assert texts(found, "findings") == ["AMD|DR", "DR", None]
+    assert found.remarks["images_with_two_rows"] == ["3.jpg"]  # of two patients
+
+
 def test_a_label_column_that_is_named_twice_is_refused(tmp_path: Path) -> None:
     columns = Columns("image", task="f", labels=("DR", "dr"))
     with pytest.raises(ValueError, match="'dr' is named twice"):
