@@ -314,6 +314,7 @@ class FinetuneConfig:
     re_prob: float = 0.25  # probability of erasing a random rectangle
     mixup: float = 0.0  # alpha of blending two training images; 0: off
     cutmix: float = 0.0  # alpha of pasting a part of one into another; 0: off
+    balance: Literal["none", "sampling", "weights"] = "none"  # of classes: equally often, or loss
     selection: Literal["auroc", "retfound"] = "auroc"  # of the epoch; retfound: F1, AUROC, kappa
     split: str = ""  # file of tools/make_splits.py; empty: the dataset's splits/TASK.csv
     threads: int = 2  # decoding threads

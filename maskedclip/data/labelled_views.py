@@ -114,14 +114,17 @@ class _Augmented(Dataset):
         self._dataset, self._samples, self._seed = dataset, samples, seed
         self._augment = augment
 
-    def __getitem__(self, item: tuple[int, int]) -> tuple[LabelledSample, Tensor | DamagedSample]:
-        epoch, position = item
+    def __getitem__(
+        self, item: tuple[int, int, int]
+    ) -> tuple[LabelledSample, Tensor | DamagedSample]:
+        epoch, position, again = item
         sample = self._samples[position]
         try:
             image = sample_image(self._dataset, sample.index)
         except DamagedSample as damage:
             return sample, damage
-        with seeded(number(self._seed, "augment", epoch, sample.key, bits=32)):
+        repeat = (again,) if again else ()  # a sample's second view in an epoch is another one
+        with seeded(number(self._seed, "augment", epoch, sample.key, *repeat, bits=32)):
             return sample, self._augment(image)
 
 
@@ -134,18 +137,25 @@ def training_batches(
     epochs: range,
     seed: int,
     workers: int,
+    balanced: bool = False,
 ) -> Generator[LabelledBatch]:
     """Yield all batches of `epochs`, ceil(samples / batch) each: the last may be smaller.
 
     A damaged sample is left out of its batch. An epoch is the same whichever came before it.
+
+    Args:
+        balanced: an epoch holds each class equally often, as many samples in all.
     """
 
-    def positions() -> Iterator[list[tuple[int, int]]]:
+    def positions() -> Iterator[list[tuple[int, int, int]]]:
         for epoch in epochs:
             key = number(seed, "fine-tuning order", epoch)
-            order = permuted(np.arange(len(samples)), len(samples), key).tolist()
+            drawn = [(position, 0) for position in range(len(samples))]
+            if balanced:
+                drawn = balanced_positions([sample.label for sample in samples], seed, epoch)
+            order = permuted(np.arange(len(drawn)), len(drawn), key).tolist()
             for first in range(0, len(order), batch):
-                yield [(epoch, position) for position in order[first : first + batch]]
+                yield [(epoch, *drawn[index]) for index in order[first : first + batch]]
 
     loader: DataLoader[Any] = DataLoader(
         _Augmented(dataset, samples, augment, seed),
@@ -160,6 +170,25 @@ def training_batches(
         generator=torch.Generator().manual_seed(0),
     )
     yield from loader
+
+
+def balanced_positions(labels: Sequence[int], seed: int, epoch: int) -> list[tuple[int, int]]:
+    """Return (position, times it was drawn before) of an epoch in which classes are equally many.
+
+    As many as there are labels; what does not divide goes to other classes in each epoch. Of a
+    class all samples are drawn before one is again. A pure function of (labels, seed, epoch).
+    """
+    classes = sorted(set(labels))
+    least, more = divmod(len(labels), len(classes))
+    drawn: list[tuple[int, int]] = []
+    for place, label in enumerate(classes):
+        own = [position for position, one in enumerate(labels) if one == label]
+        wanted = least + ((place + epoch) % len(classes) < more)
+        for again in range(-(-wanted // len(own))):
+            key = number(seed, "balance", epoch, label, again)
+            order = permuted(np.arange(len(own)), len(own), key).tolist()
+            drawn += [(own[index], again) for index in order[: wanted - again * len(own)]]
+    return drawn
 
 
 def _outlive(_worker: int) -> None:

@@ -2,13 +2,13 @@
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 from maskedclip.command import CommandLine, Options, Word, one_line_errors, recipe_lines
 from maskedclip.config import FinetuneConfig, did_you_mean, refuse_repeated
-from maskedclip.finetune.recipes import FINETUNE_RECIPES, finetune_recipe
+from maskedclip.finetune.recipes import FINETUNE_RECIPES, finetune_recipe, following_warmup
 from maskedclip.models.checkpoints.files import OWN, RANDOM, locate
 
 PROTOCOLS = ("logistic", "ridge", "linear", "knn", "zeroshot")
@@ -79,7 +79,9 @@ def read_finetune(usage: str | None, arguments: Sequence[str] | None = None) -> 
     with one_line_errors():
         recipe = finetune_line("paper").parse(arguments).changes[0].get("recipe", "paper")
         given = finetune_line(recipe).read(usage, arguments, finetune_recipe_lines())
-        config: FinetuneConfig = given.config()
+        (changes,) = given.changes
+        changes = following_warmup(finetune_recipe(recipe), changes)
+        config: FinetuneConfig = replace(given, changes=(changes,)).config()
         if not config.dataset:
             raise ValueError("no dataset given; add --dataset=DIR, a shard directory with labels")
         check_inputs(config.weights, [config.dataset], config.task)

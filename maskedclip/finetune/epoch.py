@@ -44,6 +44,7 @@ def train_epoch(
     steps, head = steps_per_epoch(labels, config), labels.head
     total, images = torch.zeros((), device=device), 0
     torch.manual_seed(number(config.seed, "drop path", epoch, bits=32))
+    weight_Y = class_weights(labels).to(device) if config.balance == "weights" else None
     model.train()
     for step, views in zip(range(steps), batches, strict=True):
         ledger.add(views.lost)
@@ -54,7 +55,7 @@ def train_epoch(
         image_BCHW, target = targets(views, device, labels, config, epoch, step)
         with autocast(device):
             logit_BY = model(image_BCHW)
-        loss = head.loss(logit_BY.float(), target, config.smoothing)
+        loss = head.loss(logit_BY.float(), target, config.smoothing, weight_Y)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -66,6 +67,15 @@ def train_epoch(
             f"the loss over {images} images is {mean}; lower --lr, or check the shards and weights"
         )
     return mean
+
+
+def class_weights(labels: Labels) -> Tensor:
+    """Return weight_Y: inverse to a class's training images, 1 on average over these images."""
+    label_B = np.array([sample.label for sample in labels.parts["train"]])
+    count_Y = np.bincount(label_B, minlength=len(labels.task.classes))
+    trained = (count_Y > 0).sum()
+    weight_Y = np.where(count_Y > 0, len(label_B) / (trained * np.maximum(count_Y, 1)), 1.0)
+    return torch.from_numpy(weight_Y).float()
 
 
 def targets(

@@ -60,6 +60,11 @@ def finetune(config: FinetuneConfig, *, rest: float = 0.0) -> Path:
         rest: the runs that wait behind this one, as a multiple of it, for the time left.
     """
     labels = read_labels(config)
+    if config.balance != "none" and labels.task.kind != "class":
+        raise ValueError(
+            f"balance {config.balance}: {labels.task.name} has not one class an image; use "
+            f"--balance=none"
+        )
     config = resolved(config, labels)
     run = Path(config.out) / config.name
     with lock_run(run):
@@ -107,6 +112,7 @@ def train(
         train_views = training_batches(
             labels.dataset, labels.parts["train"], augment, batch=config.batch,
             epochs=range(done, config.epochs), seed=config.seed, workers=config.threads,
+            balanced=config.balance == "sampling",
         )  # fmt: skip
         validation = EvaluationBatches(labels, "val", config)
         selected_by = f"val_{'mae' if labels.task.kind == 'number' else config.selection}"

@@ -14,6 +14,7 @@ from maskedclip.data.pretraining_images import PretrainingImages, SeenImages
 from maskedclip.data.storage.shards import Shards
 from maskedclip.metrics.results import (
     Predictions,
+    few_images_of,
     no_order,
     patients_of,
     predictions_of,
@@ -42,10 +43,15 @@ def measured_rows(run: Path) -> list[dict[str, Any]]:
 
 
 def with_patients(run: Path, row: Any) -> Any:
-    """Return a row with the fields `patients` and `with_patient`, which older ones lack."""
-    if not isinstance(row, dict) or "with_patient" in row or not row.get("predictions"):
+    """Return a row with the fields that older ones lack and its predictions give.
+
+    They are `patients` and `with_patient`, and `few_images`: the classes with few test images.
+    """
+    if not isinstance(row, dict) or not row.get("predictions"):
         return row
-    return row | patients_of(run, row)
+    if "few_images" not in row:
+        row = row | {"few_images": few_images_of(run, row)}
+    return row if "with_patient" in row else row | patients_of(run, row)
 
 
 def _says_nothing_of_pretraining(row: Mapping[str, Any]) -> bool:

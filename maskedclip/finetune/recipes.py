@@ -6,7 +6,9 @@ hand where a recipe counts it for 256 images.
 """
 
 import difflib
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from maskedclip.config import FinetuneConfig, override
 
@@ -63,6 +65,34 @@ def urfound() -> FinetuneConfig:
 FINETUNE_RECIPES: dict[str, Callable[[], FinetuneConfig]] = {
     recipe.__name__: recipe for recipe in (paper, retfound, retfound2025, urfound)
 }
+
+
+BALANCES = {"sampling": "balanced sampling", "weights": "class weights"}  # as tables call them
+
+
+def following_warmup(
+    recipe: FinetuneConfig, changes: Mapping[str, Any], prefix: str = ""
+) -> dict[str, Any]:
+    """Return changed fields with the warm-up's share of the epochs kept, where only these change.
+
+    Of 50 epochs with 10 of warm-up, 5 have 1. It is said in a line where it is another number.
+
+    Args:
+        prefix: stands before each field of fine-tuning on that command line.
+    """
+    if "epochs" not in changes or "warmup_epochs" in changes:
+        return dict(changes)
+    try:
+        epochs = int(changes["epochs"])
+    except ValueError:
+        return dict(changes)  # the config says what is wrong
+    warmup = min(round(epochs * recipe.warmup_epochs / recipe.epochs), max(0, epochs - 1))
+    if warmup != recipe.warmup_epochs:
+        sys.stderr.write(
+            f"warm-up: {warmup} of {epochs} epochs, the share of the recipe's "
+            f"{recipe.warmup_epochs} of {recipe.epochs}; another by --{prefix}warmup_epochs=N\n"
+        )
+    return {**changes, "warmup_epochs": str(warmup)}
 
 
 def finetune_recipe(name: str) -> FinetuneConfig:

@@ -139,7 +139,10 @@ def run_name(config: FinetuneConfig) -> str:
     dataset = Path(config.dataset).resolve().name
     labels, seed = f"{config.fraction:g}", f"seed{config.seed}"
     recipe = "" if config.recipe == paper().recipe else config.recipe
-    return results.file_name(encoder_name(config), dataset, config.task, labels, seed, recipe)
+    balance = "" if config.balance == "none" else config.balance
+    return results.file_name(
+        encoder_name(config), dataset, config.task, labels, seed, recipe, balance
+    )
 
 
 def encoder_name(config: FinetuneConfig) -> str:
@@ -307,6 +310,7 @@ def write_results(
     shown = encoder_info(model).preparation
     facts: dict[str, Any] = {
         "recipe": config.recipe,
+        **({} if config.balance == "none" else {"balance": config.balance}),
         "image_size": shown.image_size,
         "colours": shown.colours,
     }

@@ -77,6 +77,7 @@ def group_rows(run: Path, row: Mapping[str, Any], group: ClassGroup) -> list[dic
     if group.left_out and facts.get("seen"):
         facts["seen_images"] = None  # it was counted with the images that are left out
     note = left_out_note(group, classes, test)
+    facts |= {"left_out": note} if note else {}
     joined = [one | facts | {"note": "; ".join(filter(None, (one["note"], note)))} for one in new]
     results.write_rows(run, joined)
     return joined

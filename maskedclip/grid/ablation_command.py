@@ -7,7 +7,7 @@ from typing import Any, Literal, NamedTuple
 from maskedclip.cluster_profile import profiled
 from maskedclip.command import CommandLine, Options, Word, one_line_errors
 from maskedclip.config import Config, FinetuneConfig, LaunchConfig, did_you_mean, override
-from maskedclip.finetune.recipes import finetune_recipe
+from maskedclip.finetune.recipes import finetune_recipe, following_warmup
 from maskedclip.grid.cells import REPORTED, TABLES, system
 from maskedclip.recipes import RECIPES
 
@@ -80,7 +80,8 @@ def read_ablation(usage: str | None, arguments: Sequence[str] | None = None) -> 
         systems = _systems(config, changes)
         # as they were pre-trained, where nothing else is asked for
         size = {"image_size": next(iter(systems.values())).model.image_size}
-        tuning = override(finetune_recipe(config.recipe), size | tuned)
+        recipe = finetune_recipe(config.recipe)
+        tuning = override(recipe, size | following_warmup(recipe, tuned, "finetune."))
         return AblationStudy(config, launch, systems, tuning)
 
 

@@ -15,7 +15,7 @@ from maskedclip.finetune.command import (
     check_weights,
     finetune_recipe_lines,
 )
-from maskedclip.finetune.recipes import finetune_recipe
+from maskedclip.finetune.recipes import finetune_recipe, following_warmup
 
 EFFICIENCY = "0.01,0.02,0.05,0.1,0.2,0.5,1.0"  # of Figure 2
 _ONE_PROCESS = ("nodes", "cpu_ranks", "dry_run")  # of a launch: a fine-tuning is one process
@@ -77,7 +77,8 @@ def read_study(usage: str | None, arguments: Sequence[str] | None = None) -> Stu
         recipe = study_line("paper").parse(arguments).changes[0].get("recipe", "paper")
         given = study_line(recipe).read(usage, arguments, finetune_recipe_lines())
         config, launch = parse_study(given)
-        cells, missing = plan(config, given.changes[2])
+        changes = following_warmup(finetune_recipe(config.recipe), given.changes[2])
+        cells, missing = plan(config, changes)
     return Study(cells, missing, config, launch)
 
 

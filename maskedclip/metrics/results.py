@@ -9,6 +9,7 @@ import json
 import logging
 import math
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from maskedclip.metrics.few_images import few_among, few_images
 from maskedclip.metrics.file_lock import locked
 from maskedclip.metrics.known_patients import counted, drawn_in_words, drawn_lines
 from maskedclip.metrics.operating_points import OPERATING, at_threshold
@@ -94,6 +96,7 @@ def save_and_score(
         "untrained": [classes[label] for label in predictions.untrained],
         **counted(predictions.keys, predictions.units),
     }
+    files["few_images"] = few_among(classes, predictions.label_B, predictions.kind)
     if predictions.kind != "class":  # rows of classes stay as they are
         files["kind"] = predictions.kind
     if predictions.kind == "labels":
@@ -303,7 +306,14 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
     tables = [_table(own, _COLUMNS[kind]) for kind, own in by_kind.items()]
     below = input_lines((_line_name(row), in_words(row)) for row in rows)
     below += drawn_lines((f"{row['dataset']} {row['task']}", drawn_in_words(row)) for row in rows)
+    few = ((f"{row['dataset']} {row['task']}", str(row.get("few_images") or "")) for row in rows)
+    below += drawn_lines(few)
+    below += drawn_lines((f"{row['dataset']} {row['task']}", _group_note(row)) for row in rows)
     return "\n".join(tables) + "".join(f"{line}\n" for line in below)
+
+
+def _group_note(row: Mapping[str, Any]) -> str:
+    return str(row.get("left_out") or "")
 
 
 def _table(rows: Sequence[dict[str, Any]], columns: Mapping[str, str]) -> str:
@@ -512,6 +522,29 @@ def patients_of(run: Path, row: Mapping[str, Any]) -> dict[str, int]:
         return _patients_in(path, path.stat().st_mtime_ns)
     except (ValueError, OSError):  # what needs the predictions says what is wrong with them
         return {}
+
+
+def few_images_of(run: Path, row: Mapping[str, Any]) -> str:
+    """Return which classes of a row's test split have few images, counted in its predictions.
+
+    "" where there are none, the task is a number, or the predictions cannot be read.
+    """
+    kind = str(row.get("kind") or "class")
+    try:
+        path = run / str(row.get("predictions"))
+        return "" if kind == "number" else _few_in(path, kind, path.stat().st_mtime_ns)
+    except (ValueError, OSError):  # what needs the predictions says what is wrong with them
+        return ""
+
+
+@lru_cache(maxsize=1024)  # the rows of a test split share it
+def _few_in(path: Path, kind: str, _changed: int) -> str:
+    header, lines = _read_table(path)
+    column = header.index("label")
+    texts = [line[column] for line in lines]
+    if kind == "labels":
+        texts = [one for text in texts for one in text.split(_JOIN)]
+    return few_images(header[column + 1 :], Counter(texts), "classes" if kind == "class" else kind)
 
 
 @lru_cache(maxsize=1024)  # the rows of a test split share it

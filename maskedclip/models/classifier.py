@@ -61,18 +61,24 @@ class TaskHead(NamedTuple):
             return logit_BY * self.std + self.mean
         return logit_BY.sigmoid() if self.kind == "labels" else logit_BY.softmax(dim=-1)
 
-    def loss(self, logit_BY: Tensor, target: Tensor, smoothing: float) -> Tensor:
+    def loss(
+        self,
+        logit_BY: Tensor,
+        target: Tensor,
+        smoothing: float,
+        weight_Y: Tensor | None = None,
+    ) -> Tensor:
         """Return cross-entropy, binary cross-entropy a label, or Huber's loss of a number.
 
         Huber's is quadratic up to one standard deviation and linear beyond. Smoothing draws a
-        label's target from 0 and 1 towards 1/2; a number has none.
+        label's target from 0 and 1 towards 1/2; a number has none. Only classes have weights.
         """
         if self.kind == "number":
             return F.huber_loss(logit_BY, target)
         if self.kind == "labels":
             target_BY = target * (1 - smoothing) + smoothing / 2
             return F.binary_cross_entropy_with_logits(logit_BY, target_BY)
-        return F.cross_entropy(logit_BY, target, label_smoothing=smoothing)
+        return F.cross_entropy(logit_BY, target, weight_Y, label_smoothing=smoothing)
 
     def targets(self, answers: Any, device: torch.device) -> Tensor:
         """Return label_B, rows of 0 and 1, or standardised numbers (one column)."""

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, TypeVar
 from tqdm import tqdm
 
 from maskedclip.finetune.measured_rows import measured_predictions, measured_rows
+from maskedclip.finetune.recipes import BALANCES
 from maskedclip.metrics.known_patients import drawn_in_words
 from maskedclip.metrics.operating_points import OPERATING
 from maskedclip.metrics.results import RESULTS, Predictions, seen_words
@@ -57,6 +58,7 @@ class Result:
     validation: str = ""  # predictions of the validation split; empty: an older version kept none
     group_of: str = ""  # the task whose classes were joined into two
     images_seen: str = ""  # size and colours in words; empty: the rows do not say
+    few_images: str = ""  # the classes with few test images, in words
     drawn: str = ""  # by intervals, in words; empty: patients alone, or the rows do not say
     kind: str = "class"  # of the task; or "labels", "number"
     thresholds: tuple[float, ...] = ()  # of labels, chosen on validation
@@ -158,6 +160,7 @@ def results_of(directory: Path, rows: Iterable[Any]) -> tuple[list[Result], list
         method = str(row.get("method") or row["run"])
         recipe = str(row.get("recipe") or _USUAL_RECIPE)
         method += "" if recipe == _USUAL_RECIPE else f", {recipe}"
+        method += f", {BALANCES[balance]}" if (balance := row.get("balance")) in BALANCES else ""
         split = (method, *(row[name] for name in (*_TEXTS[:4], "fraction", "seed")))
         split = (*split, row.get("image_size"))
         groups.setdefault(split, []).append(row)
@@ -181,7 +184,7 @@ def results_of(directory: Path, rows: Iterable[Any]) -> tuple[list[Result], list
                 last.get("ordered"), tuple(map(str, last.get("untrained") or ())),
                 int(last.get("image_size") or 0), str(last.get("validation") or ""),
                 str(last.get("group_of") or ""), in_words(last),
-                drawn=drawn_in_words(last),
+                drawn=drawn_in_words(last), few_images=str(last.get("few_images") or ""),
                 kind=str(last.get("kind") or "class"),
                 thresholds=tuple(last.get("thresholds") or ()),
             )

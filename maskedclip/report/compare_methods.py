@@ -21,6 +21,7 @@ from maskedclip.metrics.comparison import (
     over_seeds,
     paired_bootstrap,
 )
+from maskedclip.metrics.few_images import few_among
 from maskedclip.metrics.known_patients import images_in_words
 from maskedclip.metrics.results import Predictions
 from maskedclip.metrics.scores import NEED_TWO_CLASSES, macro, metrics_of, point
@@ -132,6 +133,8 @@ def _text(split: Split, first: Side, second: Side) -> str:
     sides = (("first", first), ("second", second))
     notes = {f"{name}: {line}": None for name, side in sides for line in side.pretraining if line}
     seen = [*notes, *input_lines([(name, side.images_seen) for name, side in sides])]
+    if few := few_among(first.classes, a[0].label_B, a[0].kind):
+        seen.append(f"{few}.")
     return head + results.in_columns(lines) + "".join(f"{line}\n" for line in seen)
 
 

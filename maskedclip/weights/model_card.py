@@ -187,7 +187,8 @@ def measured_lines(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     notes = sorted({f"- {row['dataset']}: {row['note']}" for row in rows if row.get("note")})
     notes += sorted({f"- {line}" for row in rows if (line := seen_line(row))})
     drawn = drawn_lines((f"{row['dataset']} {row['task']}", drawn_in_words(row)) for row in rows)
-    notes += [f"- {line}" for line in drawn]
+    few = ((f"{row['dataset']} {row['task']}", str(row.get("few_images") or "")) for row in rows)
+    notes += [f"- {line}" for line in [*drawn, *drawn_lines(few)]]
     return [
         "In per cent, with 95 % intervals that draw patients (images, where it says so):",
         *tables,

@@ -58,6 +58,7 @@ def test_two_colours_are_told_apart(finished: FinetuneConfig) -> None:
         "method": "random_micro",
         "predictions": PREDICTIONS, "shards": str(Path(finished.dataset).resolve()),
         "validation": PREDICTIONS.replace("-test", "-val"), "patients": 0, "with_patient": 0,
+        "few_images": "",
             "ordered": True, "untrained": [], "image_size": 32, "colours": "imagenet",
     }  # fmt: skip
 

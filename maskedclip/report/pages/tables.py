@@ -260,8 +260,8 @@ class Table:
 
     @property
     def footnotes(self) -> list[str]:
-        """The lines under the table: what is not known of pre-training, how images were seen, and
-        what intervals draw."""
+        """The lines under the table: what is not known of pre-training, how images were seen, what
+        intervals draw, and which classes have few test images."""
         seen = [
             (line.label or line.method, run.images_seen)
             for block in self.blocks
@@ -276,7 +276,16 @@ class Table:
             for line in block.lines
             for run in line.cells[column, tabled(column)[0]].runs
         )
-        return [*self.unknown_images, *input_lines(seen), *drawn_lines(drawn)]
+        few = (
+            (column.name, run.few_images)
+            for column in self.columns
+            for block in self.blocks
+            for line in block.lines
+            for run in line.cells[column, tabled(column)[0]].runs
+        )
+        return [
+            *self.unknown_images, *input_lines(seen), *drawn_lines(drawn), *drawn_lines(few),
+        ]  # fmt: skip
 
     @property
     def missing(self) -> list[tuple[str, str, str]]:
