@@ -18,7 +18,7 @@ def few_among(classes: Sequence[str], label_B: np.ndarray, kind: str) -> str:
 
 
 def few_images(classes: Sequence[str], images: Mapping[str, int], noun: str = "classes") -> str:
-    """Return "2 of 5 classes have fewer than 10 test images: mild 4, severe 0", "" for none.
+    """Return "2 of 5 classes have fewer than 10 test images: mild (4), severe (0)", "" for none.
 
     Args:
         images: how many test images each class has; those not named have none.
@@ -26,7 +26,7 @@ def few_images(classes: Sequence[str], images: Mapping[str, int], noun: str = "c
     few = [(images.get(name, 0), name) for name in classes if images.get(name, 0) < FEW]
     if not few:
         return ""
-    named = [f"{name} {count}" for count, name in few[:_NAMED]]
+    named = [f"{name} ({count})" for count, name in few[:_NAMED]]
     more = f" and {len(few) - _NAMED} more" if len(few) > _NAMED else ""
     verb = "has" if len(few) == 1 else "have"
     return (

@@ -109,7 +109,9 @@ def _tasks(
     """Return the result as one of two classes, itself or with classes joined; none for others."""
     if test.kind != "class":
         return []
-    tasks = [_Binary(result.task, classes, test, None)] if len(classes) == 2 else []
+    stated = result.scores.get("auroc") if result.group_of else None  # who was left out
+    own = _Binary(result.task, classes, test, None, stated.note if stated else "")
+    tasks = [own] if len(classes) == 2 else []
     if group and _joins(group, classes):
         side = group_of(group, classes)
         name = side.task(result.task)

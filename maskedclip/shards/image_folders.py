@@ -1,19 +1,24 @@
-"""Image folders (train/val/test/CLASS), as ImageFolder and RETFound have them, as shards.
+"""Image folders (train/val/test/CLASS, or CLASS alone), as ImageFolder and RETFound have them.
 
-They are built once, beside the tree or else in the cache, in a folder named by the fingerprint of
-the tree: an unchanged tree is not built again, a changed one is.
+They are built as shards once, beside the tree or else in the cache, in a folder named by the
+fingerprint of the tree: an unchanged tree is not built again, a changed one is.
 """
 
 import hashlib
 import logging
 import os
 import re
+from collections import Counter
+from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
 from maskedclip.data.class_names import joined_spellings, spelling_key
+from maskedclip.data.labelled import labelled
+from maskedclip.data.splits import division_of
 from maskedclip.data.storage.manifest import datasets_below, no_dataset
 from maskedclip.data.storage.shard_writer import MANIFEST
+from maskedclip.data.storage.shards import Shards
 from maskedclip.data.storage.third_party_tars import third_party_tars
 from maskedclip.metrics.file_lock import locked
 from maskedclip.shards.downloads.cards import read_card
@@ -30,15 +35,26 @@ from maskedclip.shards.downloads.patient_names import recognised
 from maskedclip.shards.downloads.recognise import ARCHIVE
 from maskedclip.shards.make import ShardRequest, build, builder_version
 from maskedclip.shards.make_command import remark_lines
+from maskedclip.shards.split_sizes import split_lines
 
 logger = logging.getLogger(__name__)
 TASK = "class"  # what the label of a tree is called
 _CONVERT = "convert them to JPEG, PNG or TIFF"
+_NAMED = 8  # folders in a message
+_NO_CLASSES = {  # folders of a download that hold no class
+    "image", "images", "img", "imgs", "photos", "mask", "masks", "label", "labels", "annotation",
+    "annotations", "groundtruth", "groundtruths", "ground truth", "gt", "segmentation",
+    "segmentations", "vessel", "vessels", "heatmap", "heatmaps", "results", "original", "originals",
+    "manual", "1st_manual", "2nd_manual",
+}  # fmt: skip
 _NESTED = 2  # folders around the one with train/, as archives unpack
 
 
 class Tree(NamedTuple):
-    """A valid tree of images: a folder for every split, and in it a folder for every class."""
+    """A valid tree of images: a folder for every split, and in it a folder for every class.
+
+    Or a folder for every class alone: then the splits are drawn.
+    """
 
     root: Path
     name: str  # of the dataset
@@ -54,6 +70,12 @@ def as_shards(path: Path) -> Path:
     tree = tree_of(path)
     if tree is None:
         return path
+    out = _built(tree, path)
+    _say_splits(out, path)
+    return out
+
+
+def _built(tree: Tree, path: Path) -> Path:
     out = _shards_of(tree)
     # the jobs of an array wait for the one that builds
     lock = out.parent / f".{out.name}.lock"
@@ -92,7 +114,10 @@ def tree_of(path: Path) -> Tree | None:
     if root is None:
         if third_party_tars(path):
             return None
-        raise ValueError(f"{path}: {_neither(path)}")
+        alone = _class_folders(path)
+        if alone is None:
+            raise ValueError(f"{path}: {_neither(path)}")
+        return alone
     classes: dict[str, set[str]] = {}
     files = list_files(read_card("folder"), root)
     files.leave_out(outside_of_splits(files))
@@ -114,8 +139,62 @@ def tree_of(path: Path) -> Tree | None:
     if patients:  # earlier versions read no names, or others
         digest.update(ascii(sorted(patients.items())).encode())
     _check_classes(root, classes, files)
-    name = re.sub(r"[^A-Za-z0-9_-]+", "_", path.resolve().name).strip("_") or "tree"
-    return Tree(root, name, digest.hexdigest()[:12])
+    return Tree(root, _name_of(path), digest.hexdigest()[:12])
+
+
+def _name_of(path: Path) -> str:
+    return re.sub(r"[^A-Za-z0-9_-]+", "_", path.resolve().name).strip("_") or "tree"
+
+
+def _class_folders(path: Path) -> Tree | None:
+    """Return the tree of a folder whose folders are classes, None where it does not look so.
+
+    Raises ValueError where an image lies elsewhere, or a folder is named as no class is.
+    """
+    files = list_files(read_card("folder"), path)
+    sources = sorted(files.images, key=lambda name: name.split("/"))
+    folders = sorted({source.split("/")[0] for source in sources if source.count("/") == 1})
+    if len({spelling_key(name) for name in folders}) < 2:
+        return None
+    if any(source.split("/")[0].lower() in SPLITS for source in sources):
+        return None  # val/ and test/ without train/
+    several = f"{len(folders)} folders of images, {', '.join(folders[:_NAMED])}"
+    if elsewhere := [source for source in sources if source.count("/") != 1]:
+        raise ValueError(
+            f"{path}: {several}, would be classes, but {len(elsewhere)} images, such as "
+            f"{elsewhere[0]}, lie in none of them; put each into CLASS/, or elsewhere"
+        )
+    if strange := [name for name in folders if spelling_key(name).lower() in _NO_CLASSES]:
+        raise ValueError(
+            f"{path}: {several}, would be classes, but {strange[0]} is the name of none; use "
+            f"tools/make_shards.py (--list names the datasets that it knows)"
+        )
+    digest = hashlib.sha256(f"{builder_version(files.images)} class folders".encode())
+    for source in sources:
+        digest.update(ascii((source, *size_and_time(path / source))).encode())
+    patients = recognised(sorted(files.images), classes=True)
+    digest.update(ascii(sorted(patients.items())).encode())
+    root = path if path.name else path.resolve()  # "." has no name for what lies beside it
+    return Tree(root, _name_of(path), digest.hexdigest()[:12])
+
+
+@lru_cache(maxsize=256)  # once a process: the cells of a study share it
+def _say_splits(out: Path, path: Path) -> None:
+    """Log the classes in their order, and who trains, validates and tests."""
+    dataset = Shards(out)
+    try:
+        task = labelled(dataset, TASK)
+        parts = division_of(dataset, task).parts
+    except (ValueError, RuntimeError):
+        return  # the caller comes to it, and says it as its own
+    counts = [Counter(sample.label for sample in samples) for samples in parts.values()]
+    named = [
+        f"{name} {'/'.join(str(count[label]) for count in counts)}"
+        for label, name in enumerate(task.classes)
+    ]
+    logger.info("%s: %d classes, %s: %s", path, len(named), "/".join(parts), ", ".join(named))
+    for line in split_lines(dataset, TASK):
+        logger.info("%s: %s", path, line)
 
 
 def _is_dataset(path: Path) -> bool:

@@ -121,11 +121,11 @@ def test_few_test_images_are_named_in_rows_and_under_every_table(tmp_path: Path)
     words = "2 of 3 classes have fewer than 10 test images: "
     run = finetune(replace(uneven(tmp_path), epochs=1))
     rows = read_rows(run)
-    assert {row["few_images"] for row in rows} == {f"{words}blue 1, green 3"}
-    assert f"colours colour: {words}blue 1, green 3.\n" in table(rows)
+    assert {row["few_images"] for row in rows} == {f"{words}blue (1), green (3)"}
+    assert f"colours colour: {words}blue (1), green (3).\n" in table(rows)
     older = [{k: v for k, v in row.items() if k != "few_images"} for row in rows]
     write_rows(run, older)
-    assert {row["few_images"] for row in measured_rows(run)} == {f"{words}blue 1, green 3"}
+    assert {row["few_images"] for row in measured_rows(run)} == {f"{words}blue (1), green (3)"}
     out = tmp_path / "report"
     report([run], ReportConfig(out=str(out), pictures=0))
     for name in ("table1.md", "table1.tex", "index.html"):
@@ -136,10 +136,10 @@ def test_few_test_images_are_named_in_rows_and_under_every_table(tmp_path: Path)
 def test_few_images_are_counted_by_class() -> None:
     assert few_images("ab", {"a": 10, "b": 10}) == ""
     one = few_images("ab", {"a": 10})
-    assert one == "1 of 2 classes has fewer than 10 test images: b 0"
+    assert one == "1 of 2 classes has fewer than 10 test images: b (0)"
     many = few_images([f"c{i}" for i in range(10)], {})
-    assert many.startswith("10 of 10 classes have fewer than 10 test images: c0 0, ")
-    assert many.endswith("c7 0 and 2 more")
+    assert many.startswith("10 of 10 classes have fewer than 10 test images: c0 (0), ")
+    assert many.endswith("c7 (0) and 2 more")
 
 
 @pytest.mark.parametrize(
