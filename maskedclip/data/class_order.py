@@ -85,6 +85,20 @@ def positive_of_two(classes: Sequence[str]) -> int:
     return 0 if healthy == [False, True] else 1
 
 
+def places_on_a_scale(names: Sequence[str]) -> list[float] | None:
+    """Return each name's place on a scale of words, which all are of and two may share, or None.
+
+    Names that are numbers are of none: 0 may be the best or the worst of another scale.
+    """
+    return _words_of_a_scale([_words(name) for name in names])
+
+
+def nothing_found(name: str) -> bool:
+    """Return whether a class is the absence of any finding: normal, healthy; not "no glaucoma"."""
+    words = _words(name)
+    return bool(words) and _rung(words) == (0, frozenset())
+
+
 def _natural(name: str) -> tuple[tuple[tuple[int, float, str], ...], str]:
     if _is_number(name):
         return ((0, float(name), ""),), name

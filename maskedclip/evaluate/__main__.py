@@ -10,6 +10,8 @@ logistic   logistic regression (scikit-learn) on the mean of the patch tokens; i
 linear     MAE's linear probe (batch norm and a linear layer, by SGD); its learning rate
 knn        DINOv2's weighted nearest neighbours; their number
 zeroshot   the nearest class by the mean of its captions; needs weights with a text tower
+transfer   a fine-tuned run itself, on datasets that it was not trained on: the classes that both
+           have, matched by name; --whole tests on all labelled images in place of the test split
 
 --shots=1,4,16 adds logistic regression on so many labels of each class. An evaluation (protocol,
 fraction, seed) that is in OUT is not run again. Features are kept in OUT/features.

@@ -72,12 +72,13 @@ class FrozenEncoder:
         self.is_random = self.weights == RANDOM
         self.name = f"{RANDOM}_{size}" if self.is_random else name_of(weights)
         if self.is_random:
+            self.header: dict[str, Any] = {}  # ours; empty for third-party weights
             self.reads_text, self._is_own = False, False
             return
         self.file = locate(weights, OWN)
-        header, names = read_header(self.file)
+        self.header, names = read_header(self.file)
         self.reads_text = "temperature.logit_scale" in names
-        self._is_own = self.reads_text or "classes" in header  # more than a bare encoder
+        self._is_own = self.reads_text or "classes" in self.header  # more than a bare encoder
 
     @cached_property
     def _own_info(self) -> EncoderInfo:

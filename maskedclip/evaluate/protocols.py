@@ -20,7 +20,8 @@ from maskedclip.data.splits import Division, division_of, few_shots, training_sh
 from maskedclip.data.storage.shards import Shards
 from maskedclip.evaluate import probes
 from maskedclip.evaluate.features import FOLDER, JOINT, PATCHES, Features, FrozenEncoder, features
-from maskedclip.finetune.command import EvaluateConfig, check_protocols
+from maskedclip.evaluate.transfer import TRANSFER, TRANSFER_WHOLE, transfer
+from maskedclip.finetune.command import USUAL_PROTOCOLS, EvaluateConfig, check_protocols
 from maskedclip.finetune.measured_rows import with_patients
 from maskedclip.finetune.run_directory import LOADED, seen_fields
 from maskedclip.finetune.threshold_rows import group_rows, threshold_rows
@@ -68,14 +69,19 @@ def run(options: EvaluateConfig) -> None:
         out = Path(options.weights)
     else:
         out = Path("runs") / FrozenEncoder(options.weights, options.size).name
+    protocols = options.protocols or usual_protocols(FrozenEncoder(options.weights, options.size))
     evaluate(
-        options.weights, datasets, options.protocols, out,
+        options.weights, datasets, protocols, out,
         fractions=options.fractions, seeds=options.seeds, shots=options.shots,
         threads=options.threads, cache=Path(options.cache) if options.cache else None,
         size=options.size, image_size=options.image_size, classes_order=options.classes_order,
         group=options.group, at_sensitivity=options.at_sensitivity,
+        whole=options.whole,
     )  # fmt: skip
-    sys.stdout.write(f"next: python -m maskedclip.report {out} --out report\n")
+    alone = tuple(protocols) == (TRANSFER,) and not options.shots
+    protocol = TRANSFER_WHOLE if options.whole else TRANSFER
+    more = f"_{protocol} --protocol={protocol}" if alone else ""
+    sys.stdout.write(f"next: python -m maskedclip.report {out} --out report{more}\n")
 
 
 def evaluate(  # noqa: PLR0913 (one keyword an option of the command)
@@ -94,6 +100,7 @@ def evaluate(  # noqa: PLR0913 (one keyword an option of the command)
     classes_order: Sequence[str] = (),
     group: str = "",
     at_sensitivity: float = 0.0,
+    whole: bool = False,
 ) -> list[dict[str, Any]]:
     """Evaluate frozen weights on the test split of each dataset; return the rows, also in `out`.
 
@@ -110,6 +117,7 @@ def evaluate(  # noqa: PLR0913 (one keyword an option of the command)
         group: classes joined into two, negatives|positives: a task beside the one with all classes.
         at_sensitivity: what the threshold of tasks of two classes reaches on validation images; 0:
             Youden's.
+        whole: for the protocol transfer: test on all labelled images.
 
     Raises ValueError for weights, datasets, tasks, protocols or classes that are not there, and for
     an image size that the patch does not divide.
@@ -118,20 +126,40 @@ def evaluate(  # noqa: PLR0913 (one keyword an option of the command)
     encoder = FrozenEncoder(weights, size, image_size)
     encoder.check()
     protocols = _possible(encoder, protocols, shots)
+    frozen = [protocol for protocol in protocols if protocol != TRANSFER]
     rows: list[dict[str, Any]] = []
-    for directory, name in datasets:
-        dataset = Shards(as_shards(directory))
-        task = labelled(dataset, name, classes_order)
-        if not task.ordered and task.kind == "class":
-            logger.warning("%s: %s", directory, no_order(task.classes))
+    if TRANSFER in protocols:
+        _refuse_thresholds(group, at_sensitivity)
+        for path, name in datasets:
+            rows += transfer(
+                encoder, path, name, out, whole=whole, threads=threads, order=classes_order
+            )
+    for directory, name in datasets if frozen or shots else ():
+        benchmark = _benchmark(directory, name, classes_order)
+        task = benchmark.task
         joined = group_of(group, task.classes, task.kind) if group else None
-        benchmark = Benchmark(dataset, task, division_of(dataset, task))
-        own, few = for_kind(task, protocols, shots)
+        own, few = for_kind(task, frozen, shots)
         evaluations = list(evaluations_of(benchmark.division, own, fractions, seeds, few))
         new = _evaluate_all(encoder, benchmark, evaluations, out, cache or out / FOLDER, threads)
         rows += _with_thresholds(out, new, joined, at_sensitivity)
     sys.stdout.write(results.table([with_patients(out, row) for row in rows]))
     return rows
+
+
+def _benchmark(directory: Path, name: str, classes_order: Sequence[str]) -> Benchmark:
+    dataset = Shards(as_shards(directory))
+    task = labelled(dataset, name, classes_order)
+    if not task.ordered and task.kind == "class":
+        logger.warning("%s: %s", directory, no_order(task.classes))
+    return Benchmark(dataset, task, division_of(dataset, task))
+
+
+def _refuse_thresholds(group: str, at_sensitivity: float) -> None:
+    if group or at_sensitivity:
+        raise ValueError(
+            "--group and --at_sensitivity have no threshold of validation images in the protocol "
+            "transfer; leave them out, or name other --protocols"
+        )
 
 
 def _with_thresholds(
@@ -148,7 +176,17 @@ def _with_thresholds(
     return every
 
 
+def usual_protocols(encoder: FrozenEncoder) -> tuple[str, ...]:
+    """Return the protocols of a command that names none: a fine-tuned network is tested itself."""
+    return (TRANSFER,) if encoder.header.get("classes") else USUAL_PROTOCOLS
+
+
 def _possible(encoder: FrozenEncoder, protocols: Sequence[str], shots: Sequence[int]) -> list[str]:
+    if TRANSFER in protocols and not encoder.header.get("classes"):
+        raise ValueError(
+            f"{encoder.weights}: no fine-tuned network, so no transfer; name a fine-tuned run, or "
+            f"use --protocols=logistic,knn"
+        )
     if ZERO_SHOT not in protocols or encoder.reads_text:
         return list(protocols)
     if len(protocols) == 1 and not shots:

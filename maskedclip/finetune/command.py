@@ -11,7 +11,8 @@ from maskedclip.config import FinetuneConfig, did_you_mean, refuse_repeated
 from maskedclip.finetune.recipes import FINETUNE_RECIPES, finetune_recipe, following_warmup
 from maskedclip.models.checkpoints.files import OWN, RANDOM, locate
 
-PROTOCOLS = ("logistic", "ridge", "linear", "knn", "zeroshot")
+PROTOCOLS = ("logistic", "ridge", "linear", "knn", "zeroshot", "transfer")
+USUAL_PROTOCOLS = ("logistic", "knn", "zeroshot")  # of weights that are not fine-tuned
 WEIGHTS = Word(
     "RUN_OR_WEIGHTS",
     field="weights",
@@ -28,7 +29,8 @@ class EvaluateConfig:
     shards: str = "shards"  # where the paper's seven are
     task: str = ""  # label of those datasets; empty: their first
     classes_order: tuple[str, ...] = ()  # their classes as grades, the lowest first
-    protocols: tuple[str, ...] = ("logistic", "knn", "zeroshot")  # also linear, ridge
+    protocols: tuple[str, ...] = ()  # empty: transfer if fine-tuned, else logistic,knn,zeroshot
+    whole: bool = False  # transfer: test on all labelled images, not on the test split alone
     shots: tuple[int, ...] = ()  # labels a class, for logistic regression on so few
     fractions: tuple[float, ...] = (1.0,)  # shares of the training labels, nested
     seeds: int = 1  # draws of each fraction and of the shots
@@ -50,8 +52,8 @@ class EvaluateConfig:
         if self.image_size < 0:
             raise ValueError(f"image_size {self.image_size} is negative; use 0 or more")
         refuse_repeated(self.classes_order)
-        if not self.fractions or not self.protocols:
-            raise ValueError("fractions and protocols: name at least one of each")
+        if not self.fractions:
+            raise ValueError("fractions: name at least one")
 
 
 def check_threshold(group: str, at_sensitivity: float) -> None:

@@ -10,7 +10,7 @@ from torch.optim import AdamW
 
 from maskedclip.config import FinetuneConfig
 from maskedclip.data.augmentation import mixed
-from maskedclip.data.labelled import LabelledSample
+from maskedclip.data.labelled import LabelledSample, Task
 from maskedclip.data.labelled_views import LabelledBatch, preparation, prepared_batches
 from maskedclip.data.lost_samples import Ledger
 from maskedclip.data.order import number
@@ -18,6 +18,7 @@ from maskedclip.engine.distributed import autocast
 from maskedclip.engine.optimizer import warmup_cosine
 from maskedclip.finetune.run_directory import Labels, preparation_of
 from maskedclip.metrics.results import Predictions
+from maskedclip.models.classifier import TaskHead
 
 _EVALUATION_BATCH, _KEPT_BYTES = 64, 1_000_000_000
 
@@ -126,12 +127,18 @@ class EvaluationBatches:
         self._kept = kept
 
 
-@torch.no_grad()
 def predict(
     model: nn.Module, batches: Iterable[LabelledBatch], labels: Labels, ledger: Ledger
 ) -> Predictions:
     """Return the predictions of a network for the prepared images that can be read."""
-    task, head = labels.task, labels.head
+    return predictions_with(model, batches, labels.task, labels.head, ledger)
+
+
+@torch.no_grad()
+def predictions_with(
+    model: nn.Module, batches: Iterable[LabelledBatch], task: Task, head: TaskHead, ledger: Ledger
+) -> Predictions:
+    """Return the predictions of a network whose head is known, as `predict` does."""
     device = next(model.parameters()).device
     kept: list[LabelledSample] = []
     rows = [np.zeros((0, len(task.classes)))]

@@ -26,6 +26,7 @@ from maskedclip.metrics import results
 from maskedclip.metrics.file_lock import locked
 from maskedclip.metrics.results import Predictions
 from maskedclip.metrics.scores import metrics_of
+from maskedclip.metrics.zero_shot import categories
 from maskedclip.models.checkpoints.architectures import Architecture
 from maskedclip.models.checkpoints.files import (
     FINETUNED,
@@ -286,6 +287,10 @@ def write_results(
         "photographs": photographs_of(labels.dataset.manifest),
         **labels.head.facts,
     }
+    published = labels.dataset.manifest.get("classes", {}).get(task.name)
+    named = categories(task.name, task.classes, published if isinstance(published, dict) else None)
+    if named != list(task.classes):
+        header["meanings"] = named  # what tells a class from that of another dataset's same name
     if task.kind == "labels":
         header["thresholds"] = list(predictions.thresholds)
     before = images_behind(config.weights, encoder_info(model))

@@ -133,6 +133,13 @@ def score_of(metric: str, predictions: Predictions, classes: Sequence[str]) -> S
     return Score(None, None, None, found.n, found.absent, no_order(classes))
 
 
+def is_complete(out: Path, rows: Sequence[dict[str, Any]], metrics: Sequence[str]) -> bool:
+    """Return whether every metric of an evaluation is stored, and its predictions."""
+    tables = [out / str(row.get("predictions")) for row in rows]
+    files = tables + [table.with_suffix(".units.csv") for table in tables]
+    return {row["metric"] for row in rows} >= set(metrics) and all(file.is_file() for file in files)
+
+
 def _name(identity: dict[str, Any], run: Path, variant: str) -> str:
     """Return the predictions' file name: with the run's, where a directory holds several runs."""
     several = "" if run.resolve().name == identity["run"] else identity["run"]

@@ -7,15 +7,24 @@ from typing import NamedTuple
 from urllib.parse import quote
 
 from maskedclip.data.paper_tasks import PAPER
+from maskedclip.metrics.results import in_columns, written
 from maskedclip.report.ablation import ablation
-from maskedclip.report.collect import Collected, Result, collect
+from maskedclip.report.collect import Collected, Result, budget_text, collect
 from maskedclip.report.command import ReportConfig
 from maskedclip.report.compare_methods import compare_table
 from maskedclip.report.operating_table import HEAD, OperatingTable, operating_table
 from maskedclip.report.pages.charts import RenderedFigure, label_efficiency
 from maskedclip.report.pages.html import render
 from maskedclip.report.pages.run_page import address, page_name, write_pages
-from maskedclip.report.pages.tables import METRIC_NAMES, Column, Table, columns_of, table, tabled
+from maskedclip.report.pages.tables import (
+    METRIC_NAMES,
+    Column,
+    Table,
+    columns_of,
+    table,
+    tabled,
+    tabled_of,
+)
 from maskedclip.report.pages.text_tables import csv_table, latex, markdown
 from maskedclip.report.per_label import PerLabelTable, label_csv, label_tables
 
@@ -25,8 +34,11 @@ _PROTOCOLS = {
     "logistic": "logistic regression on frozen features",
     "knn": "the nearest neighbours in frozen features",
     "zeroshot": "class descriptions alone (zero-shot)",
+    "transfer": "fine-tuning on one dataset, tested on another",
+    "transfer-whole": "fine-tuning on one dataset, tested on all images of another",
 }
 INDEX, PAGES = "index.html", "runs"
+APART = "Trained on one dataset, tested on another"  # a heading: not among the others' columns
 
 
 class Report(NamedTuple):
@@ -93,7 +105,23 @@ def report(runs: Sequence[Path], config: ReportConfig, absent: Sequence[str] = (
     text = markdown(first, intervals=config.intervals)
     text += f"\n{points.markdown()}" if points.lines else ""
     text += "".join(f"\n{line}\n" for line in points.remarks if not points.lines)
+    text += transfer_lines(collected.transfers)
     return Report(out / INDEX, text, problems, list(collected.other_protocols))
+
+
+def transfer_lines(results: Sequence[Result]) -> str:
+    """Return as text the networks that were tested on another dataset than they learnt."""
+    if not results:
+        return ""
+    metrics = [name for name in METRIC_NAMES if any(name in tabled_of(one) for one in results)]
+    names = [METRIC_NAMES[name] for name in metrics]
+    lines = [("method", "tested on", "protocol", "labels", "seed", *names, "n")]
+    for one in results:
+        scores = (written(name, one.scores[name].value) if name in one.scores else "-"
+                  for name in metrics)  # fmt: skip
+        facts = (one.method, one.dataset, one.protocol, budget_text(one.budget), str(one.seed))
+        lines.append((*facts, *scores, str(one.n)))
+    return f"\n{APART}:\n{in_columns(lines)}"
 
 
 def _write_tables(
@@ -148,11 +176,15 @@ def _index(
         summary=f"{summary}, {cells - len(missing)} of {cells} cells measured.",
         problems=problems, table_1=first, table_2=second, remarks=remarks, figure=figure,
         missing=missing, missing_by_line=missing_by_line, fewer_seeds=_fewer_seeds(first),
+        transfers=collected.transfers, apart=APART,
         other_protocols=collected.other_protocols, listed=results, addresses=addresses,
         label_tables=by_label,
         older=sum(not run.predictions for run in results),
         metrics=[name for name in METRIC_NAMES if any(name in run.scores for run in results)],
         points=points, points_head=HEAD,
+        transfer_metrics=[
+            name for name in METRIC_NAMES if any(name in run.scores for run in collected.transfers)
+        ],
     )  # fmt: skip
 
 

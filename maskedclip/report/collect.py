@@ -7,7 +7,7 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -24,6 +24,7 @@ from maskedclip.models.checkpoints.formats import training_datasets
 
 T = TypeVar("T")
 USUAL_PROTOCOL = "finetune"
+_TRANSFER = "transfer"  # how such protocols begin
 _USUAL_RECIPE = "paper"  # of fine-tuning: not written after the method
 _TOLERANCE = 1e-9  # of a value and its recomputation
 _TEXTS = ("run", "dataset", "task", "protocol", "metric")
@@ -62,6 +63,13 @@ class Result:
     drawn: str = ""  # by intervals, in words; empty: patients alone, or the rows do not say
     kind: str = "class"  # of the task; or "labels", "number"
     thresholds: tuple[float, ...] = ()  # of labels, chosen on validation
+    # of a network tested on another dataset than it learnt: its class -> that dataset's name of it
+    renamed: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def transferred(self) -> bool:
+        """Whether a fine-tuned network was tested on another dataset than it learnt."""
+        return self.protocol.startswith(_TRANSFER)
 
     @property
     def cell(self) -> tuple[Any, ...]:
@@ -85,12 +93,18 @@ class Result:
 
 
 class Collected(NamedTuple):
-    """The results of one protocol, the number of those of others, and what was left out."""
+    """The results of one protocol, the number of those of others, and what was left out.
+
+    Attributes:
+        transfers: fine-tuned networks on other datasets than they learnt, where that is not the
+            protocol; they are shown apart.
+    """
 
     protocol: str
     results: list[Result]
     other_protocols: dict[str, int]
     problems: list[str]
+    transfers: Sequence[Result] = ()
 
 
 def collect(roots: Sequence[Path], protocol: str) -> Collected:
@@ -127,7 +141,8 @@ def collect(roots: Sequence[Path], protocol: str) -> Collected:
     chosen = _by_size([_with_contamination(result) for result in chosen])
     kept, repeated = _without_repeats(chosen)
     others = {name: count for name, count in sorted(counts.items()) if name != protocol}
-    return Collected(protocol, kept, others, problems + repeated)
+    apart = [r for r in results if r.transferred and r.protocol != protocol]
+    return Collected(protocol, kept, others, problems + repeated, apart)
 
 
 def run_directories(roots: Iterable[Path]) -> Iterator[Path]:
@@ -157,6 +172,8 @@ def results_of(directory: Path, rows: Iterable[Any]) -> tuple[list[Result], list
         if fault:
             problems.append(f"{directory / RESULTS}: row {number}: {fault}; left out")
             continue
+        if row.get("trained_on"):  # tested on another dataset: a column of its own
+            row = row | {"dataset": f"{row['dataset']} (trained on {row['trained_on']})"}
         method = str(row.get("method") or row["run"])
         recipe = str(row.get("recipe") or _USUAL_RECIPE)
         method += "" if recipe == _USUAL_RECIPE else f", {recipe}"
@@ -187,6 +204,7 @@ def results_of(directory: Path, rows: Iterable[Any]) -> tuple[list[Result], list
                 drawn=drawn_in_words(last), few_images=str(last.get("few_images") or ""),
                 kind=str(last.get("kind") or "class"),
                 thresholds=tuple(last.get("thresholds") or ()),
+                renamed={ours: theirs for theirs, ours in (last.get("renamed") or {}).items()},
             )
         )  # fmt: skip
     return results, problems

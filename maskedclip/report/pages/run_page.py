@@ -86,7 +86,7 @@ class PhotographReader:
                 )
                 answer = classes[mistake.label] if result.kind == "class" else mistake.answer
                 joined = result.group_of and label in answer.split(", ")
-                if not joined and not _same(result.kind, label, answer):
+                if not joined and not _same(result, label, answer):
                     raise LookupError(f"{key} has another label in {result.shards}")
                 by_key[key] = _data_address(sample_image(dataset, index_of[key]))
             except (LookupError, DamagedSample) as error:
@@ -97,12 +97,15 @@ class PhotographReader:
         return Photographs(by_key, note)
 
 
-def _same(kind: str, stored: str | None, answer: str) -> bool:
+def _same(result: Result, stored: str | None, answer: str) -> bool:
     """Return whether a dataset still says what predictions were scored against."""
-    if stored is None or kind == "class":
-        return stored == answer
-    if kind == "labels":
-        return sorted(stored.split("|")) == sorted(answer.split("|"))
+    if stored is None or result.kind == "class":
+        return stored == result.renamed.get(answer, answer)
+    if result.kind == "labels":
+        own = {result.renamed.get(label, label) for label in answer.split("|")}
+        if result.transferred:  # labels that the network did not learn are left out
+            return own - {""} <= {*stored.split("|")}
+        return own == {*stored.split("|")}
     try:
         return float(stored) == float(answer)
     except ValueError:

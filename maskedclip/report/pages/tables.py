@@ -49,6 +49,11 @@ def tabled(column: Column | None) -> tuple[str, str]:
     return _OF_NUMBERS if column and column.kind == "number" else TABLED
 
 
+def tabled_of(result: Result) -> tuple[str, str]:
+    """Return the metrics that a result is shown by."""
+    return _OF_NUMBERS if result.kind == "number" else TABLED
+
+
 class Comparison(NamedTuple):
     """A cell against the best one of its column: the difference of the means, and a paired p."""
 
