@@ -24,6 +24,8 @@ save      seconds that a checkpoint keeps training waiting, of --millions 50 par
 frozen    seconds of a frozen protocol on --images 500 phantoms of 512 px at --size small on the
           processor, --threads 2: logistic regression with no features cached (promised: under a
           minute; ratio is 60 s over it), then each protocol from the cached features
+report    processor time of the tables, figure and pages of 252 runs; ratio is 69 s over it, what it
+          took while matplotlib drew the pages
 step      images trained a second in bf16 on all cores, --size large (or micro, tiny, small, base),
           --paired 4 and --unpaired 4 a step, against the same method from public parts under
           autocast (transformers' ViTMAE and BERT, timm's blocks, open_clip's loss); the share of
@@ -79,6 +81,7 @@ BENCHES: Mapping[str, tuple[str, Sequence[str]]] = {
     "reads": ("benches.reads", ("size", "rounds", "root")),
     "save": ("benches.save", ("millions", "rounds")),
     "frozen": ("benches.frozen", ("images", "size", "threads")),
+    "report": ("benches.report", ()),
     "step": ("benches.step", ("size", "paired", "unpaired", "rounds")),
 }
 

@@ -20,7 +20,8 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from sklearn.metrics import average_precision_score, roc_auc_score
+
+from maskedclip.metrics.ranking import auroc, average_precision
 
 METRICS = (
     "auroc",
@@ -53,9 +54,9 @@ _RANGES = {  # of values; others lie between 0 and 1
 BINS = 15  # of the expected calibration error, of equal width
 _NO_SPREAD = 1e-12  # share of the sum of squares that is rounding
 _VALUES = 2_000_000  # of one table of weights, to bound the memory
-_SCIKIT_LEARN: dict[str, Callable[..., float]] = {
-    "auroc": roc_auc_score,
-    "average_precision": average_precision_score,
+_OF_A_CLASS: dict[str, Callable[..., float]] = {
+    "auroc": auroc,
+    "average_precision": average_precision,
 }
 
 
@@ -110,8 +111,8 @@ def point(
     too_few = len(present) < 2 and metric in NEED_TWO_CLASSES
     if too_few or (not kept and metric in OVER_CLASSES):
         return None, absent
-    if metric in _SCIKIT_LEARN:
-        one = _SCIKIT_LEARN[metric]
+    if metric in _OF_A_CLASS:
+        one = _OF_A_CLASS[metric]
         return float(np.mean([one(label_B == y, probability_BY[:, y]) for y in kept])), absent
     once_BR = np.ones((len(label_B), 1))
     return float(resampled(metric, label_B, probability_BY, once_BR, untrained)[0]), absent
@@ -130,8 +131,8 @@ def _point_of_labels(
     kept = [y for y in np.flatnonzero(both_Y).tolist() if y not in untrained]
     if not kept:
         return None, absent
-    if metric in _SCIKIT_LEARN:
-        one = _SCIKIT_LEARN[metric]
+    if metric in _OF_A_CLASS:
+        one = _OF_A_CLASS[metric]
         return float(np.mean([one(label_BY[:, y], probability_BY[:, y]) for y in kept])), absent
     once_BR = np.ones((len(label_BY), 1))
     value_R = resampled(metric, label_BY, probability_BY, once_BR, untrained, thresholds)

@@ -1,4 +1,4 @@
-"""All charts of a report, by matplotlib: Figure 2, ROC and PR curves, the reliability diagram."""
+"""Charts of a report by matplotlib: Figure 2, and predicted over true numbers."""
 
 import io
 import re
@@ -12,18 +12,14 @@ from markupsafe import Markup
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 
 from maskedclip.metrics.results import DAGGER
-from maskedclip.report.pages.run_statistics import ClassCurve, ReliabilityBin
+from maskedclip.report.pages.page_charts import COLOURS
 from maskedclip.report.pages.tables import Column, Table, TableCell
 
-# Okabe and Ito: distinct to colour-blind eyes, and by their dashes in grey print
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#8b6914")
 _METRIC = "auroc"
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 _LINES = ("-", "--", "-.", ":")
-_DASHES = ("-", "--", ":", "-.", (0, (4, 2)), (0, (1, 3)), (0, (9, 3)), (0, (5, 2, 1, 2, 1, 2)))
 _LONGEST = 28  # characters of a name in one line of the legend
 _IN_PANEL = 8  # methods that an empty panel has room for
 _WIDTH, _PANEL = 4.8, 1.75  # inches: a column of text, and the height of a panel
@@ -70,66 +66,6 @@ class _Point(NamedTuple):
     seeds: int
 
 
-def roc_chart(curves: Sequence[ClassCurve], backdrop: Sequence[ClassCurve] = ()) -> Markup:
-    """Return an <svg> of the ROC curves; those of the backdrop are thin and unnamed."""
-    with mpl.rc_context(_CHART_STYLE):
-        figure, axes = _unit_square("false positive rate", "true positive rate")
-        axes.plot([0, 1], [0, 1], color=_BACKDROP, linestyle="--", linewidth=0.8)
-        for curve in backdrop:
-            assert curve.roc_K2 is not None
-            axes.plot(*curve.roc_K2.T, color=_BACKDROP, linewidth=0.7)
-        for curve, style in zip(curves, _line_styles(len(curves)), strict=True):
-            assert curve.roc_K2 is not None
-            axes.plot(*curve.roc_K2.T, **style)
-        areas = ", ".join(f"{c.name} {100 * (c.auroc or 0):.1f}" for c in curves)
-        return _inline(figure, f"ROC curves. Area under the curve in per cent: {areas}.")
-
-
-def precision_recall_chart(
-    curves: Sequence[ClassCurve], backdrop: Sequence[ClassCurve] = ()
-) -> Markup:
-    """Return an <svg> of precision against recall, in the steps that average precision sums."""
-    with mpl.rc_context(_CHART_STYLE):
-        figure, axes = _unit_square("recall", "precision")
-        for curve in backdrop:
-            assert curve.precision_K2 is not None
-            axes.step(*curve.precision_K2.T, color=_BACKDROP, linewidth=0.7)
-        for curve, style in zip(curves, _line_styles(len(curves)), strict=True):
-            assert curve.precision_K2 is not None
-            axes.step(*curve.precision_K2.T, **style)
-        areas = ", ".join(f"{c.name} {100 * (c.average_precision or 0):.1f}" for c in curves)
-        return _inline(figure, f"Precision-recall curves. Average precision, per cent: {areas}.")
-
-
-def curve_legend(names: Sequence[str]) -> Markup:
-    """Return an <svg> of the names beside the lines that the two charts draw for them."""
-    labels = [_label(name) for name in names]
-    with mpl.rc_context(_CHART_STYLE):
-        lines = 1 + sum(label.count("\n") + 1 for label in labels)
-        figure = Figure(figsize=(2.7, 0.21 * lines))
-        handles = [Line2D([], [], **style) for style in _line_styles(len(names))]
-        figure.legend(
-            handles, labels, loc="upper left", frameon=False, handlelength=3.4,
-            bbox_to_anchor=(0, 1), borderaxespad=0,
-        )  # fmt: skip
-        return _inline(figure, f"Classes: {', '.join(names)}.")
-
-
-def reliability_chart(bins: Sequence[ReliabilityBin]) -> Markup:
-    """Return an <svg> of accuracy over confidence as bars, and the diagonal."""
-    with mpl.rc_context(_CHART_STYLE):
-        figure, axes = _unit_square("confidence (highest probability)", "share that is right")
-        axes.bar(
-            [b.low for b in bins], [b.accuracy for b in bins], [b.high - b.low for b in bins],
-            align="edge", color="#56b4e9", edgecolor="#0072b2", linewidth=0.8,
-        )  # fmt: skip
-        axes.plot([b.confidence for b in bins], [b.accuracy for b in bins], "o", color="#d55e00",
-            markersize=4)  # fmt: skip
-        axes.plot([0, 1], [0, 1], color=_INK, linestyle="--", linewidth=0.8)
-        values = ", ".join(f"{100 * b.confidence:.0f}: {100 * b.accuracy:.0f}" for b in bins)
-        return _inline(figure, f"Reliability diagram. Confidence: share right, per cent: {values}.")
-
-
 def scatter_chart(value_B: np.ndarray, predicted_B: np.ndarray, name: str) -> Markup:
     """Return an <svg> of predicted over true numbers, a point an image, and the diagonal."""
     low = float(min(value_B.min(), predicted_B.min()))
@@ -146,26 +82,6 @@ def scatter_chart(value_B: np.ndarray, predicted_B: np.ndarray, name: str) -> Ma
         axes.plot(value_B, predicted_B, "o", color="#0072b2", markersize=3, alpha=0.6)
         words = f"Predicted over true {name} of {len(value_B)} images, from {low:.4g} to {high:.4g}"
         return _inline(figure, f"{words}.")
-
-
-def _unit_square(across: str, upwards: str) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(_SQUARE, _SQUARE))
-    # fixed positions: an automatic layout takes twice the time
-    axes = figure.add_axes((0.155, 0.135, 0.825, 0.845))
-    ticks = (0, 0.25, 0.5, 0.75, 1)
-    axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), xlabel=across, ylabel=upwards)
-    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
-    axes.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
-    axes.set_axisbelow(True)
-    axes.grid(color=_GRID, linewidth=0.6)
-    return figure, axes
-
-
-def _line_styles(count: int) -> list[dict[str, Any]]:
-    return [
-        {"color": COLOURS[i % len(COLOURS)], "linestyle": _DASHES[i % len(_DASHES)]}
-        for i in range(count)
-    ]
 
 
 def _inline(figure: Figure, words: str) -> Markup:

@@ -17,7 +17,7 @@ from maskedclip.data.storage.shards import DamagedSample, Shards
 from maskedclip.metrics.results import Predictions, file_name
 from maskedclip.metrics.zero_shot import categories
 from maskedclip.report.collect import Result, budget_text, disagreements, progress, read
-from maskedclip.report.pages import charts
+from maskedclip.report.pages import charts, page_charts
 from maskedclip.report.pages.html import render
 from maskedclip.report.pages.run_statistics import (
     ClassCurve,
@@ -218,7 +218,7 @@ def run_page(
     return render(
         "run",
         counts=[(row.tolist(), int(row.sum())) for row in count_YY], curves=curves, bins=bins,
-        calibration_error=error, reliability=charts.reliability_chart(bins),
+        calibration_error=error, reliability=page_charts.reliability_chart(bins),
         **_drawn(curves, mirrored=len(curves) == 2), **shared,
     )  # fmt: skip
 
@@ -229,9 +229,9 @@ def _drawn(curves: Sequence[ClassCurve], *, mirrored: bool = False) -> dict[str,
     drawn = {}
     if coloured:
         drawn = {
-            "roc": charts.roc_chart(coloured, backdrop),
-            "precision_recall": charts.precision_recall_chart(coloured, backdrop),
-            "legend": charts.curve_legend([curve.name for curve in coloured]),
+            "roc": page_charts.roc_chart(coloured, backdrop),
+            "precision_recall": page_charts.precision_recall_chart(coloured, backdrop),
+            "legend": page_charts.curve_legend([curve.name for curve in coloured]),
         }
     return {
         "drawn": drawn, "coloured": len(coloured), "of_curves": len(coloured) + len(backdrop),

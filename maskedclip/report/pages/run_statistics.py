@@ -4,13 +4,8 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from sklearn.metrics import (
-    average_precision_score,
-    precision_recall_curve,
-    roc_auc_score,
-    roc_curve,
-)
 
+from maskedclip.metrics.ranking import auroc, average_precision, precision_recall, roc
 from maskedclip.metrics.results import Predictions
 from maskedclip.metrics.scores import BINS, HALF, Score, score
 
@@ -92,14 +87,14 @@ def _curve(
     correct = int((own_B & predicted_B).sum())
     if images in (0, len(own_B)):
         return ClassCurve(name, images, correct, predicted, None, None, None, None)
-    false_K, true_K, _ = roc_curve(own_B, probability_B)
-    precision_K, recall_K, _ = precision_recall_curve(own_B, probability_B)
+    stepped_K2 = precision_recall(own_B, probability_B)
     return ClassCurve(
         name, images, correct, predicted,
-        float(roc_auc_score(own_B, probability_B)),
-        float(average_precision_score(own_B, probability_B)),
-        _thinned(np.stack([false_K, true_K], axis=1)),
-        _thinned(_from_first(np.stack([recall_K, precision_K], axis=1)[::-1])),
+        auroc(own_B, probability_B),
+        average_precision(own_B, probability_B),
+        _thinned(roc(own_B, probability_B)),
+        # scikit-learn's begins with a precision of 1, ours with the first threshold's
+        _thinned(np.vstack([[0.0, stepped_K2[0, 1]], stepped_K2])),
     )  # fmt: skip
 
 
@@ -118,13 +113,6 @@ def label_scores(classes: Sequence[str], found: Predictions) -> list[LabelScores
         ]
         scores.append(LabelScores(curve, threshold, trained, *values))
     return scores
-
-
-def _from_first(curve_K2: np.ndarray) -> np.ndarray:
-    """Return the curve with the first threshold's precision where scikit-learn begins with 1."""
-    curve_K2 = curve_K2.copy()
-    curve_K2[0, 1] = curve_K2[1, 1]
-    return curve_K2
 
 
 def _thinned(curve_K2: np.ndarray) -> np.ndarray:

@@ -1,21 +1,22 @@
 """Charts are the same bytes each time, say in words what they show, and run no name they hold."""
 
 import io
+import re
 from collections.abc import Callable
+from itertools import pairwise
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from maskedclip.report.pages.charts import (
-    RenderedFigure,
+from maskedclip.report.pages.charts import RenderedFigure, label_efficiency
+from maskedclip.report.pages.page_charts import (
     curve_legend,
-    label_efficiency,
     precision_recall_chart,
     reliability_chart,
     roc_chart,
 )
-from maskedclip.report.pages.run_statistics import class_curves, reliability
+from maskedclip.report.pages.run_statistics import ReliabilityBin, class_curves, reliability
 from maskedclip.report.pages.tables import columns_of, table
 from tests.report.pages.runs import predicted
 from tests.report.pages.test_tables import result
@@ -101,3 +102,39 @@ def test_the_legend_names_every_class_as_it_is() -> None:
     svg = curve_legend(["_hidden", "a $x$ & <b>"])
     assert "_hidden" in svg
     assert "a $x$ &amp; &lt;b&gt;" in svg
+
+
+def points_of(svg: str) -> list[list[tuple[float, float]]]:
+    """Return the points of every solid line in colour, in the unit square (0, 0 is 41.9, 200.1)."""
+    lines = re.findall(r'<path d="M([-0-9. ]+)" stroke="#0072b2"', svg)
+    found = [[float(number) for number in line.split()] for line in lines]
+    inner = 196 / 1.02
+    return [
+        [(round((x - 41.92) / inner, 2), round((200.08 - y) / inner, 2)) for x, y in batched(line)]
+        for line in found
+    ]
+
+
+def batched(numbers: list[float]) -> list[tuple[float, float]]:
+    return list(zip(numbers[::2], numbers[1::2], strict=True))
+
+
+def test_curves_are_drawn_through_their_points_and_precision_in_steps() -> None:
+    label_B = np.array([0, 1, 0, 1])
+    probability_BY = np.array([[0.9, 0.1], [0.3, 0.7], [0.4, 0.6], [0.8, 0.2]])
+    (_, curve) = class_curves(["a", "b"], label_B, probability_BY)
+    (line,) = points_of(roc_chart([curve]))
+    assert line == [(0, 0), (0, 0.5), (0.5, 0.5), (0.5, 1), (1, 1)]
+    (line,) = points_of(precision_recall_chart([curve]))
+    corners = curve.precision_K2.round(2).tolist()
+    assert line[::2] == [tuple(corner) for corner in corners]
+    between = [(x, y) for (x, _), (_, y) in pairwise(corners)]
+    assert line[1::2] == between  # up or down first, then along, as average precision sums
+
+
+def test_bars_of_calibration_are_as_high_as_what_is_right() -> None:
+    bins = [ReliabilityBin(0.5, 0.6, 4, 0.55, 0.25), ReliabilityBin(0.9, 1.0, 4, 0.95, 1.0)]
+    heights = re.findall(r'height="([0-9.]+)" fill="#56b4e9"', reliability_chart(bins))
+    assert [float(height) for height in heights] == pytest.approx(
+        [0.25 * 196 / 1.02, 196 / 1.02], abs=0.1
+    )
