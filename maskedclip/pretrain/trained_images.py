@@ -136,6 +136,8 @@ def images_behind(weights: str | Path, info: EncoderInfo | None = None) -> Pretr
     file = locate(weights, OWN)
     header, facts = read_facts(file)
     if not header:
+        if facts:  # of an export for another library
+            return from_facts(facts)
         info = info or recognise(read_checkpoint(weights, OWN)).info
         return _third_party(info.format, info.trained_on)
     known = _kept_list(file.parent)

@@ -375,19 +375,35 @@ def _json_lines(path: Path) -> Iterator[dict[str, Any]]:
                 raise ValueError(f"{path}: line {number} is not JSON; repair it") from None
 
 
+def _trained_on(images: Mapping[str, Any]) -> list[str]:
+    """Return how many images of which datasets the weights were trained on, and without which."""
+    lines = []
+    for one in images.get("datasets", ()):
+        out = one.get("tests_left_out")
+        said = "no test image was left out" if out is None else f"{out:,} test images left out"
+        count = UNKNOWN if one["images"] is None else f"{one['images']:,} images"
+        lines.append(f"- Trained on {one['name']} ({one['use']}): {count}, {said}.")
+    return [*lines, ""] if lines else []
+
+
 def _leakage(source: SourceRun, sources: Sequence[Dataset]) -> list[str]:
     """Return lines of the report of check_shards that is kept in the run, or how to make it."""
+    trained = _trained_on(source.images)
     report = read_json(source.run / CHECK / REPORT_FILE, None)
     if report is None:
         directories = " ".join(entry.directory for entry in sources) or "SHARDS"
         return [
+            *trained,
             "Not checked: the run keeps no report. This makes one, which the next export shows:",
             "",
             f"    python tools/check_shards.py {directories} --against TEST_SHARDS "
             f"--out {source.run / CHECK}",
         ]
     checked = ", ".join(f"`{name}`" for name in report.get("datasets", {})) or UNKNOWN
-    lines = [f"`check_shards` checked {checked}: {report.get('samples', UNKNOWN)} samples."]
+    lines = [
+        *trained,
+        f"`check_shards` checked {checked}: {report.get('samples', UNKNOWN)} samples.",
+    ]
     names = {Path(name).name for name in report.get("datasets", {})}
     if missing := [e.directory for e in sources if Path(e.directory).name not in names]:
         lines.append(f"It did not check {', '.join(f'`{name}`' for name in missing)}.")

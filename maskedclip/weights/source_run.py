@@ -11,6 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from maskedclip.data.labelled_views import preparation
+from maskedclip.models.checkpoints.files import read_facts
 from maskedclip.models.checkpoints.load_report import load_all
 from maskedclip.models.classifier import FINETUNED
 from maskedclip.models.encoder import Encoder
@@ -54,6 +55,11 @@ class SourceRun(NamedTuple):
     def config(self) -> dict[str, Any]:
         """The run's config.json; empty where the file of weights lies elsewhere."""
         return read_json(self.run / "config.json", {})
+
+    @property
+    def images(self) -> dict[str, Any]:
+        """What the header of the weights states of the images that they were trained on."""
+        return read_facts(self.file)[1]
 
     @property
     def size(self) -> Size:

@@ -54,7 +54,7 @@ def write(source: SourceRun, folder: Path, final: Path) -> None:  # noqa: ARG001
     encoder = _encoder(source.encoder)
     # ViTModel always has a pooler: the identity, so that it gives [CLS]
     pooler = {"pooler.dense.weight": torch.eye(width), "pooler.dense.bias": torch.zeros(width)}
-    save_sealed(encoder | pooler, folder / WEIGHTS)
+    save_sealed(encoder | pooler, folder / WEIGHTS, images=source.images)
     config = ViTConfig(**_shape(source), pooler_act="linear", architectures=["ViTModel"])
     config.save_pretrained(folder)
     _processor(source).save_pretrained(folder)
@@ -62,7 +62,7 @@ def write(source: SourceRun, folder: Path, final: Path) -> None:  # noqa: ARG001
         (folder / MAE).mkdir()
         named = {f"vit.{name}": tensor for name, tensor in encoder.items()}
         named |= _decoder(decoder, source.image_size // source.patch_size)
-        save_sealed(named, folder / MAE / WEIGHTS)
+        save_sealed(named, folder / MAE / WEIGHTS, images=source.images)
         _mae_config(source, decoder).save_pretrained(folder / MAE)
         _processor(source).save_pretrained(folder / MAE)
 

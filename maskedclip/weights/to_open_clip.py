@@ -72,7 +72,7 @@ def write(source: SourceRun, folder: Path, final: Path) -> None:
                            "resize_mode": "shortest"},
     }  # fmt: skip
     (folder / "open_clip_config.json").write_text(json.dumps(config, indent=2) + "\n")
-    save_sealed(_tensors(source), folder / WEIGHTS)
+    save_sealed(_tensors(source), folder / WEIGHTS, images=source.images)
 
 
 def _local(text: str) -> bool:

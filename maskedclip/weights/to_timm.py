@@ -47,7 +47,7 @@ def timm_name(source: SourceRun) -> tuple[str, dict[str, Any]]:
 def write(source: SourceRun, folder: Path, final: Path) -> None:  # noqa: ARG001 (as all targets)
     """Write the weights, and config.json as timm's hub folders have it."""
     name, other = timm_name(source)
-    save_sealed(source.encoder, folder / WEIGHTS)
+    save_sealed(source.encoder, folder / WEIGHTS, images=source.images)
     config: dict[str, Any] = {
         "architecture": name,
         "num_classes": 0,

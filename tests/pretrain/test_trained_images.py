@@ -5,6 +5,7 @@ import json
 import shutil
 import tarfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -41,6 +42,7 @@ from maskedclip.report.command import ReportConfig
 from maskedclip.report.compare_methods import compare
 from maskedclip.shards.image_folders import as_shards
 from maskedclip.shards.make import ShardRequest, build
+from maskedclip.weights.export import export
 from maskedclip.weights.model_card import measured_lines
 from tests.conftest import a_small_run
 from tests.streams import tokenize
@@ -229,6 +231,12 @@ def test_weights_alone_carry_names_and_counts_and_a_run_that_begins_from_them_to
     assert found.names == "alpha"
     assert found.images is None
     assert "not beside the weights" in found.note
+    export(run, "timm", tmp_path / "timm")  # and so do exports for other libraries
+    assert seen(images_behind(tmp_path / "timm" / "model.safetensors"), shards) == found
+    card = (tmp_path / "timm" / "README.md").read_text()
+    assert "Trained on alpha (unpaired): 36 images, no test image was left out." in card
+    left_out = replace(images_behind(alone), datasets=(dataset._replace(tests_left_out=10),))
+    assert seen(left_out, shards)[:2] == ("", None)
     others = photographs(tmp_path / "others", {"train": range(50, 55), "test": range(60, 64)})
     new = built(others, tmp_path / "n", "new", 48)
     second = run_on(small, new, name="second", init_from=str(run))

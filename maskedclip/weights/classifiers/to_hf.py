@@ -18,6 +18,7 @@ from transformers import (
 from transformers.utils import logging
 
 from maskedclip.models.checkpoints.architectures import prefix_positions
+from maskedclip.models.checkpoints.files import read_facts
 from maskedclip.models.checkpoints.formats import Preparation
 from maskedclip.models.checkpoints.sealed import save_sealed
 from maskedclip.weights.classifiers import source as classifier
@@ -51,7 +52,7 @@ def write(source: ClassifierSource, folder: Path, final: Path) -> None:  # noqa:
         raise ValueError(
             f"{source.file}: no classifier of transformers has {strange}; use --to timm or onnx"
         )
-    save_sealed(_tensors(source), folder / WEIGHTS)
+    save_sealed(_tensors(source), folder / WEIGHTS, images=read_facts(source.file)[1])
     fields: dict[str, Any] = {"maskedclip": source.facts, "problem_type": _PROBLEM[source.kind]}
     config = BeitConfig(
         hidden_size=architecture["width"],
