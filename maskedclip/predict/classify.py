@@ -22,9 +22,9 @@ from maskedclip.data.storage.shards import DamagedSample, read_manifest
 from maskedclip.data.threaded_loading import rows_in_order
 from maskedclip.engine.distributed import autocast, compute_type
 from maskedclip.finetune.run_directory import CONFIG_FILE, photographs_of
-from maskedclip.inference import Model, load, read_header
+from maskedclip.inference import Model, load
 from maskedclip.metrics.file_lock import locked
-from maskedclip.models.checkpoints.files import locate_classifier
+from maskedclip.models.checkpoints.files import locate_classifier, read_header
 from maskedclip.models.classifier import TaskHead
 from maskedclip.predict.command import PredictConfig
 from maskedclip.predict.photographs import (

@@ -58,6 +58,8 @@ def check_archive(path: Path, *, torchscript: bool = False) -> None:
                 raise ValueError(f"a TorchScript archive; {_convert(path)}")
             if not any(name.endswith("data.pkl") for name in names):
                 held = f" (of {names[0]} ...)" if names else ""
+                if any(name.endswith(".npy") for name in names):
+                    raise ValueError("NumPy arrays (.npz), not weights of PyTorch; give those")
                 raise ValueError(f"a zip archive{held} and no torch file; unpack it")
             code = re.compile(r"[^/]+/(code/|.*\.debug_pkl)") if torchscript else None
             read = [member for member in members if not (code and code.match(member.filename))]

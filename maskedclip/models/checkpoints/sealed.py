@@ -9,7 +9,7 @@ import logging
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -37,9 +37,22 @@ def save_sealed(
     metadata[SHA256] = content_sha256(whole, metadata)
     temporary = path.with_name(path.name + ".tmp")
     save_file(whole, temporary, metadata=metadata)
-    with temporary.open("rb") as file:
+    with temporary.open("r+b") as file:
+        _sort_metadata(file)
+        file.flush()
         os.fsync(file.fileno())
     temporary.replace(path)
+
+
+def _sort_metadata(file: BinaryIO) -> None:
+    """Put the keys of the header in order: safetensors writes them in a random one each time."""
+    length = int.from_bytes(file.read(8), "little")
+    header = json.loads(file.read(length))
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    ordered = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    assert len(ordered) <= length, "a header in another order is no longer"
+    file.seek(8)
+    file.write(ordered.ljust(length))
 
 
 def content_sha256(tensors: Mapping[str, "Tensor"], metadata: Mapping[str, str]) -> str:

@@ -16,7 +16,8 @@ from torch import Tensor
 
 import maskedclip
 from maskedclip.config import override
-from maskedclip.models.checkpoints.files import Weights, read_checkpoint
+from maskedclip.models.checkpoints.files import Weights, read_checkpoint, read_safetensors
+from maskedclip.models.checkpoints.sealed import save_sealed
 from maskedclip.models.classifier import read_classifier, write_classifier
 from maskedclip.models.pretrained import load_encoder, recognise
 from maskedclip.pretrain.preflight import prepare
@@ -147,6 +148,19 @@ def test_a_file_of_an_older_version_is_read_with_a_word(
               {"maskedclip": '{"size": "micro", "image_size": 64, "patch_size": 16}'})  # fmt: skip
     assert load_encoder(tmp_path)[1].share == 1
     assert "older version, without a sha256" in caplog.text
+
+
+def test_the_same_weights_are_the_same_bytes(tmp_path: Path) -> None:
+    header = {"size": "micro", "word": '\N{LATIN SMALL LETTER A WITH DIAERESIS} "/\\\n\t'}
+    written = set()
+    for number in range(8):  # safetensors itself writes the header in a random order
+        save_sealed(
+            {"b": torch.ones(2), "a": torch.zeros(3)}, tmp_path / f"{number}", header, {"x": 1}
+        )
+        written.add((tmp_path / f"{number}").read_bytes())
+    assert len(written) == 1
+    (tmp_path / "0").rename(tmp_path / "0.safetensors")
+    assert read_safetensors(tmp_path / "0.safetensors")[1] == header
 
 
 def cut(state: Tensors, *prefixes: str) -> Tensors:
