@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from maskedclip.data.order import number, uniform
-from maskedclip.data.transforms import TRIES
+from maskedclip.data.transforms import TRIES, constant
 
 GLOBALS = 2  # large crops
 COLOUR_DRAWS = 9  # numbers drawn for a crop's colours and blur
@@ -70,13 +70,26 @@ class CropDraws(NamedTuple):
 class Crops(NamedTuple):
     """The crops of a batch; G large and S small ones an image, V together."""
 
-    global_BGHWC: Tensor  # uint8, not yet mirrored nor coloured
-    local_BSHWC: Tensor
+    image_BL: Tensor  # uint8, all crops of an image behind one another: one copy to the device
     flip_BX: Tensor  # bool
     colour_BXF: Tensor  # for augment_colours
     drop_BXF: Tensor
     hidden_BGN: Tensor  # bool, True where hidden from the student
     masked_M: Tensor  # indices of the hidden patches, crop 0 of all images before crop 1
+    sizes: tuple[int, int]  # pixels of the large and of the small ones
+
+    def large_crops(self) -> Tensor:
+        """Return image_BGHWC, not yet mirrored nor coloured."""
+        large = self.sizes[0]
+        end = 3 * GLOBALS * large**2
+        return self.image_BL[:, :end].view(len(self.image_BL), GLOBALS, large, large, 3)
+
+    def small_crops(self) -> Tensor:
+        """Return image_BSHWC, as `large_crops`."""
+        large, small = self.sizes
+        rest_BL = self.image_BL[:, 3 * GLOBALS * large**2 :]
+        number = rest_BL.shape[1] // (3 * small**2)
+        return rest_BL.view(len(rest_BL), number, small, small, 3)
 
 
 def crop_draws(
@@ -133,18 +146,16 @@ def collate_crops(
     image_size: int,
 ) -> Crops:
     """Return the crops of a batch; rows holds the draws and the hidden_GN of each image."""
-    images, large = len(flat_BL), 3 * GLOBALS * image_size**2
     hidden_BGN = torch.from_numpy(np.stack([hidden_GN for _, hidden_GN in rows]))
     draws = [draws for draws, _ in rows]
-    small = (images, crops.local_crops, crops.local_size, crops.local_size, 3)
     return Crops(
-        global_BGHWC=flat_BL[:, :large].view(images, GLOBALS, image_size, image_size, 3),
-        local_BSHWC=flat_BL[:, large:].view(small),
+        image_BL=flat_BL,
         flip_BX=torch.from_numpy(np.stack([one.flip_X for one in draws])),
         colour_BXF=torch.from_numpy(np.stack([one.colour_XF for one in draws])).float(),
         drop_BXF=torch.from_numpy(np.stack([one.drop_XF for one in draws])).float(),
         hidden_BGN=hidden_BGN,
         masked_M=hidden_BGN.transpose(0, 1).flatten().nonzero().flatten(),
+        sizes=(image_size, crops.local_size),
     )
 
 
@@ -172,7 +183,7 @@ def augment_colours(
 
 
 def _grey(image_BCHW: Tensor) -> Tensor:
-    weight_C11 = image_BCHW.new_tensor(_GREYS).view(3, 1, 1)
+    weight_C11 = constant(_GREYS, image_BCHW.device).view(3, 1, 1)
     return (image_BCHW * weight_C11).sum(dim=1, keepdim=True)
 
 

@@ -11,7 +11,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from itertools import count
 from threading import Event
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -53,7 +53,7 @@ def stream(  # noqa: PLR0913 (what is read, then who reads it)
     prefetch: int,
     readers: int = 1,
 ) -> Generator[Batch, None, None]:
-    """Yield this rank's share of the batches from `first_step` on, without end.
+    """Return an iterator over this rank's share of the batches from `first_step` on, without end.
 
     batch_sizes are paired and unpaired images a step over all ranks, multiples of `world`. Raises
     RuntimeError where a source has nothing but damaged samples to show.
@@ -93,12 +93,33 @@ def stream(  # noqa: PLR0913 (what is read, then who reads it)
         map(jobs_of, count(first_step)), read_row, partial(make_row, view=view),
         readers=readers, threads=threads, prefetch=prefetch,
     )  # fmt: skip
-    try:
-        for batch in rows:
-            yield collate(images.popleft(), batch, tokenize, view)
-    finally:
-        rows.close()
-        cache.close()
+
+    def batches() -> Generator[Batch, None, None]:
+        try:
+            for batch in rows:
+                yield collate(images.popleft(), batch, tokenize, view)
+        finally:
+            rows.close()
+            cache.close()
+
+    return _one_ahead(batches()) if threads else batches()
+
+
+def _one_ahead(batches: Generator[Batch, None, None]) -> Generator[Batch, None, None]:
+    """Yield batches that are put together in a thread of their own, the next during a step.
+
+    Drawing, tokenizing and pinning then take no time of the thread that starts the kernels.
+    """
+    with ThreadPoolExecutor(1) as thread:
+        coming = thread.submit(next, batches)
+        try:
+            while True:
+                batch = coming.result()
+                coming = thread.submit(next, batches)
+                yield batch
+        finally:
+            coming.cancel()
+            thread.submit(batches.close)  # behind the one under way
 
 
 class _Blocks:
@@ -164,10 +185,10 @@ def collate(
     if view.crops is not None:
         its = [row.crops for row in rows if row.crops is not None]
         crops = collate_crops(block, its, view.crops, view.image_size)
-        image_BHWC = crops.global_BGHWC[:, 0]
+        image_BHWC = crops.large_crops()[:, 0]
     captions = [row.caption for row in rows if row.caption]
     token_AL, token_mask_AL = tokenize(captions)
-    return Batch(
+    batch = Batch(
         image_BCHW=image_BHWC.permute(0, 3, 1, 2),
         flip_B=torch.tensor([row.flip for row in rows]),
         hidden_BN=torch.from_numpy(np.stack([row.hidden_N for row in rows])),
@@ -179,3 +200,19 @@ def collate(
         lost=[row.lost for row in rows if row.lost],
         crops=crops,
     )
+    return _pinned(batch) if torch.cuda.is_available() else batch
+
+
+def _pinned(batch: Batch) -> Batch:
+    """Return the batch in pinned memory, which is copied to a GPU while the host goes on."""
+    crops = batch.crops
+    if crops is not None:
+        crops = crops._replace(**_pinned_fields(crops))
+    own = _pinned_fields(batch)
+    del own["image_BCHW"]  # made so, or a view of what is
+    return batch._replace(crops=crops, **own)
+
+
+def _pinned_fields(fields: Batch | Crops) -> dict[str, Any]:
+    named = fields._asdict().items()
+    return {name: value.pin_memory() for name, value in named if isinstance(value, Tensor)}

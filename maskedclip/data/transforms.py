@@ -3,6 +3,7 @@
 import math
 import threading
 from collections.abc import Sequence
+from functools import cache
 
 import numpy as np
 import simplejpeg
@@ -264,8 +265,9 @@ def normalise(
     For uint8 images of any strides; all of it happens where the images are. Other weights than
     ours may want another mean and deviation, of values from 0 to 1.
     """
-    mean_C11 = torch.tensor(mean, device=image_BCHW.device).view(3, 1, 1) * 255
-    std_C11 = torch.tensor(std, device=image_BCHW.device).view(3, 1, 1) * 255
+    device = image_BCHW.device
+    mean_C11 = constant(tuple(mean), device).view(3, 1, 1) * 255
+    std_C11 = constant(tuple(std), device).view(3, 1, 1) * 255
     x_BCHW = (image_BCHW.contiguous().float() - mean_C11) / std_C11
     if flip_B is None:
         return x_BCHW
@@ -274,6 +276,12 @@ def normalise(
 
 def denormalise(image_BCHW: Tensor) -> Tensor:
     """Return values in 0..1 of what `normalise` made, clipped."""
-    mean = torch.tensor(MEAN, device=image_BCHW.device).view(3, 1, 1)
-    std = torch.tensor(STD, device=image_BCHW.device).view(3, 1, 1)
-    return (image_BCHW * std + mean).clamp(0, 1)
+    mean_C11, std_C11 = (constant(v, image_BCHW.device).view(3, 1, 1) for v in (MEAN, STD))
+    return (image_BCHW * std_C11 + mean_C11).clamp(0, 1)
+
+
+@cache
+def constant(values: tuple[float, ...], device: torch.device) -> Tensor:
+    """Return values on a device, copied there once: such a copy waits for all that is queued."""
+    with torch.inference_mode(False):
+        return torch.tensor(values, device=device)

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from maskedclip.models.blocks import Group, run, sincos_positions
 from maskedclip.models.encoder import Encoder
+from maskedclip.models.moving_average import follow
 
 CENTRE_MOMENTUM = 0.9
 
@@ -205,13 +206,10 @@ class DinoTeacher(_Headed):
         """Move every weight to momentum * itself + (1 - momentum) * the student's.
 
         The centres move to `means`, of [CLS] logits and of patches'. Nothing changes where `skip`,
-        a scalar on the device, is 1. Each rank updates its own shards.
+        a scalar on the device, is 1.
         """
         pairs = [(self.encoder, student.encoder), *zip(self.heads(), student.heads(), strict=True)]
-        targets = [_local(parameter) for ours, _ in pairs for parameter in ours.parameters()]
-        sources = [_local(parameter) for _, theirs in pairs for parameter in theirs.parameters()]
-        weight = (1 - momentum) * (1 - skip)
-        torch._foreach_lerp_(targets, sources, [weight] * len(targets))
+        follow(pairs, momentum, skip)
         for centre_K, mean_K in zip((self.cls_centre, self.patch_centre), means, strict=True):
             centre_K.lerp_(mean_K, (1 - CENTRE_MOMENTUM) * (1 - skip))
 
@@ -223,7 +221,3 @@ def _of_tokens(kept_JR: Tensor, groups: tuple[Group, ...]) -> Tensor:
         [part.repeat_interleave(g.length, dim=1) for part, g in zip(parts, groups, strict=True)],
         dim=1,
     )
-
-
-def _local(parameter: Tensor) -> Tensor:
-    return parameter.to_local() if hasattr(parameter, "to_local") else parameter

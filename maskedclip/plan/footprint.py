@@ -10,8 +10,9 @@ from typing import NamedTuple
 
 from maskedclip.models.shapes import BatchShape, NetworkShape, StackShape
 
-# of a block, in widths of a token: input, norm, q k v, mixed, sum, norm, 4 of fc1, 4 of its GELU
-_KEPT, _JOINED = 16, 1  # and the groups of a packed pass joined again
+# of a block, in widths of a token: input, norm, q k v, mixed, sum, norm, 4 of fc1, and of a BERT's
+# layer the 4 of its GELU, which our blocks take again in the backward pass
+_KEPT, _KEPT_OF_BERT, _JOINED = 12, 16, 1  # and the groups of a packed pass joined again
 _STATISTICS = 16  # bytes a token: mean and deviation of two norms in fp32
 _BACKWARD = 5  # widths that gradients need on top of what is kept, at the MLP
 _FORWARD = 11  # widths that live at once in a block that keeps nothing, at the MLP
@@ -117,7 +118,8 @@ def _moments(network: NetworkShape, load: BatchShape, ways: Ways) -> Iterator[Me
         width = network.encoder.width
         working: float = (_FORWARD + 2) * width * teacher_tokens * ways.value
         gathered = 2 * ways.value * network.encoder.unit
-        yield Memory("the teacher's pass", now | {"working": working + gathered})
+        first = fixed | {"losses": 0.0, "gradients": before}  # nothing is kept yet
+        yield Memory("the teacher's pass", first | {"working": working + gathered})
         working = 5 * values + width * teacher_tokens * ways.value
         yield Memory("the loss of eq. 5", now | {"working": working})
 
@@ -131,7 +133,7 @@ def _moments(network: NetworkShape, load: BatchShape, ways: Ways) -> Iterator[Me
         tokens = sum(images * length for images, length in network.groups(part, part_load))
         work: float = _BACKWARD * part.width * tokens * ways.value
         if ways.recompute:  # all but the input, which was kept
-            work += _block_bytes(part, network.groups(part, part_load), ways.value)
+            work += _block_bytes(part, network, part_load, ways.value)
             work -= part.width * tokens * ways.value
         # weights of this block and the next, its gradients, and both buffers of the reduction
         shards = _FP32 / ways.world
@@ -166,7 +168,7 @@ def kept_bytes(part: StackShape, network: NetworkShape, load: BatchShape, ways: 
     groups = network.groups(part, load)
     tokens = sum(images * length for images, length in groups)
     row = part.width * ways.value
-    block = row * tokens if ways.recompute else _block_bytes(part, groups, ways.value)
+    block = row * tokens if ways.recompute else _block_bytes(part, network, load, ways.value)
     kept = part.depth * block
     if part is network.encoder:
         # the last block's output and its norm; patches, which choosing visible ones holds on to
@@ -183,9 +185,11 @@ def kept_bytes(part: StackShape, network: NetworkShape, load: BatchShape, ways: 
     return kept
 
 
-def _block_bytes(part: StackShape, groups: tuple[tuple[int, int], ...], value: int) -> float:
+def _block_bytes(part: StackShape, network: NetworkShape, load: BatchShape, value: int) -> float:
+    groups = network.groups(part, load)
     tokens = sum(images * length for images, length in groups)
-    widths = _KEPT + (_JOINED if len(groups) > 1 else 0)
+    widths = _KEPT_OF_BERT if part is network.text else _KEPT
+    widths += _JOINED if len(groups) > 1 else 0
     return tokens * (widths * part.width * value + _STATISTICS + part.heads * _FP32)
 
 

@@ -80,7 +80,6 @@ def train(
     run, engine = config.directory, config.engine
     epoch_steps, total = length(config, *sources)
     warmup = config.optim.warmup_epochs / config.optim.epochs * total
-    images = config.data.paired_batch + config.data.unpaired_batch
     peak = peak_flops(device, compute_type(engine.precision, device)) * dist.get_world_size()
     guard = StepGuard(method.optimizer, device, spike=engine.spike)
     faults = Faults(run, engine.on_fault, engine.log_every)
@@ -90,7 +89,8 @@ def train(
             run / "checkpoints", engine.keep, asynchronous=engine.async_checkpoint, lease=lease
         ) as checkpoints,
         StepLog(
-            run, done, total, lease=lease, epoch_steps=epoch_steps, images=images, peak_flops=peak
+            run, done, total, lease=lease, epoch_steps=epoch_steps,
+            images=config.data.paired_batch + config.data.unpaired_batch, peak_flops=peak,
         ) as log,
         HangWatch(run / "hang", engine.hang_minutes) as watch,
         Batches(config, sources, method.view(config), method.tokenize, device) as batches,
@@ -100,10 +100,13 @@ def train(
             batches.seek(step)
         while step < total:
             batch = log.wait_for(batches.next)
+            # before the copies: the exchange of the ranks would wait for them
             asked = batches.report_lost(step, batch.lost, preemption.request)
             faults.remember(step, batch.keys)
             lr = config.peak_lr * warmup_cosine(step, warmup, total)
-            values, draw = method.step(batch, At(step, total, lr), guard)
+            values, draw = method.step(batches.on_device(batch), At(step, total, lr), guard)
+            # it holds the outputs, which would lie beside those of the next step
+            draw = draw if due(step, engine.pictures_every, total) else None
             log.add(values, method.step_flops(batch))
             saves = due(step, engine.save_every, total) or bool(asked)
             if saves or due(step, engine.log_every, total):  # only what is finite is saved
@@ -115,8 +118,9 @@ def train(
                     continue
                 faults.passed(step)
                 log.write(step + 1, lr)
-            if draw is not None and due(step, engine.pictures_every, total):
+            if draw is not None:
                 log.image(step + 1, draw())
+                draw = None
             step += 1
             if saves:
                 with watch.paused():

@@ -147,7 +147,7 @@ def single_crop(config: Config) -> View:
 
 
 class Batches:
-    """The batches of a run from any step on, on the device, and its list of lost samples.
+    """The batches of a run from any step on, and its list of lost samples.
 
     Use as a context; `seek` first. Every rank calls each of these.
     """
@@ -189,9 +189,13 @@ class Batches:
         )  # fmt: skip
 
     def next(self) -> Batch:
-        """Return this rank's share of the next step, its copies to the device under way."""
+        """Return this rank's share of the next step, in the host's memory."""
         assert self._stream is not None, "seek comes first"
-        return to_device(next(self._stream), self._device)
+        return next(self._stream)
+
+    def on_device(self, batch: Batch) -> Batch:
+        """Return a batch whose copies to the device are under way."""
+        return to_device(batch, self._device)
 
     def report_lost(self, step: int, lost: list[Lost], asked: int) -> int:
         """List what any rank lost in `step`; return the signal that any rank got (Preemption).
@@ -209,13 +213,16 @@ def to_device(batch: Batch, device: torch.device) -> Batch:
     Of several crops these alone are needed there.
     """
     if batch.crops is not None:
-        return batch._replace(crops=Crops(*(x.to(device, non_blocking=True) for x in batch.crops)))
-    tensors: dict[str, Any] = {
+        return batch._replace(crops=batch.crops._replace(**_copied(batch.crops, device)))
+    return batch._replace(**_copied(batch, device))
+
+
+def _copied(fields: Batch | Crops, device: torch.device) -> dict[str, Any]:
+    return {
         name: value.to(device, non_blocking=True)
-        for name, value in batch._asdict().items()
+        for name, value in fields._asdict().items()
         if isinstance(value, Tensor)
     }
-    return batch._replace(**tensors)
 
 
 def open_ledger(config: Config, done: int) -> RunLedger:

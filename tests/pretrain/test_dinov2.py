@@ -56,17 +56,17 @@ def crops_of(config: Config, images: int = 4) -> Crops:
     hidden_BGN = torch.zeros(images, 2, patches, dtype=torch.bool)
     hidden_BGN[:, 1, : patches // 2] = True
 
-    def bytes_of(*shape: int) -> torch.Tensor:
-        return torch.randint(0, 256, (*shape, 3), generator=generator, dtype=torch.uint8)
-
+    pixels = 2 * size**2 + dino.local_crops * dino.local_size**2
     return Crops(
-        global_BGHWC=bytes_of(images, 2, size, size),
-        local_BSHWC=bytes_of(images, dino.local_crops, dino.local_size, dino.local_size),
+        image_BL=torch.randint(
+            0, 256, (images, 3 * pixels), generator=generator, dtype=torch.uint8
+        ),
         flip_BX=torch.rand(images, crops, generator=generator) < 0.5,
         colour_BXF=torch.rand(images, crops, 9, generator=generator),
         drop_BXF=torch.rand(images, crops, 8, generator=generator),
         hidden_BGN=hidden_BGN,
         masked_M=hidden_BGN.transpose(0, 1).flatten().nonzero().flatten(),
+        sizes=(size, dino.local_size),
     )
 
 

@@ -15,7 +15,7 @@ from maskedclip.config import Config
 from maskedclip.data.multi_crop import GLOBALS, Crops, MultiCrop, augment_colours
 from maskedclip.data.rows import View
 from maskedclip.data.stream import Batch
-from maskedclip.data.transforms import normalise
+from maskedclip.data.transforms import constant, normalise
 from maskedclip.engine.checkpoint import full_weights
 from maskedclip.engine.distributed import compute_type, mean_over_ranks, shard, whole
 from maskedclip.engine.optimizer import cosine, scaled_adamw
@@ -237,7 +237,7 @@ def step_flops(model: Student, images: int, config: Config) -> float:
 def prepared(crops: Crops) -> tuple[Tensor, Tensor]:
     """Return large and small crops, coloured and normalised, number by number."""
     prepared_crops, first = [], 0
-    for image_BXHWC in (crops.global_BGHWC, crops.local_BSHWC):
+    for image_BXHWC in (crops.large_crops(), crops.small_crops()):
         images, number = image_BXHWC.shape[:2]
         stop = first + number
         image_RCHW = image_BXHWC.transpose(0, 1).flatten(0, 1).permute(0, 3, 1, 2)
@@ -248,8 +248,8 @@ def prepared(crops: Crops) -> tuple[Tensor, Tensor]:
         coloured_RCHW = augment_colours(
             image_RCHW.float() / 255,
             colour_RF,
-            blur_B=colour_RF.new_tensor(_BLUR)[kind_R],
-            solarise_B=colour_RF.new_tensor(_SOLARISE)[kind_R],
+            blur_B=constant(_BLUR, kind_R.device)[kind_R],
+            solarise_B=constant(_SOLARISE, kind_R.device)[kind_R],
         )
         prepared_crops.append(normalise(255 * coloured_RCHW, flip_R))
         first = stop

@@ -22,7 +22,7 @@ from maskedclip.engine.optimizer import adamw
 from maskedclip.engine.step_guard import StepGuard
 from maskedclip.losses import masked_feature_loss, masked_pixel_loss
 from maskedclip.models.maskedclip import SIZES, MaskedCLIP, Outputs
-from maskedclip.models.patches import pixel_target
+from maskedclip.models.patches import pixel_target, take
 from maskedclip.models.shapes import NetworkShape, absent, parameter_count, stack_shape
 from maskedclip.models.teacher import Teacher
 from maskedclip.models.text import TextTower, build_text
@@ -60,6 +60,8 @@ def objective(
 
     A term of weight 0 is absent: the model gives None for what it needs.
     """
+    # the teacher first: its working set is then gone before the student keeps anything
+    target_BND = networks.teacher(image_BCHW) if networks.teacher is not None else None
     out = networks.model(image_BCHW, batch.hidden_BN, batch.token_AL, batch.token_mask_AL)
     terms: dict[str, Tensor] = {}
     if out.pixel_BMP is not None:
@@ -70,9 +72,10 @@ def objective(
         terms["mim"] = masked_pixel_loss(out.pixel_BMP, target_BMP, all_BM)
     if out.image_AD is not None:
         terms["clip"] = contrast(out, batch.label_A)
-    if out.feature_BND is not None and networks.teacher is not None:
-        wanted_BM = out.hidden_BM if config.model.feature_patches == "hidden" else None
-        terms["mfd"] = masked_feature_loss(out.feature_BND, networks.teacher(image_BCHW, wanted_BM))
+    if out.feature_BND is not None and target_BND is not None:
+        if config.model.feature_patches == "hidden" and out.hidden_BM is not None:
+            target_BND = take(target_BND, out.hidden_BM)
+        terms["mfd"] = masked_feature_loss(out.feature_BND, target_BND)
     return weighted(terms, config.loss), out
 
 

@@ -1,0 +1,50 @@
+"""The MLP's own backward pass against autograd's, and what it keeps."""
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from maskedclip.models.blocks import Mlp
+from maskedclip.models.moving_average import follow
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_gradients_of_the_mlp_are_the_bits_of_autograd_s(dtype):
+    torch.manual_seed(0)
+    ours, plain = (Mlp(width=24, hidden=96).to(dtype) for _ in range(2))
+    plain.load_state_dict(ours.state_dict())
+    x_TD = torch.randn(50, 24, dtype=dtype)
+    slope_TD = torch.randn(50, 24, dtype=dtype)
+    found = []
+    for mlp, run in ((ours, ours), (plain, lambda x: plain.fc2(F.gelu(plain.fc1(x))))):
+        leaf_TD = x_TD.clone().requires_grad_()
+        out_TD = run(leaf_TD)
+        out_TD.backward(slope_TD)
+        found.append([out_TD, leaf_TD.grad, *(parameter.grad for parameter in mlp.parameters())])
+    assert all(a.equal(b) for a, b in zip(*found, strict=True))
+
+
+def test_the_mlp_keeps_its_input_and_the_gelu_s_input_alone():
+    mlp = Mlp(width=8, hidden=32)
+    kept = []
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        kept.append(tensor)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        mlp(torch.randn(5, 8, requires_grad=True))
+    weights = {id(parameter) for parameter in mlp.parameters()}
+    shapes = [tuple(x.shape) for x in kept if x.shape[0] == 5 and id(x) not in weights]
+    assert sorted(shapes) == [(5, 8), (5, 32)]
+
+
+def test_an_average_follows_by_its_momentum_and_not_where_a_step_is_skipped():
+    ours, theirs = nn.Linear(3, 2), nn.Linear(3, 2)
+    before = [parameter.clone() for parameter in ours.parameters()]
+    follow([(ours, theirs)], 0.75, torch.ones(()))
+    assert all(a.equal(b) for a, b in zip(ours.parameters(), before, strict=True))
+    follow([(ours, theirs)], 0.75, torch.zeros(()))
+    for parameter, old, new in zip(ours.parameters(), before, theirs.parameters(), strict=True):
+        torch.testing.assert_close(parameter, 0.75 * old + 0.25 * new)

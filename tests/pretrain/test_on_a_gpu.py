@@ -1,0 +1,126 @@
+"""What a step does to a GPU, found without one: its copies and waits under fake CUDA tensors, and
+what is alive from one step to the next."""
+
+import gc
+import weakref
+from collections import Counter
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.testing._internal.distributed.fake_pg import FakeStore
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_flatten
+
+from maskedclip.config import Config, override
+from maskedclip.data.transforms import constant, normalise
+from maskedclip.engine.optimizer import adamw
+from maskedclip.engine.step_guard import StepGuard
+from maskedclip.models.maskedclip import MaskedCLIP, Outputs
+from maskedclip.models.teacher import Teacher
+from maskedclip.pretrain.loop import pretrain
+from maskedclip.pretrain.methods.maskedclip import MaskedClipNetworks, train_step
+from maskedclip.pretrain.methods.protocol import At
+from maskedclip.pretrain.sources import to_device
+from maskedclip.recipes import maskedclip_vits
+from tests.plan.traced import _batch, _networks
+
+WAITS = ("_local_scalar_dense", "nonzero", "aten.equal.", "unique", "masked_select")
+
+
+class Waits(TorchDispatchMode):
+    """Lists what the host waits for: values read, and copies that are not asked to be async."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: Counter[str] = Counter()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        name = str(func)
+        tensors = [x for x in tree_flatten((args, kwargs, out))[0] if isinstance(x, torch.Tensor)]
+        devices = {tensor.device.type for tensor in tensors}
+        if any(word in name for word in WAITS):
+            self.found[name] += 1
+        if devices == {"cpu", "cuda"}:
+            copies = "_to_copy" in name or "copy_" in name
+            if not (copies and (kwargs or {}).get("non_blocking")):
+                self.found[f"{name} between cpu and cuda"] += 1
+        return out
+
+
+@pytest.fixture
+def fake_cuda():
+    dist.init_process_group("fake", rank=0, world_size=4, store=FakeStore())
+    constant.cache_clear()
+    yield FakeTensorMode()
+    constant.cache_clear()  # it holds fake tensors
+    dist.destroy_process_group()
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_no_copy_and_no_wait_within_a_step_but_that_of_the_first_constants(
+    fake_cuda, accumulate, monkeypatch
+):
+    small = {"data.paired_batch": 16, "data.unpaired_batch": 16, "model.text": "builtin"}
+    config = override(maskedclip_vits(), small | {"optim.accumulate": accumulate})
+    with torch.device("meta"):
+        model, teacher = _networks(config)
+    assert isinstance(teacher, Teacher)
+    with fake_cuda:
+        for module in (model, teacher):
+            module._apply(lambda x: torch.empty(x.shape, dtype=x.dtype, device="cuda"))
+        optimizer = adamw(model, betas=(0.9, 0.95), weight_decay=0.05)
+        networks = MaskedClipNetworks(model, teacher, optimizer)
+        guard = StepGuard(optimizer, torch.device("cuda"), spike=10.0)
+        host = _batch(config, 4, 12)
+        rows = len(host.hidden_BN)
+        host = host._replace(
+            flip_B=torch.zeros(rows, dtype=torch.bool),
+            image_BCHW=torch.zeros(rows, 224, 224, 3, dtype=torch.uint8).permute(0, 3, 1, 2),
+        )
+        # autograd's engine wants a real device: a backward pass is not looked into
+        monkeypatch.setattr(torch.Tensor, "backward", lambda _: give_gradients(model))
+        monkeypatch.setattr(torch.autograd, "grad", lambda _, of: [torch.empty_like(x) for x in of])
+        found = []
+        for step in range(2):
+            with Waits() as waits:
+                batch = to_device(host, torch.device("cuda"))
+                image_BCHW = normalise(batch.image_BCHW, batch.flip_B)
+                train_step(networks, guard, image_BCHW, batch, At(step, 9, 1e-4), config)
+            found.append(dict(waits.found))
+    assert sum(found[0].values()) == 2, found[0]  # mean and deviation, once a run
+    assert found[1] == {}
+
+
+def give_gradients(model: MaskedCLIP) -> None:
+    for parameter in model.parameters():
+        parameter.grad = torch.empty_like(parameter)
+
+
+def test_nothing_of_a_step_lives_in_the_next(small: Config):
+    config = override(small, {"optim.steps": 4, "engine.pictures_every": 2})
+    alive: list[weakref.ref[torch.Tensor]] = []
+    checked = []
+
+    def before(module: torch.nn.Module, _: object) -> None:
+        if isinstance(module, MaskedCLIP) and alive:
+            gc.collect()
+            checked.append([ref for ref in alive if ref() is not None])
+            alive.clear()
+
+    def after(_module: torch.nn.Module, _args: object, out: object) -> None:
+        if isinstance(out, Outputs):
+            alive.extend(weakref.ref(x) for x in (out.pixel_BMP, out.feature_BND, out.image_AD))
+
+    hooks = [
+        torch.nn.modules.module.register_module_forward_pre_hook(before),
+        torch.nn.modules.module.register_module_forward_hook(after),
+    ]
+    try:
+        pretrain(config)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    assert checked == [[], [], []]
