@@ -8,8 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from maskedclip.doctor.outcome import Outcome, failed, gigabytes, not_applicable, ok, warning
-from maskedclip.engine.gpu_specs import GPUS
-from maskedclip.engine.visible_gpus import LEAST_DRIVER, OLDER_BUILD
+from maskedclip.engine.gpu_specs import GPUS, LEAST_DRIVER, OLDER_BUILD
 
 _TIMEOUT_S = 8
 _FULL = 0.9

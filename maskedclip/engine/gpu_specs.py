@@ -22,6 +22,9 @@ GPUS = {
     "v100-32": Gpu("V100", 32, 31.74, 0, 15.7e12, 300, 300),
     "a100-40": Gpu("A100", 40, 39.39, 312e12, 19.5e12, 400, 600),
     "a100-80": Gpu("A100", 80, 79.14, 312e12, 19.5e12, 400, 600),
+    # before the H100 of SXM boards, of whose name theirs are longer
+    "h100pcie-80": Gpu("H100 PCIe", 80, 79.18, 756e12, 51e12, 350, 128),
+    "h100nvl-94": Gpu("H100 NVL", 94, 93.1, 835e12, 60e12, 400, 600),
     "h100-80": Gpu("H100", 80, 79.10, 989e12, 67e12, 700, 900),
     "h200-141": Gpu("H200", 141, 139.7, 989e12, 67e12, 700, 900),
     "l40s-48": Gpu("L40S", 48, 44.39, 362e12, 91.6e12, 350, 64),
@@ -32,6 +35,13 @@ GPUS = {
     "rtx3090-24": Gpu("RTX 3090", 24, 23.5, 71e12, 35.6e12, 350, 64),
     "rtx4090-24": Gpu("RTX 4090", 24, 23.5, 165.2e12, 82.6e12, 450, 64),
 }
+
+
+# docs.nvidia.com/deploy/cuda-compatibility/minor-version-compatibility.html, table 1
+LEAST_DRIVER = {11: 450, 12: 525, 13: 580}
+OLDER_BUILD = (
+    "pip install 'torch>=2.13,<2.15' torchvision --index-url https://download.pytorch.org/whl/cu126"
+)
 
 
 def find_gpu(name: str) -> Gpu:
@@ -45,7 +55,12 @@ def find_gpu(name: str) -> Gpu:
 
 
 def bf16_peak(device_name: str) -> float | None:
-    """Return the bf16 FLOPS of a device by CUDA's name for it; None where it is not known."""
+    """Return the bf16 FLOPS of a device by CUDA's name for it; None where it is not known.
+
+    Of a slice (MIG) nothing is known: it has a part of the card's.
+    """
+    if " MIG " in f" {device_name} ":
+        return None
     words = f" {device_name.replace('-', ' ')} "  # whole words: A100 is no A10, L40S no L4
     for gpu in GPUS.values():
         if f" {gpu.part_of_name} " in words and gpu.bf16_flops:

@@ -7,12 +7,9 @@ from pathlib import Path
 
 import torch
 
+from maskedclip.engine.gpu_specs import LEAST_DRIVER, OLDER_BUILD
+
 logger = logging.getLogger(__name__)
-# docs.nvidia.com/deploy/cuda-compatibility/minor-version-compatibility.html, table 1
-LEAST_DRIVER = {11: 450, 12: 525, 13: 580}
-OLDER_BUILD = (
-    "pip install 'torch>=2.13,<2.15' torchvision --index-url https://download.pytorch.org/whl/cu126"
-)
 _PROCESSOR = "run on the processor: --gpus 0, or CUDA_VISIBLE_DEVICES= before the command"
 _KERNEL = Path("/proc/driver/nvidia/gpus")  # a folder for each GPU that the driver holds
 # set where GPUs were asked for: their indexes, or their number
