@@ -6,7 +6,7 @@ sample that is damaged costs that sample: another takes its slot and every other
 
 import weakref
 from collections import deque
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from itertools import count
@@ -93,16 +93,20 @@ def stream(  # noqa: PLR0913 (what is read, then who reads it)
         map(jobs_of, count(first_step)), read_row, partial(make_row, view=view),
         readers=readers, threads=threads, prefetch=prefetch,
     )  # fmt: skip
+    batches = (collate(images.popleft(), batch, tokenize, view) for batch in rows)
+    closed = _closing(batches, rows, cache)
+    return _one_ahead(closed) if threads else closed
 
-    def batches() -> Generator[Batch, None, None]:
-        try:
-            for batch in rows:
-                yield collate(images.popleft(), batch, tokenize, view)
-        finally:
-            rows.close()
-            cache.close()
 
-    return _one_ahead(batches()) if threads else batches()
+def _closing(
+    batches: Iterator[Batch], rows: Generator[list[BatchRow], None, None], cache: "_Cache"
+) -> Generator[Batch, None, None]:
+    """Yield the batches, and end the threads that make them when the caller has enough."""
+    try:
+        yield from batches
+    finally:
+        rows.close()
+        cache.close()
 
 
 def _one_ahead(batches: Generator[Batch, None, None]) -> Generator[Batch, None, None]:
