@@ -324,6 +324,8 @@ KEYWORDS: dict[str, str] = {
     "dme": "diabetic macular edema",
     "amd": "age related macular degeneration",
     "armd": "age related macular degeneration",
+    "dry amd": "age related macular degeneration",
+    "wet amd": "neovascular age related macular degeneration",
     "rp": "retinitis pigmentosa",
     "csr": "central serous retinopathy",
     "csc": "central serous retinopathy",

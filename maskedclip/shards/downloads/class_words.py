@@ -27,6 +27,7 @@ _GRADES = {  # without their disease they say nothing
 }
 _GRADES_OF_ANY = {*_GRADES, "minimal", "early", "advanced", "late", "intermediate", "suspect"}
 _ABBREVIATION = 4  # letters
+_NUMBERED = re.compile(r"(class|cls|grade|label|category|type|group|stage|level)e?s? ?(\d+|[a-z])?")
 
 
 def words_of_class(name: str) -> tuple[str, ...]:
@@ -38,6 +39,8 @@ def words_of_class(name: str) -> tuple[str, ...]:
     if known:
         return tuple(categories_of(known))
     if patient_of(words) is None or plain(words) in _NO_WORDS | _GRADES_OF_ANY:
+        return ()
+    if _NUMBERED.fullmatch(plain(words)):  # class_1, grade 2
         return ()
     short = words.isupper() and words.isalpha() and len(words) <= _ABBREVIATION
     if short or not re.search("[a-z]{3}", words, re.IGNORECASE) or not _is_latin(words):

@@ -32,6 +32,7 @@ from tests.downloads.drawing import draw, write
         ("Non-glaucoma", "no glaucoma"),
         ("Age-related Macular Degeneration (AMD)", "age related macular degeneration"),
         ("SCAR", "scar"),
+        ("dry AMD", "age related macular degeneration"),
         ("star fruit disease", "star fruit disease"),
     ],
 )
@@ -42,7 +43,7 @@ def test_a_name_says_a_category(name: str, words: str) -> None:
 @pytest.mark.parametrize(
     "name",
     ["3", "MH", "TSLN", "ODC", "Mild", "Severe", "early", "\u6b63\u5e38", "\u6b63\u5e38 eye", "NaN",
-     "unknown", "yes", "Positive", "none"],
+     "unknown", "yes", "Positive", "none", "Class 0", "class_1", "Grade 2", "Type B"],
 )  # fmt: skip
 def test_a_name_that_says_nothing_for_certain_gives_no_caption(name: str) -> None:
     assert words_of_class(name) == ()
