@@ -41,18 +41,19 @@ logger = logging.getLogger(__name__)
 _BATCH = 64
 _FULL = 1_000_000  # pixels: above any side
 
-Images = Tensor | Sequence[Image.Image | np.ndarray | str | Path]
+One = Image.Image | np.ndarray | str | Path
+Images = Tensor | One | Sequence[One]
 
 
 class Model:
     """An image encoder, with its text tower or its fine-tuned head where the file has one.
 
-    Images are a uint8 tensor BCHW, or a list of PIL images, uint8 arrays HWC (RGB) and paths. PIL
-    images and paths are turned upright by their EXIF and brought to 8 bits, the same way. They
-    are resized, cropped and normalised as the weights expect it (ours: shorter side to 256/224 of
-    the size, centre crop, ImageNet's mean and deviation); a tensor of the model's size is not
-    resized. With field_of_view, listed images are first cropped to the fundus, as
-    tools/make_shards.py does.
+    Images are a uint8 tensor BCHW, or a list of PIL images, uint8 arrays HWC (RGB) and paths; one
+    of these alone is a list of one. PIL images and paths are turned upright by their EXIF and
+    brought to 8 bits, the same way. They are resized, cropped and normalised as the weights expect
+    it (ours: shorter side to 256/224 of the size, centre crop, ImageNet's mean and deviation); a
+    tensor of the model's size is not resized. With field_of_view, listed images are first cropped
+    to the fundus, as tools/make_shards.py does.
     """
 
     def __init__(
@@ -148,12 +149,11 @@ class Model:
     def _batched(
         self, network: Callable[[Tensor], Tensor], images: Images, field_of_view: bool
     ) -> Tensor:
-        if not len(images):
-            raise ValueError("images: the list is empty; give at least one")
+        images = _listed(images)
         batches = (images[first : first + _BATCH] for first in range(0, len(images), _BATCH))
         return torch.cat([network(self._prepare(batch, field_of_view)) for batch in batches])
 
-    def _prepare(self, images: Images, field_of_view: bool) -> Tensor:
+    def _prepare(self, images: Tensor | Sequence[One], field_of_view: bool) -> Tensor:
         if isinstance(images, Tensor):
             if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3:
                 raise ValueError(
@@ -171,27 +171,28 @@ class Model:
             yield
 
 
+def _listed(images: Images) -> Tensor | Sequence[One]:
+    """Return images as a tensor or a list; ValueError where they are neither, or none."""
+    if isinstance(images, str | Path | Image.Image):
+        return [images]
+    if isinstance(images, np.ndarray):
+        return [images] if images.ndim == 3 else list(images)
+    if not isinstance(images, Sequence | Tensor):
+        raise ValueError(
+            f"images: {type(images).__name__}; give a path, an image, a list of them, or a uint8 "
+            f"tensor BCHW"
+        )
+    if not len(images):
+        raise ValueError("images: the list is empty; give at least one")
+    return images
+
+
 def read_image(image: Image.Image | np.ndarray | str | Path, field_of_view: bool) -> Image.Image:
     """Return an image in RGB, cropped to the fundus on demand; ValueError where it is none.
 
     A file and its PIL image give the same (data/photographs/decoding.py).
     """
-    if isinstance(image, np.ndarray):
-        image_HWC = image
-    else:
-        name = str(image if isinstance(image, str | Path) else getattr(image, "filename", ""))
-        try:
-            if isinstance(image, Image.Image):
-                decoded = decode_opened(image)
-            else:  # at full resolution: the field of view may be a small part of the image
-                decoded = decode(Path(image).read_bytes(), _FULL)
-        except FileNotFoundError:
-            raise ValueError(f"{image}: no such image") from None
-        except UnreadableImage as error:
-            raise ValueError(f"{name or 'images'}: {error}; give a JPEG, PNG or TIFF") from error
-        for kind, remark in decoded.remarks:
-            logger.warning("%s: %s (%s)", name or "a PIL image", remark, kind.replace("_", " "))
-        image_HWC = decoded.image_HWC
+    image_HWC = image if isinstance(image, np.ndarray) else _decoded(image)
     if image_HWC.dtype != np.uint8 or image_HWC.ndim != 3 or image_HWC.shape[2] != 3:
         raise ValueError(
             f"images: {image_HWC.dtype} of shape {image_HWC.shape}; give uint8 HWC in RGB"
@@ -199,6 +200,32 @@ def read_image(image: Image.Image | np.ndarray | str | Path, field_of_view: bool
     if field_of_view:
         image_HWC = crop_field(image_HWC)
     return Image.fromarray(np.ascontiguousarray(image_HWC))
+
+
+def _decoded(image: Image.Image | str | Path) -> np.ndarray:
+    """Return image_HWC of a PIL image or a file; ValueError where it is none."""
+    if not isinstance(image, Image.Image | str | Path):
+        raise ValueError(f"images: {type(image).__name__}; give a path, a PIL image or an array")
+    name = str(image if isinstance(image, str | Path) else getattr(image, "filename", ""))
+    try:
+        if isinstance(image, Image.Image):
+            decoded = decode_opened(image)
+        else:  # at full resolution: the field of view may be a small part of the image
+            decoded = decode(Path(image).read_bytes(), _FULL)
+    except FileNotFoundError:
+        raise ValueError(f"{image}: no such image") from None
+    except IsADirectoryError:
+        raise ValueError(
+            f"{image}: is a folder; give its images, such as "
+            f"sorted(Path({str(image)!r}).rglob('*.jpg')), or run maskedclip.predict on it"
+        ) from None
+    except OSError as error:
+        raise ValueError(f"{image}: cannot be read: {error.strerror}") from None
+    except UnreadableImage as error:
+        raise ValueError(f"{name or 'images'}: {error}; give a JPEG, PNG or TIFF") from error
+    for kind, remark in decoded.remarks:
+        logger.warning("%s: %s (%s)", name or "a PIL image", remark, kind.replace("_", " "))
+    return decoded.image_HWC
 
 
 def load(path: str | Path, *, image_size: int = 0) -> Model:

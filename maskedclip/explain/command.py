@@ -62,6 +62,16 @@ def check_methods(methods: Sequence[str]) -> None:
             raise ValueError(f"no method {name!r}; {near}")
 
 
+def _check_file(path: str) -> None:
+    if Path(path).is_dir():
+        raise ValueError(
+            f"--images {path}: is a folder; name its files, as --images=FILE,FILE, or shards, as "
+            f"--dataset=DIR"
+        )
+    if not Path(path).is_file():
+        raise ValueError(f"{path}: no such image")
+
+
 def _check_images(config: ExplainConfig) -> None:
     given = [name for name in ("images", "dataset", "phantoms") if getattr(config, name)]
     if len(given) != 1:
@@ -75,8 +85,7 @@ def _check_images(config: ExplainConfig) -> None:
             "--untrained=SEED goes with --phantoms=COUNT alone: it is that game's control"
         )
     for path in config.images:
-        if not Path(path).is_file():
-            raise ValueError(f"{path}: no such image")
+        _check_file(path)
     stems = [Path(path).stem for path in config.images]
     for stem in stems:
         if stems.count(stem) > 1:

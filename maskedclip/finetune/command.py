@@ -9,7 +9,7 @@ from typing import Literal
 from maskedclip.command import CommandLine, Options, Word, one_line_errors, recipe_lines
 from maskedclip.config import FinetuneConfig, did_you_mean, refuse_repeated
 from maskedclip.finetune.recipes import FINETUNE_RECIPES, finetune_recipe, following_warmup
-from maskedclip.models.checkpoints.files import OWN, RANDOM, locate
+from maskedclip.models.checkpoints.files import OWN, RANDOM, SUFFIXES, locate
 
 PROTOCOLS = ("logistic", "ridge", "linear", "knn", "zeroshot", "transfer")
 USUAL_PROTOCOLS = ("logistic", "knn", "zeroshot")  # of weights that are not fine-tuned
@@ -135,6 +135,10 @@ def check_dataset(directory: Path, task: str) -> None:
     from maskedclip.data.storage.open_dataset import describe  # numpy, too
     from maskedclip.shards.image_folders import TASK, tree_of
 
+    if any((directory / name).is_file() for name in OWN):
+        raise ValueError(f"{directory}: is a run, not a dataset; name shards or a tree of images")
+    if directory.is_file() and directory.suffix in SUFFIXES and directory.suffix != ".tar":
+        raise ValueError(f"{directory}: is a file of weights, not a dataset; name shards")
     tree = tree_of(directory)
     found = {} if tree else describe(directory)
     tasks = [TASK] if tree else list(found.get("classes", {}) | found.get("kinds", {}))
