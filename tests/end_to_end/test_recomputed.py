@@ -10,6 +10,7 @@ import pytest
 from maskedclip.data.storage.shards import ShardWriter
 from maskedclip.evaluate.protocols import evaluate
 from maskedclip.finetune.loop import finetune
+from maskedclip.metrics.operating_points import OPERATING
 from maskedclip.metrics.results import read_rows, recomputed, table
 from maskedclip.metrics.scores import METRICS
 from maskedclip.shards.building.prepare_sample import encode
@@ -43,7 +44,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 def test_every_value_interval_and_count_comes_again(runs: list[Path]) -> None:
     rows = [(run, row) for run in runs for row in read_rows(run)]
     assert {row["protocol"] for _, row in rows} == PROTOCOLS
-    assert {row["metric"] for _, row in rows} == set(METRICS)
+    assert {row["metric"] for _, row in rows} == {*METRICS, *OPERATING}
     for run, row in rows:
         again = recomputed(run, row)
         expected = tuple(row[name] for name in ("value", "low", "high", "n"))
@@ -54,7 +55,7 @@ def test_every_value_interval_and_count_comes_again(runs: list[Path]) -> None:
 def test_no_two_measurements_share_their_predictions(runs: list[Path]) -> None:
     for run in runs:
         rows = read_rows(run)
-        assert len({row["predictions"] for row in rows}) == len(rows) / len(METRICS)
+        assert len({row["predictions"] for row in rows}) == len(rows) / len({*METRICS, *OPERATING})
 
 
 def test_a_test_split_of_one_class_is_measured_as_far_as_it_can_be(
@@ -89,7 +90,7 @@ def test_a_changed_probability_is_noticed(runs: list[Path], tmp_path: Path) -> N
     row = next(row for row in read_rows(run) if row["metric"] == "calibration_error")
     path = run / row["predictions"]
     lines = path.read_text().splitlines()
-    key, label, *_ = lines[1].split(",")
-    lines[1] = f"{key},{label},0.01,0.99"
+    key, source, label, *_ = lines[1].split(",")
+    lines[1] = f"{key},{source},{label},0.01,0.99"
     path.write_text("\n".join(lines) + "\n")
     assert recomputed(run, row).value != pytest.approx(row["value"], abs=1e-6)
