@@ -5,7 +5,8 @@ images, Y classes, R resamples, N the two runs, U units, K tied groups, Q negati
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 from statistics import NormalDist, fmean, stdev
 from typing import NamedTuple
 
@@ -15,6 +16,7 @@ from maskedclip.metrics.results import Predictions
 from maskedclip.metrics.scores import LOWER_IS_BETTER, draws, macro, resampled
 
 RESAMPLES = 2000  # a p-value below 0.001 needs more than an interval does
+_KEPT = 4_000_000  # values of the tables that are kept, 32 MB
 _NO_VARIANCE = 1e-18  # what rounding leaves of none
 
 
@@ -133,11 +135,23 @@ def _mean(metric: str, runs: Sequence[Predictions]) -> float:
     )
 
 
+def _tables(units: tuple[str, ...], seed: int, resamples: int) -> Iterable[np.ndarray]:
+    """Return the tables of `draws`, once for all methods and metrics of one test split."""
+    if len(units) * resamples > _KEPT:
+        return draws(units, len(units), seed=seed, resamples=resamples)
+    return _kept_tables(units, seed, resamples)
+
+
+@lru_cache(maxsize=1)
+def _kept_tables(units: tuple[str, ...], seed: int, resamples: int) -> list[np.ndarray]:
+    return list(draws(units, len(units), seed=seed, resamples=resamples))
+
+
 def _resamples(metric: str, runs: Sequence[Predictions], seed: int, resamples: int) -> np.ndarray:
     """Return the mean over runs of the metric of each resample; none where there is one unit."""
     if len(set(runs[0].units)) < 2:
         return np.empty(0)
-    tables = draws(runs[0].units, len(runs[0].keys), seed=seed, resamples=resamples)
+    tables = _tables(tuple(runs[0].units), seed, resamples)
     return np.concatenate(
         [
             np.mean(

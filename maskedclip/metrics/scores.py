@@ -439,7 +439,9 @@ def _at_positives(
     sorted_B, ordered_BR = -probability_B[order_B], weight_BR[order_B]
     index_P = np.flatnonzero(positive_B[order_B])
     value_T, first_T = np.unique(sorted_B[index_P], return_index=True)
-    true_TR = np.add.reduceat(ordered_BR[index_P], first_T, axis=0)
+    true_TR = ordered_BR[index_P]
+    if len(first_T) < len(index_P):  # ties; all sums are of whole numbers, in any order the same
+        true_TR = np.add.reduceat(true_TR, first_T, axis=0)
     above_T, down_T = (np.searchsorted(sorted_B, value_T, side) for side in ("left", "right"))
     # what lies between the thresholds is summed once: a table as long as B would cost the time
     edge_E = np.unique(np.concatenate([[0], above_T, down_T]))

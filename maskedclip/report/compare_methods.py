@@ -215,12 +215,15 @@ def compare_table(
     problems: list[str] = []
     columns = [(block, column) for block in table.blocks for column in table.columns]
     for block, column in progress(columns, "comparisons"):
+        opened: dict[Result, Predictions] = {}  # the metrics are of the same runs
         for metric in tabled(column):
             runs = {line.method: line.cells[column, metric].scored for line in block.lines}
             runs = {name: own for name, own in runs.items() if own and readable.issuperset(own)}
             if len(runs) < 2:
                 continue
-            predictions = {name: [read(run)[0] for run in own] for name, own in runs.items()}
+            for run in (run for own in runs.values() for run in own if run not in opened):
+                opened[run] = read(run)[0]
+            predictions = {name: [opened[run] for run in own] for name, own in runs.items()}
             alike, others = _on_the_same_images(predictions)
             where = f"{block.name} of labels, {column.name}"
             if others and metric == tabled(column)[0]:
