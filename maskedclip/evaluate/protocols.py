@@ -3,6 +3,7 @@
 import hashlib
 import json
 import logging
+import statistics
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ import torch
 
 from maskedclip.data.captions import prompts
 from maskedclip.data.expert_dictionary import EXPERT
+from maskedclip.data.folds import folds_line, folds_of
 from maskedclip.data.labelled import LabelledSample, Task, labelled
 from maskedclip.data.lost_samples import Ledger
 from maskedclip.data.paper_tasks import chosen
@@ -29,7 +31,7 @@ from maskedclip.metrics import results
 from maskedclip.metrics.class_groups import ClassGroup, group_of
 from maskedclip.metrics.operating_points import OPERATING
 from maskedclip.metrics.results import Predictions, no_order
-from maskedclip.metrics.scores import chosen_thresholds, metrics_of
+from maskedclip.metrics.scores import chosen_thresholds, metrics_of, point
 from maskedclip.metrics.zero_shot import categories
 from maskedclip.shards.downloads.class_words import words_of_class
 from maskedclip.shards.image_folders import as_shards
@@ -76,7 +78,7 @@ def run(options: EvaluateConfig) -> None:
         threads=options.threads, cache=Path(options.cache) if options.cache else None,
         size=options.size, image_size=options.image_size, classes_order=options.classes_order,
         group=options.group, at_sensitivity=options.at_sensitivity,
-        whole=options.whole,
+        whole=options.whole, folds=options.folds,
     )  # fmt: skip
     alone = tuple(protocols) == (TRANSFER,) and not options.shots
     protocol = TRANSFER_WHOLE if options.whole else TRANSFER
@@ -101,6 +103,7 @@ def evaluate(  # noqa: PLR0913 (one keyword an option of the command)
     group: str = "",
     at_sensitivity: float = 0.0,
     whole: bool = False,
+    folds: int = 0,
 ) -> list[dict[str, Any]]:
     """Evaluate frozen weights on the test split of each dataset; return the rows, also in `out`.
 
@@ -118,6 +121,7 @@ def evaluate(  # noqa: PLR0913 (one keyword an option of the command)
         at_sensitivity: what the threshold of tasks of two classes reaches on validation images; 0:
             Youden's.
         whole: for the protocol transfer: test on all labelled images.
+        folds: of cross-validation by patient, in place of the split; zero-shot is left out.
 
     Raises ValueError for weights, datasets, tasks, protocols or classes that are not there, and for
     an image size that the patch does not divide.
@@ -125,7 +129,7 @@ def evaluate(  # noqa: PLR0913 (one keyword an option of the command)
     check_protocols(protocols)
     encoder = FrozenEncoder(weights, size, image_size)
     encoder.check()
-    protocols = _possible(encoder, protocols, shots)
+    protocols = _with_folds(_possible(encoder, protocols, shots), folds)
     frozen = [protocol for protocol in protocols if protocol != TRANSFER]
     rows: list[dict[str, Any]] = []
     if TRANSFER in protocols:
@@ -136,11 +140,10 @@ def evaluate(  # noqa: PLR0913 (one keyword an option of the command)
             )
     for directory, name in datasets if frozen or shots else ():
         benchmark = _benchmark(directory, name, classes_order)
-        task = benchmark.task
-        joined = group_of(group, task.classes, task.kind) if group else None
-        own, few = for_kind(task, frozen, shots)
-        evaluations = list(evaluations_of(benchmark.division, own, fractions, seeds, few))
-        new = _evaluate_all(encoder, benchmark, evaluations, out, cache or out / FOLDER, threads)
+        joined = _group(group, benchmark.task)
+        own, few = for_kind(benchmark.task, frozen, shots)
+        tried = _tried(benchmark, folds, own, fractions, seeds, few)
+        new = _evaluate_tried(encoder, tried, out, cache or out / FOLDER, threads)
         rows += _with_thresholds(out, new, joined, at_sensitivity)
     sys.stdout.write(results.table([with_patients(out, row) for row in rows]))
     return rows
@@ -152,6 +155,30 @@ def _benchmark(directory: Path, name: str, classes_order: Sequence[str]) -> Benc
     if not task.ordered and task.kind == "class":
         logger.warning("%s: %s", directory, no_order(task.classes))
     return Benchmark(dataset, task, division_of(dataset, task))
+
+
+def _tried(
+    benchmark: Benchmark,
+    folds: int,
+    protocols: Sequence[str],
+    fractions: Sequence[float],
+    seeds: int,
+    shots: Sequence[int],
+) -> list[tuple[Benchmark, list[Evaluation]]]:
+    """Return the evaluations of the split, or of each fold."""
+    return [
+        (one, list(evaluations_of(one.division, protocols, fractions, seeds, shots)))
+        for one in _folds_of(benchmark, folds)
+    ]
+
+
+def _folds_of(benchmark: Benchmark, folds: int) -> list[Benchmark]:
+    """Return the benchmark with each fold's division, or as it is where there are no folds."""
+    if not folds:
+        return [benchmark]
+    task = benchmark.task
+    logger.info("%s: %s", benchmark.dataset.directory, folds_line(task, folds))
+    return [benchmark._replace(division=Division(p, {})) for p in folds_of(task, folds)]
 
 
 def _refuse_thresholds(group: str, at_sensitivity: float) -> None:
@@ -179,6 +206,18 @@ def _with_thresholds(
 def usual_protocols(encoder: FrozenEncoder) -> tuple[str, ...]:
     """Return the protocols of a command that names none: a fine-tuned network is tested itself."""
     return (TRANSFER,) if encoder.header.get("classes") else USUAL_PROTOCOLS
+
+
+def _with_folds(protocols: Sequence[str], folds: int) -> list[str]:
+    """Return the protocols that train, for cross-validation; the others are left out and named."""
+    if not folds:
+        return list(protocols)
+    own = [name for name in protocols if name not in (ZERO_SHOT, TRANSFER)]
+    if others := [name for name in protocols if name not in own]:
+        logger.warning("%s: trains nothing, left out of %d folds", ", ".join(others), folds)
+    if not own:
+        raise ValueError(f"folds {folds}: {', '.join(others)} trains nothing; leave --folds out")
+    return own
 
 
 def _possible(encoder: FrozenEncoder, protocols: Sequence[str], shots: Sequence[int]) -> list[str]:
@@ -245,6 +284,23 @@ def evaluations_of(
             yield Evaluation(f"{number}{SHOTS}", round(len(few) / labels, 6), seed, few)
 
 
+def _group(group: str, task: Task) -> ClassGroup | None:
+    return group_of(group, task.classes, task.kind) if group else None
+
+
+def _evaluate_tried(
+    encoder: FrozenEncoder,
+    tried: Sequence[tuple[Benchmark, Sequence[Evaluation]]],
+    out: Path,
+    cache: Path,
+    threads: int,
+) -> list[dict[str, Any]]:
+    """Return the rows of one split, or pooled over the folds."""
+    if len(tried) > 1:
+        return _evaluate_folds(encoder, tried, out, cache, threads)
+    return _evaluate_all(encoder, *tried[0], out, cache, threads)
+
+
 def _evaluate_all(
     encoder: FrozenEncoder,
     benchmark: Benchmark,
@@ -291,6 +347,82 @@ def _evaluate_all(
     return rows
 
 
+def _evaluate_folds(
+    encoder: FrozenEncoder,
+    tried: Sequence[tuple[Benchmark, Sequence[Evaluation]]],
+    out: Path,
+    cache: Path,
+    threads: int,
+) -> list[dict[str, Any]]:
+    """Return the rows of pooled predictions: each image by the fold that tests it.
+
+    Args:
+        tried: of each fold its division, and the evaluations, the same of all.
+    """
+    first = tried[0][0]
+    features_key, metrics = encoder.cache_key(first.dataset), metrics_of(first.task.kind)
+    stored: dict[str, list[dict[str, Any]]] = {}
+    for row in results.read_rows(out):
+        stored.setdefault(row.get("inputs", ""), []).append(row)
+    rows: list[dict[str, Any]] = []
+    table: Features | None = None
+    for evaluations in zip(*(own for _, own in tried), strict=True):
+        parts = [(bench, one) for (bench, _), one in zip(tried, evaluations, strict=True)]
+        hashes = [inputs_of(features_key, encoder, bench, one) for bench, one in parts]
+        inputs = hashlib.sha256(json.dumps(hashes).encode()).hexdigest()
+        if _is_complete(out, stored.get(inputs, ()), metrics, ("predictions",)):
+            rows += stored[inputs]
+            continue
+        if table is None:
+            table = _features(encoder, first, tried[0][1], out, cache, threads)
+        found = [_predict(encoder, bench, one, table) for bench, one in parts]
+        pooled = _pooled([test for test, _, _ in found])
+        identity = identity_of(encoder, first, evaluations[0])
+        identity["protocol"] += f", {len(tried)} folds"
+        new = results.save_and_score(
+            identity, first.task.classes, pooled, out, method=encoder.name,
+            shards=first.dataset.directory,
+            variant=f"{encoder.info.preparation.image_size}px" if encoder.resized else "",
+        )  # fmt: skip
+        facts = {"chosen": "; ".join(knob for _, _, knob in found), "inputs": inputs}
+        facts |= _images_seen(encoder) | {"folds": len(tried)}
+        facts |= seen_fields(
+            encoder.images, first.dataset,
+            [sample for bench, _ in parts for sample in bench.division.parts["test"]], pooled.keys,
+        )  # fmt: skip
+        new = [_with_spread(row | facts, [test for test, _, _ in found]) for row in new]
+        results.write_rows(out, new)
+        rows += new
+    return rows
+
+
+def _pooled(tests: Sequence[Predictions]) -> Predictions:
+    return tests[0]._replace(
+        keys=[key for one in tests for key in one.keys],
+        units=[unit for one in tests for unit in one.units],
+        label_B=np.concatenate([one.label_B for one in tests]),
+        probability_BY=np.concatenate([one.probability_BY for one in tests]),
+        untrained=tuple(sorted({label for one in tests for label in one.untrained})),
+        sources=tuple(source for one in tests for source in one.sources),
+    )
+
+
+def _with_spread(row: dict[str, Any], tests: Sequence[Predictions]) -> dict[str, Any]:
+    """Return a row with the value of each fold by itself, and their spread in words."""
+    values = [
+        point(row["metric"], one.label_B, one.probability_BY, one.untrained)[0] for one in tests
+    ]
+    if row["value"] is None:
+        return row | {"fold_values": values}
+    defined = [value for value in values if value is not None]
+    each = ", ".join("-" if one is None else results.written(row["metric"], one) for one in values)
+    note = f"pooled over {len(tests)} folds; by themselves {each}"
+    if len(defined) > 1:
+        note += f", standard deviation {results.written(row['metric'], statistics.stdev(defined))}"
+    joined = "; ".join(filter(None, (row["note"], note)))
+    return row | {"fold_values": values, "spread": note, "note": joined}
+
+
 def _images_seen(encoder: FrozenEncoder) -> dict[str, Any]:
     """Return the fields of a row that say how the images were shown to the encoder."""
     preparation = encoder.info.preparation
@@ -316,12 +448,16 @@ def _with_seen(
     return new
 
 
-def _is_complete(out: Path, rows: Sequence[dict[str, Any]], metrics: Sequence[str]) -> bool:
+def _is_complete(
+    out: Path,
+    rows: Sequence[dict[str, Any]],
+    metrics: Sequence[str],
+    names: Sequence[str] = ("predictions", "validation"),
+) -> bool:
     """Return whether every metric of an evaluation is stored, and its predictions.
 
     Those of the validation split, too, which older versions did not keep.
     """
-    names = ("predictions", "validation")
     tables = [out / str(row.get(name)) for row in rows for name in names]
     files = tables + [table.with_suffix(".units.csv") for table in tables]
     return {row["metric"] for row in rows} >= set(metrics) and all(file.is_file() for file in files)

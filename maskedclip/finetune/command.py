@@ -36,6 +36,7 @@ class EvaluateConfig:
     seeds: int = 1  # draws of each fraction and of the shots
     size: Literal["micro", "tiny", "small", "base", "large"] = "large"  # where weights = random
     image_size: int = 0  # pixels, square; 0: as the weights were trained
+    folds: int = 0  # of cross-validation by patient: every image is tested once; 0: the split
     group: str = ""  # classes joined into negatives|positives, too, such as "0,1|2,3,4"
     at_sensitivity: float = 0.0  # that the threshold reaches on validation; 0: Youden's J
     out: str = ""  # directory of results.jsonl; empty: the run, or runs/NAME of a file
@@ -49,6 +50,11 @@ class EvaluateConfig:
         if self.seeds < 1 or any(number < 1 for number in self.shots):
             raise ValueError(f"seeds {self.seeds}, shots {self.shots}: all are at least 1")
         check_threshold(self.group, self.at_sensitivity)
+        if self.folds < 0 or self.folds == 1:
+            raise ValueError(f"folds {self.folds}: use 2 or more, or 0 for the split")
+        if self.folds and (self.shots or self.at_sensitivity):
+            what = "shots" if self.shots else "at_sensitivity"
+            raise ValueError(f"folds {self.folds} with {what}: leave one out; folds have none")
         if self.image_size < 0:
             raise ValueError(f"image_size {self.image_size} is negative; use 0 or more")
         refuse_repeated(self.classes_order)

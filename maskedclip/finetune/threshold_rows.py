@@ -40,7 +40,7 @@ def threshold_rows(
     Raises ValueError where there are no predictions of the validation split.
     """
     test, classes = measured_predictions(run, row)
-    if len(classes) != 2 or test.kind != "class":
+    if len(classes) != 2 or test.kind != "class" or row.get("folds"):  # each has its own threshold
         return []
     validation = validation_of(run, row, classes)
     shared = {name: value for name, value in row.items() if name not in _OF_A_ROW}
@@ -64,12 +64,13 @@ def group_rows(run: Path, row: Mapping[str, Any], group: ClassGroup) -> list[dic
     Raises ValueError where there are no predictions of the validation split.
     """
     test, classes = measured_predictions(run, row)
-    validation = validation_of(run, row, classes)
+    validation = None if row.get("folds") else validation_of(run, row, classes)
     names, task = group.names(classes), str(row["task"])
     identity = {name: row.get(name) for name in IDENTITY[:-1]} | {"task": group.task(task)}
     new = results.save_and_score(
         identity, names, grouped(test, group), run, method=str(row["method"]),
-        shards=Path(str(row["shards"])), validation=grouped(validation, group),
+        shards=Path(str(row["shards"])),
+        validation=None if validation is None else grouped(validation, group),
         variant=f"{row['image_size']}px" if row.get("resized") else "",
     )  # fmt: skip
     shared = {name: value for name, value in row.items() if name not in new[0]}

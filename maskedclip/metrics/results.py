@@ -316,6 +316,8 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
     few = ((f"{row['dataset']} {row['task']}", str(row.get("few_images") or "")) for row in rows)
     below += drawn_lines(few)
     below += drawn_lines((f"{row['dataset']} {row['task']}", _group_note(row)) for row in rows)
+    below += [f"{_line_name(row)}, AUROC {row['spread']}." for row in rows
+              if row["metric"] == "auroc" and row.get("spread")]  # fmt: skip
     return "\n".join(tables) + "".join(f"{line}\n" for line in below)
 
 
