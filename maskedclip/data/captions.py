@@ -7,10 +7,11 @@ came with text of its own keeps to that text unless asked otherwise.
 import re
 from collections.abc import Sequence
 
-from maskedclip.data.expert_dictionary import EXPERT, KEYWORDS, NOT_DIAGNOSTIC
+from maskedclip.data.expert_dictionary import CLASS_NAMES, EXPERT, KEYWORDS, NOT_DIAGNOSTIC
 
 TEMPLATE = "A fundus photograph of [CLS]"
 _KEYS = {key.lower(): key for key in EXPERT}
+_OTHER_NAMES = KEYWORDS | CLASS_NAMES
 
 
 def keywords_of(text: str) -> list[str]:
@@ -24,7 +25,7 @@ def keywords_of(text: str) -> list[str]:
 
 def categories_of(text: str) -> list[str]:
     """Return the findings of a keyword string: keys of EXPERT, own words where there is no key."""
-    words = (KEYWORDS.get(word, word) for word in keywords_of(text))
+    words = (_OTHER_NAMES.get(word, word) for word in keywords_of(text))
     return list(dict.fromkeys(_KEYS.get(word.lower(), word) for word in words))
 
 

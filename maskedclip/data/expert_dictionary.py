@@ -292,7 +292,11 @@ KEYWORDS: dict[str, str] = {
     "vitreous opacity": "media haze",
     "silicone oil eye": "silicon oil",
     "suspicious diabetic retinopathy": "suspected diabetic retinopathy",
-    # as people call classes; an abbreviation that means two things (MH, HR, PM) is none of these
+}
+
+# As people call classes; an abbreviation that means two things (MH, HR, PM) is none of these. They
+# stand in no caption, so that the built-in vocabulary is without them.
+CLASS_NAMES: dict[str, str] = {
     "healthy": "normal",
     "healthy eye": "normal",
     "healthy fundus": "normal",

@@ -10,7 +10,7 @@ from maskedclip.data.captions import (
     keywords_of,
     prompts,
 )
-from maskedclip.data.expert_dictionary import KEYWORDS
+from maskedclip.data.expert_dictionary import CLASS_NAMES, KEYWORDS
 
 # Every keyword of ODIR-5K, after splitting: those that get a key, a word of their own, neither.
 WITH_KEY = """normal fundus; moderate non proliferative retinopathy;
@@ -95,7 +95,7 @@ def test_keywords_become_categories(text: str, categories: list[str]) -> None:
 
 
 def test_a_keyword_leads_to_a_key_or_to_a_word_that_stays_as_it_is() -> None:
-    for word in KEYWORDS.values():
+    for word in (*KEYWORDS.values(), *CLASS_NAMES.values()):
         assert categories_of(word) == [word]
 
 

@@ -79,6 +79,7 @@ def test_a_card_of_grades_is_ordered_and_one_of_diseases_is_not() -> None:
     }
     assert {key for key, ordered in found.items() if not ordered} == {
         ("fives", "disease"), ("hrf", "disease"), ("jsiec", "disease"), ("retina", "disease"),
+        ("rfmid", "findings"),
     }  # fmt: skip
 
 

@@ -134,6 +134,7 @@ def test_the_loss_touches_three_files_and_is_logged(copy: Path, phantoms: dict[s
         assert row["loss"] == pytest.approx(weighted, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_the_method_is_one_file_a_name_and_a_recipe(copy: Path, phantoms: dict[str, Path]):
     added, edited = apply("A method", copy)
     assert added == {"maskedclip/pretrain/methods/rotation.py"}

@@ -113,6 +113,7 @@ def quick(small: Config, **changes: Any) -> list[dict[str, float]]:
     return rows(pretrain(shrunk(small, **all_alike | long | more | changes)))
 
 
+@pytest.mark.slow
 def test_the_loss_falls_and_images_do_not_fall_together(small):
     found = quick(small, **{"dino.targets": "sinkhorn"})
     for name in ("loss_dino", "loss_ibot", "loss_koleo"):

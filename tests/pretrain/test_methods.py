@@ -165,6 +165,7 @@ def test_the_loss_of_a_method_falls(small, method, changes):
     assert sum(found[-10:]) < 0.97 * sum(found[:10])
 
 
+@pytest.mark.slow
 def test_the_contrast_alone_learns_to_tell_pairs_apart(small):
     changes = {"optim.lr": 2e-4, "optim.warmup_epochs": 2, "data.crop_area": (0.8, 1.0)}
     long = {"optim.steps": 60, "engine.save_every": 60, "data.paired_batch": 12}
@@ -192,6 +193,7 @@ def test_parts_change_nothing_but_rounding(small, method, changes):
             assert ours[name] == pytest.approx(theirs[name], rel=1e-5), name
 
 
+@pytest.mark.slow
 def test_a_method_without_teacher_resumes_bit_for_bit(small):
     config = shrunk(small, "mae")
     whole, weights = pretrain(override(config, {"name": "whole"})), {}

@@ -194,6 +194,7 @@ def test_what_is_there_already_is_loaded_offline_and_said_with_the_lines_a_job_n
     assert last == f"next: python launchers/submit_pretrain.py demo --model.text={NAME}"
 
 
+@pytest.mark.slow
 def test_a_tower_is_fetched_without_the_weights_of_other_frameworks_and_loaded_offline(
     hub: str, unreachable: Path
 ):

@@ -13,12 +13,12 @@ from pathlib import Path
 
 from maskedclip.data.captions import categories_of
 from maskedclip.data.cell_values import patient_of, plain
-from maskedclip.data.expert_dictionary import EXPERT, KEYWORDS
+from maskedclip.data.expert_dictionary import CLASS_NAMES, EXPERT, KEYWORDS
 from maskedclip.shards.downloads.label_files import cell, rows_of
 
 COLUMNS = ("class", ("words", "category", "categories", "caption"))
 _NO_WORDS = {"true", "false", "yes", "positive", "negative", "present", "absent"}
-_KEYS = {key.lower() for key in EXPERT} | KEYWORDS.keys()
+_KEYS = {key.lower() for key in EXPERT} | KEYWORDS.keys() | CLASS_NAMES.keys()
 _RETINOPATHY = "diabetic retinopathy"
 _GRADES = {  # without their disease they say nothing
     **dict.fromkeys(("none", "no", "absent"), f"no {_RETINOPATHY}"),
