@@ -14,6 +14,7 @@ from maskedclip.shards.phantoms.phantom import draw
 
 # spinning threads of two test processes on two cores would wait for each other's time slices
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+torch.set_num_threads(1)  # also of fixtures that come before the first test: other sums, other bits
 
 
 @pytest.fixture(autouse=True)
