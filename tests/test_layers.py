@@ -132,4 +132,5 @@ def test_every_package_that_is_imported_is_asked_for_in_setup_cfg():
     declared = {line.split(">")[0].strip() for line in lines if line and not line.startswith("#")}
     used = {name.split(".")[0] for path in FILES for name in imported(path)}
     foreign = used - set(sys.stdlib_module_names) - {"maskedclip"}
-    assert {DISTRIBUTIONS.get(name, name) for name in foreign} <= declared | {"torchvision"}
+    optional = {"torchvision", "pydicom"}  # of extras
+    assert {DISTRIBUTIONS.get(name, name) for name in foreign} <= declared | optional

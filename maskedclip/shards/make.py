@@ -294,7 +294,7 @@ def _hidden(remarks: dict[str, list[str]], key: bytes) -> dict[str, list[str]]:
         if not_read:
             return not_read[1]
         patients = re.fullmatch(r"(\d+ patients of \d+ .*), such as .*", remark, re.DOTALL)
-        if patients or re.fullmatch(r"\d+ of \d+ patients", remark):
+        if patients or re.fullmatch(r"\d+ (of \d+ patients|patients of \d+ images)", remark):
             return patients[1] if patients else remark
         counted = re.fullmatch(r"(.*): (\d+ \w+)", remark)  # such as "masks: 40 images"
         return (
@@ -307,11 +307,13 @@ def _hidden(remarks: dict[str, list[str]], key: bytes) -> dict[str, list[str]]:
 
 
 def _sources_with_patients(request: ShardRequest, card: "DatasetCard") -> "Sources":
+    from maskedclip.shards.downloads.dicom_headers import with_dicom_headers
     from maskedclip.shards.downloads.patient_names import with_patients
 
     sources = _sources(request, card)
     if card.reader == "phantom":
         return sources
+    sources = with_dicom_headers(sources, request.patient_pattern)
     return with_patients(sources, request.patient_pattern, bool(request.classes))
 
 

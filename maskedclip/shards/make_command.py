@@ -196,6 +196,8 @@ def remark_lines(remarks: Mapping[str, Sequence[str]], command: str = "") -> lis
                 f"patients read from file names: {found[0]}; "
                 f"{command}--patient_pattern=... to change, --patient_pattern=none to refuse"
             )
+        elif name == "patients_from_dicom":
+            lines.append(f"patients read from DICOM headers: {found[0]}")
         elif name == "patients_unknown":
             lines.append(f"rows without a patient: {'; '.join(found[:MOST_LISTED])}")
         elif name == "patients_in_several_splits":

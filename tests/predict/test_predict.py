@@ -171,7 +171,7 @@ def test_what_cannot_be_read_is_listed_with_its_reason_and_tried_again(
     photograph(folder / "=good.jpg", 3, 0)
     (folder / "-bad.jpg").write_bytes(b"no image")
     (folder / "empty.png").touch()
-    (folder / "scan.dcm").write_bytes(b"not a format that is read")
+    (folder / "scan.heic").write_bytes(b"not a format that is read")
     found = predicted(root, folder, out)
     assert set(found) == {"./=good.jpg"}
     listed = (tmp_path / "a.unreadable.csv").read_text().splitlines()
@@ -179,7 +179,7 @@ def test_what_cannot_be_read_is_listed_with_its_reason_and_tried_again(
         "path,reason", "./-bad.jpg,not an image of a known format", "empty.png,the file is empty",
     ]  # fmt: skip
     assert "not read: 2, in" in capsys.readouterr().out
-    assert "1 .dcm: not read, such as scan.dcm" in caplog.text
+    assert "1 .heic: not read, such as scan.heic" in caplog.text
     photograph(folder / "-bad.jpg", 4, 0)
     (folder / "empty.png").unlink()
     assert set(predicted(root, folder, out)) == {"./-bad.jpg", "./=good.jpg"}

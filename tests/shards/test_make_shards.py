@@ -535,7 +535,7 @@ def hard_files(folder: Path) -> None:
     os.mkfifo(place / "pipe.jpg")
     os.mkfifo(place / "pipe")
     for number in range(12):
-        (place / f"{number}.dcm").write_bytes(bytes(128) + b"DICM")
+        (place / f"{number}.heic").write_bytes(b"ftyp")
     (folder / "external_test").mkdir()
     (folder / "external_test" / "01.jpg").write_bytes(content)
 
@@ -558,7 +558,7 @@ def test_names_that_are_not_utf8_links_to_nothing_and_pipes_are_rejected_by_name
     assert "left out folders: external_test: 1 images\n" in printed
     assert (
         "files not read: 1 without an ending: not read, such as train/normal/pipe; "
-        "12 .dcm: not read, such as train/normal/0.dcm\n"
+        "12 .heic: not read, such as train/normal/0.heic\n"
     ) in printed
     clean = build(request(root, tmp_path / "clean", samples_per_shard=1000), progress=False)
     assert Shards(tmp_path / "out").manifest["counts"] == clean.manifest["counts"]
@@ -572,8 +572,8 @@ def test_with_anonymise_the_names_of_hard_files_are_hashed_too(root: Path, tmp_p
     asked = request(tmp_path / "hard", tmp_path / "out", anonymise=True)
     text = json.dumps(build(asked, progress=False).manifest)
     # no name of hexadecimal letters alone: a hash may hold those
-    assert not any(name in text for name in ("udce9", "xe9", "gone", "pipe", "0.dcm", "external_"))
-    assert "12 .dcm: not read" in text
+    assert not any(name in text for name in ("udce9", "xe9", "gone", "pipe", "0.heic", "external_"))
+    assert "12 .heic: not read" in text
 
 
 def test_files_that_are_passed_over_do_not_make_it_another_dataset(
@@ -581,7 +581,7 @@ def test_files_that_are_passed_over_do_not_make_it_another_dataset(
 ) -> None:
     shutil.copytree(root, tmp_path / "copy")
     first = build(request(tmp_path / "copy", tmp_path / "out"), progress=False)
-    (tmp_path / "copy" / "new.dcm").write_bytes(b"x")
+    (tmp_path / "copy" / "new.heic").write_bytes(b"x")
     assert first.built
     assert not build(request(tmp_path / "copy", tmp_path / "out"), progress=False).built
 

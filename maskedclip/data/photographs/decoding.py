@@ -2,7 +2,7 @@
 
 Content decides the format, not the name. Only the formats listed here are tried: each further one
 is a further parser that a hostile file could reach. What was read other than the file states it
-(a bit depth, a warning of libjpeg) is a remark of the result.
+(a bit depth, a warning of libjpeg) is a remark of the result. DICOM is read by `dicom.py`.
 """
 
 import io
@@ -18,6 +18,8 @@ import numpy as np
 import simplejpeg
 from PIL import Image, ImageFile, features
 from PIL.TiffImagePlugin import TiffImageFile
+
+from maskedclip.data.photographs.dicom import NoPicture, is_dicom, read_picture
 
 PIXEL_LIMIT = 80_000_000  # a larger image is refused before it is decoded
 ENDINGS_OF = {  # formats that are tried, and the endings that their files have
@@ -106,6 +108,8 @@ def decode(content: bytes, shorter_side: int) -> Decoded:
     except UnreadableImage:
         raise
     except Image.UnidentifiedImageError:
+        if is_dicom(content):
+            return _decoded_dicom(content, shorter_side)
         raise UnreadableImage("not an image of a known format") from None
     except _BROKEN as error:
         raise UnreadableImage(_does_not_decode(error)) from error
@@ -216,6 +220,25 @@ def _decoded(content: bytes, opened: ImageFile.ImageFile, shorter_side: int) -> 
     image_HWC = _upright(np.asarray(rgb), _orientation(opened))
     height, width = image_HWC.shape[:2]
     return Decoded(image_HWC, width, height, carried, remarks)
+
+
+def _decoded_dicom(content: bytes, shorter_side: int) -> Decoded:
+    try:
+        picture = read_picture(content, PIXEL_LIMIT)
+    except NoPicture as error:
+        raise UnreadableImage(str(error)) from None
+    if picture.value_HWC is None:
+        decoded = decode(picture.jpeg, shorter_side)
+        image_HWC, remarks = decoded.image_HWC, decoded.remarks
+        height, width = decoded.height, decoded.width
+    else:
+        byte_HWC, remarks = _scaled(picture.value_HWC, picture.bits), ()
+        height, width = byte_HWC.shape[:2]
+        image_HWC = np.broadcast_to(byte_HWC, (height, width, 3))
+    if picture.negative:
+        image_HWC = 255 - image_HWC
+    remarks += picture.remarks
+    return Decoded(np.ascontiguousarray(image_HWC), width, height, ("DICOM header",), remarks)
 
 
 def _exif(image: Image.Image) -> Image.Exif:

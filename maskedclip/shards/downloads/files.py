@@ -16,6 +16,13 @@ from typing import NamedTuple
 from PIL import Image
 
 from maskedclip.data.photographs.decoding import ENDINGS_OF, FORMATS
+from maskedclip.data.photographs.dicom import (
+    DICOM_ENDINGS,
+    INSTALL,
+    PREAMBLE,
+    has_pydicom,
+    is_dicom,
+)
 from maskedclip.shards.downloads.cards import DatasetCard
 
 SPLITS = {
@@ -23,7 +30,8 @@ SPLITS = {
     **dict.fromkeys(("val", "valid", "validation"), "val"),
     **dict.fromkeys(("test", "testing"), "test"),
 }
-ENDINGS = frozenset(ending for endings in ENDINGS_OF.values() for ending in endings)
+_READ = frozenset(ending for endings in ENDINGS_OF.values() for ending in endings)
+ENDINGS = _READ | {*DICOM_ENDINGS}  # of images, also where nothing here reads them
 # what file managers, storage devices and editors leave behind: dot files and folders, @eaDir,
 # $RECYCLE.BIN, ~$1.jpg, thumbnails ...
 JUNK = re.compile(
@@ -36,7 +44,7 @@ JUNK = re.compile(
 _DOCUMENT = re.compile(
     r".*\.(txt|md|rst|rtf|pdf|docx?|odt|html?|css|js|[ct]sv|xlsx?|ods|jsonl?|xml|ya?ml|toml|ini|cfg"
     r"|log|bib|tex|py|ipynb|m|r|sh|bat)"
-    r"|readme|licen[cs]e|copying|notice|changelog|citation|authors|version|(md5|sha\d+)(sums?)?",
+    r"|readme|licen[cs]e|copying|notice|changelog|citation|authors|version|dicomdir|(md5|sha\d+)(sums?)?",
     re.IGNORECASE | re.DOTALL,
 )
 _ENDING = re.compile(r"\.(?=.*\D)\S{1,10}")  # ".5" of a DICOM number is none, nor ". left eye"
@@ -49,6 +57,7 @@ class DownloadFiles(NamedTuple):
     left_out: list[str]  # images that do not belong to the dataset: decoys, copies, junk
     others: list[str]
     again: list[tuple[str, str]]  # a link to a folder that was read before, and that folder
+    nameless: set[str]  # of the others, DICOM files without an ending
 
     def leave_out(self, sources: list[str]) -> None:
         """Move images to those that are left out."""
@@ -60,10 +69,14 @@ class DownloadFiles(NamedTuple):
 def list_files(card: DatasetCard, root: Path) -> DownloadFiles:
     """Return the files of a dataset; ValueError where the root is no directory."""
     rules = [(re.compile(rule.pattern, re.IGNORECASE), rule) for rule in card.paths]
-    files = DownloadFiles({}, [], [], [])
+    files = DownloadFiles({}, [], [], [], set())
+    dicom = has_pydicom()
     for source, hidden in _walk(root, card.exclude, files.again):
-        if not _is_image(root, source, hidden):
+        kind = _kind(root, source, hidden)
+        if kind != "image" and not (kind == "DICOM" and dicom):
             files.others.extend([] if hidden else [source])
+            if kind == "DICOM" and not ending_of(source):
+                files.nameless.add(source)
         elif hidden:
             files.left_out.append(source)
         elif not rules:
@@ -98,13 +111,18 @@ def left_out_folders(files: DownloadFiles) -> list[str]:
 def files_not_read(files: DownloadFiles) -> list[str]:
     """Return a line for every ending that was passed over, with a count and one example.
 
-    Texts and tables are none: they are no pictures.
+    Texts and tables are none: they are no pictures. Of DICOM it is said what would read it.
     """
-    sources: dict[str, list[str]] = {}
+    sources: dict[tuple[str, bool], list[str]] = {}
     for source in files.others:
         if not _DOCUMENT.fullmatch(source.rpartition("/")[2]):
-            sources.setdefault(ending_of(source) or "without an ending", []).append(source)
-    return [f"{len(s)} {ending}: not read, such as {s[0]}" for ending, s in sorted(sources.items())]
+            ending = ending_of(source)
+            dicom = ending in DICOM_ENDINGS or source in files.nameless
+            sources.setdefault((ending or "without an ending", dicom), []).append(source)
+    return [
+        f"{len(s)} {ending}: not read, such as {s[0]}{f' ({INSTALL} reads DICOM)' * dicom}"
+        for (ending, dicom), s in sorted(sources.items())
+    ]
 
 
 def remarks_on(files: DownloadFiles) -> dict[str, set[str]]:
@@ -184,29 +202,33 @@ def printable(text: str) -> str:
     return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
-def _is_image(root: Path, source: str, hidden: bool) -> bool:
-    """Return whether a file is an image by its ending; one without is opened, unless hidden.
+def _kind(root: Path, source: str, hidden: bool) -> str:
+    """Return "image", "DICOM" or "" by the ending of a file; one without is opened, unless hidden.
 
     Others are neither opened nor stat-ed: on a network disk that takes longer than all the rest.
     """
     ending = ending_of(source)
     if ending or hidden:
-        return ending in ENDINGS
+        return "image" if ending in _READ else "DICOM" if ending in DICOM_ENDINGS else ""
+    if source.rpartition("/")[2].upper() == "DICOMDIR":  # the list of a disc, in the same format
+        return ""
     try:
         # a pipe would be waited for
         descriptor = os.open(root / source, os.O_RDONLY | os.O_NONBLOCK)
     except OSError:
-        return False
+        return ""
     with os.fdopen(descriptor, "rb") as file:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            return False
+            return ""
+        head = file.read(PREAMBLE)
+        file.seek(0)
         try:
             Image.open(file, formats=FORMATS).close()
         except Image.DecompressionBombError:
-            return True
+            return "image"
         except (OSError, SyntaxError, ValueError):  # no image, or its first bytes alone
-            return False
-    return True
+            return "DICOM" if is_dicom(head) else ""
+    return "image"
 
 
 def _walk(

@@ -1,5 +1,6 @@
 import io
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -116,16 +117,16 @@ def test_a_file_without_an_ending_is_an_image_by_its_content(tmp_path: Path) -> 
     for name in ("IM0001", "1.2.840.113619.2", "a/photo."):
         write(tmp_path, name, picture("x.jpg"))
     write(tmp_path, "README", "a text")
-    write(tmp_path, "DICOM0001", bytes(128) + b"DICM" + bytes(64))
+    write(tmp_path, "HEIC0001", b"ftypheic" + bytes(64))
     files = list_files(card(), tmp_path)
     assert list(files.images) == ["1.2.840.113619.2", "IM0001", "a/photo."]
-    assert files_not_read(files) == ["1 without an ending: not read, such as DICOM0001"]
+    assert files_not_read(files) == ["1 without an ending: not read, such as HEIC0001"]
 
 
 def test_what_is_passed_over_is_counted_by_ending_with_an_example(tmp_path: Path) -> None:
     draw(tmp_path, "a/1.jpg", "b/1.jpg")
     for number in range(12):
-        write(tmp_path, f"a/{number:02d}.DCM", bytes(128) + b"DICM")
+        write(tmp_path, f"a/{number:02d}.AVIF", b"ftypavif")
     for name in ("1.jpg~", "1.jpg.1", "1.part"):
         write(tmp_path, f"a/{name}", picture("a/1.jpg"))
     for name in ("b/1.heic", "labels.csv", "LICENSE.txt", "b/Thumbs.db", "@eaDir/1.dcm"):
@@ -136,13 +137,17 @@ def test_what_is_passed_over_is_counted_by_ending_with_an_example(tmp_path: Path
         "1 .jpg.1: not read, such as a/1.jpg.1",
         "1 .jpg~: not read, such as a/1.jpg~",
         "1 .part: not read, such as a/1.part",
-        "12 .dcm: not read, such as a/00.DCM",
+        "12 .avif: not read, such as a/00.AVIF",
     ]
 
 
-def test_a_root_of_nothing_but_dicom_says_so(tmp_path: Path) -> None:
+def test_a_root_of_nothing_but_dicom_says_so_and_what_reads_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "pydicom", None)  # as where it is not installed
     write(tmp_path, "a/1.dcm", b"x")
-    with pytest.raises(ValueError, match=r"no image in it \(1 .dcm: not read, such as a/1.dcm\)"):
+    words = r"\(1 .dcm: not read, such as a/1.dcm \(pip install -e '.\[dicom\]' reads DICOM\)\)"
+    with pytest.raises(ValueError, match=f"no image in it {words}"):
         read_folder(read_card("folder"), tmp_path, "")
 
 
