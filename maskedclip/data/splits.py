@@ -19,6 +19,7 @@ from maskedclip.data.storage.shards import Shards
 FOLDER = "splits"
 FRACTIONS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 SEEDS = 5
+UNUSED = "none"  # the split of samples that take no part, as the published test in folds
 _WORDS = {f"{fraction:g}" for fraction in FRACTIONS}
 _HEADING = ["key", "class", "split", *(f"fraction_seed{seed}" for seed in range(SEEDS))]
 _FIX = "write it again with tools/make_splits.py"
@@ -31,6 +32,13 @@ def split_file(directory: Path, task: str, seed: int = 0) -> Path:
 
 def write_split(path: Path, task: Task, parts: Mapping[str, Sequence[LabelledSample]]) -> None:
     """Write a split and its label fractions; the same split, the same bytes."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as file:
+        file.write(split_bytes(task, parts))
+
+
+def split_bytes(task: Task, parts: Mapping[str, Sequence[LabelledSample]]) -> bytes:
+    """Return what the file of a split holds."""
     smallest = _smallest_fractions(parts["train"])
     rows = [
         [sample.key, task.text(sample), name, *smallest.get(sample.key, [""] * SEEDS)]
@@ -39,9 +47,7 @@ def write_split(path: Path, task: Task, parts: Mapping[str, Sequence[LabelledSam
     ]
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows([_HEADING, *sorted(rows)])
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as file:
-        file.write(text.getvalue().encode())
+    return text.getvalue().encode()
 
 
 def _smallest_fractions(samples: Sequence[LabelledSample]) -> dict[str, list[str]]:
@@ -72,8 +78,10 @@ def read_split(path: Path, task: Task, excluded: Collection[str] = ()) -> Divisi
         if row[0] in excluded:
             continue
         sample = by_key.pop(row[0], None)
-        if sample is None or row[1] != task.text(sample) or row[2] not in found.parts:
+        if sample is None or row[1] != task.text(sample) or row[2] not in {*found.parts, UNUSED}:
             raise ValueError(f"{path}: row {line} is of no sample of this dataset; {_FIX}")
+        if row[2] == UNUSED:
+            continue
         found.parts[row[2]].append(sample)
         if row[2] == "train":
             if not set(row[3:]) <= _WORDS:

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import logging
-import statistics
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -30,8 +29,9 @@ from maskedclip.finetune.threshold_rows import group_rows, threshold_rows
 from maskedclip.metrics import results
 from maskedclip.metrics.class_groups import ClassGroup, group_of
 from maskedclip.metrics.operating_points import OPERATING
+from maskedclip.metrics.pooled_folds import folds_protocol, pooled, with_spread
 from maskedclip.metrics.results import Predictions, no_order
-from maskedclip.metrics.scores import chosen_thresholds, metrics_of, point
+from maskedclip.metrics.scores import chosen_thresholds, metrics_of
 from maskedclip.metrics.zero_shot import categories
 from maskedclip.shards.downloads.class_words import words_of_class
 from maskedclip.shards.image_folders import as_shards
@@ -376,11 +376,11 @@ def _evaluate_folds(
         if table is None:
             table = _features(encoder, first, tried[0][1], out, cache, threads)
         found = [_predict(encoder, bench, one, table) for bench, one in parts]
-        pooled = _pooled([test for test, _, _ in found])
+        every = pooled([test for test, _, _ in found])
         identity = identity_of(encoder, first, evaluations[0])
-        identity["protocol"] += f", {len(tried)} folds"
+        identity["protocol"] = folds_protocol(identity["protocol"], len(tried))
         new = results.save_and_score(
-            identity, first.task.classes, pooled, out, method=encoder.name,
+            identity, first.task.classes, every, out, method=encoder.name,
             shards=first.dataset.directory,
             variant=f"{encoder.info.preparation.image_size}px" if encoder.resized else "",
         )  # fmt: skip
@@ -388,39 +388,12 @@ def _evaluate_folds(
         facts |= _images_seen(encoder) | {"folds": len(tried)}
         facts |= seen_fields(
             encoder.images, first.dataset,
-            [sample for bench, _ in parts for sample in bench.division.parts["test"]], pooled.keys,
+            [sample for bench, _ in parts for sample in bench.division.parts["test"]], every.keys,
         )  # fmt: skip
-        new = [_with_spread(row | facts, [test for test, _, _ in found]) for row in new]
+        new = [with_spread(row | facts, [test for test, _, _ in found]) for row in new]
         results.write_rows(out, new)
         rows += new
     return rows
-
-
-def _pooled(tests: Sequence[Predictions]) -> Predictions:
-    return tests[0]._replace(
-        keys=[key for one in tests for key in one.keys],
-        units=[unit for one in tests for unit in one.units],
-        label_B=np.concatenate([one.label_B for one in tests]),
-        probability_BY=np.concatenate([one.probability_BY for one in tests]),
-        untrained=tuple(sorted({label for one in tests for label in one.untrained})),
-        sources=tuple(source for one in tests for source in one.sources),
-    )
-
-
-def _with_spread(row: dict[str, Any], tests: Sequence[Predictions]) -> dict[str, Any]:
-    """Return a row with the value of each fold by itself, and their spread in words."""
-    values = [
-        point(row["metric"], one.label_B, one.probability_BY, one.untrained)[0] for one in tests
-    ]
-    if row["value"] is None:
-        return row | {"fold_values": values}
-    defined = [value for value in values if value is not None]
-    each = ", ".join("-" if one is None else results.written(row["metric"], one) for one in values)
-    note = f"pooled over {len(tests)} folds; by themselves {each}"
-    if len(defined) > 1:
-        note += f", standard deviation {results.written(row['metric'], statistics.stdev(defined))}"
-    joined = "; ".join(filter(None, (row["note"], note)))
-    return row | {"fold_values": values, "spread": note, "note": joined}
 
 
 def _images_seen(encoder: FrozenEncoder) -> dict[str, Any]:

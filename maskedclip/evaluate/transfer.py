@@ -23,7 +23,12 @@ from maskedclip.data.storage.shards import Shards
 from maskedclip.evaluate.class_mapping import ClassMapping, map_classes
 from maskedclip.evaluate.features import FrozenEncoder
 from maskedclip.finetune.epoch import predictions_with
-from maskedclip.finetune.run_directory import CONFIG_FILE, photographs_of, seen_fields
+from maskedclip.finetune.run_directory import (
+    CONFIG_FILE,
+    PROTOCOL,
+    photographs_of,
+    seen_fields,
+)
 from maskedclip.metrics import results
 from maskedclip.metrics.results import Predictions
 from maskedclip.metrics.scores import metrics_of
@@ -124,7 +129,7 @@ def _config(encoder: FrozenEncoder) -> FinetuneConfig | None:
 def _own_row(encoder: FrozenEncoder) -> dict[str, Any]:
     """Return a row of the run's own test, which says what its method is called."""
     rows = results.read_rows(encoder.file.parent)
-    return next((row for row in rows if row.get("protocol") == "finetune"), {})
+    return next((row for row in rows if str(row.get("protocol")).startswith(PROTOCOL)), {})
 
 
 def _test_of(

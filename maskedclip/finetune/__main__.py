@@ -1,6 +1,7 @@
 """Fine-tuning on one screen: labels on an encoder, by a named recipe.
 
 python -m maskedclip.finetune RUN_OR_WEIGHTS --dataset shards/idrid --fraction 0.1 --seed 1
+python -m maskedclip.finetune RUN_OR_WEIGHTS --dataset shards/idrid --folds 5
 """
 
 if __name__ == "__main__":  # a config first: --help and mistakes answer before torch is imported
@@ -10,14 +11,15 @@ if __name__ == "__main__":  # a config first: --help and mistakes answer before 
     from maskedclip.command import one_line_errors
     from maskedclip.finetune.command import read_finetune
 
-    CONFIG = read_finetune(__doc__)
+    CONFIG, FOLDS = read_finetune(__doc__)
 
+    from maskedclip.finetune.cross_validation import cross_validate
     from maskedclip.finetune.loop import finetune
     from maskedclip.finetune.measured_rows import measured_rows
     from maskedclip.metrics import results
 
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     with one_line_errors():
-        directory = finetune(CONFIG)
+        directory = cross_validate(CONFIG, FOLDS) if FOLDS else finetune(CONFIG)
         sys.stdout.write(results.table(measured_rows(directory)))
         sys.stdout.write(f"next: python -m maskedclip.report {directory} --out report\n")

@@ -4,7 +4,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from maskedclip.command import CommandLine, Options, Word, one_line_errors, recipe_lines
 from maskedclip.config import FinetuneConfig, did_you_mean, refuse_repeated
@@ -62,6 +62,24 @@ class EvaluateConfig:
             raise ValueError("fractions: name at least one")
 
 
+@dataclass(frozen=True, kw_only=True)
+class FoldsConfig:
+    """How often a fine-tuning is repeated so that every image is tested."""
+
+    folds: int = 0  # of cross-validation by patient: every image is tested once; 0: the split
+
+    def __post_init__(self) -> None:
+        if self.folds < 0 or self.folds == 1:
+            raise ValueError(f"folds {self.folds}: use 2 or more, or 0 for the split")
+
+
+class FinetuneRequest(NamedTuple):
+    """What the command line of finetune asks for."""
+
+    config: FinetuneConfig
+    folds: int  # 0: the split
+
+
 def check_threshold(group: str, at_sensitivity: float) -> None:
     """Raise ValueError for classes that are not two sides, or a sensitivity that is no share."""
     if group and group.count("|") != 1:
@@ -78,22 +96,24 @@ EVALUATE = CommandLine(Options(EvaluateConfig()), words=[WEIGHTS])
 
 def finetune_line(recipe: str) -> CommandLine:
     """Return the words and flags of finetune, whose defaults are a recipe's."""
-    return CommandLine(Options(finetune_recipe(recipe)), words=[WEIGHTS])
+    validation = Options(FoldsConfig(), "Cross-validation:")
+    return CommandLine(Options(finetune_recipe(recipe)), validation, words=[WEIGHTS])
 
 
-def read_finetune(usage: str | None, arguments: Sequence[str] | None = None) -> FinetuneConfig:
-    """Return the configuration that the command line gives; its weights and dataset exist."""
+def read_finetune(usage: str | None, arguments: Sequence[str] | None = None) -> FinetuneRequest:
+    """Return what the command line asks for; its weights and dataset exist."""
     arguments = sys.argv[1:] if arguments is None else arguments
     with one_line_errors():
         recipe = finetune_line("paper").parse(arguments).changes[0].get("recipe", "paper")
         given = finetune_line(recipe).read(usage, arguments, finetune_recipe_lines())
-        (changes,) = given.changes
+        changes, of_folds = given.changes
         changes = following_warmup(finetune_recipe(recipe), changes)
-        config: FinetuneConfig = replace(given, changes=(changes,)).config()
+        given = replace(given, changes=(changes, of_folds))
+        config, folds = given.config(), given.config(1).folds
         if not config.dataset:
             raise ValueError("no dataset given; add --dataset=DIR, a shard directory with labels")
         check_inputs(config.weights, [config.dataset], config.task)
-    return config
+    return FinetuneRequest(config, folds)
 
 
 def read_evaluate(usage: str | None, arguments: Sequence[str] | None = None) -> EvaluateConfig:

@@ -28,6 +28,7 @@ from maskedclip.finetune.epoch import (
 from maskedclip.finetune.progress import EpochProgress, SaveInterval
 from maskedclip.finetune.run_directory import (
     LOST,
+    PROTOCOL,
     STATES,
     Labels,
     check_classes,
@@ -49,7 +50,7 @@ logger = logging.getLogger(__name__)
 _KEPT, _SAVING = 2, 0.1  # states on the disk; share of the time that saving them may take
 
 
-def finetune(config: FinetuneConfig, *, rest: float = 0.0) -> Path:
+def finetune(config: FinetuneConfig, *, rest: float = 0.0, protocol: str = PROTOCOL) -> Path:
     """Train, select an epoch on validation, test its weights once; return the run's directory.
 
     A finished run of the same configuration is not run again; a killed one resumes from its newest
@@ -58,6 +59,7 @@ def finetune(config: FinetuneConfig, *, rest: float = 0.0) -> Path:
 
     Args:
         rest: the runs that wait behind this one, as a multiple of it, for the time left.
+        protocol: of the rows, of a fold its own.
     """
     labels = read_labels(config)
     if config.balance != "none" and labels.task.kind != "class":
@@ -82,7 +84,7 @@ def finetune(config: FinetuneConfig, *, rest: float = 0.0) -> Path:
             if labels.task.kind == "labels":
                 thresholds = thresholds_of(model, labels, config, ledger)
                 predictions = predictions._replace(thresholds=thresholds)
-            write_results(config, run, labels, model, predictions, validation)
+            write_results(config, run, labels, model, predictions, validation, protocol)
         shutil.rmtree(run / STATES, ignore_errors=True)
     return run
 

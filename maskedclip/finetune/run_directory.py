@@ -52,6 +52,8 @@ logger = logging.getLogger(__name__)
 LOADED = "loaded.json"  # the tensors of the weights: matched, missing, unexpected
 LOST, CONFIG_FILE, STATES = "lost_samples.jsonl", "config.json", "checkpoints"
 PROVENANCE, LOCK = "provenance.json", ".lock"
+FOLDS_FILE = "folds.json"  # of a directory whose runs are folds
+PROTOCOL = "finetune"
 
 
 class Labels(NamedTuple):
@@ -177,6 +179,8 @@ def finished(config: FinetuneConfig, run: Path) -> bool:
     are the same.
     """
     path = run / CONFIG_FILE
+    if (run / FOLDS_FILE).exists():
+        raise ValueError(f"{run} holds the folds of a cross-validation; choose another --name")
     if not path.exists():
         return False
     try:
@@ -273,11 +277,13 @@ def write_results(
     model: nn.Module,
     predictions: Predictions,
     validation: Predictions,
+    protocol: str = PROTOCOL,
 ) -> None:
     """Write weights, predictions, and last the rows, which mark the run as finished.
 
     Args:
         predictions: of the test split; `validation` of the other, on which thresholds are chosen.
+        protocol: of the rows, of a fold its own.
     """
     task, name = labels.task, labels.dataset.name
     predictions = predictions._replace(ordered=task.ordered, untrained=labels.untrained)
@@ -303,7 +309,7 @@ def write_results(
         "run": config.name,
         "dataset": name,
         "task": task.name,
-        "protocol": "finetune",
+        "protocol": protocol,
         "fraction": config.fraction,
         "seed": config.seed,
     }

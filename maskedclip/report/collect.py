@@ -17,6 +17,7 @@ from maskedclip.finetune.measured_rows import measured_predictions, measured_row
 from maskedclip.finetune.recipes import BALANCES
 from maskedclip.metrics.known_patients import drawn_in_words
 from maskedclip.metrics.operating_points import OPERATING
+from maskedclip.metrics.pooled_folds import is_one_fold
 from maskedclip.metrics.results import RESULTS, Predictions, seen_words
 from maskedclip.metrics.scores import KINDS, Score, point
 from maskedclip.metrics.seen_images import in_words
@@ -110,6 +111,7 @@ class Collected(NamedTuple):
 def collect(roots: Sequence[Path], protocol: str) -> Collected:
     """Return the results by `protocol` under `roots`; "": fine-tuning, or the most common.
 
+    A fold by itself is shown where it is asked for, or there is nothing else.
     A results.jsonl that is damaged is named and left out; of two runs of the same cell and seed the
     first stays. Raises ValueError where there is nothing of that protocol.
     """
@@ -128,7 +130,8 @@ def collect(roots: Sequence[Path], protocol: str) -> Collected:
     if not results:
         why = f" that can be read: {problems[0]}" if problems else ""
         raise ValueError(f"{where}: no {RESULTS}{why}; fine-tune or evaluate first")
-    counts = Counter(result.protocol for result in results)
+    whole = [result for result in results if not is_one_fold(result.protocol)]
+    counts = Counter(result.protocol for result in whole or results)
     usual = USUAL_PROTOCOL if USUAL_PROTOCOL in counts else counts.most_common(1)[0][0]
     protocol = protocol or usual
     chosen = [result for result in results if result.protocol == protocol]

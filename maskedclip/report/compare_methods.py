@@ -23,6 +23,7 @@ from maskedclip.metrics.comparison import (
 )
 from maskedclip.metrics.few_images import few_among
 from maskedclip.metrics.known_patients import images_in_words
+from maskedclip.metrics.pooled_folds import is_one_fold
 from maskedclip.metrics.results import Predictions
 from maskedclip.metrics.scores import NEED_TWO_CLASSES, macro, metrics_of, point
 from maskedclip.metrics.seen_images import in_words, input_lines
@@ -58,6 +59,7 @@ class Side(NamedTuple):
 def compare(first: Path, second: Path) -> str:
     """Return a table a test split (dataset, task, protocol, fraction) that both have results of.
 
+    Folds by themselves are left out where there is anything else, such as their pooled value.
     Results of the same image size are compared where both sides have some, else it is said.
     Raises ValueError where there is none, where a side has two runs of one seed, and where the two
     sides are not of the same test images.
@@ -69,7 +71,8 @@ def compare(first: Path, second: Path) -> str:
             f"{first} and {second} have measured nothing in common: {_some(sides[0])} and "
             f"{_some(sides[1])}"
         )
-    pairs = [(split, *pair) for split in both for pair in _of_one_size(split, sides)]
+    whole = [split for split in both if not is_one_fold(split[2])]
+    pairs = [(split, *pair) for split in whole or both for pair in _of_one_size(split, sides)]
     return "\n".join(_text(*pair) for pair in pairs)
 
 

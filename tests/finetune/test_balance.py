@@ -150,9 +150,9 @@ def test_warm_up_keeps_its_share_of_other_epochs_and_says_so(
 ) -> None:
     uneven(tmp_path)
     words = ["random", f"--dataset={tmp_path / 'colours'}", f"--epochs={epochs}"]
-    assert read_finetune("", words).warmup_epochs == warmup
+    assert read_finetune("", words).config.warmup_epochs == warmup
     said = capsys.readouterr().err
     assert said.count("\n") == (warmup != 10)
     assert (f"warm-up: {warmup} of {epochs} epochs" in said) == (warmup != 10)
-    assert read_finetune("", [*words, "--warmup_epochs=0"]).warmup_epochs == 0
+    assert read_finetune("", [*words, "--warmup_epochs=0"]).config.warmup_epochs == 0
     assert capsys.readouterr().err == ""

@@ -209,7 +209,7 @@ def test_the_command_line_names_a_recipe_and_changes_it(
     plain: FinetuneConfig, capsys: pytest.CaptureFixture[str]
 ) -> None:
     dataset = ["random", "--dataset", plain.dataset]
-    config = read_finetune("", [*dataset, "--recipe=retfound", "--mixup=0.8"])
+    config, _ = read_finetune("", [*dataset, "--recipe=retfound", "--mixup=0.8"])
     assert config == replace(retfound(), weights="random", dataset=plain.dataset, mixup=0.8)
     for flag, answer in (
         ("--recipe=retfuond", "did you mean retfound?"),

@@ -65,7 +65,7 @@ def test_it_is_built_once_and_again_where_a_file_changes(tmp_path: Path) -> None
 
 def test_finetune_and_evaluate_take_it(tmp_path: Path) -> None:
     root = str(plant(tmp_path / "clinic"))
-    assert read_finetune("", ["random", "--dataset", root]).dataset == root
+    assert read_finetune("", ["random", "--dataset", root]).config.dataset == root
     assert read_evaluate("", ["random", "--datasets", root]).datasets == (root,)
 
 
