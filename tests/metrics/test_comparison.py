@@ -43,6 +43,17 @@ def test_a_run_does_not_differ_from_itself() -> None:
     assert paired("auroc", run, run, resamples=100) == (0, 0, 0, 1)
 
 
+@pytest.mark.parametrize("metric", ["auroc", "average_precision"])
+def test_two_perfect_runs_do_not_differ_by_rounding(metric: str) -> None:
+    for images in range(20, 60):
+        label_B = np.arange(images) % 3
+        keys = [str(i) for i in range(images)]
+        sure_BY = np.eye(3)[label_B]  # all tied: the same 1 by another sum
+        less_BY = sure_BY - np.random.default_rng(images).uniform(0, 0.1, sure_BY.shape)
+        runs = [Predictions(keys, keys, label_B, row_BY) for row_BY in (sure_BY, less_BY)]
+        assert paired(metric, *runs, resamples=50).p == 1
+
+
 def test_pairing_tells_apart_what_two_intervals_would_not() -> None:
     a, b = measured(skill=1.1, seed=1), measured(skill=1.0, seed=1)
     first, second = (score("auroc", run.label_B, run.probability_BY, run.units) for run in (a, b))
