@@ -107,6 +107,11 @@ def labelled(dataset: Shards, task: str = "", classes_order: Sequence[str] = ())
         hint = f"did you mean {near[0]}? " if near else ""
         raise ValueError(f"{dataset.directory}: no task {task!r}; {hint}it has {', '.join(tasks)}")
     name = task or tasks[0]
+    if not task and len(tasks) > 1:
+        others = ", ".join(tasks[1:])
+        logger.info(
+            "%s: task %s, the first by name; --task has %s", dataset.directory, name, others
+        )
     if unread[name]:
         logger.warning(
             "%s: %d samples have a %s that is neither a text nor a list of texts: left out",

@@ -54,7 +54,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
-def transferred(root: Path, *datasets: Path, **options: bool | str) -> str:
+def transferred(root: Path, *datasets: Path, **options: bool | int | str) -> str:
     """Run the command; return nothing of it but the rows' protocol, the rest is in the run."""
     names = tuple(map(str, datasets))
     run_evaluate(EvaluateConfig(weights=str(root / "runs" / "ours"), datasets=names, **options))  # type: ignore[arg-type]
@@ -121,6 +121,19 @@ def test_what_is_measured_is_not_measured_again_and_other_weights_are(
     monkeypatch.setattr("maskedclip.evaluate.transfer.predictions_with", None)
     transferred(root, root / "other")
     assert (root / "runs" / "ours" / "results.jsonl").read_bytes() == before
+
+
+def test_rows_of_another_size_stand_beside_those_of_the_networks_own(root: Path) -> None:
+    run, other = root / "runs" / "ours", root / "other"
+    for size in (0, 64, 0):
+        transferred(root, other, image_size=size)
+    sizes = [
+        row["image_size"]
+        for row in read_rows(run)
+        if row["protocol"] == "transfer" and row["dataset"] == "other" and row["metric"] == "auroc"
+    ]
+    own = load(run).image_size
+    assert sorted(sizes) == sorted([own, 64])
 
 
 def test_a_dataset_without_a_published_test_split_says_what_is_tested(
