@@ -370,13 +370,16 @@ def _evaluate_folds(
         parts = [(bench, one) for (bench, _), one in zip(tried, evaluations, strict=True)]
         hashes = [inputs_of(features_key, encoder, bench, one) for bench, one in parts]
         inputs = hashlib.sha256(json.dumps(hashes).encode()).hexdigest()
-        if _is_complete(out, stored.get(inputs, ()), metrics, ("predictions",)):
-            rows += stored[inputs]
+        there = stored.get(inputs, ())
+        of_now = all("fold_images" in row for row in there)  # not before 2026-11-29
+        if of_now and _is_complete(out, there, metrics, ("predictions",)):
+            rows += there
             continue
         if table is None:
             table = _features(encoder, first, tried[0][1], out, cache, threads)
         found = [_predict(encoder, bench, one, table) for bench, one in parts]
-        every = pooled([test for test, _, _ in found])
+        tests = [test for test, _, _ in found]
+        every = pooled(tests)
         identity = identity_of(encoder, first, evaluations[0])
         identity["protocol"] = folds_protocol(identity["protocol"], len(tried))
         new = results.save_and_score(
@@ -390,7 +393,7 @@ def _evaluate_folds(
             encoder.images, first.dataset,
             [sample for bench, _ in parts for sample in bench.division.parts["test"]], every.keys,
         )  # fmt: skip
-        new = [with_spread(row | facts, [test for test, _, _ in found]) for row in new]
+        new = [with_spread(row | facts, tests, first.task.classes) for row in new]
         results.write_rows(out, new)
         rows += new
     return rows

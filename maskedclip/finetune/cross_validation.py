@@ -128,7 +128,7 @@ def _pooled_rows(
     facts = {name: rows[0][name] for name in _SHARED if name in rows[0]}
     facts |= {"folds": len(tests)}
     facts |= seen_fields(images_behind(config.weights), dataset, tested, every.keys)
-    return [with_spread(row | facts, tests) for row in new]
+    return [with_spread(row | facts, tests, classes) for row in new]
 
 
 def _row_of(directory: Path) -> dict[str, Any]:

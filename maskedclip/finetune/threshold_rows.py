@@ -9,8 +9,10 @@ from maskedclip.finetune.measured_rows import measured_predictions
 from maskedclip.metrics import results
 from maskedclip.metrics.class_groups import ClassGroup, grouped
 from maskedclip.metrics.operating_points import OPERATING, OperatingPoint, operating_point
+from maskedclip.metrics.pooled_folds import of_folds, with_spread
 from maskedclip.metrics.results import IDENTITY, Predictions, validation_of
 
+_OF_FOLDS = ("fold_images", "fold_untrained", "fold_values", "spread")  # of the classes
 _OF_A_ROW = ("value", "n", "low", "high", "note", "metric")
 
 
@@ -73,13 +75,15 @@ def group_rows(run: Path, row: Mapping[str, Any], group: ClassGroup) -> list[dic
         validation=None if validation is None else grouped(validation, group),
         variant=f"{row['image_size']}px" if row.get("resized") else "",
     )  # fmt: skip
-    shared = {name: value for name, value in row.items() if name not in new[0]}
+    shared = {name: value for name, value in row.items() if name not in {*new[0], *_OF_FOLDS}}
     facts = shared | {"inputs": "", "group": group.text, "group_of": task}
     if group.left_out and facts.get("seen"):
         facts["seen_images"] = None  # it was counted with the images that are left out
     note = left_out_note(group, classes, test)
     facts |= {"left_out": note} if note else {}
     joined = [one | facts | {"note": "; ".join(filter(None, (one["note"], note)))} for one in new]
+    if tests := [grouped(one, group) for one in of_folds(dict(row), test, classes)]:
+        joined = [with_spread(one, tests, names) for one in joined]
     results.write_rows(run, joined)
     return joined
 

@@ -40,13 +40,39 @@ def pooled(tests: Sequence[Predictions]) -> Predictions:
     )
 
 
-def with_spread(row: dict[str, Any], tests: Sequence[Predictions]) -> dict[str, Any]:
-    """Return a row with the value of each fold by itself, and their spread in words."""
-    values = [
-        point(row["metric"], one.label_B, one.probability_BY, one.untrained)[0] for one in tests
-    ]
+def of_folds(row: dict[str, Any], every: Predictions, classes: Sequence[str]) -> list[Predictions]:
+    """Return the predictions of each fold, as `pooled` joined them; none of a row without folds."""
+    tests, start = [], 0
+    never = row.get("fold_untrained") or [[] for _ in row.get("fold_images", ())]
+    for images, names in zip(row.get("fold_images", ()), never, strict=True):
+        own = slice(start, start + images)
+        tests.append(
+            every._replace(
+                keys=every.keys[own],
+                units=every.units[own],
+                label_B=every.label_B[own],
+                probability_BY=every.probability_BY[own],
+                untrained=tuple(classes.index(name) for name in names),
+                sources=every.sources[own],
+            )
+        )
+        start += images
+    return tests
+
+
+def with_spread(
+    row: dict[str, Any], tests: Sequence[Predictions], classes: Sequence[str]
+) -> dict[str, Any]:
+    """Return a row with the value of each fold by itself, and their spread in words.
+
+    A row without a value, such as kappa of classes without an order, has none of a fold either.
+    """
+    row = row | {"fold_images": [len(one.keys) for one in tests]}
+    if any(one.untrained for one in tests):
+        row["fold_untrained"] = [[classes[y] for y in one.untrained] for one in tests]
     if row["value"] is None:
-        return row | {"fold_values": values}
+        return row
+    values = [_value(row["metric"], one) for one in tests]
     defined = [value for value in values if value is not None]
     each = ", ".join("-" if one is None else written(row["metric"], one) for one in values)
     note = f"pooled over {len(tests)} folds; by themselves {each}"
@@ -54,3 +80,9 @@ def with_spread(row: dict[str, Any], tests: Sequence[Predictions]) -> dict[str, 
         note += f", standard deviation {written(row['metric'], statistics.stdev(defined))}"
     joined = "; ".join(filter(None, (row["note"], note)))
     return row | {"fold_values": values, "spread": note, "note": joined}
+
+
+def _value(metric: str, one: Predictions) -> float | None:
+    if not one.keys:  # all images of the fold are of classes that a group leaves out
+        return None
+    return point(metric, one.label_B, one.probability_BY, one.untrained)[0]

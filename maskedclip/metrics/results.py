@@ -316,8 +316,9 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
     few = ((f"{row['dataset']} {row['task']}", str(row.get("few_images") or "")) for row in rows)
     below += drawn_lines(few)
     below += drawn_lines((f"{row['dataset']} {row['task']}", _group_note(row)) for row in rows)
-    below += [f"{_line_name(row)}, AUROC {row['spread']}." for row in rows
-              if row["metric"] == "auroc" and row.get("spread")]  # fmt: skip
+    first = {"mae": "MAE", "auroc": "AUROC"}  # of numbers, and of classes
+    below += [f"{_line_name(row)}, {first[row['metric']]} {row['spread']}." for row in rows
+              if row["metric"] in first and row.get("spread")]  # fmt: skip
     return "\n".join(tables) + "".join(f"{line}\n" for line in below)
 
 

@@ -81,10 +81,10 @@ def operating_table(results: Sequence[Result], group: str, at_sensitivity: float
     for result, (test, classes) in every.items():
         for own in _tasks(result, test, classes, group, results):
             key = (result.method, f"{result.dataset} {own.task}", budget_text(result.budget))
-            notes += [f"{own.task}: {own.note}."] if own.note else []
             if result.protocol.endswith(" folds"):
                 without.append("in cross-validation each fold would have its own")
                 continue
+            notes += [f"{own.task}: {own.note}."] if own.note else []
             row = {"validation": result.validation}
             try:
                 validation = validation_of(result.directory, row, classes)

@@ -1,20 +1,37 @@
 """Cross-validation by patient: every image is tested once, and one value is of all of them."""
 
+import json
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from sklearn.metrics import roc_auc_score
+from sklearn.metrics import (
+    average_precision_score,
+    balanced_accuracy_score,
+    cohen_kappa_score,
+    f1_score,
+    mean_absolute_error,
+    roc_auc_score,
+)
 
 from maskedclip.data.folds import folds_line, folds_of
-from maskedclip.data.labelled import labelled
+from maskedclip.data.labelled import Task, labelled
 from maskedclip.data.storage.shards import Shards, ShardWriter
 from maskedclip.evaluate.protocols import evaluate
-from maskedclip.finetune.command import read_evaluate
-from maskedclip.metrics.results import read_predictions, read_rows, recomputed
+from maskedclip.metrics.class_groups import group_of, grouped
+from maskedclip.metrics.pooled_folds import of_folds, with_spread
+from maskedclip.metrics.results import (
+    Predictions,
+    predictions_of,
+    read_predictions,
+    read_rows,
+    recomputed,
+)
 from maskedclip.report.collect import collect
 from maskedclip.shards.building.prepare_sample import encode
+from tests.kinds_of_tasks import write_ages
 from tests.untrained import exported
 
 CLASSES = ("mild", "none", "severe")
@@ -98,17 +115,90 @@ def test_joined_classes_have_pooled_values_too_and_no_threshold(tmp_path: Path) 
     assert "sensitivity" not in joined
 
 
-def test_what_folds_cannot_do_is_refused(
+def in_each_fold(run: Path, row: dict[str, Any], task: Task, folds: int) -> list[tuple[Any, Any]]:
+    """Return labels and probabilities of a row's predictions, found for each fold by their ids."""
+    keys, _, label_B, probability_BY = read_predictions(run / row["predictions"])
+    tests = [{sample.key for sample in parts["test"]} for parts in folds_of(task, folds)]
+    own = [[i for i, key in enumerate(keys) if key in test] for test in tests]
+    return [(label_B[i], probability_BY[i]) for i in own]
+
+
+def scikit_learns(label_B: np.ndarray, probability_BY: np.ndarray) -> dict[str, float]:
+    called_B, classes = probability_BY.argmax(1), range(probability_BY.shape[1])
+    one = [(label_B == y, probability_BY[:, y]) for y in classes]
+    return {
+        "auroc": float(np.mean([roc_auc_score(*pair) for pair in one])),
+        "average_precision": float(np.mean([average_precision_score(*pair) for pair in one])),
+        "quadratic_kappa": cohen_kappa_score(label_B, called_B, weights="quadratic"),
+        "macro_f1": f1_score(label_B, called_B, average="macro", labels=classes, zero_division=0),
+        "balanced_accuracy": balanced_accuracy_score(label_B, called_B),
+    }
+
+
+@pytest.mark.parametrize("group", ["none|mild,severe", "none|severe"])
+def test_values_of_folds_are_of_the_rows_own_metric_and_of_its_joined_classes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], group: str
+) -> None:
+    run, data = tmp_path / "ours", dataset(tmp_path / "clinic")
+    exported(run)
+    task = labelled(Shards(data))
+    evaluate(run, [(data, "")], ["logistic"], run, folds=3, group=group)
+    shown = capsys.readouterr().out
+    for name in ("dr", f"dr ({group})"):
+        rows = {row["metric"]: row for row in read_rows(run) if row["task"] == name}
+        folds = in_each_fold(run, rows["auroc"], task, 3)
+        expected = [scikit_learns(*fold) for fold in folds]
+        for metric in expected[0]:
+            values = [own[metric] for own in expected]
+            assert rows[metric]["fold_values"] == pytest.approx(values), (name, metric)
+        each = ", ".join(f"{100 * own['auroc']:.1f}" for own in expected)
+        deviation = 100 * np.std([own["auroc"] for own in expected], ddof=1)
+        words = f"by themselves {each}, standard deviation {deviation:.1f}"
+        assert f"clinic {name} logistic, 3 folds, AUROC pooled over 3 folds; {words}." in shown
+        assert rows["auroc"]["note"].endswith(words)
+
+
+def test_rows_of_before_are_replaced(tmp_path: Path) -> None:
+    run, data = tmp_path / "ours", dataset(tmp_path / "clinic")
+    exported(run)
+    evaluate(run, [(data, "")], ["knn"], run, folds=2, group="none|mild,severe")
+    rows = read_rows(run)
+    older = [row | {"fold_values": [0.123] * 2} for row in rows]
+    for row in older:
+        del row["fold_images"]
+    (run / "results.jsonl").write_text("".join(json.dumps(row) + "\n" for row in older))
+    evaluate(run, [(data, "")], ["knn"], run, folds=2, group="none|mild,severe")
+    assert read_rows(run) == rows
+
+
+def test_a_metric_without_a_value_has_none_of_a_fold_nor_has_a_fold_without_images() -> None:
+    probability_BY = np.array([[0.7, 0.3, 0.0], [0.2, 0.6, 0.2], [0.1, 0.1, 0.8], [0.2, 0.2, 0.6]])
+    every = Predictions(list("abcd"), list("abcd"), np.array([0, 1, 2, 2]), probability_BY)
+    row = {"fold_images": [2, 2], "fold_untrained": [["severe"], []]}
+    names = ["none", "mild", "severe"]
+    first, second = of_folds(row, every, names)
+    assert (first.keys, first.untrained, second.keys) == (["a", "b"], (2,), ["c", "d"])
+    tests = [grouped(one, group_of("none|mild", names)) for one in (first, second)]
+    empty = {"metric": "quadratic_kappa", "value": None, "note": "no order"}
+    assert with_spread(empty, tests, ["none", "mild"]) == empty | {"fold_images": [2, 0]}
+    found = with_spread(empty | {"metric": "auroc", "value": 1.0}, tests, ["none", "mild"])
+    assert found["fold_values"] == [1.0, None]
+
+
+def test_numbers_print_the_folds_below_the_table(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    data = dataset(tmp_path / "clinic")
-    for words, said in (
-        (["--folds=1"], "folds 1: use 2 or more"),
-        (["--folds=5", "--at_sensitivity=0.9"], "folds 5 with at_sensitivity"),
-        (["--folds=5", "--shots=1"], "folds 5 with shots"),
-    ):
-        with pytest.raises(SystemExit):
-            read_evaluate("", ["random", f"--datasets={data}", *words])
-        assert said in capsys.readouterr().err
-    with pytest.raises(ValueError, match="there are 45 patients; use fewer folds"):
-        folds_of(labelled(Shards(data)), 60)
+    run, data = tmp_path / "ours", write_ages(tmp_path / "ages")
+    exported(run)
+    evaluate(run, [(data, "")], ["ridge"], run, folds=2)
+    shown = capsys.readouterr().out
+    (row,) = [row for row in read_rows(run) if row["metric"] == "mae"]
+    found, _ = predictions_of(run, row)
+    tests = [
+        {sample.key for sample in parts["test"]} for parts in folds_of(labelled(Shards(data)), 2)
+    ]
+    own = [[i for i, key in enumerate(found.keys) if key in test] for test in tests]
+    errors = [mean_absolute_error(found.label_B[i], found.probability_BY[i, 0]) for i in own]
+    assert row["fold_values"] == pytest.approx(errors)
+    each = f"{errors[0]:.3f}, {errors[1]:.3f}, standard deviation {np.std(errors, ddof=1):.3f}"
+    assert f"ages age ridge, 2 folds, MAE pooled over 2 folds; by themselves {each}." in shown

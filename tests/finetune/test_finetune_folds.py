@@ -186,7 +186,13 @@ def test_numbers_have_folds_too(tmp_path: Path) -> None:
     found, _ = predictions_of(run, rows["mae"])
     error = np.abs(found.label_B - found.probability_BY[:, 0]).mean()
     assert rows["mae"]["value"] == pytest.approx(error)
-    assert len(rows["mae"]["fold_values"]) == 2
+    assert rows["mae"]["fold_values"] == [
+        next(one["value"] for one in read_rows(directory) if one["metric"] == "mae")
+        for directory in fold_runs(run)
+    ]
+    assert "ages age finetune, 2 folds, MAE pooled over 2 folds; by themselves " in table(
+        [*rows.values()]
+    )
 
 
 def test_what_folds_cannot_do_is_refused(
