@@ -7,7 +7,7 @@ from typing import NamedTuple
 from urllib.parse import quote
 
 from maskedclip.data.paper_tasks import PAPER
-from maskedclip.metrics.results import in_columns, written
+from maskedclip.metrics.results import DAGGER, in_columns, written
 from maskedclip.report.ablation import ablation
 from maskedclip.report.collect import Collected, Result, budget_text, collect
 from maskedclip.report.command import ReportConfig
@@ -24,6 +24,8 @@ from maskedclip.report.pages.tables import (
     table,
     tabled,
     tabled_of,
+    trained_lines,
+    unknown_lines,
 )
 from maskedclip.report.pages.text_tables import csv_table, latex, markdown
 from maskedclip.report.per_label import PerLabelTable, label_csv, label_tables
@@ -117,11 +119,21 @@ def transfer_lines(results: Sequence[Result]) -> str:
     names = [METRIC_NAMES[name] for name in metrics]
     lines = [("method", "tested on", "protocol", "labels", "seed", *names, "n")]
     for one in results:
-        scores = (written(name, one.scores[name].value) if name in one.scores else "-"
-                  for name in metrics)  # fmt: skip
+        scores = (_with_dagger(one, name) if name in one.scores else "-" for name in metrics)
         facts = (one.method, one.dataset, one.protocol, budget_text(one.budget), str(one.seed))
         lines.append((*facts, *scores, str(one.n)))
-    return f"\n{APART}:\n{in_columns(lines)}"
+    return f"\n{APART}:\n{in_columns(lines)}" + "".join(f"{x}\n" for x in _transfer_notes(results))
+
+
+def _with_dagger(result: Result, metric: str) -> str:
+    value = result.scores[metric].value
+    return written(metric, value) + DAGGER * bool(result.seen and value is not None)
+
+
+def _transfer_notes(results: Sequence[Result]) -> list[str]:
+    """Return what is known of their test images in pre-training, as under Table 1."""
+    runs = [(one.method, f"{one.dataset} {one.task}", one) for one in results]
+    return [*(f"{DAGGER} {line}" for line in trained_lines(runs)), *unknown_lines(runs)]
 
 
 def _write_tables(
@@ -177,6 +189,7 @@ def _index(
         problems=problems, table_1=first, table_2=second, remarks=remarks, figure=figure,
         missing=missing, missing_by_line=missing_by_line, fewer_seeds=_fewer_seeds(first),
         transfers=collected.transfers, apart=APART,
+        transfer_notes=_transfer_notes(collected.transfers),
         other_protocols=collected.other_protocols, listed=results, addresses=addresses,
         label_tables=by_label,
         older=sum(not run.predictions for run in results),

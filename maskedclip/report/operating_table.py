@@ -5,15 +5,16 @@ The threshold of each run is chosen on the predictions of its validation split.
 
 import statistics
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 from maskedclip.finetune.threshold_rows import left_out_note, point_of
 from maskedclip.metrics.class_groups import ClassGroup, group_of, grouped
 from maskedclip.metrics.operating_points import OPERATING, OperatingPoint, rule_of
-from maskedclip.metrics.results import Predictions, validation_of
+from maskedclip.metrics.results import DAGGER, Predictions, validation_of
 from maskedclip.metrics.scores import Score, score
 from maskedclip.report.collect import Result, budget_text, read
-from maskedclip.report.pages.tables import percent
+from maskedclip.report.pages.tables import percent, trained_lines, unknown_lines
 from maskedclip.report.pages.text_tables import latex_escaped, markdown_table
 
 HEAD = (
@@ -27,14 +28,17 @@ class OperatingTable(NamedTuple):
 
     lines: list[tuple[str, ...]]
     remarks: list[str]
+    trained_on: list[str]  # what its daggers mark, as under Table 1
 
     def markdown(self) -> str:
-        return markdown_table([HEAD, *self.lines], self.remarks)
+        trained = [f"{DAGGER} {line}" for line in self.trained_on]
+        return markdown_table([HEAD, *self.lines], [*trained, *self.remarks])
 
     def latex(self) -> str:
         """Return the table in LaTeX; it needs booktabs and graphicx."""
         rows = [" & ".join(map(latex_escaped, line)) + r" \\" for line in (HEAD, *self.lines)]
-        below = [rf"\par\footnotesize {latex_escaped(line)}" for line in self.remarks]
+        below = [rf"\par\footnotesize $^\dagger${latex_escaped(one)}" for one in self.trained_on]
+        below += [rf"\par\footnotesize {latex_escaped(line)}" for line in self.remarks]
         return "\n".join(
             [
                 r"\begin{table}[t]", r"\centering", r"\caption{Sensitivity and specificity.}",
@@ -62,8 +66,8 @@ class _Measured(NamedTuple):
     point: OperatingPoint
     positive: str
     auroc: Score
-    images: int
     positives: int
+    run: Result  # as one of the two classes
 
 
 def operating_table(results: Sequence[Result], group: str, at_sensitivity: float) -> OperatingTable:
@@ -89,13 +93,15 @@ def operating_table(results: Sequence[Result], group: str, at_sensitivity: float
             try:
                 validation = validation_of(result.directory, row, classes)
                 validation = grouped(validation, own.group) if own.group else validation
-                measured = _measured(own.classes, validation, own.test, at_sensitivity)
+                measured = _measured(result, own, validation, at_sensitivity)
             except ValueError as error:
                 without.append(str(error))
                 continue
             cells.setdefault(key, []).append(measured)
     lines = [_line(key, runs) for key, runs in cells.items()]
-    return OperatingTable(lines, _remarks(lines, without, notes, at_sensitivity))
+    placed = [(key[0], key[1], one.run) for key, runs in cells.items() for one in runs]
+    remarks = [*unknown_lines(placed), *_remarks(lines, without, notes, at_sensitivity)]
+    return OperatingTable(lines, remarks, trained_lines(placed))
 
 
 def _joins(group: str, classes: Sequence[str], kind: str = "class") -> bool:
@@ -127,21 +133,25 @@ def _tasks(
 
 
 def _measured(
-    classes: Sequence[str], validation: Predictions, test: Predictions, at_sensitivity: float
+    result: Result, own: _Binary, validation: Predictions, at_sensitivity: float
 ) -> _Measured:
-    point, positive = point_of(classes, validation, test, at_sensitivity)
+    test, images = own.test, len(own.test.keys)
+    point, positive = point_of(own.classes, validation, test, at_sensitivity)
     auroc = score("auroc", test.label_B, test.probability_BY, test.units, untrained=test.untrained)
-    count = int((test.label_B == classes.index(positive)).sum())
-    return _Measured(point, positive, auroc, len(test.keys), count)
+    count = int((test.label_B == own.classes.index(positive)).sum())
+    # seen images were counted with those of classes in neither group, as in group_rows
+    seen = None if images < result.n else result.seen_images
+    run = replace(result, n=images, seen_images=seen)
+    return _Measured(point, positive, auroc, count, run)
 
 
 def _line(key: tuple[str, ...], runs: Sequence[_Measured]) -> tuple[str, ...]:
     method, task, labels = key
     thresholds = sorted({f"{run.point.threshold:.3g}" for run in runs}, key=float)
-    images = sorted({f"{run.images} ({run.positives})" for run in runs})
+    images = sorted({f"{one.run.n} ({one.positives})" for one in runs})
     values = [
-        _cell([run.auroc for run in runs]),
-        *(_cell([run.point.scores[name] for run in runs]) for name in OPERATING),
+        _cell([(run.auroc, run.run) for run in runs]),
+        *(_cell([(run.point.scores[name], run.run) for run in runs]) for name in OPERATING),
     ]
     ends = thresholds if len(thresholds) < 3 else [thresholds[0], thresholds[-1]]
     return (
@@ -149,12 +159,14 @@ def _line(key: tuple[str, ...], runs: Sequence[_Measured]) -> tuple[str, ...]:
     )  # fmt: skip
 
 
-def _cell(scores: Sequence[Score]) -> str:
-    """Return the mean over runs, its deviation, and the mean of the intervals."""
+def _cell(scored: Sequence[tuple[Score, Result]]) -> str:
+    """Return the mean over runs, its dagger, its deviation, and the mean of the intervals."""
+    scores = [one for one, _ in scored]
     values = [one.value for one in scores if one.value is not None]
     if not values:
         return "-"
-    text = percent(statistics.fmean(values))
+    seen = any(run.seen for one, run in scored if one.value is not None)
+    text = percent(statistics.fmean(values)) + DAGGER * seen
     if len(values) > 1:
         text += f" \u00b1 {percent(statistics.stdev(values))}"
     ends = [(one.low, one.high) for one in scores if one.low is not None and one.high is not None]

@@ -1,5 +1,6 @@
 """A fine-tuned network is scored on another dataset, on the classes that both have."""
 
+import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +16,7 @@ from maskedclip.evaluate.protocols import run as run_evaluate
 from maskedclip.finetune.command import EvaluateConfig
 from maskedclip.finetune.loop import finetune
 from maskedclip.inference import load
-from maskedclip.metrics.results import predictions_of, read_rows, recomputed
+from maskedclip.metrics.results import predictions_of, read_rows, recomputed, write_rows
 from maskedclip.metrics.scores import METRICS
 from maskedclip.report.build import report
 from maskedclip.report.command import ReportConfig
@@ -179,6 +180,30 @@ def test_the_report_shows_it_apart_from_the_tables_of_the_training_dataset(
     assert own.problems == []
     (result_page, *_) = (tmp_path / "b" / "runs").glob("*.html")
     assert "cannot be had" not in result_page.read_text()  # its labels are those of the dataset
+
+
+def test_transfers_to_images_of_pretraining_have_a_dagger_and_say_how_many(
+    root: Path, tmp_path: Path
+) -> None:
+    transferred(root, root / "other")
+    run = tmp_path / "runs" / "ours"
+    shutil.copytree(root / "runs" / "ours", run)
+    seen = {"seen": "clinic", "seen_images": 7, "seen_note": ""}
+    place = ("other", "transfer")
+    rows = [row for row in read_rows(run) if (row["dataset"], row["protocol"]) == place]
+    write_rows(run, [row | seen for row in rows])
+    usual = report([run], ReportConfig(out=str(tmp_path / "a"), compare=False, pictures=0))
+    table, _, apart = usual.text.partition("Trained on one dataset, tested on another")
+    lines = [" ".join(one.split()) for one in apart.splitlines()]
+    (line,) = [one for one in lines if " other (trained on colours) transfer 50 %" in one]
+    value_of = {row["metric"]: row["value"] for row in rows}
+    for metric in ("auroc", "average_precision"):
+        assert f" {100 * value_of[metric]:.1f}\u2020 " in line
+    assert apart.count("\u2020") == 2 + 1  # and the line below that says how many
+    said = "other (trained on colours) colour: 7 of 20 test images were in pre-training (clinic)."
+    assert f"\n\u2020 {rows[0]['method']}, {said}\n" in apart
+    assert f"\u2020 {rows[0]['method']}, {said}</p>" in usual.page.read_text()
+    assert "\u2020" not in table  # of the dataset that it learnt
 
 
 def test_labels_and_numbers_are_transferred_too(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Evaluation, fine-tuning and report state sensitivity and specificity, and of joined classes."""
 
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from sklearn.metrics import roc_auc_score
 
 from maskedclip.data.storage.shards import ShardWriter
 from maskedclip.evaluate.protocols import evaluate
-from maskedclip.metrics.results import read_predictions, read_rows, recomputed
+from maskedclip.metrics.results import read_predictions, read_rows, recomputed, write_rows
 from maskedclip.report.build import Report, report
 from maskedclip.report.command import ReportConfig
 from maskedclip.shards.building.prepare_sample import encode
@@ -106,3 +107,65 @@ def test_a_task_of_two_classes_needs_no_group(tmp_path: Path) -> None:
     (row,) = [row for row in read_rows(tmp_path / "out") if row["metric"] == "specificity"]
     assert row["positive"] == "glaucoma"
     assert row["rule"].startswith("a sensitivity of 90 % on 40 validation images, 20 positive")
+
+
+def say(run: Path, seen: str, images: int | None, note: str = "") -> None:
+    """Let the rows of a run say what is known of its test images in pre-training."""
+    facts = {"seen": seen, "seen_images": images, "seen_note": note}
+    write_rows(run, [row | facts for row in read_rows(run)])
+
+
+def cells(table: str) -> list[list[str]]:
+    """Return the cells of a Markdown table without daggers and padding."""
+    rows = [row for row in table.replace("\u2020", "").splitlines() if row.startswith("| ")]
+    return [["".join(cell.split()) for cell in row.split(" | ")] for row in rows]
+
+
+@pytest.mark.parametrize(
+    ("group", "task", "said"),
+    [
+        ("", "dr (0,1|2,3,4)", "7 of 40 test images were in pre-training (clinic)."),
+        ("0|1,2,3,4", "dr (0|1,2,3,4)", "7 of 40 test images were in pre-training (clinic)."),
+        # of the 24 images of these classes nobody counted them
+        ("0|3,4", "dr (0|3,4)", "its weights (clinic) were trained on images of"),
+    ],
+)
+def test_sensitivity_of_images_in_pretraining_has_a_dagger_and_says_how_many(
+    run: Path, tmp_path: Path, group: str, task: str, said: str
+) -> None:
+    own = shutil.copytree(run, tmp_path / "own")
+    before, _ = text_of(own, tmp_path / "before", group=group)
+    say(own, "clinic", 7)
+    after, page = text_of(own, tmp_path / "after", group=group)
+    names = ("operating_points.md", "table1.md")
+    tables = {name: (tmp_path / "after" / name).read_text() for name in names}
+    plain = {name: (tmp_path / "before" / name).read_text() for name in names}
+    method = read_rows(run)[0]["method"]
+    line = f"{method}, grades {task}: {said}" if group != "0|3,4" else f"{method}: {said} grades"
+    shown = line.replace("|", r"\|").replace("_", r"\_")
+    points = tables["operating_points.md"]
+    row = next(one for one in points.splitlines() if task.replace("|", r"\|") in one)
+    # ROC, sensitivity, specificity, PPV and NPV; not the threshold
+    assert row.count("\u2020 \\[") == 5
+    assert f"\n\u2020 {shown}" in points
+    assert points in after.text
+    assert f'<p class="soft">&dagger; {line}' in page
+    code = (tmp_path / "after" / "operating_points.tex").read_text()
+    latex = line.replace("|", r"\textbar{}").replace("_", r"\_")
+    assert rf"\par\footnotesize $^\dagger${latex}" in code
+    assert code.count(r"$^\dagger$ [") == 5 * (2 if group else 1)
+    assert "\u2020" not in code
+    assert "\u2020" not in before.text
+    for name, text in tables.items():  # values, bold and underlined ones are as they were
+        assert cells(text) == cells(plain[name])
+
+
+def test_that_seen_images_are_not_known_stands_under_sensitivity_too(
+    run: Path, tmp_path: Path
+) -> None:
+    own = shutil.copytree(run, tmp_path / "own")
+    say(own, "", None, "not known: gone")
+    text_of(own, tmp_path / "out")
+    points = (tmp_path / "out" / "operating_points.md").read_text()
+    assert "Whether test images were in pre-training is not known: gone: " in points
+    assert "\u2020" not in points

@@ -229,39 +229,20 @@ class Table:
     @property
     def trained_on(self) -> list[str]:
         """A footnote for what the daggers mark: test images that were in pre-training."""
-        forms: dict[tuple[str, str], list[str]] = {}
-        counted: list[str] = []
-        for name, column, run in self._runs():
-            if run.seen and run.seen_images is None:
-                forms.setdefault((name, run.seen), []).append(column.name)
-            elif run.seen:
-                counted.append(f"{name}, {column.name}: {run.seen_words}.")
-        by_makers = [
-            f"{name}: its weights ({form}) were trained on images of "
-            f"{', '.join(dict.fromkeys(columns))}."
-            for (name, form), columns in forms.items()
-        ]
-        return [*dict.fromkeys(counted), *by_makers]
+        return trained_lines(self._runs())
 
     @property
     def unknown_images(self) -> list[str]:
         """A line a reason why it is not known whether test images were in pre-training."""
-        cells: dict[str, list[str]] = {}
-        for name, column, run in self._runs():
-            if run.seen_words and not run.seen:
-                cells.setdefault(run.seen_words, []).append(f"{name}, {column.name}")
-        return [
-            f"{words[0].upper()}{words[1:]}: {'; '.join(dict.fromkeys(where))}."
-            for words, where in cells.items()
-        ]
+        return unknown_lines(self._runs())
 
-    def _runs(self) -> Iterator[tuple[str, Column, Result]]:
-        """Yield each run with a value, with its method's name and its column."""
+    def _runs(self) -> Iterator[tuple[str, str, Result]]:
+        """Yield each run with a value, with its method's name and its column's."""
         for block in self.blocks:
             for line in block.lines:
                 for column in self.columns:
                     for run in line.cells[column, tabled(column)[0]].scored:
-                        yield line.label or line.method, column, run
+                        yield line.label or line.method, column.name, run
 
     @property
     def footnotes(self) -> list[str]:
@@ -302,6 +283,34 @@ class Table:
             for column in self.columns
             if not line.cells[column, tabled(column)[0]].runs
         ]
+
+
+def trained_lines(runs: Iterable[tuple[str, str, Result]]) -> list[str]:
+    """Return what the daggers of (method, task, run) mark: test images in pre-training."""
+    forms: dict[tuple[str, str], list[str]] = {}
+    counted: list[str] = []
+    for name, task, run in runs:
+        if run.seen and run.seen_images is None:
+            forms.setdefault((name, run.seen), []).append(task)
+        elif run.seen:
+            counted.append(f"{name}, {task}: {run.seen_words}.")
+    by_makers = [
+        f"{name}: its weights ({form}) were trained on images of {', '.join(dict.fromkeys(tasks))}."
+        for (name, form), tasks in forms.items()
+    ]
+    return [*dict.fromkeys(counted), *by_makers]
+
+
+def unknown_lines(runs: Iterable[tuple[str, str, Result]]) -> list[str]:
+    """Return a line a reason why it is not known of (method, task, run)."""
+    cells: dict[str, list[str]] = {}
+    for name, task, run in runs:
+        if run.seen_words and not run.seen:
+            cells.setdefault(run.seen_words, []).append(f"{name}, {task}")
+    return [
+        f"{words[0].upper()}{words[1:]}: {'; '.join(dict.fromkeys(where))}."
+        for words, where in cells.items()
+    ]
 
 
 def columns_of(results: Iterable[Result], paper: Sequence[Column]) -> tuple[Column, ...]:
