@@ -208,7 +208,10 @@ def plan_of(request: ShardRequest) -> "BuildPlan":
     )
     facts = _facts(request, card, sources, key)
     # not what changes no sample: datasets built before it was counted are the same
-    counted = ("files_not_read", "patients_in_several_splits", "folders_that_are_one")
+    counted = (
+        "files_not_read", "patients_in_several_splits", "folders_that_are_one",
+        "patients_that_differ_in_zeros",
+    )  # fmt: skip
     remarks = {name: texts for name, texts in facts["remarks"].items() if name not in counted}
     digest = hashlib.sha256(repr((request.dataset_name, facts | {"remarks": remarks})).encode())
     for record in sources.records:

@@ -196,6 +196,11 @@ def remark_lines(remarks: Mapping[str, Sequence[str]], command: str = "") -> lis
                 f"patients read from file names: {found[0]}; "
                 f"{command}--patient_pattern=... to change, --patient_pattern=none to refuse"
             )
+        elif name == "patients_that_differ_in_zeros":
+            lines.append(
+                f"{found[0]}: kept apart; check_shards names images of both that look alike, and "
+                f"{command}--patient_pattern='0*(\\d+)_...' makes them one"
+            )
         elif name == "patients_from_dicom":
             lines.append(f"patients read from DICOM headers: {found[0]}")
         elif name == "patients_unknown":

@@ -19,6 +19,7 @@ from maskedclip.shards.downloads.records import Record, Sources, eye_of
 
 REFUSED = "none"  # of --patient_pattern: no name states a patient
 FOUND, CROSSING = "patients_from_names", "patients_in_several_splits"  # remarks
+ZEROS = "patients_that_differ_in_zeros"  # a remark
 
 
 class Sides(NamedTuple):
@@ -63,6 +64,11 @@ _SHORT_DATE = re.compile(
     r"\d\d(0[1-9]|1[0-2])(0[1-9]|[12]\d|3[01])|(0[1-9]|[12]\d|3[01])(0[1-9]|1[0-2])\d\d"
 )
 _VISIT = re.compile(r"(v|vis|visit|exam|ses|session|fu|followup)(\d{1,3})?", re.IGNORECASE)
+_COPY = re.compile(  # as file managers name a copy: Copy of, copy_of_, Copy (2) of, Kopie von
+    r"((copy|copie|kopie?|kopia|copia|c\u00f3pia)[\s_.+-]*(\(\d+\)|\d{1,2})?[\s_.+-]*"
+    r"(of|von|van|de|di|af|av)([\s_.+-]+|(?=\d)))+(?=.)",
+    re.IGNORECASE,
+)
 _TAKE = re.compile(r"(img|image|im|photo|pic|field|f|m|month|y|year|t|wk|week|day)\d{1,3}", re.I)
 _LEAST_OF_CLEAR, _LEAST_OF_OTHERS = 0.03, 0.3  # share of patients with both eyes
 _MOST_OF_A_PATIENT = 50  # images, on average: more are no patient
@@ -111,7 +117,7 @@ def with_patients(sources: Sources, pattern: str, classes: bool) -> Sources:
     if not found:
         return sources
     records = [_with(record, found.get(record.source)) for record in records]
-    remarks = {FOUND: [_summary(names, found)]} | _crossing(records)
+    remarks = {FOUND: [_summary(names, found)]} | _differing_in_zeros(found) | _crossing(records)
     return sources._replace(records=records, remarks=sources.remarks | remarks)
 
 
@@ -129,6 +135,25 @@ def _summary(names: Sequence[str], found: Mapping[str, NamedPatient]) -> str:
         of = f"{len(found)} of {len(names)} images ({len(names) - len(found)} name none)"
     file = printable(example.rpartition("/")[2])
     return f"{patients} patients of {of}, such as {file} -> {printable(found[example].patient)}"
+
+
+def _differing_in_zeros(found: Mapping[str, NamedPatient]) -> dict[str, list[str]]:
+    """Return a remark on patients such as 12 and 0012, who may be one or two people."""
+    example = {named.patient: printable(name.rpartition("/")[2]) for name, named in found.items()}
+    alike: defaultdict[str, list[str]] = defaultdict(list)
+    for patient in sorted(example):
+        alike[re.sub(r"(?<!\d)0+(?=\d)", "", patient.casefold())].append(patient)
+    several = [patients for patients in alike.values() if len(patients) > 1]
+    if not several:
+        return {}
+    one, other = several[0][:2]
+    return {
+        ZEROS: [
+            f"{sum(map(len, several))} patients of {len(example)} differ from another in leading "
+            f"zeros alone, such as {printable(one)} ({example[one]}) and {printable(other)} "
+            f"({example[other]})"
+        ]
+    }
 
 
 def _crossing(records: Iterable[Record]) -> dict[str, list[str]]:
@@ -168,7 +193,10 @@ def by_pattern(names: Iterable[str], pattern: str) -> dict[str, NamedPatient]:
     number = groups.get("patient") or min(others, default=1)
     found = {}
     for name in names:
-        match = search.search("/" + name if "/" in pattern else name.rpartition("/")[2])
+        folder, slash, file = name.rpartition("/")
+        path = f"/{folder}{slash}" if "/" in pattern else ""
+        # a pattern may count on the words of a copy; else they are no part of the patient
+        match = search.search(path + _original(file)) or search.search(path + file)
         patient = patient_of(match[number]) if match else None
         if match and patient:
             found[name] = NamedPatient(patient, eye_of(match["eye"]) if "eye" in groups else None)
@@ -195,7 +223,19 @@ def recognised(names: Sequence[str], classes: bool) -> dict[str, NamedPatient]:
 
 
 def _lower(name: str) -> tuple[str, ...]:
-    return tuple(token.lower() for token in _tokens(stem_of(name.rpartition("/")[2])))
+    return tuple(token.lower() for token in _tokens(_stem(name)))
+
+
+def _stem(name: str) -> str:
+    """Return the file name of a path without its ending, and without `Copy of` before it."""
+    return _original(stem_of(name.rpartition("/")[2]))
+
+
+def _original(name: str) -> str:
+    """Return what a file or folder was called before it was copied."""
+    normal = unicodedata.normalize("NFC", name)
+    copy = _COPY.match(normal)
+    return normal[copy.end() :] if copy else name
 
 
 def _of_known_forms(names: Sequence[str]) -> dict[str, NamedPatient]:
@@ -204,7 +244,7 @@ def _of_known_forms(names: Sequence[str]) -> dict[str, NamedPatient]:
         pattern = re.compile(form, re.IGNORECASE)
         here = {}
         for name in names:
-            match = pattern.fullmatch(stem_of(name.rpartition("/")[2]))
+            match = pattern.fullmatch(_stem(name))
             if match:
                 eye = match.groupdict().get("eye", "")
                 here[name] = NamedPatient(match["patient"], _EYES.get(eye) or eye_of(eye))
@@ -249,7 +289,7 @@ def _tokens(stem: str) -> tuple[str, ...]:
 
 
 def _parts(name: str, sides: Sides) -> _Parts | None:
-    tokens = _tokens(stem_of(name.rpartition("/")[2]))
+    tokens = _tokens(_stem(name))
     for number in reversed(range(len(tokens))):
         if tokens[number].lower() in sides[:2]:
             before, behind = tokens[:number], tokens[number + 1 :]
@@ -343,7 +383,7 @@ def _patient_folders(parts: Mapping[str, _Parts]) -> dict[str, str | None]:
     nameless = sum(not part.before for part in parts.values())
     few = len(folders) > 2 and len(parts) / len(folders) <= 20  # images of one
     if few and "" not in folders and nameless == len(parts) and repeated > len(parts) / 2:
-        return {name: name.rpartition("/")[0] for name in parts}
+        return {name: "/".join(map(_original, name.split("/")[:-1])) for name in parts}
     return {}
 
 
@@ -375,7 +415,7 @@ def _is_another_series(parts: Mapping[str, _Parts], rest: Sequence[str]) -> bool
     before = {part.before for part in parts.values()}
     others = 0
     for name in rest:
-        tokens = _tokens(stem_of(name.rpartition("/")[2]))
+        tokens = _tokens(_stem(name))
         if name not in parts and len(tokens) > 1 and len(tokens[-1]) == 1 and tokens[-1].isalpha():
             others += _identifying(tokens[:-1]) in before
     return others > len(parts) / 4

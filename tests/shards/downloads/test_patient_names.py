@@ -8,7 +8,7 @@ import pytest
 from maskedclip.shards.downloads.patient_names import by_pattern, recognised, with_patients
 from maskedclip.shards.downloads.records import Record, Sources
 from maskedclip.shards.make import ShardRequest
-from maskedclip.shards.make_command import main
+from maskedclip.shards.make_command import main, remark_lines
 from tests.downloads.drawing import draw
 
 NUMBERS = range(1, 31)
@@ -117,6 +117,55 @@ def test_where_each_class_counts_from_one_the_same_number_is_another_patient() -
 def test_names_of_other_images_stay_without_a_patient() -> None:
     names = [f"{n}_{s}.jpg" for n in NUMBERS for s in ("left", "right")] + ["a.jpg", "10l9.jpg"]
     assert recognised(names, False).keys() == {*names[:-2]}
+
+
+@pytest.mark.parametrize(
+    "before",
+    [
+        "Copy of ", "copy_of_", "Copy (2) of ", "Copy of Copy of ", "Kopie von ", "Kopie (3) von ",
+        "Copie de ", "Copia de ", "Copia di ", "C\u00f3pia de ", "Co\u0301pia de ", "CopyOf",
+    ],
+)  # fmt: skip
+def test_the_words_of_a_copy_are_no_part_of_the_patient(before: str) -> None:
+    names = [f"{n:04d}_{s}.jpg" for n in NUMBERS for s in ("OD", "OS")]
+    copies = {f"{before}0012_OD.jpg", f"{before}0013_OS.jpg"}
+    found = recognised([*names, *copies], False)
+    assert {(found[name].patient, found[name].eye) for name in copies} == {
+        ("0012", "R"), ("0013", "L")
+    }  # fmt: skip
+    assert len(grouped([*names, *copies])) == len(NUMBERS)
+    assert {named.patient for named in by_pattern(copies, r"(.+)_O[DS]").values()} == {
+        "0012", "0013"
+    }  # fmt: skip
+
+
+def test_words_of_a_copy_before_a_folder_and_before_words_of_patients_are_dropped() -> None:
+    files = [f"{folder}/{s}_1.jpg" for folder in ("01", "02", "Copy of 02") for s in ("OD", "OS")]
+    assert grouped(files) == {frozenset(files[:2]), frozenset(files[2:])}
+    words = ["patient_1.jpg", "patient_2.jpg", "Copy of patient_2.jpg"]
+    assert grouped(words) == {frozenset(words[:1]), frozenset(words[1:])}
+
+
+def test_a_name_that_only_begins_like_a_copy_keeps_its_words() -> None:
+    names = [f"{site}{n}_{s}.jpg" for site in ("copyof_a", "copia") for n in (1, 2) for s in "LR"]
+    assert {named.patient for named in recognised(names, False).values()} >= {"copia1", "copia2"}
+
+
+def test_patients_that_differ_in_leading_zeros_are_counted_and_kept_apart() -> None:
+    names = [f"{n:04d}_{s}.jpg" for n in NUMBERS for s in ("OD", "OS")]
+    found = with_patients(sources([*names, "12_OD_visit2.png", "7_OS_visit2.png"]), "", False)
+    assert len({record.patient for record in found.records}) == len(NUMBERS) + 2
+    assert found.remarks["patients_that_differ_in_zeros"] == [
+        "4 patients of 32 differ from another in leading zeros alone, such as 0007 (0007_OS.jpg) "
+        "and 7 (7_OS_visit2.png)"
+    ]
+    joined = with_patients(found._replace(records=sources(names).records, remarks={}), "", False)
+    assert "patients_that_differ_in_zeros" not in joined.remarks
+    (line,) = [line for line in remark_lines(found.remarks) if "leading zeros" in line]
+    assert "kept apart; check_shards" in line
+    assert "--patient_pattern='0*(\\d+)_...'" in line
+    one = with_patients(sources([*names, "12_OD_visit2.png"]), r"0*(\d+)_O[DS]", False)
+    assert len({record.patient for record in one.records}) == len(NUMBERS)
 
 
 def sources(names: list[str], **facts: str) -> Sources:
