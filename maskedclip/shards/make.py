@@ -210,7 +210,7 @@ def plan_of(request: ShardRequest) -> "BuildPlan":
     # not what changes no sample: datasets built before it was counted are the same
     counted = (
         "files_not_read", "patients_in_several_splits", "folders_that_are_one",
-        "patients_that_differ_in_zeros",
+        "patients_that_differ_in_zeros", "images_that_left_a_task",
     )  # fmt: skip
     remarks = {name: texts for name, texts in facts["remarks"].items() if name not in counted}
     digest = hashlib.sha256(repr((request.dataset_name, facts | {"remarks": remarks})).encode())
@@ -296,6 +296,9 @@ def _hidden(remarks: dict[str, list[str]], key: bytes) -> dict[str, list[str]]:
         not_read = re.fullmatch(r"(\d+ (\.\w{1,5}|\w+ an ending): not read), .*", remark, re.DOTALL)
         if not_read:
             return not_read[1]
+        left = re.fullmatch(r"([^:]+: \d+ images left it, [\w ]+), such as .*", remark, re.DOTALL)
+        if left:
+            return left[1]
         patients = re.fullmatch(r"(\d+ patients of \d+ .*), such as .*", remark, re.DOTALL)
         if patients or re.fullmatch(r"\d+ (of \d+ patients|patients of \d+ images)", remark):
             return patients[1] if patients else remark

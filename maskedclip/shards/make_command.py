@@ -191,24 +191,12 @@ def remark_lines(remarks: Mapping[str, Sequence[str]], command: str = "") -> lis
     command = f"{command} " if command else ""
     lines = []
     for name, found in remarks.items():
-        if name == "patients_from_names":
-            lines.append(
-                f"patients read from file names: {found[0]}; "
-                f"{command}--patient_pattern=... to change, --patient_pattern=none to refuse"
-            )
-        elif name == "patients_that_differ_in_zeros":
-            lines.append(
-                f"{found[0]}: kept apart; check_shards names images of both that look alike, and "
-                f"{command}--patient_pattern='0*(\\d+)_...' makes them one"
-            )
-        elif name == "patients_from_dicom":
-            lines.append(f"patients read from DICOM headers: {found[0]}")
-        elif name == "patients_unknown":
-            lines.append(f"rows without a patient: {'; '.join(found[:MOST_LISTED])}")
-        elif name == "patients_in_several_splits":
-            lines.append(
-                f"WARNING: {found[0]} stand in more than one split; the splits are kept as they are"
-            )
+        if name.startswith("patients_"):
+            lines.append(_on_patients(name, found, command))
+        elif name == "images_that_left_a_task":
+            lines += found  # a task each
+        elif name == "images_with_an_empty_label" and "images_that_left_a_task" in remarks:
+            continue  # of all tasks together
         elif name == "equal_files_of_two_classes":
             listed = "; ".join(found[:MOST_LISTED])
             hint = "one class is wrong; --exclude=FOLDER leaves a folder out, as does moving it"
@@ -219,6 +207,25 @@ def remark_lines(remarks: Mapping[str, Sequence[str]], command: str = "") -> lis
         else:
             lines.append(f"{name.replace('_', ' ')}: {len(found)}, such as {found[0]}")
     return lines
+
+
+def _on_patients(name: str, found: Sequence[str], command: str) -> str:
+    """Return the line of a remark on patients."""
+    return {
+        "patients_from_names": (
+            f"patients read from file names: {found[0]}; "
+            f"{command}--patient_pattern=... to change, --patient_pattern=none to refuse"
+        ),
+        "patients_that_differ_in_zeros": (
+            f"{found[0]}: kept apart; check_shards names images of both that look alike, and "
+            f"{command}--patient_pattern='0*(\\d+)_...' makes them one"
+        ),
+        "patients_from_dicom": f"patients read from DICOM headers: {found[0]}",
+        "patients_unknown": f"rows without a patient: {'; '.join(found[:MOST_LISTED])}",
+        "patients_in_several_splits": (
+            f"WARNING: {found[0]} stand in more than one split; the splits are kept as they are"
+        ),
+    }.get(name, f"{name.replace('_', ' ')}: {len(found)}, such as {found[0]}")
 
 
 def _patients(manifest: Mapping[str, Any]) -> list[str]:

@@ -34,7 +34,7 @@ from maskedclip.shards.downloads.files import (
 from maskedclip.shards.downloads.image_names import ImageNames, Named
 from maskedclip.shards.downloads.label_files import SURPLUS, Remarks, Row, cell, names_of, rows_of
 from maskedclip.shards.downloads.recognise import known_datasets, wrong_root
-from maskedclip.shards.downloads.records import Record, Sources, eye_of, in_order
+from maskedclip.shards.downloads.records import Record, Sources, eye_of, in_order, left_tasks
 
 
 def read_folder(
@@ -253,16 +253,16 @@ def _by_image(
             for answer in answers:
                 if answer.kind != "class" and answer.task not in record.labels:
                     lacking[named.image][answer.task] = answer.lacking(row)
-    names.remark(
-        "images_with_an_empty_label",
-        (
-            f"{source}: {column}"
-            for source, columns_of in lacking.items()
-            if source not in unclear
-            for task, column in columns_of.items()
-            if task not in found[source].labels
-        ),
-    )
+    left = [
+        (task, f"{source}: {column}")
+        for source, columns_of in lacking.items()
+        if source not in unclear
+        for task, column in columns_of.items()
+        if task not in found[source].labels
+    ]
+    names.remark("images_with_an_empty_label", (image for _, image in left))
+    of_numbers = {answer.task for answer in answers if answer.kind == "number"}
+    names.remark("images_that_left_a_task", left_tasks(left, of_numbers))
     return found, unclear, copies
 
 

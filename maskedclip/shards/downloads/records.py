@@ -5,7 +5,7 @@ They come from the path of an image and from label files; where these disagree, 
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -61,6 +61,23 @@ def in_order(
     return Sources(found, texts, present, dict(classes))
 
 
+def left_tasks(images: Iterable[tuple[str, str]], numbers: Collection[str] = ()) -> set[str]:
+    """Return a remark for every task on the images without an entry, their cell being empty.
+
+    Args:
+        images: pairs of a task and an image, which may name the columns.
+        numbers: tasks that cells leave also where they hold no number.
+    """
+    of_task: defaultdict[str, list[str]] = defaultdict(list)
+    for task, image in images:
+        of_task[task].append(image)
+    return {
+        f"{task}: {len(left)} images left it, a cell being empty"
+        f"{' or no number' if task in numbers else ''}, such as {left[0]}"
+        for task, left in of_task.items()
+    }
+
+
 def eye_of(word: str | None) -> str | None:
     """Return "L" or "R" for left, right, l, r, OS or OD; None for anything else."""
     return SIDES.get((word or "").strip().lower())
@@ -105,6 +122,11 @@ def read_dataset(card: DatasetCard, root: Path) -> Sources:
     remarks["images_without_label"] = {
         record.source for record in records if not record.labels and record.source not in graded
     }
+    remarks["images_that_left_a_task"] = left_tasks(
+        (task, source)
+        for source, tasks in sorted(graded.items())
+        for task in tasks - facts[source].keys()
+    )
     remarks["images_with_an_empty_label"] = {
         f"{source}: {', '.join(sorted(tasks - facts[source].keys()))}"
         for source, tasks in graded.items()

@@ -13,7 +13,7 @@ from maskedclip.shards.downloads.cards import read_card
 from maskedclip.shards.downloads.folder_or_csv import Columns, read_csv
 from maskedclip.shards.downloads.records import Sources
 from maskedclip.shards.make import build
-from maskedclip.shards.make_command import parse, report
+from maskedclip.shards.make_command import parse, remark_lines, report
 from tests.downloads.drawing import draw, write
 
 IMAGES = tuple(f"{number}.jpg" for number in range(5))
@@ -35,7 +35,28 @@ def test_columns_of_0_and_1_are_labels_and_an_empty_cell_is_not_examined(tmp_pat
     assert texts(found, "findings") == ["DR|MH", "", None, "DR|AMD", None]
     assert found.kinds == {"findings": "labels"}
     assert found.classes == {"findings": ("DR", "AMD", "MH")}
-    assert found.remarks == {"images_with_an_empty_label": ["2.jpg: AMD", "4.jpg: DR, MH"]}
+    assert found.remarks == {
+        "images_with_an_empty_label": ["2.jpg: AMD", "4.jpg: DR, MH"],
+        "images_that_left_a_task": [
+            "findings: 2 images left it, a cell being empty, such as 2.jpg: AMD"
+        ],
+    }
+
+
+def test_each_task_says_how_many_images_left_it_with_an_example_of_its_own(tmp_path: Path) -> None:
+    rows = "0,1,0,0,\n1,0,0,0,\n2,1,,0,41\n3,1,1,0,old\n4,0,0,1,63\n"
+    columns = FLAGS._replace(number="age", number_task="age")
+    found = read(tmp_path, "image,DR,AMD,MH,age\n" + rows, columns)
+    assert [sorted(record.labels) for record in found.records] == [
+        ["findings"], ["findings"], ["age"], ["findings"], ["age", "findings"]
+    ]  # fmt: skip
+    said = [
+        "age: 3 images left it, a cell being empty or no number, such as 0.jpg: age",
+        "findings: 1 images left it, a cell being empty, such as 2.jpg: AMD",
+    ]
+    assert found.remarks["images_that_left_a_task"] == said
+    lines = remark_lines(found.remarks)
+    assert [line for line in lines if "empty" in line] == said  # and none of both together
 
 
 def test_a_label_that_no_image_has_is_named(tmp_path: Path) -> None:
@@ -138,6 +159,9 @@ def test_numbers_are_read_and_what_is_none_is_left_out_by_name(tmp_path: Path) -
     assert found.kinds == {"age": "number"}
     assert found.remarks == {
         "images_with_an_empty_label": ["2.jpg: age", "3.jpg: age", "4.jpg: age"],
+        "images_that_left_a_task": [
+            "age: 3 images left it, a cell being empty or no number, such as 2.jpg: age"
+        ],
         "cells_that_are_no_number": [
             "age 1e999: 1 cells", "age 57 years: 1 cells", "age NaN: 1 cells",
         ],

@@ -71,7 +71,12 @@ def test_an_image_is_found_by_its_name_or_by_its_path(tmp_path: Path) -> None:
         "b/2.jpg": ("2", ()),
         "b/3.x.jpg": (None, ()),
     }
-    assert found.remarks == {"images_with_an_empty_label": ["b/3.x.jpg: grade"]}
+    assert found.remarks == {
+        "images_with_an_empty_label": ["b/3.x.jpg: grade"],
+        "images_that_left_a_task": [
+            "grade: 1 images left it, a cell being empty, such as b/3.x.jpg"
+        ],
+    }
 
 
 def test_of_copies_with_one_name_the_one_nearest_the_root_is_taken(tmp_path: Path) -> None:
@@ -149,6 +154,7 @@ def test_a_row_of_a_card_that_is_unclear_labels_no_image(tmp_path: Path) -> None
     assert {r.source: r.labels for r in found.records} == {"2.png": {"grade": "1"}, "4.png": {}}
     assert found.remarks == {
         "images_with_an_empty_label": ["4.png: grade"],
+        "images_that_left_a_task": ["grade: 1 images left it, a cell being empty, such as 4.png"],
         "images_with_two_rows": ["labels.csv: 3"],
         "names_of_several_images": ["labels.csv: 1"],
         "rows_longer_than_the_heading": ["labels.csv: 1 rows"],
