@@ -116,6 +116,7 @@ def report(summary: Summary) -> str:
         else f"nothing to do: the {manifest['samples']:,} samples of this request are there",
         f"splits: {_listed(manifest['counts']['splits'])}",
         *_labels(manifest["counts"]),
+        *_grades(manifest),
         *(
             f"rejected: {len(sources)} {reason}, such as {sources[0]}"
             for reason, sources in sorted(rejected.items())
@@ -149,6 +150,30 @@ def _labels(counts: Mapping[str, Any]) -> list[str]:
     for task, found in counts.get("numbers", {}).items():
         low, middle, high = (f"{found[name]:g}" for name in ("lowest", "median", "highest"))
         lines.append(f"{task}: {found['images']:,} numbers, {low} to {high}, median {middle}")
+    return lines
+
+
+def _grades(manifest: Mapping[str, Any]) -> list[str]:
+    """Return a line for every task of three or more classes: whether their order is of grades."""
+    from maskedclip.data.labelled import classes_of
+
+    fixes = {
+        "folder": "--classes_order, or --exclude a folder that is no grade",
+        "csv": "--classes_order where they are grades",
+    }
+    fix = fixes.get(manifest["recipe"]["name"], "`ordered` of a card where they are grades")
+    lines = []
+    for task, found in manifest["counts"]["labels"].items():
+        if len(found) < 3 or task in manifest.get("kinds", {}):
+            continue
+        classes, ordered = classes_of(manifest, task, found.keys())
+        more = ", ..." if classes[MOST_LISTED:] else ""
+        lines.append(
+            f"{task}: classes taken as grades in this order: "
+            f"{', '.join(classes[:MOST_LISTED])}{more}"
+            if ordered
+            else f"{task}: no known order of grades: no quadratic kappa; {fix}"
+        )
     return lines
 
 

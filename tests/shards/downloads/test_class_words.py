@@ -123,3 +123,30 @@ def test_a_build_says_what_each_class_is_called_and_which_have_no_caption(tmp_pa
     shards = Shards(tmp_path / "with")
     found = {tuple(shards.metadata(i)["categories"]) for i in range(len(shards))}
     assert found == {(), ("no diabetic retinopathy",), ("retinoschisis",)}
+
+
+@pytest.mark.parametrize(
+    ("folders", "order", "line"),
+    [
+        (
+            ("0", "1", "2", "other"),
+            (),
+            "no known order of grades: no quadratic kappa; --classes_order, or --exclude a folder "
+            "that is no grade",
+        ),
+        (("severe", "none", "mild"), (), "classes taken as grades in this order: none, mild, "
+         "severe"),
+        (("x", "y", "z"), ("z", "x", "y"), "classes taken as grades in this order: z, x, y"),
+        (("ill", "healthy"), (), ""),
+    ],
+)  # fmt: skip
+def test_a_build_says_once_whether_the_classes_of_a_task_are_grades(
+    folders: tuple[str, ...], order: tuple[str, ...], line: str, tmp_path: Path
+) -> None:
+    draw(tmp_path / "tree", *(f"{c}/{n}.png" for c in folders for n in range(2)))
+    request = ShardRequest(
+        dataset="folder", root=tmp_path / "tree", out=tmp_path / "out", classes="t",
+        classes_order=order, workers=1, size=32,
+    )  # fmt: skip
+    said = report(build(request, progress=False)).splitlines()
+    assert [one for one in said if "grade" in one] == ([f"t: {line}"] if line else [])
