@@ -5,6 +5,8 @@ import signal
 import socket
 from pathlib import Path
 
+_LOCKS, _READS = Path("/proc/locks"), 3
+
 
 def named(process: int) -> str:
     """Return HOST:PID:START of a process, START being when the kernel began it.
@@ -54,7 +56,8 @@ def holder(lock: Path) -> str | None:
     """Return the name of the process of this machine that holds a lock on a file, None: none."""
     try:
         number = lock.stat().st_ino
-        held = Path("/proc/locks").read_text().splitlines()
+        # the kernel hands the list out in pieces, and one that shrinks between them loses a line
+        held = [line for _ in range(_READS) for line in _LOCKS.read_text().splitlines()]
     except OSError:
         return None
     for line in held:  # 1: FLOCK ADVISORY WRITE 4711 fe:01:131 0 EOF, with -> before who waits

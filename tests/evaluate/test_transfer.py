@@ -124,10 +124,13 @@ def test_what_is_measured_is_not_measured_again_and_other_weights_are(
     assert (root / "runs" / "ours" / "results.jsonl").read_bytes() == before
 
 
-def test_rows_of_another_size_stand_beside_those_of_the_networks_own(root: Path) -> None:
-    run, other = root / "runs" / "ours", root / "other"
+def test_rows_of_another_size_stand_beside_those_of_the_networks_own(
+    root: Path, tmp_path: Path
+) -> None:
+    own_root = Path(shutil.copytree(root, tmp_path / "root"))  # others read the rows of `root`
+    run, other = own_root / "runs" / "ours", own_root / "other"
     for size in (0, 64, 0):
-        transferred(root, other, image_size=size)
+        transferred(own_root, other, image_size=size)
     sizes = [
         row["image_size"]
         for row in read_rows(run)
