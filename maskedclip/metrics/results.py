@@ -323,7 +323,8 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
 
 
 def _group_note(row: Mapping[str, Any]) -> str:
-    return str(row.get("left_out") or "")
+    words = row.get("left_out")  # of a transfer counts by class, which its note has in words
+    return words if isinstance(words, str) else ""
 
 
 def _table(rows: Sequence[dict[str, Any]], columns: Mapping[str, str]) -> str:

@@ -112,6 +112,7 @@ def test_shared_classes_are_scored_and_the_rest_is_named_and_counted(
     assert "class 'Red' is taken for 'red'" in caplog.text
     said = capsys.readouterr().out
     assert f"--out report_{protocol} --protocol={protocol}\n" in said
+    assert "{" not in said  # what was left out is in words
 
 
 def test_what_is_measured_is_not_measured_again_and_other_weights_are(
