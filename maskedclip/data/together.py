@@ -10,6 +10,7 @@ from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from maskedclip.data.storage.exclusions import read_rows
 from maskedclip.data.storage.shard_writer import replacing
 
 TOGETHER = "together.csv"
@@ -33,13 +34,7 @@ def read_together(directory: Path, keys: Collection[str] | None) -> list[Togethe
     path = directory / TOGETHER
     if not path.is_file():
         return []
-    try:
-        header, *rows = csv.reader(io.StringIO(path.read_text("utf-8"), newline=""), strict=True)
-    except (ValueError, csv.Error) as error:  # not UTF-8, empty, or not a table
-        raise ValueError(f"{path}: is not a CSV ({error}); {_FIX}") from None
-    if header != list(Together._fields) or any(len(row) != len(header) for row in rows):
-        found = ",".join(header)[:60]
-        raise ValueError(f"{path}: begins with {found!r} or has a short row; {_FIX}")
+    rows = read_rows(path, Together._fields, _FIX)
     for row in rows:
         unknown = [] if keys is None else [key for key in row[:2] if key not in keys]
         if unknown:

@@ -10,6 +10,7 @@ import random
 import signal
 import subprocess
 import sys
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,11 +24,12 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-class Repeatable:
+class Repeatable(ABC):
     """A job that submitit queues again as it is: it goes on from its own files."""
 
+    @abstractmethod
     def __call__(self) -> None:
-        raise NotImplementedError
+        """Do the work, or what is left of it."""
 
     def checkpoint(self, *_: Any) -> "submitit.helpers.DelayedSubmission":
         """Return the very same job: submitit calls this on pre-emption and at the time limit."""

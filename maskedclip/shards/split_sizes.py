@@ -6,8 +6,7 @@ from collections.abc import Mapping, Sequence
 from maskedclip.data.labelled import LabelledSample, Task, labelled
 from maskedclip.data.splits import division_of
 from maskedclip.data.storage.shards import Shards
-
-FEW = 10  # test images of a class, below which its scores say little
+from maskedclip.metrics.few_images import FEW
 
 
 def split_lines(dataset: Shards, name: str) -> list[str]:

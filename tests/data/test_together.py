@@ -93,7 +93,7 @@ def test_a_published_split_is_kept_though_it_parts_a_pair(tmp_path: Path) -> Non
     [
         ("one,other,why\ns000,zzz,near\n", "the dataset has no sample 'zzz'; remove it"),
         ("one,other\ns000,s001\n", "begins with 'one,other'"),
-        ("one,other,why\ns000\n", "has a short row"),
+        ("one,other,why\ns000\n", "row 2 has 1 of 3 fields"),
         ("", "is not a CSV"),
     ],
 )

@@ -6,13 +6,14 @@ removed without touching either.
 
 import csv
 import io
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from maskedclip.data.storage.shard_writer import replacing
 
 EXCLUSIONS = "exclude.csv"
+_FIX = "remove it, and write it again with tools/check_shards.py --drop"
 
 
 class Exclusion(NamedTuple):
@@ -32,18 +33,7 @@ def read_exclusions(directory: Path, keys: Collection[str] | None) -> list[Exclu
     path = directory / EXCLUSIONS
     if not path.is_file():
         return []
-    try:
-        header, *rows = csv.reader(io.StringIO(path.read_text("utf-8"), newline=""), strict=True)
-    except (ValueError, csv.Error) as error:  # not UTF-8, empty, or not a table
-        raise ValueError(f"{path}: is not a CSV ({error}); {_FIX}") from None
-    if header != list(Exclusion._fields):
-        wanted = ",".join(Exclusion._fields)
-        raise ValueError(f"{path}: begins with {','.join(header)[:80]!r}, not {wanted}; {_FIX}")
-    entries = []
-    for number, row in enumerate(rows, 2):
-        if len(row) != len(header):
-            raise ValueError(f"{path}: row {number} has {len(row)} of 3 fields; {_FIX}")
-        entries.append(Exclusion(*row))
+    entries = [Exclusion(*row) for row in read_rows(path, Exclusion._fields, _FIX)]
     known = set(keys or ())
     for entry in entries:
         if keys is not None and entry.key not in known:
@@ -51,7 +41,19 @@ def read_exclusions(directory: Path, keys: Collection[str] | None) -> list[Exclu
     return entries
 
 
-_FIX = "remove it, and write it again with tools/check_shards.py --drop"
+def read_rows(path: Path, heading: Sequence[str], fix: str) -> list[list[str]]:
+    """Return the rows of a CSV of ours below its heading; ValueError, in one line, with the fix."""
+    try:
+        header, *rows = csv.reader(io.StringIO(path.read_text("utf-8"), newline=""), strict=True)
+    except (ValueError, csv.Error) as error:  # not UTF-8, empty, or not a table
+        raise ValueError(f"{path}: is not a CSV ({error}); {fix}") from None
+    if header != list(heading):
+        wanted = ",".join(heading)
+        raise ValueError(f"{path}: begins with {','.join(header)[:80]!r}, not {wanted}; {fix}")
+    for number, row in enumerate(rows, 2):
+        if len(row) != len(header):
+            raise ValueError(f"{path}: row {number} has {len(row)} of {len(header)} fields; {fix}")
+    return rows
 
 
 def write_exclusions(directory: Path, entries: Iterable[Exclusion]) -> None:

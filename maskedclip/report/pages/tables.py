@@ -255,23 +255,19 @@ class Table:
             for column in self.columns
             for run in line.cells[column, tabled(column)[0]].runs
         ]
-        drawn = (
-            (column.name, run.drawn)
+        runs = [
+            (column.name, run)
             for column in self.columns
             for block in self.blocks
             for line in block.lines
             for run in line.cells[column, tabled(column)[0]].runs
-        )
-        few = (
-            (column.name, run.few_images)
-            for column in self.columns
-            for block in self.blocks
-            for line in block.lines
-            for run in line.cells[column, tabled(column)[0]].runs
-        )
+        ]
         return [
-            *self.unknown_images, *input_lines(seen), *drawn_lines(drawn), *drawn_lines(few),
-        ]  # fmt: skip
+            *self.unknown_images,
+            *input_lines(seen),
+            *drawn_lines((name, run.drawn) for name, run in runs),
+            *drawn_lines((name, run.few_images) for name, run in runs),
+        ]
 
     @property
     def missing(self) -> list[tuple[str, str, str]]:
