@@ -7,10 +7,11 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from maskedclip.metrics.results import DAGGER
 from maskedclip.metrics.scores import Score
 from maskedclip.report.collect import Result, budget_text
 from maskedclip.report.pages.run_statistics import LabelScores
-from maskedclip.report.pages.tables import TABLED, percent
+from maskedclip.report.pages.tables import TABLED, percent, trained_lines, unknown_lines
 
 ByResult = Mapping[Result, Sequence[LabelScores]]
 _HEAD = (
@@ -32,8 +33,9 @@ class PerLabelTable(NamedTuple):
     """The labels of a task; each method has two columns, AUROC and average precision."""
 
     title: str
-    methods: list[str]
+    methods: list[str]  # with a dagger where test images were in pre-training
     lines: list[LabelLine]
+    seen: list[str]  # what the daggers mark, and where it is not known
 
 
 def label_tables(found: ByResult) -> list[PerLabelTable]:
@@ -51,8 +53,13 @@ def label_tables(found: ByResult) -> list[PerLabelTable]:
         images = " or ".join(
             sorted({str(result.n) for results in methods.values() for result in results})
         )
+        marked = [
+            name + DAGGER * any(run.seen for run in results) for name, results in methods.items()
+        ]
+        runs = [(name, task, run) for name, results in methods.items() for run in results]
+        seen = [f"{DAGGER} {line}" for line in trained_lines(runs)] + unknown_lines(runs)
         tables.append(
-            PerLabelTable(f"{dataset}, {task}: {images} test images", list(methods), lines)
+            PerLabelTable(f"{dataset}, {task}: {images} test images", marked, lines, seen)
         )
     return tables
 
@@ -100,6 +107,7 @@ def label_csv(found: ByResult, link: Callable[[Path], str]) -> str:
                 writer.writerow([
                     result.dataset, result.task, result.method, result.budget, result.seed,
                     one.curve.name, result.n, one.curve.images, metric, *values, one.threshold,
-                    one.note, link(result.directory),
+                    "; ".join(filter(None, (one.note, result.seen_words if result.seen else ""))),
+                    link(result.directory),
                 ])  # fmt: skip
     return file.getvalue()

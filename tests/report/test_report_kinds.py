@@ -1,6 +1,7 @@
 """Reports and comparisons of several labels an image, and of numbers."""
 
 import csv
+import json
 from pathlib import Path
 from typing import Any
 
@@ -115,6 +116,23 @@ def test_the_mean_over_labels_and_each_label_stand_with_intervals_and_positives(
     index = (mixed.out / "index.html").read_text()
     assert "Each label by itself" in index
     assert note in index
+
+
+def test_labels_of_images_in_pretraining_have_a_dagger_and_say_how_many(tmp_path: Path) -> None:
+    mixed = Mixed(tmp_path)
+    for path in (mixed.runs / "ours").rglob("results.jsonl"):
+        rows = [json.loads(line) for line in path.read_text().splitlines()]
+        facts = {"seen": "odir", "seen_images": 7, "seen_note": ""}
+        path.write_text("".join(json.dumps(row | facts) + "\n" for row in rows))
+    report([mixed.runs], ReportConfig(out=str(mixed.out)))
+    index = (mixed.out / "index.html").read_text()
+    table = index[index.index("Each label by itself") : index.index("Figure 2")]
+    assert "ours, 100 %\N{DAGGER}" in table
+    assert "random, 100 %\N{DAGGER}" not in table
+    assert "7 of 60 test images were in pre-training (odir)" in table
+    notes = {row["method"]: row["note"] for row in mixed.sheet("labels.csv")}
+    assert "7 of 60 test images were in pre-training" in notes["ours"]
+    assert "pre-training" not in notes["random"]
 
 
 def test_a_page_of_labels_has_curves_and_thresholds_and_no_confusion_matrix(mixed: Mixed) -> None:
