@@ -118,10 +118,19 @@ def formatted(tree: Path, names: set[str]) -> None:
         assert done.returncode == 0, done.stdout.decode() + done.stderr.decode()
 
 
-def test_the_loss_touches_three_files_and_is_logged(copy: Path, phantoms: dict[str, Path]):
+def test_the_changes_fit_the_code_as_it_stands_and_its_format(copy: Path):
     added, edited = apply("A loss", copy)
     assert len([name for name in added | edited if name.startswith("maskedclip/")]) == 3
     formatted(copy, added | edited)
+    added, edited = apply("A method", copy)
+    assert added == {"maskedclip/pretrain/methods/rotation.py"}
+    assert len(edited) == 3
+    formatted(copy, added | edited)
+
+
+@pytest.mark.slow
+def test_the_loss_is_learnt_and_logged(copy: Path, phantoms: dict[str, Path]):
+    apply("A loss", copy)
     started(command("A loss", "pytest"), copy)
     rows = pretrained("A loss", copy, phantoms)
     assert len(rows) == 2
@@ -135,11 +144,8 @@ def test_the_loss_touches_three_files_and_is_logged(copy: Path, phantoms: dict[s
 
 
 @pytest.mark.slow
-def test_the_method_is_one_file_a_name_and_a_recipe(copy: Path, phantoms: dict[str, Path]):
-    added, edited = apply("A method", copy)
-    assert added == {"maskedclip/pretrain/methods/rotation.py"}
-    assert len(edited) == 3
-    formatted(copy, added | edited)
+def test_the_method_of_one_file_trains_and_is_measured(copy: Path, phantoms: dict[str, Path]):
+    apply("A method", copy)
     rows = pretrained("A method", copy, phantoms, "--model.size=micro")
     assert len(rows) == 2
     assert all(0.5 < row["loss"] < 3 for row in rows)  # ln 4 = 1.39 for a guess
