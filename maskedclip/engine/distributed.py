@@ -26,6 +26,7 @@ from torch.distributed.tensor import DTensor
 from torch.utils.checkpoint import checkpoint
 
 from maskedclip.engine.cores import cores
+from maskedclip.engine.ended_ranks import leave
 from maskedclip.engine.visible_gpus import compute_device
 
 logger = logging.getLogger(__name__)
@@ -36,8 +37,9 @@ _WAITING_S = 10.0  # between two lines while other ranks are waited for
 def process_group(timeout: timedelta = timedelta(minutes=10)) -> Iterator[torch.device]:
     """Join the process group of the environment (RANK, ...), or one of this process alone.
 
-    Yields this rank's device; the group is destroyed at the end. Raises RuntimeError as
-    `compute_device` does.
+    Yields this rank's device; the group is destroyed at the end, after an error aborted, so that
+    no rank waits for another that has ended. Raises RuntimeError as `compute_device` does, and in
+    the words of the rank that ended first where this one has only lost its connection.
     """
     device = compute_device()
     cuda = device.type == "cuda"
@@ -49,14 +51,19 @@ def process_group(timeout: timedelta = timedelta(minutes=10)) -> Iterator[torch.
     backend = "cpu:gloo,cuda:nccl" if cuda else "gloo"
     if "RANK" in os.environ:
         with _waiting_said():
-            dist.init_process_group(backend, timeout=timeout)
+            # NCCL meets here and not in the first step, and splits its groups off this one; what
+            # must not go to it (`barrier`, `gathered`) is of tensors on the CPU, which are gloo's
+            dist.init_process_group(backend, timeout=timeout, device_id=device if cuda else None)
     else:
         store = dist.HashStore()
         dist.init_process_group(backend, store=store, rank=0, world_size=1, timeout=timeout)
     try:
         yield device
-    finally:
-        dist.destroy_process_group()
+    except BaseException as error:
+        if words := leave(error):
+            raise RuntimeError(words) from error
+        raise
+    dist.destroy_process_group()
 
 
 def _cores_of_a_rank() -> int:
@@ -214,6 +221,11 @@ def whole(value: Tensor) -> Tensor:
     """Return a tensor of all ranks' shards, itself where it is not sharded."""
     full: Tensor = value.full_tensor() if isinstance(value, DTensor) else value
     return full.detach()
+
+
+def barrier() -> None:
+    """Wait until all ranks are here, by gloo on the CPU: dist.barrier would take NCCL."""
+    dist.all_reduce(torch.zeros(1))
 
 
 def gathered(lines: Sequence[str]) -> list[str]:

@@ -1,5 +1,7 @@
 """A watchdog: a rank that takes no step for too long ends the job and dumps the stacks of its node.
 
+A rank that waits on the device for one that has ended by an error ends with that rank's words.
+
 RUN/hang/rank-N.txt holds the Python stacks of rank N's threads. A rank that was stopped, or whose
 GIL is held by native code, cannot write them: another rank of its node sends it SIGQUIT, on which
 `faulthandler` writes them without the GIL, and SIGCONT. So `kill -QUIT PID` shows where a rank is,
@@ -21,10 +23,13 @@ from typing import NamedTuple, Self, TextIO
 import torch.distributed as dist
 
 from maskedclip.engine.distributed import gathered
+from maskedclip.engine.ended_ranks import EndedRanks
 
 HUNG = 75  # exit code; EX_TEMPFAIL of sysexits.h: try again later
 _FIRST_STEPS = 3  # compiling and the first batch may take so many times as long as a step
 _GRACE_S = 5.0  # at most, between the time-out and the end of a rank
+_LEAVING_S = 8.0  # for which a rank may stay when another has ended by an error
+_FAILED = 2  # exit code, as of every error
 
 
 class _Rank(NamedTuple):
@@ -48,6 +53,7 @@ class HangWatch:
         self._since, self._clock = time.monotonic(), time.time()
         self._pauses = 0
         self._ended, self._thread = threading.Event(), threading.Thread()
+        self._others = EndedRanks()
         self._ranks: list[_Rank] = []
         self._file: TextIO | None = None
 
@@ -107,6 +113,7 @@ class HangWatch:
     def _watch(self) -> None:
         assert self._file is not None
         interval_s, checked = min(1.0, self._limit_s / 10), time.monotonic()
+        alone_since: float | None = None
         while True:
             timeout_s = self._timeout_s()
             # where native code holds the GIL this thread stands still too; faulthandler's timer,
@@ -116,6 +123,11 @@ class HangWatch:
                 return
             now, before = time.monotonic(), checked
             waited, checked = now - self._since, now
+            if words := self._others.words():
+                alone_since = now if alone_since is None else alone_since
+                if now > alone_since + _LEAVING_S:
+                    os.write(2, f"{words}\n".encode())
+                    os._exit(_FAILED)
             if waited <= timeout_s or self._pauses:
                 continue
             if now - before > interval_s + self._limit_s / 4 and not self._written(self._rank):

@@ -12,7 +12,7 @@ from maskedclip.config import Config, DataConfig, OptimConfig, load, save
 from maskedclip.data.source import Source
 from maskedclip.data.storage.open_dataset import dataset_sha256
 from maskedclip.engine.checkpoint import Checkpoints, restore
-from maskedclip.engine.distributed import compute_type, process_group
+from maskedclip.engine.distributed import barrier, compute_type, process_group
 from maskedclip.engine.hang_watch import HangWatch
 from maskedclip.engine.mfu import peak_flops
 from maskedclip.engine.optimizer import warmup_cosine
@@ -80,19 +80,18 @@ def train(
     run, engine = config.directory, config.engine
     epoch_steps, total = length(config, *sources)
     warmup = config.optim.warmup_epochs / config.optim.epochs * total
-    peak = peak_flops(device, compute_type(engine.precision, device)) * dist.get_world_size()
     guard = StepGuard(method.optimizer, device, spike=engine.spike)
     faults = Faults(run, engine.on_fault, engine.log_every)
     with (
         Preemption() as preemption,  # first, so that the last save is over when handlers are back
+        HangWatch(run / "hang", engine.hang_minutes) as watch,  # until nothing waits for a rank
         Checkpoints(
             run / "checkpoints", engine.keep, asynchronous=engine.async_checkpoint, lease=lease
         ) as checkpoints,
         StepLog(
-            run, done, total, lease=lease, epoch_steps=epoch_steps,
-            images=config.data.paired_batch + config.data.unpaired_batch, peak_flops=peak,
+            run, done, total, lease=lease, peak_flops=_peak_of_all(engine.precision, device),
+            epoch_steps=epoch_steps, images=config.data.paired_batch + config.data.unpaired_batch,
         ) as log,
-        HangWatch(run / "hang", engine.hang_minutes) as watch,
         Batches(config, sources, method.view(config), method.tokenize, device) as batches,
     ):  # fmt: skip
         step = done
@@ -125,10 +124,15 @@ def train(
             if saves:
                 with watch.paused():
                     checkpoints.save(step, method.model, method.teacher, method.optimizer)
-                    if asked:
+                    if asked or step == total:
                         checkpoints.finish()
+                    if asked:
                         raise Preempted(run, step, asked)
             watch.beat(step)
+
+
+def _peak_of_all(precision: str, device: torch.device) -> float:
+    return dist.get_world_size() * peak_flops(device, compute_type(precision, device))
 
 
 def due(step: int, every: int, total: int) -> bool:
@@ -168,7 +172,7 @@ def claim(config: Config) -> None:
                 )
     directories = [Path(p) for p in (*config.data.paired, *config.data.unpaired)]
     check_data(config.directory / "provenance.json", directories, dataset_sha256)
-    dist.barrier()
+    barrier()
     if dist.get_rank() == 0:
         config.directory.mkdir(parents=True, exist_ok=True)
         save(config, path)
