@@ -224,6 +224,9 @@ class EngineConfig:
 
     precision: Literal["auto", "bf16", "fp32"] = "auto"  # auto: bf16 where the processor is fast
     activation_checkpointing: bool = False  # of each block: less memory, a third more work
+    sharding: Literal["auto", "none", "replicate", "shard", "hybrid"] = "auto"  # docs/plan.md
+    reshard_after_forward: bool = True  # off: more memory, a gathering of the blocks less
+    reduce_dtype: Literal["fp32", "bf16"] = "fp32"  # of gradients on their way between ranks
     compile: bool = False  # blocks by torch.compile: faster steps after minutes of compiling
     log_every: int = 20  # steps
     save_every: int = 500  # steps

@@ -1,4 +1,4 @@
-"""Ranks, devices, FSDP2 and precision: the same path for one CPU process and for many GPUs."""
+"""Ranks, devices, sharding and precision: the same path for one CPU process and for many GPUs."""
 
 import logging
 import os
@@ -15,9 +15,10 @@ from typing import Any, cast
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed._composable.replicate import replicate
+from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import bf16_compress_hook
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import (
-    FSDPModule,
     MixedPrecisionPolicy,
     fully_shard,
     register_fsdp_forward_method,
@@ -27,6 +28,7 @@ from torch.utils.checkpoint import checkpoint
 
 from maskedclip.engine.cores import cores
 from maskedclip.engine.ended_ranks import leave
+from maskedclip.engine.sharding import Sharding, cast_forward, chosen
 from maskedclip.engine.visible_gpus import compute_device
 
 logger = logging.getLogger(__name__)
@@ -127,15 +129,22 @@ def shard(
     trains: bool = True,
     activation_checkpointing: bool = False,
     compiled: bool = False,
+    sharding: Sharding | None = None,
 ) -> None:
-    """Shard `model` over all ranks, each of `units` gathered on its own (FSDP2).
+    """Lay `model` on all ranks by `sharding`, each of `units` gathered on its own (FSDP2).
 
-    Master weights stay fp32, matrix work runs in `compute` but for the modules `exact`, and
-    gradients are reduced in fp32. A model that does not train is resharded after each forward
-    pass. `activation_checkpointing` and `compiled` (torch.compile) act on each unit. `methods` can
-    be called as forward can.
+    Master weights stay fp32, matrix work runs in `compute` but for the modules `exact`. A model
+    that does not train is resharded after each forward pass. `activation_checkpointing` and
+    `compiled` (torch.compile) act on each unit. `methods` can be called as forward can. Without
+    `sharding` a single rank has plain modules, and several have shards.
     """
-    units = list(units)
+    units, exact, world = list(units), list(exact), dist.get_world_size()
+    if sharding is None:
+        kind = chosen("auto", world=world, nodes=1, state_bytes=0, card_bytes=0)
+        sharding = Sharding(kind, 1, reshard_after_forward=True, reduce=torch.float32)
+    whole_weights = sharding.kind in ("none", "replicate")
+    if whole_weights and not compiled:  # within checkpointing, which runs a unit again
+        cast_forward(units, [*units, *exact], compute)
     # checkpointing within what is compiled, and both within what FSDP gathers: its hooks see one
     # forward and one backward pass of a unit; names of parameters stay as no module is wrapped
     for unit in units:
@@ -143,66 +152,53 @@ def shard(
             unit.forward = partial(checkpoint, unit.forward, use_reentrant=False)
         if compiled:
             unit.forward = torch.compile(unit.forward)
-    # a linear layer's output is a view of its 2-D product; none of ours is changed in place
-    warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")
-    mesh = init_device_mesh(
-        "cuda" if torch.cuda.is_available() else "cpu", (dist.get_world_size(),)
-    )
-    policy = MixedPrecisionPolicy(param_dtype=compute, reduce_dtype=torch.float32)
-    for unit in exact:
-        fully_shard(unit, mesh=mesh)
-    for unit in units:
-        fully_shard(unit, mesh=mesh, mp_policy=policy)
-    # by default a root keeps its weights gathered for a backward pass that never comes here
-    fully_shard(model, mesh=mesh, mp_policy=policy, reshard_after_forward=None if trains else True)
-    if mesh.size() == 1 and mesh.device_type == "cpu":
-        _keep_gradients(model)
+    if whole_weights:
+        cast_forward(units if compiled else [], [*units, *exact], compute)
+        cast_forward([model], [*units, *exact], compute, ["forward", *methods])
+        if sharding.kind == "replicate" and trains:
+            _replicate(model, sharding.reduce)
+        return
+    _fully_shard(model, units, exact, compute, sharding, trains=trains)
     for name in methods:
         register_fsdp_forward_method(model, name)
 
 
-def _keep_gradients(model: nn.Module) -> None:
-    """Leave the gradients of a single CPU rank where the backward pass has put them."""
-    assigned: set[int] = set()
-    # the root, which gathers what no unit does, comes last
-    for module in reversed(list(model.modules())):
-        if isinstance(module, FSDPModule):
-            own = [parameter for parameter in module.parameters() if id(parameter) not in assigned]
-            assigned |= {id(parameter) for parameter in own}
-            # its type is private to torch; it is called as `allocate` and as a function
-            module.set_custom_reduce_scatter(cast(Any, _KeptGradients(own)))
+def _replicate(model: nn.Module, reduce: torch.dtype) -> None:
+    """Have gradients averaged over ranks in buckets, while the backward pass goes on (DDP)."""
+    torch._dynamo.config.optimize_ddp = False  # it would cut compiled blocks at its buckets
+    replicate(
+        model, device_id=next(model.parameters()).device, gradient_as_bucket_view=True,
+        find_unused_parameters=True,
+    )  # fmt: skip
+    if reduce == torch.bfloat16:
+        cast(Any, model).register_comm_hook(None, bf16_compress_hook)
 
 
-class _KeptGradients:
-    """What FSDP2 calls in place of a reduce-scatter, for one unit on a single CPU rank.
-
-    FSDP asks for memory to reduce from, then for memory to reduce to, and copies the one to the
-    other. Here both are the same memory, so that nothing is copied, and it is used again in the
-    next step: on a CPU, touching new memory takes ten times as long as filling old. Gradients that
-    are still there, as those of an accumulation, stay as they are.
-    """
-
-    def __init__(self, parameters: Sequence[nn.Parameter]) -> None:
-        self._parameters = parameters
-        self._kept: Tensor | None = None
-        self._reduced_from: Tensor | None = None  # between FSDP's two requests
-
-    def allocate(self, size: Sequence[int], *, dtype: torch.dtype, device: torch.device) -> Tensor:
-        """Return the memory of this unit's gradients."""
-        if self._reduced_from is not None:
-            memory, self._reduced_from = self._reduced_from, None
-            return memory
-        if any(parameter.grad is not None for parameter in self._parameters):
-            self._reduced_from = torch.empty(*size, dtype=dtype, device=device)
-            return self._reduced_from
-        if self._kept is None or self._kept.shape != torch.Size(size):
-            self._kept = torch.empty(*size, dtype=dtype, device=device)
-        self._reduced_from = self._kept
-        return self._kept
-
-    def __call__(self, **_: Any) -> None:
-        """Never called: on one rank there is nothing to exchange."""
-        raise AssertionError
+def _fully_shard(
+    model: nn.Module,
+    units: Sequence[nn.Module],
+    exact: Sequence[nn.Module],
+    compute: torch.dtype,
+    sharding: Sharding,
+    *,
+    trains: bool,
+) -> None:
+    # a linear layer's output is a view of its 2-D product; none of ours is changed in place
+    warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")
+    world, kind = dist.get_world_size(), "cuda" if torch.cuda.is_available() else "cpu"
+    if sharding.kind == "hybrid":
+        shape = sharding.nodes, world // sharding.nodes
+        mesh = init_device_mesh(kind, shape, mesh_dim_names=("replicate", "shard"))
+    else:
+        mesh = init_device_mesh(kind, (world,))
+    policy = MixedPrecisionPolicy(param_dtype=compute, reduce_dtype=sharding.reduce)
+    resharded = sharding.reshard_after_forward or not trains
+    for unit in exact:
+        fully_shard(unit, mesh=mesh)
+    for unit in units:
+        fully_shard(unit, mesh=mesh, mp_policy=policy, reshard_after_forward=resharded)
+    # by default a root keeps its weights gathered for a backward pass that never comes here
+    fully_shard(model, mesh=mesh, mp_policy=policy, reshard_after_forward=None if trains else True)
 
 
 def mean_over_ranks(values: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -152,6 +152,7 @@ def _take_ranks_of_srun() -> None:
         "RANK": os.environ["SLURM_PROCID"],
         "WORLD_SIZE": tasks,
         "LOCAL_RANK": os.environ["SLURM_LOCALID"],
+        "LOCAL_WORLD_SIZE": str(int(tasks) // int(os.environ.get("SLURM_STEP_NUM_NODES", "1"))),
         "MASTER_ADDR": _parse_node_list(nodes)[0] if nodes else "127.0.0.1",
         "MASTER_PORT": str(_port(step)),
     }

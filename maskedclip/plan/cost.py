@@ -26,6 +26,7 @@ PAPER_IMAGES = (142_249, 348_481 - 142_249)  # paired, unpaired
 _PARTS = ("E_I", "D_I", "B", "D_F", "E_T", "projections", "teacher")
 _KIND = {2: "bf16", 4: "fp32"}  # by bytes of a value
 _TIGHT = 0.97  # share of a card's memory beyond which CUDA's own cannot find room
+_LAUNCHES_S = {True: 0.1, False: 0.2}  # of a step of ViT-L, whole on each GPU or not; estimated
 FULL = 0.9  # share of a card's memory that a plan may fill: the rest is CUDA's, NCCL's and gaps
 
 
@@ -118,7 +119,7 @@ def plan(
     tokens = caption_tokens or config.model.text_tokens
     whole = BatchShape(data.paired_batch + data.unpaired_batch, data.paired_batch, tokens)
     share = BatchShape(whole.images // world, whole.paired // world, whole.text_tokens)
-    ways = Ways(world, value, config.optim.accumulate, config.engine.activation_checkpointing)
+    ways = _ways(config, network, card, world, nodes, value)
     flops, again = footprint.flops(network, whole), footprint.again(network, whole, ways)
     traffic = footprint.traffic(network, ways)
     step_s = (sum(flops.values()) + again) / (world * peak * mfu)
@@ -132,6 +133,7 @@ def plan(
         notes.append(f"captions of {whole.text_tokens} tokens (those of categories have 8 to 23)")
     if nodes > 1:
         notes.append("exchange at the link's rate; between nodes it is slower")
+    notes += _on_scaling(ways, share, step_s)
     notes.append(f"{_KIND[value]} at {peak / 1e12:g} TFLOP/s a card (data sheet)")
     return Plan(
         run=config.name, gpu=gpu, nodes=nodes, gpus=gpus, mfu=mfu,
@@ -149,6 +151,33 @@ def plan(
         kg_co2e=card.watts / 1000 * world * hours * pue * kg_per_kwh,
         notes=tuple(notes),
     )  # fmt: skip
+
+
+def _ways(
+    config: Config, network: NetworkShape, card: Gpu, world: int, nodes: int, value: int
+) -> Ways:
+    from maskedclip.engine.sharding import FOLLOWING_BYTES, TRAINED_BYTES, chosen  # loads torch
+
+    engine = config.engine
+    state = TRAINED_BYTES * network.parameters + FOLLOWING_BYTES * network.teacher_parameters
+    sharding = chosen(
+        engine.sharding, world=world, nodes=nodes, state_bytes=state,
+        card_bytes=card.usable_gib * 2**30,
+    )  # fmt: skip
+    return Ways(
+        world, value, config.optim.accumulate, engine.activation_checkpointing, sharding, nodes,
+        2 if engine.reduce_dtype == "bf16" else 4, engine.reshard_after_forward,
+    )  # fmt: skip
+
+
+def _on_scaling(ways: Ways, share: BatchShape, step_s: float) -> list[str]:
+    notes, launches = [f"sharding {ways.sharding} (docs/plan.md)"], _LAUNCHES_S[ways.is_whole]
+    if step_s < launches:
+        notes.append(
+            f"{share.images} images a GPU: launching the kernels of a step takes some {launches} s "
+            f"(estimated for ViT-L), longer than their work; fewer GPUs are as fast"
+        )
+    return notes
 
 
 def _precision(config: Config, card: Gpu, name: str) -> tuple[int, float]:

@@ -17,6 +17,7 @@ _STATISTICS = 16  # bytes a token: mean and deviation of two norms in fp32
 _BACKWARD = 5  # widths that gradients need on top of what is kept, at the MLP
 _FORWARD = 11  # widths that live at once in a block that keeps nothing, at the MLP
 _FP32 = 4
+_HELD = "weights gathered or cast"  # beside those of the block that runs
 
 
 class Memory(NamedTuple):
@@ -31,12 +32,26 @@ class Memory(NamedTuple):
 
 
 class Ways(NamedTuple):
-    """How a step is computed: world ranks, bytes of a value, parts of a share, recomputing."""
+    """How a step is computed, and how its state lies on the GPUs (engine/sharding.py)."""
 
-    world: int
-    value: int = 2
-    parts: int = 1
+    world: int  # ranks
+    value: int = 2  # bytes of a value
+    parts: int = 1  # of a share
     recompute: bool = False
+    sharding: str = "shard"
+    nodes: int = 1
+    reduced: int = _FP32  # bytes of a gradient on its way
+    reshard: bool = True  # after forward
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether all weights lie on every GPU."""
+        return self.sharding in ("none", "replicate")
+
+    @property
+    def shards(self) -> int:
+        """GPUs that share one state."""
+        return {"shard": self.world, "hybrid": self.world // self.nodes}.get(self.sharding, 1)
 
 
 def flops(network: NetworkShape, load: BatchShape) -> dict[str, float]:
@@ -82,19 +97,23 @@ def traffic(network: NetworkShape, ways: Ways) -> dict[str, float]:
     """Return bytes that each GPU receives (gathered) and sends (reduced) a step.
 
     A student's block is gathered once in forward and once in backward, what is outside of blocks
-    once, the teacher once; gradients are reduced in fp32. Each of the parts of a share does so.
+    once, the teacher once; gradients are reduced over the shards, and averaged over their copies.
+    Each of the parts of a share does so.
     """
-    share = (ways.world - 1) / ways.world * ways.parts
+    share = (ways.shards - 1) / ways.shards * ways.parts
     rest = network.outside
     blocks = network.parameters - rest
     first_pass = 0.0
     if ways.parts > 1 and network.contrasts:
         first = (network.encoder, network.bridge, network.text)
         first_pass = sum(part.depth * part.unit for part in first)
+    passes = 2 if ways.reshard else 1
+    copies = ways.world // ways.shards
+    averaged = 2 * (copies - 1) / copies * ways.parts / ways.shards  # there and back
     return {
-        "gathered for the student": share * ways.value * (2 * blocks + rest + first_pass),
+        "gathered for the student": share * ways.value * (passes * blocks + rest + first_pass),
         "gathered for the teacher": share * ways.value * network.teacher_parameters,
-        "reduced": share * _FP32 * network.parameters,
+        "reduced": (share + averaged) * ways.reduced * network.parameters,
     }
 
 
@@ -109,8 +128,9 @@ def _moments(network: NetworkShape, load: BatchShape, ways: Ways) -> Iterator[Me
     kept = {part.name: kept_bytes(part, network, part_load, ways) for part in network.students}
     losses, values, pixels = _losses(network, part_load, ways)
     fixed["losses"] = losses
-    sharded = _FP32 * network.parameters / ways.world
-    before = sharded if ways.parts > 1 else 0.0
+    sharded = _FP32 * network.parameters / ways.shards
+    # replicas' gradients lie in their buckets from the first on
+    before = sharded if ways.parts > 1 or ways.sharding == "replicate" else 0.0
 
     now = fixed | kept | {"gradients": before}
     if network.has_teacher:
@@ -136,8 +156,9 @@ def _moments(network: NetworkShape, load: BatchShape, ways: Ways) -> Iterator[Me
             work += _block_bytes(part, network, part_load, ways.value)
             work -= part.width * tokens * ways.value
         # weights of this block and the next, its gradients, and both buffers of the reduction
-        shards = _FP32 / ways.world
-        buffers = part.unit * (4 * ways.value + _FP32 + shards) if part.depth else 0.0
+        shards = _FP32 / ways.shards
+        each = 2 * ways.value if ways.is_whole else 4 * ways.value + _FP32 + shards
+        buffers = part.unit * each if part.depth else 0.0
         buffers += outside * ways.value  # gradients of what is outside of blocks
         gradients = max(before, done * shards)
         now = fixed | left | {"gradients": gradients, "working": work + buffers}
@@ -146,19 +167,23 @@ def _moments(network: NetworkShape, load: BatchShape, ways: Ways) -> Iterator[Me
         done += part.depth * part.unit
 
     # what is outside of blocks is reduced last, in one piece, its gathered weights gone by then
-    fixed["gathered outside of blocks"] = 0.0
-    work = outside * _FP32
+    fixed[_HELD] = 0.0
+    work = 0 if ways.is_whole else outside * _FP32
     yield Memory("the end of backward", fixed | left | {"gradients": sharded, "working": work})
 
 
 def _fixed(network: NetworkShape, load: BatchShape, ways: Ways) -> dict[str, float]:
     pixels = load.images * network.image_values
     copies = ways.value % _FP32 + (_FP32 if ways.parts > 1 else 0)  # in bf16, and of one part
+    if ways.is_whole:  # what a cast gives is kept for the backward pass; in fp32 nothing is cast
+        held = ways.value % _FP32 * network.parameters
+    else:
+        held = ways.value * (network.outside if ways.reshard else network.parameters)
     return {
-        "parameters": _FP32 * network.parameters / ways.world,
-        "moments": 2 * _FP32 * network.parameters / ways.world,
-        "teacher": _FP32 * network.teacher_parameters / ways.world,
-        "gathered outside of blocks": ways.value * network.outside,
+        "parameters": _FP32 * network.parameters / ways.shards,
+        "moments": 2 * _FP32 * network.parameters / ways.shards,
+        "teacher": _FP32 * network.teacher_parameters / ways.shards,
+        _HELD: held,
         "images": pixels * (1 + _FP32 + copies / ways.parts),
     }
 

@@ -9,7 +9,7 @@ import torch.distributed.checkpoint as dcp
 from torch import nn
 
 from maskedclip.engine.checkpoint import Checkpoints, full_weights, newest, restore, verify
-from maskedclip.engine.distributed import process_group, shard
+from maskedclip.engine.distributed import process_group, shard, whole
 from maskedclip.engine.optimizer import adamw
 
 
@@ -248,5 +248,5 @@ def test_all_weights_come_together_for_export():
     model, *_ = state(0)
     weights = full_weights(model)
     assert list(weights) == ["0.weight", "0.bias", "1.weight", "1.bias"]
-    assert weights["0.weight"].equal(model[0].weight.full_tensor().cpu())
+    assert weights["0.weight"].equal(whole(model[0].weight).cpu())
     assert dist.get_world_size() == 1

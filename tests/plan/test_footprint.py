@@ -58,3 +58,35 @@ def test_only_what_saves_memory_is_done_again():
     assert footprint.again(NETWORK, LOAD, Ways(2)) == 0
     assert footprint.again(NETWORK, LOAD, Ways(2, recompute=True)) > 0
     assert footprint.again(NETWORK, LOAD, Ways(2, parts=2)) > 0
+
+
+def test_replicas_exchange_nothing_but_gradients_there_and_back():
+    traffic = footprint.traffic(NETWORK, Ways(4, sharding="replicate"))
+    assert traffic["gathered for the student"] == traffic["gathered for the teacher"] == 0
+    assert traffic["reduced"] == pytest.approx(2 * 3 / 4 * 4 * NETWORK.parameters)
+    half = footprint.traffic(NETWORK, Ways(4, sharding="replicate", reduced=2))
+    assert half["reduced"] == traffic["reduced"] / 2
+
+
+def test_nodes_that_shard_by_themselves_gather_as_one_node_and_average_their_shards():
+    one, four = footprint.traffic(NETWORK, Ways(4)), footprint.traffic(
+        NETWORK, Ways(16, sharding="hybrid", nodes=4)
+    )  # fmt: skip
+    assert four["gathered for the student"] == one["gathered for the student"]
+    between = 2 * 3 / 4 * 4 * NETWORK.parameters / 4
+    assert four["reduced"] == pytest.approx(one["reduced"] + between)
+
+
+def test_without_resharding_a_block_is_gathered_once():
+    twice, once = (footprint.traffic(NETWORK, Ways(4, reshard=kept)) for kept in (True, False))
+    blocks = NETWORK.parameters - NETWORK.outside
+    saved = twice["gathered for the student"] - once["gathered for the student"]
+    assert saved == pytest.approx(3 / 4 * 2 * blocks)
+
+
+def test_a_replica_holds_the_whole_state_and_a_node_of_a_hybrid_shares_it():
+    def held(ways: Ways) -> float:
+        return footprint.memory(NETWORK, LOAD, ways).by_part["moments"]
+
+    assert held(Ways(8, sharding="replicate")) == held(Ways(1, sharding="none"))
+    assert held(Ways(8, sharding="hybrid", nodes=2)) == held(Ways(4))

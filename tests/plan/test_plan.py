@@ -215,3 +215,14 @@ def test_help_answers_without_torch():
     )  # fmt: skip
     assert "a100-80" in done.stdout
     assert not [line for line in done.stderr.splitlines() if line.endswith(" torch")]
+
+
+def test_the_plan_says_the_sharding_and_where_launches_take_longer_than_work():
+    few = report(plan(maskedclip_vitl(), nodes=15, gpus=4, gpu="h100-80"))
+    assert "sharding hybrid" in few
+    assert "24 images a GPU: launching the kernels" in few
+    many = report(plan(maskedclip_vitl(), **PAPER))
+    assert "sharding shard" in many
+    assert "launching" not in many
+    assert "sharding replicate" in report(plan(maskedclip_vitb(), **PAPER))
+    assert "sharding none" in report(plan(maskedclip_vitb(), nodes=1, gpus=1, gpu="h200-141"))

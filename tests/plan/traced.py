@@ -21,6 +21,7 @@ from maskedclip.config import Config
 from maskedclip.data.stream import Batch
 from maskedclip.engine.distributed import shard
 from maskedclip.engine.optimizer import adamw
+from maskedclip.engine.sharding import Sharding
 from maskedclip.models import blocks
 from maskedclip.models.maskedclip import MaskedCLIP, build
 from maskedclip.models.teacher import Teacher
@@ -81,13 +82,14 @@ def _traced(config: Config, world: int, text_tokens: int, recompute: bool) -> Tr
         for module in both:
             module._apply(lambda x: torch.empty(x.shape, dtype=x.dtype, device="cpu"))
     # outside the fake mode, because a device mesh reads its ranks
-    ways = {"activation_checkpointing": recompute}
+    shards = Sharding("shard", 1, reshard_after_forward=True, reduce=torch.float32)
+    ways = {"activation_checkpointing": recompute, "sharding": shards}
     if isinstance(model, MaskedCLIP):
         ways |= {"exact": model.exact(), "methods": ["features"]}
     units = model.units() if isinstance(model, MaskedCLIP) else model.encoder.blocks
     shard(model, units, torch.bfloat16, **ways)
     if teacher is not None:
-        shard(teacher, teacher.units(), torch.bfloat16, trains=False)
+        shard(teacher, teacher.units(), torch.bfloat16, trains=False, sharding=shards)
     optimizer = adamw(model, betas=config.optim.betas, weight_decay=config.optim.weight_decay)
     with fake:
         batch = _batch(config, world, text_tokens)

@@ -24,6 +24,7 @@ from maskedclip.losses import centred, dino_loss, ibot_loss, koleo_loss, mean_lo
 from maskedclip.models.dinov2 import DinoTeacher, HeadShape, Student
 from maskedclip.models.maskedclip import SIZES
 from maskedclip.models.shapes import NetworkShape
+from maskedclip.pretrain.distribution import ways_of
 from maskedclip.pretrain.initial_weights import encoder_shape, initial
 from maskedclip.pretrain.methods.protocol import At, Stepped
 from maskedclip.pretrain.sources import single_crop
@@ -123,10 +124,7 @@ class DinoV2Method:
         grid = dino.local_size // config.model.patch_size
         model = Student(start.encoder, heads, local_grid=grid).to(device)
         teacher = DinoTeacher(model)
-        ways: dict[str, Any] = {
-            "activation_checkpointing": engine.activation_checkpointing,
-            "compiled": engine.compile,
-        }
+        ways = ways_of(engine, device, model, teacher)
         shard(model, model.units(), compute, **ways)
         shard(teacher, teacher.units(), compute, trains=False, **ways)
         optimizer = scaled_adamw(

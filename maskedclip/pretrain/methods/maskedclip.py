@@ -32,6 +32,7 @@ from maskedclip.pretrain.accumulation import (
     contrasts,
     micro_batches,
 )
+from maskedclip.pretrain.distribution import ways_of
 from maskedclip.pretrain.initial_weights import initial, shape_of
 from maskedclip.pretrain.methods.protocol import At, Stepped
 from maskedclip.pretrain.reconstructions import picture
@@ -163,10 +164,7 @@ class MaskedClipMethod:
         model, self.tokenize = initial(config, self.shape(config))
         model = model.to(device)
         teacher = Teacher(model.encoder, model.bridge) if config.loss.mfd else None
-        ways: dict[str, Any] = {
-            "activation_checkpointing": engine.activation_checkpointing,
-            "compiled": engine.compile,
-        }
+        ways = ways_of(engine, device, model, teacher)
         shard(model, model.units(), compute, exact=model.exact(), methods=["features"], **ways)
         if teacher is not None:
             shard(teacher, teacher.units(), compute, trains=False, **ways)

@@ -26,6 +26,7 @@ from maskedclip.models.maskedclip import SIZES
 from maskedclip.models.patches import pixel_target, split_patches, take
 from maskedclip.models.shapes import NetworkShape, absent, parameter_count, stack_shape
 from maskedclip.pretrain.accumulation import micro_batches
+from maskedclip.pretrain.distribution import ways_of
 from maskedclip.pretrain.initial_weights import encoder_shape, initial
 from maskedclip.pretrain.methods.protocol import At, Stepped
 from maskedclip.pretrain.reconstructions import picture
@@ -158,7 +159,7 @@ class SimMimMethod:
         model = SimMimStudent(start.encoder, patch_size=config.model.patch_size).to(device)
         shard(
             model, model.encoder.blocks, compute_type(engine.precision, device),
-            activation_checkpointing=engine.activation_checkpointing, compiled=engine.compile,
+            **ways_of(engine, device, model, None),
         )  # fmt: skip
         self.model, self.teacher = model, None
         self.optimizer = adamw(
