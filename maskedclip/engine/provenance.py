@@ -14,6 +14,8 @@ from typing import Any
 
 import torch
 
+from maskedclip.engine.device_settings import allocator_settings
+
 _PACKAGES = ("torch", "timm", "transformers", "numpy", "scikit-learn", "webdataset", "submitit")
 
 MANIFEST, EXCLUSIONS = "manifest.json", "exclude.csv"
@@ -35,6 +37,7 @@ def provenance(
         "world": world,
         "host": platform.node(),
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+        "allocator": allocator_settings(),
         "slurm": {k: v for k, v in sorted(os.environ.items()) if k.startswith("SLURM_JOB")},
         "command": shlex.join(sys.argv),
     }

@@ -13,6 +13,10 @@ if __name__ == "__main__":  # a config first: --help and mistakes answer before 
 
     CONFIG, FOLDS = read_finetune(__doc__)
 
+    from maskedclip.engine.device_settings import grow_segments
+
+    grow_segments()  # before torch is imported
+
     from maskedclip.finetune.cross_validation import cross_validate
     from maskedclip.finetune.loop import finetune
     from maskedclip.finetune.measured_rows import measured_rows

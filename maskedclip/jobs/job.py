@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from maskedclip.config import Config
+from maskedclip.engine.device_settings import grow_segments
 
 if TYPE_CHECKING:
     import submitit
@@ -105,6 +106,7 @@ def as_a_job(work: Callable[[], T]) -> T:
         # submitit's handler only logs it; where nothing can be saved the end may come at once
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
     _forget_signals_in_children()
+    grow_segments()
     from maskedclip.engine.preemption import REQUEUE, Preempted
 
     first = os.environ.get("RANK", "0") == "0"

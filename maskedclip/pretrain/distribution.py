@@ -10,7 +10,8 @@ import torch.distributed as dist
 from torch import nn
 
 from maskedclip.config import EngineConfig
-from maskedclip.engine.distributed import gathered
+from maskedclip.engine.device_settings import use_tf32
+from maskedclip.engine.distributed import compute_type, gathered
 from maskedclip.engine.sharding import FOLLOWING_BYTES, TRAINED_BYTES, Sharding, chosen
 
 logger = logging.getLogger(__name__)
@@ -31,6 +32,9 @@ def ways_of(
             "%d ranks on %d nodes: sharding %s, gradients reduced in %s", world, nodes, kind,
             engine.reduce_dtype,
         )  # fmt: skip
+    capability = torch.cuda.get_device_capability(device) if cuda else (0, 0)
+    if use_tf32(engine.tf32, compute_type(engine.precision, device), capability):
+        logger.info("fp32 products in TF32; --engine.tf32=false keeps all bits")
     reduce = {"fp32": torch.float32, "bf16": torch.bfloat16}[engine.reduce_dtype]
     return {
         "activation_checkpointing": engine.activation_checkpointing,
