@@ -19,6 +19,7 @@ from torch.distributed._composable.replicate import replicate
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import bf16_compress_hook
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import (
+    FSDPModule,
     MixedPrecisionPolicy,
     fully_shard,
     register_fsdp_forward_method,
@@ -199,6 +200,21 @@ def _fully_shard(
         fully_shard(unit, mesh=mesh, mp_policy=policy, reshard_after_forward=resharded)
     # by default a root keeps its weights gathered for a backward pass that never comes here
     fully_shard(model, mesh=mesh, mp_policy=policy, reshard_after_forward=None if trains else True)
+
+
+def begin_part(model: nn.Module, teacher: nn.Module | None, *, last: bool) -> None:
+    """Begin a part of a step (gradient accumulation): gather weights and reduce gradients once.
+
+    Until the `last` part gathered weights stay, and gradients are added up in fp32, unreduced. Call
+    it before anything of the step runs, too.
+    """
+    if isinstance(model, FSDPModule):
+        model.set_reshard_after_forward(False)
+        model.set_reshard_after_backward(last)
+    if hasattr(model, "set_requires_gradient_sync"):  # not of plain modules
+        cast(Any, model).set_requires_gradient_sync(last)
+    if isinstance(teacher, FSDPModule):
+        teacher.set_reshard_after_forward(last)
 
 
 def mean_over_ranks(values: Mapping[str, Tensor]) -> dict[str, Tensor]:

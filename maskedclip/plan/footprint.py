@@ -98,20 +98,16 @@ def traffic(network: NetworkShape, ways: Ways) -> dict[str, float]:
 
     A student's block is gathered once in forward and once in backward, what is outside of blocks
     once, the teacher once; gradients are reduced over the shards, and averaged over their copies.
-    Each of the parts of a share does so.
+    Parts of a share keep what is gathered, and reduce the gradients of all of them at once.
     """
-    share = (ways.shards - 1) / ways.shards * ways.parts
+    share = (ways.shards - 1) / ways.shards
     rest = network.outside
     blocks = network.parameters - rest
-    first_pass = 0.0
-    if ways.parts > 1 and network.contrasts:
-        first = (network.encoder, network.bridge, network.text)
-        first_pass = sum(part.depth * part.unit for part in first)
-    passes = 2 if ways.reshard else 1
+    passes = 2 if ways.reshard and ways.parts == 1 else 1
     copies = ways.world // ways.shards
-    averaged = 2 * (copies - 1) / copies * ways.parts / ways.shards  # there and back
+    averaged = 2 * (copies - 1) / copies / ways.shards  # there and back
     return {
-        "gathered for the student": share * ways.value * (passes * blocks + rest + first_pass),
+        "gathered for the student": share * ways.value * (passes * blocks + rest),
         "gathered for the teacher": share * ways.value * network.teacher_parameters,
         "reduced": (share + averaged) * ways.reduced * network.parameters,
     }
@@ -130,7 +126,9 @@ def _moments(network: NetworkShape, load: BatchShape, ways: Ways) -> Iterator[Me
     fixed["losses"] = losses
     sharded = _FP32 * network.parameters / ways.shards
     # replicas' gradients lie in their buckets from the first on
-    before = sharded if ways.parts > 1 or ways.sharding == "replicate" else 0.0
+    before = sharded if ways.sharding == "replicate" else 0.0
+    if ways.parts > 1:  # added up whole until the last part
+        before = _FP32 * network.parameters
 
     now = fixed | kept | {"gradients": before}
     if network.has_teacher:
@@ -178,7 +176,9 @@ def _fixed(network: NetworkShape, load: BatchShape, ways: Ways) -> dict[str, flo
     if ways.is_whole:  # what a cast gives is kept for the backward pass; in fp32 nothing is cast
         held = ways.value % _FP32 * network.parameters
     else:
-        held = ways.value * (network.outside if ways.reshard else network.parameters)
+        keeps = ways.parts > 1 or not ways.reshard
+        held = ways.value * (network.parameters if keeps else network.outside)
+        held += ways.value * network.teacher_parameters * (ways.parts > 1)
     return {
         "parameters": _FP32 * network.parameters / ways.shards,
         "moments": 2 * _FP32 * network.parameters / ways.shards,

@@ -4,6 +4,7 @@ import json
 from collections import Counter
 from pathlib import Path
 
+import pytest
 import torch
 from torch import Tensor
 from torch.distributed.fsdp._fully_shard._fsdp_collectives import (
@@ -58,8 +59,9 @@ class Calls(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def configuration() -> Config:
+def configuration(accumulate: int = 1) -> Config:
     changes = {
+        "optim.accumulate": accumulate,
         "data.paired_batch": PAIRED,
         "data.unpaired_batch": IMAGES - PAIRED,
         "model.image_size": 32,
@@ -82,9 +84,13 @@ def batch(labels: list[int]) -> tuple[Tensor, Batch]:
 
 
 def some_steps(
-    networks: MaskedClipNetworks, device: torch.device, labels: list[int], count: int
+    networks: MaskedClipNetworks,
+    device: torch.device,
+    labels: list[int],
+    count: int,
+    accumulate: int = 1,
 ) -> None:
-    config, (image_BCHW, found) = configuration(), batch(labels)
+    config, (image_BCHW, found) = configuration(accumulate), batch(labels)
     guard = StepGuard(networks.optimizer, device, spike=0.0)
     for step in range(count):
         train_step(networks, guard, image_BCHW, found, At(step, count, 1e-4), config)
@@ -109,28 +115,33 @@ class CountedReduce(DefaultReduceScatter):
         return super().__call__(*arguments, **keywords)
 
 
-def count_on_a_rank(rank: int, out: Path) -> None:
+def count_on_a_rank(rank: int, out: Path, accumulate: int) -> None:
     counts: Counter = Counter()
     with process_group() as device:
-        networks = MaskedClipMethod(configuration(), device).networks
-        some_steps(networks, device, [0, 1], 1)  # the first step alone sets FSDP2 up
+        networks = MaskedClipMethod(configuration(accumulate), device).networks
+        some_steps(networks, device, [0, 1], 1, accumulate)  # the first step alone sets FSDP2 up
         for side, network in (("student", networks.model), ("teacher", networks.teacher)):
             for number, unit in enumerate(network.units()):
                 unit.set_custom_all_gather(CountedGather(f"{side} {number}", counts))
                 unit.set_custom_reduce_scatter(CountedReduce(f"{side} {number}", counts))
-        some_steps(networks, device, [0, 1], 3)
+        some_steps(networks, device, [0, 1], 3, accumulate)
         expected = {}
         for number, _ in enumerate(networks.model.units()):
             expected[f"student {number} gathered in forward"] = 3
-            expected[f"student {number} gathered in backward"] = 3
+            if accumulate == 1:
+                expected[f"student {number} gathered in backward"] = 3
             expected[f"student {number} reduced"] = 3
         for number, _ in enumerate(networks.teacher.units()):
             expected[f"teacher {number} gathered in forward"] = 3
     (out / str(rank)).write_text(json.dumps([counts, expected]))
 
 
-def test_a_step_gathers_a_students_block_twice_and_reduces_it_once_a_teachers_once(tmp_path):
-    on_ranks(2, count_on_a_rank, tmp_path)
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_a_step_gathers_a_students_block_twice_and_reduces_it_once_a_teachers_once(
+    tmp_path, accumulate
+):
+    """In parts a student's block is gathered once: what is gathered stays until the last."""
+    on_ranks(2, count_on_a_rank, tmp_path, accumulate)
     for rank in range(2):
         counts, expected = json.loads((tmp_path / str(rank)).read_text())
         assert counts == expected

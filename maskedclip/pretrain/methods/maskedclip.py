@@ -17,7 +17,14 @@ from maskedclip.data.rows import View
 from maskedclip.data.stream import Batch
 from maskedclip.data.transforms import normalise
 from maskedclip.engine.checkpoint import full_weights
-from maskedclip.engine.distributed import compute_type, mean_over_ranks, shard, total_norm, whole
+from maskedclip.engine.distributed import (
+    begin_part,
+    compute_type,
+    mean_over_ranks,
+    shard,
+    total_norm,
+    whole,
+)
 from maskedclip.engine.optimizer import adamw
 from maskedclip.engine.step_guard import StepGuard
 from maskedclip.losses import masked_feature_loss, masked_pixel_loss
@@ -95,12 +102,15 @@ def gradients(
         losses, out = objective(networks, image_BCHW, batch, config)
         losses["loss"].backward()
         return {name: value.detach() for name, value in losses.items()}, (image_BCHW, out)
+    begin_part(networks.model, networks.teacher, last=False)
     surrogates: list[Contrast] = [contrast_of_all] * count  # unused where nothing is contrasted
     if config.loss.clip:
         clip, surrogates = contrasts(networks.model, image_BCHW, batch, count)
     values: dict[str, list[Tensor]] = {}
     micro = micro_batches(image_BCHW, batch, count)
-    for (micro_BCHW, micro_batch), surrogate in zip(micro, surrogates, strict=True):
+    numbered = enumerate(zip(micro, surrogates, strict=True), start=1)
+    for number, ((micro_BCHW, micro_batch), surrogate) in numbered:
+        begin_part(networks.model, networks.teacher, last=number == count)
         losses, out = objective(networks, micro_BCHW, micro_batch, config, surrogate)
         (losses["loss"] / count).backward()
         for name, value in losses.items():

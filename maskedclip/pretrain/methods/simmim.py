@@ -17,7 +17,14 @@ from maskedclip.data.rows import View
 from maskedclip.data.stream import Batch
 from maskedclip.data.transforms import normalise
 from maskedclip.engine.checkpoint import full_weights
-from maskedclip.engine.distributed import compute_type, mean_over_ranks, shard, total_norm, whole
+from maskedclip.engine.distributed import (
+    begin_part,
+    compute_type,
+    mean_over_ranks,
+    shard,
+    total_norm,
+    whole,
+)
 from maskedclip.engine.optimizer import adamw
 from maskedclip.engine.step_guard import StepGuard
 from maskedclip.models.blocks import Group, run
@@ -94,7 +101,9 @@ def train_step(
         group["lr"] = at.lr
     optimizer.zero_grad()
     count, losses = config.optim.accumulate, []
-    for micro_BCHW, micro in micro_batches(image_BCHW, batch, count):
+    for number, (micro_BCHW, micro) in enumerate(micro_batches(image_BCHW, batch, count), start=1):
+        if count > 1:
+            begin_part(model, None, last=number == count)
         loss, pixel_BMP, hidden_BM = objective(model, micro_BCHW, micro.hidden_BN, config)
         (config.loss.mim * loss / count).backward()
         losses.append(loss.detach())
