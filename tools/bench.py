@@ -1,5 +1,8 @@
 """Measure speed: `python tools/bench.py NAME [--json]`; the last line is one JSON object.
 
+A ratio is none, and `disturbed` says why, where its turns differ by more than a half or other
+programs took more than a tenth of the processors meanwhile (`others_share`).
+
 loader, stalls and step need `pip install -e '.[bench]'`.
 
 phantom   images drawn a second on one core at 224 px, against the 30 that were promised; the median
@@ -24,12 +27,15 @@ save      seconds that a checkpoint keeps training waiting, of --millions 50 par
 frozen    seconds of a frozen protocol on --images 500 phantoms of 512 px at --size small on the
           processor, --threads 2: logistic regression with no features cached (promised: under a
           minute; ratio is 60 s over it), then each protocol from the cached features
+start     from the command to the first step of `demo`, its phantoms drawn before: seconds, and
+          processor seconds of all its processes; ratio is the 8 s that were promised for 2 cores
+          over it; the median of --rounds 5
 report    processor time of the tables, figure and pages of 252 runs; ratio is 69 s over it, what it
           took while matplotlib drew the pages
-step      images trained a second in bf16 on all cores, --size large (or micro, tiny, small, base),
-          --paired 4 and --unpaired 4 a step, against the same method from public parts under
-          autocast (transformers' ViTMAE and BERT, timm's blocks, open_clip's loss); the share of
-          the rate of square products, and the peak memory of both; the median of --rounds 3
+step      images trained a second in bf16 on a GPU, else on all cores, --size large (or micro, tiny,
+          small, base), --paired 4 and --unpaired 4 a step, against the same method from public
+          parts under autocast (transformers' ViTMAE and BERT, timm's blocks, open_clip's loss); the
+          share of the rate of square products, and peak memory of both; the median of --rounds 3
 """
 
 import importlib
@@ -49,26 +55,27 @@ from maskedclip.command import CommandLine, Options, Word, one_line_errors
 PROMISED = 30  # phantoms a second and core
 
 
-def phantom() -> dict[str, float]:
+def phantom() -> dict[str, float | str | None]:
     """Return the median speed of drawing and its spread."""
     import cv2
+    from benches.turns import OtherWork, called
 
     from maskedclip.shards.phantoms.phantom import draw
 
     cv2.setNumThreads(1)
     draw(0)
     speeds = []
+    others = OtherWork()
     for turn in range(5):
         start = time.perf_counter()
         for seed in range(60 * turn, 60 * (turn + 1)):
             draw(seed)
         speeds.append(60 / (time.perf_counter() - start))
-    middle = statistics.median(speeds)
     return {
-        "images_per_s": middle,
+        "images_per_s": statistics.median(speeds),
         "lowest": min(speeds),
         "highest": max(speeds),
-        "ratio": middle / PROMISED,
+        **called(others.share(), ratio=[speed / PROMISED for speed in speeds]),
     }
 
 
@@ -82,6 +89,7 @@ BENCHES: Mapping[str, tuple[str, Sequence[str]]] = {
     "save": ("benches.save", ("millions", "rounds")),
     "frozen": ("benches.frozen", ("images", "size", "threads")),
     "report": ("benches.report", ()),
+    "start": ("benches.start", ("rounds",)),
     "step": ("benches.step", ("size", "paired", "unpaired", "rounds")),
 }
 
@@ -125,7 +133,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         numbers = getattr(importlib.import_module(module), name)(**asked)
     if not as_json:
         for name, value in numbers.items():
-            print(f"{name:24} {value if isinstance(value, str) else f'{value:.3g}'}")
+            print(f"{name:24} {f'{value:.3g}' if isinstance(value, float | int) else value}")
     print(json.dumps(numbers))
 
 

@@ -1,16 +1,19 @@
 """How long frozen protocols take: features of a ViT on the processor, then each protocol."""
 
 import logging
-import os
 import tempfile
 import time
 from pathlib import Path
+
+from benches.turns import OtherWork, called
 
 LIMIT = 60.0  # seconds, promised for a protocol on 500 images at ViT-S
 _SIDE = 512  # pixels of the shards, as make_shards writes them
 
 
-def frozen(images: int = 500, size: str = "small", threads: int = 2) -> dict[str, float]:
+def frozen(
+    images: int = 500, size: str = "small", threads: int = 2
+) -> dict[str, float | str | None]:
     """Return the seconds of the features and of each protocol on `images` phantoms.
 
     The weights are random, with bridge and text tower, and every protocol is run by `evaluate`:
@@ -38,15 +41,17 @@ def frozen(images: int = 500, size: str = "small", threads: int = 2) -> dict[str
             found[f"{key}_s"] = time.perf_counter() - start
             found[f"{key}_cpu_s"] = time.process_time() - used
 
+        others = OtherWork()
         clock("cold_logistic", "logistic", "cold")
+        share = others.share()
         for protocol in ("logistic", "linear", "knn", "zeroshot"):
             clock(protocol, protocol, "warm")
         found["features_s"] = found["cold_logistic_s"] - found["logistic_s"]
         found["bf16"] = float(FrozenEncoder(run).dtype == torch.bfloat16)
-    return found | {
-        "load": os.getloadavg()[0],  # of other work too
+    return {
+        **found,
         "images": float(images),
-        "ratio": LIMIT / found["cold_logistic_s"],
+        **called(share, ratio=[LIMIT / found["cold_logistic_s"]]),
     }
 
 

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 import webdataset
 from benches.photographs import photographs
+from benches.turns import OtherWork, called
 from torch.utils.data import DataLoader
 from torchvision import transforms
 
@@ -39,7 +40,7 @@ _DIFFERENT = 64  # JPEGs, each in the shards many times
 
 def loader(
     size: str = "512", rounds: int = 15, root: str = "", fidelity: str = "fine"
-) -> dict[str, float | str]:
+) -> dict[str, float | str | None]:
     """Return the speed of our stream, of the reference and of decoding alone, in turn.
 
     The turns are short, and the loaders wait in between: a machine that does other things as well
@@ -55,10 +56,12 @@ def loader(
         best = best_workers(directory, batch)
         our, their = our_batches(dataset, batch, cores, fidelity), reference(directory, batch, best)
         ours, theirs, ceiling = [], [], []
+        others = OtherWork()
         for _ in range(rounds):
             ours.append(rate(our, batch, stored=PREFETCH + 1))
             theirs.append(rate(their, batch, stored=3 * best))
             ceiling.append(decoded(jpegs, cores, fidelity))
+        share = others.share()
         our.close()
         stages = stages_of(dataset, fidelity)
     ratios = [a / b for a, b in zip(ours, theirs, strict=True)]
@@ -67,11 +70,7 @@ def loader(
         "images_per_s": statistics.median(ours),
         "reference_images_per_s": statistics.median(theirs),
         "ceiling_images_per_s": statistics.median(ceiling),
-        "ratio": statistics.median(ratios),
-        "lowest_ratio": min(ratios),
-        "highest_ratio": max(ratios),
-        "share_of_ceiling": statistics.median(shares),
-        "lowest_share": min(shares),
+        **called(share, ratio=ratios, share_of_ceiling=shares),
         "kilobytes_each": statistics.mean(map(len, jpegs)) / 1000,
         "reference_workers": best,
         "threads": cores,

@@ -7,17 +7,17 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from benches.loader import shards_of
+from benches.turns import OtherWork, called
 
 
-def reads(size: str = "512", rounds: int = 5, root: str = "") -> dict[str, float]:
+def reads(size: str = "512", rounds: int = 5, root: str = "") -> dict[str, float | str | None]:
     """Return `raw_reads` of a tar, or of the first one of a directory of shards."""
     with shards_of(size, root) as place:
         tar = place if place.suffix == ".tar" else min(place.glob("*.tar"))
-        found = raw_reads(tar, rounds)
-    return found | {"ratio": found["ours_ratio"]}
+        return raw_reads(tar, rounds)
 
 
-def raw_reads(tar: Path, rounds: int = 5) -> dict[str, float]:
+def raw_reads(tar: Path, rounds: int = 5) -> dict[str, float | str | None]:
     """Return samples and GB a second of our reads (in order, at random; each with its crc32) and of
     webdataset's plain iteration without decoding, in one thread, and the ratios.
 
@@ -47,6 +47,7 @@ def raw_reads(tar: Path, rounds: int = 5) -> dict[str, float]:
     }
     rates: dict[str, list[float]] = {name: [] for name in ways}
     sizes: dict[str, tuple[int, int]] = {}
+    others = OtherWork()
     for turn in range(-1, rounds):
         for name, way in ways.items():
             start = time.perf_counter()
@@ -55,12 +56,14 @@ def raw_reads(tar: Path, rounds: int = 5) -> dict[str, float]:
             sizes[name] = (len(found), sum(found))
             if turn >= 0:
                 rates[name].append(len(found) / seconds)
+    share = others.share()
     assert len(set(sizes.values())) == 1, f"the ways read different samples: {sizes}"
     count, total = sizes["ours"]
     middle = {name: statistics.median(values) for name, values in rates.items()}
     found = {f"{name}_samples_per_s": value for name, value in middle.items()}
     found |= {f"{name}_gb_per_s": value * total / count / 1e9 for name, value in middle.items()}
-    for name in ("ours", "ours_at_random"):
-        ratios = [a / b for a, b in zip(rates[name], rates["webdataset"], strict=True)]
-        found[f"{name}_ratio"] = statistics.median(ratios)
-    return found | {"kilobytes_each": total / count / 1000}
+    ratios = {
+        key: [a / b for a, b in zip(rates[name], rates["webdataset"], strict=True)]
+        for key, name in (("ratio", "ours"), ("ratio_at_random", "ours_at_random"))
+    }
+    return {**found, **called(share, **ratios), "kilobytes_each": total / count / 1000}

@@ -8,8 +8,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from benches.turns import OtherWork, called
 
-def save(millions: int = 50, rounds: int = 5) -> dict[str, float]:
+
+def save(millions: int = 50, rounds: int = 5) -> dict[str, float | str | None]:
     """Return the median seconds for which a save keeps the loop waiting, and their ratio.
 
     The state is `millions` of fp32 parameters and their two AdamW moments. The ways take turns:
@@ -43,11 +45,13 @@ def save(millions: int = 50, rounds: int = 5) -> dict[str, float]:
             Checkpoints(folder / "aside", 1, asynchronous=True) as aside,
             Checkpoints(folder / "at_once", 1, asynchronous=False) as at_once,
         ):
+            others = OtherWork()
             for step in range(rounds + 1):
                 clock("aside", partial(aside.save, step, *networks))
                 clock("aside_rest", aside.wait)
                 clock("at_once", partial(at_once.save, step, *networks))
                 clock("plain", partial(plain, step))
+            share = others.share()
             aside.finish()
             at_once.finish()
     turns = range(1, rounds + 1)
@@ -59,7 +63,7 @@ def save(millions: int = 50, rounds: int = 5) -> dict[str, float]:
         "aside_first_s": seconds["aside"][0],
         "aside_until_there_s": statistics.median(there),
         "state_gb": millions * 12e-3,
-        "ratio": statistics.median(seconds["plain"][i] / seconds["aside"][i] for i in turns),
+        **called(share, ratio=[seconds["plain"][i] / seconds["aside"][i] for i in turns]),
     }
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import cv2
 from benches.photographs import photographs
+from benches.turns import OtherWork, called
 from PIL import Image
 
 from maskedclip.data.photographs.decoding import decode
@@ -25,7 +26,7 @@ from maskedclip.shards.make import ShardRequest, build
 SIZE = 512  # pixels, of the shards
 
 
-def shards(images: int = 1000, rounds: int = 5, root: str = "") -> dict[str, float]:
+def shards(images: int = 1000, rounds: int = 5, root: str = "") -> dict[str, float | str | None]:
     """Return the speed of make_shards and of Pillow, their ratio, and where our time goes."""
     cores = len(os.sched_getaffinity(0))
     with tempfile.TemporaryDirectory() as place:
@@ -33,6 +34,7 @@ def shards(images: int = 1000, rounds: int = 5, root: str = "") -> dict[str, flo
         originals.mkdir()
         paths = list(_originals(originals, images, root))
         ours, pillow = [], []
+        others = OtherWork()
         for turn in range(rounds):
             out = Path(place) / f"shards{turn}"
             start = time.perf_counter()
@@ -49,13 +51,13 @@ def shards(images: int = 1000, rounds: int = 5, root: str = "") -> dict[str, flo
                     pass
             pillow.append(len(paths) / (time.perf_counter() - start))
             shutil.rmtree(out)
+        share = others.share()
         stages = _stages(paths[:100])
         kilobytes = statistics.mean(path.stat().st_size for path in paths) / 1000
     found = {
         "images_per_s": statistics.median(ours),
         "pillow_images_per_s": statistics.median(pillow),
-        "ratio": statistics.median(a / b for a, b in zip(ours, pillow, strict=True)),
-        "lowest_ratio": min(a / b for a, b in zip(ours, pillow, strict=True)),
+        **called(share, ratio=[a / b for a, b in zip(ours, pillow, strict=True)]),
         "processes": cores,
         "kilobytes_each": kilobytes,
     }

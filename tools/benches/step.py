@@ -1,6 +1,7 @@
-"""A training step against the plain composition of public parts, each in processes of its own.
+"""A training step against the plain composition of public parts, each in processes of its own: on
+a GPU where there is one, else on all cores.
 
-The child processes are this file: `python tools/benches/step.py SIDE SIZE PAIRED UNPAIRED`.
+The child processes are this file, as `step.py SIDE SIZE PAIRED UNPAIRED`.
 """
 
 import copy
@@ -16,9 +17,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-
 import torch
+from benches.turns import OtherWork, called, child_environment
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import BertConfig, BertModel, BertTokenizerFast
@@ -31,18 +31,20 @@ from maskedclip.engine.step_guard import StepGuard
 from maskedclip.models.maskedclip import SIZES
 from maskedclip.pretrain.methods.maskedclip import MaskedClipMethod, train_step
 from maskedclip.pretrain.methods.protocol import At
+from maskedclip.pretrain.sources import to_device
 from maskedclip.recipes import maskedclip_vitl
 
 TOKENS = 24  # of a caption
 WARMING, STEPS = 2, 3  # steps of a child; after two the memory of a step is all there
-PRODUCT = 2048  # rows and columns of the square products
+PRODUCT, PRODUCT_ON_GPU = 2048, 8192  # rows and columns of the square products
 
 
 def step(
     size: str = "large", paired: int = 4, unpaired: int = 4, rounds: int = 3
-) -> dict[str, float]:
+) -> dict[str, float | str | None]:
     """Return images a second, share of the matrix rate and peak memory of both, in turn."""
     ours, theirs = [], []
+    others = OtherWork()
     for _ in range(rounds):
         ours.append(measured("ours", size, paired, unpaired))
         theirs.append(measured("plain", size, paired, unpaired))
@@ -53,27 +55,30 @@ def step(
     return {
         "images_per_s": images / statistics.median(our_s),
         "reference_images_per_s": images / statistics.median(their_s),
-        "ratio": statistics.median(b / a for a, b in zip(our_s, their_s, strict=True)),
         "step_s": statistics.median(our_s),
         "reference_step_s": statistics.median(their_s),
-        "share_of_matrix_rate": statistics.median(shares),
-        "lowest_share": min(shares),
+        **called(
+            others.share(),
+            ratio=[b / a for a, b in zip(our_s, their_s, strict=True)],
+            share_of_matrix_rate=shares,
+        ),
         "matrix_tflops": statistics.median(found["matrix_rate"] for found in ours) / 1e12,
         "step_tflop": ours[0]["flops"] / 1e12,
         "peak_gib": our_gib,
         "reference_peak_gib": their_gib,
         "floor_gib": ours[0]["floor_gib"],  # weights, gradients and moments in fp32, and teacher
         "threads": len(os.sched_getaffinity(0)),
+        "device": ours[0]["device"],
     }
 
 
-def measured(side: str, size: str, paired: int, unpaired: int) -> dict[str, float]:
+def measured(side: str, size: str, paired: int, unpaired: int) -> dict[str, Any]:
     """Return what a process that trains on one side has found."""
     threads = str(len(os.sched_getaffinity(0)))
     done = subprocess.run(
         [sys.executable, __file__, side, size, str(paired), str(unpaired)],
         # as the local launcher sets it: waiting threads do not hinder what else runs here
-        env=os.environ | {"OMP_NUM_THREADS": threads, "OMP_WAIT_POLICY": "passive"},
+        env=child_environment() | {"OMP_NUM_THREADS": threads, "OMP_WAIT_POLICY": "passive"},
         stdout=subprocess.PIPE,
         check=True,
         text=True,
@@ -81,7 +86,7 @@ def measured(side: str, size: str, paired: int, unpaired: int) -> dict[str, floa
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def child(side: str, size: str, paired: int, unpaired: int) -> dict[str, float]:
+def child(side: str, size: str, paired: int, unpaired: int) -> dict[str, Any]:
     """Return the median step of one side, beside products measured between its steps."""
     config = override(
         maskedclip_vitl(),
@@ -94,6 +99,7 @@ def child(side: str, size: str, paired: int, unpaired: int) -> dict[str, float]:
     )
     image_BCHW, batch = drawn(config)
     with process_group() as device, tempfile.TemporaryDirectory() as place:
+        image_BCHW, batch = image_BCHW.to(device), to_device(batch, device)
         if side == "ours":
             write_bert(Path(place))
             config = override(config, {"model.text": place})
@@ -108,31 +114,47 @@ def child(side: str, size: str, paired: int, unpaired: int) -> dict[str, float]:
                 ]
 
         else:
-            plain, flops = Plain(config), 0.0
+            plain, flops = Plain(config).to(device), 0.0
             parts, work = [plain], plain.step_of(image_BCHW, batch)
 
         for _ in range(WARMING):
             work()
-        seconds, rates = [], [matrix_rate()]
+        seconds, rates = [], [matrix_rate(device)]
         for _ in range(STEPS):
             start = time.perf_counter()
             loss = work()
+            finish(device)
             seconds.append(time.perf_counter() - start)
-            rates.append(matrix_rate())
-    assert loss.isfinite()
+            rates.append(matrix_rate(device))
+        assert loss.isfinite()
     numbers = [p.numel() * (4 if p.requires_grad else 1) for m in parts for p in m.parameters()]
     return {
         "seconds": statistics.median(seconds),
         "matrix_rate": statistics.median(rates),
         "flops": flops,
         "floor_gib": 4 * sum(numbers) / 2**30,
-        "peak_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
+        "peak_gib": peak_bytes(device) / 2**30,
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
     }
 
 
-def matrix_rate() -> float:
-    """Return FLOP a second of square products in bf16 with all threads."""
-    return product_flops(torch.device("cpu"), torch.bfloat16, PRODUCT)
+def finish(device: torch.device) -> None:
+    """Wait until the device has done what it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def peak_bytes(device: torch.device) -> int:
+    """Return the most memory in use so far: of tensors on a GPU, else of the whole process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def matrix_rate(device: torch.device) -> float:
+    """Return FLOP a second of square products in bf16, on a CPU with all threads."""
+    size = PRODUCT_ON_GPU if device.type == "cuda" else PRODUCT
+    return product_flops(device, torch.bfloat16, size)
 
 
 def drawn(config: Config) -> tuple[Tensor, Batch]:
@@ -216,7 +238,7 @@ class Plain(nn.Module):
 
         def work() -> Tensor:
             optimizer.zero_grad()
-            with torch.autocast("cpu", torch.bfloat16):
+            with torch.autocast(image_BCHW.device.type, torch.bfloat16):
                 loss = self(image_BCHW, batch, contrast)
             loss.backward()
             optimizer.step()
