@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from sklearn.metrics import roc_curve
 
 from maskedclip.metrics.scores import RESAMPLES, Score, draws
 
@@ -47,6 +46,8 @@ def chosen_threshold(
     positive_B = np.asarray(positive_B).astype(bool)
     if positive_B.all() or not positive_B.any():
         raise ValueError(f"{len(positive_B)} validation images of one class choose no threshold")
+    from sklearn.metrics import roc_curve  # 0.9 s that a pre-training need not wait for
+
     false_T, true_T, threshold_T = roc_curve(positive_B, probability_B, drop_intermediate=False)
     false_T, true_T, threshold_T = false_T[1:], true_T[1:], threshold_T[1:]  # the first is infinite
     if at_sensitivity:
