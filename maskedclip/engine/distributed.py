@@ -5,7 +5,7 @@ import os
 import platform
 import threading
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from functools import cache, partial
@@ -127,6 +127,7 @@ def shard(
     *,
     exact: Iterable[nn.Module] = (),
     methods: Iterable[str] = (),
+    varying: Iterable[nn.Module] = (),
     trains: bool = True,
     activation_checkpointing: bool = False,
     compiled: bool = False,
@@ -136,10 +137,12 @@ def shard(
 
     Master weights stay fp32, matrix work runs in `compute` but for the modules `exact`. A model
     that does not train is resharded after each forward pass. `activation_checkpointing` and
-    `compiled` (torch.compile) act on each unit. `methods` can be called as forward can. Without
-    `sharding` a single rank has plain modules, and several have shards.
+    `compiled` (torch.compile) act on each unit. `methods` can be called as forward can. The units
+    in `varying` get inputs of other shapes in other steps. Without `sharding` a single rank has
+    plain modules, and several have shards.
     """
     units, exact, world = list(units), list(exact), dist.get_world_size()
+    varying = set(varying)
     if sharding is None:
         kind = chosen("auto", world=world, nodes=1, state_bytes=0, card_bytes=0)
         sharding = Sharding(kind, 1, reshard_after_forward=True, reduce=torch.float32)
@@ -152,7 +155,7 @@ def shard(
         if activation_checkpointing and trains:
             unit.forward = partial(checkpoint, unit.forward, use_reentrant=False)
         if compiled:
-            unit.forward = torch.compile(unit.forward)
+            unit.forward = _compiled(unit.forward, static=unit not in varying)
     if whole_weights:
         cast_forward(units if compiled else [], [*units, *exact], compute)
         cast_forward([model], [*units, *exact], compute, ["forward", *methods])
@@ -162,6 +165,14 @@ def shard(
     _fully_shard(model, units, exact, compute, sharding, trains=trains)
     for name in methods:
         register_fsdp_forward_method(model, name)
+
+
+def _compiled(forward: Callable[..., Any], *, static: bool) -> Callable[..., Any]:
+    """Return torch.compile's; of a static unit one graph for each shape, and never a fallback."""
+    # all blocks of all stacks are variants of one code: torch keeps 8 of a code and then runs it
+    # as it stands; after two shapes it makes kernels for any, which are slower
+    torch._dynamo.config.recompile_limit = 64
+    return torch.compile(forward, dynamic=False if static else None, fullgraph=static)
 
 
 def _replicate(model: nn.Module, reduce: torch.dtype) -> None:

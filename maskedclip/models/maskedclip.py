@@ -208,8 +208,12 @@ class MaskedCLIP(nn.Module):
             *self.bridge.blocks,
             *(self.pixel_decoder.blocks if "mim" in self.terms else ()),
             *(self.feature_decoder.blocks if "mfd" in self.terms else ()),
-            *(self.text.bert.encoder.layer if "clip" in self.terms else ()),
+            *self.text_units(),
         ]
+
+    def text_units(self) -> list[nn.Module]:
+        """Return the layers of E_T, whose captions have other lengths in other steps."""
+        return [*self.text.bert.encoder.layer] if "clip" in self.terms else []
 
     def step_flops(self, images: int, paired: int, text_tokens: int) -> float:
         """Return the floating point operations of one training step, teacher included.

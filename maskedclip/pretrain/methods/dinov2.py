@@ -125,8 +125,9 @@ class DinoV2Method:
         model = Student(start.encoder, heads, local_grid=grid).to(device)
         teacher = DinoTeacher(model)
         ways = ways_of(engine, device, model, teacher)
-        shard(model, model.units(), compute, **ways)
-        shard(teacher, teacher.units(), compute, trains=False, **ways)
+        # of a step's patches another number is masked
+        shard(model, model.units(), compute, varying=model.heads(), **ways)
+        shard(teacher, teacher.units(), compute, varying=teacher.heads(), trains=False, **ways)
         optimizer = scaled_adamw(
             model,
             lambda name: lr_scale(name, config),

@@ -175,7 +175,10 @@ class MaskedClipMethod:
         model = model.to(device)
         teacher = Teacher(model.encoder, model.bridge) if config.loss.mfd else None
         ways = ways_of(engine, device, model, teacher)
-        shard(model, model.units(), compute, exact=model.exact(), methods=["features"], **ways)
+        shard(
+            model, model.units(), compute,
+            exact=model.exact(), methods=["features"], varying=model.text_units(), **ways,
+        )  # fmt: skip
         if teacher is not None:
             shard(teacher, teacher.units(), compute, trains=False, **ways)
         optimizer = adamw(model, betas=config.optim.betas, weight_decay=config.optim.weight_decay)
