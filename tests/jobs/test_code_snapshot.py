@@ -45,7 +45,8 @@ def checkout(tmp_path: Path) -> Path:
     for folder in ("jobs", "engine"):
         (package / folder).mkdir(parents=True)
         (package / folder / "__init__.py").touch()
-    for name in ("jobs/code_snapshot.py", "engine/provenance.py"):
+    engine = "engine/provenance.py", "engine/device_settings.py"
+    for name in ("jobs/code_snapshot.py", *engine):
         shutil.copy(ROOT / "maskedclip" / name, package / name)
     (package / "__init__.py").touch()
     (package / "steps.py").write_text("STEPS = 1\n")
