@@ -44,6 +44,8 @@ def leave(error: BaseException) -> str:
         words, together = words or alone, False
     if together:
         dist.destroy_process_group()
+        if rank == 0:  # last: SLURM kills the other ranks as soon as one has ended by an error
+            time.sleep(_ALIKE_S)
         return words
     _abort_process_group()
     if rank == 0:
