@@ -12,8 +12,7 @@ import torch.distributed as dist
 from torch.distributed.distributed_c10d import _abort_process_group, _get_default_store
 
 _COUNT, _WORDS = "maskedclip/ended", "maskedclip/ended_by"
-_ALIKE_S = 2.0  # within which ranks that end for the same reason have all come here
-_HOST_S = 2.0  # for which rank 0, whose process holds the store, lets the others read it
+_TOGETHER_S = 2.0  # within which ranks that end alike have all come, and others have read the words
 _ANSWER = timedelta(seconds=2)
 
 
@@ -39,17 +38,15 @@ def leave(error: BaseException) -> str:
         elif alone:
             store.wait([_WORDS], _ANSWER)
             words = store.get(_WORDS).decode()
-        together = not alone and _all_come(store, world, _ALIKE_S)
+        together = not alone and _all_come(store, world)
     except RuntimeError:  # rank 0 has ended, and the store with it
         words, together = words or alone, False
     if together:
         dist.destroy_process_group()
-        if rank == 0:  # last: SLURM kills the other ranks as soon as one has ended by an error
-            time.sleep(_ALIKE_S)
         return words
     _abort_process_group()
-    if rank == 0:
-        _all_come(store, world, _HOST_S)
+    if rank == 0:  # the store is in its process
+        _all_come(store, world)
     return words
 
 
@@ -72,12 +69,17 @@ class EndedRanks:
             return ""
 
 
-def _all_come(store: dist.Store, world: int, seconds: float) -> bool:
-    end = time.monotonic() + seconds
+def _all_come(store: dist.Store, world: int) -> bool:
+    """Return whether all ranks come here soon.
+
+    None may then be far ahead of another: where a run is asked to stop, rank 0 has SLURM queue the
+    job again, which kills what is still here. Waiting for a key would print its time-out.
+    """
+    end = time.monotonic() + _TOGETHER_S
     while store.add(_COUNT, 0) < world:
         if time.monotonic() > end:
             return False
-        time.sleep(0.05)
+        time.sleep(0.002)
     return True
 
 
