@@ -1,63 +1,30 @@
-"""What an encoder knows without fine-tuning: probes on its frozen features, and its text tower."""
+"""What an encoder knows without fine-tuning: which protocols are run on which labels."""
 
-import hashlib
-import json
 import logging
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
-import torch
-
-from maskedclip.data.captions import prompts
-from maskedclip.data.expert_dictionary import EXPERT
 from maskedclip.data.folds import folds_line, folds_of
-from maskedclip.data.labelled import LabelledSample, Task, labelled
-from maskedclip.data.lost_samples import Ledger
+from maskedclip.data.labelled import Task, labelled
 from maskedclip.data.paper_tasks import chosen
 from maskedclip.data.splits import Division, division_of, few_shots, training_share
 from maskedclip.data.storage.shards import Shards
-from maskedclip.evaluate import probes
-from maskedclip.evaluate.features import FOLDER, JOINT, PATCHES, Features, FrozenEncoder, features
+from maskedclip.evaluate.features import FOLDER, FrozenEncoder
+from maskedclip.evaluate.measuring import evaluate_tried
+from maskedclip.evaluate.predicting import RIDGE, ZERO_SHOT, Benchmark, Evaluation
 from maskedclip.evaluate.transfer import TRANSFER, TRANSFER_WHOLE, transfer
 from maskedclip.finetune.command import USUAL_PROTOCOLS, EvaluateConfig, check_protocols
 from maskedclip.finetune.measured_rows import with_patients
-from maskedclip.finetune.run_directory import LOADED, seen_fields
 from maskedclip.finetune.threshold_rows import group_rows, threshold_rows
 from maskedclip.metrics import results
 from maskedclip.metrics.class_groups import ClassGroup, group_of
-from maskedclip.metrics.operating_points import OPERATING
-from maskedclip.metrics.pooled_folds import folds_protocol, pooled, with_spread
-from maskedclip.metrics.results import Predictions, no_order
-from maskedclip.metrics.scores import chosen_thresholds, metrics_of
-from maskedclip.metrics.zero_shot import categories
-from maskedclip.shards.downloads.class_words import words_of_class
+from maskedclip.metrics.results import no_order
 from maskedclip.shards.image_folders import as_shards
 
 logger = logging.getLogger(__name__)
-LOST = "lost_samples_evaluate.jsonl"
-ZERO_SHOT, SHOTS, LOGISTIC, RIDGE = "zeroshot", "-shot", "logistic", "ridge"
-NORMAL = "normal"  # a key of the dictionary
-_VERSION = 2  # raise it where the same features would give other scores
-
-
-class Benchmark(NamedTuple):
-    """A task of a dataset, its samples divided into train, val and test."""
-
-    dataset: Shards
-    task: Task
-    division: Division
-
-
-class Evaluation(NamedTuple):
-    """One evaluation: a protocol, and the labels that it learns from."""
-
-    protocol: str
-    fraction: float  # of the training labels
-    seed: int
-    train: list[LabelledSample]
+SHOTS, LOGISTIC = "-shot", "logistic"
 
 
 def run(options: EvaluateConfig) -> None:
@@ -143,7 +110,7 @@ def evaluate(  # noqa: PLR0913 (one keyword an option of the command)
         joined = _group(group, benchmark.task)
         own, few = for_kind(benchmark.task, frozen, shots)
         tried = _tried(benchmark, folds, own, fractions, seeds, few)
-        new = _evaluate_tried(encoder, tried, out, cache or out / FOLDER, threads)
+        new = evaluate_tried(encoder, tried, out, cache or out / FOLDER, threads)
         rows += _with_thresholds(out, new, joined, at_sensitivity)
     sys.stdout.write(results.table([with_patients(out, row) for row in rows]))
     return rows
@@ -286,323 +253,3 @@ def evaluations_of(
 
 def _group(group: str, task: Task) -> ClassGroup | None:
     return group_of(group, task.classes, task.kind) if group else None
-
-
-def _evaluate_tried(
-    encoder: FrozenEncoder,
-    tried: Sequence[tuple[Benchmark, Sequence[Evaluation]]],
-    out: Path,
-    cache: Path,
-    threads: int,
-) -> list[dict[str, Any]]:
-    """Return the rows of one split, or pooled over the folds."""
-    if len(tried) > 1:
-        return _evaluate_folds(encoder, tried, out, cache, threads)
-    return _evaluate_all(encoder, *tried[0], out, cache, threads)
-
-
-def _evaluate_all(
-    encoder: FrozenEncoder,
-    benchmark: Benchmark,
-    evaluations: Sequence[Evaluation],
-    out: Path,
-    cache: Path,
-    threads: int,
-) -> list[dict[str, Any]]:
-    """Return the rows of all evaluations, running those that are not in `out` yet."""
-    stored: dict[str, list[dict[str, Any]]] = {}
-    for row in results.read_rows(out):
-        stored.setdefault(row.get("inputs", ""), []).append(row)
-    features_key = encoder.cache_key(benchmark.dataset)
-    by_inputs = {inputs_of(features_key, encoder, benchmark, e): e for e in evaluations}
-    metrics = metrics_of(benchmark.task.kind)
-    missing = {
-        k: e for k, e in by_inputs.items() if not _is_complete(out, stored.get(k, ()), metrics)
-    }
-    if missing:
-        table = _features(encoder, benchmark, list(missing.values()), out, cache, threads)
-    rows: list[dict[str, Any]] = []
-    for number, (inputs, evaluation) in enumerate(by_inputs.items(), 1):
-        if inputs not in missing:
-            own = [row for row in stored[inputs] if row["metric"] not in OPERATING]
-            rows += _with_seen(encoder, benchmark, own, out)
-            continue
-        predictions, validation, knob = _predict(encoder, benchmark, evaluation, table)
-        new = results.save_and_score(
-            identity_of(encoder, benchmark, evaluation), benchmark.task.classes, predictions, out,
-            method=encoder.name, shards=benchmark.dataset.directory,
-            variant=f"{encoder.info.preparation.image_size}px" if encoder.resized else "",
-            validation=validation,
-        )  # fmt: skip
-        facts = {"chosen": knob, "inputs": inputs} | _images_seen(encoder)
-        facts |= _seen(encoder, benchmark, predictions.keys)
-        new = [row | facts for row in new]
-        results.write_rows(out, new)
-        rows += new
-        logger.info(
-            "%s %d/%d: %s, %.3g %% of the labels, seed %d: %s", benchmark.dataset.name, number,
-            len(evaluations), evaluation.protocol, 100 * evaluation.fraction, evaluation.seed,
-            knob or "-",
-        )  # fmt: skip
-    return rows
-
-
-def _evaluate_folds(
-    encoder: FrozenEncoder,
-    tried: Sequence[tuple[Benchmark, Sequence[Evaluation]]],
-    out: Path,
-    cache: Path,
-    threads: int,
-) -> list[dict[str, Any]]:
-    """Return the rows of pooled predictions: each image by the fold that tests it.
-
-    Args:
-        tried: of each fold its division, and the evaluations, the same of all.
-    """
-    first = tried[0][0]
-    features_key, metrics = encoder.cache_key(first.dataset), metrics_of(first.task.kind)
-    stored: dict[str, list[dict[str, Any]]] = {}
-    for row in results.read_rows(out):
-        stored.setdefault(row.get("inputs", ""), []).append(row)
-    rows: list[dict[str, Any]] = []
-    table: Features | None = None
-    for evaluations in zip(*(own for _, own in tried), strict=True):
-        parts = [(bench, one) for (bench, _), one in zip(tried, evaluations, strict=True)]
-        hashes = [inputs_of(features_key, encoder, bench, one) for bench, one in parts]
-        inputs = hashlib.sha256(json.dumps(hashes).encode()).hexdigest()
-        there = stored.get(inputs, ())
-        of_now = all("fold_images" in row for row in there)  # not before 2026-11-29
-        if of_now and _is_complete(out, there, metrics, ("predictions",)):
-            rows += there
-            continue
-        if table is None:
-            table = _features(encoder, first, tried[0][1], out, cache, threads)
-        found = [_predict(encoder, bench, one, table) for bench, one in parts]
-        tests = [test for test, _, _ in found]
-        every = pooled(tests)
-        identity = identity_of(encoder, first, evaluations[0])
-        identity["protocol"] = folds_protocol(identity["protocol"], len(tried))
-        new = results.save_and_score(
-            identity, first.task.classes, every, out, method=encoder.name,
-            shards=first.dataset.directory,
-            variant=f"{encoder.info.preparation.image_size}px" if encoder.resized else "",
-        )  # fmt: skip
-        facts = {"chosen": "; ".join(knob for _, _, knob in found), "inputs": inputs}
-        facts |= _images_seen(encoder) | {"folds": len(tried)}
-        facts |= seen_fields(
-            encoder.images, first.dataset,
-            [sample for bench, _ in parts for sample in bench.division.parts["test"]], every.keys,
-        )  # fmt: skip
-        new = [with_spread(row | facts, tests, first.task.classes) for row in new]
-        results.write_rows(out, new)
-        rows += new
-    return rows
-
-
-def _images_seen(encoder: FrozenEncoder) -> dict[str, Any]:
-    """Return the fields of a row that say how the images were shown to the encoder."""
-    preparation = encoder.info.preparation
-    facts: dict[str, Any] = {"image_size": preparation.image_size, "colours": preparation.colours}
-    return facts | ({"resized": True} if encoder.resized else {})
-
-
-def _seen(encoder: FrozenEncoder, benchmark: Benchmark, keys: list[str]) -> dict[str, Any]:
-    test = benchmark.division.parts["test"]
-    return seen_fields(encoder.images, benchmark.dataset, test, keys)
-
-
-def _with_seen(
-    encoder: FrozenEncoder, benchmark: Benchmark, rows: list[dict[str, Any]], out: Path
-) -> list[dict[str, Any]]:
-    """Return stored rows; those that do not say how many test images were seen say it now."""
-    if all(isinstance(row.get("seen_images"), int) for row in rows):
-        return rows
-    seen = _seen(encoder, benchmark, results.predictions_of(out, rows[0])[0].keys)
-    new = [row | seen for row in rows]
-    if new != rows:
-        results.write_rows(out, new)
-    return new
-
-
-def _is_complete(
-    out: Path,
-    rows: Sequence[dict[str, Any]],
-    metrics: Sequence[str],
-    names: Sequence[str] = ("predictions", "validation"),
-) -> bool:
-    """Return whether every metric of an evaluation is stored, and its predictions.
-
-    Those of the validation split, too, which older versions did not keep.
-    """
-    tables = [out / str(row.get(name)) for row in rows for name in names]
-    files = tables + [table.with_suffix(".units.csv") for table in tables]
-    return {row["metric"] for row in rows} >= set(metrics) and all(file.is_file() for file in files)
-
-
-def _features(
-    encoder: FrozenEncoder,
-    benchmark: Benchmark,
-    evaluations: Sequence[Evaluation],
-    out: Path,
-    cache: Path,
-    threads: int,
-) -> Features:
-    """Return the features that the evaluations use; note in `out` which samples were lost."""
-    splits = benchmark.division.parts
-    train = {sample.index: sample for e in evaluations for sample in e.train}
-    samples = [*splits["test"], *splits["val"], *train.values()]
-    table = features(encoder, benchmark.dataset, samples, cache, threads)
-    if encoder.report:
-        out.mkdir(parents=True, exist_ok=True)
-        (out / LOADED).write_text(json.dumps(encoder.report.facts(), indent=1) + "\n")
-    Ledger(out / LOST, benchmark.dataset.name).add([*benchmark.task.lost, *table.lost])
-    return table
-
-
-def _predict(
-    encoder: FrozenEncoder, benchmark: Benchmark, evaluation: Evaluation, table: Features
-) -> tuple[Predictions, Predictions, str]:
-    """Return the predictions for test and validation, and the knob chosen on the latter or ""."""
-    splits, task = benchmark.division.parts, benchmark.task
-    kind = JOINT if evaluation.protocol == ZERO_SHOT else PATCHES
-    samples, test_BD = table.of(splits["test"], kind)
-    val_samples, val_BD = table.of(splits["val"], kind)
-    if evaluation.protocol == ZERO_SHOT:
-        probability_BY, knob = _zero_shot(encoder, benchmark, test_BD), ""
-        validation_BY = _zero_shot(encoder, benchmark, val_BD)
-        # it trains on no class, and knows all; labels are left out that no words stand for
-        untrained = without_words(benchmark)
-        thresholds: tuple[float, ...] = ()
-        if task.kind == "labels":
-            thresholds = chosen_thresholds(task.answers(val_samples), validation_BY, untrained)
-    else:
-        readable, train_BD = table.of(evaluation.train, PATCHES)
-        train, validation = (
-            (train_BD, task.answers(readable)), (val_BD, task.answers(val_samples)),
-        )  # fmt: skip
-        probe = _probe(evaluation, train, validation, test_BD, len(task.classes))
-        probability_BY, thresholds = probe.probability_BY, probe.thresholds
-        validation_BY = probe.validation_BY
-        untrained = task.untrained(evaluation.train)
-        metric = metrics_of(task.kind)[0]
-        score = results.written(metric, probe.validation_score)
-        knob = f"{probe.chosen}, validation {metric.upper()} {score}"
-    test, val = (
-        Predictions(
-            [sample.key for sample in own], [sample.unit for sample in own], task.answers(own),
-            found_BY, task.ordered, untrained, task.kind, thresholds,
-            tuple(sample.source for sample in own),
-        )
-        for own, found_BY in ((samples, probability_BY), (val_samples, validation_BY))
-    )  # fmt: skip
-    return test, val, knob
-
-
-def _probe(
-    evaluation: Evaluation,
-    train: probes.Labelled,
-    validation: probes.Labelled,
-    test_BD: np.ndarray,
-    num_classes: int,
-) -> probes.Probe:
-    if evaluation.protocol == "linear":
-        return probes.linear(train, validation, test_BD, num_classes, seed=evaluation.seed)
-    if evaluation.protocol == "knn":
-        return probes.nearest(train, validation, test_BD, num_classes)
-    if evaluation.protocol == RIDGE:
-        return probes.ridge(train, validation, test_BD)
-    return probes.logistic(train, validation, test_BD, num_classes)
-
-
-def _zero_shot(encoder: FrozenEncoder, benchmark: Benchmark, image_BD: np.ndarray) -> np.ndarray:
-    """Return the probability of each class, or of each label against its absence."""
-    image = torch.from_numpy(image_BD)
-    embedded_YD = encoder.model.class_embeddings(class_prompts(benchmark))
-    if benchmark.task.kind == "class":
-        return encoder.model.zero_shot(image, embedded_YD).numpy()
-    half = len(embedded_YD) // 2
-    pairs = zip(embedded_YD[:half], embedded_YD[half:], strict=True)
-    columns = [encoder.model.zero_shot(image, torch.stack(pair))[:, 0] for pair in pairs]
-    return torch.stack(columns, dim=1).numpy()
-
-
-def inputs_of(
-    features_key: Mapping[str, Any],
-    encoder: FrozenEncoder,
-    benchmark: Benchmark,
-    evaluation: Evaluation,
-) -> str:
-    """Return the hash of all that decides the numbers of an evaluation."""
-    val, test = (benchmark.division.parts[name] for name in ("val", "test"))
-    splits = {"train": evaluation.train, "val": val, "test": test}
-    inputs = [
-        _VERSION,
-        features_key,
-        list(identity_of(encoder, benchmark, evaluation).items()),
-        [benchmark.task.classes, benchmark.task.ordered],
-        {name: _facts(benchmark.task, samples) for name, samples in splits.items()},
-        class_prompts(benchmark) if evaluation.protocol == ZERO_SHOT else None,
-    ]
-    return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
-
-
-def _facts(task: Task, samples: Sequence[LabelledSample]) -> list[tuple[str, int | str, str]]:
-    """Return what the numbers follow from; the hash of a task of classes is as it always was."""
-    if task.kind == "class":
-        return [(sample.key, sample.label, sample.unit) for sample in samples]
-    return [(sample.key, task.text(sample), sample.unit) for sample in samples]
-
-
-def identity_of(
-    encoder: FrozenEncoder, benchmark: Benchmark, evaluation: Evaluation
-) -> dict[str, Any]:
-    """Return the fields of a row's identity, without the metric."""
-    return {
-        "run": encoder.name,
-        "dataset": benchmark.dataset.name,
-        "task": benchmark.task.name,
-        "protocol": evaluation.protocol,
-        "fraction": evaluation.fraction,
-        "seed": evaluation.seed,
-    }
-
-
-def class_prompts(benchmark: Benchmark) -> list[list[str]]:
-    """Return the captions of each class, of whose embeddings zero-shot takes the mean.
-
-    They are of the dataset's category for the class, else of the dictionary's, else of its name. Of
-    a task of labels those of each one's absence stand behind them, in the same order.
-    """
-    keys = _dictionary_keys(benchmark)
-    if benchmark.task.kind == "labels":
-        keys += [absence(key) for key in keys]
-    return [prompts(key) for key in keys]
-
-
-def _dictionary_keys(benchmark: Benchmark) -> list[str]:
-    published = benchmark.dataset.manifest.get("classes", {}).get(benchmark.task.name)
-    mapping = published if isinstance(published, dict) else None
-    names = categories(benchmark.task.name, benchmark.task.classes, mapping)
-    return [name if name in EXPERT else _dictionary_key(name) for name in names]
-
-
-def without_words(benchmark: Benchmark) -> tuple[int, ...]:
-    """Return the labels, such as "other", that the dictionary has no words for; of classes none."""
-    if benchmark.task.kind != "labels":
-        return ()
-    keys = _dictionary_keys(benchmark)
-    return tuple(label for label, key in enumerate(keys) if key not in EXPERT)
-
-
-def absence(category: str) -> str:
-    """Return what the dictionary calls the absence of a category, else a normal fundus."""
-    if category == NORMAL:
-        return "a disease"
-    negated = f"no {category}"
-    return negated if negated in EXPERT else NORMAL
-
-
-def _dictionary_key(name: str) -> str:
-    """Return the dictionary's key for a class name such as "2_Cataract", else the name itself."""
-    words = words_of_class(name)
-    return words[0] if len(words) == 1 and words[0] in EXPERT else name

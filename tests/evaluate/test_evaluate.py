@@ -16,7 +16,9 @@ from maskedclip.data.captions import prompts
 from maskedclip.data.labelled import labelled
 from maskedclip.data.splits import Division
 from maskedclip.data.storage.shards import Shards, ShardWriter
-from maskedclip.evaluate.protocols import LOST, Benchmark, class_prompts, evaluate
+from maskedclip.evaluate.measuring import LOST
+from maskedclip.evaluate.predicting import Benchmark, class_prompts
+from maskedclip.evaluate.protocols import evaluate
 from maskedclip.finetune.command import read_evaluate
 from maskedclip.inference import load
 from maskedclip.metrics.results import read_predictions, read_rows

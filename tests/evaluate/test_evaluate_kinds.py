@@ -14,7 +14,8 @@ from maskedclip.data.labelled import labelled
 from maskedclip.data.splits import division_of, few_shots
 from maskedclip.data.storage.shards import Shards
 from maskedclip.evaluate import probes
-from maskedclip.evaluate.protocols import Benchmark, absence, class_prompts, evaluate
+from maskedclip.evaluate.predicting import Benchmark, absence, class_prompts
+from maskedclip.evaluate.protocols import evaluate
 from maskedclip.metrics.results import read_predictions, read_rows, read_test_split
 from maskedclip.metrics.scores import LABELS_METRICS, NUMBER_METRICS
 from tests.kinds_of_tasks import write_ages, write_findings

@@ -1,0 +1,147 @@
+"""What a protocol answers: probes of frozen features, and the text tower without training."""
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from maskedclip.data.captions import prompts
+from maskedclip.data.expert_dictionary import EXPERT
+from maskedclip.data.labelled import LabelledSample, Task
+from maskedclip.data.splits import Division
+from maskedclip.data.storage.shards import Shards
+from maskedclip.evaluate import probes
+from maskedclip.evaluate.features import JOINT, PATCHES, Features, FrozenEncoder
+from maskedclip.metrics import results
+from maskedclip.metrics.results import Predictions
+from maskedclip.metrics.scores import chosen_thresholds, metrics_of
+from maskedclip.metrics.zero_shot import categories
+from maskedclip.shards.downloads.class_words import words_of_class
+
+ZERO_SHOT, RIDGE = "zeroshot", "ridge"
+NORMAL = "normal"  # a key of the dictionary
+
+
+class Benchmark(NamedTuple):
+    """A task of a dataset, its samples divided into train, val and test."""
+
+    dataset: Shards
+    task: Task
+    division: Division
+
+
+class Evaluation(NamedTuple):
+    """One evaluation: a protocol, and the labels that it learns from."""
+
+    protocol: str
+    fraction: float  # of the training labels
+    seed: int
+    train: list[LabelledSample]
+
+
+def predict(
+    encoder: FrozenEncoder, benchmark: Benchmark, evaluation: Evaluation, table: Features
+) -> tuple[Predictions, Predictions, str]:
+    """Return the predictions for test and validation, and the knob chosen on the latter or ""."""
+    splits, task = benchmark.division.parts, benchmark.task
+    kind = JOINT if evaluation.protocol == ZERO_SHOT else PATCHES
+    samples, test_BD = table.of(splits["test"], kind)
+    val_samples, val_BD = table.of(splits["val"], kind)
+    if evaluation.protocol == ZERO_SHOT:
+        probability_BY, knob = _zero_shot(encoder, benchmark, test_BD), ""
+        validation_BY = _zero_shot(encoder, benchmark, val_BD)
+        # it trains on no class, and knows all; labels are left out that no words stand for
+        untrained = without_words(benchmark)
+        thresholds: tuple[float, ...] = ()
+        if task.kind == "labels":
+            thresholds = chosen_thresholds(task.answers(val_samples), validation_BY, untrained)
+    else:
+        readable, train_BD = table.of(evaluation.train, PATCHES)
+        train, validation = (
+            (train_BD, task.answers(readable)), (val_BD, task.answers(val_samples)),
+        )  # fmt: skip
+        probe = _probe(evaluation, train, validation, test_BD, len(task.classes))
+        probability_BY, thresholds = probe.probability_BY, probe.thresholds
+        validation_BY = probe.validation_BY
+        untrained = task.untrained(evaluation.train)
+        metric = metrics_of(task.kind)[0]
+        score = results.written(metric, probe.validation_score)
+        knob = f"{probe.chosen}, validation {metric.upper()} {score}"
+    test, val = (
+        Predictions(
+            [sample.key for sample in own], [sample.unit for sample in own], task.answers(own),
+            found_BY, task.ordered, untrained, task.kind, thresholds,
+            tuple(sample.source for sample in own),
+        )
+        for own, found_BY in ((samples, probability_BY), (val_samples, validation_BY))
+    )  # fmt: skip
+    return test, val, knob
+
+
+def _probe(
+    evaluation: Evaluation,
+    train: probes.Labelled,
+    validation: probes.Labelled,
+    test_BD: np.ndarray,
+    num_classes: int,
+) -> probes.Probe:
+    if evaluation.protocol == "linear":
+        return probes.linear(train, validation, test_BD, num_classes, seed=evaluation.seed)
+    if evaluation.protocol == "knn":
+        return probes.nearest(train, validation, test_BD, num_classes)
+    if evaluation.protocol == RIDGE:
+        return probes.ridge(train, validation, test_BD)
+    return probes.logistic(train, validation, test_BD, num_classes)
+
+
+def _zero_shot(encoder: FrozenEncoder, benchmark: Benchmark, image_BD: np.ndarray) -> np.ndarray:
+    """Return the probability of each class, or of each label against its absence."""
+    image = torch.from_numpy(image_BD)
+    embedded_YD = encoder.model.class_embeddings(class_prompts(benchmark))
+    if benchmark.task.kind == "class":
+        return encoder.model.zero_shot(image, embedded_YD).numpy()
+    half = len(embedded_YD) // 2
+    pairs = zip(embedded_YD[:half], embedded_YD[half:], strict=True)
+    columns = [encoder.model.zero_shot(image, torch.stack(pair))[:, 0] for pair in pairs]
+    return torch.stack(columns, dim=1).numpy()
+
+
+def class_prompts(benchmark: Benchmark) -> list[list[str]]:
+    """Return the captions of each class, of whose embeddings zero-shot takes the mean.
+
+    They are of the dataset's category for the class, else of the dictionary's, else of its name. Of
+    a task of labels those of each one's absence stand behind them, in the same order.
+    """
+    keys = _dictionary_keys(benchmark)
+    if benchmark.task.kind == "labels":
+        keys += [absence(key) for key in keys]
+    return [prompts(key) for key in keys]
+
+
+def _dictionary_keys(benchmark: Benchmark) -> list[str]:
+    published = benchmark.dataset.manifest.get("classes", {}).get(benchmark.task.name)
+    mapping = published if isinstance(published, dict) else None
+    names = categories(benchmark.task.name, benchmark.task.classes, mapping)
+    return [name if name in EXPERT else _dictionary_key(name) for name in names]
+
+
+def without_words(benchmark: Benchmark) -> tuple[int, ...]:
+    """Return the labels, such as "other", that the dictionary has no words for; of classes none."""
+    if benchmark.task.kind != "labels":
+        return ()
+    keys = _dictionary_keys(benchmark)
+    return tuple(label for label, key in enumerate(keys) if key not in EXPERT)
+
+
+def absence(category: str) -> str:
+    """Return what the dictionary calls the absence of a category, else a normal fundus."""
+    if category == NORMAL:
+        return "a disease"
+    negated = f"no {category}"
+    return negated if negated in EXPERT else NORMAL
+
+
+def _dictionary_key(name: str) -> str:
+    """Return the dictionary's key for a class name such as "2_Cataract", else the name itself."""
+    words = words_of_class(name)
+    return words[0] if len(words) == 1 and words[0] in EXPERT else name
