@@ -25,7 +25,7 @@ from maskedclip.engine.distributed import (
     total_norm,
     whole,
 )
-from maskedclip.engine.optimizer import adamw
+from maskedclip.engine.optimizer import adamw, forget_gradients
 from maskedclip.engine.step_guard import StepGuard
 from maskedclip.losses import masked_feature_loss, masked_pixel_loss
 from maskedclip.models.maskedclip import SIZES, MaskedCLIP, Outputs
@@ -140,7 +140,7 @@ def train_step(
     model, teacher, optimizer = networks
     for group in optimizer.param_groups:
         group["lr"] = at.lr
-    optimizer.zero_grad()
+    forget_gradients(optimizer)
     losses, shown = gradients(networks, image_BCHW, batch, config)
     norm = total_norm(model)
     if config.optim.clip_norm is not None:
