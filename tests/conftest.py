@@ -1,6 +1,7 @@
 """Small phantom shards and a run short enough for a test."""
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,16 @@ torch.set_num_threads(1)  # also of fixtures that come before the first test: ot
 @pytest.fixture(autouse=True)
 def _one_thread():
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _signals():
+    """Restore what a run that leaves to be queued again ignores until its process ends."""
+    numbers = (signal.SIGUSR2, signal.SIGTERM)
+    before = [signal.getsignal(number) for number in numbers]
+    yield
+    for number, handler in zip(numbers, before, strict=True):
+        signal.signal(number, handler)
 
 
 @pytest.fixture(autouse=True)

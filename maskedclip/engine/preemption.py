@@ -35,8 +35,9 @@ class Preemption:
     """Notes the signals that ask to stop, while its block runs.
 
     At the end the previous handlers are restored, and where the block ends without `Preempted`,
-    they get what was noted. A second Ctrl-C interrupts at once. Outside of the main thread, where
-    Python takes no handlers, nothing is noted.
+    they get what was noted. A run that is to be queued again ignores SIGUSR2 and SIGTERM from then
+    on, also in what it starts: another one would break off its leaving. A second Ctrl-C interrupts
+    at once. Outside of the main thread, where Python takes no handlers, nothing is noted.
     """
 
     def __init__(self) -> None:
@@ -56,9 +57,13 @@ class Preemption:
         self._noted.append(number)
         self.request = max(self.request, _REQUESTS[signal.Signals(number)])
 
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, _: object
+    ) -> None:
+        leaves = isinstance(error, Preempted) and error.request == REQUEUE
         for number, handler in self._before.items():
-            signal.signal(number, handler)
+            ignored = leaves and number != signal.SIGINT
+            signal.signal(number, signal.SIG_IGN if ignored else handler)
         if self._noted and kind is None:  # too late to stop here
             signal.raise_signal(self._noted[-1])
 

@@ -178,10 +178,10 @@ def _remove_half_a_result() -> None:
 
 
 def _go_on_later(requeue: Any) -> NoReturn:
-    """End this rank of a run that has been saved; rank 0 has the job queued again."""
-    # a second one would break off the requeueing, and end scontrol
-    signal.signal(signal.SIGUSR2, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    """End this rank of a run that has been saved; rank 0 has the job queued again.
+
+    `Preemption` has it ignore what would break that off.
+    """
     if os.environ.get("RANK", "0") == "0":
         if os.environ["SUBMITIT_EXECUTOR"] == "slurm":
             _queue_again()

@@ -1,5 +1,6 @@
 import os
 import signal
+import subprocess
 import threading
 from contextlib import suppress
 from pathlib import Path
@@ -44,12 +45,27 @@ def test_of_two_signals_the_one_that_requeues_holds():
 
 
 def test_previous_handlers_are_restored_and_receive_nothing_of_a_signal_that_was_obeyed(received):
-    before = signal.getsignal(signal.SIGUSR2)
+    before = signal.getsignal(signal.SIGTERM)
     with suppress(Preempted), Preemption():
-        signal.raise_signal(signal.SIGUSR2)
-        raise Preempted(Path("runs/a"), 7, REQUEUE)
-    assert signal.getsignal(signal.SIGUSR2) is before
+        signal.raise_signal(signal.SIGTERM)
+        raise Preempted(Path("runs/a"), 7, STOP)
+    assert signal.getsignal(signal.SIGTERM) is before
     assert received == []
+
+
+def test_a_run_that_leaves_to_be_queued_again_is_broken_off_by_no_further_signal(received):
+    try:
+        with Preemption():
+            raise Preempted(Path("runs/a"), 7, REQUEUE)
+    except Preempted:  # where the ranks leave together, and rank 0 asks SLURM
+        for number in (signal.SIGUSR2, signal.SIGTERM):
+            signal.raise_signal(number)
+        # nor is what it starts for that
+        ignored = subprocess.run(["grep", "SigIgn", "/proc/self/status"], capture_output=True)
+        mask = int(ignored.stdout.split()[1], 16)
+        assert all(mask >> number - 1 & 1 for number in (signal.SIGUSR2, signal.SIGTERM))
+    assert received == []
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_a_signal_that_came_too_late_to_be_obeyed_goes_to_the_previous_handlers(received):
