@@ -148,22 +148,9 @@ def labels_of_cells(
     return Answer(task, "labels", order, text_of, lambda _: column)
 
 
-def labels_of_columns(
-    rows: Sequence[Row], columns: Sequence[str], task: str, remarks: Remarks
-) -> Answer:
-    """Return the labels of columns of 0 and 1, yes and no, true and false: one a column.
-
-    An image with an empty cell among them was not examined for that label, and has no entry.
-    Raises ValueError for a cell that says neither, and where no row is whole.
-    """
-    held = [name for name in columns if SEPARATOR in name]
-    if held:
-        raise ValueError(f"--label_columns: {held[0]!r} holds {SEPARATOR}; rename the column")
-    heads = Counter(name for column in columns for name in names_of(column))
-    twice = [name for name, times in heads.items() if times > 1]
-    if twice:
-        raise ValueError(f"--label_columns: {twice[0]!r} is named twice; name each column once")
-    images: Counter[str] = Counter()
+def _presences(rows: Sequence[Row], columns: Sequence[str]) -> Counter[tuple[str, bool | None]]:
+    """Return how many cells of each column say yes, no, and neither; ValueError as it is below."""
+    cells: Counter[tuple[str, bool | None]] = Counter()
     whole = 0
     for row in rows:
         said = {name: presence(cell(row, name)) for name in columns}
@@ -174,13 +161,40 @@ def labels_of_columns(
                     f"nor no, true nor false; give such columns alone (grades: --label_column)"
                 )
         whole += None not in said.values()
-        images.update(name for name, has in said.items() if has)
+        cells.update(said.items())
+    write = "write 0 where an image was examined and has it not"
+    for name in columns:  # of which the images without it would leave the task
+        if cells[name, True] and cells[name, None] and not cells[name, False]:
+            raise ValueError(
+                f"--label_columns: {cells[name, True]} cells of {name} say that it is there, "
+                f"{cells[name, None]} are empty or a code, and none is 0; {write}"
+            )
     if not whole:
         raise ValueError(
             f"--label_columns: none of the {len(rows)} rows has a 0 or a 1 in each of "
-            f"{', '.join(columns)}; write 0 where an image was examined and has it not"
+            f"{', '.join(columns)}; {write}"
         )
-    remarks["labels_of_no_image"] |= {name for name in columns if not images[name]}
+    return cells
+
+
+def labels_of_columns(
+    rows: Sequence[Row], columns: Sequence[str], task: str, remarks: Remarks
+) -> Answer:
+    """Return the labels of columns of 0 and 1, yes and no, true and false: one a column.
+
+    An image with an empty cell among them was not examined for that label, and has no entry.
+    Raises ValueError for a cell that says neither, where no row is whole, and for a column without
+    a 0 that has empty cells.
+    """
+    held = [name for name in columns if SEPARATOR in name]
+    if held:
+        raise ValueError(f"--label_columns: {held[0]!r} holds {SEPARATOR}; rename the column")
+    heads = Counter(name for column in columns for name in names_of(column))
+    twice = [name for name, times in heads.items() if times > 1]
+    if twice:
+        raise ValueError(f"--label_columns: {twice[0]!r} is named twice; name each column once")
+    cells = _presences(rows, columns)
+    remarks["labels_of_no_image"] |= {name for name in columns if not cells[name, True]}
 
     def text_of(row: Row) -> str | None:
         said = {name: presence(cell(row, name)) for name in columns}

@@ -33,6 +33,7 @@ from maskedclip.shards.downloads.files import (
 )
 from maskedclip.shards.downloads.image_names import ImageNames, Named
 from maskedclip.shards.downloads.label_files import SURPLUS, Remarks, Row, cell, names_of, rows_of
+from maskedclip.shards.downloads.missing_codes import KEPT, without_codes
 from maskedclip.shards.downloads.recognise import known_datasets, wrong_root
 from maskedclip.shards.downloads.records import Record, Sources, eye_of, in_order, left_tasks
 
@@ -105,6 +106,7 @@ class Columns(NamedTuple):
     separator: str = ""  # between the labels of a cell of `label`
     number: str = ""
     number_task: str = ""
+    missing: tuple[str, ...] = ()  # cells that state nothing, beside those that are found
 
 
 class RowNames:
@@ -166,6 +168,7 @@ def read_csv(
         raise wrong_root(card, root, files)
     remarks: Remarks = defaultdict(set)
     rows = _whole_rows(rows, file, columns, remarks)
+    rows = _without_codes(rows, columns, remarks)
     if columns.separator == OF_ROWS:
         rows = in_one_row(rows, columns.label)
     try:
@@ -273,7 +276,7 @@ def _rows_with_columns(file: Path, columns: Columns) -> list[Row]:
     flags = {
         f"--{flag}_column {name!r}": name
         for flag, name in columns._asdict().items()
-        if name and flag not in ("task", "labels", "separator", "number_task")
+        if name and flag not in ("task", "labels", "separator", "number_task", "missing")
     } | {f"--label_columns: {name!r}": name for name in columns.labels}
     rows, lacking = rows_of(file, list(flags.values()), once=True)
     if not lacking:
@@ -311,6 +314,20 @@ def _whole_rows(rows: list[Row], file: Path, columns: Columns, remarks: Remarks)
                     f"{cell(row, name)[:40]!r}; close the quote that is open there"
                 )
     return whole
+
+
+def _without_codes(rows: list[Row], columns: Columns, remarks: Remarks) -> list[Row]:
+    """Return the rows with empty cells in place of codes (-1, 999), with remarks."""
+    if columns.missing == (KEPT,):
+        return rows
+    kinds = [(name, "labels") for name in columns.labels] + [(columns.number, "number")]
+    if columns.separator != WHOLE_CELLS:
+        kinds.append((columns.label, "class"))
+    for name, kind in kinds:
+        if name:
+            rows, lines = without_codes(rows, name, kind, columns.missing)
+            remarks["codes_taken_for_empty_cells"].update(lines)
+    return rows
 
 
 def _names_no_image(

@@ -69,7 +69,7 @@ def test_a_label_that_no_image_has_is_named(tmp_path: Path) -> None:
     [
         ("0,2,0,0\n", "'2' of DR is neither 0 nor 1"),
         ("0,1,mild,0\n", "'mild' of AMD is neither 0 nor 1"),
-        ("0,1,,\n1,,1,\n", "none of the 2 rows has a 0 or a 1 in each of DR, AMD, MH"),
+        ("0,1,,0\n1,0,1,\n2,,0,1\n", "none of the 3 rows has a 0 or a 1 in each of DR, AMD, MH"),
     ],
 )
 def test_columns_that_are_not_of_0_and_1_are_refused(rows: str, words: str, tmp_path: Path) -> None:
