@@ -321,7 +321,8 @@ class FinetuneConfig:
     balance: Literal["none", "sampling", "weights"] = "none"  # of classes: equally often, or loss
     selection: Literal["auroc", "retfound"] = "auroc"  # of the epoch; retfound: F1, AUROC, kappa
     split: str = ""  # file of tools/make_splits.py; empty: the dataset's splits/TASK.csv
-    threads: int = 2  # decoding threads
+    threads: int | None = None  # decoding; None: by this process's cores; 0: none of their own
+    compile: bool = False  # training by torch.compile: faster steps after minutes of compiling
 
     def __post_init__(self) -> None:
         refuse_repeated(self.classes_order)
@@ -334,8 +335,8 @@ class FinetuneConfig:
                 f"warmup_epochs {self.warmup_epochs} is not below epochs {self.epochs}; "
                 f"use --warmup_epochs={self.epochs // 5}"
             )
-        for name in ("lr", "min_lr", "weight_decay", "seed"):
-            if getattr(self, name) < 0:
+        for name in ("lr", "min_lr", "weight_decay", "seed", "threads"):
+            if (getattr(self, name) or 0) < 0:
                 raise ValueError(f"{name} {getattr(self, name)} is negative; use 0 or more")
         for name in ("drop_path", "smoothing", "re_prob"):
             if not 0 <= getattr(self, name) < 1:

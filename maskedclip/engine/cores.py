@@ -2,8 +2,10 @@
 
 import math
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
+_LEAST, _MOST = 2, 16  # decoding threads; more than these wait for one another's lock
 _ROOT, _OWN = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 
 
@@ -18,6 +20,26 @@ def cores(root: Path = _ROOT, own: Path = _OWN) -> int:
     for quota in _quotas(root, own):
         share = min(share, quota)
     return max(1, math.floor(share))
+
+
+def cores_of_a_rank(environment: Mapping[str, str] = os.environ) -> int:
+    """Return the cores of this process, within a step of SLURM those of its task."""
+    asked = environment.get("SLURM_CPUS_PER_TASK", "")
+    in_a_step = "SLURM_STEP_NUM_TASKS" in environment and asked.isdecimal()
+    return min(cores(), int(asked)) if in_a_step else cores()
+
+
+def decoding_threads(asked: int | None, environment: Mapping[str, str] = os.environ) -> int:
+    """Return `asked`, or if that is None as many as this process's cores, less one that trains.
+
+    OMP_NUM_THREADS, by which our launchers share the cores out, lowers it; never below 2.
+    """
+    if asked is not None:
+        return asked
+    share = environment.get("OMP_NUM_THREADS", "")
+    own = cores_of_a_rank(environment)
+    own = min(own, int(share)) if share.isdecimal() else own
+    return min(max(own - 1, _LEAST), _MOST)
 
 
 def _quotas(root: Path, own: Path) -> list[float]:

@@ -27,7 +27,7 @@ from torch.distributed.fsdp import (
 from torch.distributed.tensor import DTensor
 from torch.utils.checkpoint import checkpoint
 
-from maskedclip.engine.cores import cores
+from maskedclip.engine.cores import cores_of_a_rank
 from maskedclip.engine.ended_ranks import leave
 from maskedclip.engine.sharding import Sharding, cast_forward, chosen
 from maskedclip.engine.visible_gpus import compute_device
@@ -50,7 +50,7 @@ def process_group(timeout: timedelta = timedelta(minutes=10)) -> Iterator[torch.
         torch.cuda.set_device(device)
     elif "OMP_NUM_THREADS" not in os.environ:
         # torch counts the cores of the machine, not those of a container or a step of SLURM
-        torch.set_num_threads(min(torch.get_num_threads(), _cores_of_a_rank()))
+        torch.set_num_threads(min(torch.get_num_threads(), cores_of_a_rank()))
     backend = "cpu:gloo,cuda:nccl" if cuda else "gloo"
     if "RANK" in os.environ:
         with _waiting_said():
@@ -67,12 +67,6 @@ def process_group(timeout: timedelta = timedelta(minutes=10)) -> Iterator[torch.
             raise RuntimeError(words) from error
         raise
     dist.destroy_process_group()
-
-
-def _cores_of_a_rank() -> int:
-    asked = os.environ.get("SLURM_CPUS_PER_TASK", "")
-    in_a_step = "SLURM_STEP_NUM_TASKS" in os.environ and asked.isdecimal()
-    return min(cores(), int(asked)) if in_a_step else cores()
 
 
 @contextmanager

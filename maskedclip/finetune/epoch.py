@@ -1,7 +1,7 @@
 """An epoch of fine-tuning, its learning rate, and the predictions of a network."""
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from maskedclip.data.labelled import LabelledSample, Task
 from maskedclip.data.labelled_views import LabelledBatch, preparation, prepared_batches
 from maskedclip.data.lost_samples import Ledger
 from maskedclip.data.order import number
+from maskedclip.engine.cores import decoding_threads
 from maskedclip.engine.distributed import autocast
 from maskedclip.engine.optimizer import warmup_cosine
 from maskedclip.finetune.run_directory import Labels, preparation_of
@@ -36,10 +37,14 @@ def train_epoch(
     config: FinetuneConfig,
     epoch: int,
     ledger: Ledger,
+    compiled: Callable[[Tensor], Tensor] | None = None,
 ) -> float:
     """Take one optimizer step a batch; return the mean loss an image.
 
     Raises RuntimeError where it is not finite, or no image can be read.
+
+    Args:
+        compiled: the model, compiled for whole batches.
     """
     device = next(model.parameters()).device
     steps, head = steps_per_epoch(labels, config), labels.head
@@ -53,14 +58,12 @@ def train_epoch(
             continue
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(config, epoch + step / steps) * group["lr_scale"]
-        image_BCHW, target = targets(views, device, labels, config, epoch, step)
-        with autocast(device):
-            logit_BY = model(image_BCHW)
-        loss = head.loss(logit_BY.float(), target, config.smoothing, weight_Y)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        total += loss.detach() * len(views.samples)
+        image_BCHW, target = targets(views, device, labels.task, head, config, epoch, step)
+        # a smaller batch, the last or one with a lost image, is not worth a graph of its own
+        whole = len(views.samples) == config.batch
+        network = model if compiled is None or not whole else compiled
+        loss = train_step(network, optimizer, head, image_BCHW, target, config, weight_Y)
+        total += loss * len(views.samples)
         images += len(views.samples)
     mean = total.item() / images if images else math.nan
     if not math.isfinite(mean):
@@ -68,6 +71,25 @@ def train_epoch(
             f"the loss over {images} images is {mean}; lower --lr, or check the shards and weights"
         )
     return mean
+
+
+def train_step(
+    network: Callable[[Tensor], Tensor],
+    optimizer: AdamW,
+    head: TaskHead,
+    image_BCHW: Tensor,
+    target: Tensor,
+    config: FinetuneConfig,
+    weight_Y: Tensor | None,
+) -> Tensor:
+    """Update the weights once; return the loss, for which the host has not waited."""
+    with autocast(image_BCHW.device):
+        logit_BY = network(image_BCHW)
+    loss = head.loss(logit_BY.float(), target, config.smoothing, weight_Y)
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+    return loss.detach()
 
 
 def class_weights(labels: Labels) -> Tensor:
@@ -82,21 +104,22 @@ def class_weights(labels: Labels) -> Tensor:
 def targets(
     views: LabelledBatch,
     device: torch.device,
-    labels: Labels,
+    task: Task,
+    head: TaskHead,
     config: FinetuneConfig,
     epoch: int,
     step: int,
 ) -> tuple[Tensor, Tensor]:
     """Return the images and their targets: label_B, or target_BY of labels and mixed images."""
     image_BCHW = views.image_BCHW.to(device, non_blocking=True)
-    label_B = labels.head.targets(labels.task.answers(views.samples), device)
-    classes = len(labels.task.classes)
+    label_B = head.targets(task.answers(views.samples), device)
     if not (config.mixup or config.cutmix):
         return image_BCHW, label_B
     key = number(config.seed, "mixup", epoch, step, bits=32)
     return mixed(
-        image_BCHW, label_B, classes=classes, mixup=config.mixup, cutmix=config.cutmix, key=key
-    )
+        image_BCHW, label_B, classes=len(task.classes), mixup=config.mixup, cutmix=config.cutmix,
+        key=key,
+    )  # fmt: skip
 
 
 class EvaluationBatches:
@@ -107,7 +130,7 @@ class EvaluationBatches:
 
     def __init__(self, labels: Labels, part: str, config: FinetuneConfig) -> None:
         self._dataset, self._samples = labels.dataset, labels.parts[part]
-        self._threads = config.threads
+        self._threads = decoding_threads(config.threads)
         self._prepare = preparation(**preparation_of(config)._asdict())
         self._fits = len(self._samples) * 3 * config.image_size**2 * 4 <= _KEPT_BYTES
         self._kept: list[LabelledBatch] = []

@@ -15,6 +15,7 @@ from maskedclip.data.augmentation import augmentation
 from maskedclip.data.labelled_views import LabelledBatch, training_batches
 from maskedclip.data.lost_samples import Ledger
 from maskedclip.engine.checkpoint import Checkpoints, restore
+from maskedclip.engine.cores import decoding_threads
 from maskedclip.engine.distributed import process_group
 from maskedclip.engine.preemption import Preempted, Preemption
 from maskedclip.engine.step_log import Recorder
@@ -43,7 +44,7 @@ from maskedclip.finetune.run_directory import (
 from maskedclip.finetune.selection import BestWeights, selection_score
 from maskedclip.metrics.results import no_order
 from maskedclip.metrics.scores import chosen_thresholds, macro, metrics_of, point
-from maskedclip.models.classifier import adamw_by_layer, build_classifier
+from maskedclip.models.classifier import adamw_by_layer, build_classifier, on_device
 from maskedclip.models.pretrained import LoadReport
 
 logger = logging.getLogger(__name__)
@@ -99,8 +100,10 @@ def train(
     )
     model, report = build(config, len(labels.task.classes))
     with process_group() as device:
-        model = model.to(device)
+        model = on_device(model, device)
         best: BestWeights[nn.Module] = BestWeights(model)
+        # one graph: the blocks differ in their drop path, and would be one each
+        compiled = torch.compile(model, dynamic=False, fullgraph=True) if config.compile else None
         optimizer = adamw_by_layer(
             model, layer_decay=config.layer_decay, weight_decay=config.weight_decay
         )
@@ -111,9 +114,10 @@ def train(
         claim(config, run, report, labels.task.classes, resumed=done > 0)
         ledger = Ledger(run / LOST, labels.dataset.name)
         ledger.add(labels.task.lost)
+        workers = decoding_threads(config.threads)
         train_views = training_batches(
             labels.dataset, labels.parts["train"], augment, batch=config.batch,
-            epochs=range(done, config.epochs), seed=config.seed, workers=config.threads,
+            epochs=range(done, config.epochs), seed=config.seed, workers=workers,
             balanced=config.balance == "sampling",
         )  # fmt: skip
         validation = EvaluationBatches(labels, "val", config)
@@ -129,7 +133,9 @@ def train(
                 batches: Iterator[LabelledBatch] = islice(views, steps)
                 if saved == epoch:  # all before it is saved: it may be cut short
                     batches = until_stopped(batches, preemption, run, epoch * steps)
-                loss = train_epoch(model, optimizer, batches, labels, config, epoch, ledger)
+                loss = train_epoch(
+                    model, optimizer, batches, labels, config, epoch, ledger, compiled
+                )
                 scores = validate(model, validation, labels, config, ledger)
                 score = scores[selected_by]
                 best.offer(-score if selected_by == "val_mae" else score, model)

@@ -190,7 +190,7 @@ def finished(config: FinetuneConfig, run: Path) -> bool:
     attempts = json.loads((run / PROVENANCE).read_text()) if (run / PROVENANCE).exists() else [{}]
     recorded, current = attempts[-1], identities(config)
     # these may differ; files are compared by their content, where that was recorded
-    free = ["out", "threads", "dataset"]
+    free = ["out", "threads", "compile", "dataset"]
     if current.keys() <= recorded.keys():
         free += ["weights", "split"]
     if replace(config, **{name: getattr(before, name) for name in free}) != before:

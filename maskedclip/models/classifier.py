@@ -30,7 +30,7 @@ from maskedclip.models.pretrained import (
 )
 
 __all__ = [
-    "FINETUNED", "TaskHead", "adamw_by_layer", "build_classifier", "read_classifier",
+    "FINETUNED", "TaskHead", "adamw_by_layer", "build_classifier", "on_device", "read_classifier",
     "write_classifier",
 ]  # fmt: skip
 
@@ -81,11 +81,18 @@ class TaskHead(NamedTuple):
         return F.cross_entropy(logit_BY, target, weight_Y, label_smoothing=smoothing)
 
     def targets(self, answers: Any, device: torch.device) -> Tensor:
-        """Return label_B, rows of 0 and 1, or standardised numbers (one column)."""
-        target = torch.as_tensor(answers, device=device)
+        """Return label_B, rows of 0 and 1, or standardised numbers (one column).
+
+        The host does not wait for the copy to `device`.
+        """
+        target = torch.as_tensor(answers)
         if self.kind == "number":
-            return ((target - self.mean) / self.std).float()[:, None]
-        return target.float() if self.kind == "labels" else target
+            target = ((target - self.mean) / self.std).float()[:, None]
+        elif self.kind == "labels":
+            target = target.float()
+        if torch.cuda.is_available():  # pageable memory would be waited for
+            target = target.pin_memory()
+        return target.to(device, non_blocking=True)
 
 
 def build_classifier(
@@ -104,6 +111,16 @@ def build_classifier(
     nn.init.trunc_normal_(head.weight, std=2e-5)  # MAE: the first outputs are all alike
     nn.init.zeros_(head.bias)
     return model, report
+
+
+def on_device(model: nn.Module, device: torch.device) -> nn.Module:
+    """Return the network there; on a GPU the weights of a ResNet lie channels last.
+
+    Its convolutions then run so, whatever the images are, without a transposition at each.
+    """
+    if device.type != "cpu" and not hasattr(model, "blocks"):
+        return model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return model.to(device)
 
 
 def adamw_by_layer(model: nn.Module, *, layer_decay: float, weight_decay: float) -> AdamW:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from maskedclip.engine.cores import cores
+from maskedclip.engine.cores import cores, decoding_threads
 
 
 @pytest.fixture
@@ -52,3 +52,19 @@ def test_quotas_of_cgroup_version_1_are_read(tmp_path):
         "cpu,cpuacct/cpu.cfs_period_us": "100000",
     }
     assert cores(*grouped(tmp_path, "4:cpu,cpuacct:/job", **files)) == 2
+
+
+@pytest.mark.parametrize(
+    ("asked", "environment", "threads"),
+    [
+        (None, {}, 7),
+        (None, {"OMP_NUM_THREADS": "4"}, 3),  # of a launcher that has started two here
+        (None, {"OMP_NUM_THREADS": "1"}, 2),
+        (None, {"SLURM_STEP_NUM_TASKS": "2", "SLURM_CPUS_PER_TASK": "5"}, 4),
+        (0, {}, 0),
+        (40, {}, 40),
+    ],
+)
+@pytest.mark.usefixtures("eight")
+def test_all_cores_decode_but_the_one_that_trains(asked, environment, threads):
+    assert decoding_threads(asked, environment) == threads
