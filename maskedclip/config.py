@@ -168,7 +168,6 @@ class DinoConfig:
     temperature_epochs: float = 30.0  # of warm-up from the first to the last
     momentum: float = 0.992  # of the EMA teacher at first; by half a cosine to 1
     last_weight_decay: float = 0.4  # optim.weight_decay goes there by half a cosine
-    layer_decay: float = 0.9  # of the learning rate, a block further from the heads
     patch_lr: float = 0.2  # share of it, of the patch embedding
     freeze_epochs: float = 1.0  # in which the prototypes are frozen
     drop_path: float = 0.3  # chance that a crop drops a residual branch (stochastic depth)
@@ -201,7 +200,13 @@ class OptimConfig:
     warmup_epochs: float = 40.0  # of `epochs`; in a run given in steps the same share
     base_lr: float = 1.5e-4  # peak, per 256 images of the global batch (paired and unpaired)
     lr: float | None = None  # peak, absolute; replaces base_lr
+    layer_decay: float = (
+        1.0  # of the rate of encoder and text tower, a block further from the heads
+    )
+    freeze_encoder_epochs: float = 0.0  # in which the others learn alone; then it warms up
+    freeze_text_epochs: float = 0.0  # the same of the text tower
     betas: tuple[float, float] = (0.9, 0.95)
+    eps: float = 1e-8  # of AdamW: gradients far below it move nothing
     weight_decay: float = 0.05  # not on biases, norms and other 1-D parameters
     clip_norm: float | None = None  # largest gradient norm; None: no clipping
     accumulate: int = 1  # micro-batches of a step on each rank (gradient accumulation)
@@ -209,9 +214,18 @@ class OptimConfig:
     def __post_init__(self) -> None:
         if self.accumulate < 1:
             raise ValueError(f"optim.accumulate {self.accumulate}: use 1 or more")
-        for name in ("steps", "warmup_epochs", "base_lr", "lr", "weight_decay", "clip_norm"):
+        for name in (
+            "steps", "warmup_epochs", "base_lr", "lr", "weight_decay", "clip_norm",
+            "freeze_encoder_epochs", "freeze_text_epochs",
+        ):  # fmt: skip
             if (getattr(self, name) or 0) < 0:
                 raise ValueError(f"optim.{name} {getattr(self, name)} is negative; use 0 or more")
+        if not 0 < self.layer_decay <= 1:
+            raise ValueError(
+                f"optim.layer_decay {self.layer_decay}: write a share, 0 < x <= 1 (1: all alike)"
+            )
+        if self.eps <= 0:
+            raise ValueError(f"optim.eps {self.eps}: use a number above 0, such as 1e-8")
         if self.warmup_epochs >= self.epochs:
             raise ValueError(
                 f"optim.warmup_epochs {self.warmup_epochs} is not below optim.epochs {self.epochs}"
@@ -465,7 +479,7 @@ def load(path: Path, kind: type[T]) -> T:
 
 
 def _renamed(fields: dict[str, Any]) -> dict[str, Any]:
-    """Return the fields of a file from before 2026-11-28 under their present names."""
+    """Return the fields of a file from before 2026-11-30 under their present names."""
     former = {
         "engine.recompute": "engine.activation_checkpointing",
         "engine.save_aside": "engine.async_checkpoint",
@@ -473,6 +487,9 @@ def _renamed(fields: dict[str, Any]) -> dict[str, Any]:
     present = {former.get(name, name): value for name, value in fields.items()}
     if dino := present.pop("loss.dino", 0.0):
         present |= {"method": "dinov2", "dino.cls": dino}
+    decay = present.pop("dino.layer_decay", None)  # of one method, until all have it
+    if decay is not None and present.get("method") == "dinov2":
+        present["optim.layer_decay"] = decay
     return present
 
 

@@ -114,6 +114,7 @@ def dinov2() -> Config:
         "loss.mfd": 0.0,
         "model.bridge_depth": 0,
         "optim.lr": 0.00474,
+        "optim.layer_decay": 0.9,
         "optim.betas": (0.9, 0.999),
         "optim.weight_decay": 0.04,
         "optim.clip_norm": 3.0,

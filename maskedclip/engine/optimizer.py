@@ -1,24 +1,90 @@
 """AdamW and the schedules of its values, pure functions of the step."""
 
 import math
-from collections.abc import Callable
-from typing import Any
+import re
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
 
 from torch import nn
 from torch.optim import AdamW, Optimizer
 
 
-def adamw(model: nn.Module, *, betas: tuple[float, float], weight_decay: float) -> AdamW:
+class Pace(NamedTuple):
+    """How a group of parameters follows the learning rate of the step."""
+
+    lr_scale: float = 1.0  # share of it
+    frozen_epochs: float = 0.0  # without a change, before a warm-up of its own
+
+
+def adamw(
+    model: nn.Module,
+    *,
+    betas: tuple[float, float],
+    weight_decay: float,
+    eps: float = 1e-8,
+    pace_of: Callable[[str], Pace] | None = None,
+) -> AdamW:
     """Return fused AdamW; matrices decay, vectors (biases, norms, tau) do not.
 
-    The learning rate is set at each step.
+    `set_rates` sets the learning rate at each step, by the pace that a parameter's name has.
     """
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": weight_decay},
-        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
-    ]
-    return AdamW(groups, lr=0.0, betas=betas, fused=True)
+    groups: dict[tuple[Pace | None, bool], list[nn.Parameter]] = {
+        (Pace() if pace_of else None, True): [], (Pace() if pace_of else None, False): [],
+    }  # fmt: skip
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            key = pace_of(name) if pace_of else None, parameter.ndim > 1
+            groups.setdefault(key, []).append(parameter)
+    return AdamW(
+        [
+            # without a pace nothing else is in a group, as in checkpoints from before there was one
+            {"params": parameters, "weight_decay": weight_decay if decays else 0.0}
+            | (pace._asdict() if pace else {})
+            for (pace, decays), parameters in groups.items()
+            if parameters
+        ],
+        lr=0.0, betas=betas, eps=eps, fused=True,
+    )  # fmt: skip
+
+
+def set_rates(
+    optimizer: Optimizer, lr: float, *, epoch: float = 0.0, warmup_epochs: float = 0.0
+) -> None:
+    """Set the learning rate of each group, `lr` where it has no pace.
+
+    A group that was frozen begins with a warm-up of its own: AdamW's averages are warm then, and
+    would take its first steps at the full rate.
+    """
+    for group in optimizer.param_groups:
+        frozen = group.get("frozen_epochs", 0.0)
+        rise = 1.0
+        if frozen:
+            since = epoch - frozen
+            rise = min(1.0, since / warmup_epochs) if warmup_epochs else float(since >= 0)
+        group["lr"] = lr * group.get("lr_scale", 1.0) * max(0.0, rise)
+
+
+_BLOCK = re.compile(r"(encoder\.blocks|text\.bert\.encoder\.layer)\.(\d+)\.")
+_FIRST = ("encoder.patch_embed.", "encoder.cls_token", "mask_token", "text.bert.embeddings.")
+
+
+def layer_scale(names: Iterable[str], decay: float) -> Callable[[str], float]:
+    """Return what gives a parameter's share of the rate: decay ^ blocks between it and the heads.
+
+    Patch embedding, tokens and word embeddings lie before the first block (BEiT, MAE).
+    """
+    depth: dict[str, int] = {}
+    for name in names:
+        if found := _BLOCK.match(name):
+            depth[found[1]] = max(depth.get(found[1], 0), int(found[2]) + 1)
+
+    def scale(name: str) -> float:
+        tower = "text.bert.encoder.layer" if name.startswith("text.") else "encoder.blocks"
+        if found := _BLOCK.match(name):
+            return float(decay ** (depth[tower] - int(found[2])))
+        return float(decay ** (depth[tower] + 1)) if name.startswith(_FIRST) else 1.0
+
+    return scale
 
 
 def scaled_adamw(
@@ -26,6 +92,7 @@ def scaled_adamw(
     lr_scale: Callable[[str], float],
     *,
     betas: tuple[float, float],
+    eps: float,
     slow: tuple[str, ...],
 ) -> AdamW:
     """Return fused AdamW whose learning rate and decay are set at each step, group by group.
@@ -38,7 +105,7 @@ def scaled_adamw(
         key = lr_scale(name), float(parameter.ndim > 1), float(name.endswith(slow))
         group: dict[str, Any] = dict(zip(("lr_scale", "decays", "prototypes"), key, strict=True))
         groups.setdefault(key, group | {"params": []})["params"].append(parameter)
-    return AdamW(groups.values(), lr=0.0, betas=betas, fused=True)
+    return AdamW(groups.values(), lr=0.0, betas=betas, eps=eps, fused=True)
 
 
 def forget_gradients(optimizer: Optimizer) -> None:

@@ -18,7 +18,7 @@ from maskedclip.data.stream import Batch
 from maskedclip.data.transforms import constant, normalise
 from maskedclip.engine.checkpoint import full_weights
 from maskedclip.engine.distributed import compute_type, mean_over_ranks, shard, whole
-from maskedclip.engine.optimizer import cosine, forget_gradients, scaled_adamw
+from maskedclip.engine.optimizer import cosine, forget_gradients, layer_scale, scaled_adamw
 from maskedclip.engine.step_guard import StepGuard
 from maskedclip.losses import centred, dino_loss, ibot_loss, koleo_loss, mean_logits, sinkhorn
 from maskedclip.models.dinov2 import DinoTeacher, HeadShape, Student
@@ -128,10 +128,13 @@ class DinoV2Method:
         # of a step's patches another number is masked
         shard(model, model.units(), compute, varying=model.heads(), **ways)
         shard(teacher, teacher.units(), compute, varying=teacher.heads(), trains=False, **ways)
+        names = [name for name, _ in model.named_parameters()]
+        by_layer = layer_scale(names, config.optim.layer_decay)
         optimizer = scaled_adamw(
             model,
-            lambda name: lr_scale(name, config),
+            lambda name: by_layer(name) * (dino.patch_lr if "patch_embed" in name else 1.0),
             betas=config.optim.betas,
+            eps=config.optim.eps,
             slow=("prototypes",),
         )
         self.networks = DinoNetworks(model, teacher, optimizer)
@@ -148,6 +151,9 @@ class DinoV2Method:
             raise ValueError(
                 f"model.mask_unit {config.model.mask_unit}: dinov2 hides blocks; use 1"
             )
+        for name in ("freeze_encoder_epochs", "freeze_text_epochs"):
+            if getattr(config.optim, name):
+                raise ValueError(f"optim.{name}: dinov2 freezes its prototypes alone; leave it out")
         if config.optim.accumulate > 1:
             raise ValueError(
                 f"optim.accumulate {config.optim.accumulate}: DINOv2 compares the images of a "
@@ -199,18 +205,6 @@ class DinoV2Method:
     def exported(self) -> dict[str, Tensor]:
         weights = full_weights(self.teacher)
         return {name: value for name, value in weights.items() if name.startswith("encoder.")}
-
-
-def lr_scale(name: str, config: Config) -> float:
-    """Return the factor on the learning rate of a parameter of the student."""
-    depth = SIZES[config.model.size].depth
-    if name.startswith("encoder.blocks."):
-        layer = int(name.split(".")[2]) + 1
-    else:
-        first = ("encoder.patch_embed.", "encoder.cls_token", "mask_token")
-        layer = 0 if name.startswith(first) else depth + 1
-    slower = config.dino.patch_lr if "patch_embed" in name else 1.0
-    return slower * float(config.dino.layer_decay ** (depth + 1 - layer))
 
 
 def multi_crop(config: Config) -> MultiCrop:

@@ -42,6 +42,7 @@ from maskedclip.pretrain.accumulation import (
 from maskedclip.pretrain.distribution import ways_of
 from maskedclip.pretrain.initial_weights import initial, shape_of
 from maskedclip.pretrain.methods.protocol import At, Stepped
+from maskedclip.pretrain.paces import check_frozen, pace_of, set_rates_at
 from maskedclip.pretrain.reconstructions import picture
 from maskedclip.pretrain.sources import single_crop
 
@@ -138,8 +139,7 @@ def train_step(
     The values are means over all ranks. A step that `guard` does not admit changes no weight.
     """
     model, teacher, optimizer = networks
-    for group in optimizer.param_groups:
-        group["lr"] = at.lr
+    set_rates_at(optimizer, at, config.optim)
     forget_gradients(optimizer)
     losses, shown = gradients(networks, image_BCHW, batch, config)
     norm = total_norm(model)
@@ -181,7 +181,11 @@ class MaskedClipMethod:
         )  # fmt: skip
         if teacher is not None:
             shard(teacher, teacher.units(), compute, trains=False, **ways)
-        optimizer = adamw(model, betas=config.optim.betas, weight_decay=config.optim.weight_decay)
+        optim = config.optim
+        optimizer = adamw(
+            model, betas=optim.betas, weight_decay=optim.weight_decay, eps=optim.eps,
+            pace_of=pace_of(model, optim),
+        )  # fmt: skip
         self.networks = MaskedClipNetworks(model, teacher, optimizer)
         self.model, self.teacher, self.optimizer = self.networks
 
@@ -191,6 +195,7 @@ class MaskedClipMethod:
         if not loss.terms:
             raise ValueError("loss.mim, loss.clip and loss.mfd are 0; nothing would be learnt")
         contrasted, bridged = "clip" in loss.terms, model.bridge_depth > 0
+        check_frozen(config, has_text=contrasted)
         if contrasted and not config.data.paired_batch:
             raise ValueError(
                 "data.paired_batch 0: the contrast of eq. 4 needs pairs; use 1 or more, or "

@@ -36,6 +36,7 @@ from maskedclip.pretrain.accumulation import micro_batches
 from maskedclip.pretrain.distribution import ways_of
 from maskedclip.pretrain.initial_weights import encoder_shape, initial
 from maskedclip.pretrain.methods.protocol import At, Stepped
+from maskedclip.pretrain.paces import check_frozen, pace_of, set_rates_at
 from maskedclip.pretrain.reconstructions import picture
 from maskedclip.pretrain.sources import single_crop
 
@@ -97,8 +98,7 @@ def train_step(
 
     The values are means over all ranks. A step that `guard` does not admit changes no weight.
     """
-    for group in optimizer.param_groups:
-        group["lr"] = at.lr
+    set_rates_at(optimizer, at, config.optim)
     forget_gradients(optimizer)
     count, losses = config.optim.accumulate, []
     for number, (micro_BCHW, micro) in enumerate(micro_batches(image_BCHW, batch, count), start=1):
@@ -171,9 +171,11 @@ class SimMimMethod:
             **ways_of(engine, device, model, None),
         )  # fmt: skip
         self.model, self.teacher = model, None
+        optim = config.optim
         self.optimizer = adamw(
-            model, betas=config.optim.betas, weight_decay=config.optim.weight_decay
-        )
+            model, betas=optim.betas, weight_decay=optim.weight_decay, eps=optim.eps,
+            pace_of=pace_of(model, optim),
+        )  # fmt: skip
 
     @staticmethod
     def check(config: Config) -> None:
@@ -182,6 +184,7 @@ class SimMimMethod:
                 f"method simmim with loss {' and '.join(config.loss.terms) or '0'}: its one term "
                 f"is loss.mim; take the recipe simmim, or set loss.clip and loss.mfd to 0"
             )
+        check_frozen(config, has_text=False)
         grid = config.model.image_size // config.model.patch_size
         if grid % config.model.mask_unit:
             raise ValueError(
