@@ -23,13 +23,23 @@ from maskedclip.data.storage.third_party_tars import third_party_tars
 from maskedclip.metrics.file_lock import locked
 from maskedclip.shards.downloads.cards import read_card
 from maskedclip.shards.downloads.files import (
-    SPLITS,
     DownloadFiles,
     files_not_read,
     is_junk,
     list_files,
-    outside_of_splits,
     size_and_time,
+)
+from maskedclip.shards.downloads.folder_names import (
+    FolderClasses,
+    FolderSplits,
+    folder_classes,
+    folder_splits,
+    is_pictures,
+    outside_of_splits,
+    plain_split,
+    said_of_unclear,
+    split_of,
+    splits_beside,
 )
 from maskedclip.shards.downloads.patient_names import recognised
 from maskedclip.shards.downloads.recognise import ARCHIVE
@@ -118,28 +128,56 @@ def tree_of(path: Path) -> Tree | None:
         if alone is None:
             raise ValueError(f"{path}: {_neither(path)}")
         return alone
-    classes: dict[str, set[str]] = {}
     files = list_files(read_card("folder"), root)
-    files.leave_out(outside_of_splits(files))
-    digest = hashlib.sha256(f"{builder_version(files.images)}".encode())
-    for source in sorted(files.images, key=lambda name: name.split("/")):
-        file, folders = root / source, source.split("/")[:-1]
-        if len(folders) != 2:
+    try:
+        splits = folder_splits(files.images)
+        if splits.unclear:
+            raise ValueError(said_of_unclear(splits))
+        files.leave_out(outside_of_splits(files.images, splits.of))
+        classes = folder_classes(files.images, splits.of)
+    except ValueError as error:
+        raise ValueError(f"{root}: {error}") from None
+    for source in _in_order(files):
+        folder = source.rpartition("/")[0]
+        if len(classes.levels[folder]) != 1:
             raise ValueError(
-                f"{file}: lies {len(folders)} folders deep; put it into SPLIT/CLASS/, or use "
-                f"tools/make_shards.py csv with a table"
+                f"{root / source}: lies {source.count('/')} folders deep; put it into "
+                f"SPLIT/CLASS/, or use tools/make_shards.py csv with a table"
             )
-        digest.update(ascii((source, *size_and_time(file))).encode())
-        classes.setdefault(SPLITS[folders[0].lower()], set()).add(folders[1])
-    if files.left_out:  # earlier versions built these too: their shards must not be taken
-        digest.update(b"without images beside the splits")
-    if joined_spellings(name for names in classes.values() for name in names)[0]:
-        digest.update(b"with spellings joined")
+    of_splits: dict[str, set[str]] = {}
+    for folder, name in classes.of.items():
+        of_splits.setdefault(split_of(folder, splits.of) or "train", set()).add(name)
+    _check_classes(root, of_splits, files)
+    return Tree(root, _name_of(path), _fingerprint(root, files, splits, classes))
+
+
+def _in_order(files: DownloadFiles) -> list[str]:
+    return sorted(files.images, key=lambda name: name.split("/"))
+
+
+def _fingerprint(
+    root: Path, files: DownloadFiles, splits: FolderSplits, classes: FolderClasses
+) -> str:
+    """Return the fingerprint of a tree's files, and of what earlier versions made other shards of.
+
+    That is the same for a tree of which they made the same.
+    """
+    alone = "" if splits.of else " class folders"
+    digest = hashlib.sha256(f"{builder_version(files.images)}{alone}".encode())
+    for source in _in_order(files):
+        digest.update(ascii((source, *size_and_time(root / source))).encode())
+    if splits.of:
+        if files.left_out:
+            digest.update(b"without images beside the splits")
+        if joined_spellings(classes.of.values())[0]:
+            digest.update(b"with spellings joined")
     patients = recognised(sorted(files.images), classes=True)
-    if patients:  # earlier versions read no names, or others
+    if patients or not splits.of:  # earlier versions read no names, or others
         digest.update(ascii(sorted(patients.items())).encode())
-    _check_classes(root, classes, files)
-    return Tree(root, _name_of(path), digest.hexdigest()[:12])
+    said = [*splits.said, *classes.counts, *classes.no_classes]
+    if said:
+        digest.update(ascii(said).encode())
+    return digest.hexdigest()[:12]
 
 
 def _name_of(path: Path) -> str:
@@ -149,33 +187,45 @@ def _name_of(path: Path) -> str:
 def _class_folders(path: Path) -> Tree | None:
     """Return the tree of a folder whose folders are classes, None where it does not look so.
 
-    Raises ValueError where an image lies elsewhere, or a folder is named as no class is.
+    The classes may hold splits: CLASS/train, CLASS/test. Raises ValueError where an image lies
+    elsewhere, or a folder is named as no class is.
     """
     files = list_files(read_card("folder"), path)
-    sources = sorted(files.images, key=lambda name: name.split("/"))
-    folders = sorted({source.split("/")[0] for source in sources if source.count("/") == 1})
-    if len({spelling_key(name) for name in folders}) < 2:
-        return None
-    if any(source.split("/")[0].lower() in SPLITS for source in sources):
+    splits = folder_splits(files.images)
+    if splits.of and "train" not in splits.of.values():
         return None  # val/ and test/ without train/
+    sources = _in_order(files)
+    folders = sorted({source.split("/")[0] for source in sources if source.count("/") == 1})
     several = f"{len(folders)} folders of images, {', '.join(folders[:_NAMED])}"
-    if elsewhere := [source for source in sources if source.count("/") != 1]:
-        raise ValueError(
-            f"{path}: {several}, would be classes, but {len(elsewhere)} images, such as "
-            f"{elsewhere[0]}, lie in none of them; put each into CLASS/, or elsewhere"
-        )
-    if strange := [name for name in folders if spelling_key(name).lower() in _NO_CLASSES]:
+    try:
+        if splits.unclear:
+            raise ValueError(said_of_unclear(splits))
+        classes = folder_classes(files.images, splits.of)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+    strange = [n for n in folders if is_pictures(n) or spelling_key(n).lower() in _NO_CLASSES]
+    if len({spelling_key(name) for name in folders}) > 1 and strange:
         raise ValueError(
             f"{path}: {several}, would be classes, but {strange[0]} is the name of none; use "
             f"tools/make_shards.py (--list names the datasets that it knows)"
         )
-    digest = hashlib.sha256(f"{builder_version(files.images)} class folders".encode())
-    for source in sources:
-        digest.update(ascii((source, *size_and_time(path / source))).encode())
-    patients = recognised(sorted(files.images), classes=True)
-    digest.update(ascii(sorted(patients.items())).encode())
+    found = [names[0] for names in classes.levels.values() if len(names) == 1]
+    if len({spelling_key(name) for name in found}) < 2:
+        if len(classes.above) > 1 and all(len(names) > 1 for names in classes.levels.values()):
+            raise ValueError(
+                f"{path}: trees side by side ({', '.join(classes.above[:_NAMED])}) would be one "
+                f"dataset; name one of them, or build with tools/make_shards.py folder --root "
+                f"{path} --classes TASK"
+            )
+        return None
+    elsewhere = [s for s in sources if len(classes.levels[s.rpartition("/")[0]]) != 1]
+    if elsewhere:
+        raise ValueError(
+            f"{path}: {several}, would be classes, but {len(elsewhere)} images, such as "
+            f"{elsewhere[0]}, lie in none of them; put each into CLASS/, or elsewhere"
+        )
     root = path if path.name else path.resolve()  # "." has no name for what lies beside it
-    return Tree(root, _name_of(path), digest.hexdigest()[:12])
+    return Tree(root, _name_of(path), _fingerprint(root, files, splits, classes))
 
 
 @lru_cache(maxsize=256)  # once a process: the cells of a study share it
@@ -206,7 +256,7 @@ def _with_train(path: Path) -> Path | None:
     """Return the folder that holds train/: this one, or the only folder in it."""
     for _ in range(_NESTED + 1):
         inner = [e for e in sorted(path.iterdir()) if e.is_dir() and not is_junk(e.name)]
-        if any(SPLITS.get(entry.name.lower()) == "train" for entry in inner):
+        if "train" in splits_beside(entry.name for entry in inner).values():
             return path
         if len(inner) != 1:
             return None
@@ -236,7 +286,7 @@ def _neither(path: Path) -> str:
 
 
 def _is_of_train(line: str) -> bool:
-    return SPLITS.get(line.partition("such as ")[2].partition("/")[0].lower()) == "train"
+    return plain_split(line.partition("such as ")[2].partition("/")[0]) == "train"
 
 
 def _check_classes(root: Path, classes: dict[str, set[str]], files: DownloadFiles) -> None:

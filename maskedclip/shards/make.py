@@ -119,6 +119,10 @@ class ShardRequest:
         return self.out or Path("shards") / self.dataset_name
 
 
+SAID_OF_FOLDERS = (  # remarks that change no sample
+    "folders_taken_as_splits", "pooled_folders_above_classes", "classes_of_one_split_alone",
+    "counts_in_names_of_classes", "folders_in_each_class", "empty_class_folders",
+)  # fmt: skip
 PUBLIC_KEY = b"maskedclip public key: no secret"
 KEY_FILE = ".maskedclip_key"
 BUILDER_VERSION = 3  # raise it where the same request would give other bytes
@@ -210,7 +214,7 @@ def plan_of(request: ShardRequest) -> "BuildPlan":
     # not what changes no sample: datasets built before it was counted are the same
     counted = (
         "files_not_read", "patients_in_several_splits", "folders_that_are_one",
-        "patients_that_differ_in_zeros", "images_that_left_a_task",
+        "patients_that_differ_in_zeros", "images_that_left_a_task", *SAID_OF_FOLDERS,
     )  # fmt: skip
     remarks = {name: texts for name, texts in facts["remarks"].items() if name not in counted}
     digest = hashlib.sha256(repr((request.dataset_name, facts | {"remarks": remarks})).encode())

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from maskedclip.command import CommandLine, Given, Options, Word, one_line_errors
-from maskedclip.shards.make import ShardRequest, Summary, build
+from maskedclip.shards.make import SAID_OF_FOLDERS, ShardRequest, Summary, build
 
 HELP = """\
 Turn a downloaded dataset into shards.
@@ -29,6 +29,7 @@ ONLY_FOR = {
     **dict.fromkeys(("count", "seed", "findings"), "phantom"),
 }
 MOST_LISTED = 12  # folders or endings in a line
+ALL_NAMED = ("left_out_folders", "files_not_read", "folders_that_are_one", *SAID_OF_FOLDERS)
 MOST_CLASSES = 60
 ONLY_WITH_JOBS = ("cluster", "hours", "partition", "account", "qos", "memory_gb")
 
@@ -226,7 +227,7 @@ def remark_lines(remarks: Mapping[str, Sequence[str]], command: str = "") -> lis
             listed = "; ".join(found[:MOST_LISTED])
             hint = "one class is wrong; --exclude=FOLDER leaves a folder out, as does moving it"
             lines.append(f"equal files of two classes: {listed} ({hint})")
-        elif name in ("left_out_folders", "files_not_read", "folders_that_are_one"):
+        elif name in ALL_NAMED:
             more = f"; and {len(found) - MOST_LISTED} more" if found[MOST_LISTED:] else ""
             lines.append(f"{name.replace('_', ' ')}: {'; '.join(found[:MOST_LISTED])}{more}")
         else:

@@ -58,6 +58,7 @@ class DownloadFiles(NamedTuple):
     others: list[str]
     again: list[tuple[str, str]]  # a link to a folder that was read before, and that folder
     nameless: set[str]  # of the others, DICOM files without an ending
+    empty: list[str]  # folders without a file or folder, but for junk
 
     def leave_out(self, sources: list[str]) -> None:
         """Move images to those that are left out."""
@@ -69,9 +70,9 @@ class DownloadFiles(NamedTuple):
 def list_files(card: DatasetCard, root: Path) -> DownloadFiles:
     """Return the files of a dataset; ValueError where the root is no directory."""
     rules = [(re.compile(rule.pattern, re.IGNORECASE), rule) for rule in card.paths]
-    files = DownloadFiles({}, [], [], [], set())
+    files = DownloadFiles({}, [], [], [], set(), [])
     dicom = has_pydicom()
-    for source, hidden in _walk(root, card.exclude, files.again):
+    for source, hidden in _walk(root, card.exclude, files.again, files.empty):
         kind = _kind(root, source, hidden)
         if kind != "image" and not (kind == "DICOM" and dicom):
             files.others.extend([] if hidden else [source])
@@ -134,46 +135,6 @@ def remarks_on(files: DownloadFiles) -> dict[str, set[str]]:
     }
 
 
-def outside_of_splits(files: DownloadFiles) -> list[str]:
-    """Return the images beside the split folders of a tree: external_test, dev, train_50 ...
-
-    A folder that holds train/ is a tree, and what lies in it but not in train/, val/ or test/ is no
-    part of it; nor are folders beside it without such folders. Raises ValueError where two folders
-    of a tree are one split.
-    """
-    places = {source: _split_folder(source) for source in files.images}
-    folders_of: dict[str, dict[str, set[str]]] = {}  # of a folder, a split
-    for above, name in places.values():
-        if name:
-            folders_of.setdefault(above, {}).setdefault(SPLITS[name.lower()], set()).add(name)
-    trees = {above for above, splits in folders_of.items() if "train" in splits}
-
-    def is_outside(source: str) -> bool:
-        above, name = places[source]
-        parts = above.split("/") if above else []
-        if any("/".join(parts[:depth]) in trees for depth in range(len(parts))):
-            return True  # a copy of a tree within a tree
-        return not name and (above in trees or bool(trees and above))
-
-    outside = [source for source in files.images if is_outside(source)]
-    for above in sorted(trees & {places[source][0] for source in files.images.keys() - outside}):
-        for split, names in sorted(folders_of[above].items()):
-            if len(names) > 1:
-                here, alike = f"{above}/" if above else "", " and ".join(sorted(names))
-                raise ValueError(f"{here}{alike}: both are the split {split}; keep one of them")
-    return outside
-
-
-def _split_folder(source: str) -> tuple[str, str]:
-    """Return the first folder of a path that is named like a split, after the one it lies in.
-
-    The path's own folder and "" where there is none.
-    """
-    parts = source.split("/")[:-1]
-    depth = next((depth for depth, name in enumerate(parts) if name.lower() in SPLITS), len(parts))
-    return "/".join(parts[:depth]), "".join(parts[depth : depth + 1])
-
-
 def ending_of(source: str) -> str:
     """Return the ending of a file in lower case; "" where what follows the last dot is none."""
     stem, ending = os.path.splitext(source.lower())  # noqa: PTH122 - quick on many
@@ -232,11 +193,12 @@ def _kind(root: Path, source: str, hidden: bool) -> str:
 
 
 def _walk(
-    root: Path, exclude: tuple[str, ...], again: list[tuple[str, str]]
+    root: Path, exclude: tuple[str, ...], again: list[tuple[str, str]], empty: list[str]
 ) -> Iterator[tuple[str, bool]]:
     """Yield the path of every file, and whether it is junk or lies in an excluded folder.
 
-    A folder is read once; links to it go to `again`, unless they are junk.
+    A folder is read once; links to it go to `again`, unless they are junk. Folders that hold
+    nothing but junk go to `empty`.
     """
     if not root.is_dir():
         raise ValueError(f"--root {root}: no such directory; give the folder of the download")
@@ -264,5 +226,7 @@ def _walk(
         prefix = "" if base == "." else base + "/"
         hidden = folder in hidden_folders
         hidden_folders.update(os.path.join(folder, n) for n in inner if hidden or is_hidden(n))  # noqa: PTH118
+        if base != "." and not hidden and all(is_junk(name) for name in [*inner, *names]):
+            empty.append(base)
         for name in sorted(names):
             yield prefix + name, hidden or is_junk(name)

@@ -26,10 +26,18 @@ from maskedclip.shards.downloads.class_words import unused_words, words_of_class
 from maskedclip.shards.downloads.files import (
     ENDINGS,
     SPLITS,
+    DownloadFiles,
     ending_of,
     list_files,
-    outside_of_splits,
     remarks_on,
+)
+from maskedclip.shards.downloads.folder_names import (
+    FolderSplits,
+    folder_classes,
+    folder_splits,
+    outside_of_splits,
+    said_of_unclear,
+    split_of,
 )
 from maskedclip.shards.downloads.image_names import ImageNames, Named
 from maskedclip.shards.downloads.label_files import SURPLUS, Remarks, Row, cell, names_of, rows_of
@@ -47,34 +55,41 @@ def read_folder(
         classes: a task; the folder that an image lies in is then its class. "" for no labels.
         words: of a class in captions, in place of those in its name.
 
-    A folder train, val or test anywhere above the class is the split. Where there are classes,
-    images beside such folders are left out: they would be of the training data, or classes.
+    A folder of a split (train, Test_set, b. Testing Set) anywhere above the class is the split.
+    Where there are classes, images beside such folders are left out: they would be of the training
+    data, or classes. Raises ValueError where folders say a class and a split: glaucoma_train.
     """
     files = list_files(card, root)
+    splits = folder_splits(files.images)
     if classes:
-        files.leave_out(outside_of_splits(files))
+        try:
+            files.leave_out(_outside(files, splits))
+        except ValueError as error:
+            raise ValueError(f"--root {root}: {error}") from None
     if not files.images:
         raise wrong_root(card, root, files)
-    records, unlabelled = [], []
-    named_by = {source: _folder_of_class(source) for source in files.images} if classes else {}
-    class_of, joined = joined_spellings(name for name in named_by.values() if name)
-    for source in files.images:
-        folders = source.split("/")[:-1]
-        splits = [SPLITS[name.lower()] for name in folders if name.lower() in SPLITS]
-        name = named_by.get(source, "")
-        labels = {classes: class_of.get(name, name)} if name else {}
-        if classes and not name:
-            unlabelled.append(source)
-        split = splits[0] if splits else None
-        records.append(Record(source, root / source, split=split, labels=labels))
+    remarks: Remarks = {**remarks_on(files), "folders_taken_as_splits": set(splits.said)}
+    labels: dict[str, str] = {}
+    if classes:
+        labels = _labels_of_folders(root, files, splits.of, remarks)
+    records = [
+        Record(
+            source,
+            root / source,
+            split=split_of(source.rpartition("/")[0], splits.of),
+            labels={classes: labels[source]} if labels.get(source) else {},
+        )
+        for source in files.images
+    ]
+    if classes:
+        remarks["images_without_label"] = {r.source for r in records if not r.labels}
+        remarks["classes_of_one_split_alone"] = _of_one_split(records, classes)
     names = {record.labels[classes] for record in records if record.labels}
     called = words_of_classes(names, classes, words)
     records = [
         record._replace(categories=called[record.labels[classes]]) if record.labels else record
         for record in records
     ]
-    remarks: Remarks = {"images_without_label": set(unlabelled), **remarks_on(files)}
-    remarks["spellings_joined"] = set(joined)
     remarks["class_words_of_no_image"] = unused_words(words or {}, names)
     remarks["taken_as_one_class"] = {
         f"{name} (for several labels an image, write a table: make_shards.py csv)"
@@ -85,10 +100,40 @@ def read_folder(
     return found._replace(words={classes: called}) if names else found
 
 
-def _folder_of_class(source: str) -> str:
-    """Return the last folder of a path that is no split, "" where there is none."""
-    named = [name for name in source.split("/")[:-1] if name.lower() not in SPLITS]
-    return named[-1] if named else ""
+def _outside(files: DownloadFiles, splits: FolderSplits) -> list[str]:
+    """Return the images beside the splits; ValueError where folders say a class and a split."""
+    if splits.unclear:
+        raise ValueError(said_of_unclear(splits))
+    return outside_of_splits(files.images, splits.of)
+
+
+def _labels_of_folders(
+    root: Path, files: DownloadFiles, splits: Mapping[str, str], remarks: Remarks
+) -> dict[str, str]:
+    """Return the class of every image by its folders, "" for none; what is said goes to remarks."""
+    try:
+        found = folder_classes(files.images, splits)
+    except ValueError as error:
+        raise ValueError(f"--root {root}: {error}") from None
+    of = {source: found.of[source.rpartition("/")[0]] for source in files.images}
+    class_of, joined = joined_spellings(name for name in of.values() if name)
+    remarks["spellings_joined"] = set(joined)
+    remarks["counts_in_names_of_classes"] = set(found.counts)
+    remarks["folders_in_each_class"] = set(found.no_classes)
+    remarks["pooled_folders_above_classes"] = set(found.above)
+    beside = {source.rpartition("/")[0].rpartition("/")[0] for source in files.images}
+    remarks["empty_class_folders"] = {f for f in files.empty if f.rpartition("/")[0] in beside}
+    return {source: class_of.get(name, name) for source, name in of.items()}
+
+
+def _of_one_split(records: Iterable[Record], task: str) -> set[str]:
+    """Return a line for every class that only one of the published splits has."""
+    splits: defaultdict[str, set[str]] = defaultdict(set)
+    for record in records:
+        if record.labels:
+            splits[record.labels[task]].add(record.split or "train")
+    several = len(set().union(*splits.values())) > 1
+    return {f"{name}: {min(own)}" for name, own in splits.items() if several and len(own) == 1}
 
 
 class Columns(NamedTuple):

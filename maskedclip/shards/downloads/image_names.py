@@ -10,7 +10,8 @@ from itertools import takewhile
 from pathlib import Path
 from typing import NamedTuple
 
-from maskedclip.shards.downloads.files import ENDINGS, SPLITS
+from maskedclip.shards.downloads.files import ENDINGS
+from maskedclip.shards.downloads.folder_names import plain_split
 
 DIGITS = re.compile(r"(\d+)(?:\.0*)?")
 
@@ -134,4 +135,4 @@ def _common_end(one: list[str], other: list[str]) -> int:
 
 
 def _splits(folders: Iterable[str]) -> set[str]:
-    return {SPLITS[folder] for folder in folders if folder in SPLITS}
+    return {split for folder in folders if (split := plain_split(folder))}

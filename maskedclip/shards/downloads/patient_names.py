@@ -13,7 +13,8 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from maskedclip.data.cell_values import patient_of
-from maskedclip.shards.downloads.files import SPLITS, printable
+from maskedclip.shards.downloads.files import printable
+from maskedclip.shards.downloads.folder_names import plain_split
 from maskedclip.shards.downloads.image_names import stem_of
 from maskedclip.shards.downloads.records import Record, Sources, eye_of
 
@@ -425,7 +426,7 @@ def _is_class(parts: Mapping[str, _Parts]) -> bool:
     """Return whether each class has one of the two words alone: then they name the class."""
     sides: defaultdict[str, set[str]] = defaultdict(set)
     for name, part in parts.items():
-        folders = [f for f in name.lower().split("/")[:-1] if f not in SPLITS]
+        folders = [f for f in name.lower().split("/")[:-1] if not plain_split(f)]
         sides[folders[-1] if folders else ""].add(part.side)
     return len(sides) > 1 and all(len(own) == 1 for own in sides.values())
 
@@ -435,7 +436,7 @@ def _by_folder(found: Mapping[str, NamedPatient]) -> dict[str, NamedPatient]:
     folders: defaultdict[str, set[tuple[str, ...]]] = defaultdict(set)
     for name in found:
         *above, file = name.lower().split("/")
-        above = [folder for folder in above if folder in SPLITS] + above[-1:]
+        above = [folder for folder in above if plain_split(folder)] + above[-1:]
         folders[stem_of(file)].add(tuple(dict.fromkeys(above)))
     repeated = sum(len(places) > 1 for places in folders.values())
     if repeated <= len(folders) / 2:

@@ -12,8 +12,8 @@ from maskedclip.shards.downloads.files import (
     files_not_read,
     left_out_folders,
     list_files,
-    outside_of_splits,
 )
+from maskedclip.shards.downloads.folder_names import folder_splits, outside_of_splits
 from maskedclip.shards.downloads.folder_or_csv import read_folder
 from tests.downloads.drawing import draw, picture, write
 
@@ -177,14 +177,15 @@ def test_what_lies_beside_the_splits_of_a_tree_is_not_in_it_but_counted(
 
 def test_a_folder_beside_a_nested_tree_is_not_in_it(tmp_path: Path) -> None:
     draw(tmp_path, "Data/train/a/1.png", "Data/test/a/2.png", "external_test/a/3.png")
-    files = list_files(card(), tmp_path)
-    assert outside_of_splits(files) == ["external_test/a/3.png"]
+    images = list_files(card(), tmp_path).images
+    assert outside_of_splits(images, folder_splits(images).of) == ["external_test/a/3.png"]
 
 
 def test_sites_with_a_tree_each_and_classes_with_splits_each_are_kept(tmp_path: Path) -> None:
     draw(tmp_path, "one/train/a/1.png", "two/Train/a/2.png", "two/TEST/a/3.png")
     draw(tmp_path, "a/train/4.png", "a/test/5.png")
-    assert outside_of_splits(list_files(card(), tmp_path)) == []
+    images = list_files(card(), tmp_path).images
+    assert outside_of_splits(images, folder_splits(images).of) == []
 
 
 def test_two_folders_of_one_split_are_refused_by_name(tmp_path: Path) -> None:
@@ -195,7 +196,8 @@ def test_two_folders_of_one_split_are_refused_by_name(tmp_path: Path) -> None:
 
 def test_a_folder_without_a_split_train_is_no_tree(tmp_path: Path) -> None:
     draw(tmp_path, "a/1.png", "b/2.png", "test/a/3.png")
-    assert outside_of_splits(list_files(card(), tmp_path)) == []
+    images = list_files(card(), tmp_path).images
+    assert outside_of_splits(images, folder_splits(images).of) == []
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read every folder")

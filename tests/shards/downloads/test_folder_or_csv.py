@@ -30,7 +30,10 @@ def test_splits_and_classes_are_taken_from_the_folders(tmp_path: Path) -> None:
         "IDRiD/test/3/x.png": ("test", "3", ()),
         "y.png": (None, None, ()),
     }
-    assert found.remarks == {"images_without_label": ["y.png"]}
+    assert found.remarks == {
+        "images_without_label": ["y.png"],
+        "classes_of_one_split_alone": ["3: test", "4_cataract: train", "anormal: val"],
+    }
 
 
 @pytest.mark.parametrize(

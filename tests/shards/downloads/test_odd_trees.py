@@ -46,19 +46,19 @@ def test_a_folder_of_all_pictures_beside_the_classes_is_named_and_can_be_left_ou
 ) -> None:
     tree = tmp_path / "tree"
     for number, name in enumerate(("mild", "severe")):
-        shutil.copytree(put(tree / name, 4, 10 * number), tree / "all_images", dirs_exist_ok=True)
+        shutil.copytree(put(tree / name, 4, 10 * number), tree / "everything", dirs_exist_ok=True)
     manifest = build(request(tree, tmp_path / "out"), progress=False).manifest
     assert manifest["remarks"]["equal_files_of_two_classes"] == [
-        "all_images and mild: 4, such as all_images/0.jpg and mild/0.jpg",
-        "all_images and severe: 4, such as all_images/10.jpg and severe/10.jpg",
+        "everything and mild: 4, such as everything/0.jpg and mild/0.jpg",
+        "everything and severe: 4, such as everything/10.jpg and severe/10.jpg",
     ]
     (line,) = (x for x in remark_lines(manifest["remarks"]) if x.startswith("equal files"))
     assert line.endswith("(one class is wrong; --exclude=FOLDER leaves a folder out, as does "
                          "moving it)")  # fmt: skip
-    flags = {"exclude": ("ALL_*",)}
+    flags = {"exclude": ("EVERY*",)}
     manifest = build(request(tree, tmp_path / "less", **flags), progress=False).manifest
     assert manifest["classes"] == {"state": ["mild", "severe"]}
-    assert manifest["remarks"]["left_out_folders"] == ["all_images: 8 images"]
+    assert manifest["remarks"]["left_out_folders"] == ["everything: 8 images"]
     assert "equal_files_of_two_classes" not in manifest["remarks"]
 
 

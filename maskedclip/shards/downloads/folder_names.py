@@ -1,0 +1,321 @@
+"""What the folders of a tree are by their names: splits, classes, and levels that are neither.
+
+Names are read in their place: `train_50` is no split beside `train`, and `images` no class where
+each class has a folder of that name.
+"""
+
+import re
+import unicodedata
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping
+from functools import lru_cache
+from typing import NamedTuple
+
+from maskedclip.data.class_names import spelling_key
+from maskedclip.shards.downloads.files import SPLITS
+
+_GLUED = re.compile(r"(train|training|val|valid|validation|test|testing)(sets?|data|images?|imgs?)")
+# what else the name of a split says: "a. Training Set", "Test-set 1", "train_images_512"
+_BESIDE_SPLIT = {
+    "set", "sets", "data", "dataset", "datasets", "image", "images", "img", "imgs", "photo",
+    "photos", "picture", "pictures", "split", "splits", "folder", "subset", "part", "fundus",
+    "retinal", "color", "colour", "jpg", "jpeg", "png", "tif", "original", "originals", "raw",
+    "cropped", "resized", "processed", "preprocessed", "on", "off", "site", "onsite", "offsite",
+    "px", "the", "of", "for",
+}  # fmt: skip
+_PICTURES = {
+    "image", "images", "img", "imgs", "photo", "photos", "picture", "pictures", "original",
+    "originals", "raw", "jpg", "jpeg", "png", "tif", "tiff", "cfp", "cfps", "fundusimages",
+}  # fmt: skip
+_BESIDE_PICTURES = _PICTURES | {
+    "fundus", "retinal", "retina", "color", "colour", "the", "all", "data", "dataset", "set",
+    "files", "folder",
+}  # fmt: skip
+_FEWEST_PATIENTS = 10  # folders: fewer may be classes of few images
+_MOST_OF_A_PATIENT = 10  # images, on average
+_COUNT = re.compile(r"\s*(\(\s*\d+\s*\)|\[\s*\d+\s*\])\s*$")
+
+
+class SplitName(NamedTuple):
+    """What the name of a folder says of a split."""
+
+    split: str  # train, val or test
+    others: tuple[str, ...]  # words that a split's name does not have: glaucoma of glaucoma_train
+
+
+def words_of(name: str) -> list[str]:
+    """Return the words and numbers of a folder's name in lower case: 1. TrainSet -> 1 train set."""
+    text = unicodedata.normalize("NFKC", name)
+    text = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", text).lower()
+    words: list[str] = []
+    for word in re.findall(r"[^\W\d_]+|\d+", text):
+        glued = _GLUED.fullmatch(word)
+        words += glued.groups() if glued else [word]
+    return words
+
+
+def split_name(name: str) -> SplitName | None:
+    """Return the split that a folder's name holds, None where it holds none, or train and test."""
+    words = words_of(name)
+    splits = {SPLITS[word] for word in words if word in SPLITS}
+    if splits == {"train", "val"}:
+        splits = {"train"}  # train_val/ beside test/: the validation split is drawn from it
+    if len(splits) != 1:
+        return None
+    others = [
+        word
+        for word in words
+        if word not in SPLITS
+        and word not in _BESIDE_SPLIT
+        and not word.isdecimal()
+        and len(word) > 1  # a. or B)
+    ]
+    return SplitName(splits.pop(), tuple(others))
+
+
+@lru_cache(maxsize=1 << 14)
+def plain_split(name: str) -> str:
+    """Return the split that a folder's name says and nothing else, such as Test_set 1, else ""."""
+    said = split_name(name)
+    return said.split if said and not said.others else ""
+
+
+@lru_cache(maxsize=1 << 14)
+def is_pictures(name: str) -> bool:
+    """Return whether a folder's name says that it holds images, and no more: Original Images."""
+    words = [word for word in words_of(name) if len(word) > 1 and not word.isdecimal()]
+    return not _PICTURES.isdisjoint(words) and _BESIDE_PICTURES.issuperset(words)
+
+
+class FolderSplits(NamedTuple):
+    """The folders that are splits, and what is said of them."""
+
+    of: dict[str, str]  # of a folder's path
+    said: list[str]  # a line for each that is not called train, val or test alone
+    unclear: list[str]  # folders such as glaucoma_train, which say a split and more
+
+
+def splits_beside(names: Iterable[str]) -> dict[str, str]:
+    """Return which of the folders of one folder are splits, by their names alone."""
+    return _splits_beside({*names}, "", set())[0]
+
+
+def folder_splits(sources: Iterable[str]) -> FolderSplits:
+    """Return which folders of the images are splits, each by its name and those beside it."""
+    holding = _folders_of(sources)
+    beside: defaultdict[str, set[str]] = defaultdict(set)
+    for folder in holding:
+        parts = folder.split("/") if folder else []
+        for depth, name in enumerate(parts):
+            beside["/".join(parts[:depth])].add(name)
+    found = FolderSplits({}, [], [])
+    for above in sorted(beside):
+        splits, unclear = _splits_beside(beside[above], above, holding)
+        prefix = f"{above}/" if above else ""
+        found.of.update({prefix + name: split for name, split in splits.items()})
+        found.unclear.extend(prefix + name for name in unclear)
+        found.said.extend(
+            f"{prefix}{name} is {split}"
+            for name, split in sorted(splits.items())
+            if name.lower() not in SPLITS
+        )
+    return found
+
+
+def said_of_unclear(splits: FolderSplits) -> str:
+    """Return what is wrong with folders such as glaucoma_train, and how to mend it."""
+    more = f" and {len(splits.unclear) - 1} more" if splits.unclear[1:] else ""
+    return (
+        f"{splits.unclear[0]}{more}: the name says a split and something else; is that a class? "
+        f"put the images into train/CLASS/ and test/CLASS/"
+    )
+
+
+def _splits_beside(
+    names: set[str], above: str, holding: set[str]
+) -> tuple[dict[str, str], list[str]]:
+    """Return the splits among the folders of one folder, and those that say a split and more."""
+    splits = {name: SPLITS[name.lower()] for name in names if name.lower() in SPLITS}
+    exact = {*splits.values()}
+    rest = {n: s for n in names - splits.keys() if (s := split_name(n)) and s.split not in exact}
+    splits |= {name: said.split for name, said in rest.items() if not said.others}
+    if "train" in splits.values():
+        if "test" in splits.values() and "val" not in splits.values():
+            splits |= {n: "val" for n in names - splits.keys() if _is_evaluation(n)}  # RFMiD
+        return splits, []
+    more = {name: said for name, said in rest.items() if said.others}
+    if len({said.split for said in more.values()} | {*splits.values()}) < 2:
+        return splits, []  # one folder such as APTOS_train holds all
+    one_set = len({said.others for said in more.values()}) == 1
+    prefix = f"{above}/" if above else ""
+    if one_set or not any(prefix + name in holding for name in more):
+        return splits | {name: said.split for name, said in more.items()}, []
+    return splits, sorted(more)
+
+
+def _is_evaluation(name: str) -> bool:
+    words = {*words_of(name)} - _BESIDE_SPLIT
+    return bool(words) and words <= {"evaluation", "eval"}
+
+
+class FolderClasses(NamedTuple):
+    """The class of every image by its folders, and what is said of the other folders."""
+
+    of: dict[str, str]  # of a folder that holds images; "" where none of its path is a class
+    levels: dict[str, list[str]]  # of such a folder, its class and those above it that are no split
+    counts: list[str]  # a line for every class whose folders hold a count: DR (1200), DR (300)
+    no_classes: list[str]  # a line for every name that lies in each class: ORIGA
+    above: list[str]  # a line for the folders above those of the classes: sites, folds, datasets
+
+
+def folder_classes(sources: Iterable[str], splits: Mapping[str, str]) -> FolderClasses:
+    """Return the class of every folder: the last of its path that is a class by its name.
+
+    None are splits, images/, and the one name that lies in each class. Raises ValueError where the
+    last folders are rather patients, and for a class beside a copy of its folder.
+    """
+    images = Counter(source.rpartition("/")[0] for source in sources)
+    levels = {folder: _levels(folder, splits) for folder in images}
+    no_classes: Counter[str] = Counter()
+    while name := _name_in_each(levels.values()):
+        for folder, names in levels.items():
+            if names:
+                no_classes[name] += 1
+                levels[folder] = names[:-1]
+    _refuse_patients(images, levels)
+    of, counts = _without_counts(levels)
+    above: Counter[str] = Counter()
+    for folder, names in levels.items():
+        if names:
+            above["/".join(names[:-1])] += images[folder]
+    return FolderClasses(
+        of,
+        levels,
+        counts,
+        [f"{name}: in {count} folders" for name, count in sorted(no_classes.items())],
+        [
+            f"{name}: {count} images"
+            for name, count in sorted(above.items())
+            if name and len(above) > 1
+        ],
+    )
+
+
+def _levels(folder: str, splits: Mapping[str, str]) -> list[str]:
+    """Return the folders of a path that may be a class or above one."""
+    parts = folder.split("/") if folder else []
+    return [
+        name
+        for depth, name in enumerate(parts)
+        if "/".join(parts[: depth + 1]) not in splits and not is_pictures(name)
+    ]
+
+
+def _name_in_each(levels: Iterable[list[str]]) -> str:
+    """Return the one name that the last folder of all paths has, below two others or more."""
+    paths = [names for names in levels if names]
+    last = {names[-1] for names in paths}
+    above = {names[-2] if names[1:] else "" for names in paths}
+    return last.pop() if len(last) == 1 and len(above) > 1 and "" not in above else ""
+
+
+def _refuse_patients(images: Mapping[str, int], levels: Mapping[str, list[str]]) -> None:
+    """Raise ValueError where the folders of the images look like patients, and not like classes."""
+    named = {folder: names for folder, names in levels.items() if names}
+    inner = {names[-1] for names in named.values()}
+    outer = {names[-2] for names in named.values() if names[1:]}
+    few = sum(images[folder] for folder in named) <= _MOST_OF_A_PATIENT * len(named)
+    numbered = sum(bool(re.search(r"\d", name)) for name in inner) > 0.9 * len(inner)
+    least = _FEWEST_PATIENTS if outer else 4 * _FEWEST_PATIENTS
+    if len(inner) >= max(least, 4 * len(outer)) and few and numbered:
+        raise ValueError(
+            f"{len(inner)} folders such as {min(named)} would be classes, and look like patients; "
+            f"put the images into a folder for each class, or use make_shards.py csv with a table"
+        )
+
+
+def _without_counts(levels: Mapping[str, list[str]]) -> tuple[dict[str, str], list[str]]:
+    """Return the class of every folder without a number of images in brackets: DR (1200).
+
+    Not where two folders beside each other would be one: Grade (1), Grade (2). Raises ValueError
+    where the class without the number is beside it.
+    """
+    of = {folder: names[-1] if names else "" for folder, names in levels.items()}
+    short = {folder: _COUNT.sub("", name) for folder, name in of.items() if name}
+    beside: defaultdict[tuple[str, str], set[str]] = defaultdict(set)
+    for folder, name in short.items():
+        parts = folder.split("/")
+        place = "/".join(parts[: len(parts) - 1 - parts[::-1].index(of[folder])])
+        beside[place, spelling_key(name)].add(of[folder])
+    for (place, _), names in sorted(beside.items()):
+        plain = sorted(names, key=len)
+        if len({_COUNT.sub("", name) == name for name in names}) > 1:
+            raise ValueError(
+                f"{place + '/' if place else ''}{plain[0]} and {plain[-1]}: one class, or a copy "
+                f"of its folder? rename one, or put the images into one folder"
+            )
+    if any(len(names) > 1 for names in beside.values()) or not all(short.values()):
+        return of, []
+    of |= short
+    written: defaultdict[str, set[str]] = defaultdict(set)
+    for folder, name in short.items():
+        written[name].add(levels[folder][-1])
+    return of, [
+        f"{name}: of {', '.join(sorted(texts))}"
+        for name, texts in sorted(written.items())
+        if texts - {name}
+    ]
+
+
+def outside_of_splits(sources: Iterable[str], splits: Mapping[str, str]) -> list[str]:
+    """Return the images beside the split folders of a tree: external_test, dev, train_50 ...
+
+    A folder that holds train/ is a tree, and what lies in it but not in train/, val/ or test/ is no
+    part of it; nor are folders beside it without such folders. Raises ValueError where two folders
+    of a tree are one split, both by the plain word: val and validation.
+    """
+    places = {folder: _split_folder(folder, splits) for folder in _folders_of(sources)}
+    folders_of: dict[str, dict[str, set[str]]] = {}  # of a folder, a split
+    for above, name in places.values():
+        if name:
+            split = splits[f"{above}/{name}" if above else name]
+            folders_of.setdefault(above, {}).setdefault(split, set()).add(name)
+    trees = {above for above, of_split in folders_of.items() if "train" in of_split}
+
+    def is_outside(folder: str) -> bool:
+        above, name = places[folder]
+        parts = above.split("/") if above else []
+        if any("/".join(parts[:depth]) in trees for depth in range(len(parts))):
+            return True  # a copy of a tree within a tree
+        return not name and (above in trees or bool(trees and above))
+
+    outside = {folder for folder in places if is_outside(folder)}
+    for above in sorted(trees & {places[folder][0] for folder in places.keys() - outside}):
+        for split, names in sorted(folders_of[above].items()):
+            plain = sorted(name for name in names if name.lower() in SPLITS)
+            if len(plain) > 1:
+                here, alike = f"{above}/" if above else "", " and ".join(plain)
+                raise ValueError(f"{here}{alike}: both are the split {split}; keep one of them")
+    return [source for source in sources if source.rpartition("/")[0] in outside]
+
+
+def split_of(folder: str, splits: Mapping[str, str]) -> str | None:
+    """Return the split of a folder that holds images, None where no folder of its path is one."""
+    above, name = _split_folder(folder, splits)
+    return splits[f"{above}/{name}" if above else name] if name else None
+
+
+def _folders_of(sources: Iterable[str]) -> set[str]:
+    return {source.rpartition("/")[0] for source in sources}
+
+
+def _split_folder(folder: str, splits: Mapping[str, str]) -> tuple[str, str]:
+    """Return the first folder of a path that is a split, after the one it lies in.
+
+    The path itself and "" where there is none.
+    """
+    parts = folder.split("/") if folder else []
+    for depth, name in enumerate(parts):
+        if "/".join(parts[: depth + 1]) in splits:
+            return "/".join(parts[:depth]), name
+    return folder, ""
