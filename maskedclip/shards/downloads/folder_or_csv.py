@@ -25,7 +25,6 @@ from maskedclip.shards.downloads.cards import DatasetCard
 from maskedclip.shards.downloads.class_words import unused_words, words_of_classes
 from maskedclip.shards.downloads.files import (
     ENDINGS,
-    SPLITS,
     DownloadFiles,
     ending_of,
     list_files,
@@ -44,6 +43,7 @@ from maskedclip.shards.downloads.label_files import SURPLUS, Remarks, Row, cell,
 from maskedclip.shards.downloads.missing_codes import KEPT, without_codes
 from maskedclip.shards.downloads.recognise import known_datasets, wrong_root
 from maskedclip.shards.downloads.records import Record, Sources, eye_of, in_order, left_tasks
+from maskedclip.shards.downloads.split_words import split_column, with_splits
 
 
 def read_folder(
@@ -207,6 +207,8 @@ def read_csv(
     An image whose rows disagree, or whose name several images have, is left out by name. Raises
     ValueError for a missing column, and for a table that names no image or no class.
     """
+    split, words_of_splits = split_column(columns.split)
+    columns = columns._replace(split=split)
     rows = _rows_with_columns(file, columns)
     files = list_files(card, root)
     if not files.images:
@@ -214,6 +216,8 @@ def read_csv(
     remarks: Remarks = defaultdict(set)
     rows = _whole_rows(rows, file, columns, remarks)
     rows = _without_codes(rows, columns, remarks)
+    if columns.split:
+        rows = with_splits(rows, columns.split, words_of_splits)
     if columns.separator == OF_ROWS:
         rows = in_one_row(rows, columns.label)
     try:
@@ -412,14 +416,14 @@ def _record_of_row(columns: Columns, row: Row, root: Path, answers: list[Answer]
     texts = {a.task: text for a in answers if (text := a.text_of(row)) is not None}
     said = (a.categories_in(texts[a.task]) for a in answers if a.task in texts)
     named = dict.fromkeys(word for words in said for word in words)
-    findings, split = of(columns.categories), of(columns.split)
+    findings = of(columns.categories)
     categories = [word for word in categories_of(findings) if not is_missing(word)]
     return Record(
         source="",
         path=root,
         patient=patient_of(whole_number(of(columns.patient))),
         eye=eye_of(of(columns.eye)),
-        split=SPLITS.get(split.lower(), split) or None,
+        split=of(columns.split) or None,
         labels=texts,
         categories=tuple(categories if findings else named),
         report=" ".join(of(columns.report).split()) or None,

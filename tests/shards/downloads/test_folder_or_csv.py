@@ -57,7 +57,7 @@ def test_a_csv_gives_what_its_columns_say(tmp_path: Path) -> None:
         "labels.csv",
         ["File ", "Grade", "Who", "Side", "Set", "Text", "Finds"],
         ["a/1.png", "glaucoma", "p1", "OD", "Validation", "  thin  rim ", ""],
-        ["b\\1.png", "", "p2", "left", "fold3", "", "drusen, cataract"],
+        ["b\\1.png", "", "p2", "left", "Testing", "", "drusen, cataract"],
         ["2", "3", "", "", "", "", ""],
         ["none.png", "3", "", "", "", "", ""],
     )
@@ -65,7 +65,7 @@ def test_a_csv_gives_what_its_columns_say(tmp_path: Path) -> None:
     found = read_csv(read_card("csv"), tmp_path, tmp_path / "labels.csv", columns)
     one, two, three = found.records
     assert one[2:] == ("p1", "R", "val", {"disease": "glaucoma"}, ("glaucoma",), "thin rim")
-    assert two[2:] == ("p2", "L", "fold3", {}, ("drusens", "cataract"), None)
+    assert two[2:] == ("p2", "L", "test", {}, ("drusens", "cataract"), None)
     assert three[2:] == (None, None, None, {"disease": "3"}, (), None)
     assert found.remarks == {
         "labels_without_image": ["none.png"],

@@ -1,0 +1,71 @@
+"""Which words in the column of splits are train, val and test, and which the user has to say."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+from maskedclip.data.cell_values import is_missing
+from maskedclip.shards.downloads.folder_names import plain_split
+from maskedclip.shards.downloads.label_files import Row, cell, names_of
+from maskedclip.shards.downloads.missing_codes import said
+
+_LISTED = 6
+
+
+def split_column(given: str) -> tuple[str, dict[str, str]]:
+    """Return the column of a flag such as "usage:Public=train,Private=test", and what words mean.
+
+    Raises ValueError where a word is said to be another split than train, val or test; "none" is
+    no split.
+    """
+    column, colon, meanings = given.rpartition(":")
+    if not colon or "=" not in meanings:
+        return given, {}
+    words = {}
+    for pair in meanings.split(","):
+        word, _, split = (part.strip() for part in pair.rpartition("="))
+        if not word or split not in ("train", "val", "test", "none"):
+            raise ValueError(
+                f"--split_column {given!r}: {pair.strip()!r} gives no split; write WORD=train, "
+                f"WORD=val, WORD=test or WORD=none"
+            )
+        words[said(word)] = "" if split == "none" else split
+    return column.strip(), words
+
+
+def with_splits(rows: Sequence[Row], column: str, words: Mapping[str, str]) -> list[Row]:
+    """Return the rows with train, val, test or "" in the column of splits.
+
+    Raises ValueError, with what the column holds, where a word is none of them.
+
+    Args:
+        words: what the user says of them, as `split_column` returns it.
+    """
+    (name,) = names_of(column)
+    cells = Counter(cell(row, column) for row in rows)
+    split_of = {text: _split_of(text, words) for text in cells}
+    unclear = [text for text, count in cells.most_common() if split_of[text] is None]
+    unused = words.keys() - {*map(said, cells)}
+    if unclear or unused:
+        listed = ", ".join(f"{text} ({cells[text]:,})" for text in unclear[:_LISTED])
+        more = f" and {len(unclear) - _LISTED} more" if unclear[_LISTED:] else ""
+        what = (
+            f"of its {len(cells)} words {listed}{more} are none of train, val and test"
+            if unclear
+            else f"no row has {min(unused)}; it has {', '.join(cells)[:80]}"
+        )
+        raise ValueError(
+            f"--split_column {column!r}: {what}; say what each means, as in "
+            f"--split_column='{column}:{(unclear or [*cells])[0]}=train,...' (train, val, test, "
+            f"none), or leave the flag out"
+        )
+    return [{**row, name: split_of[cell(row, column)] or ""} for row in rows]
+
+
+def _split_of(text: str, words: Mapping[str, str]) -> str | None:
+    """Return the split of a cell, "" where it states none, None where that is not clear."""
+    word = said(text)
+    if word in words:
+        return words[word]
+    if is_missing(text):
+        return ""
+    return plain_split(text) or None
