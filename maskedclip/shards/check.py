@@ -99,7 +99,7 @@ def check(request: CheckRequest, *, progress: bool = True) -> Findings:
 
     workers = request.workers or len(os.sched_getaffinity(0))
     cv2.setNumThreads(1)  # our threads are the parallelism
-    torch.set_num_threads(workers)
+    torch.set_num_threads(1)
     findings = Findings(request)
     stage = partial(_stage, findings, progress)
     _check_files(findings, workers, stage)
@@ -189,7 +189,7 @@ def _near(
     pairs: list[Pair] = []
     queries = sum(len(sets[i]) + (len(sets[j]) if i != j else 0) for i, j in combinations)
     with stage("search", queries) as done:
-        likely = [likely_pairs(described[i], described[j], done) for i, j in combinations]
+        likely = [likely_pairs(described[i], described[j], workers, done) for i, j in combinations]
     with stage("comparison", sum(map(len, likely))) as done:
         for (i, j), candidates in zip(combinations, likely, strict=True):
             found = near_duplicates(described[i], described[j], candidates, workers, done)

@@ -35,7 +35,7 @@ from maskedclip.shards.near_duplicates.registration import (
     fine,
 )
 
-_QUERIES, _GALLERY = 48, 4096  # rows of a block: 20 million products, 80 MB
+_QUERIES, _GALLERY = 128, 2048  # rows of a block: its products stay in a core's cache
 FLOOR = 0.3  # no duplicate was observed below this cosine
 
 
@@ -53,6 +53,7 @@ def candidates(
     nearest: int,
     *,
     same: bool,
+    workers: int,
     progress: Callable[[int], object],
 ) -> Iterator[Candidate]:
     """Yield, for every photograph of either set, the `nearest` ones of the other.
@@ -61,39 +62,70 @@ def candidates(
         first_NVD, second_NVD: of `describe`, float16; all variants of the first are compared with
             the second ones as they are.
         same: whether both are one set, in which nothing is its own duplicate.
+        workers: threads; those of torch itself would wait for each other at every small product.
         progress: called with the number of photographs processed.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    order_8D = torch.from_numpy(dihedral())
-    backwards = _NearestSoFar(len(second_NVD), nearest, device)
-    for start in range(0, len(first_NVD), _QUERIES):
-        query_BWD = _variants(first_NVD[start : start + _QUERIES], order_8D).to(device)
-        best = _NearestSoFar(len(query_BWD), nearest, device)
+
+    def compare(start: int) -> tuple[_NearestSoFar, _NearestSoFar]:
+        query_WPBD = _variants(first_NVD[start : start + _QUERIES]).to(device)
+        best = _NearestSoFar(query_WPBD.shape[2], nearest, device)
+        back = _NearestSoFar(len(second_NVD), nearest, device)
         for begin in range(0, len(second_NVD), _GALLERY):
-            rows_GD = second_NVD[begin : begin + _GALLERY, 0].astype(np.float32)
-            gallery_GD = torch.from_numpy(rows_GD).to(device)
-            cosine_BG = (query_BWD.flatten(0, 1) @ gallery_GD.T).unflatten(0, query_BWD.shape[:2])
-            cosine_BG = cosine_BG.amax(dim=1)
+            rows_GD = torch.from_numpy(second_NVD[begin : begin + _GALLERY, 0].astype(np.float32))
+            cosine_BG = _largest_cosines(query_WPBD, _halves(rows_GD).mT.contiguous().to(device))
             if same:
-                own_B = torch.arange(start, start + len(query_BWD), device=device) - begin
-                here_B = (own_B >= 0) & (own_B < len(gallery_GD))
+                own_B = torch.arange(start, start + len(cosine_BG), device=device) - begin
+                here_B = (own_B >= 0) & (own_B < len(rows_GD))
                 cosine_BG[here_B, own_B[here_B]] = -1
             best.add(cosine_BG, begin)
-            backwards.add(cosine_BG.T, start, slice(begin, begin + len(gallery_GD)))
-        yield from _pairs(best, range(start, start + len(query_BWD)), False)
-        progress(len(query_BWD))
+            back.add(cosine_BG.T, start, slice(begin, begin + len(rows_GD)))
+        return best, back
+
+    backwards = _NearestSoFar(len(second_NVD), nearest, device)
+    starts = range(0, len(first_NVD), _QUERIES)
+    with ThreadPoolExecutor(workers) as pool:
+        for start, (best, back) in zip(starts, pool.map(compare, starts), strict=True):
+            backwards.merge(back.cosine_BK, back.index_BK)
+            yield from _pairs(best, range(start, start + len(best.cosine_BK)), False)
+            progress(len(best.cosine_BK))
     yield from _pairs(backwards, range(len(second_NVD)), True)
 
 
 def variant_of(first_VD: np.ndarray, second_VD: np.ndarray) -> int:
     """Return the variant of the first that is most similar to the second as it is."""
-    query_WD = _variants(first_VD[None], torch.from_numpy(dihedral()))[0].numpy()
-    return int((query_WD @ second_VD[0].astype(np.float32)).argmax())
+    second_8D = second_VD[0].astype(np.float32)[dihedral().argsort(axis=1)]
+    return int((first_VD.astype(np.float32) @ second_8D.T).argmax())
 
 
-def _variants(descriptor_BVD: np.ndarray, order_8D: Tensor) -> Tensor:
-    """Return query_BWD: every descriptor in the 8 orders of `dihedral`."""
-    return torch.from_numpy(descriptor_BVD.astype(np.float32))[:, :, order_8D].flatten(1, 2)
+def _halves(descriptor_D: Tensor) -> Tensor:
+    """Return half_PD: what a half turn keeps, and what it negates.
+
+    The cosine with a photograph is the sum of both halves' products; once one of the two is turned
+    by a half, it is their difference. So the larger one is the first plus the size of the second.
+    """
+    turned_D = torch.from_numpy(dihedral()[2])
+    cell_D = torch.arange(LENGTH)
+    cell_D = cell_D[cell_D < turned_D]  # one of the two that a half turn exchanges
+    one_D, other_D = descriptor_D[..., cell_D], descriptor_D[..., turned_D[cell_D]]
+    return torch.stack([one_D + other_D, one_D - other_D], dim=-3) / math.sqrt(2)
+
+
+def _variants(descriptor_BVD: np.ndarray) -> Tensor:
+    """Return query_WPBD: the halves of every variant, those turned by a half left out."""
+    order_4D = torch.from_numpy(dihedral()[[0, 1, 4, 5]])
+    query_BVWD = torch.from_numpy(descriptor_BVD.astype(np.float32))[:, :, order_4D]
+    return _halves(query_BVWD.flatten(1, 2).transpose(0, 1))
+
+
+def _largest_cosines(query_WPBD: Tensor, gallery_PDG: Tensor) -> Tensor:
+    """Return cosine_BG: that of the variant of each query that is nearest."""
+    kept_DG, negated_DG = gallery_PDG
+    cosine_BG = query_WPBD.new_full((query_WPBD.shape[2], kept_DG.shape[1]), -1.0)
+    for kept_BD, negated_BD in query_WPBD:
+        turned_BG = (negated_BD @ negated_DG).abs_().addmm_(kept_BD, kept_DG)
+        torch.maximum(cosine_BG, turned_BG, out=cosine_BG)
+    return cosine_BG
 
 
 def _pairs(best: "_NearestSoFar", rows: range, backwards: bool) -> Iterator[Candidate]:
@@ -114,11 +146,15 @@ class _NearestSoFar:
 
     def add(self, cosine_BG: Tensor, begin: int, rows: slice = slice(None)) -> None:
         """Add the cosines of `rows` with the columns from the index `begin` on."""
-        nearest = self.cosine_BK.shape[1]
-        new_BK, column_BK = cosine_BG.topk(min(nearest, cosine_BG.shape[1]), dim=1)
+        nearest = min(self.cosine_BK.shape[1], cosine_BG.shape[1])
+        new_BK, column_BK = cosine_BG.topk(nearest, dim=1)
+        self.merge(new_BK, column_BK + begin, rows)
+
+    def merge(self, new_BK: Tensor, column_BK: Tensor, rows: slice = slice(None)) -> None:
+        """Add cosines of `rows` with the columns of these indices."""
         both_BK = torch.cat([self.cosine_BK[rows], new_BK], dim=1)
-        index_BK = torch.cat([self.index_BK[rows], column_BK + begin], dim=1)
-        self.cosine_BK[rows], chosen_BK = both_BK.topk(nearest, dim=1)
+        index_BK = torch.cat([self.index_BK[rows], column_BK], dim=1)
+        self.cosine_BK[rows], chosen_BK = both_BK.topk(self.cosine_BK.shape[1], dim=1)
         self.index_BK[rows] = index_BK.gather(1, chosen_BK)
 
 
@@ -181,7 +217,7 @@ def describe_all(
     return DescribedSet(read, descriptor_NVD, coarse_NHW)
 
 
-def likely_pairs(first: DescribedSet, second: DescribedSet, done: Progress) -> Likely:
+def likely_pairs(first: DescribedSet, second: DescribedSet, workers: int, done: Progress) -> Likely:
     """Return the pairs worth a comparison; first and second may be one set.
 
     `done` is called with the number of photographs queried: of the first set, and of the second.
@@ -191,13 +227,19 @@ def likely_pairs(first: DescribedSet, second: DescribedSet, done: Progress) -> L
     queries = [(first, second, False)] if same else [(first, second, False), (second, first, True)]
     for one, other, reverse in queries:
         for candidate in candidates(
-            one.descriptor_NVD, other.descriptor_NVD, NEAREST, same=same, progress=done
+            one.descriptor_NVD,
+            other.descriptor_NVD,
+            NEAREST,
+            same=same,
+            workers=workers,
+            progress=done,
         ):
             pair = candidate.first, candidate.second
             swapped = reverse or (same and pair[0] > pair[1])
             if swapped:
                 pair = pair[1], pair[0]
-            if pair not in best or candidate.cosine > best[pair][0]:
+            # quarter turns give both ways the same cosine, but for rounding: the first one stays
+            if pair not in best or candidate.cosine > best[pair][0] + 1e-5:
                 best[pair] = candidate.cosine, swapped
     return {pair: swapped for pair, (_, swapped) in best.items()}
 

@@ -9,13 +9,21 @@ import pytest
 import simplejpeg
 
 from maskedclip.shards.building.prepare_sample import encode
-from maskedclip.shards.near_duplicates.descriptors import VARIANTS, describe, dihedral, placement
+from maskedclip.shards.near_duplicates.descriptors import (
+    LENGTH,
+    VARIANTS,
+    describe,
+    dihedral,
+    placement,
+)
 from maskedclip.shards.near_duplicates.search import (
     DescribedSet,
     NearDuplicate,
+    candidates,
     describe_all,
     likely_pairs,
     near_duplicates,
+    variant_of,
 )
 from maskedclip.shards.phantoms.phantom import draw
 
@@ -35,7 +43,7 @@ def eyes(tmp_path_factory: pytest.TempPathFactory) -> DescribedSet:
 
 
 def copies(first: DescribedSet, second: DescribedSet) -> list[NearDuplicate]:
-    pairs = likely_pairs(first, second, lambda _: None)
+    pairs = likely_pairs(first, second, 2, lambda _: None)
     return list(near_duplicates(first, second, pairs, 2, lambda _: None))
 
 
@@ -117,3 +125,22 @@ def test_a_variant_is_the_photograph_at_the_place_that_is_said_of_it() -> None:
         cosine_V8 = descriptor_VD[:, order_8D] @ seen_D
         assert cosine_V8.argmax() == variant
         assert cosine_V8.max() > 0.8
+
+
+def test_candidates_are_the_nearest_of_all_variants_either_way(eyes: DescribedSet) -> None:
+    noise_NVD = np.random.default_rng(0).normal(0, 0.06, (12, VARIANTS, LENGTH))
+    first_NVD = (eyes.descriptor_NVD + noise_NVD).astype(np.float16)
+    second_NVD = eyes.descriptor_NVD
+    every_NWD = first_NVD.astype(np.float32)[:, :, dihedral()].reshape(12, -1, LENGTH)
+    cosine_NWM = every_NWD @ second_NVD[:, 0].astype(np.float32).T
+    cosine_NM = cosine_NWM.max(axis=1)
+    expected = {(n, m) for n in range(12) for m in np.argsort(cosine_NM[n])[-2:]}
+    expected |= {(n, m) for m in range(12) for n in np.argsort(cosine_NM[:, m])[-2:]}
+    found = list(
+        candidates(first_NVD, second_NVD, 2, same=False, workers=2, progress=lambda _: None)
+    )
+    assert {(pair.first, pair.second) for pair in found} == expected
+    for pair in found:
+        assert pair.cosine == pytest.approx(cosine_NM[pair.first, pair.second], abs=1e-5)
+        variant = variant_of(first_NVD[pair.first], second_NVD[pair.second])
+        assert variant == cosine_NWM[pair.first, :, pair.second].argmax()
