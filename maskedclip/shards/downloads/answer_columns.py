@@ -6,11 +6,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from maskedclip.data.cell_values import is_missing, plain, presence
-from maskedclip.data.class_names import NUMBER, class_names
+from maskedclip.data.class_names import NUMBER, class_names, spelling_key
 from maskedclip.data.class_order import in_order
 from maskedclip.data.label_kinds import SEPARATOR, joined, labels_in, number_text
 from maskedclip.shards.downloads.label_files import Remarks, Row, cell, names_of
 
+_CLASSES = 12  # at most so many are classes whatever they look like
 WHOLE_CELLS = "none"  # as --label_separator: a cell is one class, whatever it holds
 OF_ROWS = "rows"  # an image has a row for each of its labels
 _ROW = "\x1f"  # between labels that were those of several rows
@@ -35,21 +36,74 @@ class Answer(NamedTuple):
 
 def one_class(rows: Sequence[Row], column: str, task: str, remarks: Remarks) -> Answer:
     """Return the classes of a column; ValueError where no cell has one."""
-    classes = class_names(cell(row, column) for row in rows)
+    form_of = _forms(Counter(cell(row, column) for row in rows))
+    classes = class_names(form_of[cell(row, column)] for row in rows)
     if not any(classes.class_of.values()):
         raise ValueError(
             f"--label_column {column!r}: none of the {len(rows)} rows has a class; give another "
             f"column, or leave the flag out"
         )
-    remarks["spellings_joined"] |= set(classes.joined)
+    remarks["spellings_joined"] |= set(classes.joined) | {
+        f"{classes.class_of[form]}: also written {text}"
+        for text, form in form_of.items()
+        if form != text.strip() and classes.class_of[form]
+    }
     remarks["labels_that_state_nothing"] |= set(classes.missing)
     remarks["none_is_a_grade"] |= set(classes.grades)
     return Answer(
         task,
         "class",
         in_order({*classes.class_of.values()} - {""}),
-        lambda row: classes.class_of[cell(row, column)] or None,
+        lambda row: classes.class_of[form_of[cell(row, column)]] or None,
         lambda row: "",  # noqa: ARG005 - said by what is written, above
+    )
+
+
+_GRADE = re.compile(r"(?:grade|stage|level|class|label|category|severity|score|icdr|dr)[\W_]*(\d+)")
+_AT_THE_END = " ,;|\N{FULLWIDTH COMMA}"
+
+
+def _forms(cells: Mapping[str, int]) -> dict[str, str]:
+    """Return the cells of a class column as they are written, but for what would part a class.
+
+    "DR," is DR; "Grade 1" is 1 where bare numbers stand beside it; and where all cells say yes or
+    no, yes and 1 are one class: in the more frequent spelling.
+    """
+    form_of = {text: text.strip(_AT_THE_END) for text in cells}
+    numbered = {
+        form: match[1] for form in form_of.values() if (match := _GRADE.fullmatch(plain(form)))
+    }
+    if numbered and any(NUMBER.fullmatch(plain(form)) for form in form_of.values()):
+        form_of = {text: numbered.get(form, form) for text, form in form_of.items()}
+    forms = [form for form in form_of.values() if not is_missing(form)]
+    if None not in map(presence, forms):
+        for side in (True, False):
+            same = [text for text, form in form_of.items() if presence(form) is side]
+            if len({spelling_key(form_of[text]) for text in same}) > 1:
+                name = max(same, key=lambda text: (cells[text], text))
+                form_of |= dict.fromkeys(same, form_of[name])
+    return form_of
+
+
+def refuse_numbers(rows: Sequence[Row], column: str) -> None:
+    """Raise ValueError where the classes of a column are numbers of something, or names of images.
+
+    They are where there are many of them, and most have one image, or not all are whole numbers
+    from 0 or 1.
+    """
+    cells = Counter(text for row in rows if not is_missing(text := cell(row, column)))
+    keys = Counter(map(spelling_key, cells.elements()))
+    if len(keys) <= _CLASSES:
+        return
+    numeric = all(NUMBER.fullmatch(key) for key in keys)
+    values = [*map(float, keys)] if numeric else [0.0]
+    measured = min(values) not in (0, 1) or not all(map(float.is_integer, values))
+    if not measured and 2 * len(keys) <= keys.total():
+        return
+    fix = f"--number_column={column} takes numbers; " if numeric else ""
+    raise ValueError(
+        f"--label_column {column!r}: {len(keys)} different cells in {keys.total()} rows, such as "
+        f"{next(iter(cells))[:40]!r}; {fix}--label_separator={WHOLE_CELLS} if each is a class"
     )
 
 

@@ -19,6 +19,7 @@ from maskedclip.shards.downloads.answer_columns import (
     labels_of_columns,
     numbers_of,
     one_class,
+    refuse_numbers,
     refuse_several,
 )
 from maskedclip.shards.downloads.cards import DatasetCard
@@ -44,6 +45,11 @@ from maskedclip.shards.downloads.missing_codes import KEPT, without_codes
 from maskedclip.shards.downloads.recognise import known_datasets, wrong_root
 from maskedclip.shards.downloads.records import Record, Sources, eye_of, in_order, left_tasks
 from maskedclip.shards.downloads.split_words import split_column, with_splits
+from maskedclip.shards.downloads.text_cells import (
+    on_reports,
+    without_empty_findings,
+    without_empty_reports,
+)
 
 
 def read_folder(
@@ -273,6 +279,7 @@ def _answers(
     elif columns.label:
         if not columns.separator:
             refuse_several(rows, columns.label, remarks)
+            refuse_numbers(rows, columns.label)
         answers.append(one_class(rows, columns.label, columns.task, remarks))
     answers = [a._replace(words=words_of_classes(a.classes, a.task, words)) for a in answers]
     named = [name for answer in answers for name in answer.classes]
@@ -376,6 +383,13 @@ def _without_codes(rows: list[Row], columns: Columns, remarks: Remarks) -> list[
         if name:
             rows, lines = without_codes(rows, name, kind, columns.missing)
             remarks["codes_taken_for_empty_cells"].update(lines)
+    if columns.report:
+        rows, lines = without_empty_reports(rows, columns.report)
+        remarks["texts_that_are_no_caption"].update(lines)
+        remarks |= on_reports(row.get(names_of(columns.report)[0], "") for row in rows)
+    if columns.categories:
+        rows, lines = without_empty_findings(rows, columns.categories)
+        remarks["texts_that_are_no_caption"].update(lines)
     return rows
 
 

@@ -128,3 +128,42 @@ def test_an_unknown_patient_is_nobody_and_counted(tmp_path: Path) -> None:
     found = read(tmp_path, "image,patient\n000,unknown\n001,N/A\n002,\n003,7.0\n")
     assert [record.patient for record in found.records] == [None, None, None, "7"]
     assert found.remarks == {"patients_unknown": ["N/A: 1 rows", "unknown: 1 rows"]}
+
+
+@pytest.mark.parametrize(
+    ("cells", "classes"),
+    [
+        ("Grade 1|1|grade_2|2", "1|1|2|2"),
+        ("Grade 1|Grade 2|No DR|Grade 1", "Grade 1|Grade 2|No DR|Grade 1"),
+        ('"DR,"|DR|"AMD, "|AMD', "DR|DR|AMD|AMD"),
+        ("yes|1|no|no", "yes|yes|no|no"),
+        ("True|0|1|True", "True|0|True|True"),
+        ("positive|negative|negative|positive", "positive|negative|negative|positive"),
+    ],
+)
+def test_a_class_that_is_written_in_two_ways_is_one_and_said(
+    cells: str, classes: str, tmp_path: Path
+) -> None:
+    rows = [f"{number:03d},{text}\n" for number, text in enumerate(cells.split("|"))]
+    found = read(tmp_path, "image,grade\n" + "".join(rows))
+    assert [record.labels["dr"] for record in found.records] == classes.split("|")
+    said = bool(found.remarks.get("spellings_joined"))
+    assert said == (cells.replace('"', "") != classes)
+
+
+@pytest.mark.parametrize(
+    ("texts", "fix"),
+    [
+        ([0.37 * number for number in range(20)], "--number_column=grade takes numbers"),
+        ([30 + number % 40 for number in range(200)], "40 different cells in 200 rows"),
+        ([f"P{number}" for number in range(20)], "--label_separator=none if each is a class"),
+    ],
+)
+def test_a_column_of_measurements_or_names_is_no_class(
+    texts: list[object], fix: str, tmp_path: Path
+) -> None:
+    rows = [f"{number},{text}\n" for number, text in enumerate(texts)]
+    with pytest.raises(ValueError, match=fix):
+        read(tmp_path, "image,grade\n" + "".join(rows))
+    many = "".join(f"{number},{number % 39}\n" for number in range(200))  # as JSIEC has
+    assert read(tmp_path, "image,grade\n000,1\n" + many).records
