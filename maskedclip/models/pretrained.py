@@ -340,6 +340,7 @@ def begin_from(model: MaskedCLIP, path: str | Path) -> LoadReport:
         _, _, format, trained_on = recognised.info
         tensors = {f"encoder.{k}": v for k, v in _as_ours(recognised, model, str(path)).items()}
     wanted = model.state_dict()
+    _check_geometry(tensors, wanted, str(path))
     begun = "encoder." if all(name.startswith("encoder.") for name in tensors) else ""
     fits = {k: v for k, v in tensors.items() if k in wanted and v.shape == wanted[k].shape}
     report = LoadReport(
@@ -355,10 +356,39 @@ def begin_from(model: MaskedCLIP, path: str | Path) -> LoadReport:
         raise ValueError(
             f"init_from {path}: has no {report.missing[0]} of shape "
             f"{tuple(wanted[report.missing[0]].shape)} ({len(report.missing)} are missing); name "
-            f"weights of model.size and model.patch_size"
+            f"weights of the same networks"
         )
     model.load_state_dict(fits, strict=False)
     return report
+
+
+def _check_geometry(
+    tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor], source: str
+) -> None:
+    """Raise ValueError, with the flags to set, where encoders differ in size or patches."""
+    theirs, ours = _geometry(tensors), _geometry(wanted)
+    if theirs is None or theirs == ours:
+        return
+    width, depth, patch = theirs
+    sizes = [name for name, size in SIZES.items() if (size.width, size.depth) == (width, depth)]
+    what = f"init_from {source}: its encoder has {depth} blocks of width {width}"
+    if not sizes:
+        known = ", ".join(f"{name} {size.depth} of {size.width}" for name, size in SIZES.items())
+        raise ValueError(f"{what}, and model.size none such ({known}); begin from another one")
+    raise ValueError(
+        f"{what} and patches of {patch} pixels; set --model.size={sizes[0]} "
+        f"--model.patch_size={patch} --model.image_size={224 // patch * patch} (or another "
+        f"multiple of {patch})"
+    )
+
+
+def _geometry(tensors: Mapping[str, Tensor]) -> tuple[int, int, int] | None:
+    """Return the width, blocks and pixels of a patch's side of an encoder; None without one."""
+    embedding = tensors.get("encoder.patch_embed.proj.weight")
+    if embedding is None or embedding.ndim != 4:
+        return None
+    blocks = {name.split(".")[2] for name in tensors if name.startswith("encoder.blocks.")}
+    return embedding.shape[0], len(blocks), embedding.shape[-1]
 
 
 def _as_ours(recognised: Recognised, model: MaskedCLIP, source: str) -> dict[str, Tensor]:

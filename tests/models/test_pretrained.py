@@ -63,6 +63,29 @@ def test_a_run_gives_every_network(tmp_path: Path) -> None:
 
 def test_weights_of_another_size_are_refused_in_one_line(tmp_path: Path) -> None:
     save_file(third_party().state_dict(), tmp_path / "vit.safetensors")
-    with pytest.raises(ValueError, match=r"has no encoder\.\S+ of shape .*model\.size") as error:
+    flags = (
+        r"4 blocks of width 128 and patches of 16 pixels; set --model\.size=micro --model\.patch"
+    )
+    with pytest.raises(ValueError, match=flags) as error:
         begin_from(network("tiny"), tmp_path / "vit.safetensors")
     assert "\n" not in str(error.value)
+
+
+def test_weights_of_other_patches_are_refused_with_the_flags_that_fit(tmp_path: Path) -> None:
+    other = VisionTransformer(img_size=28, patch_size=14, embed_dim=192, depth=12, num_heads=3)
+    save_file(other.state_dict(), tmp_path / "vit.safetensors")
+    flags = "set --model.size=tiny --model.patch_size=14 --model.image_size=224 "
+    with pytest.raises(ValueError, match=flags):
+        begin_from(network("tiny"), tmp_path / "vit.safetensors")
+
+
+def test_weights_of_a_size_that_there_is_not_are_refused_with_those_that_there_are(
+    tmp_path: Path,
+) -> None:
+    other = VisionTransformer(img_size=32, patch_size=16, embed_dim=64, depth=2, num_heads=1)
+    save_file(other.state_dict(), tmp_path / "vit.safetensors")
+    with pytest.raises(
+        ValueError, match=r"2 blocks of width 64, and model\.size none such"
+    ) as error:
+        begin_from(network("tiny"), tmp_path / "vit.safetensors")
+    assert "micro 4 of 128, tiny 12 of 192" in str(error.value)
