@@ -18,7 +18,7 @@ TABLES = {
 REPORTED = "report"  # the cell, and its folder in the grid
 _PATHS = ("data.paired", "data.unpaired", "data.leave_out_tests_of")
 # of a fine-tuning: paths, whose content counts, and speed
-_FREE = ("out", "threads", "dataset", "weights", "split")
+_FREE = ("out", "threads", "compile", "dataset", "weights", "split")
 
 
 def system(recipe: Config, base: Config | None, changes: Mapping[str, Any]) -> Config:
