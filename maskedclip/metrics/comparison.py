@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from maskedclip.metrics.results import Predictions
-from maskedclip.metrics.scores import LOWER_IS_BETTER, draws, macro, resampled
+from maskedclip.metrics.scores import LOWER_IS_BETTER, draws, macro, resampled_each
 
 RESAMPLES = 2000  # a p-value below 0.001 needs more than an interval does
 _KEPT = 4_000_000  # values of the tables that are kept, 32 MB
@@ -47,18 +47,18 @@ def paired_bootstrap(
     """
     runs = [[_aligned(run, a[0]) for run in side] for side in leaving_out_untrained(a, b)]
     value = [_mean(metric, side) for side in runs]
-    value_NR = [_resamples(metric, side, seed, resamples) for side in runs]
+    value_NR = [_resamples([metric], side, seed, resamples)[metric] for side in runs]
     return _difference(value[0], value[1], *value_NR)
 
 
 def against_best(
-    metric: str,
+    metrics: Sequence[str],
     runs: Mapping[str, Sequence[Predictions]],
     *,
     seed: int = 0,
     resamples: int = RESAMPLES,
-) -> tuple[str, dict[str, Difference]]:
-    """Return the method of the best mean over its seeds, and how each other differs from it.
+) -> dict[str, tuple[str, dict[str, Difference]]]:
+    """Return by metric the method of the best mean over its seeds, and how each other differs.
 
     A difference is other - best, as `paired_bootstrap` has it; the p-values are adjusted for the
     number of methods (Holm).
@@ -75,17 +75,26 @@ def against_best(
     runs = {
         name: [_aligned(run, first) for run in own] for name, own in zip(runs, sides, strict=True)
     }
-    value = {name: _mean(metric, own) for name, own in runs.items()}
-    best = (min if metric in LOWER_IS_BETTER else max)(value, key=lambda name: value[name])
-    value_R = {name: _resamples(metric, own, seed, resamples) for name, own in runs.items()}
-    others = {
-        name: _difference(value[name], value[best], value_R[name], value_R[best])
-        for name in runs
-        if name != best
-    }
+    resampled = {name: _resamples(metrics, own, seed, resamples) for name, own in runs.items()}
+    found = {}
+    for metric in metrics:
+        value = {name: _mean(metric, own) for name, own in runs.items()}
+        best = (min if metric in LOWER_IS_BETTER else max)(value, key=lambda name: value[name])
+        others = {
+            name: _difference(
+                value[name], value[best], resampled[name][metric], resampled[best][metric]
+            )
+            for name in runs
+            if name != best
+        }
+        found[metric] = best, _adjusted(others)
+    return found
+
+
+def _adjusted(others: Mapping[str, Difference]) -> dict[str, Difference]:
     p = {name: other.p for name, other in others.items() if other.p is not None}
     adjusted = dict(zip(p, holm(list(p.values())), strict=True))
-    return best, {name: other._replace(p=adjusted.get(name)) for name, other in others.items()}
+    return {name: other._replace(p=adjusted.get(name)) for name, other in others.items()}
 
 
 def holm(p: Sequence[float]) -> list[float]:
@@ -148,23 +157,23 @@ def _kept_tables(units: tuple[str, ...], seed: int, resamples: int) -> list[np.n
     return list(draws(units, len(units), seed=seed, resamples=resamples))
 
 
-def _resamples(metric: str, runs: Sequence[Predictions], seed: int, resamples: int) -> np.ndarray:
-    """Return the mean over runs of the metric of each resample; none where there is one unit."""
+def _resamples(
+    metrics: Sequence[str], runs: Sequence[Predictions], seed: int, resamples: int
+) -> dict[str, np.ndarray]:
+    """Return the mean over runs of each metric of each resample; none where there is one unit."""
     if len(set(runs[0].units)) < 2:
-        return np.empty(0)
-    tables = _tables(tuple(runs[0].units), seed, resamples)
-    return np.concatenate(
-        [
-            np.mean(
-                [
-                    resampled(metric, r.label_B, r.probability_BY, w_BR, r.untrained, r.thresholds)
-                    for r in runs
-                ],
-                axis=0,
+        return {metric: np.empty(0) for metric in metrics}
+    parts: dict[str, list[np.ndarray]] = {metric: [] for metric in metrics}
+    for weight_BR in _tables(tuple(runs[0].units), seed, resamples):
+        each = [
+            resampled_each(
+                metrics, r.label_B, r.probability_BY, weight_BR, r.untrained, r.thresholds
             )
-            for w_BR in tables
+            for r in runs
         ]
-    )
+        for metric, own in parts.items():
+            own.append(np.mean([one[metric] for one in each], axis=0))
+    return {metric: np.concatenate(own) for metric, own in parts.items()}
 
 
 def _difference(a: float, b: float, a_R: np.ndarray, b_R: np.ndarray) -> Difference:

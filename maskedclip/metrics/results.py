@@ -27,7 +27,7 @@ from maskedclip.metrics.scores import (
     OVER_CLASSES,
     Score,
     metrics_of,
-    score,
+    scores,
 )
 from maskedclip.metrics.seen_images import in_words, input_lines
 
@@ -102,8 +102,7 @@ def save_and_score(
     if predictions.kind == "labels":
         files["thresholds"] = list(predictions.thresholds)
     rows = []
-    for metric in metrics_of(predictions.kind):
-        one = score_of(metric, predictions, classes)
+    for metric, one in scores_of(metrics_of(predictions.kind), predictions, classes).items():
         own = identity | {"metric": metric}
         rows.append(row(own, one, classes, predictions.kind) | files)
     notes = dict.fromkeys(new["note"] for new in rows if new["note"])
@@ -124,13 +123,22 @@ def no_order(classes: Sequence[str]) -> str:
 
 def score_of(metric: str, predictions: Predictions, classes: Sequence[str]) -> Score:
     """Return a metric of predictions; quadratic kappa has no value for classes without an order."""
-    found = score(
-        metric, predictions.label_B, predictions.probability_BY, predictions.units,
+    return scores_of([metric], predictions, classes)[metric]
+
+
+def scores_of(
+    metrics: Sequence[str], predictions: Predictions, classes: Sequence[str]
+) -> dict[str, Score]:
+    """Return what `score_of` does, of several metrics on the same resamples."""
+    found = scores(
+        metrics, predictions.label_B, predictions.probability_BY, predictions.units,
         untrained=predictions.untrained, thresholds=predictions.thresholds,
     )  # fmt: skip
-    if metric != "quadratic_kappa" or found.value is None or predictions.ordered is not False:
-        return found
-    return Score(None, None, None, found.n, found.absent, no_order(classes))
+    kappa = found.get("quadratic_kappa")
+    if kappa is not None and kappa.value is not None and predictions.ordered is False:
+        without = Score(None, None, None, kappa.n, kappa.absent, no_order(classes))
+        found["quadratic_kappa"] = without
+    return found
 
 
 def is_complete(out: Path, rows: Sequence[dict[str, Any]], metrics: Sequence[str]) -> bool:

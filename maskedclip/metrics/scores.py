@@ -22,6 +22,7 @@ from typing import NamedTuple
 import numpy as np
 
 from maskedclip.metrics.ranking import auroc, average_precision
+from maskedclip.metrics.resampled_areas import AREAS, ranked, resampled_areas
 
 METRICS = (
     "auroc",
@@ -186,25 +187,52 @@ def score(
         unit_B: what is drawn with replacement, such as patients; images where not given.
         untrained, thresholds: as in `point`.
     """
-    value, absent = point(metric, label_B, probability_BY, untrained, thresholds)
+    return scores(
+        [metric], label_B, probability_BY, unit_B, untrained=untrained, thresholds=thresholds,
+        seed=seed, resamples=resamples,
+    )[metric]  # fmt: skip
+
+
+def scores(
+    metrics: Sequence[str],
+    label_B: np.ndarray,
+    probability_BY: np.ndarray,
+    unit_B: Sequence[str] | None = None,
+    *,
+    untrained: Collection[int] = (),
+    thresholds: Sequence[float] = (),
+    seed: int = 0,
+    resamples: int = RESAMPLES,
+) -> dict[str, Score]:
+    """Return what `score` does, of several metrics on the same resamples."""
     n = len(label_B)
-    found = Score(value, None, None, n, absent, untrained=sorted({*untrained} - {*absent}))
-    if value is None or len(set(range(n) if unit_B is None else unit_B)) < 2:
+    found = {}
+    for metric in metrics:
+        value, absent = point(metric, label_B, probability_BY, untrained, thresholds)
+        left_out = sorted({*untrained} - {*absent})
+        found[metric] = Score(value, None, None, n, absent, untrained=left_out)
+    defined = [metric for metric in metrics if found[metric].value is not None]
+    if not defined or len(set(range(n) if unit_B is None else unit_B)) < 2:
         return found
     label_B, probability_BY = _checked(label_B, probability_BY)
-    value_R = np.concatenate(
-        [
-            resampled(metric, label_B, probability_BY, weight_BR, untrained, thresholds)
-            for weight_BR in draws(unit_B, n, seed=seed, resamples=resamples)
-        ]
-    )
+    tables = [
+        resampled_each(defined, label_B, probability_BY, weight_BR, untrained, thresholds)
+        for weight_BR in draws(unit_B, n, seed=seed, resamples=resamples)
+    ]
+    for metric in defined:
+        value_R = np.concatenate([value_by_metric[metric] for value_by_metric in tables])
+        found[metric] = _with_interval(metric, found[metric], value_R)
+    return found
+
+
+def _with_interval(metric: str, one: Score, value_R: np.ndarray) -> Score:
     value_R = value_R[np.isfinite(value_R)]
     if not len(value_R):
-        return found
+        return one
+    value = float(one.value or 0.0)
     low, high = np.percentile(_centred(metric, value, value_R), [2.5, 97.5]).tolist()
     lowest, highest = _RANGES.get(metric, (0.0, 1.0))
-    low, high = max(lowest, min(low, value)), min(highest, max(high, value))
-    return found._replace(low=low, high=high)
+    return one._replace(low=max(lowest, min(low, value)), high=min(highest, max(high, value)))
 
 
 def _centred(metric: str, value: float, value_R: np.ndarray) -> np.ndarray:
@@ -258,22 +286,66 @@ def resampled(
     thresholds: Sequence[float] = (),
 ) -> np.ndarray:
     """Return the metric of each column of weights; nan where it has too few classes for it."""
-    if metric in NUMBER_METRICS:
-        return _of_numbers(metric, label_B, probability_BY[:, 0], weight_BR)
+    each = resampled_each([metric], label_B, probability_BY, weight_BR, untrained, thresholds)
+    return each[metric]
+
+
+def resampled_each(
+    metrics: Sequence[str],
+    label_B: np.ndarray,
+    probability_BY: np.ndarray,
+    weight_BR: np.ndarray,
+    untrained: Collection[int] = (),
+    thresholds: Sequence[float] = (),
+) -> dict[str, np.ndarray]:
+    """Return what `resampled` does of several metrics; scores are ranked once for all of them."""
+    found = {}
+    if areas := [metric for metric in metrics if metric in AREAS]:
+        found = _areas(areas, label_B, probability_BY, weight_BR, untrained)
+    for metric in metrics:
+        if metric in found:
+            continue
+        if metric in NUMBER_METRICS:
+            found[metric] = _of_numbers(metric, label_B, probability_BY[:, 0], weight_BR)
+        elif label_B.ndim == 2:
+            found[metric] = _of_labels(
+                metric, label_B, probability_BY, weight_BR, untrained, thresholds
+            )
+        elif metric == "quadratic_kappa":
+            found[metric] = _quadratic_kappa(label_B, probability_BY, weight_BR)
+        elif metric == "calibration_error":
+            found[metric] = _calibration_error(label_B, probability_BY, weight_BR)
+        else:
+            value_YR = _by_class(metric, label_B, probability_BY, weight_BR)
+            found[metric] = _mean_of_defined(np.delete(value_YR, list(untrained), axis=0))
+    return found
+
+
+def _areas(
+    metrics: Sequence[str],
+    label_B: np.ndarray,
+    probability_BY: np.ndarray,
+    weight_BR: np.ndarray,
+    untrained: Collection[int],
+) -> dict[str, np.ndarray]:
     if label_B.ndim == 2:
-        return _of_labels(metric, label_B, probability_BY, weight_BR, untrained, thresholds)
-    if metric == "quadratic_kappa":
-        return _quadratic_kappa(label_B, probability_BY, weight_BR)
-    if metric == "calibration_error":
-        return _calibration_error(label_B, probability_BY, weight_BR)
-    if metric in ("macro_f1", "balanced_accuracy"):
-        value_YR = _by_class(metric, label_B, probability_BY, weight_BR)
-        return _mean_of_defined(np.delete(value_YR, list(untrained), axis=0))
-    one = {"auroc": _auroc, "average_precision": _average_precision}[metric]
-    columns = [y for y in np.unique(label_B) if y not in untrained]
-    return _mean_of_defined(
-        np.array([one(label_B == y, probability_BY[:, y], weight_BR) for y in columns])
-    )
+        columns = _with_both(label_B, untrained)
+        positives = [label_B[:, y] == 1 for y in columns]
+    else:
+        columns = [y for y in np.unique(label_B).tolist() if y not in untrained]
+        positives = [label_B == y for y in columns]
+    rankings = [
+        ranked(own_B, probability_BY[:, y]) for own_B, y in zip(positives, columns, strict=True)
+    ]
+    found = resampled_areas(metrics, rankings, weight_BR)
+    return {metric: _mean_of_defined(value_YR) for metric, value_YR in found.items()}
+
+
+def _with_both(label_BY: np.ndarray, untrained: Collection[int]) -> list[int]:
+    """Return the trained labels that some images have and others do not."""
+    positives_Y = label_BY.sum(axis=0)
+    both_Y = (positives_Y > 0) & (positives_Y < len(label_BY))
+    return [y for y in np.flatnonzero(both_Y).tolist() if y not in untrained]
 
 
 def _of_labels(
@@ -285,20 +357,10 @@ def _of_labels(
     thresholds: Sequence[float],
 ) -> np.ndarray:
     trained = [y for y in range(label_BY.shape[1]) if y not in untrained]
-    positives_Y = label_BY.sum(axis=0)
-    kept = [y for y in trained if 0 < positives_Y[y] < len(label_BY)]
     if metric == "odir_score":
-        label_BY, probability_BY = label_BY[:, trained], probability_BY[:, trained]
-        # a row an answer: as many resamples at a time as fit where a row is an image
-        parts = np.array_split(weight_BR, min(weight_BR.shape[1], len(trained)), axis=1)
-        return np.concatenate([_odir_score(label_BY, probability_BY, part) for part in parts])
-    if metric in ("auroc", "average_precision"):
-        one = {"auroc": _auroc, "average_precision": _average_precision}[metric]
-        return _mean_of_defined(
-            np.array([one(label_BY[:, y] == 1, probability_BY[:, y], weight_BR) for y in kept])
-        )
+        return _odir_score(label_BY[:, trained], probability_BY[:, trained], weight_BR)
     called_BY = probability_BY >= (np.asarray(thresholds) if len(thresholds) else HALF)
-    columns = kept if metric == "macro_f1" else trained
+    columns = _with_both(label_BY, untrained) if metric == "macro_f1" else trained
     is_YB, called_YB = label_BY.T[columns] == 1, called_BY.T[columns]
     hit_YR, true_YR = (is_YB & called_YB) @ weight_BR, is_YB @ weight_BR
     both_YR = true_YR + called_YB @ weight_BR
@@ -315,16 +377,20 @@ def _odir_score(
     So does the script of the challenge, with f1_score(average="micro") of yes and no, which is the
     share of answers that are right.
     """
-    columns = label_BY.shape[1]
-    label_A, probability_A = label_BY.reshape(-1), probability_BY.reshape(-1)
-    weight_AR = np.repeat(weight_BR, columns, axis=0)
-    is_A, called_A = label_A == 1, probability_A > HALF
-    all_R = weight_AR.sum(axis=0)
-    right_R = (is_A == called_A) @ weight_AR / all_R
-    yes_R, called_R = is_A @ weight_AR / all_R, called_A @ weight_AR / all_R
+    images, columns = label_BY.shape
+    is_BY, called_BY = label_BY == 1, probability_BY > HALF
+    all_R = columns * weight_BR.sum(axis=0)
+    right_R = (is_BY == called_BY).sum(axis=1) @ weight_BR / all_R
+    yes_R, called_R = (
+        is_BY.sum(axis=1) @ weight_BR / all_R,
+        called_BY.sum(axis=1) @ weight_BR / all_R,
+    )
     chance_R = yes_R * called_R + (1 - yes_R) * (1 - called_R)
     kappa_R = _divided(right_R - chance_R, 1 - chance_R)
-    return (kappa_R + right_R + _auroc(is_A, probability_A, weight_AR)) / 3
+    image_A = np.repeat(np.arange(images), columns)
+    ranking = ranked(is_BY.reshape(-1), probability_BY.reshape(-1), image_A)
+    auroc_R = resampled_areas(["auroc"], [ranking], weight_BR)["auroc"][0]
+    return (kappa_R + right_R + auroc_R) / 3
 
 
 def _of_numbers(
@@ -426,49 +492,3 @@ def _calibration_error(
     gap_B = (probability_BY.argmax(axis=1) == label_B) - confidence_B
     gap_KR = (gap_B * (bin_B == np.arange(BINS)[:, None])) @ weight_BR
     return np.abs(gap_KR).sum(axis=0) / weight_BR.sum(axis=0)
-
-
-def _at_positives(
-    positive_B: np.ndarray, probability_B: np.ndarray, weight_BR: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return weights (TR) at each of the T thresholds that a positive has, highest first.
-
-    They are of the positives at the threshold, of all images above it, and of all down to it.
-    """
-    order_B = np.argsort(-probability_B, kind="stable")
-    sorted_B, ordered_BR = -probability_B[order_B], weight_BR[order_B]
-    index_P = np.flatnonzero(positive_B[order_B])
-    value_T, first_T = np.unique(sorted_B[index_P], return_index=True)
-    true_TR = ordered_BR[index_P]
-    if len(first_T) < len(index_P):  # ties; all sums are of whole numbers, in any order the same
-        true_TR = np.add.reduceat(true_TR, first_T, axis=0)
-    above_T, down_T = (np.searchsorted(sorted_B, value_T, side) for side in ("left", "right"))
-    # what lies between the thresholds is summed once: a table as long as B would cost the time
-    edge_E = np.unique(np.concatenate([[0], above_T, down_T]))
-    edge_E = edge_E[edge_E < len(order_B)]
-    segment_ER = np.add.reduceat(ordered_BR, edge_E, axis=0)
-    sum_ER = np.concatenate([np.zeros_like(segment_ER[:1]), np.cumsum(segment_ER, axis=0)])
-    above_TR, down_TR = (sum_ER[np.searchsorted(edge_E, index_T)] for index_T in (above_T, down_T))
-    return true_TR, above_TR, down_TR
-
-
-def _auroc(positive_B: np.ndarray, probability_B: np.ndarray, weight_BR: np.ndarray) -> np.ndarray:
-    true_TR, above_TR, down_TR = _at_positives(positive_B, probability_B, weight_BR)
-    hits_TR = np.cumsum(true_TR, axis=0)
-    # negatives above a threshold, and half of those at it: a tie counts half
-    false_TR = (above_TR + down_TR - 2 * hits_TR + true_TR) / 2
-    positives_R = hits_TR[-1]
-    negatives_R = weight_BR.sum(axis=0) - positives_R
-    pairs_R = positives_R * negatives_R
-    return _divided(pairs_R - (true_TR * false_TR).sum(axis=0), pairs_R)
-
-
-def _average_precision(
-    positive_B: np.ndarray, probability_B: np.ndarray, weight_BR: np.ndarray
-) -> np.ndarray:
-    true_TR, _, down_TR = _at_positives(positive_B, probability_B, weight_BR)
-    hits_TR = np.cumsum(true_TR, axis=0)
-    positives_R = hits_TR[-1]
-    precision_TR = np.divide(hits_TR, down_TR, out=np.zeros_like(hits_TR), where=down_TR > 0)
-    both_R = (positives_R > 0) & (positives_R < weight_BR.sum(axis=0))  # as for AUROC
-    return _divided((true_TR * precision_TR).sum(axis=0), positives_R, both_R)

@@ -28,7 +28,7 @@ from maskedclip.metrics.results import Predictions
 from maskedclip.metrics.scores import NEED_TWO_CLASSES, macro, metrics_of, point
 from maskedclip.metrics.seen_images import in_words, input_lines
 from maskedclip.report.collect import Result, progress, read, run_directories
-from maskedclip.report.pages.tables import CellKey, Comparison, Table, tabled
+from maskedclip.report.pages.tables import CellKey, Column, Comparison, LabelBlock, Table, tabled
 
 Split = tuple[str, str, str, float]  # dataset, task, protocol, fraction
 Sides = dict[Split, dict[int, "Side"]]  # by the size of the images; 0: not stated
@@ -216,20 +216,17 @@ def compare_table(
     """
     comparisons: dict[CellKey, Comparison] = {}
     problems: list[str] = []
-    columns = [(block, column) for block in table.blocks for column in table.columns]
+    # column by column: what is drawn of a test split serves all shares of labels
+    columns = [(block, column) for column in table.columns for block in table.blocks]
     for block, column in progress(columns, "comparisons"):
-        opened: dict[Result, Predictions] = {}  # the metrics are of the same runs
-        for metric in tabled(column):
-            runs = {line.method: line.cells[column, metric].scored for line in block.lines}
-            runs = {name: own for name, own in runs.items() if own and readable.issuperset(own)}
-            if len(runs) < 2:
-                continue
+        where = f"{block.name} of labels, {column.name}"
+        opened: dict[Result, Predictions] = {}
+        for metrics, runs in _compared(block, column, readable):
             for run in (run for own in runs.values() for run in own if run not in opened):
                 opened[run] = read(run)[0]
             predictions = {name: [opened[run] for run in own] for name, own in runs.items()}
             alike, others = _on_the_same_images(predictions)
-            where = f"{block.name} of labels, {column.name}"
-            if others and metric == tabled(column)[0]:
+            if others and tabled(column)[0] in metrics:
                 problems.append(
                     f"{where}: {', '.join(others)} measured on other test images than "
                     f"{', '.join(alike)}; not compared"
@@ -237,13 +234,30 @@ def compare_table(
             if not alike:
                 continue
             try:
-                best, differences = against_best(metric, alike)
+                found = against_best(metrics, alike)
             except ValueError as error:
                 problems.append(f"{where}: no comparison ({error})")
                 break
-            for name, other in differences.items():
-                comparisons[block.budget, column, metric, name] = Comparison(best, *other)
+            for metric, (best, differences) in found.items():
+                for name, other in differences.items():
+                    comparisons[block.budget, column, metric, name] = Comparison(best, *other)
     return comparisons, problems
+
+
+def _compared(
+    block: LabelBlock, column: Column, readable: set[Result]
+) -> list[tuple[list[str], dict[str, tuple[Result, ...]]]]:
+    """Return metrics and the runs of each method that have them: both metrics where they can."""
+    found: list[tuple[list[str], dict[str, tuple[Result, ...]]]] = []
+    for metric in tabled(column):
+        runs = {line.method: line.cells[column, metric].scored for line in block.lines}
+        runs = {name: own for name, own in runs.items() if own and readable.issuperset(own)}
+        same = [metrics for metrics, own in found if own == runs]
+        if same:
+            same[0].append(metric)
+        elif len(runs) > 1:
+            found.append(([metric], runs))
+    return found
 
 
 def _on_the_same_images(

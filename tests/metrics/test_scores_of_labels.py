@@ -195,7 +195,7 @@ def test_a_lower_error_is_the_better_method() -> None:
                     kind="number")
         for share in (0.5, 1.0)
     )  # fmt: skip
-    best, others = against_best("mae", {"bad": [bad], "good": [good]}, resamples=200)
+    best, others = against_best(["mae"], {"bad": [bad], "good": [good]}, resamples=200)["mae"]
     assert best == "good"
     assert others["bad"].value == pytest.approx(mean_absolute_error(value_B, found_B1) / 2)
     difference = paired_bootstrap("r2", [good], [bad], resamples=200)

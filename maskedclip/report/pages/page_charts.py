@@ -5,6 +5,7 @@ ticks of the unit square alone. Colours are those of the page, light or dark; te
 """
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 from markupsafe import Markup, escape
@@ -85,7 +86,7 @@ def _steps(curve: ClassCurve) -> np.ndarray:
     return corner_K2
 
 
-def _at(x: float, y: float) -> tuple[float, float]:
+def _at(x: Any, y: Any) -> tuple[Any, Any]:
     """Return where a point of the unit square lies in a chart; a curve at its edge is whole."""
     inner = _SQUARE / 1.02
     return _LEFT + (x + 0.01) * inner, _TOP + _SQUARE - (y + 0.01) * inner
@@ -100,7 +101,9 @@ def _styled(point_K2: np.ndarray, number: int) -> str:
 
 
 def _line(point_K2: np.ndarray) -> str:
-    return "M" + " ".join("{:.1f} {:.1f}".format(*_at(x, y)) for x, y in point_K2.tolist())
+    x_K, y_K = _at(*point_K2.T)
+    places = np.stack([x_K, y_K], axis=1).ravel().tolist()
+    return "M" + " ".join(["%.1f %.1f"] * len(point_K2)) % tuple(places)  # one call: many points
 
 
 def _style(number: int) -> str:
