@@ -25,6 +25,9 @@ _PHANTOM = re.compile(r"phantom/\d+")
 _SHA256 = re.compile("[0-9a-f]{64}")
 _MANY = 2000  # JPEGs to be hashed from which on it is worth a line in the log
 _THREADS = 8  # they wait for the disk
+_PART = (
+    64  # samples that a thread reads at a time: to hand over each one costs more than to read it
+)
 
 
 class ImageFacts(NamedTuple):
@@ -72,8 +75,10 @@ def _read(dataset: Shards, index_B: np.ndarray) -> list[tuple[int, str, tuple[st
     """Return of each sample the number of its source, its published split, and its tasks."""
     if dataset.third_party and len(index_B) >= _MANY:
         logger.info("%s: its %d images are hashed, once", dataset.directory, len(index_B))
+    parts = [index_B[first : first + _PART].tolist() for first in range(0, len(index_B), _PART)]
     with ThreadPoolExecutor(_THREADS) as pool:
-        return list(pool.map(lambda index: _facts(dataset, int(index)), index_B))
+        found = pool.map(lambda part: [_facts(dataset, index) for index in part], parts)
+        return [facts for part in found for facts in part]
 
 
 def _facts(dataset: Shards, index: int) -> tuple[int, str, tuple[str, ...]]:

@@ -1,17 +1,26 @@
-"""GPUs of this process: their names, and why there are none where there should be."""
+"""GPUs of this process: their names, and why there are none where there should be.
 
+torch is loaded where there is a driver alone: commands that only start others ask here.
+"""
+
+import ctypes
 import logging
 import os
+import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
-
-import torch
+from typing import TYPE_CHECKING
 
 from maskedclip.engine.gpu_specs import LEAST_DRIVER, OLDER_BUILD
+
+if TYPE_CHECKING:
+    import torch
 
 logger = logging.getLogger(__name__)
 _PROCESSOR = "run on the processor: --gpus 0, or CUDA_VISIBLE_DEVICES= before the command"
 _KERNEL = Path("/proc/driver/nvidia/gpus")  # a folder for each GPU that the driver holds
+_AMD = Path("/dev/kfd")  # what AMD's driver is asked by
 # set where GPUs were asked for: their indexes, or their number
 _SLURM = {"SLURM_JOB_GPUS": "", "SLURM_STEP_GPUS": "", "SLURM_GPUS_ON_NODE": "0"}
 _HIDDEN = ("", "-1")  # CUDA_VISIBLE_DEVICES of somebody who wants the processor
@@ -19,17 +28,31 @@ _HIDDEN = ("", "-1")  # CUDA_VISIBLE_DEVICES of somebody who wants the processor
 
 def gpu_names() -> list[str]:
     """Return the GPUs that torch sees as CUDA_VISIBLE_DEVICES names them: 2, GPU-8f2c, MIG-41be."""
+    if not ("torch" in sys.modules or _has_driver()):
+        return []  # as torch would say
+    import torch
+
     count = torch.cuda.device_count()
     words = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
     named = [word.strip() for word in words if word.strip()]
     return named[:count] if named else [str(number) for number in range(count)]
 
 
-def compute_device() -> torch.device:
+def _has_driver() -> bool:
+    """Return whether NVIDIA's driver or AMD's is here: without one torch sees no GPU."""
+    with suppress(OSError):
+        ctypes.CDLL("libcuda.so.1")
+        return True
+    return _AMD.exists()
+
+
+def compute_device() -> "torch.device":
     """Return this rank's GPU, or the processor of a machine from which nobody expects one.
 
     Raises RuntimeError where GPUs were asked for, or are here, and torch sees none or too few.
     """
+    import torch
+
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if not count:
         if reason := expected():
@@ -45,8 +68,10 @@ def compute_device() -> torch.device:
     return torch.device("cuda", rank if count > 1 else 0)
 
 
-def inference_device() -> torch.device:
+def inference_device() -> "torch.device":
     """Return the GPU where torch sees one, else the processor; warns where one is expected."""
+    import torch
+
     if torch.cuda.is_available():
         return torch.device("cuda")
     if reason := expected():
@@ -76,6 +101,8 @@ def expected(environment: Mapping[str, str] = os.environ, kernel: Path = _KERNEL
 
 def _why() -> str:
     """Return torch's reason, in its own or the driver's words, and what to do."""
+    import torch
+
     cuda = torch.version.cuda
     if not cuda:
         fix = "pip install --force-reinstall 'torch>=2.13,<2.15' torchvision"

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TextIO
@@ -18,6 +18,7 @@ from maskedclip.engine.cores import cores
 from maskedclip.jobs.code_snapshot import on_code, snapshot, snapshot_path, this_code
 from maskedclip.jobs.job import Job
 
+_FAILED = "Submitted job triggered an exception"  # submitit's words
 _STOPPED = "stopped; the same command goes on from the last checkpoint"
 
 
@@ -38,7 +39,7 @@ def submit(config: Config, launch: LaunchConfig) -> None:
         return
     from maskedclip.pretrain.preflight import prepare, pretraining_on_tests
 
-    prepare(config)
+    prepare(config, before_ranks=cluster == "local")
     if cluster == "slurm" and (line := pretraining_on_tests(config)):
         sys.stderr.write(f"WARNING: {line}\n")  # elsewhere the run's own log is shown
     if cluster == "debug":
@@ -186,11 +187,11 @@ def with_gpus(launch: LaunchConfig, cluster: str) -> LaunchConfig:
         raise ValueError(f"--nodes {launch.nodes}: several nodes need SLURM; use --nodes 1")
     if launch.gpus == 0:
         return replace(launch, cpu_ranks=1) if cluster == "debug" else launch
-    from maskedclip.engine.visible_gpus import compute_device, gpu_names
+    from maskedclip.engine.visible_gpus import compute_device, expected, gpu_names
 
     present = len(gpu_names())
-    if not present and not launch.dry_run:
-        compute_device()  # which says why, where there should be some
+    if not present and not launch.dry_run and expected():
+        compute_device()  # which says why there are none
     wanted = present if launch.gpus is None else launch.gpus
     if wanted > present and not launch.dry_run:
         raise ValueError(
@@ -239,7 +240,7 @@ def follow(job: Any) -> None:
 
     Ctrl-C and SIGTERM are passed on to its ranks, which save and leave.
     """
-    shown = [0, 0]
+    shown: list[int | None] = [0, 0]
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         try:
@@ -254,10 +255,11 @@ def follow(job: Any) -> None:
         signal.signal(signal.SIGTERM, before)
     if not job.paths.result_pickle.exists():  # asked to stop, hung, or killed
         raise RuntimeError(f"{_STOPPED} (whole log: {job.paths.stderr})")
+    _raise_refusal(job)
     raise_if_failed(job)
 
 
-def _show_until_done(job: Any, shown: list[int]) -> None:
+def _show_until_done(job: Any, shown: list[int | None]) -> None:
     paths = (job.paths.stderr, job.paths.stdout)
     while not job.done():
         _relay(paths, shown)
@@ -265,26 +267,49 @@ def _show_until_done(job: Any, shown: list[int]) -> None:
     _relay(paths, shown)
 
 
+def _raise_refusal(job: Any) -> None:
+    """Raise ValueError where the ranks refused the user's input before they wrote anything.
+
+    As where the launcher refuses it, no trace is left.
+    """
+    kind, _, words = _cause(job).partition("Error: ")
+    jobs = job.paths.folder
+    if kind != "Value" or (jobs.parent / "config.json").exists():
+        return
+    shutil.rmtree(jobs, ignore_errors=True)
+    with suppress(OSError):  # something else is in it
+        jobs.parent.rmdir()
+    raise ValueError(words)
+
+
 def raise_if_failed(job: Any) -> None:
     """Raise RuntimeError with the last words of a job that has ended badly."""
+    if cause := _cause(job):
+        raise RuntimeError(f"{cause.split('Error: ', 1)[-1]} (whole log: {job.paths.stderr})")
+
+
+def _cause(job: Any) -> str:
+    """Return the line that says which error ended a job, "" where none did."""
     error = job.exception()
-    if error is not None:
-        lines = [line for line in str(error).splitlines() if line.strip("- ")]
-        causes = [line for line in lines if line[:1].isalpha() and "Error: " in line]
-        raise RuntimeError(
-            f"{(causes or lines)[-1].split('Error: ', 1)[-1]} (whole log: {job.paths.stderr})"
-        )
+    if error is None:
+        return ""
+    lines = [line for line in str(error).splitlines() if line.strip("- ")]
+    causes = [line for line in lines if line[:1].isalpha() and "Error: " in line]
+    return (causes or lines)[-1]
 
 
-def _relay(paths: tuple[Path, Path], shown: list[int]) -> None:
+def _relay(paths: tuple[Path, Path], shown: list[int | None]) -> None:
+    """Show what was added to the logs; `shown` is how far they were, None where all was shown."""
     streams: tuple[TextIO, TextIO] = (sys.stderr, sys.stdout)
     for which, (path, stream) in enumerate(zip(paths, streams, strict=True)):
-        if not path.exists():
+        start = shown[which]
+        if start is None or not path.exists():
             continue
         with path.open() as file:
-            file.seek(shown[which])
-            text = file.read()
-            shown[which] = file.tell()
+            file.seek(start)
+            # behind submitit's last line is the traceback, whose own last line is said at the end
+            text, failed, _ = file.read().partition(_FAILED)
+            shown[which] = None if failed else file.tell()
         # submitit's own lines (name, level, time) are not the user's concern
         lines = [x for x in text.splitlines(keepends=True) if not x.startswith("submitit ")]
         stream.write("".join(lines))

@@ -36,6 +36,7 @@ from maskedclip.models.checkpoints.files import (
     RANDOM,
     STATED,
     Weights,
+    export,
     read_checkpoint,
     read_safetensors,
 )
@@ -50,7 +51,6 @@ from maskedclip.models.checkpoints.formats import (
 )
 from maskedclip.models.checkpoints.key_mapping import to_timm_names
 from maskedclip.models.checkpoints.load_report import LoadReport, load_into
-from maskedclip.models.checkpoints.sealed import save_sealed
 from maskedclip.models.maskedclip import SIZES, MaskedCLIP
 
 logger = logging.getLogger(__name__)
@@ -87,24 +87,6 @@ class Recognised(NamedTuple):
     tensors: dict[str, Tensor]
     others: list[str]  # what else the file holds
     info: EncoderInfo
-
-
-def export(
-    weights: Mapping[str, Tensor],
-    shape: Mapping[str, Any],
-    run: Path,
-    images: Mapping[str, Any] | None = None,
-) -> None:
-    """Write encoder.safetensors (timm's names) and model.safetensors (everything) into `run`.
-
-    `shape` holds the model's configuration; both headers carry it as JSON under "maskedclip", and
-    `images`, what the weights were trained on, under "maskedclip_images"; and the sha256 of all.
-    """
-    whole = dict(weights)
-    prefix = "encoder."
-    encoder = {k.removeprefix(prefix): v for k, v in whole.items() if k.startswith(prefix)}
-    for name, tensors in ((ENCODER, encoder), (MODEL, whole)):
-        save_sealed(tensors, run / name, shape, images)
 
 
 def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

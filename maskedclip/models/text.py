@@ -26,7 +26,8 @@ from transformers import (
 )
 from transformers.utils import logging
 
-BUILTIN = "builtin"
+from maskedclip.models import BUILTIN
+
 VOCABULARY = Path(__file__).with_name("vocabulary.txt")
 
 

@@ -9,7 +9,6 @@ import torch
 
 from maskedclip.config import Config
 from maskedclip.models.maskedclip import MaskedCLIP, build
-from maskedclip.models.pretrained import begin_from
 from maskedclip.models.text import Tokenizer
 
 logger = logging.getLogger(__name__)
@@ -35,5 +34,7 @@ def initial(config: Config, shape: Mapping[str, Any]) -> tuple[MaskedCLIP, Token
     torch.manual_seed(config.seed)
     model, tokenize = build(**shape)
     if config.init_from:
+        from maskedclip.models.pretrained import begin_from  # loads timm, in seconds
+
         logger.info("%s", begin_from(model, config.init_from))
     return model, tokenize

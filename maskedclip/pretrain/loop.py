@@ -21,7 +21,7 @@ from maskedclip.engine.provenance import check_data, provenance, record
 from maskedclip.engine.run_lease import RunLease
 from maskedclip.engine.step_guard import StepGuard
 from maskedclip.engine.step_log import StepLog
-from maskedclip.models.pretrained import export
+from maskedclip.models.checkpoints.files import export
 from maskedclip.pretrain.faults import Faults
 from maskedclip.pretrain.methods import method_of
 from maskedclip.pretrain.methods.protocol import At, Method

@@ -15,36 +15,49 @@ from maskedclip.data.storage.open_dataset import describe
 from maskedclip.data.storage.shard_writer import MANIFEST
 from maskedclip.data.storage.shards import Shards
 from maskedclip.metrics.results import seen_words
+from maskedclip.models import BUILTIN
 from maskedclip.models.checkpoints.files import ENCODER, MODEL, read_checkpoint
+from maskedclip.pretrain.left_out import left_out_datasets
 from maskedclip.shards.image_folders import as_shards
 from maskedclip.shards.make import ShardRequest, build
 
 logger = logging.getLogger(__name__)
 
 
-def prepare(config: Config) -> None:
+def prepare(config: Config, *, before_ranks: bool = False) -> None:
     """Check everything the run will read, and draw the demo's phantoms if they are missing.
 
     Raises ValueError for a directory without shards, an unset source, weights that are missing or
     damaged, or a text tower that is not on this machine: at once, and not after hours in a queue.
-    """
-    from maskedclip.pretrain.methods import method_of  # loads torch
-    from maskedclip.pretrain.trained_images import left_out_datasets
 
-    method_of(config)
+    Args:
+        before_ranks: the run's ranks begin at once on this machine, with the check of the method,
+            for which torch has to be loaded: it is then made here only before phantoms are drawn.
+    """
+    directories = list(enumerate(map(Path, _all(config))))
+    undrawn = [
+        (number, directory)
+        for number, directory in directories
+        if config.data.draw_phantoms
+        and directory.name.startswith("phantom")
+        and not (directory / MANIFEST).exists()
+    ]
+    if undrawn or not before_ranks:
+        from maskedclip.pretrain.methods import method_of  # loads torch, in seconds
+
+        method_of(config)
     for name in ("paired", "unpaired"):
         if missing := unnamed(config, name):
             raise ValueError(f"data.{name}: {missing}")
     if config.init_from:
         _check_weights(config.init_from)
-    for number, directory in enumerate(map(Path, _all(config))):
-        drawn = config.data.draw_phantoms and directory.name.startswith("phantom")
-        if drawn and not (directory / MANIFEST).exists():
-            _draw(directory, config, number)
+    for number, directory in undrawn:
+        _draw(directory, config, number)
+    for _, directory in directories:
         describe(directory)
     for directory in left_out_datasets(config):
         describe(as_shards(directory))
-    if config.loss.clip:
+    if config.loss.clip and config.model.text != BUILTIN:
         from maskedclip.models.text import check_text
 
         check_text(config.model.text)

@@ -23,7 +23,8 @@ from maskedclip.data.stream import Batch, stream
 from maskedclip.engine.distributed import gathered
 from maskedclip.engine.preemption import gathered_with_request
 from maskedclip.models.text import Tokenizer
-from maskedclip.pretrain.trained_images import LEFT_OUT, UNCAPTIONED, leaves_out, tested_of
+from maskedclip.pretrain.left_out import leaves_out
+from maskedclip.pretrain.trained_images import LEFT_OUT, UNCAPTIONED, tested_of
 
 logger = logging.getLogger(__name__)
 LOST, UNSEEN = "lost_samples.jsonl", "unseen_samples.jsonl"

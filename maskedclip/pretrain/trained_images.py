@@ -7,14 +7,13 @@ import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch.distributed as dist
 
 from maskedclip.config import Config, load
 from maskedclip.data.image_hashes import ImageSet, image_facts, tested_images
-from maskedclip.data.paper_tasks import chosen
 from maskedclip.data.pretraining_images import (
     PretrainingImages,
     TrainedDataset,
@@ -28,27 +27,15 @@ from maskedclip.data.storage.exclusions import EXCLUSIONS
 from maskedclip.data.storage.open_dataset import dataset_sha256
 from maskedclip.data.storage.shards import Shards
 from maskedclip.models.checkpoints.files import OWN, RANDOM, locate, read_checkpoint, read_facts
-from maskedclip.models.pretrained import EncoderInfo, recognise
+from maskedclip.pretrain.left_out import leaves_out, left_out_datasets
 from maskedclip.shards.image_folders import as_shards
+
+if TYPE_CHECKING:
+    from maskedclip.models.pretrained import EncoderInfo
 
 logger = logging.getLogger(__name__)
 LEFT_OUT, UNCAPTIONED = "left_out_tests.json", "without_caption.json"
 _USES = ("paired", "unpaired")
-
-
-def leaves_out(config: Config) -> bool:
-    """Return whether a run leaves test images out of pre-training."""
-    return bool(config.data.leave_out_tests or config.data.leave_out_tests_of)
-
-
-def left_out_datasets(config: Config) -> list[Path]:
-    """Return the datasets, besides the sources, whose test images a run leaves out."""
-    data = config.data
-    named = [*(config.after.datasets if data.leave_out_tests else ()), *data.leave_out_tests_of]
-    pairs, missing = chosen(dict.fromkeys(named), "", Path("shards"))
-    for line in missing:
-        logger.warning("data.leave_out_tests_of: %s", line)
-    return [directory for directory, _ in pairs]
 
 
 def tested_of(
@@ -121,7 +108,7 @@ def keep_images(config: Config, sources: Sequence[Source | None]) -> Pretraining
     return images
 
 
-def images_behind(weights: str | Path, info: EncoderInfo | None = None) -> PretrainingImages:
+def images_behind(weights: str | Path, info: "EncoderInfo | None" = None) -> PretrainingImages:
     """Return which images weights were trained on, as far as that is known.
 
     That is the list in the run's directory; of a run from before there were such lists what its
@@ -138,7 +125,10 @@ def images_behind(weights: str | Path, info: EncoderInfo | None = None) -> Pretr
     if not header:
         if facts:  # of an export for another library
             return from_facts(facts)
-        info = info or recognise(read_checkpoint(weights, OWN)).info
+        if info is None:
+            from maskedclip.models.pretrained import recognise  # loads timm, in seconds
+
+            info = recognise(read_checkpoint(weights, OWN)).info
         return _third_party(info.format, info.trained_on)
     known = _kept_list(file.parent)
     if known is None:

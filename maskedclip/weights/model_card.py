@@ -19,7 +19,7 @@ from maskedclip.metrics.known_patients import drawn_in_words, drawn_lines
 from maskedclip.metrics.results import DAGGER, seen_line, written
 from maskedclip.metrics.scores import metrics_of
 from maskedclip.metrics.seen_images import in_words
-from maskedclip.models.text import BUILTIN
+from maskedclip.models import BUILTIN
 from maskedclip.pretrain.methods import METHODS
 from maskedclip.report.collect import pretraining, run_directories
 from maskedclip.shards.check import REPORT_FILE

@@ -24,9 +24,9 @@ from typing import NamedTuple
 
 from maskedclip.command import one_line_errors, read_config
 from maskedclip.config import Config
+from maskedclip.models import BUILTIN
 
 USAGE = __doc__ or ""
-BUILTIN = "builtin"
 _WAIT_S = 10.0
 _FILES = (".pth", ".pt", ".bin", ".safetensors", ".ckpt", ".tar")
 

@@ -12,8 +12,9 @@ from torch import Tensor
 from maskedclip.data.captions import prompts
 from maskedclip.data.transforms import MEAN, STD
 from maskedclip.inference import load
+from maskedclip.models import BUILTIN
 from maskedclip.models.checkpoints.sealed import save_sealed
-from maskedclip.models.text import BUILTIN, build_text
+from maskedclip.models.text import build_text
 from maskedclip.weights.image_tower import tower_name
 from maskedclip.weights.source_run import (
     FeatureCheck,

@@ -77,8 +77,8 @@ def random_run(directory: Path, size: str) -> Path:
     """Write the weights of an untrained model with bridge and text tower, as a run exports them."""
     import torch
 
+    from maskedclip.models.checkpoints.files import export
     from maskedclip.models.maskedclip import build
-    from maskedclip.models.pretrained import export
 
     shape = {
         "size": size, "image_size": 224, "patch_size": 16, "mask_ratio": 0.75, "bridge_depth": 4,

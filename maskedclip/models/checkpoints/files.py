@@ -19,6 +19,7 @@ from maskedclip.models.checkpoints.sealed import (
     check_recorded,
     check_sealed,
     file_sha256,
+    save_sealed,
 )
 
 if TYPE_CHECKING:
@@ -42,6 +43,24 @@ class Weights(NamedTuple):
     tensors: dict[str, "Tensor"]
     header: dict[str, Any]  # ours; empty for third-party files
     sidecar: dict[str, Any]  # configuration beside the file; empty where there is none
+
+
+def export(
+    weights: Mapping[str, "Tensor"],
+    shape: Mapping[str, Any],
+    run: Path,
+    images: Mapping[str, Any] | None = None,
+) -> None:
+    """Write encoder.safetensors (timm's names) and model.safetensors (everything) into `run`.
+
+    `shape` holds the model's configuration; both headers carry it as JSON under "maskedclip", and
+    `images`, what the weights were trained on, under "maskedclip_images"; and the sha256 of all.
+    """
+    whole = dict(weights)
+    prefix = "encoder."
+    encoder = {k.removeprefix(prefix): v for k, v in whole.items() if k.startswith(prefix)}
+    for name, tensors in ((ENCODER, encoder), (MODEL, whole)):
+        save_sealed(tensors, run / name, shape, images)
 
 
 def locate(weights: str | Path, own: Sequence[str] = (ENCODER,)) -> Path:
