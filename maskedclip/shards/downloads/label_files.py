@@ -1,29 +1,29 @@
-"""Label files: CSV with commas, semicolons or tabs, XLSX, JSON; and which image a row labels."""
+"""Label files: the rows under a heading, and which image a row labels."""
 
-import csv
-import io
-import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from maskedclip.data.cell_values import is_missing, patient_of, plain, presence, whole_number
 from maskedclip.data.label_kinds import joined
-from maskedclip.data.storage.first_bytes import not_the_file
 from maskedclip.shards.downloads.cards import DatasetCard, LabelTable
 from maskedclip.shards.downloads.image_names import ImageNames, Named, stem_of
+from maskedclip.shards.downloads.table_lines import is_sheet, pages_of
 
 Row = dict[str, str]  # by heading in lower case
 SURPLUS = ""  # in place of a heading, of the cells of a text file that stand under none
+_UNSEEN = dict.fromkeys(
+    map(ord, "\N{ZERO WIDTH NO-BREAK SPACE}\N{ZERO WIDTH SPACE}\N{SOFT HYPHEN}")
+)
 TITLE_LINES = 12  # at most so many lines stand above the heading
 
 
 def names_of(columns: str | Iterable[str]) -> tuple[str, ...]:
     """Return one column or several alternatives, normalised: lower case, single blanks."""
     given = (columns,) if isinstance(columns, str) else columns
-    return tuple(" ".join(name.lower().split()) for name in given)
+    return tuple(" ".join(name.translate(_UNSEEN).lower().split()) for name in given)
 
 
 def cell(row: Row, columns: str | Iterable[str]) -> str:
@@ -44,12 +44,27 @@ def rows_of(
         wanted: columns that the heading holds, of alternatives one. It is the first line that has
             them, with the line below it where a title spans several columns of that.
         sheet: of an XLSX; the first if not given.
-        once: whether a wanted column that the heading has twice is a lack, and not the first.
+        once: whether a wanted column that the heading has twice is a lack, and not the first; and
+            whether of an XLSX the sheet that alone has the columns is meant.
 
     Values are stripped strings. Raises ValueError for a file that is not of the type of its name.
     """
-    lines = _lines(path, sheet)
     groups = [names_of(columns) for columns in wanted]
+    found: dict[str, tuple[list[Row], str]] = {}
+    for title, lines in pages_of(path, sheet, every=once).items():
+        found[title] = _rows_of_lines(path, lines, groups, once=once)
+    whole = [title for title, (_, lacking) in found.items() if not lacking]
+    if len(whole) > 1:
+        raise ValueError(
+            f"{path}: the sheets {' and '.join(whole)} have these columns; keep one, or put their "
+            f"rows together"
+        )
+    return found[whole[0]] if whole else next(iter(found.values()))
+
+
+def _rows_of_lines(
+    path: Path, lines: list[list[str]], groups: Sequence[tuple[str, ...]], *, once: bool
+) -> tuple[list[Row], str]:
     for number in range(min(len(lines), TITLE_LINES)):
         for height in (1, 2):
             heading: dict[str, int] = {}
@@ -62,7 +77,7 @@ def rows_of(
                 if twice:
                     return [], f"two columns are called {twice[0]}; rename one of them"
                 # a comment beside a sheet shifts nothing, a comma in a text file does
-                text = path.suffix.lower() != ".xlsx"
+                text = not is_sheet(path)
                 width = max(map(len, lines[number : number + height])) if text else None
                 return _by_heading(heading, width, lines[number + height :]), ""
     titles = max(lines[:TITLE_LINES], key=lambda line: sum(map(bool, line)), default=[])
@@ -83,103 +98,6 @@ def _by_heading(
         surplus = "" if width is None else " ".join(filter(None, line[width:]))
         rows.append(row | {SURPLUS: surplus} if surplus else row)
     return rows
-
-
-def _lines(path: Path, sheet: str) -> list[list[str]]:
-    with path.open("rb") as file:
-        wrong = not_the_file(file.read(64))
-    if wrong:
-        raise ValueError(f"{path}: {wrong}")
-    if path.suffix.lower() == ".xlsx":
-        return _sheet_lines(path, sheet)
-    if path.suffix.lower() in (".xls", ".ods", ".numbers"):
-        raise ValueError(f"{path}: cannot be read; save it as {path.stem}.xlsx or {path.stem}.csv")
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-        if "\0" in text:
-            raise ValueError(f"{path}: holds null bytes; save it as UTF-8")
-        if path.suffix.lower() == ".json":
-            content = json.loads(text)
-            entries = list(content.values() if isinstance(content, dict) else content)
-            heading = list({name: 0 for entry in entries for name in entry})
-            return [heading, *([_text(entry.get(n)) for n in heading] for entry in entries)]
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: not UTF-8 ({error.reason}); save it as UTF-8") from None
-    except (json.JSONDecodeError, AttributeError, TypeError) as error:
-        raise ValueError(f"{path}: not a table in JSON ({error}); download it again") from None
-    return list(_csv_lines(path, text))
-
-
-def _csv_lines(path: Path, text: str) -> Iterator[list[str]]:
-    """Yield the rows of a CSV; ValueError, with the line, where a quote is left open."""
-    delimiter = max(",;\t", key=text.partition("\n")[0].count)
-    printed = list(io.StringIO(text, newline=""))
-    reader = csv.reader(printed, delimiter=delimiter)
-    start = width = 0
-    while True:
-        try:
-            line = next(reader, None)
-            if line is None:
-                return
-            several = reader.line_num - start > 1
-            swallowed = (several or reader.line_num == len(printed)) and _swallowed(
-                printed[start : reader.line_num], line, width, delimiter
-            )
-        except csv.Error:  # a cell of more than 131,072 characters
-            swallowed, line = True, []
-        if swallowed:
-            raise ValueError(
-                f"{path}, line {start + 1}: a quote is opened and not closed, so that the rows "
-                f"below would be part of one cell; close or remove it"
-            )
-        width, start = width or len(line), reader.line_num
-        yield [value.strip() for value in line]
-
-
-def _swallowed(printed: list[str], line: list[str], width: int, delimiter: str) -> bool:
-    """Return whether an open quote has made one row of several, or of the last one.
-
-    It shows by the end of the file, by text behind the closing quote, or by a cell that holds the
-    end of a row, whole rows and the beginning of another.
-    """
-    try:
-        list(csv.reader(printed, delimiter=delimiter, strict=True))
-    except csv.Error as error:
-        return len(printed) > 1 or "unexpected end" in str(error)
-    for column, value in enumerate(line):
-        first, *others = [piece.count(delimiter) for piece in value.splitlines() or [""]]
-        full = [width - 1] * (len(others) - 1)
-        rows = (first, others) == (width - 1 - column, [*full, column])
-        if others and rows and width > 2 and f"{delimiter} " not in value:
-            return True
-    return False
-
-
-def _sheet_lines(path: Path, sheet: str) -> list[list[str]]:
-    import zipfile
-
-    import openpyxl  # not at the top: it loads numpy, and `--list` must not wait for that
-    from openpyxl.utils.exceptions import InvalidFileException
-
-    try:
-        book = openpyxl.load_workbook(path, read_only=True, data_only=True)
-    except (zipfile.BadZipFile, InvalidFileException, KeyError) as error:
-        raise ValueError(f"{path}: not an xlsx ({error}); download it again") from None
-    titles = {name.strip().lower(): name for name in book.sheetnames}
-    if sheet and sheet.lower() not in titles:
-        raise ValueError(f"{path}: no sheet {sheet}; it has {', '.join(book.sheetnames)}")
-    page = book[titles[sheet.lower()]] if sheet else book.worksheets[0]
-    page.reset_dimensions()  # the dimensions stated in the file may be wrong
-    lines = [[_text(value) for value in line] for line in page.values]
-    book.close()
-    return lines
-
-
-def _text(value: Any) -> str:
-    """Return a cell as the string that a CSV would hold: a whole number without its ".0"."""
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    return "" if value is None else str(value).strip()
 
 
 Remarks = dict[str, set[str]]

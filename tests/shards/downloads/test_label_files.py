@@ -106,7 +106,7 @@ def test_quotes_that_are_closed_may_hold_lines_commas_and_quotes(tmp_path: Path)
 
 def test_a_binary_or_old_sheet_is_named_with_what_to_do(tmp_path: Path) -> None:
     write(tmp_path, "t.xls", b"\xd0\xcf\x11\xe0")
-    with pytest.raises(ValueError, match=r"t\.xls: cannot be read; save it as t\.xlsx or t\.csv"):
+    with pytest.raises(ValueError, match=r"t\.xls: cannot be read: a sheet of an old Excel; save"):
         rows_of(tmp_path / "t.xls")
     write(tmp_path, "t.csv", "image,grade\n1,\0")
     with pytest.raises(ValueError, match=r"t\.csv: holds null bytes"):
@@ -118,3 +118,73 @@ def test_a_comment_beside_a_sheet_shifts_no_row_but_a_comma_in_a_text_does(tmp_p
     assert rows_of(tmp_path / "t.xlsx", ["image"]) == (ROWS, "")
     write(tmp_path, "t.csv", "Image,Grade\n1,0,blurred\n2,4\n")
     assert rows_of(tmp_path / "t.csv", ["image"])[0] == [ROWS[0] | {"": "blurred"}, ROWS[1]]
+
+
+def test_a_sheet_under_another_name_and_other_codings_are_read(tmp_path: Path) -> None:
+    book(tmp_path, "t.xlsx", Grades=[["Image", "Grade"], [1, 0], [2, 4]])
+    (tmp_path / "t.xlsx").rename(tmp_path / "t.csv")
+    assert rows_of(tmp_path / "t.csv", ["image"]) == (ROWS, "")
+    text = "Image{0}Grade\n1{0}0\n2{0}4\n"
+    for coding in ("utf-16", "utf-16-le"):
+        mark = "\ufeff" * (coding == "utf-16-le")
+        write(tmp_path, "t.csv", (mark + text.format(",")).encode(coding))
+        assert rows_of(tmp_path / "t.csv", ["image"]) == (ROWS, "")
+    for written in (
+        "\ufeff\ufeff" + text.format(","),  # a mark of order twice
+        text.format("|"),
+        text.format("  "),
+        "sep=;\n" + text.format(";"),
+        "# by an expert, 2020\n" + text.format(";"),
+        '"Image ", " Grade\u200b"\n"1", "0"\n"2", "4"\n',
+    ):
+        write(tmp_path, "t.csv", written)
+        rows, _ = rows_of(tmp_path / "t.csv", ["image", "grade"])
+        assert [{name: row[name] for name in ("image", "grade")} for row in rows] == ROWS
+
+
+def test_json_is_read_in_lines_and_by_columns(tmp_path: Path) -> None:
+    lines = "".join(json.dumps(row) + "\n" for row in ROWS)
+    columns = json.dumps({"image": {"0": "1", "1": "2"}, "grade": {"0": 0, "1": 4}})
+    for name, written in (("t.jsonl", lines), ("t.json", lines), ("t.json", columns)):
+        write(tmp_path, name, written)
+        assert rows_of(tmp_path / name, ["image"]) == (ROWS, "")
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"PAR1\x15\x04", "parquet; pandas"),
+        (b"\xd0\xcf\x11\xe0", "a sheet of an old Excel"),
+        (b"\x1f\x8b\x08", "compressed; gunzip it"),
+        (b'{"images": [], "annotations": []}', "COCO, which has lists"),
+        (b'{"1.jpg": 0}', "not a table in JSON; write a list of objects"),
+        (b"PK\x03\x04", "not an xlsx"),
+    ],
+)
+def test_a_file_that_is_no_table_is_named_in_one_line(
+    content: bytes, words: str, tmp_path: Path
+) -> None:
+    write(tmp_path, "t.csv", content)
+    with pytest.raises(ValueError, match=words) as raised:
+        rows_of(tmp_path / "t.csv", ["image"])
+    assert "\n" not in str(raised.value)
+
+
+def test_of_several_sheets_the_one_with_the_columns_is_meant(tmp_path: Path) -> None:
+    grades = [["Image", "Grade"], [1, 0], [2, 4]]
+    book(tmp_path, "t.xlsx", About=[["by an expert"]], Grades=grades)
+    assert rows_of(tmp_path / "t.xlsx", ["image"], once=True) == (ROWS, "")
+    book(tmp_path, "t.xlsx", Left=grades, Right=grades)
+    with pytest.raises(ValueError, match="the sheets Left and Right have these columns"):
+        rows_of(tmp_path / "t.xlsx", ["image"], once=True)
+
+
+def test_a_cell_that_spans_rows_stands_in_each_of_them(tmp_path: Path) -> None:
+    openpyxl = pytest.importorskip("openpyxl")
+    workbook = openpyxl.Workbook()
+    for line in (["Image", "Patient"], ["1", "p1"], ["2", None], ["3", "p2"]):
+        workbook.active.append(line)
+    workbook.active.merge_cells("B2:B3")
+    workbook.save(tmp_path / "t.xlsx")
+    rows, _ = rows_of(tmp_path / "t.xlsx", ["image"])
+    assert [row["patient"] for row in rows] == ["p1", "p1", "p2"]
