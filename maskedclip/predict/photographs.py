@@ -14,15 +14,15 @@ from maskedclip.data.storage.shard_writer import MANIFEST
 from maskedclip.data.storage.shards import DamagedSample, Shards
 from maskedclip.data.storage.third_party_tars import third_party_tars
 from maskedclip.data.transforms import decode as decode_stored
-from maskedclip.shards.building.prepare_sample import encode, field_photograph
+from maskedclip.shards.building.prepare_sample import encode, field_photograph, why_unreadable
 from maskedclip.shards.downloads.cards import read_card
 from maskedclip.shards.downloads.files import (
     files_not_read,
     left_out_folders,
-    list_files,
     printable,
     size_and_time,
 )
+from maskedclip.shards.downloads.masks import photographs_below
 
 _FULL = 1_000_000  # pixels: above any side
 
@@ -60,9 +60,10 @@ class FolderPictures:
         if path.is_file():
             self._root, names, self.remarks = path.parent, [path.name], []
         else:
-            files = list_files(read_card("folder"), path)
+            files, masks = photographs_below(read_card("folder"), path)
             self._root, names = path, sorted(files.images)
             self.remarks = [f"left out: {line}" for line in left_out_folders(files)]
+            self.remarks += [f"left out as masks: {line}" for line in masks]
             self.remarks += files_not_read(files)
             if not names:
                 found = f" ({'; '.join(self.remarks)})" if self.remarks else ""
@@ -93,9 +94,12 @@ class FolderPictures:
         if not path.is_file():  # reading a pipe would never end
             raise UnreadableImage("cannot be read: it is no regular file")
         content = path.read_bytes()
-        if self._photographs is None:
-            return Image.fromarray(np.ascontiguousarray(decode(content, _FULL).image_HWC))
-        return Image.fromarray(stored_photograph(content, **self._photographs))
+        try:
+            if self._photographs is None:
+                return Image.fromarray(np.ascontiguousarray(decode(content, _FULL).image_HWC))
+            return Image.fromarray(stored_photograph(content, **self._photographs))
+        except UnreadableImage as error:
+            raise UnreadableImage(why_unreadable(content, error)) from error
 
 
 class ShardPictures:

@@ -22,6 +22,7 @@ from maskedclip.data.storage.shards import Shards
 from maskedclip.data.storage.third_party_tars import third_party_tars
 from maskedclip.metrics.file_lock import locked
 from maskedclip.shards.downloads.cards import read_card
+from maskedclip.shards.downloads.copies_in_names import original_stem
 from maskedclip.shards.downloads.files import (
     DownloadFiles,
     files_not_read,
@@ -41,6 +42,9 @@ from maskedclip.shards.downloads.folder_names import (
     split_of,
     splits_beside,
 )
+from maskedclip.shards.downloads.image_names import stem_of
+from maskedclip.shards.downloads.masks import photographs_below
+from maskedclip.shards.downloads.parallel_folders import parallel_folders, refusal_of
 from maskedclip.shards.downloads.patient_names import recognised
 from maskedclip.shards.downloads.recognise import ARCHIVE
 from maskedclip.shards.make import ShardRequest, build, builder_version
@@ -128,12 +132,13 @@ def tree_of(path: Path) -> Tree | None:
         if alone is None:
             raise ValueError(f"{path}: {_neither(path)}")
         return alone
-    files = list_files(read_card("folder"), root)
+    files, masks = photographs_below(read_card("folder"), root)
     try:
         splits = folder_splits(files.images)
         if splits.unclear:
             raise ValueError(said_of_unclear(splits))
         files.leave_out(outside_of_splits(files.images, splits.of))
+        _refuse_parallel(files, root)
         classes = folder_classes(files.images, splits.of)
     except ValueError as error:
         raise ValueError(f"{root}: {error}") from None
@@ -148,15 +153,25 @@ def tree_of(path: Path) -> Tree | None:
     for folder, name in classes.of.items():
         of_splits.setdefault(split_of(folder, splits.of) or "train", set()).add(name)
     _check_classes(root, of_splits, files)
-    return Tree(root, _name_of(path), _fingerprint(root, files, splits, classes))
+    return Tree(root, _name_of(path), _fingerprint(root, files, splits, classes, masks))
 
 
 def _in_order(files: DownloadFiles) -> list[str]:
     return sorted(files.images, key=lambda name: name.split("/"))
 
 
+def _refuse_parallel(files: DownloadFiles, root: Path) -> None:
+    again = parallel_folders(files.images, root)
+    if again:
+        raise ValueError(refusal_of(again))
+
+
 def _fingerprint(
-    root: Path, files: DownloadFiles, splits: FolderSplits, classes: FolderClasses
+    root: Path,
+    files: DownloadFiles,
+    splits: FolderSplits,
+    classes: FolderClasses,
+    masks: list[str],
 ) -> str:
     """Return the fingerprint of a tree's files, and of what earlier versions made other shards of.
 
@@ -174,7 +189,9 @@ def _fingerprint(
     patients = recognised(sorted(files.images), classes=True)
     if patients or not splits.of:  # earlier versions read no names, or others
         digest.update(ascii(sorted(patients.items())).encode())
-    said = [*splits.said, *classes.counts, *classes.no_classes]
+    said = [*splits.said, *classes.counts, *classes.no_classes, *masks]
+    stems = {stem_of(source.rpartition("/")[2]) for source in files.images}
+    said += sorted(stem for stem in stems if stem != original_stem(stem))
     if said:
         digest.update(ascii(said).encode())
     return digest.hexdigest()[:12]
@@ -190,7 +207,7 @@ def _class_folders(path: Path) -> Tree | None:
     The classes may hold splits: CLASS/train, CLASS/test. Raises ValueError where an image lies
     elsewhere, or a folder is named as no class is.
     """
-    files = list_files(read_card("folder"), path)
+    files, masks = photographs_below(read_card("folder"), path)
     splits = folder_splits(files.images)
     if splits.of and "train" not in splits.of.values():
         return None  # val/ and test/ without train/
@@ -200,6 +217,7 @@ def _class_folders(path: Path) -> Tree | None:
     try:
         if splits.unclear:
             raise ValueError(said_of_unclear(splits))
+        _refuse_parallel(files, path)
         classes = folder_classes(files.images, splits.of)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
@@ -225,7 +243,7 @@ def _class_folders(path: Path) -> Tree | None:
             f"{elsewhere[0]}, lie in none of them; put each into CLASS/, or elsewhere"
         )
     root = path if path.name else path.resolve()  # "." has no name for what lies beside it
-    return Tree(root, _name_of(path), _fingerprint(root, files, splits, classes))
+    return Tree(root, _name_of(path), _fingerprint(root, files, splits, classes, masks))
 
 
 @lru_cache(maxsize=256)  # once a process: the cells of a study share it

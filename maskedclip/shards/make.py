@@ -122,6 +122,8 @@ class ShardRequest:
 SAID_OF_FOLDERS = (  # remarks that change no sample
     "folders_taken_as_splits", "pooled_folders_above_classes", "classes_of_one_split_alone",
     "counts_in_names_of_classes", "folders_in_each_class", "empty_class_folders",
+    "copies_in_names", "copies_in_another_split", "copies_of_unknown_images",
+    "masks_left_out", "parallel_folders",
 )  # fmt: skip
 PUBLIC_KEY = b"maskedclip public key: no secret"
 KEY_FILE = ".maskedclip_key"
@@ -306,6 +308,8 @@ def _hidden(remarks: dict[str, list[str]], key: bytes) -> dict[str, list[str]]:
         patients = re.fullmatch(r"(\d+ patients of \d+ .*), such as .*", remark, re.DOTALL)
         if patients or re.fullmatch(r"\d+ (of \d+ patients|patients of \d+ images)", remark):
             return patients[1] if patients else remark
+        if copies := re.fullmatch(r"(\d+ of \d+ originals|\d+ images\b).*", remark, re.DOTALL):
+            return copies[1]
         counted = re.fullmatch(r"(.*): (\d+ \w+)", remark)  # such as "masks: 40 images"
         return (
             f"{keyed_hash(counted[1], key)}: {counted[2]}" if counted else keyed_hash(remark, key)
@@ -317,6 +321,7 @@ def _hidden(remarks: dict[str, list[str]], key: bytes) -> dict[str, list[str]]:
 
 
 def _sources_with_patients(request: ShardRequest, card: "DatasetCard") -> "Sources":
+    from maskedclip.shards.downloads.copies_in_names import with_copies
     from maskedclip.shards.downloads.dicom_headers import with_dicom_headers
     from maskedclip.shards.downloads.patient_names import with_patients
 
@@ -324,7 +329,8 @@ def _sources_with_patients(request: ShardRequest, card: "DatasetCard") -> "Sourc
     if card.reader == "phantom":
         return sources
     sources = with_dicom_headers(sources, request.patient_pattern)
-    return with_patients(sources, request.patient_pattern, bool(request.classes))
+    sources = with_patients(sources, request.patient_pattern, bool(request.classes))
+    return with_copies(sources) if card.reader in ("folder", "csv") else sources
 
 
 def _columns(request: ShardRequest) -> "Columns":

@@ -217,7 +217,16 @@ def remark_lines(remarks: Mapping[str, Sequence[str]], command: str = "") -> lis
     command = f"{command} " if command else ""
     lines = []
     for name, found in remarks.items():
-        if name.startswith("patients_"):
+        if name == "copies_in_another_split":
+            lines.append(f"WARNING: {found[0]} stand in more than one split; kept as they are")
+        elif name == "copies_in_names":
+            lines.append(f"copies of images: {found[0]}")
+        elif name == "copies_of_unknown_images":
+            lines.append(
+                f"WARNING: {found[0]}: copies, and their names do not say of which images; a drawn "
+                f"split parts them from their originals: --exclude their folder, or check_shards"
+            )
+        elif name.startswith("patients_"):
             lines.append(_on_patients(name, found, command))
         elif name == "images_that_left_a_task":
             lines += found  # a task each

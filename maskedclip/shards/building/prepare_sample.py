@@ -1,6 +1,7 @@
 """One record to one sample: decode, crop to the field of view, compress; in worker processes."""
 
 import hashlib
+import io
 import multiprocessing
 import os
 import signal
@@ -18,10 +19,12 @@ from typing import Any, NamedTuple, TypeVar
 import cv2
 import numpy as np
 import simplejpeg
+from PIL import Image
 
 from maskedclip.data.label_kinds import number_text
-from maskedclip.data.photographs.decoding import Remarks, UnreadableImage, decode
+from maskedclip.data.photographs.decoding import FORMATS, Remarks, UnreadableImage, decode
 from maskedclip.data.photographs.field_of_view import find_field, reduced, square_field
+from maskedclip.data.storage.first_bytes import not_the_file
 from maskedclip.shards.building.quality import Quality, quality_of
 from maskedclip.shards.downloads.files import printable
 from maskedclip.shards.downloads.records import Record
@@ -70,7 +73,7 @@ def prepare_photograph(
         content = record.path.read_bytes()
         photograph = field_photograph(content, size)
     except UnreadableImage as error:
-        return Rejected(source, str(error))
+        return Rejected(source, why_unreadable(content, error))
     except OSError as error:
         return Rejected(source, f"cannot be read: {error.strerror}")
     metadata = {
@@ -94,7 +97,7 @@ def prepare_photograph(
         metadata,
         quality_of(photograph.small_HWC),
         photograph.carried,
-        photograph.remarks,
+        photograph.remarks + further_pages(content),
     )
 
 
@@ -173,6 +176,24 @@ def field_photograph(content: bytes, size: int) -> FieldPhotograph:
     if int(np.ptp(reduced(small_HWC, 64))) < 4:
         raise UnreadableImage("blank: the same value everywhere")
     return FieldPhotograph(square_HWC, small_HWC, *decoded[1:])
+
+
+def why_unreadable(content: bytes, error: UnreadableImage) -> str:
+    """Return why a file gives no photograph: what it is instead, where its first bytes say that."""
+    return (not_the_file(content[:64]) if content[:64].strip() else "") or str(error)
+
+
+def further_pages(content: bytes) -> Remarks:
+    """Return a remark on the pages of a TIFF, GIF, WEBP or MPO behind the first, which are lost."""
+    several = content[:4] in (b"II*\0", b"MM\0*", b"GIF8") or content[8:12] == b"WEBP"
+    if not several and b"MPF\0" not in content[: 1 << 16]:
+        return ()
+    try:
+        with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+            pages = getattr(image, "n_frames", 1) - 1
+    except (OSError, SyntaxError, ValueError, EOFError):  # broken behind the first, which was read
+        return ()
+    return (("further_pages_not_read", f"{pages} behind the first"),) if pages else ()
 
 
 def encode(image_HWC: np.ndarray, quality: int) -> bytes:

@@ -41,7 +41,9 @@ from maskedclip.shards.downloads.folder_names import (
 )
 from maskedclip.shards.downloads.image_names import ImageNames, Named
 from maskedclip.shards.downloads.label_files import SURPLUS, Remarks, Row, cell, names_of, rows_of
+from maskedclip.shards.downloads.masks import MASKS, photographs_below
 from maskedclip.shards.downloads.missing_codes import KEPT, without_codes
+from maskedclip.shards.downloads.parallel_folders import parallel_folders, refusal_of
 from maskedclip.shards.downloads.recognise import known_datasets, wrong_root
 from maskedclip.shards.downloads.records import Record, Sources, eye_of, in_order, left_tasks
 from maskedclip.shards.downloads.split_words import split_column, with_splits
@@ -65,16 +67,20 @@ def read_folder(
     Where there are classes, images beside such folders are left out: they would be of the training
     data, or classes. Raises ValueError where folders say a class and a split: glaucoma_train.
     """
-    files = list_files(card, root)
+    files, masks = photographs_below(card, root)
     splits = folder_splits(files.images)
     if classes:
         try:
             files.leave_out(_outside(files, splits))
         except ValueError as error:
             raise ValueError(f"--root {root}: {error}") from None
+    again = parallel_folders(files.images, root)
+    if again and classes:
+        raise ValueError(f"--root {root}: {refusal_of(again)}")
     if not files.images:
         raise wrong_root(card, root, files)
     remarks: Remarks = {**remarks_on(files), "folders_taken_as_splits": set(splits.said)}
+    remarks |= {MASKS: set(masks), "parallel_folders": set(again)}
     labels: dict[str, str] = {}
     if classes:
         labels = _labels_of_folders(root, files, splits.of, remarks)

@@ -13,6 +13,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from maskedclip.data.cell_values import patient_of
+from maskedclip.shards.downloads.copies_in_names import before_copied, original_stem
 from maskedclip.shards.downloads.files import printable
 from maskedclip.shards.downloads.folder_names import plain_split
 from maskedclip.shards.downloads.image_names import stem_of
@@ -65,11 +66,6 @@ _SHORT_DATE = re.compile(
     r"\d\d(0[1-9]|1[0-2])(0[1-9]|[12]\d|3[01])|(0[1-9]|[12]\d|3[01])(0[1-9]|1[0-2])\d\d"
 )
 _VISIT = re.compile(r"(v|vis|visit|exam|ses|session|fu|followup)(\d{1,3})?", re.IGNORECASE)
-_COPY = re.compile(  # as file managers name a copy: Copy of, copy_of_, Copy (2) of, Kopie von
-    r"((copy|copie|kopie?|kopia|copia|c\u00f3pia)[\s_.+-]*(\(\d+\)|\d{1,2})?[\s_.+-]*"
-    r"(of|von|van|de|di|af|av)([\s_.+-]+|(?=\d)))+(?=.)",
-    re.IGNORECASE,
-)
 _TAKE = re.compile(r"(img|image|im|photo|pic|field|f|m|month|y|year|t|wk|week|day)\d{1,3}", re.I)
 _LEAST_OF_CLEAR, _LEAST_OF_OTHERS = 0.03, 0.3  # share of patients with both eyes
 _MOST_OF_A_PATIENT = 50  # images, on average: more are no patient
@@ -197,7 +193,9 @@ def by_pattern(names: Iterable[str], pattern: str) -> dict[str, NamedPatient]:
         folder, slash, file = name.rpartition("/")
         path = f"/{folder}{slash}" if "/" in pattern else ""
         # a pattern may count on the words of a copy; else they are no part of the patient
-        match = search.search(path + _original(file)) or search.search(path + file)
+        stem = stem_of(file)
+        original = original_stem(stem) + file[len(stem) :]
+        match = search.search(path + original) or search.search(path + file)
         patient = patient_of(match[number]) if match else None
         if match and patient:
             found[name] = NamedPatient(patient, eye_of(match["eye"]) if "eye" in groups else None)
@@ -228,15 +226,8 @@ def _lower(name: str) -> tuple[str, ...]:
 
 
 def _stem(name: str) -> str:
-    """Return the file name of a path without its ending, and without `Copy of` before it."""
-    return _original(stem_of(name.rpartition("/")[2]))
-
-
-def _original(name: str) -> str:
-    """Return what a file or folder was called before it was copied."""
-    normal = unicodedata.normalize("NFC", name)
-    copy = _COPY.match(normal)
-    return normal[copy.end() :] if copy else name
+    """Return the file name of a path without its ending; of a copy that of its original."""
+    return original_stem(stem_of(name.rpartition("/")[2]))
 
 
 def _of_known_forms(names: Sequence[str]) -> dict[str, NamedPatient]:
@@ -384,7 +375,7 @@ def _patient_folders(parts: Mapping[str, _Parts]) -> dict[str, str | None]:
     nameless = sum(not part.before for part in parts.values())
     few = len(folders) > 2 and len(parts) / len(folders) <= 20  # images of one
     if few and "" not in folders and nameless == len(parts) and repeated > len(parts) / 2:
-        return {name: "/".join(map(_original, name.split("/")[:-1])) for name in parts}
+        return {name: "/".join(map(before_copied, name.split("/")[:-1])) for name in parts}
     return {}
 
 

@@ -1,3 +1,5 @@
+import io
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -7,7 +9,14 @@ from PIL import Image
 
 from maskedclip.data.photographs.decoding import UnreadableImage
 from maskedclip.data.photographs.field_of_view import crop_field
-from maskedclip.shards.building.prepare_sample import field_photograph, perceptual_hash
+from maskedclip.shards.building.prepare_sample import (
+    Rejected,
+    field_photograph,
+    further_pages,
+    perceptual_hash,
+    prepare_photograph,
+)
+from maskedclip.shards.downloads.records import Record
 from tests.pictures import disc, jpeg, png
 
 
@@ -75,3 +84,35 @@ def test_the_perceptual_hash_changes_little_with_size_and_much_with_the_eye() ->
     assert len(perceptual_hash(one)) == 16
     assert (bits(one) ^ bits(small)).bit_count() <= 4
     assert (bits(one) ^ bits(one[:, ::-1].copy())).bit_count() >= 12
+
+
+@pytest.mark.parametrize("format", ["TIFF", "GIF", "MPO", "WEBP"])
+def test_pages_behind_the_first_are_counted(format: str) -> None:
+    pages = [Image.fromarray(disc(64, 64, 28 - n)) for n in range(3)]
+    file = io.BytesIO()
+    pages[0].save(file, format, save_all=True, append_images=pages[1:])
+    assert further_pages(file.getvalue()) == (("further_pages_not_read", "2 behind the first"),)
+    single = io.BytesIO()
+    pages[0].save(single, "JPEG" if format == "MPO" else format)
+    assert further_pages(single.getvalue()) == ()
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "is a pointer of Git LFS"),
+        (b"\n <!DOCTYPE html><html><body>Sign in</body></html>", "is a web page, not the file"),
+        (b"", "the file is empty"),
+        (b"plain words", "not an image of a known format"),
+    ],
+)
+def test_what_is_called_jpg_and_is_none_is_called_what_it_is(
+    content: bytes, reason: str, tmp_path: Path
+) -> None:
+    (tmp_path / "1.jpg").write_bytes(content)
+    prepare = partial(
+        prepare_photograph, name="x", size=64, quality=90, key=b"k" * 16, anonymise=False
+    )
+    found = prepare(Record("1.jpg", tmp_path / "1.jpg"))
+    assert isinstance(found, Rejected)
+    assert found.reason.startswith(reason)
