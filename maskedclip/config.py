@@ -238,6 +238,8 @@ class EngineConfig:
 
     precision: Literal["auto", "bf16", "fp32"] = "auto"  # auto: bf16 where the processor is fast
     tf32: bool = True  # products of an fp32 run on a card that has it; off: all bits, 1/8 as fast
+    # cudnn first, or varlen: one kernel for all lengths; of GPUs, none has run them (docs/plan.md)
+    attention: Literal["sdpa", "cudnn", "varlen"] = "sdpa"
     activation_checkpointing: bool = False  # of each block: less memory, a third more work
     sharding: Literal["auto", "none", "replicate", "shard", "hybrid"] = "auto"  # docs/plan.md
     reshard_after_forward: bool = True  # off: more memory, a gathering of the blocks less

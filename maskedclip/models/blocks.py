@@ -2,16 +2,24 @@
 
 Tokens of several groups (say, 50 visible tokens of every image and all 197 of the paired ones) lie
 one after another in one tensor. Norms and linear layers run over all of them at once and attention
-runs group by group, so that under FSDP a block's weights are gathered once for all groups.
-Parameter names are timm's.
+runs group by group, or by one kernel over sequences of any lengths, so that under FSDP a block's
+weights are gathered once for all groups. Parameter names are timm's.
 """
 
 import math
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+_FIRST_WITH_KERNELS = (8, 0)  # compute capability: Ampere
+_CUDNN_FIRST = [
+    SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION,
+    SDPBackend.MATH,
+]  # fmt: skip
 
 
 class Group(NamedTuple):
@@ -26,21 +34,62 @@ class Group(NamedTuple):
 
 
 class Attention(nn.Module):
+    kernel = "sdpa"  # or cudnn, varlen: see `attend_by`
+
     def __init__(self, *, width: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
         self.qkv = nn.Linear(width, 3 * width)
         self.proj = nn.Linear(width, width)
 
-    def forward(self, x_TD: Tensor, groups: tuple[Group, ...]) -> Tensor:
-        mixed = []
-        for group, part_TD in zip(
-            groups, self.qkv(x_TD).split([group.tokens for group in groups]), strict=True
-        ):
-            heads_TD = part_TD.view(group.images, group.length, 3, self.heads, -1)
-            q, k, v = heads_TD.permute(2, 0, 3, 1, 4).unbind()
-            mixed.append(attend(q, k, v).transpose(1, 2).reshape(group.tokens, -1))
+    def forward(
+        self, x_TD: Tensor, groups: tuple[Group, ...], start_S: Tensor | None = None
+    ) -> Tensor:
+        """start_S: of kernel varlen, the first token of each sequence and the end of the last."""
+        qkv_TE = self.qkv(x_TD)
+        if self.kernel == "varlen":
+            return self.proj(attend_packed(qkv_TE, self.heads, start_S, groups))
+        parts = _OfGroups.apply(qkv_TE, groups, self.heads)
+        mix = _cudnn_first if self.kernel == "cudnn" else attend
+        mixed = [
+            mix(*parts[3 * number : 3 * number + 3]).transpose(1, 2).reshape(group.tokens, -1)
+            for number, group in enumerate(groups)
+        ]
         return self.proj(torch.cat(mixed) if len(mixed) > 1 else mixed[0])
+
+
+class _OfGroups(torch.autograd.Function):
+    """Views of packed queries, keys and values: the query_BHLD, key_BHLD, value_BHLD of each group.
+
+    The backward pass writes all their gradients into one tensor. Autograd's own stacks them, brings
+    them into order and joins the groups: three passes over the same memory.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, qkv_TE: Tensor, groups: tuple[Group, ...], heads: int
+    ) -> tuple[Tensor, ...]:
+        ctx.groups, ctx.heads = groups, heads
+        return tuple(_views(qkv_TE, groups, heads))
+
+    @staticmethod
+    def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor, None, None]:
+        tokens = sum(group.tokens for group in ctx.groups)
+        width = 3 * ctx.heads * slopes[0].shape[-1]
+        slope_TE = slopes[0].new_empty(tokens, width)
+        for place, slope in zip(_views(slope_TE, ctx.groups, ctx.heads), slopes, strict=True):
+            place.copy_(slope)
+        return slope_TE, None, None
+
+
+def _views(qkv_TE: Tensor, groups: tuple[Group, ...], heads: int) -> list[Tensor]:
+    views: list[Tensor] = []
+    for group, part_TE in zip(
+        groups, qkv_TE.split([group.tokens for group in groups]), strict=True
+    ):
+        heads_TD = part_TE.view(group.images, group.length, 3, heads, -1)
+        views += heads_TD.permute(2, 0, 3, 1, 4).unbind()
+    return views
 
 
 def attend(query_BHLD: Tensor, key_BHLD: Tensor, value_BHLD: Tensor) -> Tensor:
@@ -53,6 +102,68 @@ def attend(query_BHLD: Tensor, key_BHLD: Tensor, value_BHLD: Tensor) -> Tensor:
     unused = query.new_empty(1, 1, 1)
     score = torch.baddbmm(unused, query, key.transpose(1, 2), beta=0, alpha=query.shape[-1] ** -0.5)
     return torch.bmm(score.softmax(dim=-1), value).view(query_BHLD.shape)
+
+
+def _cudnn_first(query_BHLD: Tensor, key_BHLD: Tensor, value_BHLD: Tensor) -> Tensor:
+    with sdpa_kernel(_CUDNN_FIRST, set_priority=True):
+        return F.scaled_dot_product_attention(query_BHLD, key_BHLD, value_BHLD)
+
+
+def attend_packed(
+    qkv_TE: Tensor, heads: int, start_S: Tensor | None, groups: tuple[Group, ...]
+) -> Tensor:
+    """Return the mixed values of all groups, shape (T, heads * D), by one kernel.
+
+    The gradients of queries, keys and values come back as three tensors, and `unbind` puts them
+    into one by one pass: torch's kernel takes no place to write them to.
+    """
+    from torch.nn.attention.varlen import varlen_attn  # registers its operators
+
+    assert start_S is not None
+    query_THD, key_THD, value_THD = qkv_TE.view(len(qkv_TE), 3, heads, -1).unbind(1)
+    longest = max(group.length for group in groups)
+    mixed_THD = varlen_attn(query_THD, key_THD, value_THD, start_S, start_S, longest, longest)
+    assert isinstance(mixed_THD, Tensor)
+    return mixed_THD.reshape(len(qkv_TE), -1)
+
+
+def starts(groups: tuple[Group, ...], device: torch.device) -> Tensor:
+    """Return start_S of packed groups, int32, made on the device: nothing is copied there."""
+    parts, first = [], 0
+    for group in groups:
+        ends = first, first + group.tokens
+        parts.append(torch.arange(*ends, group.length, dtype=torch.int32, device=device))
+        first += group.tokens
+    return torch.cat([*parts, torch.full((1,), first, dtype=torch.int32, device=device)])
+
+
+def attend_by(
+    kernel: str,
+    networks: Iterable[nn.Module],
+    compute: torch.dtype,
+    capability: tuple[int, int],
+) -> None:
+    """Have all blocks of `networks` attend by `kernel`: sdpa, cudnn (first), or varlen.
+
+    sdpa is torch's choice for each group, cudnn its choice where cuDNN's cannot run, varlen one
+    kernel for all groups. Raises ValueError where that cannot run; neither was run on a GPU yet.
+
+    Args:
+        compute: the type of matrix work.
+        capability: of the card, (0, 0) of a processor.
+    """
+    if kernel != "sdpa" and (capability < _FIRST_WITH_KERNELS or compute == torch.float32):
+        where = (
+            f"a card of capability {capability[0]}.{capability[1]}" if any(capability) else "CPU"
+        )
+        raise ValueError(
+            f"engine.attention {kernel} on {where} in {str(compute).removeprefix('torch.')}: it "
+            f"needs a card of capability 8.0 or more and bf16; use sdpa"
+        )
+    for network in networks:
+        for module in network.modules():
+            if isinstance(module, Attention):
+                module.kernel = kernel
 
 
 class Mlp(nn.Module):
@@ -98,10 +209,14 @@ class Block(nn.Module):
         self.mlp = Mlp(width=width, hidden=4 * width)
 
     def forward(
-        self, x_TD: Tensor, groups: tuple[Group, ...], kept_2T: Tensor | None = None
+        self,
+        x_TD: Tensor,
+        groups: tuple[Group, ...],
+        kept_2T: Tensor | None = None,
+        start_S: Tensor | None = None,
     ) -> Tensor:
         """kept_2T: factors of what attention and MLP add at each token; None adds all of it."""
-        mixed_TD = self.attn(self.norm1(x_TD), groups)
+        mixed_TD = self.attn(self.norm1(x_TD), groups, start_S)
         x_TD = x_TD + (mixed_TD if kept_2T is None else mixed_TD * kept_2T[0, :, None])
         mixed_TD = self.mlp(self.norm2(x_TD))
         return x_TD + (mixed_TD if kept_2T is None else mixed_TD * kept_2T[1, :, None])
@@ -114,11 +229,11 @@ def run(
     kept_JT: Tensor | None = None,
 ) -> Tensor:
     """Pass packed tokens through `blocks`; kept_JT has two rows of factors for each of them."""
+    packed = len(blocks) and blocks[0].get_submodule("attn").kernel == "varlen"
+    start_S = starts(groups, x_TD.device) if packed else None
     for number, block in enumerate(blocks):
-        if kept_JT is None:
-            x_TD = block(x_TD, groups)
-        else:
-            x_TD = block(x_TD, groups, kept_JT[2 * number : 2 * number + 2])
+        kept_2T = None if kept_JT is None else kept_JT[2 * number : 2 * number + 2]
+        x_TD = block(x_TD, groups, kept_2T, start_S)
     return x_TD
 
 

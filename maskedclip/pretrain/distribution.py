@@ -13,6 +13,7 @@ from maskedclip.config import EngineConfig
 from maskedclip.engine.device_settings import use_tf32
 from maskedclip.engine.distributed import compute_type, gathered
 from maskedclip.engine.sharding import FOLLOWING_BYTES, TRAINED_BYTES, Sharding, chosen
+from maskedclip.models.blocks import attend_by
 
 logger = logging.getLogger(__name__)
 
@@ -33,7 +34,9 @@ def ways_of(
             engine.reduce_dtype,
         )  # fmt: skip
     capability = torch.cuda.get_device_capability(device) if cuda else (0, 0)
-    if use_tf32(engine.tf32, compute_type(engine.precision, device), capability):
+    compute = compute_type(engine.precision, device)
+    attend_by(engine.attention, [x for x in (model, teacher) if x is not None], compute, capability)
+    if use_tf32(engine.tf32, compute, capability):
         logger.info("fp32 products in TF32; --engine.tf32=false keeps all bits")
     reduce = {"fp32": torch.float32, "bf16": torch.bfloat16}[engine.reduce_dtype]
     return {

@@ -1,11 +1,11 @@
-"""The MLP's own backward pass against autograd's, and what it keeps."""
+"""Backward passes of the MLP and of attention against autograd's, and what an MLP keeps."""
 
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from maskedclip.models.blocks import Mlp
+from maskedclip.models.blocks import Attention, Group, Mlp, attend
 from maskedclip.models.moving_average import follow
 
 
@@ -38,6 +38,33 @@ def test_the_mlp_keeps_its_input_and_the_gelu_s_input_alone():
     weights = {id(parameter) for parameter in mlp.parameters()}
     shapes = [tuple(x.shape) for x in kept if x.shape[0] == 5 and id(x) not in weights]
     assert sorted(shapes) == [(5, 8), (5, 32)]
+
+
+def attended(layer: Attention, x_TD: torch.Tensor, groups: tuple[Group, ...]) -> torch.Tensor:
+    """Return what `layer` does, written down with autograd's views alone."""
+    mixed = []
+    for group, part_TE in zip(
+        groups, layer.qkv(x_TD).split([g.tokens for g in groups]), strict=True
+    ):
+        heads_TD = part_TE.view(group.images, group.length, 3, layer.heads, -1)
+        q, k, v = heads_TD.permute(2, 0, 3, 1, 4).unbind()
+        mixed.append(attend(q, k, v).transpose(1, 2).reshape(group.tokens, -1))
+    return layer.proj(torch.cat(mixed))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_gradients_of_attention_are_the_bits_of_autograd_s_in_one_tensor(dtype):
+    torch.manual_seed(0)
+    layer, groups = Attention(width=24, heads=3).to(dtype), (Group(3, 5), Group(2, 7))
+    x_TD, slope_TD = torch.randn(29, 24, dtype=dtype), torch.randn(29, 24, dtype=dtype)
+    found = []
+    for run in (layer, lambda x, groups: attended(layer, x, groups)):
+        layer.zero_grad()
+        leaf_TD = x_TD.clone().requires_grad_()
+        out_TD = run(leaf_TD, groups)
+        out_TD.backward(slope_TD)
+        found.append([out_TD, leaf_TD.grad, *(parameter.grad for parameter in layer.parameters())])
+    assert all(a.equal(b) for a, b in zip(*found, strict=True))
 
 
 def test_an_average_follows_by_its_momentum_and_not_where_a_step_is_skipped():

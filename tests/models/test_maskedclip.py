@@ -130,10 +130,10 @@ def test_each_block_of_the_encoder_runs_once_over_visible_tokens_and_those_of_pa
     bridge = [inputs_of(block) for block in model.bridge.blocks]
     model(*batch(tokenize, images=5))
     for found in calls:
-        ((x_TD, groups),) = found
+        ((x_TD, groups, *_),) = found
         assert groups == (Group(5, 1 + 4), Group(2, 1 + 16))
         assert len(x_TD) == 5 * 5 + 2 * 17
-    assert [groups for ((_, groups),) in bridge] == [(Group(2, 17),)] * 2
+    assert [groups for ((_, groups, *_),) in bridge] == [(Group(2, 17),)] * 2
 
 
 def test_the_teacher_is_not_given_the_students_mask():

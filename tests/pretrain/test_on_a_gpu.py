@@ -17,6 +17,7 @@ from maskedclip.config import Config, override
 from maskedclip.data.transforms import constant, normalise
 from maskedclip.engine.optimizer import adamw
 from maskedclip.engine.step_guard import StepGuard
+from maskedclip.models.blocks import attend_by
 from maskedclip.models.maskedclip import MaskedCLIP, Outputs
 from maskedclip.models.teacher import Teacher
 from maskedclip.pretrain.loop import pretrain
@@ -59,15 +60,18 @@ def fake_cuda():
     dist.destroy_process_group()
 
 
-@pytest.mark.parametrize("accumulate", [1, 2])
+@pytest.mark.parametrize(
+    ("accumulate", "attention"), [(1, "sdpa"), (2, "sdpa"), (1, "varlen")]
+)
 def test_no_copy_and_no_wait_within_a_step_but_that_of_the_first_constants(
-    fake_cuda, accumulate, monkeypatch
+    fake_cuda, accumulate, attention, monkeypatch
 ):
     small = {"data.paired_batch": 16, "data.unpaired_batch": 16, "model.text": "builtin"}
     config = override(maskedclip_vits(), small | {"optim.accumulate": accumulate})
     with torch.device("meta"):
         model, teacher = _networks(config)
     assert isinstance(teacher, Teacher)
+    attend_by(attention, [model, teacher], torch.bfloat16, (9, 0))
     with fake_cuda:
         for module in (model, teacher):
             module._apply(lambda x: torch.empty(x.shape, dtype=x.dtype, device="cuda"))
