@@ -325,8 +325,11 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
     below += drawn_lines(few)
     below += drawn_lines((f"{row['dataset']} {row['task']}", _group_note(row)) for row in rows)
     first = {"mae": "MAE", "auroc": "AUROC"}  # of numbers, and of classes
-    below += [f"{_line_name(row)}, {first[row['metric']]} {row['spread']}." for row in rows
-              if row["metric"] in first and row.get("spread")]  # fmt: skip
+    below += [
+        f"{_labels(row)}: {_line_name(row)}, {first[row['metric']]} {row['spread']}."
+        for row in rows
+        if row["metric"] in first and row.get("spread")
+    ]
     return "\n".join(tables) + "".join(f"{line}\n" for line in below)
 
 
@@ -361,7 +364,7 @@ def _table(rows: Sequence[dict[str, Any]], columns: Mapping[str, str]) -> str:
 def _point_line(by_metric: Mapping[str, dict[str, Any]]) -> str:
     """Return sensitivity and specificity of a line of the table, and at which threshold."""
     first = by_metric[OPERATING[0]]
-    name = f"{_line_name(first)}, seed {first['seed']}"
+    name = f"{_line_name(first)}, {_labels(first)}"
     if "threshold" not in first:
         return f"{name}: no sensitivity and specificity, {first['note']}\n"
     words = zip(OPERATING, ("sensitivity", "specificity", "PPV", "NPV"), strict=True)
@@ -406,6 +409,10 @@ def seen_words(names: str, images: int | None, of: int, note: str) -> str:
 
 def _line_name(row: dict[str, Any]) -> str:
     return f"{row['dataset']} {row['task']} {row['protocol']}"
+
+
+def _labels(row: Mapping[str, Any]) -> str:
+    return f"{100 * row['fraction']:.3g}% of labels, seed {row['seed']}"
 
 
 def in_columns(lines: Sequence[Sequence[str]]) -> str:

@@ -90,7 +90,7 @@ def table_2(first: Table, components: Mapping[str, Components]) -> Table:
         if lines:
             blocks.append(LabelBlock(block.budget, lines))
     tenth = [block for block in blocks if block.budget == 0.1]
-    return Table(first.columns, tuple(tenth or blocks), {})
+    return Table(first.columns, tuple(tenth or blocks), {}, first.protocol)
 
 
 def _lines(block: LabelBlock, components: Mapping[str, Components]) -> tuple[Line, ...]:

@@ -20,12 +20,12 @@ from maskedclip.report.pages.tables import (
     METRIC_NAMES,
     Column,
     Table,
+    below,
     columns_of,
     table,
     tabled,
     tabled_of,
     trained_lines,
-    unknown_lines,
 )
 from maskedclip.report.pages.text_tables import csv_table, latex, markdown
 from maskedclip.report.per_label import PerLabelTable, label_csv, label_tables
@@ -40,6 +40,8 @@ _PROTOCOLS = {
     "transfer-whole": "fine-tuning on one dataset, tested on all images of another",
 }
 INDEX, PAGES = "index.html", "runs"
+_METHODS = "Methods on downstream tasks, by the share of labels."  # Table 1
+_ABLATION = "Ablation: the bridge transformer and masked feature distillation."
 APART = "Trained on one dataset, tested on another"  # a heading: not among the others' columns
 
 
@@ -83,7 +85,7 @@ def report(runs: Sequence[Path], config: ReportConfig, absent: Sequence[str] = (
     )
     second, remarks = ablation(first)
     figure = label_efficiency(first)
-    _write_tables(out, first, second, remarks, replace(config, protocol=collected.protocol))
+    _write_tables(out, first, second, remarks, config)
     if by_label:
         text = label_csv(by_label, lambda directory: address(directory, out))
         (out / "labels.csv").write_text(text, encoding="utf-8")
@@ -104,7 +106,7 @@ def report(runs: Sequence[Path], config: ReportConfig, absent: Sequence[str] = (
         points,
     )  # fmt: skip
     (out / INDEX).write_text(page, encoding="utf-8")
-    text = markdown(first, intervals=config.intervals)
+    text = markdown(first, intervals=config.intervals, caption=_caption(first, _METHODS))
     text += f"\n{points.markdown()}" if points.lines else ""
     text += "".join(f"\n{line}\n" for line in points.remarks if not points.lines)
     text += transfer_lines(collected.transfers)
@@ -133,7 +135,7 @@ def _with_dagger(result: Result, metric: str) -> str:
 def _transfer_notes(results: Sequence[Result]) -> list[str]:
     """Return what is known of their test images in pre-training, as under Table 1."""
     runs = [(one.method, f"{one.dataset} {one.task}", one) for one in results]
-    return [*(f"{DAGGER} {line}" for line in trained_lines(runs)), *unknown_lines(runs)]
+    return [*(f"{DAGGER} {line}" for line in trained_lines(runs)), *below(runs)]
 
 
 def _write_tables(
@@ -142,15 +144,14 @@ def _write_tables(
     def link(directory: Path) -> str:
         return address(directory, out)
 
-    ablated = "Ablation: the bridge transformer and masked feature distillation."
     tables: list[tuple[str, Table, str, Sequence[str]]] = [
-        ("table1", first, "Methods on downstream tasks, by the share of labels.", []),
-        ("table2", second, ablated, remarks),
+        ("table1", first, _METHODS, []),
+        ("table2", second, _ABLATION, remarks),
     ]
-    for name, content, caption, lines in tables:
-        caption = f"{caption} Protocol: {config.protocol}. Best bold, second underlined."
+    for name, content, title, lines in tables:
+        caption = _caption(content, title)
         files = {
-            "md": markdown(content, link, intervals=config.intervals)
+            "md": markdown(content, link, intervals=config.intervals, caption=caption)
             + "".join(f"\n{line}\n" for line in lines),
             "tex": latex(content, caption, f"tab:{name}", link, intervals=config.intervals)
             + "".join(f"% {line}\n" for line in lines),
@@ -158,6 +159,13 @@ def _write_tables(
         }
         for kind, text in files.items():
             (out / f"{name}.{kind}").write_text(text, encoding="utf-8")
+
+
+def _caption(content: Table, title: str) -> str:
+    words = _PROTOCOLS.get(content.protocol, "")
+    protocol = f"{content.protocol} ({words})" if words else content.protocol
+    without = f", of values without a {DAGGER}" if content.trained_on else ""
+    return f"{title} Protocol: {protocol}. Best bold, second underlined{without}."
 
 
 def _index(

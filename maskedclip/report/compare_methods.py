@@ -250,7 +250,9 @@ def _compared(
     """Return metrics and the runs of each method that have them: both metrics where they can."""
     found: list[tuple[list[str], dict[str, tuple[Result, ...]]]] = []
     for metric in tabled(column):
-        runs = {line.method: line.cells[column, metric].scored for line in block.lines}
+        cells = {line.method: line.cells[column, metric] for line in block.lines}
+        # as in the marks: images of pre-training make no best, and no difference from it
+        runs = {name: cell.scored for name, cell in cells.items() if not cell.seen}
         runs = {name: own for name, own in runs.items() if own and readable.issuperset(own)}
         same = [metrics for metrics, own in found if own == runs]
         if same:

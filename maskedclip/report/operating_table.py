@@ -14,7 +14,7 @@ from maskedclip.metrics.operating_points import OPERATING, OperatingPoint, rule_
 from maskedclip.metrics.results import DAGGER, Predictions, validation_of
 from maskedclip.metrics.scores import Score, score
 from maskedclip.report.collect import Result, budget_text, read
-from maskedclip.report.pages.tables import percent, trained_lines, unknown_lines
+from maskedclip.report.pages.tables import below, percent, trained_lines
 from maskedclip.report.pages.text_tables import latex_escaped, markdown_table
 
 HEAD = (
@@ -100,7 +100,8 @@ def operating_table(results: Sequence[Result], group: str, at_sensitivity: float
             cells.setdefault(key, []).append(measured)
     lines = [_line(key, runs) for key, runs in cells.items()]
     placed = [(key[0], key[1], one.run) for key, runs in cells.items() for one in runs]
-    remarks = [*unknown_lines(placed), *_remarks(lines, without, notes, at_sensitivity)]
+    protocol = [f"Protocol: {results[0].protocol}."] if lines else []
+    remarks = [*protocol, *below(placed), *_remarks(lines, without, notes, at_sensitivity)]
     return OperatingTable(lines, remarks, trained_lines(placed))
 
 
@@ -183,8 +184,9 @@ def _remarks(
     if lines:
         remarks.append(
             f"A class is called at its threshold or above, chosen on validation images by "
-            f"{rule_of(at_sensitivity)}. In brackets 95 % intervals by patient; of 0 and 100 % the "
-            f"exact binomial one. PPV and NPV are at the test split's share of positives."
+            f"{rule_of(at_sensitivity)}. In brackets 95 % intervals by patient, where known; of 0 "
+            f"and 100 % the exact binomial one. PPV and NPV are at the test split's share of "
+            f"positives."
         )
     remarks += dict.fromkeys(notes)
     if without:

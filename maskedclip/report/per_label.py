@@ -11,12 +11,12 @@ from maskedclip.metrics.results import DAGGER
 from maskedclip.metrics.scores import Score
 from maskedclip.report.collect import Result, budget_text
 from maskedclip.report.pages.run_statistics import LabelScores
-from maskedclip.report.pages.tables import TABLED, percent, trained_lines, unknown_lines
+from maskedclip.report.pages.tables import TABLED, below, percent, trained_lines
 
 ByResult = Mapping[Result, Sequence[LabelScores]]
 _HEAD = (
     "dataset", "task", "method", "labels", "seed", "label", "images", "positives", "metric",
-    "value", "low", "high", "threshold", "note", "run",
+    "value", "low", "high", "threshold", "note", "run", "protocol", "images_seen",
 )  # fmt: skip
 
 
@@ -57,7 +57,7 @@ def label_tables(found: ByResult) -> list[PerLabelTable]:
             name + DAGGER * any(run.seen for run in results) for name, results in methods.items()
         ]
         runs = [(name, task, run) for name, results in methods.items() for run in results]
-        seen = [f"{DAGGER} {line}" for line in trained_lines(runs)] + unknown_lines(runs)
+        seen = [*(f"{DAGGER} {line}" for line in trained_lines(runs)), *below(runs)]
         tables.append(
             PerLabelTable(f"{dataset}, {task}: {images} test images", marked, lines, seen)
         )
@@ -108,6 +108,6 @@ def label_csv(found: ByResult, link: Callable[[Path], str]) -> str:
                     result.dataset, result.task, result.method, result.budget, result.seed,
                     one.curve.name, result.n, one.curve.images, metric, *values, one.threshold,
                     "; ".join(filter(None, (one.note, result.seen_words if result.seen else ""))),
-                    link(result.directory),
+                    link(result.directory), result.protocol, result.images_seen,
                 ])  # fmt: skip
     return file.getvalue()

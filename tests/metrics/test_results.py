@@ -139,6 +139,17 @@ def test_the_table_shows_a_missing_metric_as_missing() -> None:
     assert " - " in line
 
 
+def test_lines_of_folds_say_of_which_share_of_labels_and_seed_they_are() -> None:
+    rows = [
+        rows_of(0.5, fraction=share, seed=seed) | {"spread": f"pooled {share} {seed}"}
+        for share in (0.1, 1.0)
+        for seed in (0, 1)
+    ]
+    shown = table(rows)
+    for share, seed, labels in ((0.1, 1, "10%"), (1.0, 0, "100%")):
+        assert f"\n{labels} of labels, seed {seed}: a a a, AUROC pooled {share} {seed}.\n" in shown
+
+
 def test_predictions_come_back_as_they_were(tmp_path: Path) -> None:
     wrote = example()
     path = tmp_path / "x-0.1-test.csv"

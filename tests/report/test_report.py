@@ -163,7 +163,8 @@ def test_a_page_needs_nothing_from_elsewhere(study: Study) -> None:
 
 
 def test_table_2_has_the_papers_rows_with_their_parts(study: Study) -> None:
-    lines = [line.split(" | ") for line in study.text("table2.md").splitlines()[2:]]
+    text = study.text("table2.md").splitlines()
+    lines = [line.split(" | ") for line in text if line.startswith("| ")][1:]
     assert [line[:4] for line in lines] == [
         ["| 10 %", "MAE+CLIP", "", ""],
         ["| 10 %", "+Bridge Transformer", "\u2713", ""],
@@ -195,7 +196,35 @@ def test_the_same_runs_give_the_same_bytes(study: Study, tmp_path: Path) -> None
 def test_what_is_printed_is_table_1_without_links(study: Study) -> None:
     text = study.written.text
     assert "](" not in text
-    assert len({len(line) for line in text.splitlines()}) == 1  # columns of one width
+    rows = [line for line in text.splitlines() if line.startswith("|")]
+    assert len({len(row) for row in rows}) == 1  # columns of one width
+
+
+def test_every_file_of_a_table_says_its_protocol(study: Study) -> None:
+    for name in ("table1.md", "table1.tex", "table2.md", "table2.tex"):
+        assert "Protocol: finetune (fine-tuning). Best bold, second underlined." in study.text(name)
+    assert study.written.text.startswith("Methods on downstream tasks, by the share of labels. Pro")
+    assert {row["protocol"] for row in study.sheet("table1.csv")} == {"finetune"}
+    assert "protocol finetune" in study.text("index.html")
+    assert "Results by fine-tuning" in study.text("index.html")
+
+
+def test_a_method_whose_test_images_were_in_pretraining_is_not_what_others_are_held_against(
+    tmp_path: Path,
+) -> None:
+    for method, skill in (("leaked", 3.0), ("ours", 1.5), ("theirs", 0.5)):
+        run = write_run(tmp_path / "r", Place(method, "idrid"), predicted("idrid", 5, skill, 0))
+        seen = {"seen": "idrid", "seen_images": 9} if method == "leaked" else {"seen": ""}
+        rows = [row | seen for row in read_rows(run)]
+        (run / "results.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    report([tmp_path / "r"], ReportConfig(out=str(tmp_path)))
+    rows = [r for r in csv.DictReader((tmp_path / "table1.csv").open()) if r["dataset"] == "idrid"]
+    assert {(row["method"], row["mark"], row["best"]) for row in rows} == {
+        ("leaked", "", ""), ("ours", "best", ""), ("theirs", "second", "ours"),
+    }  # fmt: skip
+    for name in ("table1.md", "table1.tex"):
+        text = (tmp_path / name).read_text()
+        assert "second underlined, of values without a" in text
 
 
 def test_intervals_stand_under_the_values_where_they_are_asked_for(

@@ -105,7 +105,8 @@ def label_efficiency(table: Table) -> RenderedFigure | None:
         figure = _figure_2(table, methods)
         png, svg = (_saved(figure, kind) for kind in ("png", "svg"))
     names = ", ".join(column.name for column in table.columns if _lines(table, column))
-    words = f"AUROC against the share of labels, for {names}, by {', '.join(methods)}. "
+    words = f"AUROC against the share of labels, for {names}, by {', '.join(methods)}; "
+    words += f"protocol {table.protocol}. "
     words += f"{_bands(table)}."
     if marked := _pretrained_on_tests(table):
         words += f" {DAGGER} Test images were in pre-training ({', '.join(marked)}): see Table 1."

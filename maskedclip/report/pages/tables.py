@@ -32,6 +32,7 @@ METRIC_NAMES |= {
 }  # fmt: skip
 TABLED = ("auroc", "average_precision")  # the columns of a task, as in the paper
 _OF_NUMBERS = ("mae", "r2")
+_NOT_SEEN = "Size and colours of the images: not stated by the version that measured them."
 
 
 class Column(NamedTuple):
@@ -192,18 +193,23 @@ class LabelBlock:
         return budget_text(self.budget)
 
     def marks(self, columns: Sequence[Column | None]) -> dict[tuple[str, Column | None, str], str]:
-        """Return (method, column, metric) -> mark; averages over too few tasks take no part."""
+        """Return (method, column, metric) -> mark.
+
+        Averages over too few tasks take no part, and no value of test images that were in
+        pre-training: it is not the best of what it was not measured like.
+        """
         placed: dict[tuple[str, Column | None, str], str] = {}
         for column in columns:
             for metric in tabled(column):
                 cells = [line.at(column, metric) for line in self.lines]
-                values = [
-                    None if isinstance(cell, Average) and not cell.complete else cell.mean
-                    for cell in cells
-                ]
+                values = [None if _left_out(cell) else cell.mean for cell in cells]
                 for line, mark in zip(self.lines, marks(values, metric), strict=True):
                     placed[line.method, column, metric] = mark
         return placed
+
+
+def _left_out(cell: TableCell | Average) -> bool:
+    return bool(cell.seen) or (isinstance(cell, Average) and not cell.complete)
 
 
 @dataclass(frozen=True)
@@ -213,6 +219,7 @@ class Table:
     columns: tuple[Column, ...]
     blocks: tuple[LabelBlock, ...]
     comparisons: Comparisons
+    protocol: str = ""  # by which all of it was measured
 
     @property
     def groups(self) -> tuple[Column | None, ...]:
@@ -231,11 +238,6 @@ class Table:
         """A footnote for what the daggers mark: test images that were in pre-training."""
         return trained_lines(self._runs())
 
-    @property
-    def unknown_images(self) -> list[str]:
-        """A line a reason why it is not known whether test images were in pre-training."""
-        return unknown_lines(self._runs())
-
     def _runs(self) -> Iterator[tuple[str, str, Result]]:
         """Yield each run with a value, with its method's name and its column's."""
         for block in self.blocks:
@@ -246,28 +248,14 @@ class Table:
 
     @property
     def footnotes(self) -> list[str]:
-        """The lines under the table: what is not known of pre-training, how images were seen, what
-        intervals draw, and which classes have few test images."""
-        seen = [
-            (line.label or line.method, run.images_seen)
+        """The lines under the table, as `below` has them."""
+        return below(
+            (line.label or line.method, column.name, run)
             for block in self.blocks
             for line in block.lines
             for column in self.columns
             for run in line.cells[column, tabled(column)[0]].runs
-        ]
-        runs = [
-            (column.name, run)
-            for column in self.columns
-            for block in self.blocks
-            for line in block.lines
-            for run in line.cells[column, tabled(column)[0]].runs
-        ]
-        return [
-            *self.unknown_images,
-            *input_lines(seen),
-            *drawn_lines((name, run.drawn) for name, run in runs),
-            *drawn_lines((name, run.few_images) for name, run in runs),
-        ]
+        )
 
     @property
     def missing(self) -> list[tuple[str, str, str]]:
@@ -279,6 +267,22 @@ class Table:
             for column in self.columns
             if not line.cells[column, tabled(column)[0]].runs
         ]
+
+
+def below(runs: Iterable[tuple[str, str, Result]]) -> list[str]:
+    """Return what is to be known beside the values of (method, task, run).
+
+    What is not known of pre-training, how images were seen, what intervals draw, and which classes
+    have few test images.
+    """
+    runs = list(runs)
+    seen = input_lines((name, run.images_seen) for name, _, run in runs)
+    return [
+        *unknown_lines(runs),
+        *(seen or [_NOT_SEEN] * bool(runs)),
+        *drawn_lines((task, run.drawn) for _, task, run in runs),
+        *drawn_lines((task, run.few_images) for _, task, run in runs),
+    ]
 
 
 def trained_lines(runs: Iterable[tuple[str, str, Result]]) -> list[str]:
@@ -345,7 +349,8 @@ def table(
         own = [method for method in methods if any(run.method == method for run in runs)]
         lines = tuple(_line(method, runs, columns) for method in own)
         blocks.append(LabelBlock(budget, lines))
-    return Table(tuple(columns), tuple(blocks), comparisons or {})
+    protocol = results[0].protocol if results else ""
+    return Table(tuple(columns), tuple(blocks), comparisons or {}, protocol)
 
 
 def _natural(name: str) -> tuple[int, str]:

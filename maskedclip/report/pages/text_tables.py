@@ -27,13 +27,15 @@ _SPECIAL = {
     "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", "\u2020": r"$^\dagger$",
 }  # fmt: skip
 _CSV_HEAD = (
-    "labels", "method", "row", "task", "dataset", "label", "metric", "mean", "sd", "low", "high",
-    "images", "image_size", "seeds", "mark", "tasks", "best", "difference", "difference_low",
-    "difference_high", "p", "note", "runs",
+    "protocol", "labels", "method", "row", "task", "dataset", "label", "metric", "mean", "sd",
+    "low", "high", "images", "image_size", "images_seen", "seeds", "mark", "tasks", "best",
+    "difference", "difference_low", "difference_high", "p", "note", "runs",
 )  # fmt: skip
 
 
-def markdown(table: Table, link: Link | None = None, *, intervals: bool = False) -> str:
+def markdown(
+    table: Table, link: Link | None = None, *, intervals: bool = False, caption: str = ""
+) -> str:
     """Return a table; without `link` for a terminal: no links, and columns of one width.
 
     A dagger marks values of test images that were in pre-training.
@@ -41,9 +43,11 @@ def markdown(table: Table, link: Link | None = None, *, intervals: bool = False)
     Args:
         link: a run's directory to the address that leads there.
         intervals: the 95 % interval stands under each value.
+        caption: stands above.
     """
     if not table.blocks:
         return "No row.\n"
+    above = f"{_markdown_escaped(caption)}\n\n" if caption else ""
     head = ["labels", "method", *(("bridge", "L_mfd") if table.checked else ())]
     names = [_markdown_escaped(group.name) if group else "average" for group in table.groups]
     head += [
@@ -65,7 +69,7 @@ def markdown(table: Table, link: Link | None = None, *, intervals: bool = False)
             rows.append(row)
     notes = "".join(f"\n\u2020 {_markdown_escaped(line)}\n" for line in table.trained_on)
     notes += "".join(f"\n{_markdown_escaped(line)}\n" for line in table.footnotes)
-    return _markdown_lines(rows, padded=link is None) + notes
+    return above + _markdown_lines(rows, padded=link is None) + notes
 
 
 def _markdown_value(cell: TableCell | Average, mark: str, intervals: bool) -> str:
@@ -232,8 +236,9 @@ def csv_table(table: Table, link: Link) -> str:
             for group in table.groups:
                 for metric in tabled(group):
                     row = {
-                        "labels": block.budget, "method": line.method, "row": line.label,
-                        "metric": metric, "mark": marks[line.method, group, metric],
+                        "protocol": table.protocol, "labels": block.budget, "method": line.method,
+                        "row": line.label, "metric": metric,
+                        "mark": marks[line.method, group, metric],
                         **_csv_values(line.at(group, metric)),
                     }  # fmt: skip
                     row |= _csv_source(line, group, metric, link)
@@ -252,6 +257,9 @@ def _csv_source(line: Line, column: Column | None, metric: str, link: Link) -> d
         "images": " ".join(sorted({str(run.n) for run in cell.scored})),
         "image_size": " ".join(
             sorted({str(run.image_size) for run in cell.scored if run.image_size})
+        ),
+        "images_seen": "; ".join(
+            sorted({run.images_seen for run in cell.scored if run.images_seen})
         ),
         "seeds": " ".join(str(run.seed) for run in cell.scored),
         "note": "; ".join(cell.notes) if cell.runs else "no run",

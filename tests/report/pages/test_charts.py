@@ -48,7 +48,7 @@ def test_the_figure_is_a_png_of_a_column_and_an_svg() -> None:
 
 def test_the_words_name_tasks_methods_and_bands() -> None:
     words = figure_of({"a": 2, "b": 3}, datasets=("idrid", "x")).words
-    assert "for idrid, x, by a, b." in words
+    assert "for idrid, x, by a, b; protocol finetune." in words
     assert words.endswith("Bands: standard deviation over 2 or 3 seeds.")
     assert "bootstrap interval (one seed)" in figure_of({"a": 1}).words
     assert "over 2 seeds; where there is one seed, 95" in figure_of({"a": 1, "b": 2}).words

@@ -182,9 +182,9 @@ def test_cells_of_weights_that_knew_the_dataset_are_marked_and_named() -> None:
     line = "flair: its weights (FLAIR) were trained on images of APTOS."
     assert found.trained_on == [line]
     text = markdown(found)
-    assert "**90.0**\u2020" in text  # of both columns of the task, and of the average
+    assert "| 90.0\u2020" in text  # of both columns of the task, and of the average
     assert text.count("\u2020") == 2 + 2 + 1
-    assert text.endswith(f"\n\u2020 {line}\n")
+    assert f"\n\u2020 {line}\n" in text
     code = latex(found, "Caption", "tab:x", lambda _: "runs/a")
     assert code.count(r"$^\dagger$") == 5
     notes = [
@@ -199,9 +199,9 @@ def test_counted_test_images_of_pretraining_stand_below_every_table() -> None:
     found = table(runs, PAPER)
     line = f"ours, APTOS: 7 of {runs[0].n} test images were in pre-training (clinic)."
     unknown = "Whether test images were in pre-training is not known: gone: ours, IDRiD."
-    assert (found.trained_on, found.unknown_images) == ([line], [unknown])
+    assert (found.trained_on, found.footnotes[:1]) == ([line], [unknown])
     text = markdown(found)
-    assert text.endswith(f"\n\u2020 {line}\n\n{unknown}\n")
+    assert f"\n\u2020 {line}\n\n{unknown}\n" in text
     assert "80.0\u2020" not in text
     code = latex(found, "Caption", "tab:x", lambda _: "runs/a")
     assert rf"\par\footnotesize $^\dagger${line}" in code
@@ -210,6 +210,32 @@ def test_counted_test_images_of_pretraining_stand_below_every_table() -> None:
     noted = {row["dataset"]: row["note"] for row in rows if row["dataset"]}
     assert noted["aptos2019"] == line.removeprefix("ours, APTOS: ").rstrip(".")
     assert noted["idrid"] == "whether test images were in pre-training is not known: gone"
+
+
+def test_a_value_of_images_of_pretraining_is_never_the_best_nor_the_second() -> None:
+    values = {"leaked": 0.99, "ours": 0.8, "theirs": 0.7, "last": 0.6}
+    runs = [result(name, "idrid", value) for name, value in values.items()]
+    runs[0] = result("leaked", "idrid", 0.99, seen="clinic", seen_images=1)
+    runs += [result("leaked", "idrid", 0.98, seed=1)]  # one of its seeds is enough
+    found = table(runs, PAPER[1:])
+    placed = found.blocks[0].marks(found.groups)
+    marked = [placed[name, PAPER[1], "auroc"] for name in values]
+    assert marked == ["", "best", "second", ""]
+    alone = table(runs[:2], PAPER[1:])  # against a value with a dagger nothing is the best
+    assert {*alone.blocks[0].marks(alone.groups).values()} == {""}
+    clean = [result(name, "aptos2019", value) for name, value in values.items()]
+    both = table([*runs, *clean], PAPER)
+    averaged = both.blocks[0].marks(both.groups)
+    assert averaged["leaked", None, "auroc"] == ""
+    assert averaged["ours", None, "auroc"] == "best"
+
+
+def test_every_table_says_how_images_were_seen_and_that_it_is_not_known() -> None:
+    runs = [result("ours", "idrid", 0.8, images_seen="224 px, ImageNet's colours")]
+    assert markdown(table(runs, PAPER)).endswith("\n224 px, ImageNet's colours.\n")
+    assert "Size and colours of the images: not stated" in markdown(
+        table([result("ours", "idrid", 0.8)], PAPER)
+    )
 
 
 def test_where_nobody_knew_the_dataset_no_dagger_is_percent() -> None:
