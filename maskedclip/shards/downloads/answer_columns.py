@@ -55,7 +55,7 @@ def one_class(rows: Sequence[Row], column: str, task: str, remarks: Remarks) -> 
         "class",
         in_order({*classes.class_of.values()} - {""}),
         lambda row: classes.class_of[form_of[cell(row, column)]] or None,
-        lambda row: "",  # noqa: ARG005 - said by what is written, above
+        lambda _: column,
     )
 
 
@@ -66,10 +66,10 @@ _AT_THE_END = " ,;|\N{FULLWIDTH COMMA}"
 def _forms(cells: Mapping[str, int]) -> dict[str, str]:
     """Return the cells of a class column as they are written, but for what would part a class.
 
-    "DR," is DR; "Grade 1" is 1 where bare numbers stand beside it; and where all cells say yes or
-    no, yes and 1 are one class: in the more frequent spelling.
+    "DR," and "['DR']" are DR; "Grade 1" is 1 where bare numbers stand beside it; and where all
+    cells say yes or no, yes and 1 are one class: in the more frequent spelling.
     """
-    form_of = {text: text.strip(_AT_THE_END) for text in cells}
+    form_of = {text: text.strip(_AROUND if _is_list(text) else _AT_THE_END) for text in cells}
     numbered = {
         form: match[1] for form in form_of.values() if (match := _GRADE.fullmatch(plain(form)))
     }

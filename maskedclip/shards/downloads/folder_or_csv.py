@@ -53,6 +53,8 @@ from maskedclip.shards.downloads.text_cells import (
     without_empty_reports,
 )
 
+_SHOWN = 200  # rows that show what a column holds
+
 
 def read_folder(
     card: DatasetCard, root: Path, classes: str, words: Mapping[str, str] | None = None
@@ -236,7 +238,9 @@ def read_csv(
         answers = _answers(rows, columns, words or {}, remarks)
     except ValueError as error:
         raise ValueError(f"--csv {file}: {error}") from None
-    names = RowNames(ImageNames(files.images, root), lost_zeros, remarks)
+    images = ImageNames(files.images, root)
+    names = RowNames(images, lost_zeros, remarks)
+    remarks["columns_that_name_further_images"] = _further_images(rows, columns.image, images)
     found, unclear, copies = _by_image(rows, columns, names, answers, root)
     remarks["images_with_two_rows"] = unclear - remarks["names_of_several_images"]
     if columns.label and not columns.separator and remarks["images_with_two_rows"]:
@@ -256,6 +260,7 @@ def read_csv(
     remarks["unclear_images_left_out"] = unclear
     remarks["repeated_names"] = copies - found.keys()
     remarks["patients_unknown"] = _nobodies(rows, columns.patient)
+    remarks["eyes_unknown"] = _unknown_eyes(rows, columns.eye)
     remarks |= remarks_on(files)
     remarks["known_datasets"] = set(known_datasets(root, files))
     return _with_tasks(in_order(records, remarks), answers)
@@ -316,7 +321,7 @@ def _by_image(
             else:
                 found[named.image] = together
             for answer in answers:
-                if answer.kind != "class" and answer.task not in record.labels:
+                if answer.task not in record.labels:
                     lacking[named.image][answer.task] = answer.lacking(row)
     left = [
         (task, f"{source}: {column}")
@@ -325,7 +330,9 @@ def _by_image(
         for task, column in columns_of.items()
         if task not in found[source].labels
     ]
-    names.remark("images_with_an_empty_label", (image for _, image in left))
+    of_classes = {answer.task for answer in answers if answer.kind == "class"}
+    empty = (image for task, image in left if task not in of_classes)  # which classes say alone
+    names.remark("images_with_an_empty_label", empty)
     of_numbers = {answer.task for answer in answers if answer.kind == "number"}
     names.remark("images_that_left_a_task", left_tasks(left, of_numbers))
     return found, unclear, copies
@@ -424,6 +431,34 @@ def _nobodies(rows: list[Row], column: str) -> set[str]:
     written = [cell(row, column) for row in rows] if column else []
     words = Counter(word for word in written if word and patient_of(word) is None)
     return {f"{word}: {count} rows" for word, count in words.items()}
+
+
+def _unknown_eyes(rows: list[Row], column: str) -> set[str]:
+    """Return a line for every word of the eyes' column that is neither left nor right."""
+    words = Counter(cell(row, column) for row in rows) if column else Counter()
+    return {
+        f"{word} (write L or R): {count} rows"
+        for word, count in words.items()
+        if not is_missing(word) and eye_of(word) is None
+    }
+
+
+def _further_images(rows: list[Row], column: str, images: ImageNames) -> set[str]:
+    """Return a line for every other column whose cells name images: a row may be of both eyes."""
+    shown = rows[:_SHOWN]
+    lines = set()
+    for name in {name for row in shown for name in row} - {*names_of(column), SURPLUS}:
+        cells = [(text, cell(row, column)) for row in shown if (text := cell(row, name))]
+        named = [
+            (text, images.named(text).image, own) for text, own in cells if not text.isdecimal()
+        ]
+        further = [text for text, image, own in named if image not in ("", images.named(own).image)]
+        if 2 * len(further) > len(cells):
+            lines.add(
+                f"{name} ({further[0]}): they get no label of their row, which may be one of both "
+                f"eyes; write a row an image"
+            )
+    return lines
 
 
 def _record_of_row(columns: Columns, row: Row, root: Path, answers: list[Answer]) -> Record:

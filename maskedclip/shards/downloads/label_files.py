@@ -42,7 +42,7 @@ def rows_of(
 
     Args:
         wanted: columns that the heading holds, of alternatives one. It is the first line that has
-            them, with the line below it where a title spans several columns of that.
+            them, with the one or two below it where a title spans several columns of that.
         sheet: of an XLSX; the first if not given.
         once: whether a wanted column that the heading has twice is a lack, and not the first; and
             whether of an XLSX the sheet that alone has the columns is meant.
@@ -66,7 +66,7 @@ def _rows_of_lines(
     path: Path, lines: list[list[str]], groups: Sequence[tuple[str, ...]], *, once: bool
 ) -> tuple[list[Row], str]:
     for number in range(min(len(lines), TITLE_LINES)):
-        for height in (1, 2):
+        for height in (1, 2, 3):
             heading: dict[str, int] = {}
             for line in lines[number : number + height]:
                 for column, name in enumerate(names_of(line)):
@@ -80,7 +80,11 @@ def _rows_of_lines(
                 text = not is_sheet(path)
                 width = max(map(len, lines[number : number + height])) if text else None
                 return _by_heading(heading, width, lines[number + height :]), ""
-    titles = max(lines[:TITLE_LINES], key=lambda line: sum(map(bool, line)), default=[])
+
+    def words(line: list[str]) -> int:
+        return sum(re.search(r"[^\W\d_]", title) is not None for title in line)
+
+    titles = max(lines[:TITLE_LINES], key=words, default=[])
     heading = dict.fromkeys(names_of(titles), 0)
     missing = [" or ".join(names) for names in groups if not any(n in heading for n in names)]
     present = ", ".join(title for title in titles if title) or "nothing"

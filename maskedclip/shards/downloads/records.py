@@ -16,7 +16,8 @@ from maskedclip.shards.downloads.files import SPLITS, list_files, printable, rem
 from maskedclip.shards.downloads.label_files import Remarks, label_files, names_of, rows_of_images
 from maskedclip.shards.downloads.recognise import refuse_lookalikes, wrong_root
 
-SIDES = dict.fromkeys(("l", "left", "os"), "L") | dict.fromkeys(("r", "right", "od"), "R")
+SIDES = dict.fromkeys(("l", "left", "os", "le", "left eye", "oculus sinister"), "L")
+SIDES |= dict.fromkeys(("r", "right", "od", "re", "right eye", "oculus dexter"), "R")
 
 
 class Record(NamedTuple):

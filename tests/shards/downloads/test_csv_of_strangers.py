@@ -136,6 +136,7 @@ def test_an_unknown_patient_is_nobody_and_counted(tmp_path: Path) -> None:
         ("Grade 1|1|grade_2|2", "1|1|2|2"),
         ("Grade 1|Grade 2|No DR|Grade 1", "Grade 1|Grade 2|No DR|Grade 1"),
         ('"DR,"|DR|"AMD, "|AMD', "DR|DR|AMD|AMD"),
+        ("\"['N']\"|\"['D']\"|\"['N']\"|\"['D']\"", "N|D|N|D"),  # as ODIR's full_df.csv has them
         ("yes|1|no|no", "yes|yes|no|no"),
         ("True|0|1|True", "True|0|True|True"),
         ("positive|negative|negative|positive", "positive|negative|negative|positive"),
@@ -167,3 +168,27 @@ def test_a_column_of_measurements_or_names_is_no_class(
         read(tmp_path, "image,grade\n" + "".join(rows))
     many = "".join(f"{number},{number % 39}\n" for number in range(200))  # as JSIEC has
     assert read(tmp_path, "image,grade\n000,1\n" + many).records
+
+
+def test_a_row_of_two_images_and_unknown_eyes_are_said(tmp_path: Path) -> None:
+    table = write(
+        tmp_path,
+        "t.csv",
+        "id,image,Right,grade,eye,index\n1,000.jpg,001.jpg,0,1,3\n2,002.jpg,003.jpg,1,OD,1\n",
+    )
+    draw(tmp_path / "img", *IMAGES)
+    columns = Columns("image", "grade", "dr", eye="eye")
+    found = read_csv(read_card("csv"), tmp_path / "img", table, columns)
+    assert [record.eye for record in found.records] == [None, "R"]
+    assert found.remarks["eyes_unknown"] == ["1 (write L or R): 1 rows"]
+    assert found.remarks["columns_that_name_further_images"] == [
+        "right (001.jpg): they get no label of their row, which may be one of both eyes; write a "
+        "row an image"
+    ]
+
+
+def test_images_whose_class_is_empty_are_counted(tmp_path: Path) -> None:
+    found = read(tmp_path, "image,grade\n000,0\n001,\n002,1\n003,nan\n")
+    assert found.remarks["images_that_left_a_task"] == [
+        "dr: 2 images left it, a cell being empty, such as 001.jpg: grade"
+    ]

@@ -70,6 +70,9 @@ def test_a_csv_gives_what_its_columns_say(tmp_path: Path) -> None:
     assert found.remarks == {
         "labels_without_image": ["none.png"],
         "images_without_label": ["c.png"],
+        "images_that_left_a_task": [
+            "disease: 1 images left it, a cell being empty, such as b/1.png: grade"
+        ],
     }
 
 

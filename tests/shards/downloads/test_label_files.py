@@ -188,3 +188,11 @@ def test_a_cell_that_spans_rows_stands_in_each_of_them(tmp_path: Path) -> None:
     workbook.save(tmp_path / "t.xlsx")
     rows, _ = rows_of(tmp_path / "t.xlsx", ["image"])
     assert [row["patient"] for row in rows] == ["p1", "p1", "p2"]
+
+
+def test_a_heading_over_three_lines_is_found_as_papila_has_it(tmp_path: Path) -> None:
+    heading = [["", "Age", "Refractive error", ""], ["", "", "dioptre_1", "dioptre_2"], ["ID"]]
+    book(tmp_path, "t.xlsx", Left=[*heading, ["#002", 47, 0.75, -1.75]])
+    rows, _ = rows_of(tmp_path / "t.xlsx", ["id", "age", "dioptre_2"])
+    assert (rows[0]["id"], rows[0]["age"], rows[0]["dioptre_2"]) == ("#002", "47", "-1.75")
+    assert rows_of(tmp_path / "t.xlsx", ["grade"])[1].endswith("it has Age, Refractive error")
