@@ -40,6 +40,7 @@ _JOINED = re.compile(
     "^(no|non|mild|early|moderate|severe|advanced|proliferative|proliferate)"
     "(dr|npdr|pdr|amd|dme|glaucoma)$"
 )
+_DISEASES = {"dr", "amd", "dme", "glaucoma", "cataract", "myopia"}
 _SUBJECTS = (  # phrases that are one disease
     ("diabetic retinopathy", "dr"),
     ("non proliferative", "nonproliferative"),
@@ -91,6 +92,17 @@ def places_on_a_scale(names: Sequence[str]) -> list[float] | None:
     Names that are numbers are of none: 0 may be the best or the worst of another scale.
     """
     return _words_of_a_scale([_words(name) for name in names])
+
+
+def diseases_in(name: str) -> frozenset[str]:
+    """Return the known diseases that a class or a task names: of dr_grade that is dr."""
+    return frozenset(_words(name.replace("_", " "))) & _DISEASES
+
+
+def says_what(name: str) -> bool:
+    """Return whether a class says what it is a class of: mild DR, drusen; not mild, yes or 2."""
+    words = _words(name.replace("_", " "))
+    return bool(_rung(words)[1]) if words else not name.isascii()
 
 
 def nothing_found(name: str) -> bool:

@@ -5,7 +5,12 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from maskedclip.data.class_names import spelling_key
-from maskedclip.data.class_order import nothing_found, places_on_a_scale
+from maskedclip.data.class_order import (
+    diseases_in,
+    nothing_found,
+    places_on_a_scale,
+    says_what,
+)
 
 
 class ClassMapping(NamedTuple):
@@ -62,6 +67,39 @@ def map_classes(
         tuple(name for name in theirs if name not in pairs),
         tuple(name for name in ours if name not in pairs.values()),
     )
+
+
+def without_other_diseases(
+    mapping: ClassMapping, our_task: str, their_task: str
+) -> tuple[ClassMapping, tuple[str, ...]]:
+    """Return the pairs that can be one, and those that are taken on trust.
+
+    Where the tasks are not about one disease, mild and mild, yes and yes or 2 and 2 need not be the
+    same: they are no pairs where the tasks name different diseases, and on trust where one of them
+    names none. Classes that say what they are of (mild DR) or that nothing was found are pairs.
+    """
+    ours, theirs = diseases_in(our_task), diseases_in(their_task)
+    bare = tuple(
+        name
+        for name, own in mapping.pairs.items()
+        if not (says_what(name) or says_what(own) or nothing_found(name))
+    )
+    if our_task == their_task or (ours and ours == theirs) or not bare:
+        return mapping, ()
+    if not (ours and theirs):
+        return mapping, bare
+    kept = {name: own for name, own in mapping.pairs.items() if name not in bare}
+    lost = tuple(mapping.pairs[name] for name in bare)
+    return ClassMapping(kept, (*mapping.theirs, *bare), (*mapping.ours, *lost)), ()
+
+
+def shifted_grades(ours: Sequence[str], theirs: Sequence[str]) -> bool:
+    """Return whether two scales of as many grades begin at another number: 1 to 5, and 0 to 4."""
+    if not all(name.isdecimal() for name in (*ours, *theirs)) or len(ours) != len(theirs):
+        return False
+    one, other = (sorted(map(int, names)) for names in (ours, theirs))
+    whole = all(names == list(range(names[0], names[0] + len(names))) for names in (one, other))
+    return whole and len(one) > 2 and one[0] != other[0]
 
 
 def _unique(key_of: dict[str, object]) -> dict[object, str]:

@@ -20,7 +20,12 @@ from maskedclip.data.lost_samples import Ledger
 from maskedclip.data.splits import division_of
 from maskedclip.data.storage.open_dataset import dataset_sha256
 from maskedclip.data.storage.shards import Shards
-from maskedclip.evaluate.class_mapping import ClassMapping, map_classes
+from maskedclip.evaluate.class_mapping import (
+    ClassMapping,
+    map_classes,
+    shifted_grades,
+    without_other_diseases,
+)
 from maskedclip.evaluate.features import FrozenEncoder
 from maskedclip.finetune.epoch import predictions_with
 from maskedclip.finetune.run_directory import (
@@ -145,7 +150,15 @@ def _test_of(
         kept = task._replace(samples=samples)
         return TransferTest(dataset, kept, ClassMapping({}, (), ()), {})
     learnt = list(header["classes"])
+    if shifted_grades(learnt, task.classes):
+        raise ValueError(
+            f"{where} has the grades {_listed(task.classes)}, and {encoder.weights} learnt "
+            f"{_listed(learnt)}: as many, from another number, so that equal numbers may be other "
+            f"grades; build the dataset with the numbers that were learnt"
+        )
     mapping = map_classes(learnt, task.classes, *_meanings(header, dataset, task))
+    own_task = str(header.get("task") or "")
+    mapping, on_trust = without_other_diseases(mapping, own_task, task.name)
     least = 2 if kind == "class" else 1
     if len(mapping.pairs) < least:
         raise ValueError(
@@ -153,10 +166,10 @@ def _test_of(
             f"{_listed(learnt)}: {len(mapping.pairs)} of them are the same, {least} are needed; "
             f"name another --task, or build the dataset with those names"
         )
-    if header.get("task") != task.name and all(name.isdigit() for name in mapping.pairs):
+    if on_trust:
         logger.warning(
-            "%s: %s learnt %s; that the numbers %s mean the same in both is taken on trust", where,
-            encoder.weights, header.get("task"), _listed(list(mapping.pairs)),
+            "%s: %s learnt %s; that %s mean the same in both is taken on trust", where,
+            encoder.weights, own_task, _listed(on_trust),
         )  # fmt: skip
     return _in_our_classes(dataset, task, samples, mapping)
 

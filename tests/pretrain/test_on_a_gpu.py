@@ -60,9 +60,7 @@ def fake_cuda():
     dist.destroy_process_group()
 
 
-@pytest.mark.parametrize(
-    ("accumulate", "attention"), [(1, "sdpa"), (2, "sdpa"), (1, "varlen")]
-)
+@pytest.mark.parametrize(("accumulate", "attention"), [(1, "sdpa"), (2, "sdpa"), (1, "varlen")])
 def test_no_copy_and_no_wait_within_a_step_but_that_of_the_first_constants(
     fake_cuda, accumulate, attention, monkeypatch
 ):
