@@ -24,7 +24,9 @@ from maskedclip.metrics.file_lock import locked
 from maskedclip.shards.downloads.cards import read_card
 from maskedclip.shards.downloads.copies_in_names import original_stem
 from maskedclip.shards.downloads.files import (
+    ENDINGS,
     DownloadFiles,
+    ending_of,
     files_not_read,
     is_junk,
     list_files,
@@ -38,7 +40,7 @@ from maskedclip.shards.downloads.folder_names import (
     is_pictures,
     outside_of_splits,
     plain_split,
-    said_of_unclear,
+    refuse_unclear,
     split_of,
     splits_beside,
 )
@@ -135,8 +137,7 @@ def tree_of(path: Path) -> Tree | None:
     files, masks = photographs_below(read_card("folder"), root)
     try:
         splits = folder_splits(files.images)
-        if splits.unclear:
-            raise ValueError(said_of_unclear(splits))
+        refuse_unclear(splits)
         files.leave_out(outside_of_splits(files.images, splits.of))
         _refuse_parallel(files, root)
         classes = folder_classes(files.images, splits.of)
@@ -207,6 +208,7 @@ def _class_folders(path: Path) -> Tree | None:
     The classes may hold splits: CLASS/train, CLASS/test. Raises ValueError where an image lies
     elsewhere, or a folder is named as no class is.
     """
+    given, path = path, _unwrapped(path)
     files, masks = photographs_below(read_card("folder"), path)
     splits = folder_splits(files.images)
     if splits.of and "train" not in splits.of.values():
@@ -215,8 +217,7 @@ def _class_folders(path: Path) -> Tree | None:
     folders = sorted({source.split("/")[0] for source in sources if source.count("/") == 1})
     several = f"{len(folders)} folders of images, {', '.join(folders[:_NAMED])}"
     try:
-        if splits.unclear:
-            raise ValueError(said_of_unclear(splits))
+        refuse_unclear(splits)
         _refuse_parallel(files, path)
         classes = folder_classes(files.images, splits.of)
     except ValueError as error:
@@ -243,7 +244,7 @@ def _class_folders(path: Path) -> Tree | None:
             f"{elsewhere[0]}, lie in none of them; put each into CLASS/, or elsewhere"
         )
     root = path if path.name else path.resolve()  # "." has no name for what lies beside it
-    return Tree(root, _name_of(path), _fingerprint(root, files, splits, classes, masks))
+    return Tree(root, _name_of(given), _fingerprint(root, files, splits, classes, masks))
 
 
 @lru_cache(maxsize=256)  # once a process: the cells of a study share it
@@ -280,6 +281,18 @@ def _with_train(path: Path) -> Path | None:
             return None
         path = inner[0]
     return None
+
+
+def _unwrapped(path: Path) -> Path:
+    """Return the folder that holds several: this one, or the only one in it, as archives unpack."""
+    for _ in range(_NESTED):
+        entries = [entry for entry in path.iterdir() if not is_junk(entry.name)]
+        inner = [entry for entry in entries if entry.is_dir()]
+        files = any(ending_of(e.name) in ENDINGS for e in entries if not e.is_dir())
+        if len(inner) != 1 or files or is_pictures(inner[0].name):
+            break
+        path = inner[0]
+    return path
 
 
 def _neither(path: Path) -> str:

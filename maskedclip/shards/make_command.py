@@ -272,7 +272,9 @@ def _patients(manifest: Mapping[str, Any]) -> list[str]:
         return [f"patients unknown: splits and intervals will draw images{fix}"]
     known = counts.get("with_patient", samples)
     of = f", known of {known:,} of {samples:,} samples" if known < samples else ""
-    return [f"patients: {counts['patients']:,}{of}"]
+    copies = " (where none is known, an image with its copies)"
+    more = copies if "copies_in_names" in manifest["remarks"] else ""
+    return [f"patients: {counts['patients']:,}{of}{more}"]
 
 
 def _published(against: Mapping[str, Any]) -> list[str]:

@@ -34,7 +34,7 @@ _WEAK = (
     r"(?:gaussian[_-]?)?(?:blur(?:red)?|nois[ey]|noisy)|gaussian|bright(?:ness|ened|er)?"
     r"|dark(?:er|ened)?|contrast|gamma|clahe|crop(?:ped)?|zoom(?:ed)?|shift(?:ed)?|scaled?"
     r"|shear(?:ed)?|resized?|sharp(?:en|ened)?|jitter(?:ed)?|elastic|equali[sz]ed|hue|saturation"
-    r"|translated?|warp(?:ed)?|distort(?:ed)?|enhanced|(?:pre)?processed|color|colou?rjitter"
+    r"|translated?|warp(?:ed)?|distort(?:ed)?|enhanced|(?:pre)?processed|color|colou?rjitter|fl|r(?:90|180|270)"
 )
 _BETWEEN = r"[\s_.+-]+"
 _ROBOFLOW = re.compile(r"(.+?)_(?:jpe?g|png|tiff?|bmp)\.rf\.[0-9a-zA-Z]{16,}", re.IGNORECASE)
@@ -140,7 +140,10 @@ def _groups(records: Sequence[Record]) -> tuple[dict[str, list[Record]], dict[st
                 found[record.source] = f"{_class(record)}/{base.casefold()}"
     for record in records:
         own = f"{_folder(record)}/{stem[record.source].casefold()}"
-        groups.setdefault(found.get(record.source, own), []).append(record)
+        group = groups.setdefault(found.get(record.source, own), [])
+        if group and record.source not in found and group[0].source not in found:
+            found[record.source] = own  # 1.png beside 1.jpg, IMG1.jpg beside img1.jpg
+        group.append(record)
     groups = {
         name: members
         for name, members in groups.items()

@@ -14,14 +14,28 @@ from typing import NamedTuple
 from maskedclip.data.class_names import spelling_key
 from maskedclip.shards.downloads.files import SPLITS
 
-_GLUED = re.compile(r"(train|training|val|valid|validation|test|testing)(sets?|data|images?|imgs?)")
+# of other tongues, without accents
+_WORDS = SPLITS | {
+    **dict.fromkeys(
+        ("trn", "trainings", "entrainement", "apprentissage", "entrenamiento"), "train"
+    ),
+    **dict.fromkeys(("treino", "treinamento", "addestramento", "\u8bad\u7ec3"), "train"),
+    **dict.fromkeys(("validierung", "validierungs", "validacion", "validacao"), "val"),
+    **dict.fromkeys(("validazione", "validate", "\u9a8c\u8bc1"), "val"),
+    **dict.fromkeys(("tst", "tests", "prueba", "pruebas", "teste", "testes"), "test"),
+    "\u6d4b\u8bd5": "test",
+}
+_GLUED = re.compile(
+    rf"({'|'.join(sorted(_WORDS, key=len, reverse=True))})"
+    "(sets?|data|daten|images?|imgs?|bilder|\u96c6)"
+)
 # what else the name of a split says: "a. Training Set", "Test-set 1", "train_images_512"
 _BESIDE_SPLIT = {
     "set", "sets", "data", "dataset", "datasets", "image", "images", "img", "imgs", "photo",
     "photos", "picture", "pictures", "split", "splits", "folder", "subset", "part", "fundus",
     "retinal", "color", "colour", "jpg", "jpeg", "png", "tif", "original", "originals", "raw",
     "cropped", "resized", "processed", "preprocessed", "on", "off", "site", "onsite", "offsite",
-    "px", "the", "of", "for",
+    "px", "the", "of", "for", "daten", "bilder", "\u96c6",
 }  # fmt: skip
 _PICTURES = {
     "image", "images", "img", "imgs", "photo", "photos", "picture", "pictures", "original",
@@ -30,6 +44,18 @@ _PICTURES = {
 _BESIDE_PICTURES = _PICTURES | {
     "fundus", "retinal", "retina", "color", "colour", "the", "all", "data", "dataset", "set",
     "files", "folder",
+}  # fmt: skip
+_MASKS = {
+    "mask", "masks", "groundtruth", "groundtruths", "truth", "truths", "gt", "seg", "segs",
+    "segmentation", "segmentations", "annotation", "annotations", "manual", "vessel", "vessels",
+    "labels", "heatmap", "heatmaps", "gradcam", "saliency", "overlay", "overlays", "contour",
+    "contours",
+}  # fmt: skip
+_BESIDE_MASKS = _MASKS | {
+    "ground", "image", "images", "img", "disc", "disk", "cup", "optic", "od", "oc", "av", "binary",
+    "all", "the", "and", "expert", "experts", "st", "nd", "map", "maps", "lesion", "lesions",
+    "training", "train", "validation", "val", "test", "testing", "set", "fundus", "retinal",
+    "retina", "blood", "hard", "soft", "exudates", "haemorrhages", "hemorrhages", "microaneurysms",
 }  # fmt: skip
 _FEWEST_PATIENTS = 10  # folders: fewer may be classes of few images
 _MOST_OF_A_PATIENT = 10  # images, on average
@@ -45,8 +71,8 @@ class SplitName(NamedTuple):
 
 def words_of(name: str) -> list[str]:
     """Return the words and numbers of a folder's name in lower case: 1. TrainSet -> 1 train set."""
-    text = unicodedata.normalize("NFKC", name)
-    text = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", text).lower()
+    text = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", unicodedata.normalize("NFKD", name)).lower()
+    text = "".join(letter for letter in text if not unicodedata.combining(letter))
     words: list[str] = []
     for word in re.findall(r"[^\W\d_]+|\d+", text):
         glued = _GLUED.fullmatch(word)
@@ -57,7 +83,7 @@ def words_of(name: str) -> list[str]:
 def split_name(name: str) -> SplitName | None:
     """Return the split that a folder's name holds, None where it holds none, or train and test."""
     words = words_of(name)
-    splits = {SPLITS[word] for word in words if word in SPLITS}
+    splits = {_WORDS[word] for word in words if word in _WORDS}
     if splits == {"train", "val"}:
         splits = {"train"}  # train_val/ beside test/: the validation split is drawn from it
     if len(splits) != 1:
@@ -65,7 +91,7 @@ def split_name(name: str) -> SplitName | None:
     others = [
         word
         for word in words
-        if word not in SPLITS
+        if word not in _WORDS
         and word not in _BESIDE_SPLIT
         and not word.isdecimal()
         and len(word) > 1  # a. or B)
@@ -87,12 +113,20 @@ def is_pictures(name: str) -> bool:
     return not _PICTURES.isdisjoint(words) and _BESIDE_PICTURES.issuperset(words)
 
 
+@lru_cache(maxsize=1 << 14)
+def is_masks(name: str) -> bool:
+    """Return whether a folder's name says masks or the like, and no more: Disc_Cup_Masks."""
+    words = {word for word in words_of(name) if len(word) > 1 and not word.isdecimal()}
+    return not _MASKS.isdisjoint(words) and words <= _BESIDE_MASKS
+
+
 class FolderSplits(NamedTuple):
     """The folders that are splits, and what is said of them."""
 
     of: dict[str, str]  # of a folder's path
     said: list[str]  # a line for each that is not called train, val or test alone
     unclear: list[str]  # folders such as glaucoma_train, which say a split and more
+    nested: list[str]  # folders of one split in another one, such as train/valid
 
 
 def splits_beside(names: Iterable[str]) -> dict[str, str]:
@@ -108,27 +142,42 @@ def folder_splits(sources: Iterable[str]) -> FolderSplits:
         parts = folder.split("/") if folder else []
         for depth, name in enumerate(parts):
             beside["/".join(parts[:depth])].add(name)
-    found = FolderSplits({}, [], [])
+    found = FolderSplits({}, [], [], [])
+    # images/ in a folder is that folder's
+    holding |= {f.rpartition("/")[0] for f in holding if is_pictures(f.rpartition("/")[2])}
     for above in sorted(beside):
         splits, unclear = _splits_beside(beside[above], above, holding)
         prefix = f"{above}/" if above else ""
         found.of.update({prefix + name: split for name, split in splits.items()})
         found.unclear.extend(prefix + name for name in unclear)
-        found.said.extend(
-            f"{prefix}{name} is {split}"
-            for name, split in sorted(splits.items())
-            if name.lower() not in SPLITS
-        )
+    for folder in [f for f in found.of if _is_both(f.rpartition("/")[2])]:
+        if any(other.startswith(f"{folder}/") for other in found.of):
+            del found.of[folder]  # train_val_data/train, train_val_data/val
+    for folder in sorted(found.of):
+        outer = split_of(folder.rpartition("/")[0], found.of)
+        if outer not in (None, found.of[folder]):
+            found.nested.append(folder)
+        if folder.rpartition("/")[2].lower() not in SPLITS:
+            found.said.append(f"{folder} is {found.of[folder]}")
     return found
 
 
-def said_of_unclear(splits: FolderSplits) -> str:
-    """Return what is wrong with folders such as glaucoma_train, and how to mend it."""
-    more = f" and {len(splits.unclear) - 1} more" if splits.unclear[1:] else ""
-    return (
-        f"{splits.unclear[0]}{more}: the name says a split and something else; is that a class? "
-        f"put the images into train/CLASS/ and test/CLASS/"
-    )
+def _is_both(name: str) -> bool:
+    return {"train", "val"} <= {_WORDS.get(word) for word in words_of(name)}
+
+
+def refuse_unclear(splits: FolderSplits) -> None:
+    """Raise ValueError for folders such as glaucoma_train, and train/valid."""
+    if splits.unclear:
+        more = f" and {len(splits.unclear) - 1} more" if splits.unclear[1:] else ""
+        raise ValueError(
+            f"{splits.unclear[0]}{more}: the name says a split and something else; is that a "
+            f"class? put the images into train/CLASS/ and test/CLASS/"
+        )
+    if splits.nested:
+        raise ValueError(
+            f"{splits.nested[0]}: a split within another split; move it out, or leave it out"
+        )
 
 
 def _splits_beside(
@@ -166,6 +215,7 @@ class FolderClasses(NamedTuple):
     counts: list[str]  # a line for every class whose folders hold a count: DR (1200), DR (300)
     no_classes: list[str]  # a line for every name that lies in each class: ORIGA
     above: list[str]  # a line for the folders above those of the classes: sites, folds, datasets
+    over_splits: list[str]  # classes whose folders hold splits: glaucoma/train
 
 
 def folder_classes(sources: Iterable[str], splits: Mapping[str, str]) -> FolderClasses:
@@ -182,6 +232,9 @@ def folder_classes(sources: Iterable[str], splits: Mapping[str, str]) -> FolderC
             if names:
                 no_classes[name] += 1
                 levels[folder] = names[:-1]
+    alone = {names[-1] for names in levels.values() if names}
+    if len(alone) == 1 and not any(folder.split("/")[-1] in alone for folder in levels):
+        levels = {folder: [] for folder in levels}  # ODIR-5K/Training Images/
     _refuse_patients(images, levels)
     of, counts = _without_counts(levels)
     above: Counter[str] = Counter()
@@ -193,22 +246,30 @@ def folder_classes(sources: Iterable[str], splits: Mapping[str, str]) -> FolderC
         levels,
         counts,
         [f"{name}: in {count} folders" for name, count in sorted(no_classes.items())],
-        [
-            f"{name}: {count} images"
-            for name, count in sorted(above.items())
-            if name and len(above) > 1
-        ],
+        [f"{name}: {n} images" for name, n in sorted(above.items()) if name and len(above) > 1],
+        sorted({name for folder, name in of.items() if name and _is_over_split(folder, splits)}),
     )
+
+
+def _is_over_split(folder: str, splits: Mapping[str, str]) -> bool:
+    """Return whether the last split of a path lies below its last class."""
+    parts = folder.split("/")
+    kinds = ["/".join(parts[: depth + 1]) in splits for depth in range(len(parts))]
+    classes = [d for d, name in enumerate(parts) if not kinds[d] and not is_pictures(name)]
+    return bool(classes) and any(kinds[classes[-1] :])
 
 
 def _levels(folder: str, splits: Mapping[str, str]) -> list[str]:
     """Return the folders of a path that may be a class or above one."""
     parts = folder.split("/") if folder else []
-    return [
-        name
-        for depth, name in enumerate(parts)
-        if "/".join(parts[: depth + 1]) not in splits and not is_pictures(name)
-    ]
+    names: list[str] = []
+    if any(map(is_masks, parts)):  # A. Segmentation/Original Images: of no class
+        return names
+    for depth, name in enumerate(parts):
+        again = depth and name == parts[depth - 1] and "/".join(parts[:depth]) in splits
+        if not ("/".join(parts[: depth + 1]) in splits or again or is_pictures(name)):
+            names.append(name)
+    return names
 
 
 def _name_in_each(levels: Iterable[list[str]]) -> str:
@@ -224,7 +285,8 @@ def _refuse_patients(images: Mapping[str, int], levels: Mapping[str, list[str]])
     named = {folder: names for folder, names in levels.items() if names}
     inner = {names[-1] for names in named.values()}
     outer = {names[-2] for names in named.values() if names[1:]}
-    few = sum(images[folder] for folder in named) <= _MOST_OF_A_PATIENT * len(named)
+    paths = {tuple(names) for names in named.values()}  # of all splits together
+    few = sum(images[folder] for folder in named) <= _MOST_OF_A_PATIENT * len(paths)
     numbered = sum(bool(re.search(r"\d", name)) for name in inner) > 0.9 * len(inner)
     least = _FEWEST_PATIENTS if outer else 4 * _FEWEST_PATIENTS
     if len(inner) >= max(least, 4 * len(outer)) and few and numbered:
@@ -319,3 +381,17 @@ def _split_folder(folder: str, splits: Mapping[str, str]) -> tuple[str, str]:
         if "/".join(parts[: depth + 1]) in splits:
             return "/".join(parts[:depth]), name
     return folder, ""
+
+
+def splits_in_names(sources: Iterable[str]) -> list[str]:
+    """Return a line where nearly all file names say train or test: train_12.jpg, 3_test.jpg."""
+    counts: Counter[str] = Counter()
+    for source in sources:
+        words = words_of(source.rpartition("/")[2])
+        splits = {_WORDS[word] for word in words if word in _WORDS}
+        counts[splits.pop() if len(splits) == 1 else ""] += 1
+    none = counts.pop("", 0)
+    if not {"train", "test"} <= counts.keys() or none > 0.1 * counts.total():
+        return []
+    listed = ", ".join(f"{split} {count}" for split, count in sorted(counts.items()))
+    return [f"{listed} by file name, not taken as the split; sort them into train/ and test/"]

@@ -36,8 +36,9 @@ from maskedclip.shards.downloads.folder_names import (
     folder_classes,
     folder_splits,
     outside_of_splits,
-    said_of_unclear,
+    refuse_unclear,
     split_of,
+    splits_in_names,
 )
 from maskedclip.shards.downloads.image_names import ImageNames, Named
 from maskedclip.shards.downloads.label_files import SURPLUS, Remarks, Row, cell, names_of, rows_of
@@ -96,6 +97,8 @@ def read_folder(
         for source in files.images
     ]
     if classes:
+        if not splits.of:
+            remarks["splits_in_file_names"] = set(splits_in_names(files.images))
         remarks["images_without_label"] = {r.source for r in records if not r.labels}
         remarks["classes_of_one_split_alone"] = _of_one_split(records, classes)
     names = {record.labels[classes] for record in records if record.labels}
@@ -105,6 +108,7 @@ def read_folder(
         for record in records
     ]
     remarks["class_words_of_no_image"] = unused_words(words or {}, names)
+    remarks["only_one_class"] = names if len(names) == 1 else set()
     remarks["taken_as_one_class"] = {
         f"{name} (for several labels an image, write a table: make_shards.py csv)"
         for name in names
@@ -116,8 +120,7 @@ def read_folder(
 
 def _outside(files: DownloadFiles, splits: FolderSplits) -> list[str]:
     """Return the images beside the splits; ValueError where folders say a class and a split."""
-    if splits.unclear:
-        raise ValueError(said_of_unclear(splits))
+    refuse_unclear(splits)
     return outside_of_splits(files.images, splits.of)
 
 
@@ -135,6 +138,14 @@ def _labels_of_folders(
     remarks["counts_in_names_of_classes"] = set(found.counts)
     remarks["folders_in_each_class"] = set(found.no_classes)
     remarks["pooled_folders_above_classes"] = set(found.above)
+    remarks["classes_above_splits"] = set(found.over_splits)
+    if not any(of.values()):
+        known = known_datasets(root, files)
+        hint = f" ({known[0]})" if known else ""
+        raise ValueError(
+            f"--root {root}: no image lies in the folder of a class, such as {min(of)}{hint}; "
+            f"leave --classes out, or use make_shards.py csv with a table"
+        )
     beside = {source.rpartition("/")[0].rpartition("/")[0] for source in files.images}
     remarks["empty_class_folders"] = {f for f in files.empty if f.rpartition("/")[0] in beside}
     return {source: class_of.get(name, name) for source, name in of.items()}

@@ -17,22 +17,10 @@ from PIL import Image
 from maskedclip.data.photographs.decoding import FORMATS, PIXEL_LIMIT
 from maskedclip.shards.downloads.cards import DatasetCard
 from maskedclip.shards.downloads.files import DownloadFiles, list_files
-from maskedclip.shards.downloads.folder_names import is_pictures, words_of
+from maskedclip.shards.downloads.folder_names import is_masks, is_pictures
 from maskedclip.shards.downloads.image_names import stem_of
 
 MASKS = "masks_left_out"  # a remark
-_MASKS = {
-    "mask", "masks", "groundtruth", "groundtruths", "truth", "truths", "gt", "seg", "segs",
-    "segmentation", "segmentations", "annotation", "annotations", "manual", "vessel", "vessels",
-    "labels", "heatmap", "heatmaps", "gradcam", "saliency", "overlay", "overlays", "contour",
-    "contours",
-}  # fmt: skip
-_BESIDE_MASKS = _MASKS | {
-    "ground", "image", "images", "img", "disc", "disk", "cup", "optic", "od", "oc", "av", "binary",
-    "all", "the", "and", "expert", "experts", "st", "nd", "map", "maps", "lesion", "lesions",
-    "training", "train", "validation", "val", "test", "testing", "set", "fundus", "retinal",
-    "retina", "blood", "hard", "soft", "exudates", "haemorrhages", "hemorrhages", "microaneurysms",
-}  # fmt: skip
 # parts of a file's name: the first say a mask alone, the others where the file looks like one
 _SURE = {
     "mask", "masks", "gt", "groundtruth", "seg", "segmentation", "manual1", "manual2", "annotation",
@@ -98,8 +86,7 @@ def _mask_folder(folder: str) -> str:
     """Return the first folder of a path whose name says masks and nothing else, "" for none."""
     parts = folder.split("/")
     for depth, name in enumerate(parts):
-        words = {word for word in words_of(name) if len(word) > 1 and not word.isdecimal()}
-        if words & _MASKS and words <= _BESIDE_MASKS:
+        if is_masks(name):
             return "/".join(parts[: depth + 1])
     return ""
 

@@ -20,9 +20,11 @@ _PROCESSED = {
     "equalized", "hd", "unprocessed", "images", "image", "imgs",
 }  # fmt: skip
 _AUGMENTED = {"augmented", "aug", "augmentation", "augmentations"}
+_CHANGED = _PROCESSED | _AUGMENTED
 _BESIDE = _PROCESSED | _AUGMENTED | {
     "img", "photos", "fundus", "retinal", "color", "colour", "data", "dataset", "set", "jpg",
     "jpeg", "png", "tif", "px", "size", "folder", "version", "copy", "filter", "the", "and",
+    "release",
 }  # fmt: skip
 _MOST = 40  # folders beside each other that are compared
 _LEAST_SHARED = 0.5  # of the images of the smaller folder
@@ -41,7 +43,7 @@ def parallel_folders(sources: Iterable[str], root: Path) -> list[str]:
     lines = []
     for above in sorted(names_in, key=lambda folder: (folder.count("/"), folder)):
         here = f"{above}/" if above else ""
-        named = {name for name in names_in[above] if _is_processed(name)}
+        named = {name for name in names_in[above] if not _words(name).isdisjoint(_CHANGED)}
         # the others: sites or datasets with classes in them
         names = named | {name for name in names_in[above] if here + name in names_in}
         names = {
@@ -57,15 +59,11 @@ def parallel_folders(sources: Iterable[str], root: Path) -> list[str]:
             beside = [
                 s for s in sources if s.startswith(here) and not s.startswith(here + name + "/")
             ]
-            reason = _again(name, "images", below[name], _below(beside, here), root)
+            rest = _below(beside, here)
+            reason = _again(name, "images", below[name], rest, root) if rest else ""
             if reason and not is_pictures(name):
                 lines.append(f"the folders beside it and {here}{name}: {reason}")
     return lines
-
-
-def _is_processed(name: str) -> bool:
-    words = _words(name)
-    return words <= _BESIDE and not words.isdisjoint(_PROCESSED | _AUGMENTED)
 
 
 def _words(name: str) -> set[str]:
@@ -78,6 +76,7 @@ def _below(sources: Iterable[str], folder: str) -> dict[str, str]:
     for source in sources:
         if source.startswith(folder):
             *inner, file = source[len(folder) :].split("/")
+            inner = [n for n in inner if not is_pictures(n) and not folder.endswith(f"{n}/")]
             inner = [plain_split(name) or name.casefold() for name in inner]
             found["/".join([*inner, stem_of(file).casefold()])] = source
     return found
@@ -109,7 +108,7 @@ def _again(
     said = f"the same {len(shared)} names in both, such as {first[shared[0]]}"
     if all(own <= _BESIDE for own in words) and any(own & _PROCESSED for own in words):
         return said
-    if all("/" in path for path in shared):  # classes in both
+    if all("/" in path for path in shared) or all(own & _PROCESSED for own in words):
         pairs = shared[:: max(1, len(shared) // _COMPARED)][:_COMPARED]
         if all(_alike(root / first[path], root / second[path]) for path in pairs):
             return f"{said}, and the same pictures"

@@ -67,6 +67,11 @@ def test_weaker_words_say_a_copy_only_where_the_original_is_there(form: str) -> 
     assert groups(with_copies(sources("a/X18.jpg", copy))) == set()
 
 
+def test_one_name_of_two_endings_or_cases_is_one_picture() -> None:
+    names = ["a/1.jpg", "a/1.png", "a/IMG2.jpg", "a/img2.jpg", "a/3.jpg", "b/1.jpg"]
+    assert groups(with_copies(sources(*names))) == {frozenset(names[:2]), frozenset(names[2:4])}
+
+
 def test_a_series_of_numbers_in_brackets_is_no_copy_of_its_first() -> None:
     assert (
         groups(with_copies(sources("a/X.jpg", *(f"a/X ({n}).jpg" for n in range(1, 60))))) == set()

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from maskedclip.shards.downloads.cards import read_card
-from maskedclip.shards.downloads.folder_names import folder_splits, is_pictures, split_name
+from maskedclip.shards.downloads.folder_names import folder_classes, folder_splits, split_name
 from maskedclip.shards.downloads.folder_or_csv import read_folder
 from maskedclip.shards.downloads.records import Sources
 from maskedclip.shards.image_folders import tree_of
@@ -15,11 +15,13 @@ from tests.downloads.drawing import draw
 TRAINS = (
     "train", "TRAIN", "Training Set", "a. Training Set", "1) train", "(a) Train", "01_train",
     "train_images", "TrainingSet", "trainset", "Training400", "train-images-512", "train_val",
-    "Training_Data", "train (1)", "A_Train", "IDRiD_train",
+    "Training_Data", "train (1)", "A_Train", "IDRiD_train", "Trainingsdaten", "Entra\u00eenement",
+    "\u8bad\u7ec3\u96c6", "treino",
 )  # fmt: skip
 TESTS = (
     "test", "Testing", "Test Set", "b. Testing Set", "2) test", "Test-set 1", "test_images",
-    "TestingSet", "testdata", "Test400", "Off-site Test Set", "TEST", "IDRiD_test",
+    "TestingSet", "testdata", "Test400", "Off-site Test Set", "TEST", "IDRiD_test", "Testdaten",
+    "prueba",
 )  # fmt: skip
 
 
@@ -76,12 +78,52 @@ def test_classes_above_the_splits_keep_them(tmp_path: Path) -> None:
     assert tree_of(tmp_path) is not None
 
 
-def test_original_images_of_idrid_are_no_class_and_its_splits_are_kept(tmp_path: Path) -> None:
-    top = "1. Original Images"
-    found = read(tmp_path, f"{top}/a. Training Set/1.png", f"{top}/b. Testing Set/2.png")
-    assert [split for split, label in facts(found).values()] == ["train", "test"]
-    assert all(label is None for _, label in facts(found).values())
-    assert is_pictures(top)
+@pytest.mark.parametrize(
+    "sources",
+    [
+        [f"B. Disease Grading/1. Original Images/{s}/1.png" for s in ("a. Training Set", "b. Test")]
+        + ["A. Segmentation/1. Original Images/a. Training Set/2.png"],
+        ["ODIR-5K/ODIR-5K/Training Images/1.png", "ODIR-5K/ODIR-5K/Testing Images/2.png"],
+        ["messidor-2/IMAGES/1.png", "messidor-2/IMAGES/2.png"],
+        ["PALM-Training400/PALM-Training400/1.png", "PALM-Validation400/2.png"],
+        ["train/Original/1.png", "test/Original/2.png"],
+        ["DDR/DR_grading/train/1.png", "DDR/lesion_segmentation/train/image/2.png"],
+        ["Training_Set/Training_Set/Training/1.png", "Evaluation_Set/Evaluation_Set/Validation/2."
+         "png", "Test_Set/Test_Set/Test/1.png"],
+    ],
+    ids=lambda sources: sources[0],
+)  # fmt: skip
+def test_downloads_whose_folders_are_no_classes_are_refused_with_classes_alone(
+    sources: list[str], tmp_path: Path
+) -> None:
+    draw(tmp_path, *sources)
+    with pytest.raises(ValueError, match="no image lies in the folder of a class, such as "):
+        read_folder(read_card("folder"), tmp_path, "disease")
+    with pytest.raises(ValueError, match=r"neither shards|folders deep"):
+        tree_of(tmp_path)
+    assert len(read_folder(read_card("folder"), tmp_path, "").records) == len(sources)
+
+
+def test_a_split_within_a_split_is_refused_and_a_name_of_both_gives_way(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"train/valid: a split within another split; move it"):
+        read(tmp_path / "a", "train/dr/1.png", "train/valid/dr/2.png", "test/dr/3.png")
+    found = read(tmp_path / "b", *(f"Train_Val_Data/{s}/a/{s}.png" for s in ("Train", "Val")))
+    assert [split for split, _ in facts(found).values()] == ["train", "val"]
+
+
+def test_classes_in_an_unpacked_folder_are_found(tmp_path: Path) -> None:
+    draw(tmp_path, "archive/dataset/dr/1.png", "archive/dataset/no/2.png")
+    tree = tree_of(tmp_path / "archive")
+    assert tree is not None
+    assert (tree.root, tree.name) == (tmp_path / "archive" / "dataset", "archive")
+
+
+def test_splits_in_file_names_alone_are_said(tmp_path: Path) -> None:
+    found = read(tmp_path, *(f"{c}/{s}_{c}{n}.png" for c in "ab" for s in ("train", "test")
+                             for n in range(2)))  # fmt: skip
+    assert found.remarks["splits_in_file_names"] == [
+        "test 4, train 4 by file name, not taken as the split; sort them into train/ and test/"
+    ]
 
 
 def test_two_test_sets_are_both_and_it_is_said(tmp_path: Path) -> None:
@@ -161,3 +203,14 @@ def test_a_class_that_only_one_split_has_is_said(tmp_path: Path) -> None:
 def test_folders_of_patients_are_not_taken_as_classes(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"24 folders such as dr/P0d would be classes, and look"):
         read(tmp_path, *(f"{c}/P{n}{c[0]}/{n}.png" for n in range(12) for c in ("dr", "no")))
+
+
+def test_many_numbered_classes_of_several_splits_are_classes() -> None:
+    sources = [
+        f"JSIEC/{split}/{n}.0.Class {n}/{split}{k}.png"
+        for split, count in (("train", 14), ("val", 4), ("test", 7))
+        for n in range(39)
+        for k in range(count)
+    ]
+    splits = folder_splits(sources).of
+    assert len({*folder_classes(sources, splits).of.values()}) == 39

@@ -26,7 +26,8 @@ def found(root: Path) -> list[str]:
         ("original", "resized_48"), ("images", "images_224"), ("cropped", "original"),
         ("images", "preprocessed"), ("raw", "clahe"), ("resized 224", "resized 512"),
         ("gaussian_filtered_images", "resized_images"), ("a/original", "a/cropped"),
-        ("original/train", "resized_48/Training Set"),
+        ("original/train", "resized_48/Training Set"), ("Images", "Images_Cropped/img"),
+        ("release-crop/release-crop", "release-raw/release-raw"),
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("ending", ["png", "jpg"])
