@@ -251,7 +251,9 @@ class EngineConfig:
     async_checkpoint: bool = True  # checkpoints are written while training goes on
     on_fault: Literal["stop", "skip"] = "stop"  # of a step that is not finite, or a spike
     spike: float = 0.0  # a gradient norm above so many times its mean is a fault; 0: none is
-    hang_minutes: float = 10.0  # without a step on any rank: stacks are written, the job ends
+    hang_minutes: float = (
+        10.0  # without a step on any rank: stacks are written, the job ends; 0: off
+    )
     pictures_every: int = 500  # steps between reconstructions in TensorBoard
 
 

@@ -15,7 +15,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple, Self, TextIO
@@ -42,8 +42,8 @@ class _Rank(NamedTuple):
 class HangWatch:
     """Ends this process with exit code 75 where `beat` is not called for `minutes`.
 
-    Every rank enters it together; 0 minutes turn it off. The first beat may take three times as
-    long.
+    Every rank enters it together. The first beat may take three times as long. 0 minutes turn that
+    off: this process then ends only where another rank has ended by an error.
     """
 
     def __init__(self, folder: Path, minutes: float) -> None:
@@ -54,11 +54,14 @@ class HangWatch:
         self._pauses = 0
         self._ended, self._thread = threading.Event(), threading.Thread()
         self._others = EndedRanks()
+        self._alone_since: float | None = None  # when another rank was first seen to have ended
         self._ranks: list[_Rank] = []
         self._file: TextIO | None = None
 
     def __enter__(self) -> Self:
         if not self._limit_s:
+            if dist.get_world_size() > 1:
+                self._start(self._watch_others)
             return self
         self._folder.mkdir(parents=True, exist_ok=True)
         self._file = self._path(self._rank).open("a")
@@ -66,14 +69,18 @@ class HangWatch:
         me = _Rank(self._rank, _pid_namespace(), os.getpid(), _started(os.getpid()))
         self._ranks = [_Rank(*json.loads(line)) for line in gathered([json.dumps(me)])]
         self._restart_clock()
-        self._thread = threading.Thread(target=self._watch, name="hang watch", daemon=True)
-        self._thread.start()
+        self._start(self._watch)
         return self
 
+    def _start(self, watch: Callable[[], None]) -> None:
+        self._thread = threading.Thread(target=watch, name="hang watch", daemon=True)
+        self._thread.start()
+
     def __exit__(self, *_: object) -> None:
-        if self._file is not None:
-            self._ended.set()
+        self._ended.set()
+        if self._thread.is_alive():
             self._thread.join()
+        if self._file is not None:
             faulthandler.cancel_dump_traceback_later()
             faulthandler.unregister(signal.SIGQUIT)
             self._file.close()
@@ -113,7 +120,6 @@ class HangWatch:
     def _watch(self) -> None:
         assert self._file is not None
         interval_s, checked = min(1.0, self._limit_s / 10), time.monotonic()
-        alone_since: float | None = None
         while True:
             timeout_s = self._timeout_s()
             # where native code holds the GIL this thread stands still too; faulthandler's timer,
@@ -123,17 +129,27 @@ class HangWatch:
                 return
             now, before = time.monotonic(), checked
             waited, checked = now - self._since, now
-            if words := self._others.words():
-                alone_since = now if alone_since is None else alone_since
-                if now > alone_since + _LEAVING_S:
-                    os.write(2, f"{words}\n".encode())
-                    os._exit(_FAILED)
+            self._follow_ended()
             if waited <= timeout_s or self._pauses:
                 continue
             if now - before > interval_s + self._limit_s / 4 and not self._written(self._rank):
                 self._restart_clock()  # the whole job was suspended, and now goes on
             else:
                 self._end(waited)
+
+    def _watch_others(self) -> None:
+        while not self._ended.wait(1.0):
+            self._follow_ended()
+
+    def _follow_ended(self) -> None:
+        """End, in its words, where another rank has ended by an error and this one stays."""
+        if not (words := self._others.words()):
+            return
+        now = time.monotonic()
+        self._alone_since = now if self._alone_since is None else self._alone_since
+        if now > self._alone_since + _LEAVING_S:
+            os.write(2, f"{words}\n".encode())
+            os._exit(_FAILED)
 
     def _end(self, waited: float) -> None:
         """Write this rank's stacks, have the others of its node write theirs, and exit."""
