@@ -19,10 +19,10 @@ def koleo_loss(row_GBD: Tensor, group: dist.ProcessGroup | None = None) -> Tenso
     all_AGD = of_all_ranks_with_gradient(unit_BGD.contiguous(), group)
     ranks = group_of(group)
     first = len(unit_BGD) * (dist.get_rank(ranks) if ranks is not None else 0)
-    own_B = torch.arange(len(unit_BGD), device=row_GBD.device)
     with torch.no_grad():
         cosine_GBA = torch.einsum("bgd,agd->gba", unit_BGD, all_AGD)
-        cosine_GBA[:, own_B, first + own_B] = -2.0
+        # each with itself; a number put at indices would be copied to a GPU, and waited for
+        cosine_GBA.diagonal(first, dim1=1, dim2=2).fill_(-2.0)
         nearest_GB = cosine_GBA.argmax(dim=-1)
     terms = [
         F.pairwise_distance(unit_BGD[:, crop], all_AGD[nearest_B, crop], eps=1e-8)

@@ -125,6 +125,7 @@ def test_the_encoder_s_masked_and_whole_tokens_pass_one_kernel_a_block():
         torch.testing.assert_close(a, b)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("kernel_of_processors")
 def test_compiled_blocks_attend_by_one_kernel_in_one_graph():
     torch.manual_seed(0)

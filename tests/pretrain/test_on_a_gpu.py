@@ -8,6 +8,7 @@ from collections import Counter
 import pytest
 import torch
 import torch.distributed as dist
+from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.testing._internal.distributed.fake_pg import FakeStore
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -15,17 +16,21 @@ from torch.utils._pytree import tree_flatten
 
 from maskedclip.config import Config, override
 from maskedclip.data.transforms import constant, normalise
-from maskedclip.engine.optimizer import adamw
+from maskedclip.engine.optimizer import adamw, scaled_adamw
 from maskedclip.engine.step_guard import StepGuard
 from maskedclip.models.blocks import attend_by
-from maskedclip.models.maskedclip import MaskedCLIP, Outputs
+from maskedclip.models.dinov2 import DinoTeacher, HeadShape, Student
+from maskedclip.models.maskedclip import MaskedCLIP, Outputs, build
 from maskedclip.models.teacher import Teacher
 from maskedclip.pretrain.loop import pretrain
+from maskedclip.pretrain.methods import dinov2
+from maskedclip.pretrain.methods.dinov2 import DinoNetworks, DinoV2Method
 from maskedclip.pretrain.methods.maskedclip import MaskedClipNetworks, train_step
 from maskedclip.pretrain.methods.protocol import At
 from maskedclip.pretrain.sources import to_device
 from maskedclip.recipes import maskedclip_vits
 from tests.plan.traced import _batch, _networks
+from tests.pretrain import test_dinov2
 
 WAITS = ("_local_scalar_dense", "nonzero", "aten.equal.", "unique", "masked_select")
 
@@ -36,6 +41,7 @@ class Waits(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
         self.found: Counter[str] = Counter()
+        self.copied: list[torch.Tensor] = []  # what lay in the host's memory
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         out = func(*args, **(kwargs or {}))
@@ -46,6 +52,7 @@ class Waits(TorchDispatchMode):
             self.found[name] += 1
         if devices == {"cpu", "cuda"}:
             copies = "_to_copy" in name or "copy_" in name
+            self.copied += [x for x in args if isinstance(x, torch.Tensor) and x.is_cpu]
             if not (copies and (kwargs or {}).get("non_blocking")):
                 self.found[f"{name} between cpu and cuda"] += 1
         return out
@@ -60,7 +67,10 @@ def fake_cuda():
     dist.destroy_process_group()
 
 
-@pytest.mark.parametrize(("accumulate", "attention"), [(1, "sdpa"), (2, "sdpa"), (1, "varlen")])
+@pytest.mark.parametrize(
+    ("accumulate", "attention"),
+    [(1, "sdpa"), (2, "sdpa"), pytest.param(1, "varlen", marks=pytest.mark.slow)],
+)
 def test_no_copy_and_no_wait_within_a_step_but_that_of_the_first_constants(
     fake_cuda, accumulate, attention, monkeypatch
 ):
@@ -96,7 +106,45 @@ def test_no_copy_and_no_wait_within_a_step_but_that_of_the_first_constants(
     assert found[1] == {}
 
 
-def give_gradients(model: MaskedCLIP) -> None:
+@pytest.mark.parametrize("targets", ["centre", pytest.param("sinkhorn", marks=pytest.mark.slow)])
+def test_no_copy_and_no_wait_within_a_step_of_dinov2_but_those_of_the_first_constants(
+    fake_cuda, targets, small, monkeypatch
+):
+    config = test_dinov2.shrunk(small, **{"dino.targets": targets, "model.size": "micro"})
+    with torch.device("meta"):
+        encoder = build(**DinoV2Method.shape(config))[0].encoder
+        model = Student(encoder, HeadShape(64, 32, 64, separate=True), local_grid=1)
+        teacher = DinoTeacher(model)
+    with fake_cuda:
+        for module in (model, teacher):
+            module._apply(lambda x: torch.empty(x.shape, dtype=x.dtype, device="cuda"))
+        optimizer = scaled_adamw(
+            model, lambda _: 1.0, betas=(0.9, 0.999), eps=1e-8, slow=("prototypes",)
+        )
+        networks = DinoNetworks(model, teacher, optimizer)
+        guard = StepGuard(optimizer, torch.device("cuda"), spike=10.0)
+    crops = test_dinov2.crops_of(config)
+    crops = crops._replace(drop_BXF=torch.rand(4, 4, 2 * len(encoder.blocks)))
+    with fake_cuda as mode:
+        fields = crops._asdict().items()
+        whole = {k: mode.from_tensor(v) for k, v in fields if isinstance(v, torch.Tensor)}
+        host = _batch(config, 1, 12)._replace(crops=crops._replace(**whole))
+        monkeypatch.setattr(torch.Tensor, "backward", lambda _: give_gradients(model))
+        found = []
+        for step in range(2):
+            with Waits() as waits:
+                batch = to_device(host, torch.device("cuda"))
+                dinov2.train_step(networks, guard, batch.crops, At(step, 9, 1e-4), config)
+            found.append(dict(waits.found))
+    assert set(found[0]) == {"aten._to_copy.default between cpu and cuda"}  # constants, once a run
+    assert found[1] == {}
+    # crops of all sizes lie in one block, which the loader has pinned: nothing is gathered first
+    assert all(tensor.is_contiguous() for tensor in waits.copied)
+    images = [tensor.shape for tensor in waits.copied if tensor.dtype == torch.uint8]
+    assert images == [crops.image_BL.shape]
+
+
+def give_gradients(model: nn.Module) -> None:
     for parameter in model.parameters():
         parameter.grad = torch.empty_like(parameter)
 
