@@ -1,7 +1,7 @@
 """What the columns of a user's table answer of an image: its class, its labels, or a number."""
 
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -50,6 +50,7 @@ def one_class(rows: Sequence[Row], column: str, task: str, remarks: Remarks) -> 
     }
     remarks["labels_that_state_nothing"] |= set(classes.missing)
     remarks["none_is_a_grade"] |= set(classes.grades)
+    remarks["taken_as_one_class"] |= _beside_numbers(classes.class_of.values())
     return Answer(
         task,
         "class",
@@ -60,14 +61,15 @@ def one_class(rows: Sequence[Row], column: str, task: str, remarks: Remarks) -> 
 
 
 _GRADE = re.compile(r"(?:grade|stage|level|class|label|category|severity|score|icdr|dr)[\W_]*(\d+)")
+_BETWEEN = re.compile(r"(?<=\w)[\s_-]+(?=\w)|_")
 _AT_THE_END = " ,;|\N{FULLWIDTH COMMA}"
 
 
 def _forms(cells: Mapping[str, int]) -> dict[str, str]:
     """Return the cells of a class column as they are written, but for what would part a class.
 
-    "DR," and "['DR']" are DR; "Grade 1" is 1 where bare numbers stand beside it; and where all
-    cells say yes or no, yes and 1 are one class: in the more frequent spelling.
+    "DR," and "['DR']" are DR, and DR1 is "DR 1"; "Grade 1" is 1 where bare numbers stand beside it;
+    where all cells say yes or no, yes and 1 are one class. The more frequent spelling counts.
     """
     form_of = {text: text.strip(_AROUND if _is_list(text) else _AT_THE_END) for text in cells}
     numbered = {
@@ -75,14 +77,29 @@ def _forms(cells: Mapping[str, int]) -> dict[str, str]:
     }
     if numbered and any(NUMBER.fullmatch(plain(form)) for form in form_of.values()):
         form_of = {text: numbered.get(form, form) for text, form in form_of.items()}
-    forms = [form for form in form_of.values() if not is_missing(form)]
-    if None not in map(presence, forms):
-        for side in (True, False):
-            same = [text for text, form in form_of.items() if presence(form) is side]
-            if len({spelling_key(form_of[text]) for text in same}) > 1:
-                name = max(same, key=lambda text: (cells[text], text))
-                form_of |= dict.fromkeys(same, form_of[name])
+    stated = {text: form for text, form in form_of.items() if not is_missing(form)}
+    yes_or_no = None not in map(presence, stated.values())
+    alike: defaultdict[object, list[str]] = defaultdict(list)
+    for text, form in stated.items():
+        if yes_or_no:
+            alike[presence(form)].append(text)
+        elif re.search(r"[^\W\d_]", form):
+            alike[_BETWEEN.sub("", plain(form))].append(text)
+    for texts in alike.values():
+        if len({spelling_key(form_of[text]) for text in texts}) > 1:
+            name = max(texts, key=lambda text: (cells[text], text))
+            form_of |= dict.fromkeys(texts, form_of[name])
     return form_of
+
+
+def _beside_numbers(classes: Iterable[str]) -> set[str]:
+    """Return a line for each class that is no number among numbers: 1?, 1-2, x."""
+    names = {name for name in classes if name}
+    numbered = sorted((n for n in names if NUMBER.fullmatch(plain(n))), key=spelling_key)
+    others = names - {*numbered}
+    if not others or len(numbered) < 2 or len(numbered) < len(others):
+        return set()
+    return {f"{name} (beside {numbered[0]} to {numbered[-1]})" for name in others}
 
 
 def refuse_numbers(rows: Sequence[Row], column: str) -> None:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from maskedclip.data.captions import categories_of
 from maskedclip.data.cell_values import is_missing, patient_of, whole_number
-from maskedclip.data.class_names import joined_spellings
+from maskedclip.data.class_names import joined_spellings, spelling_key
 from maskedclip.data.label_kinds import SEPARATOR
 from maskedclip.shards.downloads.answer_columns import (
     OF_ROWS,
@@ -232,19 +232,11 @@ def read_csv(
     An image whose rows disagree, or whose name several images have, is left out by name. Raises
     ValueError for a missing column, and for a table that names no image or no class.
     """
-    split, words_of_splits = split_column(columns.split)
-    columns = columns._replace(split=split)
-    rows = _rows_with_columns(file, columns)
+    remarks: Remarks = defaultdict(set)
+    rows, columns = _rows_to_read(file, columns, remarks)
     files = list_files(card, root)
     if not files.images:
         raise wrong_root(card, root, files)
-    remarks: Remarks = defaultdict(set)
-    rows = _whole_rows(rows, file, columns, remarks)
-    rows = _without_codes(rows, columns, remarks)
-    if columns.split:
-        rows = with_splits(rows, columns.split, words_of_splits)
-    if columns.separator == OF_ROWS:
-        rows = in_one_row(rows, columns.label)
     try:
         answers = _answers(rows, columns, words or {}, remarks)
     except ValueError as error:
@@ -270,11 +262,25 @@ def read_csv(
     remarks["images_without_label"] = files.images.keys() - found.keys() - unclear - copies
     remarks["unclear_images_left_out"] = unclear
     remarks["repeated_names"] = copies - found.keys()
-    remarks["patients_unknown"] = _nobodies(rows, columns.patient)
-    remarks["eyes_unknown"] = _unknown_eyes(rows, columns.eye)
     remarks |= remarks_on(files)
     remarks["known_datasets"] = set(known_datasets(root, files))
     return _with_tasks(in_order(records, remarks), answers)
+
+
+def _rows_to_read(file: Path, columns: Columns, remarks: Remarks) -> tuple[list[Row], Columns]:
+    """Return the rows with codes, splits and rows of labels in one form, and their columns."""
+    split, words_of_splits = split_column(columns.split)
+    columns = columns._replace(split=split)
+    rows = _whole_rows(_rows_with_columns(file, columns), file, columns, remarks)
+    rows = _without_codes(rows, columns, remarks)
+    if columns.split:
+        rows = with_splits(rows, columns.split, words_of_splits)
+    if columns.separator == OF_ROWS:
+        rows = in_one_row(rows, columns.label)
+    remarks["patients_unknown"] = _nobodies(rows, columns.patient)
+    remarks["patients_spelt_in_two_ways"] = _spelt_twice(rows, columns.patient)
+    remarks["eyes_unknown"] = _unknown_eyes(rows, columns.eye)
+    return rows, columns
 
 
 def _with_tasks(found: Sources, answers: Iterable[Answer]) -> Sources:
@@ -400,7 +406,8 @@ def _without_codes(rows: list[Row], columns: Columns, remarks: Remarks) -> list[
     """Return the rows with empty cells in place of codes (-1, 999), with remarks."""
     if columns.missing == (KEPT,):
         return rows
-    kinds = [(name, "labels") for name in columns.labels] + [(columns.number, "number")]
+    kinds = [(name, "labels") for name in columns.labels]
+    kinds += [(columns.number, "number"), (columns.patient, "patient")]
     if columns.separator != WHOLE_CELLS:
         kinds.append((columns.label, "class"))
     for name, kind in kinds:
@@ -442,6 +449,15 @@ def _nobodies(rows: list[Row], column: str) -> set[str]:
     written = [cell(row, column) for row in rows] if column else []
     words = Counter(word for word in written if word and patient_of(word) is None)
     return {f"{word}: {count} rows" for word, count in words.items()}
+
+
+def _spelt_twice(rows: list[Row], column: str) -> set[str]:
+    """Return a line on patients that may be one, 01 and 1, P1 and p1: without their names."""
+    written = {whole_number(cell(row, column)) for row in rows} if column else set()
+    spellings = Counter(spelling_key(word) for word in written if patient_of(word))
+    twice = sum(number > 1 for number in spellings.values())
+    apart = "differ in case or zeros alone: kept apart; write each patient in one way"
+    return {f"{twice} pairs of patients {apart}"} if twice else set()
 
 
 def _unknown_eyes(rows: list[Row], column: str) -> set[str]:

@@ -83,7 +83,7 @@ def _codes_of_grades(values: Collection[float]) -> set[float]:
 
 
 def _value(text: str) -> float | None:
-    word = plain(text).replace("\N{MINUS SIGN}", "-").replace(",", ".")
+    word = plain(text).strip("()[]'\"").replace("\N{MINUS SIGN}", "-").replace(",", ".")
     return float(word) if NUMBER.fullmatch(word) else None
 
 
@@ -120,8 +120,10 @@ def _far_above(counts: Mapping[float, int]) -> set[float]:
 
 
 def _is_code(value: float, count: int, gap: float, width: float, others: int) -> bool:
-    if abs(value) in LARGE:
+    if abs(value) in LARGE and (abs(value) > 100 or count >= _LEAST):
         return gap > width
+    if abs(value) in LARGE:  # 99 once is an age
+        return gap > 3 * width
     if abs(value) in SMALL:
         return count > 1 and gap > width
     return count >= _LEAST and gap > (width if others >= _MANY else 3 * width)
@@ -152,7 +154,7 @@ def without_codes(
     """Return the rows with empty cells in place of a column's codes, and a line for each code.
 
     Args:
-        kind: of what the column answers: "class", "labels" (of 0 and 1) or "number".
+        kind: of what the column answers: "class", "labels" (of 0 and 1), "number" or "patient".
         given: what the user says are codes, beside what is found here.
     """
     (name,) = names_of(column)
@@ -160,7 +162,12 @@ def without_codes(
     wanted = {*map(spelling_key, given)}
     codes = {text for text in cells if text and spelling_key(text) in wanted}
     rest = {text: count for text, count in cells.items() if text not in codes}
-    found = {"class": codes_of_classes, "labels": _codes_of_labels, "number": _codes_of_cells}
+    found = {
+        "class": codes_of_classes,
+        "labels": _codes_of_labels,
+        "number": _codes_of_cells,
+        "patient": _codes_of_patients,
+    }
     why = dict.fromkeys(codes, "as --missing has it") | found[kind](rest)
     if not why:
         return [*rows], []
@@ -194,3 +201,12 @@ def _codes_of_cells(cells: Mapping[str, int]) -> dict[str, str]:
     low, high = min(counts.keys() - codes), max(counts.keys() - codes)
     why = f"far from the rest ({number_text(low)} to {number_text(high)})"
     return {text: why for text, value in value_of.items() if value in codes}
+
+
+def _codes_of_patients(cells: Mapping[str, int]) -> dict[str, str]:
+    """Return 999, 9999 ... where it is no number of a patient, and would be one of many images."""
+    return {
+        text: why
+        for text, why in _codes_of_cells(cells).items()
+        if _value(text) in LARGE and float(text) >= 999 and cells[text] > 1
+    }

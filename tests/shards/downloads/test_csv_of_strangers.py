@@ -137,6 +137,9 @@ def test_an_unknown_patient_is_nobody_and_counted(tmp_path: Path) -> None:
         ("Grade 1|Grade 2|No DR|Grade 1", "Grade 1|Grade 2|No DR|Grade 1"),
         ('"DR,"|DR|"AMD, "|AMD', "DR|DR|AMD|AMD"),
         ("\"['N']\"|\"['D']\"|\"['N']\"|\"['D']\"", "N|D|N|D"),  # as ODIR's full_df.csv has them
+        ("DR1|DR 1|DR1|dr_2", "DR1|DR1|DR1|dr_2"),
+        ("No DR|no_dr|NoDR|No DR", "No DR|No DR|No DR|No DR"),
+        ("DR+|DR-|DR+|DR-", "DR+|DR-|DR+|DR-"),
         ("yes|1|no|no", "yes|yes|no|no"),
         ("True|0|1|True", "True|0|True|True"),
         ("positive|negative|negative|positive", "positive|negative|negative|positive"),
@@ -192,3 +195,14 @@ def test_images_whose_class_is_empty_are_counted(tmp_path: Path) -> None:
     assert found.remarks["images_that_left_a_task"] == [
         "dr: 2 images left it, a cell being empty, such as 001.jpg: grade"
     ]
+
+
+def test_a_class_among_grades_and_a_patient_in_two_spellings_are_said(tmp_path: Path) -> None:
+    rows = "000,0,01\n001,1,1\n002,2,P1\n003,1?,p1\n"
+    found = read(tmp_path, "image,grade,patient\n" + rows)
+    assert found.remarks["taken_as_one_class"] == ["1? (beside 0 to 2)"]
+    (said,) = found.remarks["patients_spelt_in_two_ways"]
+    assert said.startswith("2 pairs of patients differ in case or zeros alone: kept apart")
+    rows = "000,0,1\n001,1,2\n002,2,3\n003,1,9999\n003,1,9999\n"
+    found = read(tmp_path, "image,grade,patient\n" + rows)
+    assert [record.patient for record in found.records] == ["1", "2", "3", None]

@@ -45,6 +45,7 @@ def test_the_hidden_labels_of_a_competition_are_no_lowest_grade(tmp_path: Path) 
     [
         ("0 1 2 3 4 -9 99", "-9 99"),
         ("0 1 255", "255"),
+        ("0 1 2 (-1)", "(-1)"),
         ("1 2 3 4 8 9", "8 9"),
         ("0 1 2 3 4 5 6 7 8 9", ""),  # ten classes
         ("3 17 99 250", ""),  # numbers of diseases
@@ -74,6 +75,7 @@ _AREAS = [0.0] * 60 + [1.5**number for number in range(20)]
         ([*_AGES, -1, 999, 888], {-1, 999, 888}),
         ([*_AGES, *[99] * 30], {99}),
         ([*_AGES, 99], set()),  # an age
+        ([*range(30, 54), 77], set()),
         ([*_AGES, *[0] * 5], {0}),
         ([*_AGES, *[200] * 3], {200}),
         ([*_AGES, -1, -1, -3], {-1, -3}),  # UK Biobank: does not know, did not want to answer
