@@ -182,9 +182,12 @@ def _difference(a: float, b: float, a_R: np.ndarray, b_R: np.ndarray) -> Differe
     value_R = value_R[np.isfinite(value_R)]
     if not len(value_R):
         return Difference(value, None, None, None)
+    rounding = _ROUNDING * max(1.0, abs(a), abs(b))
+    # a resample without an image that the two differ in speaks for neither, whatever the bias
+    equal_R = np.abs(value_R) <= rounding
     value_R -= value_R.mean() - value  # what bias the two do not share
     # equal runs differ by what rounding leaves, and that of one sign would be a small p-value
-    value_R[np.abs(value_R) <= _ROUNDING * max(1.0, abs(a), abs(b))] = 0.0
+    value_R[equal_R | (np.abs(value_R) <= rounding)] = 0.0
     low, high = np.percentile(value_R, [2.5, 97.5])
     tail = min((value_R <= 0).sum(), (value_R >= 0).sum())
     p = min(1.0, 2 * (tail + 1) / (len(value_R) + 1))

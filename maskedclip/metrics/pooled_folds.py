@@ -10,6 +10,7 @@ import numpy as np
 from maskedclip.metrics.results import Predictions, written
 from maskedclip.metrics.scores import point
 
+FOLDS = "pooled over "  # how the values of single folds begin in words
 _ONE_FOLD = re.compile(r", fold \d+ of \d+$")
 
 
@@ -75,7 +76,7 @@ def with_spread(
     values = [_value(row["metric"], one) for one in tests]
     defined = [value for value in values if value is not None]
     each = ", ".join("-" if one is None else written(row["metric"], one) for one in values)
-    note = f"pooled over {len(tests)} folds; by themselves {each}"
+    note = f"{FOLDS}{len(tests)} folds; by themselves {each}"
     if len(defined) > 1:
         note += f", standard deviation {written(row['metric'], statistics.stdev(defined))}"
     joined = "; ".join(filter(None, (row["note"], note)))

@@ -17,7 +17,7 @@ from maskedclip.finetune.measured_rows import measured_predictions, measured_row
 from maskedclip.finetune.recipes import BALANCES
 from maskedclip.metrics.known_patients import drawn_in_words
 from maskedclip.metrics.operating_points import OPERATING
-from maskedclip.metrics.pooled_folds import is_one_fold
+from maskedclip.metrics.pooled_folds import FOLDS, is_one_fold
 from maskedclip.metrics.results import RESULTS, Predictions, seen_words
 from maskedclip.metrics.scores import KINDS, Score, point
 from maskedclip.metrics.seen_images import in_words
@@ -81,6 +81,11 @@ class Result:
     def seen_words(self) -> str:
         """What is known of its test images in pre-training; "" where none of them was."""
         return seen_words(self.seen or "", self.seen_images, self.n, self.seen_note)
+
+    def noted(self, metric: str) -> str:
+        """Return what a value leaves out or why there is none, without the values of its folds."""
+        note = self.scores[metric].note if metric in self.scores else ""
+        return note.partition(FOLDS)[0].rstrip("; ")
 
     @property
     def budget(self) -> float | str:

@@ -61,10 +61,13 @@ def compare(first: Path, second: Path) -> str:
 
     Folds by themselves are left out where there is anything else, such as their pooled value.
     Results of the same image size are compared where both sides have some, else it is said.
-    Raises ValueError where there is none, where a side has two runs of one seed, and where the two
-    sides are not of the same test images.
+    Raises ValueError where there is none, where a run is on both sides, where a side has two runs
+    of one seed, and where the two sides are not of the same test images.
     """
     sides = [_sides(root) for root in (first, second)]
+    own = [{*run_directories([root])} for root in (first, second)]
+    if shared := sorted(own[0] & own[1]):
+        raise ValueError(f"{shared[0]}: this run is on both sides; compare different ones")
     both = [split for split in sides[0] if split in sides[1]]
     if not both:
         raise ValueError(
@@ -110,6 +113,8 @@ def _sides(root: Path) -> Sides:
                 )
             side.runs[row["seed"]] = predictions
             side.pretraining.append(results.seen_line(row))
+            if row.get("trained_on"):
+                side.pretraining.append(f"fine-tuned on {row['trained_on']}")
     if not sides:
         raise ValueError(f"{root}: no {results.RESULTS}; fine-tune or evaluate first")
     return sides
@@ -136,6 +141,8 @@ def _text(split: Split, first: Side, second: Side) -> str:
     sides = (("first", first), ("second", second))
     notes = {f"{name}: {line}": None for name, side in sides for line in side.pretraining if line}
     seen = [*notes, *input_lines([(name, side.images_seen) for name, side in sides])]
+    if len(set(a[0].units)) < 2:
+        seen.append("No interval and no p: the test images are of one patient.")
     if few := few_among(first.classes, a[0].label_B, a[0].kind):
         seen.append(f"{few}.")
     return head + results.in_columns(lines) + "".join(f"{line}\n" for line in seen)

@@ -95,9 +95,11 @@ def test_what_cannot_be_compared_is_said_in_a_line(tmp_path: Path) -> None:
 
 def test_the_command_ends_in_a_line_and_status_2_where_it_cannot_go_on(tmp_path: Path) -> None:
     run = str(written(tmp_path / "run", measured()))
+    other = str(written(tmp_path / "other", measured(seed=1)))
     for words, status, answer in (
-        ([run, run], 0, "next: python -m maskedclip.report"),
+        ([run, other], 0, "next: python -m maskedclip.report"),
         ([run], 2, "1 runs given"),
+        ([run, run], 2, "this run is on both sides"),
         ([run, run, "--seed=1"], 2, "unknown flag --seed"),
     ):
         command = [sys.executable, "-m", "maskedclip.compare", *words]
@@ -105,6 +107,13 @@ def test_the_command_ends_in_a_line_and_status_2_where_it_cannot_go_on(tmp_path:
         assert done.returncode == status
         assert answer in (done.stderr if status else done.stdout)
         assert status == 0 or done.stderr.count("\n") == 1
+
+
+def test_one_patient_has_no_p_value_and_it_is_said(tmp_path: Path) -> None:
+    runs = [measured(seed=seed)._replace(units=["p"] * 200) for seed in range(2)]
+    text = compare(*(written(tmp_path / str(i), run) for i, run in enumerate(runs)))
+    assert "No interval and no p: the test images are of one patient." in text
+    assert cells(text, "AUROC")[-1] == "-"
 
 
 def test_compare_shows_quadratic_kappa_of_grades_alone(tmp_path: Path) -> None:

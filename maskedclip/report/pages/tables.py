@@ -272,8 +272,8 @@ class Table:
 def below(runs: Iterable[tuple[str, str, Result]]) -> list[str]:
     """Return what is to be known beside the values of (method, task, run).
 
-    What is not known of pre-training, how images were seen, what intervals draw, and which classes
-    have few test images.
+    What is not known of pre-training, how images were seen, what intervals draw, which classes have
+    few test images, and what values leave out or why there is none.
     """
     runs = list(runs)
     seen = input_lines((name, run.images_seen) for name, _, run in runs)
@@ -282,6 +282,9 @@ def below(runs: Iterable[tuple[str, str, Result]]) -> list[str]:
         *(seen or [_NOT_SEEN] * bool(runs)),
         *drawn_lines((task, run.drawn) for _, task, run in runs),
         *drawn_lines((task, run.few_images) for _, task, run in runs),
+        *drawn_lines(
+            (task, run.noted(metric)) for _, task, run in runs for metric in tabled_of(run)
+        ),
     ]
 
 
