@@ -264,6 +264,7 @@ class AfterConfig:
     datasets: tuple[str, ...] = ()  # shard directories with labels
     task: str = ""  # label of those datasets; empty: their first
     protocols: tuple[str, ...] = ("zeroshot", "logistic")
+    beside_untrained: bool = False  # too, with the difference and a picture, summary.png
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,7 +13,7 @@ from maskedclip.recipes import RECIPES
 
 _SET_BY_GRID = (  # fields of a fine-tuning or a pre-training
     "weights", "dataset", "task", "fraction", "name", "out", "recipe", "after.datasets",
-    "after.task", "after.protocols",
+    "after.task", "after.protocols", "after.beside_untrained",
 )  # fmt: skip
 
 

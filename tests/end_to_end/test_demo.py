@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from PIL import Image
+
 import maskedclip
 from maskedclip.metrics.scores import METRICS
 
@@ -28,7 +30,11 @@ def test_the_demo_trains_measures_and_says_what_to_do_next(tmp_path):
     assert done.returncode == 0, done.stderr
     assert "step 8/8" in done.stderr
     assert "left" in done.stderr
-    for part in ("AUROC", "logistic", "zeroshot", "tensorboard --logdir", "maskedclip.finetune"):
+    for part in (
+        "AUROC", "logistic", "zeroshot", "tensorboard --logdir", "maskedclip.finetune",
+        "phantom_heldout, logistic: AUROC ", " against the untrained encoder, on the same ",
+        "picture: runs/demo/summary.png",
+    ):  # fmt: skip
         assert part in done.stdout
     run = tmp_path / "runs" / "demo"
     rows = [json.loads(line) for line in (run / "results.jsonl").read_text().splitlines()]
@@ -36,6 +42,11 @@ def test_the_demo_trains_measures_and_says_what_to_do_next(tmp_path):
         (protocol, metric) for protocol in ("logistic", "zeroshot") for metric in METRICS
     }
     assert len(list((run / "predictions").glob("*-test.csv"))) == 2
+    with Image.open(run / "summary.png") as picture:
+        assert picture.size == (1100, 792)
+        colours = picture.convert("RGB").getcolors(1 << 20)
+    assert colours
+    assert len(colours) > 1000  # photographs are on it
     assert maskedclip.load(run).encode_text(["drusens"]).shape == (1, 512)
 
     again = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
