@@ -133,7 +133,7 @@ def refuse_several(rows: Sequence[Row], column: str, remarks: Remarks) -> None:
     cells = Counter(text for row in rows if (text := cell(row, column)) and not is_missing(text))
     whole = {plain(text.strip(_AROUND) if _is_list(text) else text) for text in cells}
     for separator in SEPARATORS:
-        parts_of = {text: [*map(plain, _parts(text, separator))] for text in cells}
+        parts_of = {text: [*map(plain, parts_of_cell(text, separator))] for text in cells}
         several = {text: parts for text, parts in parts_of.items() if len(parts) > 1}
         if separator == SEPARATOR:
             several |= {text: parts_of[text] for text in cells if separator in text}
@@ -169,7 +169,8 @@ def in_one_row(rows: Sequence[Row], column: str) -> list[Row]:
 _AROUND = " \t'\"[](){}"  # of a list that a program wrote: ['DR', 'AMD']
 
 
-def _parts(text: str, separator: str) -> list[str]:
+def parts_of_cell(text: str, separator: str) -> list[str]:
+    """Return the labels of a cell between separators, without what a program wrote around them."""
     parts = text.strip(_AROUND) if _is_list(text) else text
     found = [part.strip(_AROUND if _is_list(text) else None) for part in parts.split(separator)]
     return [part for part in found if part]
@@ -188,7 +189,7 @@ def labels_of_cells(
     cell has a label, where none has several, and for a label that holds `|`.
     """
     sign = _ROW if separator == OF_ROWS else separator
-    parts_of = {text: _parts(text, sign) for text in {cell(row, column) for row in rows}}
+    parts_of = {text: parts_of_cell(text, sign) for text in {cell(row, column) for row in rows}}
     names = class_names(part for row in rows for part in parts_of[cell(row, column)])
     labels = {name for name in names.class_of.values() if name}
     if not labels:
@@ -293,6 +294,11 @@ def numbers_of(rows: Sequence[Row], column: str, task: str, remarks: Remarks) ->
             f"--number_column {column!r}: none of the {len(rows)} rows has a number (such as "
             f"{example[:40]!r}); write numbers alone, without units and with a decimal point"
         )
+    counted: Counter[float] = Counter()
+    for text, value in found.items():
+        if value is not None:
+            counted[value] += written[text]
+    outliers = _outliers(sorted(counted))
     for text, value in found.items():
         if value is None and text:
             remarks["cells_that_are_no_number"].add(f"{column} {text}: {written[text]} cells")
@@ -300,11 +306,31 @@ def numbers_of(rows: Sequence[Row], column: str, task: str, remarks: Remarks) ->
             read = f"{column} {text} as {number_text(value)}: {written[text]} cells"
             remarks["decimal_commas"].add(read)
 
+    remarks["numbers_far_from_the_rest"] |= {
+        f"{column} {number_text(value)}: {count} cells"
+        for value, count in counted.items()
+        if value in outliers
+    }
+
     def text_of(row: Row) -> str | None:
         value = found[cell(row, column)]
         return None if value is None else number_text(value)
 
     return Answer(task, "number", (), text_of, lambda _: column)
+
+
+def _outliers(values: Sequence[float]) -> set[float]:
+    """Return the lowest and the highest few of sorted numbers, where a wide gap parts them."""
+    few = len(values) // 10 or 1
+    found = set()
+    for number in range(1, few + 1 if len(values) > _CLASSES else 1):
+        inner, above = values[:-number], values[-number:]
+        if above[0] - inner[-1] > 2 * (inner[-1] - inner[0]):
+            found |= {*above}
+        inner, below = values[number:], values[:number]
+        if inner[0] - below[-1] > 2 * (inner[-1] - inner[0]):
+            found |= {*below}
+    return found
 
 
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?")

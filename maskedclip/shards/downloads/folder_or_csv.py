@@ -412,7 +412,8 @@ def _without_codes(rows: list[Row], columns: Columns, remarks: Remarks) -> list[
         kinds.append((columns.label, "class"))
     for name, kind in kinds:
         if name:
-            rows, lines = without_codes(rows, name, kind, columns.missing)
+            sign = columns.separator if kind == "class" and columns.separator != OF_ROWS else ""
+            rows, lines = without_codes(rows, name, kind, columns.missing, sign)
             remarks["codes_taken_for_empty_cells"].update(lines)
     if columns.report:
         rows, lines = without_empty_reports(rows, columns.report)

@@ -11,7 +11,7 @@ from itertools import pairwise
 from maskedclip.data.cell_values import is_missing, plain
 from maskedclip.data.class_names import NUMBER, spelling_key
 from maskedclip.data.label_kinds import number_text
-from maskedclip.shards.downloads.answer_columns import numbers
+from maskedclip.shards.downloads.answer_columns import numbers, parts_of_cell
 from maskedclip.shards.downloads.label_files import Row, names_of
 
 WORDS = frozenset({
@@ -49,6 +49,7 @@ def codes_of_classes(cells: Mapping[str, int]) -> dict[str, str]:
     """
     texts = [text for text in cells if not is_missing(text)]
     found = {text: "says that nothing is known" for text in texts if said(text) in WORDS}
+    found |= {text: "has no letter and no digit" for text in texts if {*text} <= {*"*#"}}
     rest = [text for text in texts if text not in found]
     ungradable = [text for text in rest if said(text) in UNGRADABLE]
     others = [text for text in rest if text not in ungradable]
@@ -149,16 +150,26 @@ def _spikes(counts: Mapping[float, int]) -> set[float]:
 
 
 def without_codes(
-    rows: Sequence[Row], column: str, kind: str, given: Collection[str] = ()
+    rows: Sequence[Row],
+    column: str,
+    kind: str,
+    given: Collection[str] = (),
+    separator: str = "",
 ) -> tuple[list[Row], list[str]]:
     """Return the rows with empty cells in place of a column's codes, and a line for each code.
 
     Args:
         kind: of what the column answers: "class", "labels" (of 0 and 1), "number" or "patient".
         given: what the user says are codes, beside what is found here.
+        separator: between the labels of a cell, each of which may be a code.
     """
     (name,) = names_of(column)
-    cells = Counter(row.get(name, "") for row in rows)
+
+    def parts(row: Row) -> list[str]:
+        text = row.get(name, "")
+        return parts_of_cell(text, separator) if separator else [text]
+
+    cells = Counter(part for row in rows for part in parts(row))
     wanted = {*map(spelling_key, given)}
     codes = {text for text in cells if text and spelling_key(text) in wanted}
     rest = {text: count for text, count in cells.items() if text not in codes}
@@ -169,10 +180,14 @@ def without_codes(
         "patient": _codes_of_patients,
     }
     why = dict.fromkeys(codes, "as --missing has it") | found[kind](rest)
-    if not why:
-        return [*rows], []
     lines = [f"{column} {text}, {why[text]}: {cells[text]} cells" for text in sorted(why)]
-    return [{**row, name: ""} if row.get(name, "") in why else row for row in rows], lines
+    kept = [
+        {**row, name: separator.join(part for part in parts(row) if part not in why)}
+        if why.keys() & {*parts(row)}
+        else row
+        for row in rows
+    ]
+    return kept, lines
 
 
 def _codes_of_labels(cells: Mapping[str, int]) -> dict[str, str]:

@@ -116,3 +116,17 @@ def test_a_label_that_was_not_annotated_is_no_negative(tmp_path: Path) -> None:
     assert "B -1, is neither 0 nor 1: 1 cells" in found.remarks["codes_taken_for_empty_cells"]
     with pytest.raises(ValueError, match=r"1 cells of B say .* 2 are empty or a code, and none"):
         read(tmp_path, "A,B", ("0,-1", "1,1", "0,"), columns)
+
+
+def test_a_code_among_the_labels_of_a_cell_is_no_label(tmp_path: Path) -> None:
+    columns = Columns("image", "label", "f", separator="|")
+    found = read(tmp_path, "label", ("DR|unknown", "AMD|DR", "-1", "#####"), columns)
+    assert [record.labels.get("f") for record in found.records] == ["DR", "AMD|DR", None, None]
+    assert len(found.remarks["codes_taken_for_empty_cells"]) == 3
+
+
+def test_a_number_far_from_the_rest_that_is_no_code_is_kept_and_said(tmp_path: Path) -> None:
+    columns = Columns("image", number="age", number_task="age")
+    found = read(tmp_path, "age", [*range(40, 60), 43831], columns)
+    assert {record.labels["age"] for record in found.records} >= {"40", "59", "43831"}
+    assert found.remarks == {"numbers_far_from_the_rest": ["age 43831: 1 cells"]}
