@@ -46,8 +46,8 @@ class DataConfig:
     caption_template: str = "A fundus photograph of [CLS]"  # [CLS] becomes the finding
     caption_from: Literal["report", "categories", "both"] = "report"  # where a sample has both
     fidelity: Literal["fast", "fine", "exact"] = "fine"  # of a crop: exact equals Pillow's bits
-    readers: int = 16  # reading threads a rank: they wait for the disk
-    threads: int = 4  # decoding threads a rank; 0 decodes in the training thread
+    readers: int | None = None  # reading threads a rank, which wait; None: 16, or 2 a decoding one
+    threads: int | None = None  # decoding a rank; None: by its cores; 0: in the training thread
     prefetch: int = 3  # batches decoded ahead
     max_lost: float = 0.01  # share of damaged samples that stops the run; 1 never does
     draw_phantoms: int = 0  # phantoms drawn into each phantom_* directory that is not there
@@ -62,7 +62,7 @@ class DataConfig:
             )
         counts = ("window", "readers", "threads", "prefetch", "draw_phantoms")
         for name in ("paired_batch", "unpaired_batch", *counts):
-            if getattr(self, name) < 0:
+            if (getattr(self, name) or 0) < 0:
                 raise ValueError(f"data.{name} {getattr(self, name)} is negative; use 0 or more")
         if not 0 <= self.max_lost <= 1:
             raise ValueError(f"data.max_lost {self.max_lost}: write a share, 0 to 1")

@@ -183,7 +183,6 @@ def demo() -> Config:
         "data.paired_batch": 32,
         "data.unpaired_batch": 32,
         "data.draw_phantoms": 1000,
-        "data.threads": 2,
         "model.size": "micro",
         "model.image_size": 96,
         "model.bridge_depth": 2,

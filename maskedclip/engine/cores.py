@@ -5,7 +5,9 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
+SHARE = "MASKEDCLIP_CORES"  # variable: cores of a process that a launcher starts beside others
 _LEAST, _MOST = 2, 16  # decoding threads; more than these wait for one another's lock
+_READERS = 16
 _ROOT, _OWN = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 
 
@@ -23,23 +25,41 @@ def cores(root: Path = _ROOT, own: Path = _OWN) -> int:
 
 
 def cores_of_a_rank(environment: Mapping[str, str] = os.environ) -> int:
-    """Return the cores of this process, within a step of SLURM those of its task."""
+    """Return the cores that are this rank's own, at least 1.
+
+    In a step of SLURM they are those of its task. Ranks that one process started on this machine
+    (torchrun's, submitit's) see the same cores and share them evenly, as do processes between which
+    a launcher has shared them out (SHARE).
+    """
+    own, share = cores(), environment.get(SHARE, "")
+    if share.isdecimal():
+        own = min(own, int(share))
     asked = environment.get("SLURM_CPUS_PER_TASK", "")
-    in_a_step = "SLURM_STEP_NUM_TASKS" in environment and asked.isdecimal()
-    return min(cores(), int(asked)) if in_a_step else cores()
+    started_here = "TORCHELASTIC_RUN_ID" in environment
+    if "SLURM_STEP_NUM_TASKS" in environment and asked.isdecimal():
+        own = min(own, int(asked))
+        if not started_here:  # the rank is the task
+            return max(1, own)
+    ranks = environment.get("LOCAL_WORLD_SIZE", "")
+    return max(1, own // int(ranks) if ranks.isdecimal() and int(ranks) else own)
 
 
 def decoding_threads(asked: int | None, environment: Mapping[str, str] = os.environ) -> int:
-    """Return `asked`, or if that is None as many as this process's cores, less one that trains.
+    """Return `asked`, or if that is None the threads for the cores of this rank."""
+    return decoding_threads_of(cores_of_a_rank(environment)) if asked is None else asked
 
-    OMP_NUM_THREADS, by which our launchers share the cores out, lowers it; never below 2.
-    """
-    if asked is not None:
-        return asked
-    share = environment.get("OMP_NUM_THREADS", "")
-    own = cores_of_a_rank(environment)
-    own = min(own, int(share)) if share.isdecimal() else own
+
+def decoding_threads_of(own: int) -> int:
+    """Return the threads that decode on `own` cores: all but one, which trains; at least 2."""
     return min(max(own - 1, _LEAST), _MOST)
+
+
+def reading_threads(asked: int | None, decoding: int) -> int:
+    """Return `asked`, or if that is None the threads that wait for the disk.
+
+    The more decode, the more reads hang at a time where one in a hundred does.
+    """
+    return max(_READERS, 2 * decoding) if asked is None else asked
 
 
 def _quotas(root: Path, own: Path) -> list[float]:

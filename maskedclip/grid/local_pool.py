@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from maskedclip.config import Config, LaunchConfig, override
-from maskedclip.engine.cores import cores
+from maskedclip.engine.cores import SHARE, cores
 from maskedclip.grid.manifest import (
     FINETUNE,
     LOGS,
@@ -104,6 +104,7 @@ class _Pool:
             "OMP_NUM_THREADS": str(share),
             "OMP_WAIT_POLICY": "passive",  # spinning threads would take the others' time
             **os.environ,
+            SHARE: str(share),
             "CUDA_VISIBLE_DEVICES": ",".join(devices),
             "PYTHONPATH": os.pathsep.join(filter(None, paths)),
             "PYTHONSAFEPATH": "1",

@@ -101,7 +101,11 @@ def plan(config: Config, launch: LaunchConfig, cluster: str, ranks: int, folder:
         from maskedclip.plan.cost import plan as cost
         from maskedclip.plan.cost import report
 
-        lines += ["", report(cost(config, nodes=launch.nodes, gpus=ranks, gpu=launch.card))]
+        own = launch.cpus_per_rank if cluster == "slurm" else max(1, cores() // ranks)
+        planned = cost(
+            config, nodes=launch.nodes, gpus=ranks, gpu=launch.card, cpus_per_rank=own
+        )  # fmt: skip
+        lines += ["", report(planned)]
     return "\n".join(lines) + "\n"
 
 

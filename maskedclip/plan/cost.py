@@ -20,6 +20,7 @@ from maskedclip.engine.gpu_specs import GPUS, Gpu, find_gpu
 from maskedclip.models.shapes import BatchShape, NetworkShape
 from maskedclip.plan import footprint
 from maskedclip.plan.footprint import Memory, Ways
+from maskedclip.plan.loader import Decoding, decoding
 
 USAGE = (__doc__ or "").format(gpus=", ".join(GPUS))
 PAPER_IMAGES = (142_249, 348_481 - 142_249)  # paired, unpaired
@@ -40,6 +41,8 @@ class PlanConfig:
     mfu: float = 0.4  # share of the card's matrix rate that the run reaches
     images: tuple[int, ...] = ()  # paired,unpaired samples; none: of the shards, or the paper's
     caption_tokens: int = 0  # of the longest caption of a step; 0: model.text_tokens
+    cpus_per_rank: int = 8  # cores beside each GPU, of which all but one decode
+    shard_size: int = 0  # pixels of the stored images; 0: of the shards, else 512
     pue: float = 1.2  # energy of the whole centre per energy of its computers
     kg_per_kwh: float = 0.4  # CO2e of the electricity
     json: bool = False  # one JSON object instead of a table
@@ -51,8 +54,10 @@ class PlanConfig:
             raise ValueError(f"mfu {self.mfu}: write a share, 0 < mfu <= 1")
         if len(self.images) not in (0, 2) or any(count < 0 for count in self.images):
             raise ValueError("images: write two counts, paired,unpaired, such as 142249,206232")
-        if self.caption_tokens < 0 or self.pue < 1 or self.kg_per_kwh < 0:
-            raise ValueError("caption_tokens and kg_per_kwh are at least 0, pue at least 1")
+        if min(self.caption_tokens, self.shard_size, self.kg_per_kwh) < 0:
+            raise ValueError("caption_tokens, shard_size and kg_per_kwh are at least 0")
+        if self.pue < 1 or self.cpus_per_rank < 1:
+            raise ValueError("pue and cpus_per_rank are at least 1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,6 +84,7 @@ class Plan:
     step_s: float
     exchange_s: float  # of step_s, where nothing were hidden behind work
     images_per_s: float  # of all GPUs: what the loader must bring
+    decoding: Decoding  # for one GPU
     images: tuple[int, int]  # paired and unpaired samples
     epochs: float
     steps: int
@@ -92,7 +98,7 @@ class Plan:
         return self.memory.total <= FULL * self.usable_bytes
 
 
-def plan(
+def plan(  # noqa: PLR0913 (the run, its machine, what is assumed)
     config: Config,
     *,
     nodes: int,
@@ -101,6 +107,8 @@ def plan(
     mfu: float = 0.4,
     images: tuple[int, ...] = (),
     caption_tokens: int = 0,
+    cpus_per_rank: int = 8,
+    shard_size: int = 0,
     pue: float = 1.2,
     kg_per_kwh: float = 0.4,
 ) -> Plan:
@@ -131,9 +139,9 @@ def plan(
     notes = [*assumed, *said, carbon]
     if network.contrasts:
         notes.append(f"captions of {whole.text_tokens} tokens (those of categories have 8 to 23)")
-    if nodes > 1:
-        notes.append("exchange at the link's rate; between nodes it is slower")
     notes += _on_scaling(ways, share, step_s)
+    decoded = decoding(data, share.images / step_s, cpus_per_rank, shard_size)
+    notes += [f"STARVED: {decoded.starves}"] if decoded.starves else []
     notes.append(f"{_KIND[value]} at {peak / 1e12:g} TFLOP/s a card (data sheet)")
     return Plan(
         run=config.name, gpu=gpu, nodes=nodes, gpus=gpus, mfu=mfu,
@@ -146,7 +154,7 @@ def plan(
         checkpoint_bytes=state,
         disk_bytes=(config.engine.keep + 1) * state + exported,
         step_s=step_s, exchange_s=sum(traffic.values()) / (card.link_gb / 2 * 1e9),
-        images_per_s=whole.images / step_s,
+        images_per_s=whole.images / step_s, decoding=decoded,
         images=counts, epochs=epochs, steps=steps, hours=hours, gpu_hours=world * hours,
         kg_co2e=card.watts / 1000 * world * hours * pue * kg_per_kwh,
         notes=tuple(notes),
@@ -172,6 +180,8 @@ def _ways(
 
 def _on_scaling(ways: Ways, share: BatchShape, step_s: float) -> list[str]:
     notes, launches = [f"sharding {ways.sharding} (docs/plan.md)"], _LAUNCHES_S[ways.is_whole]
+    if ways.nodes > 1:
+        notes.append("exchange at the link's rate; between nodes it is slower")
     if step_s < launches:
         notes.append(
             f"{share.images} images a GPU: launching the kernels of a step takes some {launches} s "
@@ -301,11 +311,11 @@ def report(plan: Plan) -> str:
 def _cost_by_part(plan: Plan) -> list[str]:
     kept = plan.memory.by_part
     lines = [
-        f"{plan.run} on {plan.nodes} x {plan.gpus} {plan.gpu}, "
+        f"planned, measured on no GPU: {plan.run} on {plan.nodes} x {plan.gpus} {plan.gpu}, "
         f"{plan.load.paired} + {plan.load.images - plan.load.paired} images a GPU"
         + (f" in {plan.parts} parts" if plan.parts > 1 else ""),
         "",
-        "part         parameters   TFLOP a step   GB kept a GPU",
+        "planned      parameters   TFLOP a step   GB kept a GPU",
     ]
     for name in (part for part in _PARTS if plan.parameters[part]):
         work, bytes_kept = plan.flops.get(name), kept.get(name)
@@ -319,7 +329,7 @@ def _cost_by_part(plan: Plan) -> list[str]:
         f"{'all trained':12} {_millions(trained):>10}   {sum(plan.flops.values()) / 1e12:12.1f}"
         f"   {activations / 1e9:13.2f}"
     )
-    lines += ["", f"memory of a GPU at its fullest, {plan.memory.when}, in GB"]
+    lines += ["", f"planned memory of a GPU at its fullest, {plan.memory.when}, in GB"]
     held_as = {"teacher": "teacher (shards)"}
     other = {k: v for k, v in kept.items() if k not in _PARTS or k == "teacher"}
     lines.append(f"  {'activations':28} {activations / 1e9:8.2f}")
@@ -351,6 +361,7 @@ def _whole_run(plan: Plan) -> list[str]:
         "a step": f"{plan.step_s:.2f} s at {plan.mfu:.0%} of the matrix rate",
         "the loader must bring": f"{plan.images_per_s:.0f} images/s, "
         f"{plan.images_per_s / world:.0f} a GPU",
+        "cores that decode": _cores(plan.decoding),
         "samples": f"{plan.images[0]:,} paired, {plan.images[1]:,} unpaired",
         "length": f"{plan.steps:,} steps, {plan.epochs:.4g} epochs",
         "time": f"{plan.hours:.1f} hours, {plan.gpu_hours:.0f} GPU-hours",
@@ -360,7 +371,13 @@ def _whole_run(plan: Plan) -> list[str]:
     }
     if plan.snapshot_bytes:
         rows["host memory while saving"] = f"{plan.snapshot_bytes / 1e9:.1f} GB a node"
-    return [f"{name:36} {value}" for name, value in rows.items()]
+    return ["planned for the run", *(f"  {name:34} {value}" for name, value in rows.items())]
+
+
+def _cores(decoding: Decoding) -> str:
+    needed = f"{decoding.cores:.1f} a GPU, of {decoding.usable} that can"
+    each = f"{decoding.side} px, {decoding.ms:.2g} ms an image"
+    return f"{needed} ({each})" + (": TOO FEW, see below" if decoding.starves else "")
 
 
 def _notes(plan: Plan) -> list[str]:

@@ -20,6 +20,7 @@ from maskedclip.data.rows import Lost, View
 from maskedclip.data.source import Source, without_caption
 from maskedclip.data.storage.shards import Shards
 from maskedclip.data.stream import Batch, stream
+from maskedclip.engine.cores import decoding_threads, reading_threads
 from maskedclip.engine.distributed import gathered
 from maskedclip.engine.preemption import gathered_with_request
 from maskedclip.models.text import Tokenizer
@@ -183,10 +184,12 @@ class Batches:
             self._stream.close()
         data = self._config.data
         self._ledger = open_ledger(self._config, step)
+        threads = decoding_threads(data.threads)
         self._stream = stream(
             *self._sources, (data.paired_batch, data.unpaired_batch), self._view, self._tokenize,
             first_step=step, rank=dist.get_rank(), world=dist.get_world_size(),
-            readers=data.readers, threads=data.threads, prefetch=data.prefetch,
+            readers=reading_threads(data.readers, threads), threads=threads,
+            prefetch=data.prefetch,
         )  # fmt: skip
 
     def next(self) -> Batch:

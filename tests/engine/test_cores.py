@@ -5,7 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from maskedclip.engine.cores import cores, decoding_threads
+from maskedclip.engine.cores import SHARE, cores, decoding_threads, reading_threads
+
+STEP = {"SLURM_STEP_NUM_TASKS": "2", "SLURM_CPUS_PER_TASK": "5"}
 
 
 @pytest.fixture
@@ -58,9 +60,16 @@ def test_quotas_of_cgroup_version_1_are_read(tmp_path):
     ("asked", "environment", "threads"),
     [
         (None, {}, 7),
-        (None, {"OMP_NUM_THREADS": "4"}, 3),  # of a launcher that has started two here
-        (None, {"OMP_NUM_THREADS": "1"}, 2),
-        (None, {"SLURM_STEP_NUM_TASKS": "2", "SLURM_CPUS_PER_TASK": "5"}, 4),
+        (None, {"OMP_NUM_THREADS": "1"}, 7),  # torchrun's, or of a shell's profile
+        (None, {SHARE: "4"}, 3),  # of a launcher that has started two here
+        (None, {"LOCAL_WORLD_SIZE": "2"}, 3),  # ranks of submitit or torchrun on this machine
+        (None, {"LOCAL_WORLD_SIZE": "16"}, 2),
+        (None, {SHARE: "6", "LOCAL_WORLD_SIZE": "2"}, 2),
+        (None, STEP, 4),
+        (None, STEP | {"LOCAL_WORLD_SIZE": "2"}, 4),  # the ranks are the tasks
+        # torchrun in a task: its ranks share it
+        (None, STEP | {"LOCAL_WORLD_SIZE": "2", "TORCHELASTIC_RUN_ID": "none"}, 2),
+        (None, STEP | {"SLURM_CPUS_PER_TASK": "64"}, 7),
         (0, {}, 0),
         (40, {}, 40),
     ],
@@ -68,3 +77,8 @@ def test_quotas_of_cgroup_version_1_are_read(tmp_path):
 @pytest.mark.usefixtures("eight")
 def test_all_cores_decode_but_the_one_that_trains(asked, environment, threads):
     assert decoding_threads(asked, environment) == threads
+
+
+def test_readers_are_sixteen_or_two_for_each_thread_that_decodes():
+    assert [reading_threads(None, decoding) for decoding in (0, 2, 16)] == [16, 16, 32]
+    assert reading_threads(3, 16) == 3

@@ -18,7 +18,7 @@ from maskedclip.plan.footprint import Ways
 from maskedclip.pretrain.methods import method_of
 from maskedclip.pretrain.methods.maskedclip import MaskedClipMethod, network_shape
 from maskedclip.pretrain.sources import length
-from maskedclip.recipes import demo, maskedclip_vitb, maskedclip_vitl, maskedclip_vits
+from maskedclip.recipes import demo, mae, maskedclip_vitb, maskedclip_vitl, maskedclip_vits
 from tests.plan.traced import traced
 
 TOOL = Path(__file__).parents[2] / "tools" / "plan.py"
@@ -226,3 +226,40 @@ def test_the_plan_says_the_sharding_and_where_launches_take_longer_than_work():
     assert "launching" not in many
     assert "sharding replicate" in report(plan(maskedclip_vitb(), **PAPER))
     assert "sharding none" in report(plan(maskedclip_vitb(), nodes=1, gpus=1, gpu="h200-141"))
+
+
+def test_the_plan_counts_the_cores_that_decode_for_a_gpu():
+    planned = plan(maskedclip_vitl(), nodes=1, gpus=4, gpu="h100-80")
+    a_gpu = planned.images_per_s / 4
+    assert planned.decoding.cores == pytest.approx(a_gpu * 1.30e-3)  # 512 px, fine
+    assert (planned.decoding.usable, planned.decoding.starves) == (7, "")
+    assert "TOO FEW" not in report(planned)
+
+
+@pytest.mark.parametrize(
+    ("changes", "options", "words"),
+    [
+        ({}, {"shard_size": 2048}, "--data.fidelity=fast (21.0 cores), shards of 512 px"),
+        ({"data.fidelity": "exact"}, {"cpus_per_rank": 2}, "--data.fidelity=fine (4.3 cores)"),
+        ({"data.threads": 1}, {}, "then more --data.threads and cores a GPU"),
+    ],
+)
+def test_the_plan_says_where_the_loader_would_starve_a_gpu(changes, options, words):
+    planned = plan(override(mae(), changes), nodes=1, gpus=4, gpu="h100-80", **options)
+    shown = report(planned)
+    assert "TOO FEW, see below" in shown
+    (line,) = [line for line in shown.splitlines() if "STARVED" in line]
+    assert words in line
+
+
+def test_the_plan_takes_the_size_of_the_images_from_the_manifests(tmp_path: Path):
+    (tmp_path / "manifest.json").write_text('{"samples": 9, "settings": {"size": 768}}')
+    here = {"data.paired": (str(tmp_path),), "data.unpaired": (str(tmp_path),)}
+    config = override(maskedclip_vitl(), here)
+    assert plan(config, **PAPER).decoding.side == 768
+    assert plan(config, **PAPER, shard_size=256).decoding.side == 256
+
+
+def test_all_figures_of_a_report_are_called_planned():
+    blocks = report(plan(maskedclip_vitl(), **PAPER)).split("\n\n")
+    assert [block.split()[0].rstrip(",") for block in blocks] == 4 * ["planned"] + ["assumed"]

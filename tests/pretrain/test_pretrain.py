@@ -143,7 +143,16 @@ def test_a_finished_run_is_not_run_again(small):
         ({"optim.base_lr": 1e-3}, "optim"),
         ({"data.paired_batch": 8}, "data"),
         ({"data.paired": ("elsewhere/other",)}, "data"),
-        ({"data.threads": 2, "engine.keep": 9, "data.paired": ("moved/to/paired",)}, None),
+        # an earlier version wrote numbers
+        (
+            {
+                "data.threads": 2,
+                "data.readers": 16,
+                "engine.keep": 9,
+                "data.paired": ("moved/to/paired",),
+            },
+            None,
+        ),
     ],
 )
 def test_a_directory_belongs_to_one_configuration(small, changes, part):
