@@ -84,8 +84,13 @@ class Result:
 
     def noted(self, metric: str) -> str:
         """Return what a value leaves out or why there is none, without the values of its folds."""
-        note = self.scores[metric].note if metric in self.scores else ""
-        return note.partition(FOLDS)[0].rstrip("; ")
+        if metric not in self.scores:
+            return ""
+        score = self.scores[metric]
+        notes = [score.note.partition(FOLDS)[0].rstrip("; ")]
+        if score.low is not None and score.low == score.high:
+            notes.append("an interval without width: all resamples give the same value")
+        return "; ".join(filter(None, notes))
 
     @property
     def budget(self) -> float | str:

@@ -101,7 +101,7 @@ def label_csv(found: ByResult, link: Callable[[Path], str]) -> str:
     writer.writerow(_HEAD)
     for result, scores in found.items():
         for one in scores:
-            for metric in TABLED:
+            for metric in (*TABLED, "calibration_error"):
                 score: Score = getattr(one, metric)
                 values = ("" if v is None else v for v in (score.value, score.low, score.high))
                 writer.writerow([

@@ -101,7 +101,7 @@ def test_the_mean_over_labels_and_each_label_stand_with_intervals_and_positives(
     assert float(macro["mean"]) == pytest.approx(expected)
     assert macro["mark"] == "best"
     rows = mixed.sheet("labels.csv")
-    assert len(rows) == 2 * 4 * 2
+    assert len(rows) == 2 * 4 * 3
     for y, name in enumerate(NAMES):
         one = found.label_B[:, y], found.probability_BY[:, y]
         auroc = row_of(rows, method="ours", label=name, metric="auroc")
@@ -147,6 +147,20 @@ def test_a_page_of_labels_has_curves_and_thresholds_and_no_confusion_matrix(mixe
                  f"{100 * specificity:.1f}"):  # fmt: skip
         assert f"<td>{cell}</td>" in row
     assert "the labels are" in page
+
+
+def test_calibration_of_labels_is_the_mean_of_each_labels_own_gaps(mixed: Mixed) -> None:
+    found, page = labels_found(1.5, 1), mixed.page("odir")
+    errors = []
+    for own_B, probability_B in zip(found.label_B.T, found.probability_BY.T, strict=True):
+        bin_B = np.ceil(probability_B * 15).clip(1)  # low < probability <= high
+        gaps = [abs((own_B - probability_B)[bin_B == i].sum()) for i in range(1, 16)]
+        errors.append(sum(gaps) / len(own_B))
+    rows = [row for row in mixed.sheet("labels.csv") if row["metric"] == "calibration_error"]
+    stated = [float(row["value"]) for row in rows if row["method"] == "ours"]
+    assert stated == pytest.approx(errors)
+    assert f"own (above): <b>{100 * np.mean(errors):.1f} %</b>" in page
+    assert "Probability: share that has the label" in page
 
 
 def test_a_page_of_numbers_has_a_scatter_plot_and_the_largest_errors(mixed: Mixed) -> None:

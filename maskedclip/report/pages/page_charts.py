@@ -43,8 +43,11 @@ def precision_recall_chart(
     return _unit_square("recall", "precision", drawn, words)
 
 
-def reliability_chart(bins: Sequence[ReliabilityBin]) -> Markup:
-    """Return an <svg> of accuracy over confidence as bars, and the diagonal."""
+def reliability_chart(bins: Sequence[ReliabilityBin], *, of_labels: bool = False) -> Markup:
+    """Return an <svg> of accuracy over confidence as bars, and the diagonal.
+
+    Of several labels an image: of the share that has a label over its probability.
+    """
     drawn = []
     for one in bins:
         (left, top), (right, bottom) = _at(one.low, one.accuracy), _at(one.high, 0)
@@ -56,8 +59,11 @@ def reliability_chart(bins: Sequence[ReliabilityBin]) -> Markup:
         x, y = _at(one.confidence, one.accuracy)
         drawn.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="2" fill="#d55e00"/>')
     values = ", ".join(f"{100 * b.confidence:.0f}: {100 * b.accuracy:.0f}" for b in bins)
-    words = f"Reliability diagram. Confidence: share right, per cent: {values}."
     axes = "confidence (highest probability)", "share that is right"
+    words = f"Reliability diagram. Confidence: share right, per cent: {values}."
+    if of_labels:
+        axes = "probability of a label", "share that has the label"
+        words = f"Reliability diagram. Probability: share that has the label, per cent: {values}."
     return _unit_square(*axes, [*drawn, _diagonal(_INK)], words)
 
 

@@ -27,6 +27,7 @@ from maskedclip.report.pages.run_statistics import (
     confusion,
     label_scores,
     reliability,
+    reliability_of_labels,
     worst,
     worst_of_labels,
     worst_of_numbers,
@@ -210,7 +211,13 @@ def run_page(
         )
     if predictions.kind == "labels":
         of_curves = _drawn([one.curve for one in by_label if one.trained])
-        return render("run", label_scores=by_label, **of_curves, **shared)
+        answered = predictions.label_B, predictions.probability_BY, predictions.untrained
+        bins, mean_error = reliability_of_labels(*answered)
+        return render(
+            "run", label_scores=by_label, bins=bins, calibration_error=mean_error,
+            reliability=page_charts.reliability_chart(bins, of_labels=True),
+            **of_curves, **shared,
+        )  # fmt: skip
     label_B, probability_BY = predictions.label_B, predictions.probability_BY
     curves = class_curves(classes, label_B, probability_BY)
     bins, error = reliability(label_B, probability_BY)

@@ -1,6 +1,6 @@
 """The numbers of a run's page, from its predictions. Axes: B images, Y classes, K points."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -34,6 +34,7 @@ class LabelScores(NamedTuple):
     trained: bool  # whether training images with and without it were there
     auroc: Score
     average_precision: Score
+    calibration_error: Score  # of its probabilities, in bins; without an interval
 
     @property
     def note(self) -> str:
@@ -49,13 +50,13 @@ class LabelScores(NamedTuple):
 
 
 class ReliabilityBin(NamedTuple):
-    """Images whose highest probability lies between low and high."""
+    """Images whose highest probability (or answers whose probability) is between low and high."""
 
     low: float
     high: float
-    images: int
+    images: int  # or answers: an image is one for each label
     confidence: float  # mean
-    accuracy: float
+    accuracy: float  # share that is right, of answers the share that has the label
 
 
 class Mistake(NamedTuple):
@@ -111,6 +112,8 @@ def label_scores(classes: Sequence[str], found: Predictions) -> list[LabelScores
             score(metric, *one) if trained else Score(None, None, None, len(own_B))
             for metric in ("auroc", "average_precision")
         ]
+        error = _binned(own_B, probability_B)[1] if trained else None
+        values.append(Score(error, None, None, len(own_B)))
         scores.append(LabelScores(curve, threshold, trained, *values))
     return scores
 
@@ -133,14 +136,32 @@ def reliability(
     label_B: np.ndarray, probability_BY: np.ndarray
 ) -> tuple[list[ReliabilityBin], float]:
     """Return the bins that hold images, and the expected calibration error of the top class."""
-    confidence_B = probability_BY.max(axis=1)
-    correct_B = probability_BY.argmax(axis=1) == label_B
+    return _binned(probability_BY.argmax(axis=1) == label_B, probability_BY.max(axis=1))
+
+
+def reliability_of_labels(
+    label_BY: np.ndarray, probability_BY: np.ndarray, untrained: Collection[int] = ()
+) -> tuple[list[ReliabilityBin], float | None]:
+    """Return the bins of all answers of trained labels, and the mean of the labels' own errors.
+
+    One label that is called too often and another too seldom do not cancel in that mean.
+    """
+    trained = [y for y in range(label_BY.shape[1]) if y not in untrained]
+    if not trained:
+        return [], None
+    own_BY, probability_BY = label_BY[:, trained] == 1, probability_BY[:, trained]
+    errors = [_binned(own_BY[:, y], probability_BY[:, y])[1] for y in range(len(trained))]
+    return _binned(own_BY.reshape(-1), probability_BY.reshape(-1))[0], float(np.mean(errors))
+
+
+def _binned(true_B: np.ndarray, probability_B: np.ndarray) -> tuple[list[ReliabilityBin], float]:
+    """Return the bins that hold something, and the mean gap of probability and share true."""
     edges = np.linspace(0, 1, BINS + 1)
-    bin_B = np.digitize(confidence_B, edges[1:-1], right=True)  # low < confidence <= high
+    bin_B = np.digitize(probability_B, edges[1:-1], right=True)  # low < probability <= high
     bins, error = [], 0.0
     for i in np.unique(bin_B):
         in_B = bin_B == i
-        confidence, accuracy = float(confidence_B[in_B].mean()), float(correct_B[in_B].mean())
+        confidence, accuracy = float(probability_B[in_B].mean()), float(true_B[in_B].mean())
         bins.append(ReliabilityBin(i / BINS, (i + 1) / BINS, int(in_B.sum()), confidence, accuracy))
         error += in_B.mean() * abs(confidence - accuracy)
     return bins, float(error)

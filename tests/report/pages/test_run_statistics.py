@@ -4,7 +4,13 @@ import numpy as np
 import pytest
 
 from maskedclip.metrics.scores import point
-from maskedclip.report.pages.run_statistics import class_curves, confusion, reliability, worst
+from maskedclip.report.pages.run_statistics import (
+    class_curves,
+    confusion,
+    reliability,
+    reliability_of_labels,
+    worst,
+)
 from tests.report.pages.runs import predicted
 
 FOUND = predicted("idrid", 5, 1.0, 0, images=200)
@@ -15,6 +21,15 @@ def test_the_calibration_error_is_that_of_the_scores() -> None:
     value, _ = point("calibration_error", FOUND.label_B, FOUND.probability_BY)
     assert error == pytest.approx(value, abs=1e-12)
     assert sum(each.images for each in bins) == 200
+
+
+def test_labels_that_err_both_ways_do_not_cancel_and_untrained_ones_do_not_count() -> None:
+    label_BY = np.array([[0, 1, 0], [0, 1, 1]])
+    probability_BY = np.array([[0.5, 0.5, 0.9], [0.5, 0.5, 0.9]])
+    bins, error = reliability_of_labels(label_BY, probability_BY, untrained=(2,))
+    assert error == 0.5  # never and always, both called with 0.5
+    assert [(one.images, one.confidence, one.accuracy) for one in bins] == [(4, 0.5, 0.5)]
+    assert reliability_of_labels(label_BY, probability_BY, untrained=(0, 1, 2)) == ([], None)
 
 
 def test_the_mean_over_classes_is_that_of_the_scores() -> None:

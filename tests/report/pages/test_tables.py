@@ -240,3 +240,11 @@ def test_every_table_says_how_images_were_seen_and_that_it_is_not_known() -> Non
 
 def test_where_nobody_knew_the_dataset_no_dagger_is_percent() -> None:
     assert "\u2020" not in markdown(table([result("ours", "idrid", 0.7)], PAPER))
+
+
+def test_what_a_value_leaves_out_or_why_there_is_none_stands_below_the_table() -> None:
+    runs = [result("a", "aptos2019", None), result("a", "idrid", 1.0)]
+    runs[1].scores["auroc"] = Score(1.0, 1.0, 1.0, 50)  # type: ignore[index]
+    text = markdown(table(runs, PAPER))
+    assert "\nAPTOS: one class.\n" in text
+    assert "\nIDRiD: an interval without width: all resamples give the same value.\n" in text
