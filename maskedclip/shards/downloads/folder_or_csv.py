@@ -54,6 +54,8 @@ from maskedclip.shards.downloads.text_cells import (
     without_empty_reports,
 )
 
+_KEEP = f"--label_separator={WHOLE_CELLS} keeps them"
+_LISTED = 8  # codes in a line
 _SHOWN = 200  # rows that show what a column holds
 
 
@@ -245,6 +247,7 @@ def read_csv(
     names = RowNames(images, lost_zeros, remarks)
     remarks["columns_that_name_further_images"] = _further_images(rows, columns.image, images)
     found, unclear, copies = _by_image(rows, columns, names, answers, root)
+    remarks["images_that_left_a_task"] = _with_codes(remarks, columns)
     remarks["images_with_two_rows"] = unclear - remarks["names_of_several_images"]
     if columns.label and not columns.separator and remarks["images_with_two_rows"]:
         more = len(rows) - len(in_one_row(rows, columns.label))
@@ -423,6 +426,21 @@ def _without_codes(rows: list[Row], columns: Columns, remarks: Remarks) -> list[
         rows, lines = without_empty_findings(rows, columns.categories)
         remarks["texts_that_are_no_caption"].update(lines)
     return rows
+
+
+def _with_codes(remarks: Remarks, columns: Columns) -> set[str]:
+    """Return the remarks on tasks that images left, each with all codes taken for empty cells."""
+    columns_of = {columns.task: [columns.label, *columns.labels]}
+    columns_of[columns.number_task] = [columns.number]
+    lines = set()
+    for line in remarks["images_that_left_a_task"]:
+        named = tuple(f"{name} " for name in columns_of[line.partition(":")[0]] if name)
+        codes = [c for c in sorted(remarks["codes_taken_for_empty_cells"]) if c.startswith(named)]
+        more = f" and {len(codes) - _LISTED} more" if codes[_LISTED:] else ""
+        keep = f" ({_KEEP})" if named == (f"{columns.label} ",) else ""
+        taken = f"; taken for empty{keep}: {'; '.join(codes[:_LISTED])}{more}" if codes else ""
+        lines.add(line + taken)
+    return lines
 
 
 def _names_no_image(

@@ -49,7 +49,7 @@ def with_splits(rows: Sequence[Row], column: str, words: Mapping[str, str]) -> l
         listed = ", ".join(f"{text} ({cells[text]:,})" for text in unclear[:_LISTED])
         more = f" and {len(unclear) - _LISTED} more" if unclear[_LISTED:] else ""
         what = (
-            f"of its {len(cells)} words {listed}{more} are none of train, val and test"
+            f"holds {listed}{more}, which are none of train, val and test"
             if unclear
             else f"no row has {min(unused)}; it has {', '.join(cells)[:80]}"
         )

@@ -31,6 +31,10 @@ def test_the_hidden_labels_of_a_competition_are_no_lowest_grade(tmp_path: Path) 
         "grade -1, is no grade beside 0 to 2: 1 cells",
         "grade -1.0, is no grade beside 0 to 2: 1 cells",
     ]
+    assert (
+        "; taken for empty (--label_separator=none keeps them): grade -1, is no grade"
+        in (found.remarks["images_that_left_a_task"][0])
+    )
     for kept in (GRADES._replace(separator="none"), GRADES._replace(missing=("none",))):
         found = read(tmp_path, "grade", cells, kept)
         assert {record.labels["dr"] for record in found.records} == {"-1", "0", "1", "2"}
@@ -104,6 +108,11 @@ def test_ages_that_are_codes_move_no_mean(tmp_path: Path) -> None:
     assert found.remarks["codes_taken_for_empty_cells"] == [
         "age -9, far from the rest (41 to 70): 1 cells",
         "age 999, far from the rest (41 to 70): 1 cells",
+    ]
+    assert found.remarks["images_that_left_a_task"] == [
+        "age: 2 images left it, a cell being empty or no number, such as 4.jpg: age; taken for "
+        "empty: age -9, far from the rest (41 to 70): 1 cells; age 999, far from the rest (41 to "
+        "70): 1 cells"
     ]
     found = read(tmp_path, "age", (41, 58, 63, 70, 999), columns._replace(missing=("none",)))
     assert found.records[4].labels == {"age": "999"}

@@ -28,10 +28,10 @@ def test_train_val_and_test_are_taken_however_they_are_written(tmp_path: Path) -
 @pytest.mark.parametrize(
     ("words", "held"),
     [
-        ("Public|Private|Private", r"of its 2 words Private \(2\), Public \(1\) are none of train"),
-        ("0|1|2|3|4|0", r"of its 5 words 0 \(2\), 1 \(1\), .* are none of"),
+        ("Public|Private|Private", r"holds Private \(2\), Public \(1\), which are none of train"),
+        ("0|1|2|3|4|0", r"holds 0 \(2\), 1 \(1\), .* which are none of"),
         ("True|False", r"True \(1\), False \(1\)"),
-        ("train|test|dev", r"of its 3 words dev \(1\) are none of .*'usage:dev=train,...'"),
+        ("train|test|dev", r"holds dev \(1\), which are none of .*'usage:dev=train,...'"),
         ("|".join(f"2019-03-{day}" for day in range(10, 20)), r"2019-03-15 \(1\) and 4 more"),
     ],
 )
