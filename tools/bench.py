@@ -32,6 +32,8 @@ start     from the command to the first step of `demo`, its phantoms drawn befor
           over it; the median of --rounds 5
 report    processor time of the tables, figure and pages of 252 runs; ratio is 69 s over it, what it
           took while matplotlib drew the pages
+near      processor time of check_shards (damage, copies) on the datasets in --root DIR, --rounds 2;
+          ratio is 120 s over it, promised for the 7,787 photographs of docs/leakage.md
 step      images trained a second in bf16 on a GPU, else on all cores, --size large (or micro, tiny,
           small, base), --paired 4 and --unpaired 4 a step, against the same method from public
           parts under autocast (transformers' ViTMAE and BERT, timm's blocks, open_clip's loss); the
@@ -90,6 +92,7 @@ BENCHES: Mapping[str, tuple[str, Sequence[str]]] = {
     "frozen": ("benches.frozen", ("images", "size", "threads")),
     "report": ("benches.report", ()),
     "start": ("benches.start", ("rounds",)),
+    "near": ("benches.near", ("root", "rounds")),
     "step": ("benches.step", ("size", "paired", "unpaired", "rounds")),
 }
 

@@ -87,8 +87,8 @@ def field_of(image_HWC: np.ndarray) -> np.ndarray:
     value_HW = cv2.blur(value_HW, (3, 3))
     edge = max(2, len(value_HW) // 24)
     ends = (slice(0, edge), slice(-edge, None))
-    frame = min(float(np.median(value_HW[rows, columns])) for rows in ends for columns in ends)
-    bright = float(np.percentile(value_HW[::2, ::2], 97))
+    frame = min(quantile(value_HW[rows, columns], 0.5) for rows in ends for columns in ends)
+    bright = quantile(value_HW[::2, ::2], 0.97)
     field_HW = np.ones(value_HW.shape, np.uint8)
     if bright - frame < 12:
         return field_HW
@@ -102,6 +102,15 @@ def field_of(image_HWC: np.ndarray) -> np.ndarray:
     field_HW[:] = 0
     cv2.fillConvexPoly(field_HW, cv2.convexHull(largest), 1)  # dark lesions lie inside as well
     return field_HW
+
+
+def quantile(value: np.ndarray, at: float) -> float:
+    """Return what np.quantile does, which takes ten times as long for so few values."""
+    value_N = np.sort(value, axis=None)
+    place = at * (len(value_N) - 1)
+    below = int(place)
+    low, high = float(value_N[below]), float(value_N[min(below + 1, len(value_N) - 1)])
+    return low + (place - below) * (high - low)
 
 
 def _circle() -> np.ndarray:
@@ -155,6 +164,13 @@ def dihedral() -> np.ndarray:
     )
 
 
+@cache
+def inverse_orders() -> np.ndarray:
+    """Return order_8D, which undo those of `dihedral`."""
+    return dihedral().argsort(axis=1)
+
+
+@cache
 def placement(variant: int, side: int) -> np.ndarray:
     """Return matrix_23: from pixels of a variant, `side` wide, to those of the photograph itself.
 

@@ -1,31 +1,50 @@
 """Register two photographs: of one exposure, their vessels agree where they overlap."""
 
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
 
+from maskedclip.shards.near_duplicates.coarse_alignment import (
+    COARSE,
+    LEAST_WHOLE,
+    block_correlations,
+)
 from maskedclip.shards.near_duplicates.descriptors import (
     brightest_channel,
     field_of,
     placement,
+    quantile,
     structure,
     well_inside,
 )
 
-COARSE, FINE = 64, 192  # pixels
-_BLOCKS = 8  # a side, each compared by itself
-_LEVELS = 42  # of int8 for one unit of structure
+FINE = 192  # pixels
+_LEVELS, _VESSEL_LEVELS = 42, 400  # of int8 for one unit of structure, and of vessels
 _PROMISING_COARSE, _PROMISING_FINE = 0.4, 0.12  # no duplicate was observed below these medians
 
 
-class FineView(NamedTuple):
+@dataclass(frozen=True)
+class FineView:
     """A photograph as the second, exact comparison needs it."""
 
+    image_HWC: np.ndarray
+    field_HW: np.ndarray  # uint8
     band_HW: np.ndarray  # float32, vessel-sized structure as a share of the local brightness
-    smooth_HW: np.ndarray  # float32, grey without what noise and compression change
     inside_HW: np.ndarray  # uint8, well inside the field
-    edge_HW: np.ndarray  # uint8, in the field, whose edge is where its brightness halves
+
+    @cached_property  # most views are seen to be of another eye before this is asked for
+    def smooth_HW(self) -> np.ndarray:  # noqa: N802
+        """Return grey, float32, without what noise and compression change."""
+        grey_HW = cv2.cvtColor(self.image_HWC, cv2.COLOR_RGB2GRAY).astype(np.float32)
+        return np.asarray(cv2.GaussianBlur(grey_HW, (0, 0), 2))
+
+    @cached_property
+    def edge_HW(self) -> np.ndarray:  # noqa: N802
+        """Return uint8, in the field, whose edge is where its brightness halves."""
+        return up_to_the_edge(self.image_HWC, self.field_HW)
 
 
 class FieldFit(NamedTuple):
@@ -54,17 +73,28 @@ def coarse(image_HWC: np.ndarray) -> np.ndarray:
     return np.round(structure(small_HWC).detail_HW * _LEVELS).astype(np.int8)
 
 
+def vessels(image_HWC: np.ndarray) -> np.ndarray:
+    """Return band_HW, int8, for a first comparison of vessels: 0 outside the field alone."""
+    band_HW, inside_HW = _band(image_HWC, field_of(image_HWC))
+    level_HW = np.round(band_HW * _VESSEL_LEVELS).astype(np.int8)
+    level_HW[(level_HW == 0) & (inside_HW > 0)] = 1
+    return level_HW
+
+
+def _band(image_HWC: np.ndarray, field_HW: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return vessel-sized structure as a share of the local brightness, and where it is known."""
+    unit = len(image_HWC) / FINE
+    green_HW = image_HWC[..., 1].astype(np.float32)
+    narrow_HW = cv2.GaussianBlur(green_HW, (0, 0), 1.2 * unit)
+    wide_HW = cv2.GaussianBlur(green_HW, (0, 0), 4 * unit)
+    inside_HW = well_inside(field_HW, round(12 * unit))  # three times the wide blur
+    return np.clip((narrow_HW - wide_HW) / (wide_HW + 8), -0.3, 0.3) * inside_HW, inside_HW
+
+
 def fine(image_HWC: np.ndarray) -> FineView:
     """Return the view of a photograph of FINE pixels."""
     field_HW = field_of(image_HWC)
-    green_HW = image_HWC[..., 1].astype(np.float32)
-    narrow_HW = cv2.GaussianBlur(green_HW, (0, 0), 1.2)
-    wide_HW = cv2.GaussianBlur(green_HW, (0, 0), 4)
-    inside_HW = well_inside(field_HW, 12)  # three times the wide blur
-    band_HW = np.clip((narrow_HW - wide_HW) / (wide_HW + 8), -0.3, 0.3) * inside_HW
-    grey_HW = cv2.cvtColor(image_HWC, cv2.COLOR_RGB2GRAY).astype(np.float32)
-    smooth_HW = cv2.GaussianBlur(grey_HW, (0, 0), 2)
-    return FineView(band_HW, smooth_HW, inside_HW, up_to_the_edge(image_HWC, field_HW))
+    return FineView(image_HWC, field_HW, *_band(image_HWC, field_HW))
 
 
 def coarse_alignment(
@@ -83,7 +113,7 @@ def coarse_alignment(
 
 def agreement(first: FineView, second: FineView, coarse_23: np.ndarray) -> Agreement | None:
     """Return how well two photographs agree, aligned exactly; None where they clearly do not."""
-    matrix_23 = _enlarged(coarse_23, FINE / COARSE)
+    matrix_23 = enlarged(coarse_23, FINE / COARSE)
     moved_HW, both_HW = _overlaid(first, second, matrix_23)
     if _local(moved_HW, second.band_HW, both_HW, 0.5) < _PROMISING_FINE:
         return None
@@ -173,29 +203,12 @@ def _overlaid(
 
 
 def _local(first_HW: np.ndarray, second_HW: np.ndarray, both_HW: np.ndarray, at: float) -> float:
-    """Return the quantile `at` of the correlations block by block; -1 where few blocks are whole.
-
-    One bright disc or reflection makes whole images correlate, but only its own block.
-    """
-    share = _block_means(both_HW.astype(np.float32))
-    whole = share > 0.4
-    if whole.sum() < 6:
-        return -1.0
-    share = np.maximum(share, 1e-6)
-    first_HW, second_HW = first_HW * both_HW, second_HW * both_HW
-    one, other = _block_means(first_HW) / share, _block_means(second_HW) / share
-    power_one = _block_means(first_HW * first_HW) / share - one**2
-    power_other = _block_means(second_HW * second_HW) / share - other**2
-    common = _block_means(first_HW * second_HW) / share - one * other
-    powers = np.maximum(power_one, 1e-9) * np.maximum(power_other, 1e-9)
-    return float(np.quantile((common / np.sqrt(powers))[whole], at))
+    """Return the quantile `at` of the blocks' correlations; -1 where few blocks are whole."""
+    value_1K, whole_1K = block_correlations(first_HW[None], second_HW[None], both_HW[None])
+    return quantile(value_1K[whole_1K], at) if whole_1K.sum() >= LEAST_WHOLE else -1.0
 
 
-def _block_means(value_HW: np.ndarray) -> np.ndarray:
-    return cv2.resize(value_HW, (_BLOCKS, _BLOCKS), interpolation=cv2.INTER_AREA)
-
-
-def _enlarged(matrix_23: np.ndarray, ratio: float) -> np.ndarray:
+def enlarged(matrix_23: np.ndarray, ratio: float) -> np.ndarray:
     """Return the matrix for images that are `ratio` times as large."""
     large_23 = matrix_23.astype(np.float64)
     middle_2 = np.full(2, (ratio - 1) / 2)  # pixel 0 of the small image, in the large one
@@ -206,7 +219,7 @@ def _enlarged(matrix_23: np.ndarray, ratio: float) -> np.ndarray:
 def up_to_the_edge(image_HWC: np.ndarray, field_HW: np.ndarray) -> np.ndarray:
     """Return edge_HW: the field up to half of the brightness nearby, which is stable to tone."""
     value_HW = cv2.blur(brightest_channel(image_HWC), (3, 3)).astype(np.float32)
-    frame = float(np.median(value_HW[field_HW == 0])) if (field_HW == 0).any() else 0.0
+    frame = quantile(value_HW[field_HW == 0], 0.5) if (field_HW == 0).any() else 0.0
     nearby_HW = cv2.dilate(value_HW, np.ones((15, 15), np.uint8)) - frame
     lit_HW = ((value_HW - frame > nearby_HW / 2) & (nearby_HW > 8)).astype(np.uint8)
     outlines, _ = cv2.findContours(lit_HW, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)

@@ -5,7 +5,7 @@ structure, and agreement of the vessels. Descriptors lie in memory-mapped files.
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from pathlib import Path
@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from maskedclip.shards.near_duplicates.coarse_alignment import COARSE, aligned, similarities
 from maskedclip.shards.near_duplicates.descriptors import (
     LENGTH,
     SIDE,
@@ -23,16 +24,18 @@ from maskedclip.shards.near_duplicates.descriptors import (
     decode_square,
     describe,
     dihedral,
+    inverse_orders,
 )
 from maskedclip.shards.near_duplicates.registration import (
-    COARSE,
     FINE,
     Agreement,
     FineView,
     agreement,
     coarse,
     coarse_alignment,
+    enlarged,
     fine,
+    vessels,
 )
 
 _QUERIES, _GALLERY = 128, 2048  # rows of a block: its products stay in a core's cache
@@ -94,7 +97,7 @@ def candidates(
 
 def variant_of(first_VD: np.ndarray, second_VD: np.ndarray) -> int:
     """Return the variant of the first that is most similar to the second as it is."""
-    second_8D = second_VD[0].astype(np.float32)[dihedral().argsort(axis=1)]
+    second_8D = second_VD[0].astype(np.float32)[inverse_orders()]
     return int((first_VD.astype(np.float32) @ second_8D.T).argmax())
 
 
@@ -165,8 +168,10 @@ CLEAR_SCORE = 0.6  # from here on the vessels alone are sufficient
 UNCLEAR_SCORE, UNCLEAR_CORRELATION = 0.15, 0.5
 LEAST_DETAIL = 0.0025  # of the brightness: less contrast is noise
 LEAST_OVERLAP, LARGEST_STRETCH = 0.5, 1.4
-_KEPT = 600  # photographs in memory, 370 kB each
-_CHUNK = 4096
+# Mean correlations of blocks, below which a pair is not looked at further (docs/leakage.md).
+_PROMISING_COARSE, _PROMISING_VESSELS = 0.27, 0.09
+_KEPT = 600  # photographs in memory, 330 to 515 kB each
+_CHUNK, _TOGETHER = 4096, 32
 
 Read = Callable[[int], bytes]
 Progress = Callable[[int], object]
@@ -180,6 +185,7 @@ class DescribedSet(NamedTuple):
     read: Read  # the JPEG bytes of a photograph
     descriptor_NVD: np.ndarray  # float16
     coarse_NHW: np.ndarray  # int8
+    vessel_NHW: np.ndarray  # int8
 
 
 class NearDuplicate(NamedTuple):
@@ -202,6 +208,7 @@ def describe_all(
     shape = (count, VARIANTS, LENGTH)
     descriptor_NVD = np.memmap(folder / "descriptors", np.float16, "w+", shape=shape)
     coarse_NHW = np.memmap(folder / "coarse", np.int8, "w+", shape=(count, COARSE, COARSE))
+    vessel_NHW = np.memmap(folder / "vessels", np.int8, "w+", shape=(count, SIDE, SIDE))
 
     def describe_one(index: int) -> None:
         # twice the size, where the stored one has it: averaged down it has no JPEG blocks left
@@ -209,12 +216,14 @@ def describe_all(
         small_HWC = cv2.resize(image_HWC, (SIDE, SIDE), interpolation=cv2.INTER_AREA)
         descriptor_NVD[index] = describe(small_HWC)
         coarse_NHW[index] = coarse(image_HWC)
+        vessel_NHW[index] = vessels(small_HWC)
         done(1)
 
     for start in range(0, count, _CHUNK):
         with ThreadPoolExecutor(workers) as pool:
             list(pool.map(describe_one, range(start, min(start + _CHUNK, count))))
-    return DescribedSet(read, descriptor_NVD, coarse_NHW)
+    # as plain arrays, still on their files: rows of a memmap take long to make
+    return DescribedSet(read, *map(np.asarray, (descriptor_NVD, coarse_NHW, vessel_NHW)))
 
 
 def likely_pairs(first: DescribedSet, second: DescribedSet, workers: int, done: Progress) -> Likely:
@@ -254,23 +263,63 @@ def near_duplicates(
     def view(of_second: bool, index: int) -> FineView:
         return fine(decode_square((second if of_second else first).read(index), FINE))
 
-    def compare(pair: tuple[tuple[int, int], bool]) -> NearDuplicate | None:
-        (i, j), swapped = pair
-        done(1)
-        (one, k), (other, m) = ((second, j), (first, i)) if swapped else ((first, i), (second, j))
-        variant = variant_of(one.descriptor_NVD[k], other.descriptor_NVD[m])
-        coarse_23 = coarse_alignment(one.coarse_NHW[k], other.coarse_NHW[m], variant)
-        if coarse_23 is None:
-            return None
-        views = view(False, i), view(first is not second, j)
-        result = agreement(*(views[::-1] if swapped else views), coarse_23)
-        return None if result is None else _verdict(i, j, result, swapped)
+    def compare(start: int) -> list[NearDuplicate]:
+        chosen = listed[start : start + _TOGETHER]
+        sides = [_sides(first, second, i, j, swapped) for (i, j), swapped in chosen]
+        variants = [
+            variant_of(one.descriptor_NVD[k], other.descriptor_NVD[m])
+            for (one, k), (other, m) in sides
+        ]
+        found = []
+        for number in _promising(sides, variants):
+            (one, k), (other, m) = sides[number]
+            coarse_23 = coarse_alignment(one.coarse_NHW[k], other.coarse_NHW[m], variants[number])
+            if coarse_23 is None:
+                continue
+            (i, j), swapped = chosen[number]
+            views = view(False, i), view(first is not second, j)
+            result = agreement(*(views[::-1] if swapped else views), coarse_23)
+            match = None if result is None else _verdict(i, j, result, swapped)
+            found += [] if match is None else [match]
+        done(len(chosen))
+        return found
 
     with ThreadPoolExecutor(workers) as pool:
         for start in range(0, len(listed), _CHUNK):
-            for match in pool.map(compare, listed[start : start + _CHUNK]):
-                if match is not None:
-                    yield match
+            for matches in pool.map(
+                compare, range(start, min(start + _CHUNK, len(listed)), _TOGETHER)
+            ):
+                yield from matches
+
+
+_Sides = tuple[tuple[DescribedSet, int], tuple[DescribedSet, int]]
+
+
+def _sides(first: DescribedSet, second: DescribedSet, i: int, j: int, swapped: bool) -> _Sides:
+    return ((second, j), (first, i)) if swapped else ((first, i), (second, j))
+
+
+def _promising(pairs: Sequence[_Sides], variants: Sequence[int]) -> list[int]:
+    """Return the numbers of the pairs that small images, aligned in a hurry, do not tell apart."""
+    one_BHW, other_BHW = _both(pairs, "coarse_NHW")
+    matrix_B23 = aligned(one_BHW, other_BHW, variants)
+    similar_B = similarities(one_BHW, other_BHW, matrix_B23)
+    kept = [int(b) for b in np.flatnonzero(similar_B >= _PROMISING_COARSE)]
+    if not kept:
+        return []
+    one_BHW, other_BHW = _both([pairs[b] for b in kept], "vessel_NHW")
+    large_B23 = np.stack([enlarged(matrix_B23[b], SIDE / COARSE) for b in kept])
+    similar_K = similarities(one_BHW, other_BHW, large_B23)
+    return [b for b, similar in zip(kept, similar_K, strict=True) if similar >= _PROMISING_VESSELS]
+
+
+def _both(sides: Sequence[_Sides], name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return what two sets hold of the first and of the second photograph of every pair."""
+    one, other = (
+        np.stack([getattr(dataset, name)[at] for dataset, at in side])
+        for side in zip(*sides, strict=True)
+    )
+    return one, other
 
 
 def _is_other_exposure(result: Agreement) -> bool:
