@@ -38,6 +38,10 @@ step      images trained a second in bf16 on a GPU, else on all cores, --size la
           small, base), --paired 4 and --unpaired 4 a step, against the same method from public
           parts under autocast (transformers' ViTMAE and BERT, timm's blocks, open_clip's loss); the
           share of the rate of square products, and peak memory of both; the median of --rounds 3
+gpu       a step on one GPU, in nine minutes: as it is, with each kernel of attention, compiled, in
+          parts, with recomputing, of smaller encoders, a save, fine-tuning; beside the plan's
+          memory, what the host waits for, and the longest kernels. A table for docs/plan.md. No GPU
+          has run it: --device cpu --size micro rehearses it on the processor
 """
 
 import importlib
@@ -94,6 +98,7 @@ BENCHES: Mapping[str, tuple[str, Sequence[str]]] = {
     "start": ("benches.start", ("rounds",)),
     "near": ("benches.near", ("root", "rounds")),
     "step": ("benches.step", ("size", "paired", "unpaired", "rounds")),
+    "gpu": ("benches.gpu", ("device", "size")),
 }
 
 
@@ -109,6 +114,7 @@ class BenchConfig:
     unpaired: int | None = None  # images a step
     threads: int | None = None
     fidelity: Literal["fast", "fine", "exact"] | None = None  # of a crop
+    device: Literal["cuda", "cpu"] | None = None
     root: str | None = None  # directory of photographs or shards to measure with
     json: bool = False  # the JSON object alone
 
@@ -136,6 +142,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         numbers = getattr(importlib.import_module(module), name)(**asked)
     if not as_json:
         for name, value in numbers.items():
+            if name == "table":
+                print(value)
+                continue
             print(f"{name:24} {f'{value:.3g}' if isinstance(value, float | int) else value}")
     print(json.dumps(numbers))
 

@@ -58,7 +58,7 @@ def some_tests(rest: list[str]) -> None:
     assert paths
     new = " ".join(blocks(CONTRIBUTING, "python"))
     assert all((ROOT / path).exists() or f"# {path}\n" in new for path in paths), paths
-    assert {word for word in rest if word not in paths} <= {"-m", "slow", "-s"}
+    assert {word for word in rest if word not in paths} <= {"-m", "slow", "gpu", "-s"}
 
 
 def some_ranks(rest: list[str]) -> None:
