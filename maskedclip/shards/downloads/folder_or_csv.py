@@ -467,6 +467,8 @@ def _nobodies(rows: list[Row], column: str) -> set[str]:
     """Return a line for every word of the patients' column that is no patient."""
     written = [cell(row, column) for row in rows] if column else []
     words = Counter(word for word in written if word and patient_of(word) is None)
+    if "" in written and any(map(patient_of, written)):  # below it, in some tables, the same one
+        words["an empty cell (write the patient into each row)"] = written.count("")
     return {f"{word}: {count} rows" for word, count in words.items()}
 
 

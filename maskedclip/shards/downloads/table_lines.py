@@ -91,6 +91,9 @@ def _json_lines(path: Path, text: str) -> list[list[str]]:
             [_text(v[n] if n < len(v) else None) for v in columns.values()] for n in range(longest)
         ]
         return [list(columns), *lines]
+    for name, value in (item for entry in entries for item in entry.items()):
+        if isinstance(value, dict):
+            raise ValueError(f"{path}: {name} holds objects; write their values as columns")
     heading = list({name: 0 for entry in entries for name in entry})
     return [heading, *([_text(entry.get(name)) for name in heading] for entry in entries)]
 

@@ -127,7 +127,13 @@ def test_a_row_that_has_shifted_is_left_out_and_counted(tmp_path: Path) -> None:
 def test_an_unknown_patient_is_nobody_and_counted(tmp_path: Path) -> None:
     found = read(tmp_path, "image,patient\n000,unknown\n001,N/A\n002,\n003,7.0\n")
     assert [record.patient for record in found.records] == [None, None, None, "7"]
-    assert found.remarks == {"patients_unknown": ["N/A: 1 rows", "unknown: 1 rows"]}
+    assert found.remarks == {
+        "patients_unknown": [
+            "N/A: 1 rows",
+            "an empty cell (write the patient into each row): 1 rows",
+            "unknown: 1 rows",
+        ]
+    }
 
 
 @pytest.mark.parametrize(

@@ -73,6 +73,7 @@ def test_a_csv_gives_what_its_columns_say(tmp_path: Path) -> None:
         "images_that_left_a_task": [
             "disease: 1 images left it, a cell being empty, such as b/1.png: grade"
         ],
+        "patients_unknown": ["an empty cell (write the patient into each row): 2 rows"],
     }
 
 

@@ -158,6 +158,7 @@ def test_json_is_read_in_lines_and_by_columns(tmp_path: Path) -> None:
         (b"\x1f\x8b\x08", "compressed; gunzip it"),
         (b'{"images": [], "annotations": []}', "COCO, which has lists"),
         (b'{"1.jpg": 0}', "not a table in JSON; write a list of objects"),
+        (b'[{"image": "1", "label": {"dr": 0}}]', "label holds objects; write their values"),
         (b"PK\x03\x04", "not an xlsx"),
     ],
 )
