@@ -48,7 +48,7 @@ from maskedclip.shards.downloads.image_names import stem_of
 from maskedclip.shards.downloads.masks import photographs_below
 from maskedclip.shards.downloads.parallel_folders import parallel_folders, refusal_of
 from maskedclip.shards.downloads.patient_names import recognised
-from maskedclip.shards.downloads.recognise import ARCHIVE
+from maskedclip.shards.downloads.recognise import ARCHIVE, known_datasets
 from maskedclip.shards.make import ShardRequest, build, builder_version
 from maskedclip.shards.make_command import remark_lines
 from maskedclip.shards.split_sizes import split_lines
@@ -307,6 +307,10 @@ def _neither(path: Path) -> str:
         count = f"{len(files.images)} images, such as {example}, but no folder train/"
         classes = " --classes TASK" if "/" in example else ""
         build = f"build shards with tools/make_shards.py folder --root {path}{classes}"
+        here = [line for line in known_datasets(path, files) if line.endswith("are here")]
+        if here:
+            name = here[0].partition(":")[0]
+            build = f"it looks like {name}: build it with tools/make_shards.py {name} --root {path}"
         return f"{what}: {count}; {build}"
     if archives:
         return f"{what}, but {archives[0]}; unpack it first"

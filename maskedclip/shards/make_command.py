@@ -30,6 +30,10 @@ ONLY_FOR = {
 }
 MOST_LISTED = 12  # folders or endings in a line
 ALL_NAMED = ("left_out_folders", "files_not_read", "folders_that_are_one", *SAID_OF_FOLDERS)
+OF_COPIES = (
+    "copies_in_names", "copies_in_another_split", "copies_of_unknown_images",
+    "equal_files_of_two_splits",
+)  # fmt: skip
 MOST_CLASSES = 60
 ONLY_WITH_JOBS = ("cluster", "hours", "partition", "account", "qos", "memory_gb")
 
@@ -217,15 +221,8 @@ def remark_lines(remarks: Mapping[str, Sequence[str]], command: str = "") -> lis
     command = f"{command} " if command else ""
     lines = []
     for name, found in remarks.items():
-        if name == "copies_in_another_split":
-            lines.append(f"WARNING: {found[0]} stand in more than one split; kept as they are")
-        elif name == "copies_in_names":
-            lines.append(f"copies of images: {found[0]}")
-        elif name == "copies_of_unknown_images":
-            lines.append(
-                f"WARNING: {found[0]}: copies, and their names do not say of which images; a drawn "
-                f"split parts them from their originals: --exclude their folder, or check_shards"
-            )
+        if name in OF_COPIES:
+            lines.append(_on_copies(name, found))
         elif name.startswith("patients_"):
             lines.append(_on_patients(name, found, command))
         elif name == "images_that_left_a_task":
@@ -242,6 +239,24 @@ def remark_lines(remarks: Mapping[str, Sequence[str]], command: str = "") -> lis
         else:
             lines.append(f"{name.replace('_', ' ')}: {len(found)}, such as {found[0]}")
     return lines
+
+
+def _on_copies(name: str, found: Sequence[str]) -> str:
+    """Return the line of a remark on copies that names state, and on equal files in two splits."""
+    return {
+        "copies_in_names": f"copies of images: {found[0]}",
+        "copies_in_another_split": (
+            f"WARNING: {found[0]} stand in more than one split; kept as they are"
+        ),
+        "copies_of_unknown_images": (
+            f"WARNING: {found[0]}: copies, and their names do not say of which images; a drawn "
+            f"split parts them from their originals: --exclude their folder, or check_shards"
+        ),
+        "equal_files_of_two_splits": (
+            f"WARNING: equal files of two splits: {'; '.join(found)}; kept as published, and "
+            f"check_shards --drop leaves them out"
+        ),
+    }[name]
 
 
 def _on_patients(name: str, found: Sequence[str], command: str) -> str:

@@ -14,7 +14,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from itertools import islice, pairwise
+from itertools import combinations, islice, pairwise
 from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple, TextIO
@@ -92,6 +92,8 @@ def build_shards(out: Path, plan: BuildPlan, *, workers: int, progress: bool) ->
         remarks = _decoding_remarks(notes)
         equal = equal_files_of_two_classes(notes)
         remarks |= {"equal_files_of_two_classes": equal} if equal else {}
+        leaks = equal_files_of_two_splits(notes)
+        remarks |= {"equal_files_of_two_splits": leaks} if leaks else {}
         if remarks:
             facts["remarks"] = {**facts.get("remarks", {}), **remarks}
         facts["against_published"] = compared(plan.expected, counts)
@@ -266,7 +268,7 @@ def _tally(samples: Iterable[PreparedSample], kinds: Mapping[str, str]) -> dict[
     several: dict[str, Counter[int]] = {}  # images of a task by the number of their labels
     numbers: dict[str, list[float]] = {}
     patients: set[str] = set()
-    files: list[tuple[str, str, dict[str, str]]] = []
+    files: list[tuple[str, str, dict[str, str], str]] = []
     qualities: list[tuple[str, Quality]] = []
     for sample in samples:
         metadata = sample.metadata
@@ -289,7 +291,8 @@ def _tally(samples: Iterable[PreparedSample], kinds: Mapping[str, str]) -> dict[
             else:
                 labels.setdefault(task, Counter())[value] += 1
         patients |= {metadata["patient"]} - {None}
-        files.append((metadata["sha256"], metadata["source"], metadata["labels"]))
+        split = metadata["split"] or ""
+        files.append((metadata["sha256"], metadata["source"], metadata["labels"], split))
         qualities += [(sample.key, sample.quality)] if sample.quality else []
     return {
         "counts": counts,
@@ -329,6 +332,23 @@ def equal_files_of_two_classes(notes: Sequence[Mapping[str, Any]]) -> list[str]:
                 pairs.setdefault((one, other), []).append((first, second))
     return [
         f"{one} and {other}: {len(files)}, such as {files[0][0]} and {files[0][1]}"
+        for (one, other), files in sorted(pairs.items())
+    ]
+
+
+def equal_files_of_two_splits(notes: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return a line for every two published splits that have equal files, with a count."""
+    found: dict[str, dict[str, str]] = {}  # of a file, a source of each split
+    for note in notes:
+        for digest, source, *more in note["tally"]["copies"]:
+            if more[1:]:  # notes of an unfinished build may be older
+                found.setdefault(digest, {}).setdefault(more[1] or "train", source)
+    pairs: dict[tuple[str, str], list[tuple[str, str]]] = {}
+    for sources in found.values():
+        for one, other in combinations(sorted(sources), 2):
+            pairs.setdefault((one, other), []).append((sources[one], sources[other]))
+    return [
+        f"{one} and {other}: {len(files)} files, such as {files[0][0]} and {files[0][1]}"
         for (one, other), files in sorted(pairs.items())
     ]
 

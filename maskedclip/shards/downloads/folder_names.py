@@ -40,25 +40,33 @@ _BESIDE_SPLIT = {
 _PICTURES = {
     "image", "images", "img", "imgs", "photo", "photos", "picture", "pictures", "original",
     "originals", "raw", "jpg", "jpeg", "png", "tif", "tiff", "cfp", "cfps", "fundusimages",
+    "preprocess", "preprocessed", "processed", "resized", "cropped",
 }  # fmt: skip
 _BESIDE_PICTURES = _PICTURES | {
     "fundus", "retinal", "retina", "color", "colour", "the", "all", "data", "dataset", "set",
-    "files", "folder",
+    "files", "folder", "enhanced", "px",
 }  # fmt: skip
 _MASKS = {
     "mask", "masks", "groundtruth", "groundtruths", "truth", "truths", "gt", "seg", "segs",
     "segmentation", "segmentations", "annotation", "annotations", "manual", "vessel", "vessels",
-    "labels", "heatmap", "heatmaps", "gradcam", "saliency", "overlay", "overlays", "contour",
-    "contours",
+    "labels", "annotated", "heatmap", "heatmaps", "gradcam", "saliency", "overlay", "overlays",
+    "contour", "contours",
 }  # fmt: skip
 _BESIDE_MASKS = _MASKS | {
     "ground", "image", "images", "img", "disc", "disk", "cup", "optic", "od", "oc", "av", "binary",
     "all", "the", "and", "expert", "experts", "st", "nd", "map", "maps", "lesion", "lesions",
     "training", "train", "validation", "val", "test", "testing", "set", "fundus", "retinal",
-    "retina", "blood", "hard", "soft", "exudates", "haemorrhages", "hemorrhages", "microaneurysms",
+    "retina", "groud", "ah", "vk", "blood", "hard", "soft", "exudates", "haemorrhages",
+    "hemorrhages", "microaneurysms",
+}  # fmt: skip
+_COUNTED = {  # of folders within classes: left, visit 2, fold_3, Camera A
+    "left", "right", "od", "os", "l", "r", "eye", "eyes", "visit", "visits", "session", "fold",
+    "batch", "part", "site", "center", "centre", "hospital", "camera", "device", "week", "month",
+    "year", "day", "series", "set", "folder", "subset", "group",
 }  # fmt: skip
 _FEWEST_PATIENTS = 10  # folders: fewer may be classes of few images
 _MOST_OF_A_PATIENT = 10  # images, on average
+_COPY = re.compile(r"(\s*-\s*|[\s_])copy(\s*\(\d+\))?$", re.IGNORECASE)
 _COUNT = re.compile(r"\s*(\(\s*\d+\s*\)|\[\s*\d+\s*\])\s*$")
 
 
@@ -227,10 +235,10 @@ def folder_classes(sources: Iterable[str], splits: Mapping[str, str]) -> FolderC
     images = Counter(source.rpartition("/")[0] for source in sources)
     levels = {folder: _levels(folder, splits) for folder in images}
     no_classes: Counter[str] = Counter()
-    while name := _name_in_each(levels.values()):
+    while dropped := _no_classes(levels.values()):
         for folder, names in levels.items():
             if names:
-                no_classes[name] += 1
+                no_classes[names[-1] if len(dropped) == 1 else ", ".join(sorted(dropped))] += 1
                 levels[folder] = names[:-1]
     alone = {names[-1] for names in levels.values() if names}
     if len(alone) == 1 and not any(folder.split("/")[-1] in alone for folder in levels):
@@ -265,19 +273,33 @@ def _levels(folder: str, splits: Mapping[str, str]) -> list[str]:
     names: list[str] = []
     if any(map(is_masks, parts)):  # A. Segmentation/Original Images: of no class
         return names
+    prefixes = ["/".join(parts[: depth + 1]) for depth in range(len(parts))]
     for depth, name in enumerate(parts):
-        again = depth and name == parts[depth - 1] and "/".join(parts[:depth]) in splits
-        if not ("/".join(parts[: depth + 1]) in splits or again or is_pictures(name)):
+        said = split_name(name)
+        again = said and said.split in [splits.get(prefix) for prefix in prefixes[:depth]]
+        if is_pictures(name):  # of a part of a download: B. Grading/1. Original Images/a. Train
+            names = [] if any(prefix in splits for prefix in prefixes[depth:]) else names
+        elif not (prefixes[depth] in splits or again or name in names[-1:]):
             names.append(name)
     return names
 
 
-def _name_in_each(levels: Iterable[list[str]]) -> str:
-    """Return the one name that the last folder of all paths has, below two others or more."""
+def _is_counted(name: str) -> bool:
+    words = {word for word in words_of(name) if word.isalpha()}
+    words -= {word for word in words if len(word) == 1} - {"l", "r"}  # Camera A
+    return bool(words) and words <= _COUNTED
+
+
+def _no_classes(levels: Iterable[list[str]]) -> set[str]:
+    """Return the names of the last folders of all paths where they are no classes, below others.
+
+    That is one name for all, such as glaucoma/ORIGA, or eyes, visits, folds and the like.
+    """
     paths = [names for names in levels if names]
     last = {names[-1] for names in paths}
     above = {names[-2] if names[1:] else "" for names in paths}
-    return last.pop() if len(last) == 1 and len(above) > 1 and "" not in above else ""
+    counted = all(map(_is_counted, last))
+    return last if (len(last) == 1 or counted) and len(above) > 1 and "" not in above else set()
 
 
 def _refuse_patients(images: Mapping[str, int], levels: Mapping[str, list[str]]) -> None:
@@ -300,18 +322,16 @@ def _without_counts(levels: Mapping[str, list[str]]) -> tuple[dict[str, str], li
     """Return the class of every folder without a number of images in brackets: DR (1200).
 
     Not where two folders beside each other would be one: Grade (1), Grade (2). Raises ValueError
-    where the class without the number is beside it.
+    where the class without the number is beside it, and for DR - Copy beside DR.
     """
     of = {folder: names[-1] if names else "" for folder, names in levels.items()}
-    short = {folder: _COUNT.sub("", name) for folder, name in of.items() if name}
+    short = {folder: _plain(name) for folder, name in of.items() if name}
     beside: defaultdict[tuple[str, str], set[str]] = defaultdict(set)
     for folder, name in short.items():
-        parts = folder.split("/")
-        place = "/".join(parts[: len(parts) - 1 - parts[::-1].index(of[folder])])
-        beside[place, spelling_key(name)].add(of[folder])
+        beside[folder_above(folder, of[folder]), spelling_key(name)].add(of[folder])
     for (place, _), names in sorted(beside.items()):
         plain = sorted(names, key=len)
-        if len({_COUNT.sub("", name) == name for name in names}) > 1:
+        if len({_plain(name) == name for name in names}) > 1:
             raise ValueError(
                 f"{place + '/' if place else ''}{plain[0]} and {plain[-1]}: one class, or a copy "
                 f"of its folder? rename one, or put the images into one folder"
@@ -327,6 +347,16 @@ def _without_counts(levels: Mapping[str, list[str]]) -> tuple[dict[str, str], li
         for name, texts in sorted(written.items())
         if texts - {name}
     ]
+
+
+def _plain(name: str) -> str:
+    return _COUNT.sub("", _COPY.sub("", name))
+
+
+def folder_above(folder: str, name: str) -> str:
+    """Return the path of a folder up to the last one of a name, without that."""
+    parts = folder.split("/")
+    return "/".join(parts[: len(parts) - 1 - parts[::-1].index(name)])
 
 
 def outside_of_splits(sources: Iterable[str], splits: Mapping[str, str]) -> list[str]:

@@ -33,6 +33,7 @@ from maskedclip.shards.downloads.files import (
 )
 from maskedclip.shards.downloads.folder_names import (
     FolderSplits,
+    folder_above,
     folder_classes,
     folder_splits,
     outside_of_splits,
@@ -148,7 +149,7 @@ def _labels_of_folders(
             f"--root {root}: no image lies in the folder of a class, such as {min(of)}{hint}; "
             f"leave --classes out, or use make_shards.py csv with a table"
         )
-    beside = {source.rpartition("/")[0].rpartition("/")[0] for source in files.images}
+    beside = {folder_above(folder, names[-1]) for folder, names in found.levels.items() if names}
     remarks["empty_class_folders"] = {f for f in files.empty if f.rpartition("/")[0] in beside}
     return {source: class_of.get(name, name) for source, name in of.items()}
 

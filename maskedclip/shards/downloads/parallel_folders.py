@@ -18,6 +18,7 @@ _PROCESSED = {
     "preprocessed", "processed", "enhanced", "clahe", "gray", "grey", "grayscale", "green",
     "gaussian", "filtered", "normalized", "normalised", "small", "large", "compressed", "denoised",
     "equalized", "hd", "unprocessed", "images", "image", "imgs",
+    "roi", "cfp", "cfps",
 }  # fmt: skip
 _AUGMENTED = {"augmented", "aug", "augmentation", "augmentations"}
 _CHANGED = _PROCESSED | _AUGMENTED

@@ -10,6 +10,7 @@ from maskedclip.shards.downloads.folder_or_csv import read_folder
 from maskedclip.shards.downloads.records import Sources
 from maskedclip.shards.image_folders import tree_of
 from maskedclip.shards.make_command import remark_lines
+from tests import downloads
 from tests.downloads.drawing import draw
 
 TRAINS = (
@@ -82,11 +83,14 @@ def test_classes_above_the_splits_keep_them(tmp_path: Path) -> None:
     "sources",
     [
         [f"B. Disease Grading/1. Original Images/{s}/1.png" for s in ("a. Training Set", "b. Test")]
-        + ["A. Segmentation/1. Original Images/a. Training Set/2.png"],
+        + ["A. Segmentation/1. Original Images/a. Training Set/2.png",
+           "C. Localization/1. Original Images/a. Training Set/2.png"],
         ["ODIR-5K/ODIR-5K/Training Images/1.png", "ODIR-5K/ODIR-5K/Testing Images/2.png"],
         ["messidor-2/IMAGES/1.png", "messidor-2/IMAGES/2.png"],
         ["PALM-Training400/PALM-Training400/1.png", "PALM-Validation400/2.png"],
+        ["ODIR-5K_Training_Images/ODIR-5K_Training_Dataset/1.png", "ODIR-5K_Testing_Images/2.png"],
         ["train/Original/1.png", "test/Original/2.png"],
+        ["preprocessed_images/0_left.png", "preprocessed_images/0_right.png"],
         ["DDR/DR_grading/train/1.png", "DDR/lesion_segmentation/train/image/2.png"],
         ["Training_Set/Training_Set/Training/1.png", "Evaluation_Set/Evaluation_Set/Validation/2."
          "png", "Test_Set/Test_Set/Test/1.png"],
@@ -102,6 +106,12 @@ def test_downloads_whose_folders_are_no_classes_are_refused_with_classes_alone(
     with pytest.raises(ValueError, match=r"neither shards|folders deep"):
         tree_of(tmp_path)
     assert len(read_folder(read_card("folder"), tmp_path, "").records) == len(sources)
+
+
+def test_a_known_download_that_is_no_tree_is_called_by_its_name(tmp_path: Path) -> None:
+    downloads.build("idrid", tmp_path)
+    with pytest.raises(ValueError, match=r"it looks like idrid: build it with tools/make_shards"):
+        tree_of(tmp_path)
 
 
 def test_a_split_within_a_split_is_refused_and_a_name_of_both_gives_way(tmp_path: Path) -> None:
@@ -191,7 +201,7 @@ def test_sites_folds_and_datasets_that_are_pooled_are_said(tmp_path: Path) -> No
 def test_an_empty_folder_of_a_class_is_said(tmp_path: Path) -> None:
     (tmp_path / "train/severe").mkdir(parents=True)
     (tmp_path / "elsewhere/x").mkdir(parents=True)
-    found = read(tmp_path, "train/a/1.png", "train/b/2.png")
+    found = read(tmp_path, "train/a/1.png", "train/b/images/2.png")
     assert found.remarks["empty_class_folders"] == ["train/severe"]
 
 
@@ -214,3 +224,24 @@ def test_many_numbered_classes_of_several_splits_are_classes() -> None:
     ]
     splits = folder_splits(sources).of
     assert len({*folder_classes(sources, splits).of.values()}) == 39
+
+
+@pytest.mark.parametrize("inner", [("OD", "OS"), ("left", "right"), ("visit 1", "visit 2")])
+def test_eyes_and_visits_within_classes_are_no_classes(
+    inner: tuple[str, str], tmp_path: Path
+) -> None:
+    found = read(tmp_path, *(f"{c}/{i}/{c}{i}.png" for c in ("dr", "no") for i in inner))
+    assert [label for _, label in facts(found).values()] == ["dr", "dr", "no", "no"]
+    assert found.remarks["folders_in_each_class"] == [f"{', '.join(inner)}: in 4 folders"]
+    alone = read(tmp_path / "alone", *(f"{i}/{i}.png" for i in inner))
+    assert {label for _, label in facts(alone).values()} == {*inner}
+
+
+def test_a_class_within_a_folder_of_its_name_is_one_and_a_copied_one_is_asked_about(
+    tmp_path: Path,
+) -> None:
+    found = read(tmp_path / "a", "dr/dr/1.png", "no/no/2.png")
+    assert [label for _, label in facts(found).values()] == ["dr", "no"]
+    assert "pooled_folders_above_classes" not in found.remarks
+    with pytest.raises(ValueError, match="DR and DR - Copy: one class, or a copy of its folder"):
+        read(tmp_path / "b", "DR/1.png", "DR - Copy/1.png", "No/3.png")

@@ -62,6 +62,19 @@ def test_a_folder_of_all_pictures_beside_the_classes_is_named_and_can_be_left_ou
     assert "equal_files_of_two_classes" not in manifest["remarks"]
 
 
+def test_equal_files_of_two_published_splits_are_warned_of(tmp_path: Path) -> None:
+    tree = tmp_path / "tree"
+    for number, name in enumerate(("a", "b")):
+        put(tree / "train" / name, 4, 10 * number)
+        put(tree / "test" / name, 3, 10 * number + 3)  # the last of train is the first of test
+    manifest = build(request(tree, tmp_path / "out"), progress=False).manifest
+    assert manifest["remarks"]["equal_files_of_two_splits"] == [
+        "test and train: 2 files, such as test/a/3.jpg and train/a/3.jpg"
+    ]
+    (line,) = (x for x in remark_lines(manifest["remarks"]) if "two splits" in x)
+    assert line.startswith("WARNING: equal files of two splits: test and train: 2 files")
+
+
 def test_builds_of_more_than_eight_bits_are_made_anew_and_others_are_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
