@@ -29,6 +29,7 @@ _GLUED = re.compile(
     rf"({'|'.join(sorted(_WORDS, key=len, reverse=True))})"
     "(sets?|data|daten|images?|imgs?|bilder|\u96c6)"
 )
+_SHORT = {"tr": "train", "va": "val", "vl": "val", "te": "test", "ts": "test"}  # only together
 # what else the name of a split says: "a. Training Set", "Test-set 1", "train_images_512"
 _BESIDE_SPLIT = {
     "set", "sets", "data", "dataset", "datasets", "image", "images", "img", "imgs", "photo",
@@ -64,6 +65,10 @@ _COUNTED = {  # of folders within classes: left, visit 2, fold_3, Camera A
     "batch", "part", "site", "center", "centre", "hospital", "camera", "device", "week", "month",
     "year", "day", "series", "set", "folder", "subset", "group",
 }  # fmt: skip
+_GRADES = {
+    "grade", "class", "stage", "level", "dr", "type", "severity", "category", "label", "score",
+    "amd", "dme", "rop", "cluster", "c", "g", "r", "n", "p",
+}  # fmt: skip
 _FEWEST_PATIENTS = 10  # folders: fewer may be classes of few images
 _MOST_OF_A_PATIENT = 10  # images, on average
 _COPY = re.compile(r"(\s*-\s*|[\s_])copy(\s*\(\d+\))?$", re.IGNORECASE)
@@ -79,7 +84,8 @@ class SplitName(NamedTuple):
 
 def words_of(name: str) -> list[str]:
     """Return the words and numbers of a folder's name in lower case: 1. TrainSet -> 1 train set."""
-    text = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", unicodedata.normalize("NFKD", name)).lower()
+    text = unicodedata.normalize("NFKD", name)
+    text = re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", " ", text).lower()
     text = "".join(letter for letter in text if not unicodedata.combining(letter))
     words: list[str] = []
     for word in re.findall(r"[^\W\d_]+|\d+", text):
@@ -193,6 +199,9 @@ def _splits_beside(
 ) -> tuple[dict[str, str], list[str]]:
     """Return the splits among the folders of one folder, and those that say a split and more."""
     splits = {name: SPLITS[name.lower()] for name in names if name.lower() in SPLITS}
+    short = {name: _SHORT[name.lower()] for name in names if name.lower() in _SHORT}
+    if not splits and {"train", "test"} <= {*short.values()}:
+        return short, []
     exact = {*splits.values()}
     rest = {n: s for n in names - splits.keys() if (s := split_name(n)) and s.split not in exact}
     splits |= {name: said.split for name, said in rest.items() if not said.others}
@@ -300,6 +309,27 @@ def _no_classes(levels: Iterable[list[str]]) -> set[str]:
     above = {names[-2] if names[1:] else "" for names in paths}
     counted = all(map(_is_counted, last))
     return last if (len(last) == 1 or counted) and len(above) > 1 and "" not in above else set()
+
+
+def refuse_two_levels(levels: Mapping[str, list[str]]) -> None:
+    """Raise ValueError where a folder would be a class, and hold another one: DR, DR/full."""
+    paths = {tuple(names): folder for folder, names in sorted(levels.items()) if names}
+    for names, folder in paths.items():
+        if names[:-1] in paths:
+            raise ValueError(
+                f"{paths[names[:-1]]} and {folder}: both would be classes, one within the other; "
+                f"put the images of a class into one folder, or --exclude one of make_shards.py"
+            )
+
+
+def numbered_classes(names: Iterable[str]) -> list[str]:
+    """Return a line where classes differ in a number alone, and are no grades: Base11, Base12."""
+    names = sorted(set(names))
+    words = {tuple(word for word in words_of(name) if word.isalpha()) for name in names}
+    word = words.pop() if len(words) == 1 else ()
+    if len(names) < 2 or not word or not _GRADES.isdisjoint(word):
+        return []
+    return [f"{', '.join(names[:8])} (are they parts of the download?)"]
 
 
 def _refuse_patients(images: Mapping[str, int], levels: Mapping[str, list[str]]) -> None:

@@ -36,7 +36,9 @@ from maskedclip.shards.downloads.folder_names import (
     folder_above,
     folder_classes,
     folder_splits,
+    numbered_classes,
     outside_of_splits,
+    refuse_two_levels,
     refuse_unclear,
     split_of,
     splits_in_names,
@@ -111,6 +113,7 @@ def read_folder(
         for record in records
     ]
     remarks["class_words_of_no_image"] = unused_words(words or {}, names)
+    remarks["classes_that_differ_in_a_number"] = set(numbered_classes(names))
     remarks["only_one_class"] = names if len(names) == 1 else set()
     remarks["taken_as_one_class"] = {
         f"{name} (for several labels an image, write a table: make_shards.py csv)"
@@ -133,6 +136,7 @@ def _labels_of_folders(
     """Return the class of every image by its folders, "" for none; what is said goes to remarks."""
     try:
         found = folder_classes(files.images, splits)
+        refuse_two_levels(found.levels)
     except ValueError as error:
         raise ValueError(f"--root {root}: {error}") from None
     of = {source: found.of[source.rpartition("/")[0]] for source in files.images}

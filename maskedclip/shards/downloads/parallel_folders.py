@@ -22,6 +22,7 @@ _PROCESSED = {
 }  # fmt: skip
 _AUGMENTED = {"augmented", "aug", "augmentation", "augmentations"}
 _CHANGED = _PROCESSED | _AUGMENTED
+_FIRST = {"original", "originals", "orig", "raw", "images", "image", "imgs", "cfp", "cfps"}
 _BESIDE = _PROCESSED | _AUGMENTED | {
     "img", "photos", "fundus", "retinal", "color", "colour", "data", "dataset", "set", "jpg",
     "jpeg", "png", "tif", "px", "size", "folder", "version", "copy", "filter", "the", "and",
@@ -62,7 +63,7 @@ def parallel_folders(sources: Iterable[str], root: Path) -> list[str]:
             ]
             rest = _below(beside, here)
             reason = _again(name, "images", below[name], rest, root) if rest else ""
-            if reason and not is_pictures(name):
+            if reason and _words(name) & _CHANGED - _FIRST:
                 lines.append(f"the folders beside it and {here}{name}: {reason}")
     return lines
 
@@ -86,7 +87,7 @@ def _below(sources: Iterable[str], folder: str) -> dict[str, str]:
 def refusal_of(lines: list[str]) -> str:
     """Return what is wrong with a tree of such folders, and how to mend it."""
     pair = [path.rpartition("/")[2] for path in lines[0].partition(":")[0].split(" and ")]
-    name = next((name for name in reversed(pair) if not is_pictures(name)), pair[-1])
+    name = next((name for name in pair if _words(name) & _CHANGED - _FIRST), pair[-1])
     return (
         f"{lines[0]}: pictures would be there twice; leave one out with make_shards.py folder "
         f"--exclude='{name}', or move it elsewhere"

@@ -5,7 +5,12 @@ from pathlib import Path
 import pytest
 
 from maskedclip.shards.downloads.cards import read_card
-from maskedclip.shards.downloads.folder_names import folder_classes, folder_splits, split_name
+from maskedclip.shards.downloads.folder_names import (
+    folder_classes,
+    folder_splits,
+    is_pictures,
+    split_name,
+)
 from maskedclip.shards.downloads.folder_or_csv import read_folder
 from maskedclip.shards.downloads.records import Sources
 from maskedclip.shards.image_folders import tree_of
@@ -245,3 +250,26 @@ def test_a_class_within_a_folder_of_its_name_is_one_and_a_copied_one_is_asked_ab
     assert "pooled_folders_above_classes" not in found.remarks
     with pytest.raises(ValueError, match="DR and DR - Copy: one class, or a copy of its folder"):
         read(tmp_path / "b", "DR/1.png", "DR - Copy/1.png", "No/3.png")
+
+
+def test_short_names_of_splits_are_some_only_beside_each_other() -> None:
+    assert folder_splits(["tr/a/1.png", "te/a/2.png"]).of == {"tr": "train", "te": "test"}
+    assert folder_splits(["tr/1.png", "other/2.png"]).of == {}
+
+
+def test_a_class_within_a_class_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="dr and dr/full: both would be classes, one within the"):
+        read(tmp_path, "dr/1.png", "no/2.png", "dr/full/3.png")
+
+
+def test_classes_that_differ_in_a_number_and_are_no_grades_are_said(tmp_path: Path) -> None:
+    found = read(tmp_path / "a", "Base11/1.png", "Base12/2.png")
+    assert found.remarks["classes_that_differ_in_a_number"] == [
+        "Base11, Base12 (are they parts of the download?)"
+    ]
+    found = read(tmp_path / "b", "grade 1/1.png", "grade 2/2.png")
+    assert "classes_that_differ_in_a_number" not in found.remarks
+
+
+def test_a_folder_of_jpeg_images_is_no_class() -> None:
+    assert is_pictures("JPEGImages")
