@@ -46,7 +46,7 @@ from maskedclip.shards.downloads.folder_names import (
 from maskedclip.shards.downloads.image_names import ImageNames, Named
 from maskedclip.shards.downloads.label_files import SURPLUS, Remarks, Row, cell, names_of, rows_of
 from maskedclip.shards.downloads.masks import MASKS, photographs_below
-from maskedclip.shards.downloads.missing_codes import KEPT, without_codes
+from maskedclip.shards.downloads.missing_codes import without_codes
 from maskedclip.shards.downloads.parallel_folders import parallel_folders, refusal_of
 from maskedclip.shards.downloads.recognise import known_datasets, wrong_root
 from maskedclip.shards.downloads.records import Record, Sources, eye_of, in_order, left_tasks
@@ -183,7 +183,6 @@ class Columns(NamedTuple):
     separator: str = ""  # between the labels of a cell of `label`
     number: str = ""
     number_task: str = ""
-    missing: tuple[str, ...] = ()  # cells that state nothing, beside those that are found
 
 
 class RowNames:
@@ -370,7 +369,7 @@ def _rows_with_columns(file: Path, columns: Columns) -> list[Row]:
     flags = {
         f"--{flag}_column {name!r}": name
         for flag, name in columns._asdict().items()
-        if name and flag not in ("task", "labels", "separator", "number_task", "missing")
+        if name and flag not in ("task", "labels", "separator", "number_task")
     } | {f"--label_columns: {name!r}": name for name in columns.labels}
     rows, lacking = rows_of(file, list(flags.values()), once=True)
     if not lacking:
@@ -412,8 +411,6 @@ def _whole_rows(rows: list[Row], file: Path, columns: Columns, remarks: Remarks)
 
 def _without_codes(rows: list[Row], columns: Columns, remarks: Remarks) -> list[Row]:
     """Return the rows with empty cells in place of codes (-1, 999), with remarks."""
-    if columns.missing == (KEPT,):
-        return rows
     kinds = [(name, "labels") for name in columns.labels]
     kinds += [(columns.number, "number"), (columns.patient, "patient")]
     if columns.separator != WHOLE_CELLS:
@@ -421,7 +418,7 @@ def _without_codes(rows: list[Row], columns: Columns, remarks: Remarks) -> list[
     for name, kind in kinds:
         if name:
             sign = columns.separator if kind == "class" and columns.separator != OF_ROWS else ""
-            rows, lines = without_codes(rows, name, kind, columns.missing, sign)
+            rows, lines = without_codes(rows, name, kind, sign)
             remarks["codes_taken_for_empty_cells"].update(lines)
     if columns.report:
         rows, lines = without_empty_reports(rows, columns.report)

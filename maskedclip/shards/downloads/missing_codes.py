@@ -9,7 +9,7 @@ from collections.abc import Collection, Mapping, Sequence
 from itertools import pairwise
 
 from maskedclip.data.cell_values import is_missing, plain
-from maskedclip.data.class_names import NUMBER, spelling_key
+from maskedclip.data.class_names import NUMBER
 from maskedclip.data.label_kinds import number_text
 from maskedclip.shards.downloads.answer_columns import numbers, parts_of_cell
 from maskedclip.shards.downloads.label_files import Row, names_of
@@ -29,7 +29,6 @@ UNGRADABLE = frozenset({
 _QUALITY = ("gradable", "gradeable", "good", "usable", "acceptable", "quality", "readable", "poor")
 SMALL = frozenset({1, 3, 7, 8, 9})  # of which -1 and -3 are those of UK Biobank
 LARGE = frozenset({77, 88, 99, 777, 888, 999, 7777, 8888, 9999, 99999, 255, 32768, 65535})
-KEPT = "none"  # as --missing: a code is what it says
 _BESIDE_WORDS = frozenset({-1.0, -9.0, -99.0, -999.0, 99.0, 999.0, 9999.0})
 _LEAST = 3  # different values that show what a column holds
 _MANY = 10  # different values, of which a repeated extreme is no count of something
@@ -153,14 +152,12 @@ def without_codes(
     rows: Sequence[Row],
     column: str,
     kind: str,
-    given: Collection[str] = (),
     separator: str = "",
 ) -> tuple[list[Row], list[str]]:
     """Return the rows with empty cells in place of a column's codes, and a line for each code.
 
     Args:
         kind: of what the column answers: "class", "labels" (of 0 and 1), "number" or "patient".
-        given: what the user says are codes, beside what is found here.
         separator: between the labels of a cell, each of which may be a code.
     """
     (name,) = names_of(column)
@@ -170,16 +167,13 @@ def without_codes(
         return parts_of_cell(text, separator) if separator else [text]
 
     cells = Counter(part for row in rows for part in parts(row))
-    wanted = {*map(spelling_key, given)}
-    codes = {text for text in cells if text and spelling_key(text) in wanted}
-    rest = {text: count for text, count in cells.items() if text not in codes}
     found = {
         "class": codes_of_classes,
         "labels": _codes_of_labels,
         "number": _codes_of_cells,
         "patient": _codes_of_patients,
     }
-    why = dict.fromkeys(codes, "as --missing has it") | found[kind](rest)
+    why = found[kind](cells)
     lines = [f"{column} {text}, {why[text]}: {cells[text]} cells" for text in sorted(why)]
     kept = [
         {**row, name: separator.join(part for part in parts(row) if part not in why)}
