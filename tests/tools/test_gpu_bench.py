@@ -62,3 +62,18 @@ def test_a_rehearsal_on_the_processor_measures_every_row(gpu):
         assert found[f"{row.name}: ms"] > 0
         assert row.kind != "step" or found[f"{row.name}: planned_gb"] > 0
     assert len(found["kernels"]) == gpu.KERNELS
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [pytest.param("cpu", marks=pytest.mark.slow), pytest.param("cuda", marks=pytest.mark.gpu)],
+)
+def test_a_step_of_the_step_bench_is_measured(gpu, kind):  # noqa: ARG001 (the path to the benches)
+    from benches import step
+
+    if (kind == "cuda") != torch.cuda.is_available():
+        pytest.skip(f"torch sees {torch.cuda.device_count()} GPUs")
+    found = step.child("ours", "micro", 2, 2)
+    assert found["device"] == ("cpu" if kind == "cpu" else torch.cuda.get_device_name())
+    assert 0 < found["flops"] / found["seconds"] / found["matrix_rate"] < 1
+    assert found["peak_gib"] > found["floor_gib"]
