@@ -61,13 +61,12 @@ def compare(first: Path, second: Path) -> str:
 
     Folds by themselves are left out where there is anything else, such as their pooled value.
     Results of the same image size are compared where both sides have some, else it is said.
-    Raises ValueError where there is none, where a run is on both sides, where a side has two runs
+    A run on both sides is named. Raises ValueError where there is none, where a side has two runs
     of one seed, and where the two sides are not of the same test images.
     """
     sides = [_sides(root) for root in (first, second)]
     own = [{*run_directories([root])} for root in (first, second)]
-    if shared := sorted(own[0] & own[1]):
-        raise ValueError(f"{shared[0]}: this run is on both sides; compare different ones")
+    twice = "".join(f"{run}: this run is on both sides.\n" for run in sorted(own[0] & own[1]))
     both = [split for split in sides[0] if split in sides[1]]
     if not both:
         raise ValueError(
@@ -76,7 +75,7 @@ def compare(first: Path, second: Path) -> str:
         )
     whole = [split for split in both if not is_one_fold(split[2])]
     pairs = [(split, *pair) for split in whole or both for pair in _of_one_size(split, sides)]
-    return "\n".join(_text(*pair) for pair in pairs)
+    return "\n".join(_text(*pair) for pair in pairs) + twice
 
 
 def _of_one_size(split: Split, sides: Sequence[Sides]) -> list[tuple[Side, Side]]:

@@ -99,7 +99,7 @@ def test_the_command_ends_in_a_line_and_status_2_where_it_cannot_go_on(tmp_path:
     for words, status, answer in (
         ([run, other], 0, "next: python -m maskedclip.report"),
         ([run], 2, "1 runs given"),
-        ([run, run], 2, "this run is on both sides"),
+        ([run, run], 0, "this run is on both sides."),
         ([run, run, "--seed=1"], 2, "unknown flag --seed"),
     ):
         command = [sys.executable, "-m", "maskedclip.compare", *words]
