@@ -16,6 +16,7 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from shlex import quote
 from typing import Any
 
 from maskedclip.command import CommandLine, Options, Word, one_line_errors
@@ -135,9 +136,11 @@ def _next(target: GridOrRun, name: str, rows: Sequence[CellStatus]) -> str:
         if reports:
             lines.append(f"open {run_of(target.grid, reports[0]) / 'index.html'}")
         elif target.grid.cells[0].stage == PRETRAIN and target.run:
-            lines.append(f"python -m maskedclip.finetune {target.run} --dataset shards/DATASET")
+            lines.append(
+                f"python -m maskedclip.finetune {quote(str(target.run))} --dataset shards/DATASET"
+            )
         else:
-            lines.append(f"python -m maskedclip.report {runs[0]} --out report")
+            lines.append(f"python -m maskedclip.report {quote(str(runs[0]))} --out report")
     return "".join(f"{'next: ' if i == 0 else '      '}{line}\n" for i, line in enumerate(lines))
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from maskedclip.config import Config, check_divisible
@@ -33,14 +34,18 @@ def shards(config: Config | None) -> Outcome:
         try:
             entries = _describe(directory)["shards"]
         except ValueError as error:
-            return failed(str(error), f"python tools/make_shards.py DATASET --out {directory}")
+            return failed(
+                str(error), f"python tools/make_shards.py DATASET --out {quote(str(directory))}"
+            )
         count += len(entries)
         for entry in entries:
             path = directory / entry["file"] if directory.is_dir() else directory
             size = path.stat().st_size if path.is_file() else -1
             if size != entry.get("bytes", size) or size < 0:
                 state = f"has {size:,} bytes of {entry['bytes']:,}" if size >= 0 else "is missing"
-                return failed(f"{path} {state}", f"python tools/check_shards.py {directory}")
+                return failed(
+                    f"{path} {state}", f"python tools/check_shards.py {quote(str(directory))}"
+                )
     number = len(directories(config))
     return ok(f"{count} shards of {number} directories, each of the length in its manifest")
 

@@ -4,6 +4,7 @@ import logging
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from maskedclip.data.folds import folds_line, folds_of
@@ -50,7 +51,7 @@ def run(options: EvaluateConfig) -> None:
     alone = tuple(protocols) == (TRANSFER,) and not options.shots
     protocol = TRANSFER_WHOLE if options.whole else TRANSFER
     more = f"_{protocol} --protocol={protocol}" if alone else ""
-    sys.stdout.write(f"next: python -m maskedclip.report {out} --out report{more}\n")
+    sys.stdout.write(f"next: python -m maskedclip.report {quote(str(out))} --out report{more}\n")
 
 
 def evaluate(  # noqa: PLR0913 (one keyword an option of the command)

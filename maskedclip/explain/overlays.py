@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from shlex import quote
 from typing import Any, NamedTuple
 
 import matplotlib as mpl
@@ -104,7 +105,7 @@ def explain(config: ExplainConfig) -> Path:
     _write_table(out / MAPS_CSV, lines)
     sys.stdout.write(
         f"{len(rows)} images, {len(lines):,} values; see {out / CONTACT_SHEET}\n"
-        f"do the maps point at lesions: python -m maskedclip.explain {config.weights} "
+        f"do the maps point at lesions: python -m maskedclip.explain {quote(str(config.weights))} "
         f"--phantoms 300\n"
     )
     return out

@@ -11,6 +11,7 @@ import time
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
+from shlex import quote
 from typing import NamedTuple
 
 import numpy as np
@@ -88,7 +89,8 @@ def play(config: ExplainConfig) -> list[tuple[str, str, Pointing]]:
     _write(output_directory(config), rows)
     sys.stdout.write(
         "what the picture alone gives: add --untrained=1, and 2, and 3: draws differ much\n"
-        f"see the maps: python -m maskedclip.explain {config.weights} --images FILE,FILE\n"
+        f"see the maps: python -m maskedclip.explain {quote(str(config.weights))} "
+        "--images FILE,FILE\n"
     )
     return rows
 

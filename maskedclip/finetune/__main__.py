@@ -7,6 +7,7 @@ python -m maskedclip.finetune RUN_OR_WEIGHTS --dataset shards/idrid --folds 5
 if __name__ == "__main__":  # a config first: --help and mistakes answer before torch is imported
     import logging
     import sys
+    from shlex import quote
 
     from maskedclip.command import one_line_errors
     from maskedclip.finetune.command import read_finetune
@@ -26,4 +27,6 @@ if __name__ == "__main__":  # a config first: --help and mistakes answer before 
     with one_line_errors():
         directory = cross_validate(CONFIG, FOLDS) if FOLDS else finetune(CONFIG)
         sys.stdout.write(results.table(measured_rows(directory)))
-        sys.stdout.write(f"next: python -m maskedclip.report {directory} --out report\n")
+        sys.stdout.write(
+            f"next: python -m maskedclip.report {quote(str(directory))} --out report\n"
+        )

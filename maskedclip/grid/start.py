@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
+from shlex import quote
 from typing import NamedTuple
 
 from maskedclip.config import Config, FinetuneConfig, LaunchConfig, check_divisible, override
@@ -232,8 +233,8 @@ def _say_submitted(grid: Grid, count: int) -> None:
     path = _shown(grid.directory)
     sys.stdout.write(
         f"submitted {count} of {len(grid.cells)} cells: {path}\n"
-        f"  state      python -m maskedclip.slurm status {path}\n"
-        f"  why        python -m maskedclip.slurm status {path} --why CELL\n"
+        f"  state      python -m maskedclip.slurm status {quote(str(path))}\n"
+        f"  why        python -m maskedclip.slurm status {quote(str(path))} --why CELL\n"
         f"  curves     tensorboard --logdir {path / RUNS}\n"
     )
 
@@ -243,7 +244,7 @@ def _say_next(grid: Grid) -> None:
     for cell in grid.cells:
         if cell.stage == REPORT and finished(grid, cell):
             sys.stdout.write(f"{_shown(run_of(grid, cell)) / 'index.html'}\n")
-    sys.stdout.write(f"next: python -m maskedclip.slurm status {path}\n")
+    sys.stdout.write(f"next: python -m maskedclip.slurm status {quote(str(path))}\n")
 
 
 def _shown(path: Path) -> Path:

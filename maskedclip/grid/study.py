@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from shlex import quote
 from typing import NamedTuple
 
 from maskedclip.config import FinetuneConfig
@@ -58,7 +59,9 @@ def run(study: Study) -> int:
     for name, fault in failed.items():
         sys.stderr.write(f"failed: {name}: {fault}\n")
     if len(failed) < len(cells):
-        sys.stdout.write(f"next: python -m maskedclip.report {study.config.out} --out report\n")
+        sys.stdout.write(
+            f"next: python -m maskedclip.report {quote(str(study.config.out))} --out report\n"
+        )
     return 1 if failed else 0
 
 

@@ -14,6 +14,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from maskedclip.config import Config
@@ -81,10 +82,11 @@ class Job(Repeatable):
             if after.beside_untrained:
                 self._measure_untrained(run, datasets)
         dataset = after.datasets[0] if after.datasets else "shards/DATASET"
+        named, out = quote(str(run)), quote(str(self.config.out))
         sys.stdout.write(
             f"\n{run} is done. Next:\n"
-            f"  tensorboard --logdir {self.config.out}\n"
-            f"  python -m maskedclip.finetune {run} --dataset {dataset} --fraction 0.1\n"
+            f"  tensorboard --logdir {out}\n"
+            f"  python -m maskedclip.finetune {named} --dataset {quote(dataset)} --fraction 0.1\n"
             f"{self._said_of_tests()}"
         )
         sys.stdout.flush()

@@ -70,7 +70,7 @@ def submit(config: Config, launch: LaunchConfig) -> None:
             f"submitted job {job.job_id}: {config.directory}\n"
             f"  log        tail -F {job.paths.stderr}\n"
             f"  curves     tensorboard --logdir {config.out}\n"
-            f"  state      python -m maskedclip.slurm status {config.directory}\n"
+            f"  state      python -m maskedclip.slurm status {shlex.quote(str(config.directory))}\n"
         )
         return
     follow(job)

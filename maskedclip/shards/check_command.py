@@ -5,6 +5,7 @@ import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from shlex import quote
 
 from maskedclip.command import ANY, CommandLine, Given, Options, Word, one_line_errors
 from maskedclip.shards.check import CSV_FILE, SHEET_FILE, CheckRequest, Findings, check, summary
@@ -144,7 +145,10 @@ def _apart(findings: Findings) -> tuple[list[str], list[str]]:
         if apart.published < len(apart.pairs):
             again[apart.directory] = None
     found = findings.request.out / CSV_FILE
-    return lines, [f"python tools/make_splits.py {path} --pairs={found}" for path in again]
+    return lines, [
+        f"python tools/make_splits.py {quote(str(path))} --pairs={quote(str(found))}"
+        for path in again
+    ]
 
 
 def _states_tests(findings: Findings) -> bool:

@@ -4,6 +4,7 @@ import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from maskedclip.command import CommandLine, Given, Options, Word, one_line_errors
@@ -315,13 +316,13 @@ def _next(summary: Summary) -> list[str]:
         role = "paired" if manifest["counts"]["with_caption"] else "unpaired"
     tested = any(isinstance(file, Path) for file in summary.splits.values())
     out = " --data.leave_out_tests" if tested else ""  # what is tuned below is tested on them
-    train = f"python launchers/submit_pretrain.py --data.{role}={directory}{out} ..."
+    train = f"python launchers/submit_pretrain.py --data.{role}={quote(str(directory))}{out} ..."
     tune = [
-        f"python -m maskedclip.finetune RUN --dataset {directory} --task {task}"
+        f"python -m maskedclip.finetune RUN --dataset {quote(str(directory))} --task {quote(task)}"
         for task in [task for task, file in summary.splits.items() if isinstance(file, Path)][:1]
     ]
     steps = tune if role == "downstream" else [train, *tune]
-    check = f"python tools/check_shards.py {directory}"
+    check = f"python tools/check_shards.py {quote(str(directory))}"
     return [f"next: {check}", *(f"   or: {step}" for step in steps)]
 
 

@@ -17,6 +17,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING
 
 from maskedclip.command import CommandLine, Options, Word, one_line_errors
@@ -135,5 +136,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     directory = Path(given.words[0])
     with one_line_errors():
         written = make_splits(directory, given.config())
-        choice = f" --split={written[0]}" if "seed" in given.changes[0] and written else ""
-        sys.stdout.write(f"next: python -m maskedclip.finetune RUN --dataset={directory}{choice}\n")
+        choice = (
+            f" --split={quote(str(written[0]))}" if "seed" in given.changes[0] and written else ""
+        )
+        sys.stdout.write(
+            f"next: python -m maskedclip.finetune RUN --dataset={quote(str(directory))}{choice}\n"
+        )

@@ -15,6 +15,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 
 from maskedclip.command import CommandLine, Options, Word, one_line_errors
 from maskedclip.models.checkpoints.archives import check_archive, is_zip
@@ -93,5 +94,5 @@ def main(arguments: Sequence[str] | None = None) -> None:
         out = convert(source, options.out or source.with_suffix(".safetensors"))
         sys.stdout.write(
             f"{out}: {len(read_safetensors(out)[0])} tensors, {out.stat().st_size / 1e6:,.1f} MB\n"
-            f"next: python -m maskedclip.evaluate {out} --datasets DIR\n"
+            f"next: python -m maskedclip.evaluate {quote(str(out))} --datasets DIR\n"
         )

@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from maskedclip.models.checkpoints.archives import read_pickle
@@ -123,7 +124,7 @@ def locate_classifier(run: str | Path) -> Path:
     if (path / ENCODER).is_file() or (path / MODEL).is_file():
         raise ValueError(
             f"{path}: a pre-training run, which has no classes; fine-tune it first: "
-            f"python -m maskedclip.finetune {path} --dataset DIR"
+            f"python -m maskedclip.finetune {quote(str(path))} --dataset DIR"
         )
     raise ValueError(
         f"{path / FINETUNED}: no such file; let the fine-tuning end, or name another run"
