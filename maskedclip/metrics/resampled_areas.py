@@ -7,10 +7,12 @@ rows of a table.
 """
 
 from collections.abc import Collection, Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from scipy.sparse import csr_array
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_array
 
 AREAS = ("auroc", "average_precision")
 _PART = 512  # resamples at a time, so that their tables stay in the processor's cache
@@ -27,7 +29,7 @@ class Ranking(NamedTuple):
         thresholds: T.
     """
 
-    table: csr_array
+    table: "csr_array"
     thresholds: int
 
 
@@ -49,6 +51,8 @@ def ranked(
     first_A = np.where(positive_A, 0, np.where(tied_A, 2 * count + 1, count))
     rows = 2 * count + 1 + count * bool((tied_A & ~positive_A).any())
     ones_A = np.ones(len(score_A), np.float32)
+    from scipy.sparse import csr_array  # which launchers do without
+
     table = csr_array((ones_A, (first_A + at_A, image_A)), shape=(rows, images))
     return Ranking(table, count)
 
