@@ -31,7 +31,7 @@ def test_without_a_gpu_it_says_so_and_how_to_rehearse(gpu):
 def test_the_table_is_markdown_and_leaves_empty_what_was_not_measured(gpu):
     rows = {"as it is": {"ms": 412.25, "note": "no wait"}, "varlen": {"note": "failed: a|b"}}
     table = gpu._table("NVIDIA H100", rows)
-    assert table[0].startswith("One NVIDIA H100, torch ")
+    assert table[0].startswith("NVIDIA H100, torch ")
     assert {line.count("|") for line in table[2:]} == {2 + len(gpu.COLUMNS)}
     assert table[-2:] == ["| as it is | 412 |  |  |  |  |  |  | no wait |",
                           "| varlen |  |  |  |  |  |  |  | failed: a/b |"]  # fmt: skip

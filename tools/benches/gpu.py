@@ -87,7 +87,9 @@ def gpu(device: str = "cuda", size: str = "") -> dict[str, Any]:
         for column in COLUMNS
         if column in found
     }
-    card = torch.cuda.get_device_name() if device == "cuda" else "the processor, a rehearsal"
+    card = "A rehearsal on the processor, one step a row"
+    if device == "cuda":
+        card = f"{torch.cuda.get_device_name()}, means of {STEPS} steps"
     return {
         "card": card,
         "torch": torch.__version__,
@@ -120,7 +122,7 @@ def _in_a_process(row: Row, device: str, size: str, end: float) -> dict[str, Any
 def _table(card: str, rows: Mapping[str, Mapping[str, Any]]) -> list[str]:
     words = ("ms", "images/s", "MFU", "GB", "GB planned", "ms to issue", "ms of copies", "note")
     lines = [
-        f"One {card}, torch {torch.__version__}, bf16, one rank, means of {STEPS} steps:", "",
+        f"{card}, torch {torch.__version__}, bf16, one rank:", "",
         f"| what | {' | '.join(words)} |", "|---" * (1 + len(words)) + "|",
     ]  # fmt: skip
     for name, found in rows.items():
