@@ -116,9 +116,10 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         if self.image_size % self.patch_size:
+            near = max(1, self.image_size // self.patch_size) * self.patch_size
             raise ValueError(
                 f"model.image_size {self.image_size} is not a multiple of "
-                f"model.patch_size {self.patch_size}; try {self.image_size // self.patch_size * 16}"
+                f"model.patch_size {self.patch_size}; try {near}"
             )
         if not 0 < self.mask_ratio < 1:
             raise ValueError(f"model.mask_ratio {self.mask_ratio}: write a share between 0 and 1")

@@ -80,7 +80,12 @@ class Source:
             names = ", ".join(str(dataset.directory) for dataset in self.datasets)
             raise ValueError(
                 f"data.{self.name}: no sample in {names or 'no directory'}"
-                + (" has a caption; name shards with labels or reports" if captioned else "")
+                + (
+                    " has a caption; name shards with reports, or build them with words for their "
+                    "classes (--class_words)"
+                    if captioned
+                    else ""
+                )
                 + (f" ({self.excluded} are left out by exclude.csv)" if self.excluded else "")
                 + (f" ({self.held_out} are test images, left out)" if self.held_out else "")
             )

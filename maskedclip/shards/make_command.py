@@ -232,7 +232,10 @@ def remark_lines(remarks: Mapping[str, Sequence[str]], command: str = "") -> lis
             continue  # of all tasks together
         elif name == "equal_files_of_two_classes":
             listed = "; ".join(found[:MOST_LISTED])
-            hint = "one class is wrong; --exclude=FOLDER leaves a folder out, as does moving it"
+            hint = (
+                "one class is wrong: correct its row; in a tree --exclude=FOLDER leaves a folder "
+                "out, as does moving it"
+            )
             lines.append(f"equal files of two classes: {listed} ({hint})")
         elif name in ALL_NAMED:
             more = f"; and {len(found) - MOST_LISTED} more" if found[MOST_LISTED:] else ""

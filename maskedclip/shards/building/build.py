@@ -12,7 +12,7 @@ import os
 import shutil
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import combinations, islice, pairwise
 from pathlib import Path
@@ -90,7 +90,8 @@ def build_shards(out: Path, plan: BuildPlan, *, workers: int, progress: bool) ->
         facts["classes"] |= _called(facts["classes"], facts.get("class_words", {}))
         counts = facts["counts"] | {"images": len(plan.records)}
         remarks = _decoding_remarks(notes)
-        equal = equal_files_of_two_classes(notes)
+        numbers = {task for task, kind in plan.kinds.items() if kind == "number"}
+        equal = equal_files_of_two_classes(notes, numbers)
         remarks |= {"equal_files_of_two_classes": equal} if equal else {}
         leaks = equal_files_of_two_splits(notes)
         remarks |= {"equal_files_of_two_splits": leaks} if leaks else {}
@@ -318,8 +319,14 @@ def _decoding_remarks(notes: Sequence[Mapping[str, Any]]) -> dict[str, list[str]
     return {kind: sorted(remarks[kind]) for kind in sorted(remarks)}
 
 
-def equal_files_of_two_classes(notes: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return a line for every two classes that have equal files, with a count and an example."""
+def equal_files_of_two_classes(
+    notes: Sequence[Mapping[str, Any]], numbers: Collection[str] = ()
+) -> list[str]:
+    """Return a line for every two classes that have equal files, with a count and an example.
+
+    Args:
+        numbers: the tasks that have no classes.
+    """
     found: dict[str, list[tuple[str, dict[str, str]]]] = {}
     for note in notes:
         for digest, source, *labels in note["tally"]["copies"]:
@@ -328,7 +335,7 @@ def equal_files_of_two_classes(notes: Sequence[Mapping[str, Any]]) -> list[str]:
     for copies in found.values():
         named = sorted((label, source) for source, labels in copies for label in labels.items())
         for ((task, one), first), ((other_task, other), second) in pairwise(named):
-            if task == other_task and one != other:
+            if task == other_task and one != other and task not in numbers:
                 pairs.setdefault((one, other), []).append((first, second))
     return [
         f"{one} and {other}: {len(files)}, such as {files[0][0]} and {files[0][1]}"

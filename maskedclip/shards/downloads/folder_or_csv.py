@@ -38,6 +38,7 @@ from maskedclip.shards.downloads.folder_names import (
     folder_splits,
     numbered_classes,
     outside_of_splits,
+    plain_split,
     refuse_two_levels,
     refuse_unclear,
     split_of,
@@ -270,8 +271,22 @@ def read_csv(
     remarks["unclear_images_left_out"] = unclear
     remarks["repeated_names"] = copies - found.keys()
     remarks |= remarks_on(files)
+    if not columns.split:
+        remarks["folders_of_splits_not_taken"] = _splits_not_taken(found)
     remarks["known_datasets"] = set(known_datasets(root, files))
     return _with_tasks(in_order(records, remarks), answers)
+
+
+def _splits_not_taken(sources: Iterable[str]) -> set[str]:
+    """Return the folders that are called as splits are: of a table a column alone says splits."""
+    folders = {part for source in sources for part in source.split("/")[:-1]}
+    said = {folder: plain_split(folder) for folder in folders if plain_split(folder)}
+    if "test" not in said.values():
+        return set()
+    return {
+        f"{folder} is called as {split} is (a column of splits and --split_column take them)"
+        for folder, split in said.items()
+    }
 
 
 def _rows_to_read(file: Path, columns: Columns, remarks: Remarks) -> tuple[list[Row], Columns]:

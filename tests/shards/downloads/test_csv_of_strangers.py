@@ -212,3 +212,19 @@ def test_a_class_among_grades_and_a_patient_in_two_spellings_are_said(tmp_path: 
     rows = "000,0,1\n001,1,2\n002,2,3\n003,1,9999\n003,1,9999\n"
     found = read(tmp_path, "image,grade,patient\n" + rows)
     assert [record.patient for record in found.records] == ["1", "2", "3", None]
+
+
+def test_folders_called_as_splits_are_said_where_no_column_says_splits(tmp_path: Path) -> None:
+    images = ("Training Set/a.jpg", "Training Set/b.jpg", "b. Testing Set/c.jpg")
+    rows = "".join(f"{name},{number}\n" for number, name in enumerate(images))
+    found = read(tmp_path, "image,grade\n" + rows, *images)
+    assert [record.split for record in found.records] == [None] * 3
+    assert found.remarks["folders_of_splits_not_taken"] == [
+        "Training Set is called as train is (a column of splits and --split_column take them)",
+        "b. Testing Set is called as test is (a column of splits and --split_column take them)",
+    ]
+    rows = "".join(
+        f"{name},{number},{'test' if number else 'train'}\n" for number, name in enumerate(images)
+    )
+    found = read(tmp_path, "image,grade,split\n" + rows, *images)
+    assert "folders_of_splits_not_taken" not in found.remarks

@@ -53,8 +53,7 @@ def test_a_folder_of_all_pictures_beside_the_classes_is_named_and_can_be_left_ou
         "everything and severe: 4, such as everything/10.jpg and severe/10.jpg",
     ]
     (line,) = (x for x in remark_lines(manifest["remarks"]) if x.startswith("equal files"))
-    assert line.endswith("(one class is wrong; --exclude=FOLDER leaves a folder out, as does "
-                         "moving it)")  # fmt: skip
+    assert line.endswith("in a tree --exclude=FOLDER leaves a folder out, as does moving it)")
     flags = {"exclude": ("EVERY*",)}
     manifest = build(request(tree, tmp_path / "less", **flags), progress=False).manifest
     assert manifest["classes"] == {"state": ["mild", "severe"]}
