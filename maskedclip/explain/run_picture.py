@@ -181,8 +181,8 @@ def _found(
     rows = figure.subfigures(len(chosen), 1, squeeze=False)[:, 0]
     for row, label, caption, score_B in zip(rows, chosen, captions, score_QB, strict=True):
         row.suptitle(
-            f"{caption!r}: nearest of {len(images)} test images, of which "
-            f"{counts[label] / len(images):.0%} show it", fontsize=7.5,
+            f"{caption!r}: nearest of {len(images)} images ({counts[label]} show it)",
+            fontsize=7.5,
         )  # fmt: skip
         axes = row.subplots(1, _FOUND)
         for place, index in zip(axes, score_B.topk(min(_FOUND, len(images))).indices, strict=False):

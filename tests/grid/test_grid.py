@@ -189,7 +189,7 @@ def test_what_a_system_does_without_stays_away_and_the_rest_shrinks() -> None:
     recipe = override(recipe, {"model.bridge_depth": 0, "loss.mfd": 0.0})
     merged = system(recipe, demo(), {"optim.steps": 5, "loss.mfd": 2.0})
     assert (merged.model.bridge_depth, merged.loss.mfd) == (0, 0.0)
-    assert (merged.model.size, merged.data.draw_phantoms, merged.optim.steps) == ("micro", 1000, 5)
+    assert (merged.model.size, merged.data.draw_phantoms, merged.optim.steps) == ("micro", 3000, 5)
     assert merged.name == "less"
 
 
