@@ -527,13 +527,21 @@ def cast_value(value: Any, kind: Any, path: str) -> Any:
             raise ValueError("; ".join(filter(None, [f"{wrong}", did_you_mean(value, inner, "")])))
         return value
     if origin is tuple:
-        items = value.strip("()[] ").split(",") if isinstance(value, str) else list(value)
+        items = _bare(value).split(",") if isinstance(value, str) else list(value)
         items = [item.strip() if isinstance(item, str) else item for item in items if item != ""]
         kinds = [inner[0]] * len(items) if inner[-1] is Ellipsis else list(inner)
         if len(kinds) != len(items):
             raise wrong
         return tuple(cast_value(item, part, path) for item, part in zip(items, kinds, strict=True))
     return _cast_plain(value, kind, wrong)
+
+
+def _bare(text: str) -> str:
+    """Return a list without the brackets around it, if any; `My eyes (copy)` keeps its own."""
+    text = text.strip()
+    inner = text[1:-1]
+    whole = text[:1] + text[-1:] in ("()", "[]") and not {*"()[]"} & {*inner}
+    return inner if whole else text
 
 
 def _cast_plain(value: Any, kind: type, wrong: ValueError) -> Any:

@@ -29,6 +29,7 @@ from maskedclip.data.pretraining_images import PretrainingImages
 from maskedclip.data.storage.open_dataset import dataset_sha256
 from maskedclip.data.storage.shards import DamagedSample, Shards
 from maskedclip.engine.distributed import autocast, compute_type
+from maskedclip.engine.visible_gpus import inference_device
 from maskedclip.inference import Model, load
 from maskedclip.models.checkpoints.architectures import check_image_size, pooled
 from maskedclip.models.checkpoints.files import (
@@ -143,8 +144,7 @@ class FrozenEncoder:
     @cached_property
     def dtype(self) -> torch.dtype:
         """bf16 where the hardware multiplies it fast, as in training; features differ by 0.3 %."""
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        return compute_type("auto", device)
+        return compute_type("auto", inference_device())
 
     def cache_key(self, dataset: Shards) -> dict[str, Any]:
         """Return all that decides the features of a dataset's images."""

@@ -12,6 +12,7 @@ from maskedclip.data.labelled import Task, labelled
 from maskedclip.data.paper_tasks import chosen
 from maskedclip.data.splits import Division, division_of, few_shots, training_share
 from maskedclip.data.storage.shards import Shards
+from maskedclip.engine.cores import decoding_threads
 from maskedclip.evaluate.features import FOLDER, FrozenEncoder
 from maskedclip.evaluate.measuring import evaluate_tried
 from maskedclip.evaluate.predicting import RIDGE, ZERO_SHOT, Benchmark, Evaluation
@@ -63,7 +64,7 @@ def evaluate(  # noqa: PLR0913 (one keyword an option of the command)
     fractions: Sequence[float] = (1.0,),
     seeds: int = 1,
     shots: Sequence[int] = (),
-    threads: int = 2,
+    threads: int | None = None,
     cache: Path | None = None,
     size: str = "large",
     image_size: int = 0,
@@ -81,6 +82,7 @@ def evaluate(  # noqa: PLR0913 (one keyword an option of the command)
     Args:
         datasets: (directory, task), the task "" for the first of the dataset.
         seeds: how many draws of each fraction and number of shots.
+        threads: that decode; by the cores of this process where not given.
         cache: directory of the features; `out`/features where not given.
         size: of the encoder where weights is "random".
         image_size: of the images; 0: as the weights were trained.
@@ -95,6 +97,7 @@ def evaluate(  # noqa: PLR0913 (one keyword an option of the command)
     an image size that the patch does not divide.
     """
     check_protocols(protocols)
+    threads = decoding_threads(threads)
     encoder = FrozenEncoder(weights, size, image_size)
     encoder.check()
     protocols = _with_folds(_possible(encoder, protocols, shots), folds)

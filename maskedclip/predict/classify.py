@@ -21,6 +21,7 @@ from maskedclip.data.storage.shard_writer import MANIFEST
 from maskedclip.data.storage.shards import DamagedSample, read_manifest
 from maskedclip.data.threaded_loading import rows_in_order
 from maskedclip.engine.distributed import autocast, compute_type
+from maskedclip.engine.visible_gpus import inference_device
 from maskedclip.finetune.run_directory import CONFIG_FILE, photographs_of
 from maskedclip.inference import Model, load
 from maskedclip.metrics.file_lock import locked
@@ -148,7 +149,7 @@ def _predict_all(
     kept: KeptRows,
 ) -> Predicted:
     """Compute the rows that are missing; write the table and the list of unreadable images."""
-    out, device = Path(options.out), torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    out, device = Path(options.out), inference_device()
     with file.open("rb") as content:
         sha256 = hashlib.file_digest(content, "sha256").hexdigest()
     facts = {

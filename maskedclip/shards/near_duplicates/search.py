@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from maskedclip.engine.visible_gpus import inference_device
 from maskedclip.shards.near_duplicates.coarse_alignment import COARSE, aligned, similarities
 from maskedclip.shards.near_duplicates.descriptors import (
     LENGTH,
@@ -68,7 +69,7 @@ def candidates(
         workers: threads; those of torch itself would wait for each other at every small product.
         progress: called with the number of photographs processed.
     """
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = inference_device()
 
     def compare(start: int) -> tuple[_NearestSoFar, _NearestSoFar]:
         query_WPBD = _variants(first_NVD[start : start + _QUERIES]).to(device)
