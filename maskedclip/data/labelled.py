@@ -308,7 +308,8 @@ def divide(
 ) -> dict[str, list[LabelledSample]]:
     """Return the samples of train, val and test.
 
-    Published test and val splits are kept, and samples of none are for training. Where no test is
+    Published test and val splits are kept, and samples of none are for training, but those that
+    share a group with a published test or val sample, which take no part. Where no test is
     published, ceil(test_share * n) units of each class become it, and where no val is,
     ceil(validation_share * n) of the rest (the rule behind RETFound's splits; a class with few
     units keeps one for training). Of kind "labels" they are that share of the images of each label
@@ -318,8 +319,16 @@ def divide(
     """
     parts: dict[str, list[LabelledSample]] = {"train": [], "val": [], "test": []}
     group_of = groups_of(task)
+    held = {group_of[s.key] for s in task.samples if s.split in ("val", "test")}
+    unused = [s for s in task.samples if not s.split and group_of[s.key] in held]
     for sample in task.samples:
-        parts[sample.split or "train"].append(replace(sample, unit=group_of[sample.key]))
+        if sample.split or group_of[sample.key] not in held:
+            parts[sample.split or "train"].append(replace(sample, unit=group_of[sample.key]))
+    if unused:
+        logger.warning(
+            "task %s: %d images without a split are of patients, or copies of images, in a "
+            "published val or test split: left out", task.name, len(unused),
+        )  # fmt: skip
     for name, share in (("test", test_share), ("val", validation_share)):
         if not parts[name]:
             part_off = {"class": _part_off, "labels": _labels_off, "number": _units_off}[task.kind]

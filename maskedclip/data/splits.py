@@ -38,8 +38,11 @@ def write_split(path: Path, task: Task, parts: Mapping[str, Sequence[LabelledSam
 
 
 def split_bytes(task: Task, parts: Mapping[str, Sequence[LabelledSample]]) -> bytes:
-    """Return what the file of a split holds."""
+    """Return what the file of a split holds; samples in no part are of `UNUSED`."""
     smallest = _smallest_fractions(parts["train"])
+    named = {sample.key for samples in parts.values() for sample in samples}
+    rest = [sample for sample in task.samples if sample.key not in named]
+    parts = {**parts, UNUSED: [*parts.get(UNUSED, ()), *rest]}
     rows = [
         [sample.key, task.text(sample), name, *smallest.get(sample.key, [""] * SEEDS)]
         for name, samples in parts.items()

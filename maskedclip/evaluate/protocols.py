@@ -11,6 +11,7 @@ from maskedclip.data.folds import folds_line, folds_of
 from maskedclip.data.labelled import Task, labelled
 from maskedclip.data.paper_tasks import chosen
 from maskedclip.data.splits import Division, division_of, few_shots, training_share
+from maskedclip.data.storage.open_dataset import describe
 from maskedclip.data.storage.shards import Shards
 from maskedclip.engine.cores import decoding_threads
 from maskedclip.evaluate.features import FOLDER, FrozenEncoder
@@ -23,7 +24,7 @@ from maskedclip.finetune.threshold_rows import group_rows, threshold_rows
 from maskedclip.metrics import results
 from maskedclip.metrics.class_groups import ClassGroup, group_of
 from maskedclip.metrics.results import no_order
-from maskedclip.shards.image_folders import as_shards
+from maskedclip.shards.image_folders import as_shards, tree_of
 
 logger = logging.getLogger(__name__)
 SHOTS, LOGISTIC = "-shot", "logistic"
@@ -34,6 +35,7 @@ def run(options: EvaluateConfig) -> None:
     datasets, missing = chosen(options.datasets, options.task, Path(options.shards))
     for line in missing:
         sys.stderr.write(f"{line}\n")
+    _refuse_one_name([directory for directory, _ in datasets])
     if options.out:
         out = Path(options.out)
     elif Path(options.weights).is_dir():
@@ -53,6 +55,20 @@ def run(options: EvaluateConfig) -> None:
     protocol = TRANSFER_WHOLE if options.whole else TRANSFER
     more = f"_{protocol} --protocol={protocol}" if alone else ""
     sys.stdout.write(f"next: python -m maskedclip.report {quote(str(out))} --out report{more}\n")
+
+
+def _refuse_one_name(directories: Sequence[Path]) -> None:
+    """Raise ValueError where two datasets have one name: their results would be the same rows."""
+    by_name: dict[str, Path] = {}
+    for directory in (path for path in directories if not tree_of(path)):
+        name = str(describe(directory).get("name", directory))  # third-party tars have none
+        other = by_name.setdefault(name, directory)
+        if other.resolve() != directory.resolve():
+            raise ValueError(
+                f"--datasets: {other} and {directory} are both called {name}, so that one's "
+                f"results would replace the other's; build one again with another --name, or "
+                f"evaluate it with another --out"
+            )
 
 
 def evaluate(  # noqa: PLR0913 (one keyword an option of the command)
@@ -76,8 +92,7 @@ def evaluate(  # noqa: PLR0913 (one keyword an option of the command)
 ) -> list[dict[str, Any]]:
     """Evaluate frozen weights on the test split of each dataset; return the rows, also in `out`.
 
-    Prints them as a table. Zero-shot is left out, with a warning, where weights have no text tower
-    and other protocols are asked for.
+    Prints them as a table. Zero-shot is left out, with a warning, where weights read no text.
 
     Args:
         datasets: (directory, task), the task "" for the first of the dataset.
@@ -88,8 +103,7 @@ def evaluate(  # noqa: PLR0913 (one keyword an option of the command)
         image_size: of the images; 0: as the weights were trained.
         classes_order: the classes as grades, the lowest first, where a dataset does not state it.
         group: classes joined into two, negatives|positives: a task beside the one with all classes.
-        at_sensitivity: what the threshold of tasks of two classes reaches on validation images; 0:
-            Youden's.
+        at_sensitivity: that thresholds of two classes reach on validation images; 0: Youden's.
         whole: for the protocol transfer: test on all labelled images.
         folds: of cross-validation by patient, in place of the split; zero-shot is left out.
 

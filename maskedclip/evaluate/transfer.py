@@ -168,7 +168,7 @@ def _test_of(
         )
     if on_trust:
         logger.warning(
-            "%s: %s learnt %s; that %s mean the same in both is taken on trust", where,
+            "%s: %s learnt %s; that it means the same by %s is taken on trust", where,
             encoder.weights, own_task, _listed(on_trust),
         )  # fmt: skip
     return _in_our_classes(dataset, task, samples, mapping)

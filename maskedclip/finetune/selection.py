@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from maskedclip.metrics.scores import macro
 
+_ROUNDING = 1e-9  # two orders of the same sum are equal scores
 Network = TypeVar("Network", bound=nn.Module)
 
 
@@ -59,7 +60,7 @@ class BestWeights(nn.Module, Generic[Network]):
 
     def offer(self, score: float, model: Network) -> bool:
         """Copy the weights of `model` where its score is higher; return whether it was."""
-        if score <= self.score.item():
+        if score <= self.score.item() + _ROUNDING:
             return False
         self.model.load_state_dict(model.state_dict())
         self.score.fill_(score)

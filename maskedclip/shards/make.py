@@ -27,7 +27,7 @@ class ShardRequest:
     dataset: str
     root: Path | None = None  # folder of the download (phantom has none)
     out: Path | None = None  # where the shards go; None: shards/NAME
-    name: str = ""  # that the shards carry; empty: DATASET
+    name: str = ""  # that the shards carry; empty: DATASET, of folder and csv OUT's
     size: int = 512  # pixels; a larger field of view is reduced to it, none is enlarged
     quality: int = 95  # of the JPEGs
     workers: int = 0  # processes; 0 for all cores
@@ -110,8 +110,10 @@ class ShardRequest:
 
     @property
     def dataset_name(self) -> str:
-        """The name that the shards carry."""
-        return self.name or Path(self.dataset).stem
+        """The name that the shards carry: results of two datasets of one name are the same rows."""
+        if self.name or self.out is None or self.dataset not in ("folder", "csv"):
+            return self.name or Path(self.dataset).stem
+        return re.sub(r"[^A-Za-z0-9_-]+", "_", self.out.resolve().name).strip("_") or self.dataset
 
     @property
     def directory(self) -> Path:

@@ -16,6 +16,7 @@ from PIL import Image
 from maskedclip.data.augmentation import augmentation
 from maskedclip.data.labelled import Task, divide, in_order, labelled, share_of
 from maskedclip.data.labelled_views import preparation, prepared_batches, seeded, training_batches
+from maskedclip.data.splits import division_of, write_split
 from maskedclip.data.storage.shards import Shards, ShardWriter
 from maskedclip.shards.building.prepare_sample import encode
 
@@ -72,6 +73,32 @@ def test_copies_of_one_file_are_in_one_split_alone(tmp_path: Path) -> None:
     parts = divided(labelled(build(tmp_path / "d", samples)))
     units = [{s.unit for s in samples} for samples in parts.values()]
     assert sum(map(len, units)) == len(set.union(*units)) == 20
+
+
+def test_an_image_without_a_split_whose_patient_is_tested_takes_no_part(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    samples = [graded(i % 2, patient=f"t{i // 2}", split="test") for i in range(20)]
+    samples += [graded(i % 2, patient=f"p{i // 2}", split="train") for i in range(40)]
+    samples += [
+        graded(i % 2, patient=patient) for i, patient in enumerate(("t0", "t3", "p1", "new"))
+    ]
+    task = labelled(dataset := build(tmp_path / "d", samples))
+    parts = divide(task)
+    assert keys(parts["test"]) == {f"s{i:04d}" for i in range(20)}
+    assert keys(parts["train"]) | keys(parts["val"]) == {
+        f"s{i:04d}" for i in (*range(20, 60), 62, 63)
+    }
+    assert (
+        "2 images without a split are of patients, or copies of images, in a published"
+        in caplog.text
+    )
+    write_split(path := tmp_path / "own.csv", task, parts)
+    assert path.read_text().count(",none,") == 2
+    again = division_of(dataset, task, path).parts
+    assert {name: keys(own) for name, own in again.items()} == {
+        name: keys(own) for name, own in parts.items()
+    }
 
 
 def test_other_names_of_the_validation_split_are_understood(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import random
+import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -19,7 +20,8 @@ from maskedclip.data.storage.shards import Shards, ShardWriter
 from maskedclip.evaluate.measuring import LOST
 from maskedclip.evaluate.predicting import Benchmark, class_prompts
 from maskedclip.evaluate.protocols import evaluate
-from maskedclip.finetune.command import read_evaluate
+from maskedclip.evaluate.protocols import run as run_evaluate
+from maskedclip.finetune.command import EvaluateConfig, read_evaluate
 from maskedclip.inference import load
 from maskedclip.metrics.results import read_predictions, read_rows
 from maskedclip.metrics.scores import METRICS, macro
@@ -295,3 +297,15 @@ def test_a_class_only_in_the_test_split_is_left_out_of_means_and_named(
     ]
     assert row["value"] == pytest.approx(np.mean(one_by_one))
     assert by_metric["zeroshot", "auroc"]["untrained"] == []  # which is trained on no class
+
+
+def test_two_datasets_of_one_name_are_refused_as_their_results_would_be_the_same_rows(
+    phantoms: dict[str, Path], tmp_path: Path
+) -> None:
+    copy = shutil.copytree(phantoms["heldout"], tmp_path / "elsewhere")
+    options = EvaluateConfig(
+        weights="random", datasets=(str(phantoms["heldout"]), str(copy)), out=str(tmp_path / "out")
+    )
+    with pytest.raises(ValueError, match="are both called heldout"):
+        run_evaluate(options)
+    assert not (tmp_path / "out").exists()

@@ -236,7 +236,7 @@ def test_a_disk_that_is_full_costs_one_line_and_nothing_done(
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     error = capsys.readouterr().err.splitlines()[-1]
     assert ended.value.code == 2
-    assert "folder-000000.tar: File too large" in error
+    assert "toy-000000.tar: File too large" in error
     assert "run the same command again" in error
     assert not list((tmp_path / "toy").glob("*.tar*"))
     main(arguments)
@@ -610,3 +610,20 @@ def test_a_build_lists_numbers_and_grades_in_their_order(tmp_path: Path) -> None
         image.save(tmp_path / "tree" / name / "a.jpg", quality=95)
     manifest = build(request(tmp_path / "tree", tmp_path / "toy"), progress=False).manifest
     assert manifest["classes"] == {"disease": ["No_DR", "Mild", "Severe"]}
+
+
+@pytest.mark.parametrize(
+    ("dataset", "flags", "name"),
+    [
+        ("folder", {"out": Path("shards/My eyes (2)")}, "My_eyes_2"),
+        ("csv", {"out": Path("shards/clinic")}, "clinic"),
+        ("folder", {"out": Path("x"), "name": "own"}, "own"),
+        ("folder", {}, "folder"),
+        ("idrid", {"out": Path("shards/clinic")}, "idrid"),
+    ],
+)
+def test_a_dataset_of_ones_own_is_called_as_its_directory(
+    dataset: str, flags: dict[str, Any], name: str
+) -> None:
+    own = {"csv": Path("t.csv"), "image_column": "image"} if dataset == "csv" else {}
+    assert ShardRequest(dataset=dataset, root=Path(), **own, **flags).dataset_name == name

@@ -182,9 +182,11 @@ def _label(name: str) -> str:
 
 
 def _pretrained_on_tests(table: Table) -> list[str]:
-    """Return the methods of which a value is of images that were in pre-training."""
+    """Return the methods of which a value that is drawn is of images that were in pre-training."""
+    drawn = [column for column in table.columns if _lines(table, column)]
     lines = [line for block in table.blocks for line in block.lines]
-    return list(dict.fromkeys(x.method for x in lines if any(c.seen for c in x.cells.values())))
+    seen = (x.method for x in lines if any(x.cells[column, _METRIC].seen for column in drawn))
+    return list(dict.fromkeys(seen))
 
 
 def _panel(axes: Axes, table: Table, column: Column, methods: Sequence[str]) -> dict[str, Artist]:

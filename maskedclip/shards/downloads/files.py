@@ -59,10 +59,12 @@ class DownloadFiles(NamedTuple):
     again: list[tuple[str, str]]  # a link to a folder that was read before, and that folder
     nameless: set[str]  # of the others, DICOM files without an ending
     empty: list[str]  # folders without a file or folder, but for junk
+    named: set[str]  # of those left out, what lines of their own name, such as masks
 
-    def leave_out(self, sources: list[str]) -> None:
-        """Move images to those that are left out."""
+    def leave_out(self, sources: list[str], *, named: bool = False) -> None:
+        """Move images to those that are left out; `named`: other lines say so."""
         self.left_out.extend(sources)
+        self.named.update(sources if named else ())
         for source in sources:
             del self.images[source]
 
@@ -70,7 +72,7 @@ class DownloadFiles(NamedTuple):
 def list_files(card: DatasetCard, root: Path) -> DownloadFiles:
     """Return the files of a dataset; ValueError where the root is no directory."""
     rules = [(re.compile(rule.pattern, re.IGNORECASE), rule) for rule in card.paths]
-    files = DownloadFiles({}, [], [], [], set(), [])
+    files = DownloadFiles({}, [], [], [], set(), [], set())
     dicom = has_pydicom()
     for source, hidden in _walk(root, card.exclude, files.again, files.empty):
         kind = _kind(root, source, hidden)
@@ -103,7 +105,8 @@ def left_out_folders(files: DownloadFiles) -> list[str]:
     for folder in {source.rpartition("/")[0] for source in files.images}:
         used |= {folder[: match.start()] for match in re.finditer("/|$", folder)}
     counts: Counter[str] = Counter()
-    for folder, count in Counter(source.rpartition("/")[0] for source in files.left_out).items():
+    rest = (source for source in files.left_out if source not in files.named)
+    for folder, count in Counter(source.rpartition("/")[0] for source in rest).items():
         above = (folder[: match.start()] for match in re.finditer("/|$", folder))
         counts[next((path for path in above if path not in used), folder)] += count
     return [f"{folder or '.'}: {count} images" for folder, count in sorted(counts.items())]

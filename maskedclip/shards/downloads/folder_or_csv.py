@@ -296,7 +296,11 @@ def _rows_to_read(file: Path, columns: Columns, remarks: Remarks) -> tuple[list[
     rows = _whole_rows(_rows_with_columns(file, columns), file, columns, remarks)
     rows = _without_codes(rows, columns, remarks)
     if columns.split:
+        every = len(rows)
         rows = with_splits(rows, columns.split, words_of_splits)
+        if every > len(rows):
+            left = f"{every - len(rows)} of {every} (--split_column has their word as none)"
+            remarks["rows_that_take_no_part"] = {left}
     if columns.separator == OF_ROWS:
         rows = in_one_row(rows, columns.label)
     remarks["patients_unknown"] = _nobodies(rows, columns.patient)

@@ -55,12 +55,12 @@ def photographs_below(card: DatasetCard, root: Path) -> tuple[DownloadFiles, lis
     lines = []
     of_folders = _in_folders(files.images, root)
     if len(of_folders) < len(files.images):  # else the folder is what the user wants
-        files.leave_out([*of_folders])
+        files.leave_out([*of_folders], named=True)
         counts = Counter(of_folders.values())
         lines = [f"{folder}: {count} images" for folder, count in sorted(counts.items())]
     by_name = _by_name(files.images, root)
     if by_name and len(by_name) < len(files.images):
-        files.leave_out(by_name)
+        files.leave_out(by_name, named=True)
         lines.append(f"{len(by_name)} files beside photographs, such as {by_name[0]}")
     return files, lines
 

@@ -8,14 +8,15 @@ from maskedclip.shards.downloads.folder_names import plain_split
 from maskedclip.shards.downloads.label_files import Row, cell, names_of
 from maskedclip.shards.downloads.missing_codes import said
 
+NO_PART = "none"  # what WORD=none says: its rows are left out
 _LISTED = 6
 
 
 def split_column(given: str) -> tuple[str, dict[str, str]]:
     """Return the column of a flag such as "usage:Public=train,Private=test", and what words mean.
 
-    Raises ValueError where a word is said to be another split than train, val or test; "none" is
-    no split.
+    Raises ValueError where a word is said to be another split than train, val or test; "none" takes
+    no part.
     """
     column, colon, meanings = given.rpartition(":")
     if not colon or "=" not in meanings:
@@ -28,12 +29,12 @@ def split_column(given: str) -> tuple[str, dict[str, str]]:
                 f"--split_column {given!r}: {pair.strip()!r} gives no split; write WORD=train, "
                 f"WORD=val, WORD=test or WORD=none"
             )
-        words[said(word)] = "" if split == "none" else split
+        words[said(word)] = split
     return column.strip(), words
 
 
 def with_splits(rows: Sequence[Row], column: str, words: Mapping[str, str]) -> list[Row]:
-    """Return the rows with train, val, test or "" in the column of splits.
+    """Return the rows with train, val, test or "" in the column of splits, those of none left out.
 
     Raises ValueError, with what the column holds, where a word is none of them.
 
@@ -56,9 +57,13 @@ def with_splits(rows: Sequence[Row], column: str, words: Mapping[str, str]) -> l
         raise ValueError(
             f"--split_column {column!r}: {what}; say what each means, as in "
             f"--split_column='{column}:{(unclear or [*cells])[0]}=train,...' (train, val, test, "
-            f"none), or leave the flag out"
+            f"or none: takes no part), or leave the flag out"
         )
-    return [{**row, name: split_of[cell(row, column)] or ""} for row in rows]
+    return [
+        {**row, name: split_of[cell(row, column)] or ""}
+        for row in rows
+        if split_of[cell(row, column)] != NO_PART
+    ]
 
 
 def _split_of(text: str, words: Mapping[str, str]) -> str | None:

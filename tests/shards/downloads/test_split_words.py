@@ -46,7 +46,7 @@ def test_what_is_no_split_is_refused_with_what_the_column_holds(
 def test_the_user_says_what_words_mean_beside_the_column(tmp_path: Path) -> None:
     words = "Public|private|Usage=x|train"
     column = "Usage:Public=val,Private=test,Usage=x=none"
-    assert splits(tmp_path, words, column) == ["val", "test", None, "train"]
+    assert splits(tmp_path, words, column) == ["val", "test", "train"]  # none takes no part
     folds = "usage: 0=test, 1=val, 2=train, 3=train"
     assert splits(tmp_path, "0|1|2|3", folds) == ["test", "val", "train", "train"]
     with pytest.raises(ValueError, match=r"'0=out' gives no split; write WORD=train"):
