@@ -184,7 +184,7 @@ def test_every_table_page_figure_and_card_carries_the_dagger(
     for name, mark in (("table1.md", "\u2020"), ("table1.tex", r"$^\dagger$")):
         text = (out / name).read_text()
         assert f"{mark}own, alpha: {words}" in text.replace("\u2020 ", "\u2020")
-        assert text.count(mark) == 2 + 1  # two metrics of one method, and the footnote
+        assert text.count(mark) == 2 + 2  # two metrics of one method, the caption, the footnote
     assert (out / "table1.csv").read_text().count(words) == 2
     page = (out / "index.html").read_text()
     assert "&dagger; own, alpha: " + words in page
