@@ -172,7 +172,7 @@ def mae_clip_bridge() -> Config:
 def demo() -> Config:
     """Everything once in a few minutes on a laptop: phantoms, three losses, export, scores.
 
-    Some 4 minutes on 2 cores. Macro AUROC over 6 diseases of 600 held-out phantoms: logistic
+    5 minutes on 2 cores. Macro AUROC over 6 diseases of 600 held-out phantoms: logistic
     regression 86.1 to 88.3, zero-shot 76.3 to 86.0 over three seeds; an untrained encoder has 72.3
     (2026-11-29). Crops and length were chosen on other phantoms.
     """
