@@ -4,6 +4,7 @@ A job may be killed at any moment and started again: each attempt goes on from t
 in the run directory, and nothing is kept anywhere else.
 """
 
+import atexit
 import logging
 import os
 import random
@@ -52,6 +53,8 @@ class Job(Repeatable):
         run = as_a_job(self.pretrain)
         if os.environ.get("RANK", "0") == "0":
             self.measure(run)
+        if "SUBMITIT_EXECUTOR" in os.environ:
+            atexit.register(_end_at_once)
 
     def pretrain(self) -> Path:
         """Take this rank's part in the run, and return its directory."""
@@ -184,6 +187,18 @@ def _port(job: str) -> int:
     """
     restarts = os.environ.get("SLURM_RESTART_COUNT", "0")
     return random.Random(f"{job}.{restarts}").randrange(20_000, 32_768)
+
+
+def _end_at_once() -> None:
+    """End the process of a rank whose work is done and stored, before native code is torn down.
+
+    Threads of torch's were seen to abort a rank there ("terminate called without an active
+    exception"), for which SLURM called a finished run failed.
+    """
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
 
 
 def _remove_half_a_result() -> None:
