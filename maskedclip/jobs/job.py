@@ -192,8 +192,8 @@ def _port(job: str) -> int:
 def _end_at_once() -> None:
     """End the process of a rank whose work is done and stored, before native code is torn down.
 
-    Threads of torch's were seen to abort a rank there ("terminate called without an active
-    exception"), for which SLURM called a finished run failed.
+    A native thread was seen to abort ranks there, behind the last Python frame ("terminate called
+    without an active exception"): SLURM then called a finished run failed. Whose it is is open.
     """
     logging.shutdown()
     sys.stdout.flush()
