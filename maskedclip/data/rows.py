@@ -173,7 +173,7 @@ def _decoded(job: RowJob, raw: RawSample, view: View) -> BatchRow:
         if not categories and not report:  # unreadable when the pairs were chosen
             raise DamagedSample(dataset.shard(index), dataset.key(index), "has no caption")
         text = caption(categories, report, template, prefer, draw=draws.word)
-        label = label_of(categories if view.label_guided else (), job.row)
+        label = label_of(categories if view.label_guided else (), draws.name)
     return BatchRow(draws.flip, draws.hidden_N, text, label, draws.name, None, crops)
 
 
@@ -190,12 +190,13 @@ def _write(
     return draws.crops, hidden_GN
 
 
-def label_of(categories: Sequence[str], row: int) -> int:
+def label_of(categories: Sequence[str], name: str) -> int:
     """Return the label of a pair: of its set of categories, or its own where it has none.
 
-    Two pairs with the same set are positives, whatever the dataset. `row` is the row in the global
-    batch, so an id of its own is unique over all ranks.
+    Two pairs with the same set are positives, whatever the dataset. Its own label is that of the
+    sample (`name`, dataset/key), not of its row: shown twice in a batch, as a small source is, or
+    where an epoch ends within it, a sample is a positive of itself and not its own negative.
     """
     if not categories:
-        return -1 - row
+        return -1 - (number("sample", name, bits=64) >> 1)
     return number("categories", *sorted(set(categories)), bits=64) >> 1

@@ -21,8 +21,8 @@ def label_guided_clip_loss(
     """Return the loss of this rank's rows against the pairs of all ranks (eqs. 2-4, negated).
 
     image_BD and text_BD hold this rank's rows, of unit length; labels_B int64, equal where two
-    pairs are positives of each other (a pair without a label needs an id that is unique in the
-    global batch); logit_scale is the multiplier itself, of shape (1,). group None means the
+    pairs are positives of each other (a pair without a label needs an id that no other pair of the
+    global batch has); logit_scale is the multiplier itself, of shape (1,). group None means the
     default group where torch.distributed runs, else this process alone. Every rank must bring the
     same number of rows.
     """

@@ -1,4 +1,5 @@
 import itertools
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,12 +23,13 @@ VIEW = View(
 )
 
 
-def dataset(folder: Path, name: str, samples: int, categories=("glaucoma",)) -> Shards:
+def dataset(folder: Path, name: str, samples: int, categories=("glaucoma",), report=None) -> Shards:
     generator = np.random.default_rng(len(name))
     with ShardWriter(folder / name, name, samples_per_shard=7) as writer:
         for i in range(samples):
             image_HWC = generator.integers(0, 255, (48, 48, 3), dtype=np.uint8)
             metadata = {"dataset": name, "categories": list(categories), "width": 48}
+            metadata |= {"report": report} if report else {}
             writer.add(f"{i:04d}", simplejpeg.encode_jpeg(image_HWC), metadata)
     return Shards(folder / name)
 
@@ -150,14 +152,34 @@ def test_the_memory_of_a_batch_is_used_again_once_no_part_of_it_is_held(sources)
 
 
 def test_equal_sets_of_categories_are_positives_across_datasets():
-    assert label_of(["drusens", "cataract"], 3) == label_of(["cataract", "drusens"], 8) > 0
-    assert label_of(["cataract"], 3) != label_of(["cataract", "drusens"], 3)
+    assert label_of(["drusens", "cataract"], "a/3") == label_of(["cataract", "drusens"], "b/8") > 0
+    assert label_of(["cataract"], "a/3") != label_of(["cataract", "drusens"], "a/3")
 
 
-def test_a_pair_without_categories_is_a_positive_of_itself_alone():
-    labels = [label_of([], row) for row in range(720)]
-    assert len(set(labels)) == 720
-    assert max(labels) < 0
+def test_a_pair_without_categories_is_a_positive_of_its_own_sample_alone():
+    labels = [label_of([], f"{dataset}/{row}") for dataset in "ab" for row in range(720)]
+    assert len(set(labels)) == 1440
+    assert -(2**63) <= min(labels) <= max(labels) < 0
+    assert label_of([], "a/3") == label_of([], "a/3")
+
+
+@pytest.mark.parametrize("label_guided", [True, False])
+def test_a_sample_that_comes_twice_in_a_batch_is_no_negative_of_itself(tmp_path, label_guided):
+    told = [dataset(tmp_path, "told", 5, (), "a cup"), dataset(tmp_path, "found", 3)]
+    paired = Source("paired", told, 5, True)
+    steps = stream(  # two epochs in a step
+        paired, None, (16, 0), replace(VIEW, label_guided=label_guided), tokenize,
+        first_step=0, rank=0, world=1, threads=0, prefetch=0,
+    )  # fmt: skip
+    batch = next(steps)
+    steps.close()
+    labels_of: dict[str, set[int]] = {}
+    for key, label in zip(batch.keys, batch.label_A.tolist(), strict=True):
+        labels_of.setdefault(key, set()).add(label)
+    assert len(labels_of) == 8
+    assert all(len(labels) == 1 for labels in labels_of.values())
+    others = {label for labels in labels_of.values() for label in labels}
+    assert len(others) == (6 if label_guided else 8)  # the three of one finding share theirs
 
 
 def damage(dataset: Shards, index: int) -> None:
