@@ -17,6 +17,7 @@ always applies, --profile=NAME overrides it with [NAME], and the command line ov
 """
 
 import os
+import sys
 import tomllib
 from dataclasses import fields
 from pathlib import Path
@@ -28,10 +29,13 @@ DEFAULT = "default"
 _NOT_IN_A_PROFILE = ("profile", "dry_run")
 
 
-def profile_file() -> Path:
-    """Return where the profiles are: below $XDG_CONFIG_HOME, or ~/.config."""
-    home = os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config"
-    return Path(home) / "maskedclip" / "cluster.toml"
+def profile_file() -> Path | None:
+    """Return where the profiles are: below $XDG_CONFIG_HOME, or ~/.config; None without a HOME."""
+    folder = os.environ.get("XDG_CONFIG_HOME")
+    try:
+        return Path(folder or Path.home() / ".config") / "maskedclip" / "cluster.toml"
+    except RuntimeError:  # a user whom the system does not know, as in containers
+        return None
 
 
 def profiled(name: str = "") -> LaunchConfig:
@@ -41,6 +45,12 @@ def profiled(name: str = "") -> LaunchConfig:
     unknown profile or field, with the nearest.
     """
     path = profile_file()
+    if path is None:
+        home = "HOME is not set, and this user has no home directory"
+        if name:
+            raise ValueError(f"--profile={name}: {home}; export XDG_CONFIG_HOME=DIR")
+        sys.stderr.write(f"{home}: no cluster.toml is read; else export XDG_CONFIG_HOME=DIR\n")
+        return LaunchConfig()
     if not path.is_file():
         if name:
             raise ValueError(
@@ -48,7 +58,7 @@ def profiled(name: str = "") -> LaunchConfig:
             )
         return LaunchConfig()
     try:
-        tables = tomllib.loads(path.read_text("utf-8"))
+        tables = tomllib.loads(path.read_text("utf-8-sig"))  # with the mark of Windows editors, too
     except ValueError as error:
         raise ValueError(f"{path}: is not TOML ({error}); fix it, or move it away") from None
     if name and name not in tables:

@@ -13,6 +13,7 @@ import errno
 import inspect
 import os
 import re
+import select
 import shlex
 import sys
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -48,6 +49,7 @@ from maskedclip.recipes import RECIPES
 
 T = TypeVar("T")
 HELP, HELP_ALL = "help", "help all"
+_BROKEN_PIPE = 141  # exit code that a shell shows for SIGPIPE
 ANY = sys.maxsize  # words
 COMMON: Mapping[type, Sequence[str]] = {  # what --help shows of the large ones; --help all has all
     Config: (
@@ -206,7 +208,8 @@ class CommandLine:
         more = len(self.kinds) - sum(line.startswith("  --") for line in flags)
         if more > 0:
             flags += ["", f"{more} more options: --help all"]
-        sys.stdout.write("\n".join([str(usage).strip(), *about, *flags]) + "\n")
+        with one_line_errors():
+            sys.stdout.write("\n".join([str(usage).strip(), *about, *flags]) + "\n")
         raise SystemExit(0)
 
     def parse(self, arguments: Sequence[str]) -> Given:
@@ -450,12 +453,38 @@ def _first_to_end() -> bool:
     return True
 
 
+def _open_streams() -> None:
+    """Have what a program prints go nowhere where its stdout or stderr was closed (>&-)."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_WRONLY), "w"))
+
+
+_open_streams()
+
+
+def _nobody_reads() -> bool:
+    """Return whether stdout's reader has gone; what is still to be printed then goes nowhere."""
+    pipe = select.poll()
+    pipe.register(sys.stdout.fileno(), 0)
+    if not any(event & (select.POLLERR | select.POLLHUP) for _, event in pipe.poll(0)):
+        return False
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return True
+
+
 @contextmanager
 def one_line_errors() -> Iterator[None]:
-    """Turn errors of the user (ValueError) and the world (RuntimeError, OSError) into one line."""
+    """Turn errors of the user (ValueError) and the world (RuntimeError, OSError) into one line.
+
+    A reader of stdout that has gone, such as `head`, ends a command without a word.
+    """
     try:
         yield
+        sys.stdout.flush()
     except OSError as error:
+        if isinstance(error, BrokenPipeError) and _nobody_reads():
+            raise SystemExit(_BROKEN_PIPE) from None
         what = error.strerror or str(error)
         stop(f"{error.filename or 'disk'}: {what}; {_FIXES.get(error.errno or 0, _TRY_AGAIN)}")
     except (ValueError, RuntimeError) as error:

@@ -288,8 +288,7 @@ class Config:
     def __post_init__(self) -> None:
         if self.seed < 0:
             raise ValueError(f"seed {self.seed} is negative; use 0 or more")
-        if not self.name or self.name in (".", "..") or set(self.name) & set("/\\"):
-            raise ValueError(f"name {self.name!r}: write a plain folder name")
+        check_folder_name(self.name)
 
     @property
     def directory(self) -> Path:
@@ -299,6 +298,19 @@ class Config:
     def peak_lr(self) -> float:
         images = self.data.paired_batch + self.data.unpaired_batch
         return self.optim.base_lr * images / 256 if self.optim.lr is None else self.optim.lr
+
+
+def check_folder_name(name: str) -> None:
+    """Raise ValueError where a run or grid is not to be called so."""
+    if not name or name in (".", "..") or set(name) & set("/\\"):
+        raise ValueError(f"name {name!r}: write a plain folder name")
+    refuse_numbers_of_jobs(name)
+
+
+def refuse_numbers_of_jobs(name: str) -> None:
+    """Raise ValueError for %j and the like: SLURM puts numbers there, in paths of logs alone."""
+    if "%" in name:
+        raise ValueError(f"name {name!r}: % has a meaning of its own to SLURM; leave it out")
 
 
 def refuse_repeated(classes_order: Sequence[str]) -> None:
@@ -346,6 +358,7 @@ class FinetuneConfig:
 
     def __post_init__(self) -> None:
         refuse_repeated(self.classes_order)
+        refuse_numbers_of_jobs(self.name)
         if not 0 < self.fraction <= 1:
             raise ValueError(f"fraction {self.fraction}: write a share of the labels, 0 < f <= 1")
         if self.batch < 1 or self.epochs < 1:
@@ -405,7 +418,13 @@ class LaunchConfig:
                     f"anyway: {', '.join(_SET_BY_US)}"
                 )
         if self.nodes < 1 or self.cpu_ranks < 1 or (self.gpus or 0) < 0 or self.hours <= 0:
-            raise ValueError("nodes, cpu_ranks and hours are at least 1, gpus at least 0")
+            raise ValueError(
+                "nodes and cpu_ranks are at least 1, hours more than 0, gpus at least 0"
+            )
+        if round(self.hours * 60) < 1:  # 0 minutes are no limit to SLURM, or wait for ever
+            raise ValueError(
+                f"hours {self.hours:g}: SLURM counts whole minutes; use 0.02 (one minute) or more"
+            )
 
 
 def check_divisible(batch_sizes: Iterable[int], world: int, accumulate: int) -> None:

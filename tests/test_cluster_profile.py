@@ -1,6 +1,7 @@
 import subprocess
 import sys
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
@@ -40,6 +41,24 @@ def launch(*words: str) -> LaunchConfig:
 def test_without_a_file_there_are_no_profiles():
     assert profiled() == LaunchConfig()
     with pytest.raises(ValueError, match=r"--profile=short: there is no .*cluster\.toml"):
+        profiled("short")
+
+
+def test_a_file_with_the_byte_order_mark_of_an_editor_is_read(written):
+    written.write_text(PROFILES, encoding="utf-8-sig")
+    assert profiled("short").hours == 0.5
+
+
+def test_without_a_home_there_are_no_profiles_and_that_is_said(monkeypatch, capsys):
+    nobody = KeyError("getpwuid(): uid not found: 12345")
+    monkeypatch.setattr("pwd.getpwuid", Mock(side_effect=nobody))  # as of a container's user
+    for name in ("HOME", "XDG_CONFIG_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    assert profiled() == LaunchConfig()
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "HOME is not set" in line
+    assert "XDG_CONFIG_HOME=DIR" in line
+    with pytest.raises(ValueError, match="--profile=short: HOME is not set"):
         profiled("short")
 
 

@@ -325,6 +325,9 @@ def run(*words: str, folder: Path) -> subprocess.CompletedProcess:
         (["demo", "--cluster=slrm"], "did you mean slurm"),
         (["demo", "--optim.steps=soon"], "not a whole number"),
         (["demo", "--gpus=99"], "this machine has"),
+        (["demo", "--hours=0.005"], "whole minutes; use 0.02"),
+        (["demo", "--name=run-%j"], "% has a meaning of its own to SLURM"),
+        (["demo", "--out=%j", "--cluster=slurm", "--dry_run"], "use an --out without %"),
         (["demo", "--cpu_ranks=7", "--gpus=0"], "not divisible by world size 7"),
         (["demo", "--nodes=2", "--cluster=local"], "need SLURM"),
         (["maskedclip_vits"], "no shard directory is named"),
@@ -340,6 +343,22 @@ def test_a_mistake_ends_in_one_line_and_touches_nothing(words, said, tmp_path):
     assert done.stderr.count("\n") == 1
     assert not done.stdout
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("closing", ["| head -0", ">&-", ">&- 2>&-"])
+@pytest.mark.parametrize("words", ["-m maskedclip.pretrain --help", "-m maskedclip.slurm status"])
+def test_nobody_who_reads_what_is_printed_is_no_error(words, closing, tmp_path):
+    line = f"set -o pipefail; {sys.executable} {words} {closing}"
+    done = subprocess.run(
+        ["bash", "-c", line], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert "Traceback" not in done.stderr
+    assert "Broken pipe" not in done.stderr
+    if "--help" in words:
+        assert not done.stderr
+        assert done.returncode == (141 if "head" in closing else 0)
+    else:
+        assert done.returncode == 2
 
 
 @pytest.mark.parametrize("words", [["--help"], ["demo", "-h"]])

@@ -136,8 +136,8 @@ class Checkpoints:
             sha256 = {name: digest for of_rank in hashes for name, digest in of_rank.items()}
             self._on_rank_0(step, lambda: publish(temporary, target, step, sha256))
         except (OSError, dcp.api.CheckpointException) as error:  # on every rank, whichever failed
-            why, free_mb = _reason(error), self._on_all(lambda: _free_mb(target))[0]
-            fault = f"{target}: the checkpoint cannot be written ({why}; {free_mb:.0f} MB free)"
+            why, free = _reason(error), self._on_all(lambda: _free(target))[0]
+            fault = f"{target}: the checkpoint cannot be written ({why}; {free})"
             if rank == 0:
                 # what cannot be removed now is removed, or named, by the next save
                 shutil.rmtree(temporary, ignore_errors=True)
@@ -191,10 +191,11 @@ def _reason(error: OSError | dcp.api.CheckpointException) -> str:
     return f"rank {rank}: {cause}".splitlines()[0]
 
 
-def _free_mb(target: Path) -> float:
+def _free(target: Path) -> str:
     # torch's own message for a full disk does not say that it is full
     existing = next(path for path in target.absolute().parents if path.exists())
-    return shutil.disk_usage(existing).free / 1e6
+    free_mb = shutil.disk_usage(existing).free / 1e6
+    return f"{free_mb:,.0f} MB free" if free_mb >= 1 else "the disk is full"
 
 
 def _state(model: nn.Module, teacher: nn.Module | None, optimizer: Optimizer) -> dict[str, Any]:

@@ -6,7 +6,14 @@ from typing import Any, Literal, NamedTuple
 
 from maskedclip.cluster_profile import profiled
 from maskedclip.command import CommandLine, Options, Word, one_line_errors
-from maskedclip.config import Config, FinetuneConfig, LaunchConfig, did_you_mean, override
+from maskedclip.config import (
+    Config,
+    FinetuneConfig,
+    LaunchConfig,
+    check_folder_name,
+    did_you_mean,
+    override,
+)
 from maskedclip.finetune.recipes import finetune_recipe, following_warmup
 from maskedclip.grid.cells import REPORTED, TABLES, system
 from maskedclip.recipes import RECIPES
@@ -40,8 +47,7 @@ class AblationConfig:
             raise ValueError("seeds and parallelism are at least 1, finetune_hours above 0")
         if not self.fractions:
             raise ValueError("fractions: name at least one, such as 0.1,1.0")
-        if not self.name or self.name in (".", "..") or set(self.name) & set("/\\"):
-            raise ValueError(f"name {self.name!r}: write a plain folder name")
+        check_folder_name(self.name)
 
 
 class AblationStudy(NamedTuple):

@@ -246,7 +246,10 @@ def _queued(grid: Grid, array: CellArray, code: Sequence[str]) -> list[str]:
     """Submit an array; return the job of each cell."""
     import submitit
 
+    from maskedclip.jobs.submit import check_logs
+
     folder = (grid.directory / LOGS).resolve()
+    check_logs(folder)
     executor = submitit.AutoExecutor(folder=folder, cluster="slurm", slurm_max_num_timeout=100)
     executor.update_parameters(**parameters(grid, array, code))
     with executor.batch():

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from maskedclip.cluster_profile import profiled
 from maskedclip.command import CommandLine, Given, Options, one_line_errors
-from maskedclip.config import FinetuneConfig, LaunchConfig, override
+from maskedclip.config import FinetuneConfig, LaunchConfig, check_folder_name, override
 from maskedclip.finetune.command import (
     WEIGHTS,
     check_dataset,
@@ -41,8 +41,7 @@ class StudyConfig:
     def __post_init__(self) -> None:
         if (self.parallelism or 1) < 1:
             raise ValueError(f"parallelism {self.parallelism}: is at least 1")
-        if not self.name or self.name in (".", "..") or set(self.name) & set("/\\"):
-            raise ValueError(f"name {self.name!r}: write a plain folder name")
+        check_folder_name(self.name)
         if self.seeds < 1:
             raise ValueError(f"seeds {self.seeds}: is at least 1")
         if not self.fractions:

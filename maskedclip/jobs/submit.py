@@ -34,6 +34,8 @@ def submit(config: Config, launch: LaunchConfig) -> None:
     sizes = config.data.paired_batch, config.data.unpaired_batch
     check_divisible(sizes, ranks * launch.nodes, config.optim.accumulate)
     folder = config.directory.resolve() / "jobs"
+    if cluster == "slurm":
+        check_logs(folder)
     if launch.dry_run:
         sys.stdout.write(plan(config, launch, cluster, ranks, folder))
         return
@@ -74,6 +76,15 @@ def submit(config: Config, launch: LaunchConfig) -> None:
         )
         return
     follow(job)
+
+
+def check_logs(folder: Path) -> None:
+    """Raise ValueError for a folder of logs in whose path SLURM would read numbers of jobs."""
+    if "%" in str(folder):
+        raise ValueError(
+            f"{folder}: SLURM puts numbers in place of % and a letter in the paths of logs; use an "
+            f"--out without %, or rename the folder"
+        )
 
 
 def plan(config: Config, launch: LaunchConfig, cluster: str, ranks: int, folder: Path) -> str:

@@ -350,7 +350,12 @@ def _shards_of(tree: Tree) -> Path:
     beside = tree.root.parent / f"{tree.root.name}_shards"
     if os.access(beside if beside.exists() else beside.parent, os.W_OK):
         return beside / tree.fingerprint
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    try:
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    except RuntimeError:
+        raise ValueError(
+            f"{beside}: cannot be written, and HOME is not set; export XDG_CACHE_HOME=DIR"
+        ) from None
     return cache / "maskedclip" / f"{tree.name}_shards" / tree.fingerprint
 
 

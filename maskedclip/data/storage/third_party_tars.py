@@ -182,10 +182,14 @@ def _identity(files: RetryingFiles) -> dict[str, Any]:
 
 def _cache_paths(path: Path, identity: dict[str, Any]) -> list[Path]:
     """Return where an index may be cached: beside the tar, else in the user's cache."""
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    beside = path.with_name(path.name + ".index")
+    try:
+        home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    except RuntimeError:  # a user without a home, as in containers
+        return [beside]
     of_path = [str(path.resolve()), identity["size"], identity["mtime_ns"]]
     name = hashlib.sha256(json.dumps(of_path).encode()).hexdigest()[:32]
-    return [path.with_name(path.name + ".index"), Path(home) / "maskedclip" / f"{name}.index"]
+    return [beside, Path(home) / "maskedclip" / f"{name}.index"]
 
 
 def _cache(path: Path, identity: dict[str, Any], index: TarIndex, lines: bytes) -> None:
