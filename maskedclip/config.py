@@ -23,6 +23,8 @@ from typing import (
     get_type_hints,
 )
 
+from maskedclip.engine.whole_file import read_json, write_whole
+
 T = TypeVar("T")
 Lines = Annotated[tuple[str, ...], "text is one item: commas in it are its own"]
 
@@ -492,15 +494,14 @@ def field_names(config: Any) -> list[str]:
 
 
 def save(config: Any, path: Path) -> None:
-    """Write `config` as JSON, in one rename."""
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(asdict(config), indent=2) + "\n")
-    temporary.replace(path)
+    """Write `config` as JSON, whole or not at all."""
+    write_whole(path, json.dumps(asdict(config), indent=2) + "\n")
 
 
 def load(path: Path, kind: type[T]) -> T:
-    """Read what `save` wrote, now or under a field's former name."""
-    return override(kind(), _renamed(flat(json.loads(path.read_text()))))
+    """Read what `save` wrote, now or under a field's former name; ValueError for half a file."""
+    content = read_json(path, "write it back from a copy, or choose another --name")
+    return override(kind(), _renamed(flat(content)))
 
 
 def _renamed(fields: dict[str, Any]) -> dict[str, Any]:

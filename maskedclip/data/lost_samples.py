@@ -13,6 +13,7 @@ from typing import Any
 
 from maskedclip.data.rows import Lost
 from maskedclip.data.source import Source
+from maskedclip.data.storage.shard_writer import replacing
 from maskedclip.data.storage.shards import DamagedSample
 
 logger = logging.getLogger(__name__)
@@ -54,9 +55,8 @@ class RunLedger:
         self._count = len(kept)
         self._first = [_words(json.loads(line)) for line in kept[:_SHOWN]]
         if writes and path.exists():
-            temporary = path.with_suffix(".tmp")
-            temporary.write_text("".join(line + "\n" for line in kept))
-            temporary.replace(path)
+            with replacing(path) as file:
+                file.write("".join(line + "\n" for line in kept).encode())
 
     def add(self, step: int, lost: Sequence[Lost]) -> None:
         """List what all ranks together lost in a step; RuntimeError where that is too much."""
@@ -92,16 +92,15 @@ def write_unseen(path: Path, shown: Iterable[tuple[Source, int]]) -> dict[str, i
     A line is source, epoch, dataset and key of a sample that this epoch has not shown.
     """
     counts: dict[str, int] = {}
-    temporary = path.with_suffix(".tmp")
-    with temporary.open("w") as file:
+    with replacing(path) as file:
         for source, rows in shown:
             counts[source.name] = 0
             for ref in source.unseen(rows):
                 dataset = source.datasets[ref.dataset]
                 line = {"source": source.name, "epoch": ref.epoch, "dataset": dataset.name}
-                file.write(json.dumps(line | {"key": dataset.key(ref.sample)}) + "\n")
+                line |= {"key": dataset.key(ref.sample)}
+                file.write(f"{json.dumps(line)}\n".encode())
                 counts[source.name] += 1
-    temporary.replace(path)
     return counts
 
 

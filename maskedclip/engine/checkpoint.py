@@ -12,6 +12,7 @@ import hashlib
 import json
 import logging
 import os
+import secrets
 import shutil
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -136,7 +137,8 @@ class Checkpoints:
             sha256 = {name: digest for of_rank in hashes for name, digest in of_rank.items()}
             self._on_rank_0(step, lambda: publish(temporary, target, step, sha256))
         except (OSError, dcp.api.CheckpointException) as error:  # on every rank, whichever failed
-            why, free = _reason(error), self._on_all(lambda: _free(target))[0]
+            self._on_rank_0(step, lambda: None)  # where a later start has cleared it away
+            why, free = _reason(error), self._on_all(lambda: free_space(target))[0]
             fault = f"{target}: the checkpoint cannot be written ({why}; {free})"
             if rank == 0:
                 # what cannot be removed now is removed, or named, by the next save
@@ -191,7 +193,8 @@ def _reason(error: OSError | dcp.api.CheckpointException) -> str:
     return f"rank {rank}: {cause}".splitlines()[0]
 
 
-def _free(target: Path) -> str:
+def free_space(target: Path) -> str:
+    """Return in words how much room there is where a path is, or is to be."""
     # torch's own message for a full disk does not say that it is full
     existing = next(path for path in target.absolute().parents if path.exists())
     free_mb = shutil.disk_usage(existing).free / 1e6
@@ -279,7 +282,8 @@ def verify(directory: Path) -> str | None:
 def clear(folder: Path, temporary: Path) -> None:
     """Remove what killed runs left half written or half removed, and make `temporary`."""
     for leftover in folder.glob("step-*.tmp"):
-        shutil.rmtree(leftover)
+        # an earlier start may still write there, or its node hold a file: that is no fault of ours
+        shutil.rmtree(leftover, ignore_errors=True)
     temporary.mkdir(parents=True)
     _sync(folder.parent)
 
@@ -305,13 +309,12 @@ def publish(temporary: Path, target: Path, step: int, sha256: Mapping[str, str])
     manifest.write_text(json.dumps(content, indent=1) + "\n")
     _sync(manifest)
     _sync(temporary)
-    before = target.with_name(f"{target.name}.old.tmp")
+    before = _aside(target)
     if target.exists():  # damaged, or the run would have gone on from it
         target.rename(before)
     temporary.rename(target)
     _sync(target.parent)
-    if before.exists():
-        shutil.rmtree(before)
+    shutil.rmtree(before, ignore_errors=True)
 
 
 def remove_older(folder: Path, keep: int, verified: dict[Path, str | None]) -> None:
@@ -325,13 +328,18 @@ def remove_older(folder: Path, keep: int, verified: dict[Path, str | None]) -> N
     for path in paths if len(paths) > keep else ():
         if whole == keep:
             # renamed first: a removal that is cut short must not look like a damaged checkpoint
-            shutil.rmtree(path.rename(path.with_name(f"{path.name}.old.tmp")))
+            shutil.rmtree(path.rename(_aside(path)))
             continue
         if path not in verified:
             verified[path] = verify(path)
             if verified[path] is not None:
                 logger.warning("%s: %s; not counted among those kept", path, verified[path])
         whole += verified[path] is None
+
+
+def _aside(path: Path) -> Path:
+    """Return where a checkpoint waits to be removed: another name each time."""
+    return path.with_name(f"{path.name}.{secrets.token_hex(4)}.old.tmp")
 
 
 def _digest(path: Path) -> str:

@@ -2,15 +2,17 @@
 
 A rank that waits on the device for one that has ended by an error ends with that rank's words.
 
-RUN/hang/rank-N.txt holds the Python stacks of rank N's threads. A rank that was stopped, or whose
-GIL is held by native code, cannot write them: another rank of its node sends it SIGQUIT, on which
-`faulthandler` writes them without the GIL, and SIGCONT. So `kill -QUIT PID` shows where a rank is,
-at any time and without harm.
+RUN/hang/rank-N.TOKEN.txt holds the Python stacks of rank N's threads, TOKEN being that of this
+start: another may begin, or end, meanwhile. A rank that was stopped, or whose GIL is held by native
+code, cannot write them: another rank of its node sends it SIGQUIT, on which `faulthandler` writes
+them without the GIL, and SIGCONT. So `kill -QUIT PID` shows where a rank is, at any time and
+without harm.
 """
 
 import faulthandler
 import json
 import os
+import secrets
 import signal
 import sys
 import threading
@@ -46,7 +48,8 @@ class HangWatch:
     off: this process then ends only where another rank has ended by an error.
     """
 
-    def __init__(self, folder: Path, minutes: float) -> None:
+    def __init__(self, folder: Path, minutes: float, token: str = "") -> None:
+        """token: of this start, in the names of its files; "" makes one."""
         self._folder, self._limit_s = folder, 60 * minutes
         self._rank = dist.get_rank()
         self._step: int | None = None
@@ -57,20 +60,28 @@ class HangWatch:
         self._alone_since: float | None = None  # when another rank was first seen to have ended
         self._ranks: list[_Rank] = []
         self._file: TextIO | None = None
+        self._token = token or secrets.token_hex(8)
 
     def __enter__(self) -> Self:
         if not self._limit_s:
             if dist.get_world_size() > 1:
                 self._start(self._watch_others)
             return self
-        self._folder.mkdir(parents=True, exist_ok=True)
-        self._file = self._path(self._rank).open("a")
-        faulthandler.register(signal.SIGQUIT, self._file)
         me = _Rank(self._rank, _pid_namespace(), os.getpid(), _started(os.getpid()))
-        self._ranks = [_Rank(*json.loads(line)) for line in gathered([json.dumps(me)])]
+        lines = [json.loads(line) for line in gathered([json.dumps([self._token, *me])])]
+        self._token = lines[0][0]
+        self._ranks = [_Rank(*fields) for _, *fields in lines]
+        self._file = self._opened()
+        faulthandler.register(signal.SIGQUIT, self._file)
         self._restart_clock()
         self._start(self._watch)
         return self
+
+    def _opened(self) -> TextIO:
+        while True:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            with suppress(FileNotFoundError):  # another start has just removed the empty folder
+                return self._path(self._rank).open("a")
 
     def _start(self, watch: Callable[[], None]) -> None:
         self._thread = threading.Thread(target=watch, name="hang watch", daemon=True)
@@ -83,12 +94,12 @@ class HangWatch:
         if self._file is not None:
             faulthandler.cancel_dump_traceback_later()
             faulthandler.unregister(signal.SIGQUIT)
-            self._file.close()
-            path = self._path(self._rank)
-            if not path.stat().st_size:
-                path.unlink()
-                with suppress(OSError):  # another rank's file may still be there
-                    self._folder.rmdir()
+            with suppress(OSError):  # nothing that happens to these files ends a run
+                self._file.close()
+                path = self._path(self._rank)
+                if not path.stat().st_size:
+                    path.unlink()
+                    self._folder.rmdir()  # unless another rank's file is there, or another start's
 
     def beat(self, step: int) -> None:
         """Report that this rank has finished `step` steps."""
@@ -115,7 +126,7 @@ class HangWatch:
         return self._limit_s * (_FIRST_STEPS if self._step is None else 1)
 
     def _path(self, rank: int) -> Path:
-        return self._folder / f"rank-{rank}.txt"
+        return self._folder / f"rank-{rank}.{self._token}.txt"
 
     def _watch(self) -> None:
         assert self._file is not None
@@ -193,7 +204,10 @@ class HangWatch:
 
     def _written(self, rank: int) -> bool:
         """Return whether a rank has written since the last beat; clocks may differ a little."""
-        state = self._path(rank).stat()
+        try:
+            state = self._path(rank).stat()
+        except OSError:  # somebody has removed it
+            return False
         return state.st_size > 0 and state.st_mtime > self._clock + self._limit_s / 2
 
 

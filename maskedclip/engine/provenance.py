@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 import os
 import platform
 import shlex
@@ -15,7 +16,9 @@ from typing import Any
 import torch
 
 from maskedclip.engine.device_settings import allocator_settings
+from maskedclip.engine.whole_file import read_json, write_whole
 
+logger = logging.getLogger(__name__)
 _PACKAGES = ("torch", "timm", "transformers", "numpy", "scikit-learn", "webdataset", "submitit")
 
 MANIFEST, EXCLUSIONS = "manifest.json", "exclude.csv"
@@ -48,7 +51,7 @@ def check_data(path: Path, datasets: Sequence[Path], identify: Identify) -> None
 
     Other data are another manifest or another exclude.csv; a directory that was moved is the same.
     """
-    attempts = json.loads(path.read_text()) if path.exists() else []
+    attempts = attempts_in(path)
     if not attempts:
         return
     before = attempts[-1]
@@ -72,12 +75,22 @@ def _data_sha256(directory: Path, identify: Identify) -> tuple[str, str | None]:
     return digest, hashlib.sha256(exclusions.read_bytes()).hexdigest()
 
 
+def attempts_in(path: Path) -> list[dict[str, Any]]:
+    """Return the facts of all starts of a run; ValueError, with the file, where it is not whole."""
+    if not path.exists():
+        return []
+    remedy = "remove it, and the same command goes on: its data are then not compared with earlier"
+    attempts: list[dict[str, Any]] = read_json(path, remedy)
+    return attempts
+
+
 def record(facts: dict[str, Any], path: Path) -> None:
-    """Append the facts of this attempt to those of the earlier ones."""
-    attempts = json.loads(path.read_text()) if path.exists() else []
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps([*attempts, facts], indent=1) + "\n")
-    temporary.replace(path)
+    """Append the facts of this attempt to those of the earlier ones; a full disk costs these."""
+    attempts = attempts_in(path)
+    try:
+        write_whole(path, json.dumps([*attempts, facts], indent=1) + "\n")
+    except OSError as error:
+        logger.warning("%s: this start is not in it (%s)", path, error.strerror)
 
 
 def _git() -> dict[str, str] | None:

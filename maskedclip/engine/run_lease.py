@@ -16,6 +16,7 @@ import torch.distributed as dist
 
 from maskedclip.engine.distributed import gathered
 from maskedclip.engine.preemption import STOP, Preempted
+from maskedclip.engine.whole_file import remove_leftovers, write_whole
 
 LEASE = "lease.json"
 _OLD_LEASE = "life.json"  # until November 2026: an attempt of older code checks this file alone
@@ -72,18 +73,20 @@ class RunLease:
             return _name(last)
         old = self._path.with_name(_OLD_LEASE)
         for path in (self._path, old) if old.exists() else (self._path,):
-            temporary = path.with_suffix(".tmp")
-            temporary.write_text(json.dumps(mine) + "\n")
-            temporary.replace(path)
+            write_whole(path, json.dumps(mine) + "\n")
+        remove_leftovers(self._run)
         return ""
 
     def _last(self) -> dict[str, Any]:
-        """Return the lease as it was last taken; nothing where it is not there, or half a file."""
+        """Return the lease as it was last taken; nothing where it is not there, or half a file.
+
+        Nor where the file system does not hand it out at the moment: that ends no run.
+        """
         try:
-            content: dict[str, Any] = json.loads(self._path.read_text())
-        except (FileNotFoundError, ValueError):
+            content = json.loads(self._path.read_text())
+        except (OSError, ValueError):
             return {}
-        return content
+        return content if isinstance(content, dict) and "token" in content else {}
 
 
 def _name(holder: dict[str, Any]) -> str:

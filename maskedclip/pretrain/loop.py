@@ -1,5 +1,6 @@
 """The training loop of every method: pretrain -> train -> `method.step`."""
 
+import logging
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -7,11 +8,12 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
 
 from maskedclip.config import Config, DataConfig, OptimConfig, load, save
 from maskedclip.data.source import Source
 from maskedclip.data.storage.open_dataset import dataset_sha256
-from maskedclip.engine.checkpoint import Checkpoints, restore
+from maskedclip.engine.checkpoint import Checkpoints, free_space, restore
 from maskedclip.engine.distributed import barrier, compute_type, process_group
 from maskedclip.engine.hang_watch import HangWatch
 from maskedclip.engine.mfu import peak_flops
@@ -35,6 +37,8 @@ from maskedclip.pretrain.sources import (
     read_sources,
 )
 from maskedclip.pretrain.trained_images import keep_images
+
+logger = logging.getLogger(__name__)
 
 
 def pretrain(config: Config) -> Path:
@@ -61,11 +65,25 @@ def pretrain(config: Config) -> Path:
         lease.take()  # from here on an earlier attempt publishes no checkpoint
         done = restore(run / "checkpoints", method.model, method.teacher, method.optimizer)
         train(config, method, sources, done, device, lease)
+        total = length(config, *sources)[1]
+        lease.check(total)
         weights = method.exported()
         if dist.get_rank() == 0:
-            list_unseen(config, *sources, length(config, *sources)[1])
-            export(weights, method.shape(config), run, images.facts())
+            list_unseen(config, *sources, total)
+            export_or_say(weights, method.shape(config), run, images.facts())
     return run
+
+
+def export_or_say(weights: dict[str, Tensor], shape: Any, run: Path, images: Any) -> None:
+    """Write the weights; RuntimeError, in one line, where the disk does not take them."""
+    try:
+        export(weights, shape, run, images)
+    except OSError as error:
+        raise RuntimeError(
+            f"{error.filename or run}: the weights cannot be written ({error.strerror or error}; "
+            f"{free_space(run / 'model')}); make room, then run the same command: it goes on from "
+            f"the last checkpoint"
+        ) from error
 
 
 def train(
@@ -84,7 +102,7 @@ def train(
     faults = Faults(run, engine.on_fault, engine.log_every)
     with (
         Preemption() as preemption,  # first, so that the last save is over when handlers are back
-        HangWatch(run / "hang", engine.hang_minutes) as watch,  # until nothing waits for a rank
+        HangWatch(run / "hang", engine.hang_minutes, lease.token) as watch,  # all ranks to the end
         Checkpoints(
             run / "checkpoints", engine.keep, asynchronous=engine.async_checkpoint, lease=lease
         ) as checkpoints,
@@ -159,6 +177,15 @@ def _learnt_from(part: Any) -> Any:
     )
 
 
+def _save_again(config: Config, path: Path) -> None:
+    try:
+        save(config, path)
+    except OSError as error:
+        if not path.exists():
+            raise
+        logger.warning("%s: stays as an earlier start wrote it (%s)", path, error.strerror)
+
+
 def claim(config: Config) -> None:
     """Write config.json and provenance.json; ValueError where the directory is another run's."""
     path = config.directory / "config.json"
@@ -175,6 +202,6 @@ def claim(config: Config) -> None:
     barrier()
     if dist.get_rank() == 0:
         config.directory.mkdir(parents=True, exist_ok=True)
-        save(config, path)
+        _save_again(config, path)
         facts = provenance(directories, config.seed, dist.get_world_size(), dataset_sha256)
         record(facts, config.directory / "provenance.json")

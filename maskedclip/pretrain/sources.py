@@ -23,12 +23,14 @@ from maskedclip.data.stream import Batch, stream
 from maskedclip.engine.cores import decoding_threads, reading_threads
 from maskedclip.engine.distributed import gathered
 from maskedclip.engine.preemption import gathered_with_request
+from maskedclip.engine.whole_file import read_json, write_whole
 from maskedclip.models.text import Tokenizer
 from maskedclip.pretrain.left_out import leaves_out
 from maskedclip.pretrain.trained_images import LEFT_OUT, UNCAPTIONED, tested_of
 
 logger = logging.getLogger(__name__)
 LOST, UNSEEN = "lost_samples.jsonl", "unseen_samples.jsonl"
+_REMEDY = "remove it, and it is made again from the shards, which must be as at the first start"
 
 
 def read_sources(config: Config) -> tuple[Source | None, Source | None]:
@@ -82,9 +84,8 @@ def _tested(config: Config, datasets: Mapping[str, list[Shards]]) -> dict[str, l
     line = ""
     if dist.get_rank() == 0:
         path = config.directory / LEFT_OUT
-        line = (
-            path.read_text().strip() if path.exists() else json.dumps(tested_of(config, datasets))
-        )
+        known = read_json(path, _REMEDY) if path.exists() else tested_of(config, datasets)
+        line = json.dumps(known)
     (line,) = gathered([line] if line else [])
     return {k: [np.array(one, np.int64) for one in v] for k, v in json.loads(line).items()}
 
@@ -94,9 +95,7 @@ def keep_tested(sources: Iterable[Source | None], config: Config) -> None:
     path = config.directory / LEFT_OUT
     if leaves_out(config) and dist.get_rank() == 0 and not path.exists():
         found = {s.name: [rows.tolist() for rows in s.tested] for s in sources if s is not None}
-        temporary = path.with_suffix(".tmp")
-        temporary.write_text(json.dumps(found) + "\n")
-        temporary.replace(path)
+        write_whole(path, json.dumps(found) + "\n")
 
 
 def _uncaptioned(datasets: list[Shards], path: Path) -> list[np.ndarray]:
@@ -107,7 +106,7 @@ def _uncaptioned(datasets: list[Shards], path: Path) -> list[np.ndarray]:
     """
     line = ""
     if dist.get_rank() == 0:
-        known = json.loads(path.read_text()) if path.exists() else {}
+        known = read_json(path, _REMEDY) if path.exists() else {}
         line = json.dumps(
             [known[d.name] if d.name in known else without_caption(d).tolist() for d in datasets]
         )
@@ -120,7 +119,8 @@ def keep_uncaptioned(paired: Source | None, run: Path) -> None:
     path = run / UNCAPTIONED
     if paired is not None and dist.get_rank() == 0 and not path.exists():
         datasets = zip(paired.datasets, paired.uncaptioned, strict=True)
-        path.write_text(json.dumps({d.name: rows.tolist() for d, rows in datasets}) + "\n")
+        found = {d.name: rows.tolist() for d, rows in datasets}
+        write_whole(path, json.dumps(found) + "\n")
 
 
 def length(config: Config, paired: Sized | None, unpaired: Sized | None) -> tuple[float, int]:

@@ -26,6 +26,7 @@ from maskedclip.data.source import Source, without_caption
 from maskedclip.data.storage.exclusions import EXCLUSIONS
 from maskedclip.data.storage.open_dataset import dataset_sha256
 from maskedclip.data.storage.shards import Shards
+from maskedclip.engine.whole_file import read_json
 from maskedclip.models.checkpoints.files import OWN, RANDOM, locate, read_checkpoint, read_facts
 from maskedclip.pretrain.left_out import leaves_out, left_out_datasets
 from maskedclip.shards.image_folders import as_shards
@@ -254,4 +255,4 @@ def _as_it_was(run: Path, name: str) -> Shards:
 
 
 def _json(path: Path) -> Any:
-    return json.loads(path.read_text()) if path.is_file() else {}
+    return read_json(path, "remove it") if path.is_file() else {}

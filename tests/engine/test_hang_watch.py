@@ -64,6 +64,11 @@ def ends(processes: list[multiprocessing.process.BaseProcess], seconds: float) -
     return codes
 
 
+def stacks(folder: Path, rank: int) -> Path:
+    (path,) = (folder / "hang").glob(f"rank-{rank}.*.txt")
+    return path
+
+
 def stops(rank: int, _watch: HangWatch) -> None:
     if rank == 1:
         os.kill(os.getpid(), signal.SIGSTOP)
@@ -86,12 +91,12 @@ def test_a_rank_that_hangs_ends_all_ranks_and_every_stack_is_on_disk(hangs, tmp_
     codes = ends(processes, LIMIT_S + 7)
     assert codes[0] == HUNG
     assert codes[1] == (-signal.SIGKILL if hangs is holds_the_interpreter else HUNG)
-    waits, hung = ((tmp_path / "hang" / f"rank-{rank}.txt").read_text() for rank in range(2))
+    waits, hung = (stacks(tmp_path, rank).read_text() for rank in range(2))
     assert "in all_reduce" in waits
     assert f"in {hangs.__name__}" in hung
     message = (tmp_path / "stderr-0").read_text()
     assert message.count("\n") == 1
-    for fact in ("rank 0 of 2", "after step 3", str(tmp_path / "hang" / "rank-0.txt")):
+    for fact in ("rank 0 of 2", "after step 3", str(stacks(tmp_path, 0))):
         assert fact in message
     assert ("rank 1 did not answer" in message) == (hangs is not falls_asleep)
 
@@ -102,7 +107,7 @@ def test_a_lone_rank_whose_interpreter_is_held_ends_too(tmp_path):
         holds_the_interpreter(1, watch)
 
     assert ends(start(1, tmp_path, alone), LIMIT_S + 15) == [1]
-    assert "in holds_the_interpreter" in (tmp_path / "hang" / "rank-0.txt").read_text()
+    assert "in holds_the_interpreter" in stacks(tmp_path, 0).read_text()
 
 
 def pauses(_rank: int, watch: HangWatch) -> None:
@@ -151,5 +156,25 @@ def test_sigquit_shows_where_a_rank_is_and_does_it_no_harm(tmp_path):
     with process_group(), HangWatch(tmp_path / "hang", 1.0) as watch:
         watch.beat(1)
         signal.raise_signal(signal.SIGQUIT)
-    message = (tmp_path / "hang" / "rank-0.txt").read_text()
+    message = stacks(tmp_path, 0).read_text()
     assert "in test_sigquit_shows_where_a_rank_is_and_does_it_no_harm" in message
+
+
+@pytest.mark.parametrize("first_to_end", ["earlier", "later"])
+def test_each_of_two_starts_of_a_run_has_stacks_of_its_own(tmp_path, first_to_end):
+    with process_group():
+        watches = {name: HangWatch(tmp_path / "hang", 10.0) for name in ("earlier", "later")}
+        for watch in watches.values():
+            watch.__enter__()
+        assert len(list((tmp_path / "hang").iterdir())) == 2
+        watches.pop(first_to_end).__exit__(None, None, None)
+        assert len(list((tmp_path / "hang").iterdir())) == 1
+        watches.popitem()[1].__exit__(None, None, None)
+    assert not (tmp_path / "hang").exists()
+
+
+def test_files_of_a_watch_that_were_removed_do_not_end_a_run(tmp_path):
+    with process_group(), HangWatch(tmp_path / "hang", 10.0, "token") as watch:
+        (tmp_path / "hang" / "rank-0.token.txt").unlink()
+        (tmp_path / "hang").rmdir()
+        watch.beat(1)

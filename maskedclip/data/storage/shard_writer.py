@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import secrets
 import tarfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -37,7 +38,8 @@ EMPTY_METADATA: dict[str, Any] = {
 @contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
     """Open a file that replaces `path` only once it is complete and on the disk."""
-    temporary = path.with_name(path.name + ".tmp")
+    # of this writer alone: two may write the same file at once
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
         with temporary.open("wb") as file:
             yield file

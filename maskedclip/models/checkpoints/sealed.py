@@ -3,12 +3,15 @@
 A safetensors file has no checksum of its own: one flipped bit loads as another value.
 """
 
+import errno
 import hashlib
 import json
 import logging
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 if TYPE_CHECKING:
@@ -27,21 +30,40 @@ def save_sealed(
     images: Any = None,
 ) -> None:
     """Write a safetensors file, whole or not at all, its header with these and the sha256."""
-    from safetensors.torch import save_file
-
     whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     metadata = {"format": "pt"}
     if header is not None:
         metadata[OWN_HEADER] = json.dumps(dict(header), sort_keys=True)
     metadata |= {IMAGES_HEADER: json.dumps(images)} if images else {}
     metadata[SHA256] = content_sha256(whole, metadata)
-    temporary = path.with_name(path.name + ".tmp")
-    save_file(whole, temporary, metadata=metadata)
-    with temporary.open("r+b") as file:
+    with TemporaryDirectory(
+        ".tmp", f".{path.name}.", path.parent, ignore_cleanup_errors=True
+    ) as folder:
+        written = Path(folder) / path.name
+        _write(whole, written, metadata, path)
+        written.replace(path)
+
+
+def _write(
+    tensors: Mapping[str, "Tensor"], written: Path, metadata: dict[str, str], path: Path
+) -> None:
+    """Write what is to be `path` to `written`, readable for whom the umask says."""
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    written.touch()
+    mode = written.stat().st_mode  # safetensors makes its file for the user alone
+    try:
+        save_file(dict(tensors), written, metadata=metadata)
+    except SafetensorError as error:
+        number = re.search(r"os error (\d+)", str(error))
+        code = int(number[1]) if number else errno.EIO
+        raise OSError(code, os.strerror(code), str(path)) from error
+    with written.open("r+b") as file:
         _sort_metadata(file)
         file.flush()
         os.fsync(file.fileno())
-    temporary.replace(path)
+    written.chmod(mode)
 
 
 def _sort_metadata(file: BinaryIO) -> None:
