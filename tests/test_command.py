@@ -20,6 +20,7 @@ from maskedclip.finetune.command import read_evaluate, read_finetune
 from maskedclip.grid.__main__ import CELL
 from maskedclip.grid.ablation_command import read_ablation
 from maskedclip.grid.study_command import read_study
+from maskedclip.grid.sweep_command import read_sweep
 from maskedclip.plan.cost import PlanConfig
 from maskedclip.predict.command import read_predict
 from maskedclip.report.command import read_report
@@ -59,6 +60,8 @@ CASES = [
     Case("launchers/submit_finetune.py", lambda w: read_study("", w), "warmup_epochs=1", "random",
          "no weights given"),
     Case("launchers/submit_ablation.py", lambda w: read_ablation("", w), "finetune_hours=2"),
+    Case("launchers/submit_sweep.py", lambda w: read_sweep("", w), "finetune_hours=2", "demo",
+         "no recipe given"),
     Case("tools/make_shards.py", line(MAKE_SHARDS), "samples_per_shard=9", "phantom"),
     Case("tools/check_shards.py", line(CHECK_SHARDS), "workers=2", "a b", "no directory is named"),
     Case("tools/make_splits.py", line(SPLITS), "test_share=0.2", "a", "no directory given"),

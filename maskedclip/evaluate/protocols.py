@@ -30,8 +30,8 @@ logger = logging.getLogger(__name__)
 SHOTS, LOGISTIC = "-shot", "logistic"
 
 
-def run(options: EvaluateConfig) -> None:
-    """Run all evaluations that `options` asks for, and print them with the next command."""
+def run(options: EvaluateConfig) -> list[dict[str, Any]]:
+    """Run all evaluations that `options` asks for, print them and what is next; return the rows."""
     datasets, missing = chosen(options.datasets, options.task, Path(options.shards))
     for line in missing:
         sys.stderr.write(f"{line}\n")
@@ -43,9 +43,9 @@ def run(options: EvaluateConfig) -> None:
     else:
         out = Path("runs") / FrozenEncoder(options.weights, options.size).name
     protocols = options.protocols or usual_protocols(FrozenEncoder(options.weights, options.size))
-    evaluate(
+    rows = evaluate(
         options.weights, datasets, protocols, out,
-        fractions=options.fractions, seeds=options.seeds, shots=options.shots,
+        fractions=options.fractions, seeds=options.seeds, seed=options.seed, shots=options.shots,
         threads=options.threads, cache=Path(options.cache) if options.cache else None,
         size=options.size, image_size=options.image_size, classes_order=options.classes_order,
         group=options.group, at_sensitivity=options.at_sensitivity,
@@ -55,6 +55,7 @@ def run(options: EvaluateConfig) -> None:
     protocol = TRANSFER_WHOLE if options.whole else TRANSFER
     more = f"_{protocol} --protocol={protocol}" if alone else ""
     sys.stdout.write(f"next: python -m maskedclip.report {quote(str(out))} --out report{more}\n")
+    return rows
 
 
 def _refuse_one_name(directories: Sequence[Path]) -> None:
@@ -79,6 +80,7 @@ def evaluate(  # noqa: PLR0913 (one keyword an option of the command)
     *,
     fractions: Sequence[float] = (1.0,),
     seeds: int = 1,
+    seed: int = 0,
     shots: Sequence[int] = (),
     threads: int | None = None,
     cache: Path | None = None,
@@ -96,7 +98,7 @@ def evaluate(  # noqa: PLR0913 (one keyword an option of the command)
 
     Args:
         datasets: (directory, task), the task "" for the first of the dataset.
-        seeds: how many draws of each fraction and number of shots.
+        seeds: draws of each fraction and number of shots, from `seed`, which undrawn ones have.
         threads: that decode; by the cores of this process where not given.
         cache: directory of the features; `out`/features where not given.
         size: of the encoder where weights is "random".
@@ -115,19 +117,17 @@ def evaluate(  # noqa: PLR0913 (one keyword an option of the command)
     encoder = FrozenEncoder(weights, size, image_size)
     encoder.check()
     protocols = _with_folds(_possible(encoder, protocols, shots), folds)
-    frozen = [protocol for protocol in protocols if protocol != TRANSFER]
+    frozen = [name for name in protocols if name != TRANSFER]
     rows: list[dict[str, Any]] = []
     if TRANSFER in protocols:
         _refuse_thresholds(group, at_sensitivity)
-        for path, name in datasets:
-            rows += transfer(
-                encoder, path, name, out, whole=whole, threads=threads, order=classes_order
-            )
+        for one in datasets:
+            rows += transfer(encoder, *one, out, whole=whole, threads=threads, order=classes_order)
     for directory, name in datasets if frozen or shots else ():
         benchmark = _benchmark(directory, name, classes_order)
         joined = _group(group, benchmark.task)
         own, few = for_kind(benchmark.task, frozen, shots)
-        tried = _tried(benchmark, folds, own, fractions, seeds, few)
+        tried = _tried(benchmark, folds, own, fractions, range(seed, seed + seeds), few)
         new = evaluate_tried(encoder, tried, out, cache or out / FOLDER, threads)
         rows += _with_thresholds(out, new, joined, at_sensitivity)
     sys.stdout.write(results.table([with_patients(out, row) for row in rows]))
@@ -147,7 +147,7 @@ def _tried(
     folds: int,
     protocols: Sequence[str],
     fractions: Sequence[float],
-    seeds: int,
+    seeds: Sequence[int],
     shots: Sequence[int],
 ) -> list[tuple[Benchmark, list[Evaluation]]]:
     """Return the evaluations of the split, or of each fold."""
@@ -249,22 +249,22 @@ def evaluations_of(
     division: Division,
     protocols: Sequence[str],
     fractions: Sequence[float],
-    seeds: int,
+    seeds: Sequence[int],
     shots: Sequence[int],
 ) -> Iterator[Evaluation]:
-    """Yield the evaluations; where the seed decides nothing there is one, of seed 0."""
+    """Yield the evaluations; where the seed decides nothing there is one, of the first seed."""
     labels = len(division.parts["train"])
     for protocol in protocols:
         if protocol == ZERO_SHOT:
-            yield Evaluation(protocol, 0.0, 0, [])
+            yield Evaluation(protocol, 0.0, seeds[0], [])
             continue
         for fraction in fractions:
             drawn = fraction < 1 or protocol == "linear"  # which also starts from random weights
-            for seed in range(seeds if drawn else 1):
+            for seed in seeds if drawn else seeds[:1]:
                 share = training_share(division, fraction, seed)
                 yield Evaluation(protocol, fraction, seed, share)
     for number in shots:
-        for seed in range(seeds):
+        for seed in seeds:
             few = few_shots(division, number, seed)
             yield Evaluation(f"{number}{SHOTS}", round(len(few) / labels, 6), seed, few)
 

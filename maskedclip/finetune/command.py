@@ -35,6 +35,7 @@ class EvaluateConfig:
     shots: tuple[int, ...] = ()  # labels a class, for logistic regression on so few
     fractions: tuple[float, ...] = (1.0,)  # shares of the training labels, nested
     seeds: int = 1  # draws of each fraction and of the shots
+    seed: int = 0  # the first of them; what is not drawn has this one
     size: Literal["micro", "tiny", "small", "base", "large"] = "large"  # where weights = random
     image_size: int = 0  # pixels, square; 0: as the weights were trained
     folds: int = 0  # of cross-validation by patient: every image is tested once; 0: the split
@@ -50,6 +51,8 @@ class EvaluateConfig:
                 raise ValueError(f"fractions {fraction}: write shares of the labels, 0 < f <= 1")
         if self.seeds < 1 or any(number < 1 for number in self.shots):
             raise ValueError(f"seeds {self.seeds}, shots {self.shots}: all are at least 1")
+        if self.seed < 0:
+            raise ValueError(f"seed {self.seed} is negative; use 0 or more")
         if self.threads < 0:
             raise ValueError(f"threads {self.threads} is negative; use 0 or more")
         check_threshold(self.group, self.at_sensitivity)

@@ -18,7 +18,7 @@ from maskedclip.finetune.recipes import finetune_recipe, following_warmup
 from maskedclip.grid.cells import REPORTED, TABLES, system
 from maskedclip.recipes import RECIPES
 
-_SET_BY_GRID = (  # fields of a fine-tuning or a pre-training
+SET_BY_GRID = (  # fields of a fine-tuning or a pre-training
     "weights", "dataset", "task", "fraction", "name", "out", "recipe", "after.datasets",
     "after.task", "after.protocols", "after.beside_untrained",
 )  # fmt: skip
@@ -63,12 +63,12 @@ ABLATION = CommandLine(
     Options(AblationConfig()),
     Options(LaunchConfig(), "Where and how:"),
     Options(
-        FinetuneConfig(), "Fields of every fine-tuning:", prefix="finetune.", hidden=_SET_BY_GRID
+        FinetuneConfig(), "Fields of every fine-tuning:", prefix="finetune.", hidden=SET_BY_GRID
     ),
     Options(
         Config(),
         "Fields of every pre-training, as --SECTION.FIELD=VALUE:",
-        hidden=_SET_BY_GRID,
+        hidden=SET_BY_GRID,
     ),
     words=[
         Word("SYSTEM", least=0, most=0, extra="systems are named by --table or --systems=NAME,NAME")

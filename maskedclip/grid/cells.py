@@ -1,4 +1,4 @@
-"""What a grid is made of: the pre-trainings of systems, their fine-tunings, and the report.
+"""What a grid is made of: pre-trainings, their evaluations and fine-tunings, and the report.
 
 Paths in a manifest are absolute: jobs start elsewhere, and later.
 """
@@ -9,13 +9,26 @@ from pathlib import Path
 from typing import Any
 
 from maskedclip.config import Config, FinetuneConfig, flat, override
-from maskedclip.grid.manifest import FINETUNE, MANIFEST, PRETRAIN, REPORT, Cell, Grid, learnt, read
+from maskedclip.finetune.command import EvaluateConfig
+from maskedclip.grid.manifest import (
+    EVALUATE,
+    FINETUNE,
+    MANIFEST,
+    PRETRAIN,
+    REPORT,
+    Cell,
+    Grid,
+    learnt,
+    read,
+    run_of,
+)
 
 TABLES = {
     "1": ("mae", "clip", "dinov2", "maskedclip"),  # those of Table 1 that are pre-trained here
     "2": ("mae_clip", "mae_clip_bridge", "maskedclip"),
 }
 REPORTED = "report"  # the cell, and its folder in the grid
+_NOWHERE = Grid(Path(), (), {}, "")  # the paths of new cells are absolute
 _PATHS = ("data.paired", "data.unpaired", "data.leave_out_tests_of")
 # of a fine-tuning: paths, whose content counts, and speed
 _FREE = ("out", "threads", "compile", "dataset", "weights", "split")
@@ -89,16 +102,60 @@ def finetunings(configs: Sequence[FinetuneConfig], pretrained: Sequence[Cell]) -
     return cells
 
 
+def evaluations(config: EvaluateConfig, pretrained: Sequence[Cell]) -> list[Cell]:
+    """Return a cell for each pre-training, whose results go into its directory, with its seed."""
+    cells = []
+    for cell in pretrained:
+        run, own = run_directory(cell), asdict(config)
+        own |= {"weights": run, "out": run, "seed": cell.config["seed"]}
+        own |= {
+            "datasets": _absolute(config.datasets),
+            "shards": str(Path(config.shards).absolute()),
+        }
+        if not _reads_text(cell):
+            own["protocols"] = tuple(name for name in config.protocols if name != "zeroshot")
+        cells.append(Cell(f"{cell.name}-{EVALUATE}", EVALUATE, own, (cell.name,)))
+    return cells
+
+
+def _reads_text(pretrained: Cell) -> bool:
+    return pretrained.config["method"] == "maskedclip" and pretrained.config["loss.clip"] > 0
+
+
 def run_directory(cell: Cell) -> str:
     """Return where a pre-training or a fine-tuning runs."""
     return str(Path(cell.config["out"]) / cell.config["name"])
 
 
-def reporting(cells: Sequence[Cell], directory: Path) -> Cell:
-    """Return the cell that reports on all fine-tunings; it comes behind them and needs none."""
-    tuned = [cell for cell in cells if cell.stage == FINETUNE]
-    config = {"runs": [run_directory(cell) for cell in tuned], "out": str(directory.absolute())}
-    return Cell(REPORTED, REPORT, config, tuple(cell.name for cell in tuned))
+def reporting(cells: Sequence[Cell], directory: Path) -> list[Cell]:
+    """Return a cell for each protocol that reports on all runs measured by it.
+
+    They come behind what is measured and need none of it. The first is `report`: of fine-tuning,
+    where anything is fine-tuned; that of another protocol is `report-PROTOCOL`.
+
+    Args:
+        directory: of the grid.
+    """
+    measured: dict[str, list[Cell]] = {}
+    for cell in cells:
+        if cell.stage == FINETUNE:
+            measured.setdefault("", []).append(cell)
+    for cell in cells:
+        if cell.stage == EVALUATE:
+            shots = [f"{number}-shot" for number in cell.config["shots"]]
+            for protocol in [*cell.config["protocols"], *shots]:
+                measured.setdefault(protocol, []).append(cell)
+    reports: list[Cell] = []
+    for protocol, mine in measured.items():
+        name = f"{REPORTED}-{protocol}" if reports else REPORTED
+        out = str((directory / name).absolute())
+        config: dict[str, Any] = {
+            "runs": [str(run_of(_NOWHERE, cell)) for cell in mine],
+            "out": out,
+        }
+        config |= {"protocol": protocol} if protocol else {}
+        reports.append(Cell(name, REPORT, config, tuple(cell.name for cell in mine)))
+    return reports
 
 
 def joined(before: Path, cells: Sequence[Cell]) -> list[Cell]:
@@ -121,6 +178,8 @@ def _difference(old: Cell, new: Cell) -> str:
     """Return the first field in which what is learnt differs; "" where it is the same."""
     if old.stage != new.stage:
         return "stage"
+    if old.stage == EVALUATE:
+        return ""  # other protocols or datasets are measured beside those of before
     then, now = (_learnt(cell) for cell in (old, new))
     return next((name for name in now if now[name] != then.get(name)), "")
 
@@ -137,7 +196,7 @@ def launches(launch: Mapping[str, Any], hours: float) -> dict[str, dict[str, Any
 
     Args:
         launch: fields of LaunchConfig.
-        hours: time limit of a fine-tuning, and of the report.
+        hours: time limit of an evaluation, of a fine-tuning, and of the report.
     """
     gpus = launch["gpus"]
     ranks = gpus or (launch["cpu_ranks"] if gpus == 0 else 1)
@@ -145,6 +204,7 @@ def launches(launch: Mapping[str, Any], hours: float) -> dict[str, dict[str, Any
     alone = {"nodes": 1, "cpu_ranks": 1, "hours": hours, "memory_gb": memory}
     return {
         PRETRAIN: dict(launch),
+        EVALUATE: {**launch, **alone, "gpus": gpus and 1},
         FINETUNE: {**launch, **alone, "gpus": gpus and 1},
         REPORT: {**launch, **alone, "gpus": 0},
     }
@@ -156,5 +216,5 @@ def grid_of(
 ) -> Grid:  # fmt: skip
     """Return the grid of a directory: its cells of before, `cells`, and a report on all."""
     every = joined(directory, cells)
-    every.append(reporting(every, directory / REPORTED))
+    every += reporting(every, directory)
     return Grid(directory, tuple(every), launches(launch, hours), cluster, parallelism)

@@ -16,6 +16,7 @@ from typing import NamedTuple
 from maskedclip.config import Config, LaunchConfig, override
 from maskedclip.engine.cores import SHARE, cores
 from maskedclip.grid.manifest import (
+    EVALUATE,
     FINETUNE,
     LOGS,
     PRETRAIN,
@@ -226,6 +227,8 @@ def _last_words(log: Path) -> str:
 
 def _fraction(grid: Grid, cell: Cell) -> float:
     """Return how much of a cell is done, 0 where nothing is known."""
+    if cell.stage == EVALUATE:  # whose directory is that of its pre-training
+        return 0.0
     progress = progress_of(run_of(grid, cell), fields_of(cell), time.time())
     return min(1.0, progress.step / progress.steps) if progress.step and progress.steps else 0.0
 
@@ -257,7 +260,8 @@ def _devices(grid: Grid) -> list[str]:
 
 def _devices_of(grid: Grid, count: int) -> dict[str, int]:
     """Return how many GPUs a cell of each stage takes."""
-    usual = {PRETRAIN: count, FINETUNE: min(1, count), REPORT: 0}
+    alone = min(1, count)
+    usual = {PRETRAIN: count, EVALUATE: alone, FINETUNE: alone, REPORT: 0}
     wanted = {stage: launch["gpus"] for stage, launch in grid.launch.items()}
     return {stage: usual[stage] if gpus is None else gpus for stage, gpus in wanted.items()}
 

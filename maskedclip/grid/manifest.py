@@ -1,6 +1,6 @@
 """A grid of runs as files: what it is made of, what was submitted, and what is really finished.
 
-    OUT/grids/NAME/grid.json    the cells: pre-trainings, fine-tunings, the report
+    OUT/grids/NAME/grid.json    the cells: pre-trainings, evaluations, fine-tunings, the report
     OUT/grids/NAME/jobs.jsonl   a line each time a cell was submitted
     OUT/grids/NAME/logs/        what the jobs wrote
     OUT/grids/NAME/code/        the package as it was when they were submitted
@@ -20,8 +20,9 @@ from maskedclip.config import Config, FinetuneConfig, flat, load, override
 
 WAITS = 3  # exit code of a cell whose needs are not finished
 MANIFEST, JOBS, LOGS, CODE, LOCK = "grid.json", "jobs.jsonl", "logs", "code", ".lock"
-PRETRAIN, FINETUNE, REPORT = STAGES = ("pretrain", "finetune", "report")
+PRETRAIN, EVALUATE, FINETUNE, REPORT = STAGES = ("pretrain", "evaluate", "finetune", "report")
 RESULTS = "results.jsonl"  # of a fine-tuning; eval.results has it too, and takes long to import
+EVALUATED = "evaluated.json"  # of an evaluation: its options, and the predictions it scored
 SHOWN = "shown.json"  # of a report: the results that it was made of
 _VERSION = 1
 _TAIL = 1 << 16  # bytes at the end of metrics.jsonl that hold its last row
@@ -36,8 +37,10 @@ class Cell(NamedTuple):
     """One run of a grid."""
 
     name: str  # unique, a plain folder name
-    stage: str  # pretrain, finetune or report
-    config: dict[str, Any]  # by dotted field: of Config, FinetuneConfig, or the report's
+    stage: str  # one of STAGES
+    config: dict[
+        str, Any
+    ]  # by dotted field: of Config, EvaluateConfig, FinetuneConfig, the report's
     needs: tuple[str, ...]  # names of the cells that are to be finished before it
 
 
@@ -142,7 +145,7 @@ def _ends_a_line(name: str) -> bool:
 
 def run_of(grid: Grid, cell: Cell) -> Path:
     """Return the directory that a cell writes into."""
-    if cell.stage == REPORT:
+    if cell.stage in (EVALUATE, REPORT):
         return grid.directory / str(cell.config["out"])
     return grid.directory / str(cell.config["out"]) / str(cell.config["name"])
 
@@ -155,6 +158,8 @@ def finished(grid: Grid, cell: Cell) -> bool:
             return _pretrained(override(Config(), cell.config), run)
         if cell.stage == FINETUNE:
             return _finetuned(override(FinetuneConfig(), cell.config), run)
+        if cell.stage == EVALUATE:
+            return _evaluated(cell, run)
         return _reported(cell, run)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return False  # damaged, or another run's: running the cell says what is wrong
@@ -212,6 +217,22 @@ def _finetuned(config: FinetuneConfig, run: Path) -> bool:
     from maskedclip.finetune.run_directory import finished as verified
 
     return verified(config, run)
+
+
+def _evaluated(cell: Cell, run: Path) -> bool:
+    done = json.loads((run / EVALUATED).read_text("utf-8"))
+    rows = (run / RESULTS).read_text("utf-8")
+    return done["options"] == json.loads(json.dumps(cell.config)) and all(
+        (run / path).is_file() and json.dumps(path) in rows for path in done["predictions"]
+    )
+
+
+def write_evaluated(cell: Cell, run: Path, predictions: Iterable[str]) -> None:
+    """Write down, in one rename, what an evaluation was of and which predictions it scored."""
+    content = {"options": cell.config, "predictions": sorted(set(predictions))}
+    temporary = run / f".{EVALUATED}.{os.getpid()}.tmp"
+    temporary.write_text(json.dumps(content, indent=1) + "\n", "utf-8")
+    temporary.replace(run / EVALUATED)
 
 
 def _reported(cell: Cell, run: Path) -> bool:

@@ -11,13 +11,14 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from maskedclip.config import Config, FinetuneConfig, LaunchConfig, override
 from maskedclip.grid.manifest import (
     CODE,
+    EVALUATE,
     FINETUNE,
     JOBS,
     LOCK,
@@ -37,6 +38,7 @@ from maskedclip.grid.manifest import (
     results_of,
     run_of,
     submissions,
+    write_evaluated,
 )
 from maskedclip.grid.status import DONE, LOST, OPEN, PENDING, current_status
 from maskedclip.jobs.code_snapshot import on_code, snapshot
@@ -94,8 +96,22 @@ def run_cell(grid: Grid, cell: Cell) -> None:
             finetune(config)
 
         as_a_job(tune)
+    elif cell.stage == EVALUATE:
+        as_a_job(lambda: _evaluate(cell, run, gpus))
     else:
         _report(grid, cell, run)
+
+
+def _evaluate(cell: Cell, run: Path, gpus: int | None) -> None:
+    """Measure a pre-training by every protocol; what is stored already is not measured again."""
+    from maskedclip.engine.cores import decoding_threads
+    from maskedclip.evaluate.protocols import run as evaluate
+    from maskedclip.finetune.command import EvaluateConfig
+
+    check_gpus(gpus)
+    config = override(EvaluateConfig(), cell.config)
+    rows = evaluate(replace(config, threads=decoding_threads(config.threads or None)))
+    write_evaluated(cell, run, [str(row["predictions"]) for row in rows])
 
 
 def waits_for(grid: Grid, cell: Cell) -> str:

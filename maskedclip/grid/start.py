@@ -13,11 +13,18 @@ from maskedclip.config import Config, FinetuneConfig, LaunchConfig, check_divisi
 from maskedclip.data.paper_tasks import chosen
 from maskedclip.finetune.command import check_dataset
 from maskedclip.finetune.run_directory import architecture_of
-from maskedclip.grid.ablation_command import AblationStudy
-from maskedclip.grid.cells import finetunings, grid_of, pretrainings, run_directory
+from maskedclip.grid.ablation_command import AblationConfig, AblationStudy
+from maskedclip.grid.cells import (
+    evaluations,
+    finetunings,
+    grid_of,
+    pretrainings,
+    run_directory,
+)
 from maskedclip.grid.local_pool import run
 from maskedclip.grid.manifest import (
     CODE,
+    EVALUATE,
     FINETUNE,
     LOGS,
     PRETRAIN,
@@ -41,6 +48,7 @@ from maskedclip.grid.slurm_arrays import (
 from maskedclip.grid.study import OpenedDatasets, Tuned, check_names, check_readable, tuned_of
 from maskedclip.grid.study import run as run_study
 from maskedclip.grid.study_command import Study
+from maskedclip.grid.sweep_command import FINETUNE_PROTOCOL, Sweep, SweepConfig
 from maskedclip.jobs.code_snapshot import on_code, snapshot_path
 from maskedclip.jobs.submit import cluster_of, script
 from maskedclip.metrics.results import in_columns
@@ -49,7 +57,10 @@ from maskedclip.pretrain.preflight import pretraining_on_tests
 logger = logging.getLogger(__name__)
 GRIDS, RUNS = "grids", "runs"
 _MFU = 0.3  # share of a card's matrix rate that a fine-tuning of small batches reaches, a guess
-_WORDS = {"pretrain": "pre-trainings", "finetune": "fine-tunings", "report": "reports"}
+_WORDS = {
+    "pretrain": "pre-trainings", "evaluate": "evaluations", "finetune": "fine-tunings",
+    "report": "reports",
+}  # fmt: skip
 
 
 class Cost(NamedTuple):
@@ -68,31 +79,99 @@ def start_ablation(asked: AblationStudy) -> int:
     Raises ValueError for data that is not there, a batch that the ranks cannot share, or a grid of
     that name with other cells; RuntimeError where SLURM refuses a job.
     """
-    config, launch, systems, _ = asked
-    directory = (Path(config.out) / GRIDS / config.name).absolute()
-    cluster, launch = where(launch)
-    for system in systems.values():
+    config = asked.config
+    directory = _directory(config)
+    pretrained = pretrainings(_checked_systems(asked), directory / RUNS)
+    measured = [(cell, seed) for seed in range(config.seeds) for cell in pretrained]
+    grid, costs = _grid(asked, pretrained, measured, [])
+    return start(grid, costs, asked.launch.card)
+
+
+def start_sweep(asked: Sweep) -> int:
+    """Pre-train every point with every seed, measure each by every protocol, and report.
+
+    Raises as `start_ablation` does.
+    """
+    grid, costs = sweep_grid(asked)
+    return start(grid, costs, asked.launch.card)
+
+
+def sweep_grid(asked: Sweep) -> tuple[Grid, dict[str, Cost] | None]:
+    """Return the grid of a sweep, and what its fine-tunings cost where it is only planned.
+
+    A point's runs are OUT/grids/NAME/runs/seedN/POINT: one row of the tables has all of its seeds.
+    """
+    config, directory = asked.config, _directory(asked.config)
+    pretrained: list[Cell] = []
+    for number in range(config.seeds):
+        own = {
+            name: override(system, {"seed": system.seed + number})
+            for name, system in _checked_systems(asked).items()
+        }
+        pretrained += [
+            cell._replace(name=f"{cell.name}-seed{cell.config['seed']}")
+            for cell in _of_seed(own, directory / RUNS)
+        ]
+    measured = [(cell, cell.config["seed"]) for cell in pretrained]
+    evaluated = evaluations(asked.evaluation, pretrained) if _is_evaluated(asked) else []
+    tuned = measured if FINETUNE_PROTOCOL in config.protocols else []
+    return _grid(asked, pretrained, tuned, evaluated)
+
+
+def _of_seed(systems: Mapping[str, Config], out: Path) -> list[Cell]:
+    seed = next(iter(systems.values())).seed
+    return pretrainings(systems, out / f"seed{seed}")
+
+
+def _is_evaluated(asked: Sweep) -> bool:
+    return bool(asked.evaluation.protocols or asked.evaluation.shots)
+
+
+def _directory(config: AblationConfig | SweepConfig) -> Path:
+    return (Path(config.out) / GRIDS / config.name).absolute()
+
+
+def _checked_systems(asked: AblationStudy | Sweep) -> dict[str, Config]:
+    """Return the systems as they are pre-trained; ValueError where ranks cannot share a batch."""
+    _, launch = where(asked.launch)
+    for system in asked.systems.values():
         _check_share(system, launch)
-    systems = _leaving_out_tests(asked)
+    return _leaving_out_tests(asked)
+
+
+def _grid(
+    asked: AblationStudy | Sweep,
+    pretrained: Sequence[Cell],
+    tunings: Sequence[tuple[Cell, int]],
+    evaluated: Sequence[Cell],
+) -> tuple[Grid, dict[str, Cost] | None]:
+    """Return the grid of pre-trainings, what measures them and the report; for a plan the costs.
+
+    Args:
+        tunings: pre-trainings, and the seeds of the fine-tunings of each.
+    """
+    config = asked.config
+    cluster, launch = where(asked.launch)
+    systems = {cell.config["name"]: override(Config(), cell.config) for cell in pretrained}
     for line in dict.fromkeys(map(pretraining_on_tests, systems.values())):
         if line:
             logger.warning("%s", line)
-    pretrained = pretrainings(systems, directory / RUNS)
     if not launch.dry_run:
-        _prepare_data(asked, pretrained, directory)
-    tuned, missing = _finetunings(asked, pretrained)
+        _prepare_data(asked, pretrained, _directory(config))
+    tuned, missing = _finetunings(asked, tunings)
     for line in missing:
         logger.warning("%s", line)
     named = [replace(one.config, name=one.name) for one in tuned]
-    cells = [*pretrained, *finetunings(named, pretrained)]
+    cells = [*pretrained, *evaluated, *finetunings(named, pretrained)]
     grid = grid_of(
-        directory, cells, asdict(launch), config.finetune_hours, cluster, config.parallelism
-    )
+        _directory(config), cells, asdict(launch), config.finetune_hours, cluster,
+        config.parallelism,
+    )  # fmt: skip
     costs = {one.name: _planned_cost(one, systems) for one in tuned} if launch.dry_run else None
-    return start(grid, costs, launch.card)
+    return grid, costs
 
 
-def _leaving_out_tests(asked: AblationStudy) -> dict[str, Config]:
+def _leaving_out_tests(asked: AblationStudy | Sweep) -> dict[str, Config]:
     """Return the systems; those that leave test images out, also those of the grid's datasets."""
     config = asked.config
     if not any(system.data.leave_out_tests for system in asked.systems.values()):
@@ -171,7 +250,9 @@ def _check_share(config: Config, launch: LaunchConfig) -> None:
         raise ValueError(f"{config.name}: {error}") from None
 
 
-def _prepare_data(asked: AblationStudy, pretrained: Sequence[Cell], directory: Path) -> None:
+def _prepare_data(
+    asked: AblationStudy | Sweep, pretrained: Sequence[Cell], directory: Path
+) -> None:
     """Check what the pre-trainings read, and draw phantoms where some are to be drawn."""
     from maskedclip.pretrain.preflight import prepare
 
@@ -185,9 +266,11 @@ def _prepare_data(asked: AblationStudy, pretrained: Sequence[Cell], directory: P
         prepare(override(config, {"after.datasets": draws}))
 
 
-def _finetunings(asked: AblationStudy, pretrained: Sequence[Cell]) -> tuple[list[Tuned], list[str]]:
-    """Return the fine-tunings, the first seed's before the next, and a line a missing dataset."""
-    config, launch, systems, recipe = asked
+def _finetunings(
+    asked: AblationStudy | Sweep, measured: Sequence[tuple[Cell, int]]
+) -> tuple[list[Tuned], list[str]]:
+    """Return the fine-tunings of pre-trainings with these seeds, and a line a missing dataset."""
+    config, launch, systems, recipe = asked[:4]
     datasets, missing = chosen(config.datasets, config.task, Path(config.shards))
     for directory, task in datasets:
         planned = launch.dry_run and not directory.exists()
@@ -203,12 +286,12 @@ def _finetunings(asked: AblationStudy, pretrained: Sequence[Cell]) -> tuple[list
             opened,
             build=not launch.dry_run,
         )
-        for seed in range(config.seeds)
-        for cell in pretrained
+        for cell, seed in measured
         for directory, task in datasets
         for fraction in config.fractions
     ]  # fmt: skip
-    check_names(tuned)
+    if tuned:
+        check_names(tuned)
     return tuned, missing
 
 
@@ -333,7 +416,10 @@ def _costs(grid: Grid, cells: Sequence[Cell], costs: Mapping[str, Cost], card: s
         [(f"cost on {card}", "GPU-hours", "disk, GB"),
          *((name, _short(hours), _short(gb)) for name, hours, gb in rows)]
     )  # fmt: skip
-    notes.append(f"a fine-tuning at {_MFU:.0%} of the matrix rate, forward passes counted")
+    if tuned:
+        notes.append(f"a fine-tuning at {_MFU:.0%} of the matrix rate, forward passes counted")
+    if any(cell.stage == EVALUATE for cell in cells):
+        notes.append("not counted: evaluations, a pass of the labelled images each")
     return [*table.splitlines(), *notes, ""]
 
 

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 from maskedclip.config import Config, FinetuneConfig, flat
 from maskedclip.grid.diagnosis import UNKNOWN, Evidence, cause_of
 from maskedclip.grid.manifest import (
+    EVALUATE,
     FINETUNE,
     LOCK,
     PRETRAIN,
@@ -126,11 +127,13 @@ def status_of(
         answer = JobState("", "was not asked for")
         if last is not None:
             answer = answers.get(last.job, answer)
-        progress = progress_of(run, fields_of(cell), now)
+        progress = RunProgress()  # an evaluation's directory is that of its pre-training
+        if cell.stage != EVALUATE:
+            progress = progress_of(run, fields_of(cell), now)
         state, note = DONE, ""
         if cell.name not in done:
             mine = logs.of(last) if last is not None else []
-            written = _written_s(run, mine)
+            written = _written_s(None if cell.stage == EVALUATE else run, mine)
             # a clock that is ahead elsewhere makes no one quiet
             quiet_s = math.inf if written is None else max(0.0, now - written)
             # a report shows what there is
@@ -372,10 +375,11 @@ def _attempts(run: Path) -> int:
     return len(attempts) if isinstance(attempts, list) else 0
 
 
-def _written_s(run: Path, logs: Iterable[Path]) -> float | None:
+def _written_s(run: Path | None, logs: Iterable[Path]) -> float | None:
     """Return when a run last wrote anything, in seconds since 1970; None: never."""
     # not results.jsonl and the like: whoever evaluates a run later may add to them
-    watched = [*(run / name for name in ("metrics.jsonl", "checkpoints", "config.json")), *logs]
+    names = ("metrics.jsonl", "checkpoints", "config.json") if run else ()
+    watched = [*(Path(run or ".") / name for name in names), *logs]
     times = [time for time in map(_changed, watched) if time is not None]
     return max(times, default=None)
 

@@ -13,6 +13,7 @@ from maskedclip.explain.command import EXPLAIN
 from maskedclip.finetune.command import EVALUATE, finetune_line
 from maskedclip.grid.ablation_command import read_ablation
 from maskedclip.grid.study_command import parse_study, study_line
+from maskedclip.grid.sweep_command import read_sweep
 from maskedclip.plan.cost import PlanConfig
 from maskedclip.predict.command import PREDICT
 from maskedclip.recipes import RECIPES
@@ -78,6 +79,7 @@ PROGRAMS: dict[str, Callable[[list[str]], object]] = {
     "launchers/submit_pretrain.py": lambda rest: read_config("", LaunchConfig(), RECIPE, rest),
     "launchers/submit_ablation.py": lambda rest: read_ablation("", rest),
     "launchers/submit_finetune.py": a_study,
+    "launchers/submit_sweep.py": lambda rest: read_sweep("", rest),
     "tools/make_shards.py": a_dataset,
     "tools/check_shards.py": check_shards,
     "tools/make_splits.py": lambda rest: SPLITS.parse(rest).config(),

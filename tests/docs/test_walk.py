@@ -28,6 +28,7 @@ LEFT_OUT = {
     "maskedclip.slurm status runs/grids": "tests/grid and tests/slurm run grids",
     "maskedclip.slurm retry": "tests/grid and tests/slurm run grids",
     "submit_finetune.py": "tests/grid runs it",
+    "submit_sweep.py": "tests/grid runs it",
     "tools/prefetch.py": "it needs a network",
     "mae_pretrain_vit_large.pth": "the file is not here",
     "maskedclip_vitl --nodes 1 --gpus 4": "counts for minutes; tests/plan and tests/doctor",

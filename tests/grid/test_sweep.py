@@ -1,0 +1,142 @@
+"""A sweep pre-trains every point with every seed, measures each, and puts them into one table."""
+
+import csv
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from maskedclip.config import Config, LaunchConfig
+from maskedclip.finetune.command import EvaluateConfig
+from maskedclip.finetune.recipes import finetune_recipe
+from maskedclip.grid.manifest import cell_of, finished, read, run_of, write
+from maskedclip.grid.slurm_arrays import run_cell
+from maskedclip.grid.start import sweep_grid
+from maskedclip.grid.sweep_command import Sweep, SweepConfig, points, read_sweep
+
+
+def test_a_point_is_every_combination_and_is_named_after_what_differs() -> None:
+    named = points(["demo"], "", {"optim.steps": "7"}, ["loss.clip=0.01,0.1", "optim.lr=1e-4"])
+    assert list(named) == ["clip=0.01,lr=1e-4", "clip=0.1,lr=1e-4"]
+    one = named["clip=0.1,lr=1e-4"]
+    assert (one.loss.clip, one.optim.lr, one.optim.steps) == (0.1, 1e-4, 7)
+    assert one.name == "clip=0.1,lr=1e-4"
+    # a list has semicolons between its values, and paths are named by their last part
+    named = points(["demo"], "", {}, ["data.paired=shards/a,shards/b;c", "data.crop_area=0.2,1"])
+    assert list(named) == ["paired=a+b,crop_area=0.2+1", "paired=c,crop_area=0.2+1"]
+    assert named["paired=a+b,crop_area=0.2+1"].data.paired == ("shards/a", "shards/b")
+    # the same last part twice: whole names
+    named = points(["dinov2"], "", {}, ["dino.mask_ratio=0.1,0.5", "model.mask_ratio=0.5"])
+    assert list(named) == ["dino.mask_ratio=0.1+0.5,model.mask_ratio=0.5"]
+
+
+def test_several_recipes_keep_what_they_turn_off_and_a_swept_field_is_set() -> None:
+    named = points(["mae", "maskedclip"], "demo", {"loss.mfd": "2"}, ["optim.steps=5,9"])
+    assert list(named) == [
+        "mae,steps=5", "mae,steps=9", "maskedclip,steps=5", "maskedclip,steps=9",
+    ]  # fmt: skip
+    assert {name: config.loss.mfd for name, config in named.items() if "=5" in name} == {
+        "mae,steps=5": 0.0, "maskedclip,steps=5": 2.0,
+    }  # fmt: skip
+    assert {config.model.size for config in named.values()} == {"micro"}
+    assert points(["mae", "clip"], "demo", {}, ["loss.mfd=1"])["mae,mfd=1"].loss.mfd == 1.0
+    assert list(points(["demo"], "", {}, [])) == ["demo"]
+
+
+def test_the_command_line_is_checked_before_anything_is_touched(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for arguments, answer in (
+        ([], "no recipe given"),
+        (["dmo"], "did you mean demo?"),
+        (["demo,dmo"], "did you mean demo?"),
+        (["demo", "mae"], "several recipes with commas"),
+        (["demo", "--base=dmo"], "did you mean demo?"),
+        (["demo", "--sweep=loss.clp=1"], "did you mean loss.clip?"),
+        (["demo", "--sweep=loss.clip"], "write --sweep 'loss.clip=VALUE,VALUE'"),
+        (["demo", "--sweep=loss.clip=a"], "loss.clip: 'a' is not a number"),
+        (["demo", "--sweep=loss.clip=1,1"], "two points would be called clip=1"),
+        (["demo", "--sweep=loss.clip=1", "--sweep=loss.clip=2"], "is swept twice"),
+        (["demo", "--sweep=seed=1,2"], "use --seeds"),
+        (["demo", "--sweep=data.paired="], "write --sweep 'data.paired=DIR,DIR;DIR'"),
+        (["demo", "--protocols=logistc"], "did you mean logistic?"),
+        (["demo", "--protocols=transfer"], "use some of"),
+        (["mae"], "no dataset given"),
+        (["demo", "--seeds=0"], "at least 1"),
+        (["demo", "--finetune.seed=1"], "unknown flag --finetune.seed"),
+        (["demo", "--name=a/b"], "write a plain folder name"),
+    ):
+        with pytest.raises(SystemExit) as stopped:
+            read_sweep("", arguments)
+        assert stopped.value.code == 2
+        said = capsys.readouterr().err
+        assert answer in said, arguments
+        assert said.count("\n") == 1
+
+
+def a_sweep(small: Config, heldout: Path, out: Path, **changes: object) -> Sweep:
+    systems = {
+        f"clip={weight}": replace(
+            small, name=f"clip={weight}", loss=replace(small.loss, clip=weight)
+        )
+        for weight in (0.1, 1.0)
+    }
+    config = SweepConfig(
+        seeds=2, datasets=(str(heldout),), task="disease", protocols=("knn", "logistic"),
+        out=str(out), fractions=(0.5,),
+    )  # fmt: skip
+    evaluation = EvaluateConfig(
+        datasets=config.datasets, task="disease", protocols=config.protocols, fractions=(0.5,)
+    )
+    config = replace(config, **changes)
+    launch = LaunchConfig(gpus=0, cluster="local", dry_run=True)
+    tuning = replace(finetune_recipe("paper"), image_size=32)
+    return Sweep(config, launch, systems, tuning, evaluation)
+
+
+def test_each_seed_is_one_repeat_from_pre_training_to_test_and_its_report_comes_last(
+    small: Config, phantoms: dict[str, Path], tmp_path: Path
+) -> None:
+    asked = a_sweep(small, phantoms["heldout"], tmp_path, protocols=("knn", "logistic", "finetune"))
+    grid, costs = sweep_grid(asked)
+    assert len(costs) == 4
+    assert not grid.directory.exists()
+    runs = {cell.name: run_of(grid, cell).relative_to(grid.directory) for cell in grid.cells}
+    assert str(runs["clip=1.0-seed1"]) == "runs/seed1/clip=1.0"
+    assert runs["clip=1.0-seed1-evaluate"] == runs["clip=1.0-seed1"]
+    assert cell_of(grid, "clip=1.0-seed1").config["seed"] == 1
+    assert cell_of(grid, "clip=1.0-seed1-evaluate").config["seed"] == 1
+    tuned = cell_of(grid, "clip=1.0-heldout-disease-0.5-seed1")
+    assert (tuned.config["seed"], tuned.needs) == (1, ("clip=1.0-seed1",))
+    assert [cell.name for cell in grid.cells if cell.stage == "report"] == [
+        "report", "report-knn", "report-logistic",
+    ]  # fmt: skip
+    assert len(grid.cells) == 4 * 3 + 3
+
+
+@pytest.mark.slow
+def test_the_rows_of_a_table_are_points_over_their_seeds_and_results_that_are_lost_are_missed(
+    small: Config, phantoms: dict[str, Path], tmp_path: Path
+) -> None:
+    write(sweep_grid(a_sweep(small, phantoms["heldout"], tmp_path))[0])
+    grid = read(tmp_path / "grids" / "sweep")
+    for cell in grid.cells:
+        assert not finished(grid, cell)
+        run_cell(grid, cell)
+        assert finished(grid, cell)
+    with (grid.directory / "report-logistic" / "table1.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert {row["method"] for row in rows} == {"clip=0.1", "clip=1.0"}
+    assert {row["seeds"] for row in rows} == {"0 1"}
+    evaluated = cell_of(grid, "clip=1.0-seed1-evaluate")
+    run = run_of(grid, evaluated)
+    (predictions,) = (run / "predictions").glob("*knn*test.csv")
+    predictions.rename(predictions.with_suffix(".gone"))
+    assert not finished(grid, evaluated)
+    before = json.loads((run / "evaluated.json").read_text())
+    run_cell(grid, evaluated)  # what is stored whole is not measured again
+    assert finished(grid, evaluated)
+    assert json.loads((run / "evaluated.json").read_text()) == before
+    more = evaluated._replace(config=evaluated.config | {"shots": [1]})
+    assert not finished(grid, more)
