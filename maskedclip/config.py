@@ -53,8 +53,14 @@ class DataConfig:
     prefetch: int = 3  # batches decoded ahead
     max_lost: float = 0.01  # share of damaged samples that stops the run; 1 never does
     draw_phantoms: int = 0  # phantoms drawn into each phantom_* directory that is not there
+    stage: str | None = None  # a node's own disk that the tars are copied to, as '$SLURM_TMPDIR'
 
     def __post_init__(self) -> None:
+        if self.stage is not None and self.stage[:1] not in ("/", "$"):
+            raise ValueError(
+                f"data.stage {self.stage!r}: write an absolute path, or in single quotes a "
+                f"variable that each node expands: --data.stage='$SLURM_TMPDIR'"
+            )
         low, high = self.crop_area
         if not 0 < low <= high <= 1:
             raise ValueError(f"data.crop_area {low},{high}: write two shares, 0 < low <= high <= 1")

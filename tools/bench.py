@@ -18,8 +18,9 @@ loader    the stream of pre-training, of unpaired images cut to 224 px (areas of
           median of --rounds 15. The shards are phantoms with a camera's noise of --size 256, 512
           (default) or 2048 (not cut: 2048 x 1536), or those of --root DIR. --fidelity fast, fine or
           exact
-stalls    the stream as above from a storage on which one read in a hundred takes 200 ms more,
-          against the same without, in turn; the median of --rounds 15. --size, --root as above
+stalls    the stream as above from a storage on which one read in a hundred takes 200 ms more, and
+          from that with its tars staged (data.stage), against the same without, in turn; the median
+          of --rounds 15. --size, --root as above
 reads     samples read and checked a second from one tar in the page cache, against webdataset's
           plain iteration; the median of --rounds 5. --size, --root as above
 save      seconds that a checkpoint keeps training waiting, of --millions 50 parameters and their

@@ -29,7 +29,7 @@ _TAIL = 1 << 16  # bytes at the end of metrics.jsonl that hold its last row
 # fields of a pre-training with no effect on what is learnt, or named by the directory
 _FREE = (
     "name", "out", "engine.", "after.", "optim.accumulate", "data.readers", "data.threads",
-    "data.prefetch", "data.max_lost", "data.draw_phantoms",
+    "data.prefetch", "data.max_lost", "data.draw_phantoms", "data.stage",
 )  # fmt: skip
 
 

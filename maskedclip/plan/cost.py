@@ -81,6 +81,7 @@ class Plan:
     snapshot_bytes: float  # in the memory of a node, while a checkpoint is written aside
     checkpoint_bytes: float
     disk_bytes: float  # at most
+    staged_bytes: float  # of shards, on each node's own disk
     step_s: float
     exchange_s: float  # of step_s, where nothing were hidden behind work
     images_per_s: float  # of all GPUs: what the loader must bring
@@ -152,7 +153,7 @@ def plan(  # noqa: PLR0913 (the run, its machine, what is assumed)
         largest=_largest(network, share, ways, FULL * card.usable_gib * 2**30),
         snapshot_bytes=state / nodes if config.engine.async_checkpoint else 0.0,
         checkpoint_bytes=state,
-        disk_bytes=(config.engine.keep + 1) * state + exported,
+        disk_bytes=(config.engine.keep + 1) * state + exported, staged_bytes=_staged_bytes(data),
         step_s=step_s, exchange_s=sum(traffic.values()) / (card.link_gb / 2 * 1e9),
         images_per_s=whole.images / step_s, decoding=decoded,
         images=counts, epochs=epochs, steps=steps, hours=hours, gpu_hours=world * hours,
@@ -218,6 +219,15 @@ def _samples(config: Config, images: tuple[int, ...]) -> tuple[tuple[int, int], 
         return _taking_part(config)
     said = "samples: of the shards, before those without a caption are left out"
     return (paired or 0, unpaired or 0), [said]
+
+
+def _staged_bytes(data: DataConfig) -> float:
+    """Return the bytes of the tars that are copied to each node, as far as shards are here."""
+    if data.stage is None:
+        return 0.0
+    sources = (("paired", data.paired_batch), ("unpaired", data.unpaired_batch))
+    named = {directory for name, size in sources if size for directory in getattr(data, name)}
+    return float(sum(tar.stat().st_size for one in named for tar in Path(one).glob("*.tar")))
 
 
 def _to_be_drawn(data: DataConfig) -> bool:
@@ -369,6 +379,8 @@ def _whole_run(plan: Plan) -> list[str]:
         "a checkpoint": f"{plan.checkpoint_bytes / 1e9:.2f} GB",
         "disk, at most": f"{plan.disk_bytes / 1e9:.1f} GB with exported weights",
     }
+    if plan.staged_bytes:
+        rows["disk of each node"] = f"{plan.staged_bytes / 1e9:.1f} GB of staged shards"
     if plan.snapshot_bytes:
         rows["host memory while saving"] = f"{plan.snapshot_bytes / 1e9:.1f} GB a node"
     return ["planned for the run", *(f"  {name:34} {value}" for name, value in rows.items())]

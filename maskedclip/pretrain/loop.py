@@ -35,6 +35,7 @@ from maskedclip.pretrain.sources import (
     length,
     list_unseen,
     read_sources,
+    staged,
 )
 from maskedclip.pretrain.trained_images import keep_images
 
@@ -64,10 +65,11 @@ def pretrain(config: Config) -> Path:
         lease = RunLease(run)
         lease.take()  # from here on an earlier attempt publishes no checkpoint
         done = restore(run / "checkpoints", method.model, method.teacher, method.optimizer)
-        train(config, method, sources, done, device, lease)
-        total = length(config, *sources)[1]
-        lease.check(total)
-        weights = method.exported()
+        with staged(config, sources):
+            train(config, method, sources, done, device, lease)
+            total = length(config, *sources)[1]
+            lease.check(total)
+            weights = method.exported()  # of all ranks: none reads a sample any more
         if dist.get_rank() == 0:
             list_unseen(config, *sources, total)
             export_or_say(weights, method.shape(config), run, images.facts())
@@ -174,6 +176,7 @@ def _learnt_from(part: Any) -> Any:
         prefetch=0,
         max_lost=0,
         draw_phantoms=0,
+        stage=None,
     )
 
 

@@ -3,7 +3,9 @@
 import json
 import logging
 import math
-from collections.abc import Generator, Iterable, Mapping, Sized
+import os
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sized
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -19,6 +21,7 @@ from maskedclip.data.multi_crop import Crops
 from maskedclip.data.rows import Lost, View
 from maskedclip.data.source import Source, without_caption
 from maskedclip.data.storage.shards import Shards
+from maskedclip.data.storage.staging import Staging, TarUse
 from maskedclip.data.stream import Batch, stream
 from maskedclip.engine.cores import decoding_threads, reading_threads
 from maskedclip.engine.distributed import gathered
@@ -121,6 +124,34 @@ def keep_uncaptioned(paired: Source | None, run: Path) -> None:
         datasets = zip(paired.datasets, paired.uncaptioned, strict=True)
         found = {d.name: rows.tolist() for d, rows in datasets}
         write_whole(path, json.dumps(found) + "\n")
+
+
+@contextmanager
+def staged(config: Config, sources: Iterable[Source | None]) -> Iterator[None]:
+    """Copy the tars of the run to data.stage, if it is set, while the block runs.
+
+    At its end every rank has read its last sample: the copies are removed. A run that stops before
+    leaves them to its next start on the node.
+    """
+    if config.data.stage is None:
+        yield
+        return
+    tars = [
+        TarUse(dataset, number)
+        for source in sources
+        if source is not None
+        for which, dataset in enumerate(source.datasets)
+        for number in dataset.tars_of(source.taking_part(which))
+    ]
+    first = os.environ.get("LOCAL_RANK", "0") == "0"
+    staging = Staging(config.data.stage, config.directory, tars, says=first)
+    staging.start()
+    ended = False
+    try:
+        yield
+        ended = True
+    finally:
+        staging.close(remove=ended)
 
 
 def length(config: Config, paired: Sized | None, unpaired: Sized | None) -> tuple[float, int]:

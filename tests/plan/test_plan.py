@@ -151,6 +151,15 @@ def test_samples_are_counted_in_the_shards_that_are_there(phantoms):
         plan(missing, nodes=1, gpus=2, gpu="l4-24")
 
 
+def test_staged_shards_count_once_on_the_disk_of_a_node(phantoms):
+    shards = str(phantoms["paired"])
+    config = override(demo(), {"data.paired": (shards,), "data.unpaired": (shards,)})
+    assert "staged" not in report(plan(config, nodes=1, gpus=1, gpu="a100-80"))
+    planned = plan(override(config, {"data.stage": "/x"}), nodes=1, gpus=1, gpu="a100-80")
+    assert planned.staged_bytes == sum(f.stat().st_size for f in Path(shards).glob("*.tar"))
+    assert "GB of staged shards" in report(planned)
+
+
 def test_time_energy_and_loader_follow_from_the_operations():
     planned = plan(maskedclip_vitl(), **PAPER, mfu=0.5)
     step_s = sum(planned.flops.values()) / (4 * 312e12 * 0.5)

@@ -6,6 +6,7 @@ not as a signal.
 """
 
 import errno
+import logging
 import os
 import stat
 import threading
@@ -14,6 +15,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+logger = logging.getLogger(__name__)
 RETRIED = frozenset({errno.EIO, errno.ESTALE, errno.EINTR, errno.ETIMEDOUT})
 _KINDS = {
     stat.S_IFDIR: "a directory",
@@ -70,11 +72,16 @@ def _identity(status: os.stat_result) -> tuple[int, ...]:
 
 
 class RetryingFiles:
-    """Files by number, opened when they are first read; safe in threads and after a fork."""
+    """Files by number, opened when they are first read; safe in threads and after a fork.
+
+    A file can be read from a copy of it, until that fails once.
+    """
 
     def __init__(self, paths: Sequence[Path], storage: Storage) -> None:
         self._paths, self._storage = list(paths), storage
         self._opened: dict[int, _OpenFile] = {}
+        self._copies: dict[int, Path] = {}
+        self._left: set[int] = set()  # whose copy failed
         self._lock = threading.Lock()
 
     def __reduce__(self) -> tuple[type["RetryingFiles"], tuple[list[Path], Storage]]:
@@ -86,8 +93,14 @@ class RetryingFiles:
     def read(self, number: int, size: int, offset: int) -> bytes:
         """Return `size` bytes, fewer only where the file ends; OSError after the last retry.
 
-        Errors that may be transient are retried, each time on a newly opened file.
+        Errors that may be transient are retried, each time on a newly opened file; those of a copy
+        are not.
         """
+        if number in self._copies:
+            try:
+                return self._read(number, size, offset)
+            except OSError as error:
+                self.leave_copy(number, f"cannot be read ({error.strerror})")
         for pause in self._storage.pauses:
             try:
                 return self._read(number, size, offset)
@@ -109,12 +122,35 @@ class RetryingFiles:
         return b"".join(chunks)
 
     def _open(self, number: int) -> _OpenFile:
-        opened = _OpenFile(self._storage.open(self._paths[number]))
+        path = self._copies.get(number, self._paths[number])
+        opened = _OpenFile(self._storage.open(path))
         with self._lock:
+            if path != self._copies.get(number, self._paths[number]):
+                return opened  # for this read alone
             while len(self._opened) >= _OPEN_LIMIT:
                 del self._opened[next(iter(self._opened))]
             self._opened[number] = opened
         return opened
+
+    def use_copy(self, number: int, path: Path) -> None:
+        """Read a file from `path` from now on."""
+        with self._lock:
+            self._copies[number] = path
+            self._opened.pop(number, None)
+
+    def leave_copy(self, number: int, reason: str) -> bool:
+        """Read a file from itself from now on; return whether it was ever read from a copy.
+
+        If so, what another thread has just read may be the copy's, too.
+        """
+        with self._lock:
+            copy = self._copies.pop(number, None)
+            if copy is not None:
+                self._left.add(number)
+                self._opened.pop(number, None)
+        if copy is not None:
+            logger.warning("%s: %s; read from %s again", copy, reason, self._paths[number])
+        return number in self._left
 
     def size(self, number: int) -> int:
         """Return the bytes of a file when it was opened; OSError as in `read`."""

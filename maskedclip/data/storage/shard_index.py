@@ -83,7 +83,7 @@ def _indexed_again(
 ) -> SampleTable:
     files, count = RetryingFiles([path], storage), int(entry["samples"])
     try:
-        if _sha256(files) == entry["sha256"]:
+        if file_sha256(files) == entry["sha256"]:
             return _table(_index_text(files), path, count)
     except OSError as error:
         return unreadable(count, f"its index {problem}, the tar {_in_words(error)}")
@@ -91,7 +91,8 @@ def _indexed_again(
     return unreadable(count, f"its index {problem}, and {damage}")
 
 
-def _sha256(files: RetryingFiles) -> str:
+def file_sha256(files: RetryingFiles) -> str:
+    """Return the hash of the first of `files`; OSError as it is read."""
     digest, offset = hashlib.sha256(), 0
     while chunk := files.read(0, _CHUNK, offset):
         digest.update(chunk)

@@ -20,10 +20,11 @@ from maskedclip.data.storage.manifest import read_manifest
 from maskedclip.data.storage.open_dataset import open_dataset
 from maskedclip.data.storage.retrying_files import RetryingFiles, Storage
 from maskedclip.data.storage.sample_metadata import own_metadata, third_party_metadata
-from maskedclip.data.storage.shard_index import COLUMNS, SampleTable
+from maskedclip.data.storage.shard_index import COLUMNS, SampleTable, file_sha256
 from maskedclip.data.storage.shard_writer import ShardWriter
 from maskedclip.data.storage.tar import quoted
 from maskedclip.data.storage.third_party_tars import COLUMNS as THIRD_PARTY_COLUMNS
+from maskedclip.data.storage.third_party_tars import index_sha256
 
 __all__ = ["DamagedSample", "ShardWriter", "Shards", "read_manifest"]
 logger = logging.getLogger(__name__)
@@ -60,6 +61,7 @@ class Shards:
         self.manifest, self.third_party = index.manifest, index.third_party
         self.name = str(self.manifest["name"])
         self._tars = [tar.name for tar in index.tars]
+        self._paths = list(index.tars)
         self._files = RetryingFiles(index.tars, self._storage)
         self._set(index.tables)
 
@@ -167,6 +169,32 @@ class Shards:
                     break
                 yield len(content)
 
+    def tars_of(self, index_N: np.ndarray) -> list[int]:
+        """Return the numbers of the tars that hold these samples; not of those without any."""
+        number_N = np.searchsorted(self._starts, index_N, side="right") - 1
+        return [int(n) for n in np.unique(number_N) if n not in self._reasons]
+
+    def tar_sha256(self, number: int) -> str:
+        """Return what a tar's content is known by: its hash, of a third-party one its index's."""
+        return str(self.manifest["shards"][number]["sha256"])
+
+    def original(self, number: int) -> tuple[Path, RetryingFiles]:
+        """Return where a tar itself is, and a reader of it as file 0; copies are not read."""
+        return self._paths[number], RetryingFiles([self._paths[number]], self._storage)
+
+    def is_tar(self, number: int, path: Path) -> bool:
+        """Return whether a file has the content of a tar, by all of its bytes."""
+        files = RetryingFiles([path], Storage(pauses=()))
+        try:
+            found = index_sha256(files) if self.third_party else file_sha256(files)
+        except OSError:
+            return False
+        return found == self.tar_sha256(number)
+
+    def read_copy(self, number: int, path: Path) -> None:
+        """Read the samples of a tar from a copy of it, until that fails once."""
+        self._files.use_copy(number, path)
+
     def _reason(self, index: int) -> str:
         """Return why a sample was lost before it is read, empty where it was not."""
         return self._lost.get(index) or self._reasons.get(self._shard_number(index), "")
@@ -190,8 +218,7 @@ class Shards:
             content = self._files.read(number, size, offset)
             if crc32(content) == checksum and len(content) == size:
                 return content
-            if self._files.was_replaced(number):
-                content = self._files.read(number, size, offset)
+            content = self._read_again(content, number, size, offset, checksum)
         except FileNotFoundError:
             raise self._damage(
                 index, f"{_MEMBERS[which][0]} cannot be read: the shard is missing"
@@ -206,3 +233,13 @@ class Shards:
         else:
             return content
         raise self._damage(index, f"{_MEMBERS[which][0]} {reason}")
+
+    def _read_again(
+        self, content: bytes, number: int, size: int, offset: int, checksum: int
+    ) -> bytes:
+        """Return bytes that were not as written from the tar itself, if they came from another."""
+        if self._files.leave_copy(number, "has other bytes than its tar"):
+            content = self._files.read(number, size, offset)
+        if crc32(content) != checksum and self._files.was_replaced(number):
+            content = self._files.read(number, size, offset)
+        return content

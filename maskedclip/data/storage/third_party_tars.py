@@ -142,6 +142,11 @@ def index_tar(path: Path, storage: Storage) -> TarIndex:
     return index
 
 
+def index_sha256(files: RetryingFiles) -> str:
+    """Return what `index_tar` knows the first of `files` by, read anew; OSError as it is read."""
+    return _index(files)[0].sha256
+
+
 def _index(files: RetryingFiles) -> tuple[TarIndex, bytes]:
     """Return the samples of a tar and the lines of its index, no lines where it is compressed."""
     first = files.read(0, 64, 0)
