@@ -33,6 +33,7 @@ from maskedclip.grid.status import (
     STATES,
     CellStatus,
     Logs,
+    counting,
     current_status,
     evidence,
     summary,
@@ -147,18 +148,18 @@ def _next(target: GridOrRun, name: str, rows: Sequence[CellStatus]) -> str:
 def _why(name: str, config: StatusConfig) -> int:
     target = opened(name)
     cell = cell_of(target.grid, config.why)
+    mine = [one for one in target.submitted if one.cell == cell.name]
     row = next(
         row for row in current_status(target.grid, target.submitted) if row.cell == cell.name
     )
-    mine = [one for one in target.submitted if one.cell == cell.name]
-    logs = Logs(target.grid).of(mine[-1]) if mine else []
-    answer = queue.JobState("", "was never submitted")
-    if mine:
-        answer = queue.ask([mine[-1].job])[mine[-1].job]
+    answers = queue.ask([one.job for one in mine])
+    counts = counting(mine, answers).get(cell.name)
+    logs = Logs(target.grid).of(counts) if counts else []
+    answer = answers[counts.job] if counts else queue.JobState("", "was never submitted")
     facts: dict[str, Any] = {"cell": row.cell, "stage": row.stage, "state": row.state}
     facts |= {"note": row.note, "job": row.job, "attempt": row.attempt, "slurm": answer._asdict()}
     cause = None
-    if row.state in OPEN and logs:
+    if row.state in OPEN and counts:
         cause = cause_of(evidence(logs, answer, _ALL))
         facts |= cause._asdict()
     facts["logs"] = [str(path) for path in logs]
@@ -166,14 +167,17 @@ def _why(name: str, config: StatusConfig) -> int:
         sys.stdout.write(json.dumps(facts, allow_nan=False) + "\n")
         return 0
     lines = [f"{row.cell}: {row.state}" + (f": {row.note}" if row.note else "")]
-    if mine:
+    if counts:
         words = (answer.state or "not known", answer.exit_code, answer.reason)
         at = f" on {answer.node}" if answer.node else ""
         said = ", ".join(word for word in words if word)
         lines.append(f"job     {row.job or 'on this machine'}, attempt {row.attempt}: {said}{at}")
     if cause is not None:
         lines += [f"cause   {cause.kind}: {cause.line}", f"fix     {cause.remedy}"]
-    lines += [f"{'log' if i == 0 else '':8}{path}" for i, path in enumerate(logs)]
+    shown = [str(path) for path in logs]
+    if counts and not logs:
+        shown = [f"none at {target.grid.directory / counts.logs}*"]
+    lines += [f"{'log' if i == 0 else '':8}{line}" for i, line in enumerate(shown)]
     if cause is not None and cause.traceback:
         lines += ["", cause.traceback.rstrip()]
     after = f"retry {name}" if row.state in OPEN else f"status {name}"

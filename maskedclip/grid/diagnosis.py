@@ -2,7 +2,8 @@
 
 One failure makes many: where a rank fails, the others lose their connections and srun ends them. So
 a rank's own exception comes first, then how SLURM says that it ended the job, and what can only
-follow from another failure comes last. A wrong cause is worse than none: unknown is an answer.
+follow from another failure comes last. Of the exceptions of one rank the last one ended it. A wrong
+cause is worse than none: unknown is an answer, and what has no kind is told in its own words.
 
 The patterns are words of torch, NCCL, gloo, SLURM, submitit and the kernel as they stand in real
 logs, and those of this package's own messages.
@@ -17,9 +18,10 @@ GPU_MEMORY, HOST_MEMORY, DISK_FULL = "gpu memory", "host memory", "disk full"
 TIME_LIMIT, PREEMPTED, NODE_FAILURE, STOPPED = (
     "time limit", "pre-empted", "node failure", "stopped",
 )  # fmt: skip
-REFUSED, WAITS, KILLED = "refused", "waits", "killed"
-NETWORK, HANG, NON_FINITE, BAD_DATA = "network", "hang", "non-finite", "bad data"
-MISSING, NO_GPU, EXCEPTION, UNKNOWN = "missing", "no gpu", "exception", "unknown"
+REFUSED, WAITS, REPLACED, KILLED = "refused", "waits", "another start", "killed"
+NETWORK, HANG, MISSING, EXCEPTION, UNKNOWN = (
+    "network", "hang", "missing", "exception", "unknown",
+)  # fmt: skip
 _LOST, _WATCHER = "lost others", "watcher"  # of exceptions that follow from another failure
 
 REMEDIES = {
@@ -33,14 +35,12 @@ REMEDIES = {
     STOPPED: "submit it again when it is wanted: it goes on from the last checkpoint",
     REFUSED: "change what SLURM refuses, then submit it again",
     WAITS: "see why that cell is not finished, fix it, then retry",
+    REPLACED: "nothing while the other one goes on; else end it, then retry",
     KILLED: "often it is the node's memory: check that first; then submit it again",
     NETWORK: "submit it again; if it comes back, run with NCCL_DEBUG=INFO and test the links",
     HANG: "read the stacks it names; submit it again: it goes on from the last checkpoint",
-    NON_FINITE: "lower optim.base_lr or set optim.clip_norm=1 under another name, or skip faults",
-    BAD_DATA: "check the shards with tools/check_shards.py, and build what is damaged again",
-    MISSING: "fix the path, the job's Python or its setup lines; run tools/doctor.py on a node",
-    NO_GPU: "ask for a GPU, or install torch for the node's driver; run tools/doctor.py on a node",
-    EXCEPTION: "read the traceback, fix what it names, then retry",
+    MISSING: "fix the job's Python or its setup lines; run tools/doctor.py on a node",
+    EXCEPTION: "fix what it names, then retry",
 }
 
 _KINDS = {  # of an exception's type and message: the first that matches
@@ -53,18 +53,11 @@ _KINDS = {  # of an exception's type and message: the first that matches
     r"|Failed to CUDA (?:calloc|malloc)",
     HOST_MEMORY: r"^(?:\w+\.)*_?(?:ArrayMemoryError|MemoryError)\b|DefaultCPUAllocator"
     r"|Cannot allocate memory|std::bad_alloc|Errno 12\b|worker .*killed by signal: Killed",
-    BAD_DATA: r"samples are lost, more than data\.max_lost|samples in a row are damaged"
-    r"|is not a manifest of shards|DamagedManifest|DamagedSample|the shard is (?:missing|cut short)"
-    r"|build the dataset again|shards again\b",
-    NON_FINITE: r"\b(?:loss\w*|grad_norm) is (?:nan|-?inf)\b|loss is not finite"
-    r"|grad_norm is \S+, before|(?:non-finite|nan|inf) (?:loss|grad)",
+    REPLACED: r"a later attempt of this run holds its lease|another process is fine-tuning there"
+    r"|another start of this run has begun",
     DISK_FULL: r"No space left on device|Disk quota exceeded|Errno (?:28|122)\b|ENOSPC|EDQUOT"
     r"|quota (?:is )?exceeded|unexpected pos \d+ vs \d+",
-    NO_GPU: r"no NVIDIA driver|driver .*is too old|driver version is insufficient"
-    r"|No CUDA GPUs are available|not compiled with CUDA|no kernel image is available"
-    r"|invalid device ordinal|no CUDA-capable device|this machine has \d+; use --gpus",
-    MISSING: r"ImportError\b|ModuleNotFoundError\b|No module named|FileNotFoundError"
-    r"|No such file or directory|no such (?:directory|file)|cannot open shared object file",
+    MISSING: r"^(?:ImportError|ModuleNotFoundError)\b|cannot open shared object file",
     NETWORK: r"Watchdog caught collective operation timeout|Timed out waiting \d+ ?ms"
     r"|wait timeout after|Timed out after \d+ seconds waiting for clients|Socket Timeout"
     r"|client socket has timed out|monitoredBarrier|EADDRINUSE|address already in use"
@@ -79,6 +72,8 @@ _SECONDARY = (_LOST, _WATCHER, NETWORK)
 
 # lines outside of tracebacks
 _WAITS = re.compile(r"^\s*waits for .+, which is not finished")
+_REFUSAL = re.compile(r"^error: (?=\S)")  # of jobs/job.py, behind submitit's own line
+_SUBMITIT_FAILED = "Submitted job triggered an exception"
 _HANG = re.compile(r"\bhang: rank \d+ of \d+ has done nothing for")
 _SAVED = re.compile(r"asked to stop; step \d+ is saved")
 _OOM = re.compile(
@@ -97,6 +92,9 @@ _ENDED = re.compile(
 )
 _TASK = re.compile(r"^srun: error: \S+ tasks? [\d,-]+: |Signal 9 \(SIGKILL\)|line \d+: +\d+ [A-Z]")
 _BY_SIGNAL = re.compile(r"Killed|Segmentation|Bus error|Aborted|Illegal|SIGKILL")
+_WARNED = re.compile(r"User defined signal 2")  # before the job could take the warning
+_SIGNALS = {"0:9": "signal 9 (SIGKILL)", "0:11": "signal 11 (SIGSEGV)", "0:7": "signal 7 (SIGBUS)"}
+_WARNED_CODES = ("0:12", "140:0")  # SIGUSR2, of the batch shell and of a task
 _STATES = {  # SLURM's word of an end, or what its log line says that the end is due to
     NODE_FAILURE: re.compile(r"^NODE.FAIL|^BOOT_FAIL"),
     TIME_LIMIT: re.compile(r"^TIMEOUT|^DEADLINE|^TIME LIMIT"),
@@ -183,6 +181,8 @@ def _certain(
     out_of_memory = f"{evidence.state} {evidence.reason}".strip()
     if line := _first(_WAITS, lines):
         return _cause(WAITS, line)
+    if line := _first(_PATTERNS[REPLACED], lines):
+        return _cause(REPLACED, line)
     if line := _first(_OOM, lines):
         return _cause(HOST_MEMORY, line)
     primary = [failure for failure in failures if failure.kind not in _SECONDARY]
@@ -215,10 +215,25 @@ def _ended(
         for kind, word in _STATES.items():
             if end["why"] and word.search(end["why"]):
                 return _cause(kind, end.string)
-        if end["what"] == "JOB" and not end["why"]:
+        # a job whose shell was killed is cleaned up in the same words, and called failed
+        if end["what"] == "JOB" and not end["why"] and evidence.state != "FAILED":
             return _cause(STOPPED, end.string)
+    if by := _by_signal(evidence, lines):
+        return by
     line = _first(_SAVED, lines)
     return _cause(STOPPED, line) if line else None
+
+
+def _by_signal(evidence: Evidence, lines: Sequence[str]) -> Cause | None:
+    """Return which signal ended the batch shell, or tasks before they could take a warning."""
+    said = f"SLURM says {evidence.state} {evidence.exit_code}"
+    line = _first(_WARNED, lines)
+    if line or evidence.exit_code in _WARNED_CODES:
+        shown = line or f"{said}: the warning before its end came before it could take it"
+        return _cause(PREEMPTED, shown)
+    if name := _SIGNALS.get(evidence.exit_code):
+        return _cause(KILLED, f"{said}: the shell of the job was ended by {name}")
+    return None
 
 
 def _by_others(
@@ -257,8 +272,11 @@ def _unknown(evidence: Evidence, logs: Sequence[_Log]) -> Cause:
             if last:
                 line = _short(f"not known: SLURM says {said}; the last words: {last}")
                 return Cause(UNKNOWN, line, "", f"read {log.name}")
+    if not evidence.logs:
+        line = f"not known: SLURM says {said}; there are no logs, it may never have begun"
+        return Cause(UNKNOWN, line, "", "see that its node is well, then retry")
     line = f"not known: SLURM says {said}; the logs say nothing"
-    return Cause(UNKNOWN, line, "", "read the logs")
+    return Cause(UNKNOWN, line, "", f"read {evidence.logs[0][0]}")
 
 
 def _first(pattern: re.Pattern[str], lines: Sequence[str]) -> str:
@@ -327,32 +345,66 @@ def _by_rank(name: str, text: str) -> list[tuple[int | None, list[str]]]:
     return list(of_rank.items())
 
 
-def _failures(log: _Log) -> Iterator[_Failure]:
+def _failures(log: _Log) -> list[_Failure]:
+    """Return what ended a rank: its last failure of its own, else all that follow from others'."""
+    found = list(_told(log))
+    own = [failure for failure in found if failure.kind not in _SECONDARY]
+    return own[-1:] or found
+
+
+def _told(log: _Log) -> Iterator[_Failure]:
     """Yield what went wrong after the last line of progress: before it, the rank got over it."""
     begin = max((n + 1 for n, line in enumerate(log.lines) if _PROGRESS.match(line)), default=0)
     where = "" if log.rank is None else f"rank {log.rank}: "
-    lines, at, time, chain = log.lines, begin, "~", list[str]()
+    lines, at, time, ended = log.lines, begin, "~", False
     while at < len(lines):
         line = lines[at].rstrip()
         time = _stamp(line) or time
+        ended = ended or _SUBMITIT_FAILED in line
         if line.endswith(_BEGIN):
             ignored = at > 0 and "Exception ignored" in lines[at - 1]
-            (message, text), at = _traceback(lines, at)
-            chain.append(text)
-            following = next((i for i in range(at, len(lines)) if lines[i].strip()), len(lines))
-            if following < len(lines) and _CHAINED.match(lines[following].strip()):
-                chain.append(lines[following].strip())
-                at = following + 1
-                continue
+            (kind, message, text), at = _chain(lines, at)
             if not ignored:
-                message = message or "a traceback that is cut short"
-                kind, shown = _kind(message), _short(message)
-                yield _Failure(kind, where + shown, "\n\n".join(chain), time)
-            chain = []
-        else:
-            if _ERROR_LINE.search(line) and (kind := _kind(line)) != EXCEPTION:
-                yield _Failure(kind, where + _short(line), "", time)
-            at += 1
+                yield _Failure(kind, where + _short(message), text, time)
+            continue
+        if ended and (refusal := _REFUSAL.match(line)):
+            message = line[refusal.end() :]
+            yield _Failure(_kind(message), where + _short(message), "", time)
+        elif _ERROR_LINE.search(line) and (kind := _kind(line)) != EXCEPTION:
+            yield _Failure(kind, where + _short(line), "", time)
+        at += 1
+
+
+def _chain(lines: Sequence[str], at: int) -> tuple[tuple[str, str, str], int]:
+    """Return (kind, message, text) of the chain of exceptions that begins at `at`, and its end.
+
+    The message is that of the last exception, or of the last that follows from no other rank's.
+    """
+    texts: list[str] = []
+    links: list[tuple[str, str]] = []
+    following: int | None = at
+    while following is not None:
+        if texts:
+            texts.append(next(line for line in reversed(lines[at:following]) if line.strip()))
+        (message, text), at = _traceback(lines, following)
+        texts.append(text)
+        links.append((_kind(message), message or "a traceback that is cut short"))
+        following = _next_link(lines, at)
+    own = [link for link in links if link[0] not in _SECONDARY]
+    return (*(own or links)[-1], "\n\n".join(text.strip("\n") for text in texts)), at
+
+
+def _next_link(lines: Sequence[str], at: int) -> int | None:
+    """Return where the next traceback of the same chain begins, None where there is none.
+
+    Before it stands the line that joins the two, and before that what a long message has left.
+    """
+    begins = (n for n in range(at, len(lines)) if lines[n].rstrip().endswith(_BEGIN))
+    begin = next(begins, None)
+    if begin is None:
+        return None
+    before = next((line for line in reversed(lines[at:begin]) if line.strip()), "")
+    return begin if _CHAINED.match(before.strip()) else None
 
 
 def _traceback(lines: Sequence[str], at: int) -> tuple[tuple[str, str], int]:

@@ -34,6 +34,7 @@ from maskedclip.grid.manifest import (
     tail_of,
 )
 from maskedclip.jobs.processes import holder, is_name
+from maskedclip.jobs.slurm_queue import ACTIVE as ACTIVE_JOB
 from maskedclip.jobs.slurm_queue import GONE, RUNNING, WAITING, JobState, ask
 
 DONE, PENDING, GOING, EVICTED = "done", "pending", "running", "pre-empted"
@@ -98,9 +99,27 @@ class _Facts(NamedTuple):
 def current_status(grid: Grid, submitted: Sequence[Submission] | None = None) -> list[CellStatus]:
     """Return the status of each cell as its files and SLURM have it at this moment."""
     submitted = submissions(grid) if submitted is None else submitted
-    latest = {one.cell: one.job for one in submitted}
-    jobs = [latest[cell.name] for cell in grid.cells if cell.name in latest]
-    return status_of(grid, ask(jobs), submitted)
+    cells = {cell.name for cell in grid.cells}
+    return status_of(grid, ask([one.job for one in submitted if one.cell in cells]), submitted)
+
+
+def counting(
+    submitted: Sequence[Submission], answers: Mapping[str, JobState]
+) -> dict[str, Submission]:
+    """Return the submission of each cell that counts: one that waits or runs, else the latest.
+
+    A later one may be over already: refused, as the earlier one has the run's directory.
+    """
+    found: dict[str, Submission] = {}
+    for one in submitted:
+        before = found.get(one.cell)
+        if before is None or _goes_on(one, answers) or not _goes_on(before, answers):
+            found[one.cell] = one
+    return found
+
+
+def _goes_on(one: Submission, answers: Mapping[str, JobState]) -> bool:
+    return one.job in answers and answers[one.job].state in ACTIVE_JOB
 
 
 def status_of(
@@ -112,12 +131,12 @@ def status_of(
     """Return the status of each cell, by stage and in the order of the manifest.
 
     Args:
-        answers: what `slurm_queue.ask` says of the latest job of each cell.
+        answers: what `slurm_queue.ask` says of the jobs of the cells.
         submitted: of `manifest.submissions`.
         now: seconds since 1970; None: the clock's.
     """
     now = time.time() if now is None else now
-    latest = {one.cell: one for one in submitted}
+    latest = counting(submitted, answers)
     done = {cell.name for cell in grid.cells if finished(grid, cell)}
     is_handed_out = grid.cluster == "local" and holder(grid.directory / LOCK) is not None
     logs = Logs(grid)

@@ -141,6 +141,38 @@ def test_the_latest_submission_counts(grid: Grid):
     assert (row.state, row.job, row.attempt) == ("running", "9", 2)
 
 
+def test_a_cell_is_not_called_failed_while_another_job_of_it_runs(grid: Grid, capsys, tmp_path):
+    (tmp_path / "squeue").write_text(
+        "#!/bin/sh\nprintf '7_1|RUNNING|None|0|0|n1|\\n9|FAILED|NonZeroExitCode|256|0|n1|\\n'\n"
+    )
+    (tmp_path / "squeue").chmod(0o755)
+    submitted(grid, "half", "7_1")
+    submitted(grid, "half", "9", attempt=2)  # refused, as the first has the directory
+    answers = {"7_1": JobState("RUNNING", ""), "9": JobState("FAILED", "", "1:0")}
+    (row,) = [r for r in status_of(grid, answers, submissions(grid), LATER) if r.cell == "half"]
+    assert (row.state, row.job, row.attempt) == ("running", "7_1", 1)
+    main(["status", str(grid.directory), "--why=half"])
+    shown = capsys.readouterr().out
+    assert shown.startswith("half: running")
+    assert "job     7_1, attempt 1: RUNNING on n1" in shown
+    over = {"7_1": JobState("FAILED", ""), "9": JobState("CANCELLED", "")}
+    (row,) = [r for r in status_of(grid, over, submissions(grid), LATER) if r.cell == "half"]
+    assert (row.state, row.job) == ("cancelled", "9")
+
+
+def test_why_answers_where_a_job_has_left_no_log(grid: Grid, capsys, tmp_path):
+    answer = "7_1|FAILED|JobLaunchFailure|9|0|n1|\\n"
+    (tmp_path / "squeue").write_text(f"#!/bin/sh\nprintf '{answer}'\n")
+    (tmp_path / "squeue").chmod(0o755)
+    submitted(grid, "half", "7_1")
+    main(["status", str(grid.directory), "--why=half"])
+    shown = capsys.readouterr().out
+    assert (
+        "cause   refused: SLURM says FAILED JobLaunchFailure" in shown or "cause   killed" in shown
+    )
+    assert f"none at {grid.directory / 'logs/7_1_'}*" in shown
+
+
 def test_rows_stand_by_stage_and_columns_are_aligned(grid: Grid):
     rows = status_of(grid, {}, [], LATER)
     assert [row.stage for row in rows] == ["pretrain"] * 3 + ["finetune"] * 3
