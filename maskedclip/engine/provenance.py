@@ -63,7 +63,7 @@ def check_data(path: Path, datasets: Sequence[Path], identify: Identify) -> None
             changed = MANIFEST if recorded[0] != current[0] else EXCLUSIONS
             raise ValueError(
                 f"{path.parent} holds a run that read {directory} with another {changed}; "
-                f"choose another --name, or remove it"
+                f"choose another --name, or put back the {changed} that it was begun with"
             )
 
 

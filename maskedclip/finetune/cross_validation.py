@@ -98,7 +98,7 @@ def _divide(path: Path, task: Task, parts: Mapping[str, list[LabelledSample]]) -
     elif path.read_bytes() != split_bytes(task, every):
         raise ValueError(
             f"{path}: the images or their patients are others than when this was begun; choose "
-            f"another --name or --out, or remove {path.parents[1]}"
+            f"another --name or --out"
         )
 
 

@@ -72,7 +72,7 @@ def finetune(config: FinetuneConfig, *, rest: float = 0.0, protocol: str = PROTO
     run = Path(config.out) / config.name
     with lock_run(run):
         if finished(config, run):
-            logger.info("%s is finished; remove it to run it again", run)
+            logger.info("%s is finished; to run it again use another --name", run)
         else:
             if labels.task.kind == "class" and not labels.task.ordered:
                 logger.warning("%s: %s", config.dataset, no_order(labels.task.classes))

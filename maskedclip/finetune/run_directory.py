@@ -5,7 +5,7 @@ import logging
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import replace
+from dataclasses import fields, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -193,17 +193,19 @@ def finished(config: FinetuneConfig, run: Path) -> bool:
     free = ["out", "threads", "compile", "dataset"]
     if current.keys() <= recorded.keys():
         free += ["weights", "split"]
-    if replace(config, **{name: getattr(before, name) for name in free}) != before:
+    pairs = ((f.name, getattr(before, f.name), getattr(config, f.name)) for f in fields(config))
+    changed = [f"{name} {old!r}, now {new!r}" for name, old, new in pairs if old != new]
+    if changed := [line for line in changed if line.partition(" ")[0] not in free]:
         raise ValueError(
-            f"{run} holds a fine-tuning with another configuration; choose another --name or "
-            f"--out, or remove it"
+            f"{run} holds a fine-tuning with {'; '.join(changed)}; choose another --name or --out"
         )
     check_data(run / PROVENANCE, [Path(config.dataset)], dataset_sha256)
     for name, sha256 in current.items():
         if recorded.get(name, sha256) != sha256:
             raise ValueError(
-                f"{run} holds a fine-tuning with another {name.removesuffix('_sha256')}; choose "
-                f"another --name or --out, or remove it"
+                f"{run} holds a fine-tuning with other {name.removesuffix('_sha256')} (sha256 "
+                f"{str(recorded[name])[:12]}, now {str(sha256)[:12]}); choose another --name or "
+                f"--out"
             )
     rows = results.read_rows(run)
     kind = str(rows[0].get("kind") or "class") if rows else "class"
@@ -231,7 +233,7 @@ def check_classes(config: FinetuneConfig, run: Path, labels: Labels) -> None:
     if recorded is not None and recorded != classes:
         raise ValueError(
             f"{run}: begun with the classes {', '.join(recorded)}, and {config.dataset} has "
-            f"{', '.join(classes)}; remove the run, or choose another --name"
+            f"{', '.join(classes)}; choose another --name"
         )
 
 

@@ -12,11 +12,11 @@ import difflib
 import json
 import os
 from collections.abc import Iterable
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from maskedclip.config import Config, FinetuneConfig, flat, load, override
+from maskedclip.config import Config, FinetuneConfig, load, override
+from maskedclip.pretrain.run_identity import learnt
 
 WAITS = 3  # exit code of a cell whose needs are not finished
 MANIFEST, JOBS, LOGS, CODE, LOCK = "grid.json", "jobs.jsonl", "logs", "code", ".lock"
@@ -26,11 +26,6 @@ EVALUATED = "evaluated.json"  # of an evaluation: its options, and the predictio
 SHOWN = "shown.json"  # of a report: the results that it was made of
 _VERSION = 1
 _TAIL = 1 << 16  # bytes at the end of metrics.jsonl that hold its last row
-# fields of a pre-training with no effect on what is learnt, or named by the directory
-_FREE = (
-    "name", "out", "engine.", "after.", "optim.accumulate", "data.readers", "data.threads",
-    "data.prefetch", "data.max_lost", "data.draw_phantoms", "data.stage",
-)  # fmt: skip
 
 
 class Cell(NamedTuple):
@@ -173,14 +168,6 @@ def _pretrained(config: Config, run: Path) -> bool:
     if steps < optim.steps or (not optim.steps and float(row["epoch"]) < optim.epochs - 1e-6):
         return False
     return all(_whole(run / name) for name in ("encoder.safetensors", "model.safetensors"))
-
-
-def learnt(config: Config) -> dict[str, Any]:
-    """Return the fields that decide what a pre-training learns, datasets by their names."""
-    fields = {k: v for k, v in flat(asdict(config)).items() if not k.startswith(_FREE)}
-    for name in ("data.paired", "data.unpaired", "data.leave_out_tests_of"):
-        fields[name] = tuple(Path(directory).name for directory in fields[name])
-    return fields
 
 
 def _last_row(path: Path) -> dict[str, Any]:

@@ -1,7 +1,6 @@
 """The training loop of every method: pretrain -> train -> `method.step`."""
 
 import logging
-from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from maskedclip.config import Config, DataConfig, OptimConfig, load, save
+from maskedclip.config import Config, save
 from maskedclip.data.source import Source
 from maskedclip.data.storage.open_dataset import dataset_sha256
 from maskedclip.engine.checkpoint import Checkpoints, free_space, restore
@@ -28,6 +27,7 @@ from maskedclip.pretrain.faults import Faults
 from maskedclip.pretrain.methods import method_of
 from maskedclip.pretrain.methods.protocol import At, Method
 from maskedclip.pretrain.preflight import warn_of_tests
+from maskedclip.pretrain.run_identity import refuse_another
 from maskedclip.pretrain.sources import (
     Batches,
     keep_tested,
@@ -160,26 +160,6 @@ def due(step: int, every: int, total: int) -> bool:
     return (step + 1) % every == 0 or step + 1 == total
 
 
-def _learnt_from(part: Any) -> Any:
-    """Return a section of the configuration without paths and speed: what decides the weights."""
-    if isinstance(part, OptimConfig):
-        return replace(part, accumulate=1)
-    if not isinstance(part, DataConfig):
-        return part
-    return replace(
-        part,
-        paired=tuple(Path(directory).name for directory in part.paired),
-        unpaired=tuple(Path(directory).name for directory in part.unpaired),
-        leave_out_tests_of=tuple(Path(directory).name for directory in part.leave_out_tests_of),
-        readers=0,
-        threads=0,
-        prefetch=0,
-        max_lost=0,
-        draw_phantoms=0,
-        stage=None,
-    )
-
-
 def _save_again(config: Config, path: Path) -> None:
     try:
         save(config, path)
@@ -192,14 +172,7 @@ def _save_again(config: Config, path: Path) -> None:
 def claim(config: Config) -> None:
     """Write config.json and provenance.json; ValueError where the directory is another run's."""
     path = config.directory / "config.json"
-    if path.exists():  # read by every rank, so that all of them stop
-        before = load(path, Config)
-        for part in ("seed", "init_from", "method", "data", "model", "loss", "dino", "optim"):
-            if _learnt_from(getattr(before, part)) != _learnt_from(getattr(config, part)):
-                raise ValueError(
-                    f"{config.directory} holds a run with another {part} configuration; choose "
-                    f"another --name, or remove it"
-                )
+    refuse_another(config)  # by every rank, so that all of them stop
     directories = [Path(p) for p in (*config.data.paired, *config.data.unpaired)]
     check_data(config.directory / "provenance.json", directories, dataset_sha256)
     barrier()

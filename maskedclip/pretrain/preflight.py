@@ -18,6 +18,7 @@ from maskedclip.metrics.results import seen_words
 from maskedclip.models import BUILTIN
 from maskedclip.models.checkpoints.files import ENCODER, MODEL, read_checkpoint
 from maskedclip.pretrain.left_out import left_out_datasets
+from maskedclip.pretrain.run_identity import refuse_another
 from maskedclip.shards.image_folders import as_shards
 from maskedclip.shards.make import ShardRequest, build
 
@@ -49,6 +50,7 @@ def prepare(config: Config, *, before_ranks: bool = False) -> None:
     for name in ("paired", "unpaired"):
         if missing := unnamed(config, name):
             raise ValueError(f"data.{name}: {missing}")
+    refuse_another(config)
     if config.init_from:
         _check_weights(config.init_from)
     for number, directory in undrawn:

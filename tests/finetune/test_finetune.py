@@ -159,7 +159,7 @@ def test_a_finished_run_is_not_run_again(finished: FinetuneConfig) -> None:
 
 
 def test_the_directory_of_another_run_is_left_alone(finished: FinetuneConfig) -> None:
-    with pytest.raises(ValueError, match="another configuration"):
+    with pytest.raises(ValueError, match=r"holds a fine-tuning with lr .*, now 0\.002; choose"):
         finetune(replace(finished, lr=2e-3))
     other = Path(finished.out) / "pretraining"
     other.mkdir()

@@ -170,7 +170,7 @@ def test_finished_folds_are_not_run_again_and_a_stopped_one_goes_on(
     assert (run / "results.jsonl").read_bytes() == before
     for other, folds, said in (
         (config, 3, "holds 2 folds; choose another --name or --out"),
-        (replace(config, epochs=3), 2, "with another configuration"),
+        (replace(config, epochs=3), 2, "holds a fine-tuning with epochs .*, now 3; choose"),
     ):
         with pytest.raises(ValueError, match=said):
             cross_validate(other, folds)

@@ -201,7 +201,7 @@ def test_other_weights_under_the_same_name_are_another_run(
     assert len(json.loads((tmp_path / "from_file" / "provenance.json").read_text())) == 1
     tensors, header = read_safetensors(moved)
     save_sealed(tensors, moved, header | {"task": "colors"})
-    with pytest.raises(ValueError, match="with another weights"):
+    with pytest.raises(ValueError, match="with other weights"):
         finetune(replace(config, weights=str(moved)))
 
 

@@ -163,7 +163,7 @@ def test_a_directory_belongs_to_one_configuration(small, changes, part):
             with pytest.raises(FileNotFoundError, match="moved"):  # past the check, at the shards
                 claim(override(small, changes))
         else:
-            with pytest.raises(ValueError, match=f"another {part} configuration"):
+            with pytest.raises(ValueError, match=f"holds a run with {part}"):
                 claim(override(small, changes))
 
 
