@@ -26,7 +26,7 @@ def _one_thread():
 @pytest.fixture(autouse=True)
 def _signals():
     """Restore what a run that leaves to be queued again ignores until its process ends."""
-    numbers = (signal.SIGUSR2, signal.SIGTERM)
+    numbers = (signal.SIGUSR2, signal.SIGTERM, signal.SIGHUP)
     before = [signal.getsignal(number) for number in numbers]
     yield
     for number, handler in zip(numbers, before, strict=True):

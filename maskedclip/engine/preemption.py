@@ -1,7 +1,8 @@
 """A signal asks a run to stop: it is noted at once, and all ranks stop together after a step.
 
 SIGUSR2 is SLURM's warning before pre-emption and the time limit: the job is to be requeued. SIGTERM
-and Ctrl-C come from a person, or a machine that shuts down: the job is to end.
+and Ctrl-C come from a person, or a machine that shuts down, SIGHUP from a terminal that is closed:
+the job is to end.
 """
 
 import signal
@@ -11,12 +12,14 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Self
 
+from maskedclip.engine.closed_terminal import hangs_up, terminals, write_nowhere
 from maskedclip.engine.distributed import gathered
 
 STOP, REQUEUE = 1, 2  # what a signal requests; of several the larger one holds
 _REQUESTS = {
     signal.SIGINT: STOP,
     signal.SIGTERM: STOP,
+    signal.SIGHUP: STOP,
     signal.SIGUSR2: REQUEUE,
 }
 
@@ -37,10 +40,12 @@ class Preemption:
     At the end the previous handlers are restored, and where the block ends without `Preempted`,
     they get what was noted. A run that is to be queued again ignores SIGUSR2 and SIGTERM from then
     on, also in what it starts: another one would break off its leaving. A second Ctrl-C interrupts
-    at once. Outside of the main thread, where Python takes no handlers, nothing is noted.
+    at once. SIGHUP is left alone where it was ignored (nohup). Outside of the main thread, where
+    Python takes no handlers, nothing is noted.
     """
 
     def __init__(self) -> None:
+        self._terminals = terminals()
         self.request = 0  # nothing, STOP or REQUEUE
         self._noted: list[int] = []
         self._before: dict[int, Any] = {}
@@ -48,12 +53,16 @@ class Preemption:
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
             for number in _REQUESTS:
+                if number == signal.SIGHUP and not hangs_up():
+                    continue
                 self._before[number] = signal.signal(number, self._note)
         return self
 
     def _note(self, number: int, _frame: FrameType | None) -> None:
         if number == signal.SIGINT and number in self._noted:
             raise KeyboardInterrupt
+        if number == signal.SIGHUP:
+            write_nowhere(self._terminals)
         self._noted.append(number)
         self.request = max(self.request, _REQUESTS[signal.Signals(number)])
 

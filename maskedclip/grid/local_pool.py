@@ -5,7 +5,6 @@ A cell that fails holds no other; what was stopped or killed goes on where it wa
 
 import logging
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from maskedclip.config import Config, LaunchConfig, override
+from maskedclip.engine.closed_terminal import stops_as_by_ctrl_c
 from maskedclip.engine.cores import SHARE, cores
 from maskedclip.grid.manifest import (
     EVALUATE,
@@ -186,14 +186,15 @@ def _run(grid: Grid) -> int:
         logger.warning("%d cells wait or run already, and are left alone", len(active))
     _say(f"cells: {len(grid.cells)}, to run: {len(cells)}\n")
     pool = _Pool(grid, cells, devices, code_of(grid))
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        _until_done(pool)
+        with stops_as_by_ctrl_c():
+            try:
+                _until_done(pool)
+            except KeyboardInterrupt:
+                pool.stop()
+                raise
     except KeyboardInterrupt:
-        pool.stop()
         raise RuntimeError("stopped; the same command goes on with what is left") from None
-    finally:
-        signal.signal(signal.SIGTERM, before)
     for name, why in pool.failed.items():
         _say(f"failed: {name}: {why}\n")
     return 1 if pool.failed else 0

@@ -42,7 +42,7 @@ from maskedclip.grid.manifest import (
 )
 from maskedclip.grid.status import DONE, LOST, OPEN, PENDING, current_status
 from maskedclip.jobs.code_snapshot import on_code, snapshot
-from maskedclip.jobs.job import Job, Repeatable, as_a_job, check_gpus
+from maskedclip.jobs.job import PYTHON, Job, Repeatable, as_a_job, check_gpus
 from maskedclip.jobs.slurm_queue import writing_to
 from maskedclip.metrics.file_lock import locked
 
@@ -99,7 +99,7 @@ def run_cell(grid: Grid, cell: Cell) -> None:
     elif cell.stage == EVALUATE:
         as_a_job(lambda: _evaluate(cell, run, gpus))
     else:
-        _report(grid, cell, run)
+        as_a_job(lambda: _report(grid, cell, run))
 
 
 def _evaluate(cell: Cell, run: Path, gpus: int | None) -> None:
@@ -266,7 +266,9 @@ def _queued(grid: Grid, array: CellArray, code: Sequence[str]) -> list[str]:
 
     folder = (grid.directory / LOGS).resolve()
     check_logs(folder)
-    executor = submitit.AutoExecutor(folder=folder, cluster="slurm", slurm_max_num_timeout=100)
+    executor = submitit.AutoExecutor(
+        folder=folder, cluster="slurm", slurm_max_num_timeout=100, slurm_python=PYTHON
+    )
     executor.update_parameters(**parameters(grid, array, code))
     with executor.batch():
         jobs = [

@@ -11,8 +11,10 @@ import random
 import signal
 import subprocess
 import sys
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from shlex import quote
@@ -25,6 +27,16 @@ if TYPE_CHECKING:
     import submitit
 
 T = TypeVar("T")
+# the job's interpreter: it holds SLURM's warning back until there is a handler for it (as_a_job),
+# which takes minutes where a cold file system hands out torch. Blocked and not ignored, as the
+# kernel keeps it then, across exec. Without site-packages this start takes 10 ms.
+_HOLD = (
+    "import _signal as s, os, sys; s.pthread_sigmask(s.SIG_BLOCK, {s.SIGUSR2}); "
+    "os.execv(sys.executable, [sys.executable, *sys.argv[1:]])"
+)
+PYTHON = f"{quote(sys.executable)} -IS -c {quote(_HOLD)}"
+_GRACE_S = 115.0  # for which a silent SLURM is asked again; the warning comes 120 s before the end
+_ASK_AGAIN_S, _ANSWER_S = 3.0, 20.0
 
 
 class Repeatable(ABC):
@@ -119,12 +131,17 @@ class Job(Repeatable):
 def as_a_job(work: Callable[[], T]) -> T:
     """Return work(); where it was asked to stop and has saved, have SLURM queue the job again.
 
-    Outside of a job `Preempted` is raised.
+    Also where it was asked to before there was anything to save. Outside of a job `Preempted` is
+    raised.
     """
     requeue = signal.getsignal(signal.SIGUSR2)
     if "SUBMITIT_EXECUTOR" in os.environ:
         # submitit's handler only logs it; where nothing can be saved the end may come at once
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    if os.environ.get("SUBMITIT_EXECUTOR") == "slurm":
+        _mark().unlink(missing_ok=True)  # SLURM, or a person, has queued it again after all
+        signal.signal(signal.SIGUSR2, _leave_at_once)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGUSR2})  # held back until now: PYTHON
     _forget_signals_in_children()
     grow_segments()
     from maskedclip.engine.preemption import REQUEUE, Preempted
@@ -209,12 +226,20 @@ def _remove_half_a_result() -> None:
     result.with_suffix(".pkl.save_tmp").unlink(missing_ok=True)
 
 
+def _leave_at_once(_number: int, _frame: Any) -> NoReturn:
+    """Leave where SLURM warns as a run starts, or is measured: all that counts is saved."""
+    for number in (signal.SIGUSR2, signal.SIGTERM):  # another would break that off
+        signal.signal(number, signal.SIG_IGN)
+    sys.stderr.write("asked to stop outside of the training loop: it goes on in the next start\n")
+    _go_on_later(None)
+
+
 def _go_on_later(requeue: Any) -> NoReturn:
     """End this rank of a run that has been saved; rank 0 has the job queued again.
 
     `Preemption` has it ignore what would break that off.
     """
-    if os.environ.get("RANK", "0") == "0":
+    if os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")) == "0":
         if os.environ["SUBMITIT_EXECUTOR"] == "slurm":
             _queue_again()
         else:
@@ -226,34 +251,79 @@ def _queue_again() -> None:
     """Have SLURM queue this job again, unless it has done so itself, as with evicted ones.
 
     Not by submitit: it counts time-outs, and takes each attempt of a job of ten minutes for one; it
-    also writes the same job anew, which a kill can break off.
+    also writes the same job anew, which a kill can break off. Where SLURM is silent it is asked
+    again until the grace is over; what is left then, by a kill too, is a mark that `status` reads.
     """
     import submitit
 
     # of an array the element alone: the number that SLURM_JOB_ID has may stand for all of it
-    job = submitit.JobEnvironment().job_id
-    if _queued_again(job):
-        return
-    answer = subprocess.run(
-        ["scontrol", "requeue", job], capture_output=True, text=True, check=False
-    )
-    if answer.returncode and not _queued_again(job):
+    job, mark = submitit.JobEnvironment().job_id, _mark()
+    end, said = time.monotonic() + _GRACE_S, ""
+    while silent := _silence(job):
+        words = f"job {job} is saved, but SLURM does not queue it again ({silent}); submit it again"
+        if time.monotonic() > end:
+            raise RuntimeError(words)
+        if not said:
+            with suppress(OSError):  # of a full disk
+                mark.write_text(f"{words}\n")
+            sys.stderr.write(f"SLURM is silent ({silent}): asked again for {_GRACE_S:.0f} s\n")
+        said = silent
+        time.sleep(_ASK_AGAIN_S)
+    mark.unlink(missing_ok=True)
+
+
+def _mark() -> Path:
+    """Return the file, among the job's logs, that says that a saved job was not queued again."""
+    import submitit
+
+    environment = submitit.JobEnvironment()
+    return environment.paths.folder / f"{environment.job_id}_not_queued_again.txt"
+
+
+def _silence(job: str) -> str:
+    """Ask SLURM to queue the job again; return "" where it is, else why SLURM does not answer.
+
+    Raises RuntimeError where it answers, and refuses.
+    """
+    queued, silent = _queued_again(job)
+    if queued or silent:
+        return silent
+    _, fault = _scontrol("requeue", job)
+    if not fault:
+        return ""
+    queued, silent = _queued_again(job)  # by SLURM itself meanwhile
+    if not queued and not silent:
         raise RuntimeError(
-            f"job {job} is saved, but SLURM does not queue it again ({answer.stderr.strip()}); "
-            f"submit it again"
+            f"job {job} is saved, but SLURM does not queue it again ({fault}); submit it again"
         )
+    return silent
 
 
-def _queued_again(job: str) -> bool:
-    """Return whether SLURM knows of a later attempt of the job than this one.
+def _queued_again(job: str) -> tuple[bool, str]:
+    """Return whether SLURM knows of a later attempt of the job than this one; why it is silent.
 
     To ask for another then fails, or ends the next attempt as it starts.
     """
-    command = ["scontrol", "--oneliner", "show", "job", job]
-    shown = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    shown, fault = _scontrol("--oneliner", "show", "job", job)
     facts = dict(word.partition("=")[::2] for word in shown.split())
+    if fault or not {"JobState", "Restarts"} <= facts.keys():
+        return False, fault or "scontrol show job says nothing of it"
     restarts = os.environ.get("SLURM_RESTART_COUNT", "0")
-    return facts["JobState"] != "RUNNING" or facts["Restarts"] != restarts
+    return facts["JobState"] != "RUNNING" or facts["Restarts"] != restarts, ""
+
+
+def _scontrol(*words: str) -> tuple[str, str]:
+    """Return what scontrol says, and its last words where it fails."""
+    try:
+        done = subprocess.run(
+            ["scontrol", *words], capture_output=True, text=True, check=False, timeout=_ANSWER_S
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return "", " ".join(str(error).split())
+    if not done.returncode:
+        return done.stdout, ""
+    said = (done.stderr.strip() or done.stdout.strip()).splitlines()
+    return "", said[-1] if said else f"scontrol: exit code {done.returncode}"
 
 
 def _forget_signals_in_children() -> None:

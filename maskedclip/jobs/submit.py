@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from maskedclip.config import Config, LaunchConfig, check_divisible, override, save
+from maskedclip.engine.closed_terminal import stops_as_by_ctrl_c
 from maskedclip.engine.cores import cores
 from maskedclip.jobs.code_snapshot import on_code, snapshot, snapshot_path, this_code
-from maskedclip.jobs.job import Job
+from maskedclip.jobs.job import PYTHON, Job
 
 _FAILED = "Submitted job triggered an exception"  # submitit's words
 _STOPPED = "stopped; the same command goes on from the last checkpoint"
@@ -56,7 +57,9 @@ def submit(config: Config, launch: LaunchConfig) -> None:
         # slower, and alone sleeping costs 7 % (docs/lab_notes.md, 2026-11-23)
         os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     # a run is expected to outlast its time limit, many times if need be
-    executor = submitit.AutoExecutor(folder=folder, cluster=cluster, slurm_max_num_timeout=100)
+    executor = submitit.AutoExecutor(
+        folder=folder, cluster=cluster, slurm_max_num_timeout=100, slurm_python=PYTHON
+    )
     wanted = parameters(config.name, launch, cluster, ranks)
     folder.mkdir(parents=True, exist_ok=True)
     # `retry` submits it so again
@@ -135,7 +138,7 @@ def script(wanted: Mapping[str, Any], folder: Path, elements: int = 1) -> str:
         plain["mem"] = f"{plain.pop('mem_gb')}GB"
     if elements > 1:
         plain["map_count"] = elements
-    command = f"{sys.executable} -u -m submitit.core._submit {shlex.quote(str(folder))}"
+    command = f"{PYTHON} -u -m submitit.core._submit {shlex.quote(str(folder))}"
     return _make_sbatch_string(command=command, folder=folder, **plain)
 
 
@@ -229,12 +232,17 @@ def _devices(launch: LaunchConfig) -> tuple[str, ...]:
 
 @contextmanager
 def ctrl_c_ignored() -> Iterator[None]:
-    """Let what is started meanwhile ignore Ctrl-C: submitit's local watcher kills at once on it."""
-    ours = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """Let what is started meanwhile ignore Ctrl-C and a terminal that is closed.
+
+    Submitit's local watcher ends at once on them: `follow` asks it in their place.
+    """
+    numbers = (signal.SIGINT, signal.SIGHUP)
+    ours = [signal.signal(number, signal.SIG_IGN) for number in numbers]
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, ours)
+        for number, handler in zip(numbers, ours, strict=True):
+            signal.signal(number, handler)
 
 
 @contextmanager
@@ -253,21 +261,19 @@ def stderr_to(path: Path) -> Iterator[None]:
 def follow(job: Any) -> None:
     """Show a local job's lines as they come; RuntimeError with its own last words if it fails.
 
-    Ctrl-C and SIGTERM are passed on to its ranks, which save and leave.
+    Ctrl-C, SIGTERM and a closed terminal are passed on to its ranks, which save and leave.
     """
     shown: list[int | None] = [0, 0]
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        try:
-            _show_until_done(job, shown)
-        except KeyboardInterrupt:
-            sys.stderr.write("saving; a second Ctrl-C does not wait for it\n")
-            job._process.terminate()  # submitit's watcher, which passes it on
-            _show_until_done(job, shown)
+        with stops_as_by_ctrl_c():
+            try:
+                _show_until_done(job, shown)
+            except KeyboardInterrupt:
+                sys.stderr.write("saving; a second Ctrl-C does not wait for it\n")
+                job._process.terminate()  # submitit's watcher, which passes it on
+                _show_until_done(job, shown)
     except KeyboardInterrupt:
         raise RuntimeError(_STOPPED) from None
-    finally:
-        signal.signal(signal.SIGTERM, before)
     if not job.paths.result_pickle.exists():  # asked to stop, hung, or killed
         raise RuntimeError(f"{_STOPPED} (whole log: {job.paths.stderr})")
     _raise_refusal(job)

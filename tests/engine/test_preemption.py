@@ -1,7 +1,9 @@
 import os
+import pty
 import signal
 import subprocess
 import threading
+import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -26,7 +28,12 @@ def received():
 
 @pytest.mark.parametrize(
     ("number", "expected"),
-    [(signal.SIGUSR2, REQUEUE), (signal.SIGTERM, STOP), (signal.SIGINT, STOP)],
+    [
+        (signal.SIGUSR2, REQUEUE),
+        (signal.SIGTERM, STOP),
+        (signal.SIGINT, STOP),
+        (signal.SIGHUP, STOP),
+    ],
 )
 def test_a_signal_is_noted_and_does_nothing_else(number, expected):
     with suppress(Preempted), Preemption() as preemption:
@@ -83,6 +90,38 @@ def test_a_second_ctrl_c_interrupts_at_once():
 
     with pytest.raises(KeyboardInterrupt):
         block()
+
+
+def test_under_nohup_a_closed_terminal_means_nothing():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with Preemption() as preemption:
+            signal.raise_signal(signal.SIGHUP)
+            assert preemption.request == 0
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_a_run_whose_terminal_is_closed_writes_on_and_saves():
+    process, terminal = pty.fork()
+    if process == 0:
+        code = 1
+        signal.alarm(30)
+        try:
+            with Preemption() as preemption:
+                os.write(2, b"ready")
+                while not preemption.request:
+                    time.sleep(0.01)
+                os.write(2, b"a line of progress")  # EIO, if it went to the terminal
+                raise Preempted(Path("runs/a"), 7, preemption.request)
+        except Preempted:
+            code = 0
+        finally:
+            os._exit(code)
+    assert os.read(terminal, 5) == b"ready"
+    os.close(terminal)
+    assert os.waitpid(process, 0)[1] == 0
 
 
 def test_another_thread_than_the_main_one_receives_nothing(received):

@@ -2,13 +2,17 @@
 
 import logging
 import os
+import shlex
 import signal
+import subprocess
 from pathlib import Path
 
 import pytest
 
 from maskedclip.config import Config, override
-from maskedclip.jobs.job import Job, _port, as_a_job
+from maskedclip.grid.diagnosis import STOPPED, Evidence, cause_of
+from maskedclip.jobs import job
+from maskedclip.jobs.job import PYTHON, Job, _port, as_a_job
 
 
 def test_ranks_meet_at_another_port_in_each_attempt_and_below_those_of_the_system(
@@ -122,6 +126,80 @@ def test_an_element_of_an_array_is_queued_again_alone(
         as_a_job(leave)
     assert left.value.code == 0
     assert asked.read_text().splitlines() == ["--oneliner show job 7_3", "requeue 7_3"]
+
+
+SCONTROL = """#!/bin/sh
+[ "$(cat {folder}/silent)" -gt 0 ] && {{
+  echo $(($(cat {folder}/silent) - 1)) > {folder}/silent
+  echo "Unable to contact slurm controller (connect failure)" >&2
+  exit 1
+}}
+[ "$1" = requeue ] && {{ touch {folder}/queued; exit; }}
+echo "JobId=7 JobState=RUNNING Restarts=$([ -e {folder}/queued ] && echo 1 || echo 0)"
+"""
+
+
+def warned(folder: Path, monkeypatch: pytest.MonkeyPatch, silent: int) -> None:
+    """Be warned, having saved, while SLURM does not answer so many questions."""
+    from maskedclip.engine.preemption import REQUEUE, Preempted
+
+    (folder / "silent").write_text(str(silent))
+    scontrol = folder / "scontrol"
+    scontrol.write_text(SCONTROL.format(folder=folder))
+    scontrol.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+    monkeypatch.setattr(job, "_ASK_AGAIN_S", 0.05)
+
+    def leave() -> None:
+        raise Preempted(folder, 3, REQUEUE)
+
+    as_a_job(leave)
+
+
+def test_a_silent_slurm_is_asked_again_until_it_answers(
+    in_a_job: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(SystemExit) as left:
+        warned(in_a_job, monkeypatch, silent=4)
+    assert left.value.code == 0
+    assert (in_a_job / "queued").exists()
+    assert not list(in_a_job.glob("*_not_queued_again.txt"))
+
+
+def test_where_slurm_stays_silent_a_mark_is_left_that_the_next_start_removes(
+    in_a_job: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(job, "_GRACE_S", 0.3)
+    with pytest.raises(RuntimeError, match="job 7 is saved, but SLURM does not queue it again"):
+        warned(in_a_job, monkeypatch, silent=1000)
+    (mark,) = in_a_job.glob("7_not_queued_again.txt")
+    cause = cause_of(Evidence(((mark.name, mark.read_text()),), "FAILED", "1:0", ""))
+    assert cause.kind == STOPPED
+    assert "7 is saved, but SLURM does not queue it again" in cause.line
+    as_a_job(lambda: None)
+    assert not mark.exists()
+
+
+@pytest.mark.usefixtures("in_a_job")
+def test_a_warning_that_comes_as_a_job_starts_is_kept_and_queues_it_again(
+    in_a_job: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (in_a_job / "silent").write_text("0")
+    scontrol = in_a_job / "scontrol"
+    scontrol.write_text(SCONTROL.format(folder=in_a_job))
+    scontrol.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{in_a_job}:{os.environ['PATH']}")
+    begun = []
+    program = "import signal; signal.raise_signal(signal.SIGUSR2); print('alive')"
+    started = subprocess.run([*shlex.split(PYTHON), "-c", program], capture_output=True, text=True)
+    assert started.stdout == "alive\n"  # as the job's interpreter it is not killed
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR2})  # what PYTHON does
+    signal.raise_signal(signal.SIGUSR2)
+    with pytest.raises(SystemExit) as left:
+        as_a_job(lambda: begun.append(True))
+    assert left.value.code == 0
+    assert begun == []
+    assert (in_a_job / "queued").exists()
 
 
 def test_a_finished_run_is_left_as_it_is(small: Config) -> None:
