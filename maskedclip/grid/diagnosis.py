@@ -75,6 +75,7 @@ _WAITS = re.compile(r"^\s*waits for .+, which is not finished")
 _REFUSAL = re.compile(r"^error: (?=\S)")  # of jobs/job.py, behind submitit's own line
 _SUBMITIT_FAILED = "Submitted job triggered an exception"
 _HANG = re.compile(r"\bhang: rank \d+ of \d+ has done nothing for")
+_NOT_QUEUED = re.compile(r"^job \S+ is saved, but SLURM does not queue it again")
 _SAVED = re.compile(r"asked to stop; step \d+ is saved")
 _OOM = re.compile(
     r"oom[-_ ]kill|: tasks? [\d,-]+: Out Of Memory|Memory cgroup out of memory|Out of memory: Kill"
@@ -181,6 +182,8 @@ def _certain(
     out_of_memory = f"{evidence.state} {evidence.reason}".strip()
     if line := _first(_WAITS, lines):
         return _cause(WAITS, line)
+    if line := _first(_NOT_QUEUED, lines):
+        return _cause(STOPPED, line)
     if line := _first(_PATTERNS[REPLACED], lines):
         return _cause(REPLACED, line)
     if line := _first(_OOM, lines):

@@ -11,7 +11,7 @@ import pytest
 
 from maskedclip.config import Config, override
 from maskedclip.grid.diagnosis import STOPPED, Evidence, cause_of
-from maskedclip.jobs import job
+from maskedclip.jobs import job as module
 from maskedclip.jobs.job import PYTHON, Job, _port, as_a_job
 
 
@@ -148,7 +148,7 @@ def warned(folder: Path, monkeypatch: pytest.MonkeyPatch, silent: int) -> None:
     scontrol.write_text(SCONTROL.format(folder=folder))
     scontrol.chmod(0o755)
     monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
-    monkeypatch.setattr(job, "_ASK_AGAIN_S", 0.05)
+    monkeypatch.setattr(module, "_ASK_AGAIN_S", 0.05)
 
     def leave() -> None:
         raise Preempted(folder, 3, REQUEUE)
@@ -169,7 +169,7 @@ def test_a_silent_slurm_is_asked_again_until_it_answers(
 def test_where_slurm_stays_silent_a_mark_is_left_that_the_next_start_removes(
     in_a_job: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(job, "_GRACE_S", 0.3)
+    monkeypatch.setattr(module, "_GRACE_S", 0.3)
     with pytest.raises(RuntimeError, match="job 7 is saved, but SLURM does not queue it again"):
         warned(in_a_job, monkeypatch, silent=1000)
     (mark,) = in_a_job.glob("7_not_queued_again.txt")

@@ -12,6 +12,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from maskedclip.config import Config, override
 from tests.slurm.attempts import (
+    STEPS,
     assert_equal,
     evict,
     logs,
@@ -169,6 +170,7 @@ def test_an_attempt_on_a_node_that_is_cut_off_leaves_the_run_to_the_next(
     subprocess.run([NODE, "kill", node], check=True)
     try:
         until(lambda: '"restarts": 1' in (config.directory / "lease.json").read_text(), 180)
+        until(lambda: len(rows(config.directory)) >= STEPS - 3, 180)  # the new one nears its end
         for pid in earlier.values():
             os.kill(pid, signal.SIGCONT)
         until(lambda: all(map(is_over, earlier.values())), 60)

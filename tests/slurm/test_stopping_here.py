@@ -45,7 +45,7 @@ def steps(config: Config) -> list[int]:
     return [json.loads(line)["step"] for line in lines if line.endswith("\n")]
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 @pytest.mark.parametrize("cluster", ["local", "debug"])
 def test_a_run_that_is_asked_to_stop_saves_and_the_same_command_goes_on(
     small: Config, cluster: str, number: signal.Signals
@@ -56,7 +56,7 @@ def test_a_run_that_is_asked_to_stop_saves_and_the_same_command_goes_on(
     while len(steps(config)) < 3:
         assert time.monotonic() < end
         time.sleep(0.05)
-    if number == signal.SIGINT:
+    if number != signal.SIGTERM:
         os.killpg(process.pid, number)  # what a terminal does
     else:
         process.send_signal(number)

@@ -3,6 +3,8 @@
 - Every process of a step gets SIGUSR2, and what a rank has forked inherits submitit's handler, and
   would queue the job again: test_job.py, a_process_that_is_forked_by_a_job.
 - Started (not forked) children are killed by SIGUSR2: a run starts none, its readers are threads.
+- A warning that comes before submitit has its handler, and one while the controller is silent:
+  test_warned_at_bad_moments.py.
 - TERM is logged and ignored by submitit: test_pretrain_on_slurm.py, a_cancelled_run_saves.
 - A signal in the middle of a collective call: it is noted, and obeyed by all ranks at a step's end;
   test_pretrain_on_slurm.py, a_run_that_is_warned.
