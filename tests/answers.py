@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from maskedclip.metrics.results import Predictions
+from maskedclip.metrics.prediction_files import Predictions
 
 
 def measured(

@@ -21,7 +21,7 @@ from maskedclip.finetune.run_directory import LOADED, seen_fields
 from maskedclip.metrics import results
 from maskedclip.metrics.operating_points import OPERATING
 from maskedclip.metrics.pooled_folds import folds_protocol, pooled, with_spread
-from maskedclip.metrics.results import Predictions
+from maskedclip.metrics.prediction_files import Predictions
 from maskedclip.metrics.scores import metrics_of
 
 logger = logging.getLogger(__name__)

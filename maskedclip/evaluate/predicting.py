@@ -13,7 +13,7 @@ from maskedclip.data.storage.shards import Shards
 from maskedclip.evaluate import probes
 from maskedclip.evaluate.features import JOINT, PATCHES, Features, FrozenEncoder
 from maskedclip.metrics import results
-from maskedclip.metrics.results import Predictions
+from maskedclip.metrics.prediction_files import Predictions
 from maskedclip.metrics.scores import chosen_thresholds, metrics_of
 from maskedclip.metrics.zero_shot import categories
 from maskedclip.shards.downloads.class_words import words_of_class

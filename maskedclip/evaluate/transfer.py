@@ -35,7 +35,7 @@ from maskedclip.finetune.run_directory import (
     seen_fields,
 )
 from maskedclip.metrics import results
-from maskedclip.metrics.results import Predictions
+from maskedclip.metrics.prediction_files import Predictions
 from maskedclip.metrics.scores import metrics_of
 from maskedclip.metrics.zero_shot import categories
 from maskedclip.models.classifier import TaskHead

@@ -18,7 +18,7 @@ from maskedclip.engine.cores import decoding_threads
 from maskedclip.engine.distributed import autocast
 from maskedclip.engine.optimizer import warmup_cosine
 from maskedclip.finetune.run_directory import Labels, preparation_of
-from maskedclip.metrics.results import Predictions
+from maskedclip.metrics.prediction_files import Predictions
 from maskedclip.models.classifier import TaskHead
 
 _EVALUATION_BATCH, _KEPT_BYTES = 64, 1_000_000_000

@@ -12,14 +12,8 @@ from typing import Any
 from maskedclip.data.class_order import is_ordered
 from maskedclip.data.pretraining_images import PretrainingImages, SeenImages
 from maskedclip.data.storage.shards import Shards
-from maskedclip.metrics.results import (
-    Predictions,
-    few_images_of,
-    no_order,
-    patients_of,
-    predictions_of,
-    read_rows,
-)
+from maskedclip.metrics.prediction_files import Predictions, few_images_of, patients_of
+from maskedclip.metrics.results import no_order, predictions_of, read_rows
 from maskedclip.pretrain.trained_images import images_of_run
 
 

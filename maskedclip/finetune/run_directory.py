@@ -24,7 +24,7 @@ from maskedclip.finetune.recipes import paper
 from maskedclip.finetune.threshold_rows import threshold_rows
 from maskedclip.metrics import results
 from maskedclip.metrics.file_lock import locked
-from maskedclip.metrics.results import Predictions
+from maskedclip.metrics.prediction_files import Predictions
 from maskedclip.metrics.scores import metrics_of
 from maskedclip.metrics.zero_shot import categories
 from maskedclip.models.checkpoints.architectures import Architecture

@@ -10,7 +10,8 @@ from maskedclip.metrics import results
 from maskedclip.metrics.class_groups import ClassGroup, grouped
 from maskedclip.metrics.operating_points import OPERATING, OperatingPoint, operating_point
 from maskedclip.metrics.pooled_folds import of_folds, with_spread
-from maskedclip.metrics.results import IDENTITY, Predictions, validation_of
+from maskedclip.metrics.prediction_files import Predictions
+from maskedclip.metrics.results import IDENTITY, validation_of
 
 _OF_FOLDS = ("fold_images", "fold_untrained", "fold_values", "spread")  # of the classes
 _OF_A_ROW = ("value", "n", "low", "high", "note", "metric")

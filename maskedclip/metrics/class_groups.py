@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from maskedclip.metrics.results import Predictions
+from maskedclip.metrics.prediction_files import Predictions
 
 
 class ClassGroup(NamedTuple):

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from maskedclip.metrics.results import Predictions
+from maskedclip.metrics.prediction_files import Predictions
 from maskedclip.metrics.scores import LOWER_IS_BETTER, draws, macro, resampled_each
 
 RESAMPLES = 2000  # a p-value below 0.001 needs more than an interval does

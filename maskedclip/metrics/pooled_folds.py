@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from maskedclip.metrics.results import Predictions, written
+from maskedclip.metrics.prediction_files import Predictions
+from maskedclip.metrics.results import written
 from maskedclip.metrics.scores import point
 
 FOLDS = "pooled over "  # how the values of single folds begin in words

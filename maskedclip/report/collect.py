@@ -18,7 +18,8 @@ from maskedclip.finetune.recipes import BALANCES
 from maskedclip.metrics.known_patients import drawn_in_words
 from maskedclip.metrics.operating_points import OPERATING
 from maskedclip.metrics.pooled_folds import FOLDS, is_one_fold
-from maskedclip.metrics.results import RESULTS, Predictions, seen_words
+from maskedclip.metrics.prediction_files import Predictions
+from maskedclip.metrics.results import RESULTS, seen_words
 from maskedclip.metrics.scores import KINDS, Score, point
 from maskedclip.metrics.seen_images import in_words
 from maskedclip.models.checkpoints.formats import training_datasets

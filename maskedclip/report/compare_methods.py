@@ -24,7 +24,7 @@ from maskedclip.metrics.comparison import (
 from maskedclip.metrics.few_images import few_among
 from maskedclip.metrics.known_patients import images_in_words
 from maskedclip.metrics.pooled_folds import is_one_fold
-from maskedclip.metrics.results import Predictions
+from maskedclip.metrics.prediction_files import Predictions
 from maskedclip.metrics.scores import NEED_TWO_CLASSES, macro, metrics_of, point
 from maskedclip.metrics.seen_images import in_words, input_lines
 from maskedclip.report.collect import Result, progress, read, run_directories

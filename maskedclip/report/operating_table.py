@@ -11,7 +11,8 @@ from typing import NamedTuple
 from maskedclip.finetune.threshold_rows import left_out_note, point_of
 from maskedclip.metrics.class_groups import ClassGroup, group_of, grouped
 from maskedclip.metrics.operating_points import OPERATING, OperatingPoint, rule_of
-from maskedclip.metrics.results import DAGGER, Predictions, validation_of
+from maskedclip.metrics.prediction_files import Predictions
+from maskedclip.metrics.results import DAGGER, validation_of
 from maskedclip.metrics.scores import Score, score
 from maskedclip.report.collect import Result, budget_text, read
 from maskedclip.report.pages.tables import below, percent, trained_lines

@@ -23,7 +23,8 @@ from maskedclip.evaluate.protocols import evaluate
 from maskedclip.evaluate.protocols import run as run_evaluate
 from maskedclip.finetune.command import EvaluateConfig, read_evaluate
 from maskedclip.inference import load
-from maskedclip.metrics.results import read_predictions, read_rows
+from maskedclip.metrics.prediction_files import read_predictions
+from maskedclip.metrics.results import read_rows
 from maskedclip.metrics.scores import METRICS, macro
 from maskedclip.shards.building.prepare_sample import encode
 from tests.untrained import SHAPE, exported

@@ -16,7 +16,8 @@ from maskedclip.data.storage.shards import Shards
 from maskedclip.evaluate import probes
 from maskedclip.evaluate.predicting import Benchmark, absence, class_prompts
 from maskedclip.evaluate.protocols import evaluate
-from maskedclip.metrics.results import read_predictions, read_rows, read_test_split
+from maskedclip.metrics.prediction_files import read_predictions, read_test_split
+from maskedclip.metrics.results import read_rows
 from maskedclip.metrics.scores import LABELS_METRICS, NUMBER_METRICS
 from tests.kinds_of_tasks import write_ages, write_findings
 from tests.untrained import exported

@@ -22,13 +22,8 @@ from maskedclip.data.storage.shards import Shards, ShardWriter
 from maskedclip.evaluate.protocols import evaluate
 from maskedclip.metrics.class_groups import group_of, grouped
 from maskedclip.metrics.pooled_folds import of_folds, with_spread
-from maskedclip.metrics.results import (
-    Predictions,
-    predictions_of,
-    read_predictions,
-    read_rows,
-    recomputed,
-)
+from maskedclip.metrics.prediction_files import Predictions, read_predictions
+from maskedclip.metrics.results import predictions_of, read_rows, recomputed
 from maskedclip.report.collect import collect
 from maskedclip.shards.building.prepare_sample import encode
 from tests.kinds_of_tasks import write_ages

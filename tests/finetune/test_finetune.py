@@ -18,7 +18,8 @@ from maskedclip.finetune.loop import finetune
 from maskedclip.finetune.run_directory import read_labels
 from maskedclip.inference import load
 from maskedclip.metrics.operating_points import OPERATING
-from maskedclip.metrics.results import read_predictions, read_rows, recomputed
+from maskedclip.metrics.prediction_files import read_predictions
+from maskedclip.metrics.results import read_rows, recomputed
 from maskedclip.metrics.scores import METRICS, macro
 from maskedclip.models.classifier import adamw_by_layer, build_classifier
 from maskedclip.shards.building.prepare_sample import encode

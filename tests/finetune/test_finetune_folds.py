@@ -20,13 +20,8 @@ from maskedclip.finetune.command import read_finetune
 from maskedclip.finetune.cross_validation import cross_validate
 from maskedclip.finetune.loop import finetune
 from maskedclip.finetune.run_directory import read_labels
-from maskedclip.metrics.results import (
-    predictions_of,
-    read_predictions,
-    read_rows,
-    recomputed,
-    table,
-)
+from maskedclip.metrics.prediction_files import read_predictions
+from maskedclip.metrics.results import predictions_of, read_rows, recomputed, table
 from maskedclip.metrics.scores import METRICS
 from maskedclip.report.collect import collect
 from maskedclip.report.compare_methods import compare

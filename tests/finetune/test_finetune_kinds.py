@@ -20,7 +20,8 @@ from maskedclip.finetune.loop import finetune
 from maskedclip.finetune.progress import SaveInterval
 from maskedclip.finetune.run_directory import read_labels
 from maskedclip.inference import load, read_header
-from maskedclip.metrics.results import read_rows, read_test_split
+from maskedclip.metrics.prediction_files import read_test_split
+from maskedclip.metrics.results import read_rows
 from maskedclip.metrics.scores import LABELS_METRICS, NUMBER_METRICS
 from maskedclip.models.classifier import FINETUNED, TaskHead
 from maskedclip.models.pretrained import read_weights

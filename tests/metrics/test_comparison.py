@@ -14,7 +14,7 @@ from maskedclip.metrics.comparison import (
     over_seeds,
     paired_bootstrap,
 )
-from maskedclip.metrics.results import Predictions
+from maskedclip.metrics.prediction_files import Predictions
 from maskedclip.metrics.scores import METRICS, macro, score
 from tests.answers import measured, noise
 

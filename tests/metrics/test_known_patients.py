@@ -12,7 +12,7 @@ from maskedclip.data.storage.shards import Shards
 from maskedclip.finetune.measured_rows import measured_rows
 from maskedclip.metrics import results
 from maskedclip.metrics.known_patients import counted, drawn_in_words, images_in_words
-from maskedclip.metrics.results import Predictions
+from maskedclip.metrics.prediction_files import Predictions
 from maskedclip.report.build import report
 from maskedclip.report.command import ReportConfig
 from maskedclip.report.compare_methods import compare

@@ -7,7 +7,7 @@ from sklearn.metrics import confusion_matrix, precision_score, recall_score, roc
 from maskedclip.data.class_order import positive_of_two
 from maskedclip.metrics.class_groups import group_of, grouped
 from maskedclip.metrics.operating_points import at_threshold, chosen_threshold, operating_point
-from maskedclip.metrics.results import Predictions
+from maskedclip.metrics.prediction_files import Predictions
 from maskedclip.metrics.scores import point
 
 

@@ -7,18 +7,20 @@ from typing import Any
 import numpy as np
 import pytest
 
-from maskedclip.metrics.results import (
-    IDENTITY,
+from maskedclip.metrics.prediction_files import (
     Predictions,
     read_predictions,
-    read_rows,
     read_test_split,
+    write_test_split,
+)
+from maskedclip.metrics.results import (
+    IDENTITY,
+    read_rows,
     recomputed,
     row,
     save_and_score,
     table,
     write_rows,
-    write_test_split,
 )
 from maskedclip.metrics.scores import METRICS, Score, score
 

@@ -16,14 +16,8 @@ from sklearn.metrics import (
 )
 
 from maskedclip.metrics.comparison import against_best, paired_bootstrap
-from maskedclip.metrics.results import (
-    Predictions,
-    read_test_split,
-    recomputed,
-    save_and_score,
-    table,
-    write_test_split,
-)
+from maskedclip.metrics.prediction_files import Predictions, read_test_split, write_test_split
+from maskedclip.metrics.results import recomputed, save_and_score, table
 from maskedclip.metrics.scores import (
     LABELS_METRICS,
     NUMBER_METRICS,

@@ -14,7 +14,8 @@ from maskedclip.config import FinetuneConfig
 from maskedclip.data.storage.shards import Shards
 from maskedclip.finetune.loop import finetune
 from maskedclip.inference import read_header
-from maskedclip.metrics.results import read_predictions, read_rows, read_test_split
+from maskedclip.metrics.prediction_files import read_predictions, read_test_split
+from maskedclip.metrics.results import read_rows
 from maskedclip.predict.classify import run
 from maskedclip.predict.command import PredictConfig, read_predict
 from maskedclip.predict.table import safe_path, safe_text

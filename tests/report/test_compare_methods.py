@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from maskedclip.metrics.comparison import paired_bootstrap
-from maskedclip.metrics.results import Predictions, save_and_score, write_rows
+from maskedclip.metrics.prediction_files import Predictions
+from maskedclip.metrics.results import save_and_score, write_rows
 from maskedclip.report.compare_methods import compare
 from tests.answers import measured
 

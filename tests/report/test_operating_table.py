@@ -10,7 +10,8 @@ from sklearn.metrics import roc_auc_score
 
 from maskedclip.data.storage.shards import ShardWriter
 from maskedclip.evaluate.protocols import evaluate
-from maskedclip.metrics.results import read_predictions, read_rows, recomputed, write_rows
+from maskedclip.metrics.prediction_files import read_predictions
+from maskedclip.metrics.results import read_rows, recomputed, write_rows
 from maskedclip.report.build import Report, report
 from maskedclip.report.command import ReportConfig
 from maskedclip.shards.building.prepare_sample import encode

@@ -18,7 +18,8 @@ import pytest
 from maskedclip.data.labelled import labelled
 from maskedclip.data.storage.shards import Shards
 from maskedclip.finetune.loop import finetune
-from maskedclip.metrics.results import Predictions, read_rows, recomputed
+from maskedclip.metrics.prediction_files import Predictions
+from maskedclip.metrics.results import read_rows, recomputed
 from maskedclip.report.build import Report, report
 from maskedclip.report.collect import pretraining
 from maskedclip.report.command import ReportConfig, read_report

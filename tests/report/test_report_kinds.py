@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score, mean_absolute_error, roc_auc_score
 
-from maskedclip.metrics.results import Predictions
+from maskedclip.metrics.prediction_files import Predictions
 from maskedclip.metrics.scores import score
 from maskedclip.report.build import Report, report
 from maskedclip.report.collect import collect

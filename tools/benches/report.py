@@ -8,7 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from maskedclip.metrics.results import Predictions, save_and_score, write_rows
+from maskedclip.metrics.prediction_files import Predictions
+from maskedclip.metrics.results import save_and_score, write_rows
 from maskedclip.report.build import report as write_report
 from maskedclip.report.command import ReportConfig
 

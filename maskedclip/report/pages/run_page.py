@@ -14,7 +14,8 @@ from PIL import Image
 
 from maskedclip.data.labelled_views import sample_image
 from maskedclip.data.storage.shards import DamagedSample, Shards
-from maskedclip.metrics.results import Predictions, file_name
+from maskedclip.metrics.prediction_files import Predictions
+from maskedclip.metrics.results import file_name
 from maskedclip.metrics.zero_shot import categories
 from maskedclip.report.collect import Result, budget_text, disagreements, progress, read
 from maskedclip.report.pages import charts, page_charts

@@ -5,8 +5,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from maskedclip.metrics.prediction_files import Predictions
 from maskedclip.metrics.ranking import auroc, average_precision, precision_recall, roc
-from maskedclip.metrics.results import Predictions
 from maskedclip.metrics.scores import BINS, HALF, Score, score
 
 FEW = 10  # test images of a label

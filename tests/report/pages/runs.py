@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from maskedclip.metrics.results import Predictions, save_and_score, write_rows
+from maskedclip.metrics.prediction_files import Predictions
+from maskedclip.metrics.results import save_and_score, write_rows
 
 PAPER_TASKS = {
     "aptos2019": ("diabetic_retinopathy", 5),
