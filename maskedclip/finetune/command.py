@@ -8,7 +8,6 @@ from typing import Literal, NamedTuple
 
 from maskedclip.command import CommandLine, Options, Word, one_line_errors, recipe_lines
 from maskedclip.config import FinetuneConfig, did_you_mean, refuse_repeated
-from maskedclip.engine.cores import decoding_threads
 from maskedclip.finetune.recipes import FINETUNE_RECIPES, finetune_recipe, following_warmup
 from maskedclip.models.checkpoints.files import OWN, RANDOM, SUFFIXES, locate
 
@@ -43,7 +42,7 @@ class EvaluateConfig:
     at_sensitivity: float = 0.0  # that the threshold reaches on validation; 0: Youden's J
     out: str = ""  # directory of results.jsonl; empty: the run, or runs/NAME of a file
     cache: str = ""  # directory of the features; empty: OUT/features
-    threads: int = 0  # decoding; 0: by the cores of this process
+    threads: int | None = None  # decoding; None: by this process's cores; 0: none of their own
 
     def __post_init__(self) -> None:
         for fraction in self.fractions:
@@ -53,7 +52,7 @@ class EvaluateConfig:
             raise ValueError(f"seeds {self.seeds}, shots {self.shots}: all are at least 1")
         if self.seed < 0:
             raise ValueError(f"seed {self.seed} is negative; use 0 or more")
-        if self.threads < 0:
+        if self.threads is not None and self.threads < 0:
             raise ValueError(f"threads {self.threads} is negative; use 0 or more")
         check_threshold(self.group, self.at_sensitivity)
         if self.folds < 0 or self.folds == 1:
@@ -138,7 +137,7 @@ def read_evaluate(usage: str | None, arguments: Sequence[str] | None = None) -> 
         check_weights(config.weights)
         for directory, task in named:
             check_dataset(directory, task)
-    return replace(config, threads=decoding_threads(config.threads or None))
+    return config
 
 
 def check_protocols(protocols: Sequence[str]) -> None:

@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -104,13 +104,12 @@ def run_cell(grid: Grid, cell: Cell) -> None:
 
 def _evaluate(cell: Cell, run: Path, gpus: int | None) -> None:
     """Measure a pre-training by every protocol; what is stored already is not measured again."""
-    from maskedclip.engine.cores import decoding_threads
     from maskedclip.evaluate.protocols import run as evaluate
     from maskedclip.finetune.command import EvaluateConfig
 
     check_gpus(gpus)
     config = override(EvaluateConfig(), cell.config)
-    rows = evaluate(replace(config, threads=decoding_threads(config.threads or None)))
+    rows = evaluate(config)
     write_evaluated(cell, run, [str(row["predictions"]) for row in rows])
 
 

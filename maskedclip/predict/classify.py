@@ -20,6 +20,7 @@ from maskedclip.data.photographs.decoding import UnreadableImage
 from maskedclip.data.storage.shard_writer import MANIFEST
 from maskedclip.data.storage.shards import DamagedSample, read_manifest
 from maskedclip.data.threaded_loading import rows_in_order
+from maskedclip.engine.cores import decoding_threads
 from maskedclip.engine.distributed import autocast, compute_type
 from maskedclip.engine.visible_gpus import inference_device
 from maskedclip.finetune.run_directory import CONFIG_FILE, photographs_of
@@ -219,7 +220,7 @@ def _computed(
     steps = [missing[first : first + batch] for first in range(0, len(missing), batch)]
     rows = rows_in_order(
         steps, lambda picture: picture, prepared,
-        readers=1, threads=options.threads, prefetch=_AHEAD,
+        readers=1, threads=decoding_threads(options.threads), prefetch=_AHEAD,
     )  # fmt: skip
     for made in rows:
         whole = [(picture, image) for picture, image in made if isinstance(image, Tensor)]

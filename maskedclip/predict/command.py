@@ -16,13 +16,13 @@ class PredictConfig:
     folder: str = ""  # folder of images, one image, or shard directory
     out: str = "predictions.csv"  # beside it: NAME.rows.jsonl, by which the command goes on
     batch: int = 64  # images at a time
-    threads: int = 2  # decoding threads
+    threads: int | None = None  # decoding; None: by this process's cores; 0: none of their own
 
     def __post_init__(self) -> None:
-        if self.batch < 1 or self.threads < 0:
-            raise ValueError(
-                f"batch {self.batch}, threads {self.threads}: use 1 or more, and 0 or more"
-            )
+        if self.batch < 1:
+            raise ValueError(f"batch {self.batch}: use 1 or more")
+        if self.threads is not None and self.threads < 0:
+            raise ValueError(f"threads {self.threads} is negative; use 0 or more")
 
 
 PREDICT = CommandLine(
