@@ -273,7 +273,7 @@ class AfterConfig:
     datasets: tuple[str, ...] = ()  # shard directories with labels
     task: str = ""  # label of those datasets; empty: their first
     protocols: tuple[str, ...] = ("zeroshot", "logistic")
-    beside_untrained: bool = False  # too, with the difference and a picture, summary.png
+    beside_start: bool = False  # and init_from (random ones if empty), the difference, a picture
 
 
 @dataclass(frozen=True, kw_only=True)

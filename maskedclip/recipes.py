@@ -200,7 +200,7 @@ def demo() -> Config:
         "engine.pictures_every": 100,
         "after.datasets": ("shards/phantom_heldout",),
         "after.task": "disease",
-        "after.beside_untrained": True,
+        "after.beside_start": True,
     }
     return override(maskedclip_vitl(), changes)
 

@@ -25,9 +25,7 @@ _PHANTOM = re.compile(r"phantom/\d+")
 _SHA256 = re.compile("[0-9a-f]{64}")
 _MANY = 2000  # JPEGs to be hashed from which on it is worth a line in the log
 _THREADS = 8  # they wait for the disk
-_PART = (
-    64  # samples that a thread reads at a time: to hand over each one costs more than to read it
-)
+_PART = 64  # samples that a thread reads at a time: to hand over one costs more than to read it
 
 
 class ImageFacts(NamedTuple):

@@ -3,6 +3,7 @@
 import json
 import textwrap
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,10 @@ from torch import Tensor
 
 from maskedclip.config import Config
 from maskedclip.config import load as load_config
-from maskedclip.data.labelled import labelled
+from maskedclip.data.labelled import LabelledSample, Task, labelled
 from maskedclip.data.labelled_views import sample_image
 from maskedclip.data.splits import division_of
-from maskedclip.data.storage.shards import Shards
+from maskedclip.data.storage.shards import DamagedSample, Shards
 from maskedclip.data.transforms import denormalise, hidden_patches
 from maskedclip.inference import Model, load
 from maskedclip.metrics.comparison import paired_bootstrap
@@ -29,6 +30,7 @@ from maskedclip.models.maskedclip import MaskedCLIP
 from maskedclip.models.patches import masked_and_filled, split_patches
 
 _SHOWN, _CAPTIONS, _FOUND = 4, 3, 5
+_SEARCHED = 1000  # test images among which a caption's nearest are shown
 _RIGHT, _WRONG, _INK, _SOFT = "#1a7f37", "#b0bac4", "#1b2733", "#9aa7b4"
 _STYLE: dict[Any, Any] = {
     "text.parse_math": False, "font.size": 8, "axes.titlesize": 9, "axes.linewidth": 0.6,
@@ -36,46 +38,61 @@ _STYLE: dict[Any, Any] = {
 }  # fmt: skip
 
 
-def draw_run(run: Path, untrained: Path, dataset: Path, task: str, path: Path) -> None:
-    """Draw what a run has learnt, beside an untrained encoder, into a PNG.
+def draw_run(run: Path, start: Path, dataset: Path, task: str, path: Path) -> None:
+    """Draw what a run has learnt, beside the weights it began from, into a PNG.
 
     Scores with their 95 % intervals, the losses, what is predicted of hidden patches of test
     images, and the test images that lie nearest to captions of some classes. What a run has not
-    (a text tower, a decoder of pixels) leaves its panel out.
+    (a text tower, a decoder of pixels, a task of classes) leaves its panel out.
 
     Args:
-        untrained: directory of the results of the untrained encoder.
+        start: directory of the results of the weights that the run began from.
     """
     config, model = load_config(run / "config.json", Config), load(run)
     shards = Shards(dataset)
     labels = labelled(shards, task)
-    tested = division_of(shards, labels).parts["test"]
-    images = [sample_image(shards, sample.index) for sample in tested]
+    tested = _tested(shards, labels)
+    images = [image for _, image in tested]
     with mpl.rc_context(_STYLE):
         figure = Figure(figsize=(10, 7.2), dpi=110, layout="constrained")
         (above,), (below,) = figure.subfigures(2, 1, squeeze=False, height_ratios=(1, 1.35))
         scores, losses = above.subplots(1, 2)
-        _scores(scores, read_rows(run), read_rows(untrained))
+        _scores(scores, read_rows(run), read_rows(start), _start_of(config))
         _losses(losses, run / "metrics.jsonl")
         left, right = below.subfigures(1, 2, squeeze=False, width_ratios=(1, 1.35))[0]
         if isinstance(model.network, MaskedCLIP) and "mim" in model.network.terms:
             _reconstructions(left, model, config, images[:_SHOWN])
-        if model.reads_text:
+        if model.reads_text and labels.classes:
             names = categories(labels.name, labels.classes)
-            truth = [labels.labels_of(sample) for sample in tested]
+            truth = [labels.labels_of(sample) for sample, _ in tested]
             _found(right, model, config.data.caption_template, names, images, truth)
         figure.savefig(path, metadata={"Software": None})
 
 
-def differences(run: Path, untrained: Path) -> list[str]:
+def _tested(shards: Shards, labels: Task) -> list[tuple[LabelledSample, Image.Image]]:
+    """Return the first test images; which are damaged the evaluation has said."""
+    found = []
+    for sample in division_of(shards, labels).parts["test"][:_SEARCHED]:
+        with suppress(DamagedSample):
+            found.append((sample, sample_image(shards, sample.index)))
+    return found
+
+
+def _start_of(config: Config) -> str:
+    return "weights it began from" if config.init_from else "untrained"
+
+
+def differences(run: Path, start: Path) -> list[str]:
     """Return a line for every AUROC that both have, with the paired 95 % interval."""
-    before = {_split(row): row for row in read_rows(untrained) if row["metric"] == "auroc"}
+    before = {_split(row): row for row in read_rows(start) if row["metric"] == "auroc"}
+    config = load_config(run / "config.json", Config)
+    against = "the weights it began from" if config.init_from else "the untrained encoder"
     lines = []
     for row in read_rows(run):
         other = before.get(_split(row))
         if row["metric"] != "auroc" or other is None:
             continue
-        own, theirs = (predictions_of(*pair)[0] for pair in ((run, row), (untrained, other)))
+        own, theirs = (predictions_of(*pair)[0] for pair in ((run, row), (start, other)))
         found = paired_bootstrap("auroc", [own], [theirs])
         interval = (
             f" [{100 * found.low:+.1f}, {100 * found.high:+.1f}]"
@@ -84,7 +101,7 @@ def differences(run: Path, untrained: Path) -> list[str]:
         )
         lines.append(
             f"{row['dataset']}, {row['protocol']}: AUROC {100 * found.value:+.1f}{interval} "
-            f"against the untrained encoder, on the same {len(own.label_B)} images"
+            f"against {against}, on the same {len(own.label_B)} images"
         )
     return lines
 
@@ -94,12 +111,12 @@ def _split(row: Mapping[str, Any]) -> tuple[Any, ...]:
 
 
 def _scores(
-    axes: Axes, own: Sequence[Mapping[str, Any]], before: Sequence[Mapping[str, Any]]
+    axes: Axes, own: Sequence[Mapping[str, Any]], before: Sequence[Mapping[str, Any]], start: str
 ) -> None:
-    """Draw the AUROC of each protocol, pre-trained beside untrained."""
+    """Draw the AUROC of each protocol, pre-trained beside what it began from."""
     sides = [
         ({row["protocol"]: row for row in rows if row["metric"] == "auroc"}, colour, name)
-        for rows, colour, name in ((before, _SOFT, "untrained"), (own, _RIGHT, "pre-trained"))
+        for rows, colour, name in ((before, _SOFT, start), (own, _RIGHT, "pre-trained"))
     ]
     protocols = [name for name, row in sides[1][0].items() if row["value"] is not None]
     for at, protocol in enumerate(protocols):

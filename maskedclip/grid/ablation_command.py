@@ -20,7 +20,7 @@ from maskedclip.recipes import RECIPES
 
 SET_BY_GRID = (  # fields of a fine-tuning or a pre-training
     "weights", "dataset", "task", "fraction", "name", "out", "recipe", "after.datasets",
-    "after.task", "after.protocols", "after.beside_untrained",
+    "after.task", "after.protocols", "after.beside_start",
 )  # fmt: skip
 
 

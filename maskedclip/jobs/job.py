@@ -94,8 +94,8 @@ class Job(Repeatable):
 
             datasets = [(Path(directory), after.task) for directory in after.datasets]
             evaluate(run, datasets, after.protocols, run)
-            if after.beside_untrained:
-                self._measure_untrained(run, datasets)
+            if after.beside_start:
+                self._measure_start(run, datasets)
         dataset = after.datasets[0] if after.datasets else "shards/DATASET"
         named, out = quote(str(run)), quote(str(self.config.out))
         sys.stdout.write(
@@ -106,17 +106,19 @@ class Job(Repeatable):
         )
         sys.stdout.flush()
 
-    def _measure_untrained(self, run: Path, datasets: list[tuple[Path, str]]) -> None:
-        """Print what an encoder without training scores, and the differences; draw a picture."""
+    def _measure_start(self, run: Path, datasets: list[tuple[Path, str]]) -> None:
+        """Print what the weights scored that it began from, and the differences; draw a picture."""
         from maskedclip.evaluate.protocols import evaluate
         from maskedclip.explain.run_picture import differences, draw_run
 
-        untrained, model = run.with_name(f"{run.name}-untrained"), self.config.model
+        start, model = run.with_name(f"{run.name}-start"), self.config.model
         protocols = [name for name in self.config.after.protocols if name != "zeroshot"]
-        size = {"size": model.size, "image_size": model.image_size}
-        evaluate("random", datasets, protocols, untrained, **size)  # type: ignore[arg-type]
-        sys.stdout.writelines(f"{line}\n" for line in differences(run, untrained))
-        draw_run(run, untrained, *datasets[0], run / "summary.png")
+        evaluate(
+            self.config.init_from or "random", datasets, protocols or ["logistic"], start,
+            size=model.size, image_size=model.image_size,
+        )  # fmt: skip
+        sys.stdout.writelines(f"{line}\n" for line in differences(run, start))
+        draw_run(run, start, *datasets[0], run / "summary.png")
         sys.stdout.write(f"picture: {run / 'summary.png'}\n")
 
     def _said_of_tests(self) -> str:

@@ -1,0 +1,51 @@
+"""What a finished run is measured beside: the weights it began from, on the same test images."""
+
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from maskedclip.config import Config, override
+from maskedclip.jobs.job import Job
+from maskedclip.metrics.results import read_rows
+from maskedclip.pretrain.loop import pretrain
+
+
+def measured(config: Config, capsys: pytest.CaptureFixture[str]) -> tuple[Path, str]:
+    run = pretrain(config)
+    capsys.readouterr()
+    Job(config).measure(run)
+    return run, capsys.readouterr().out
+
+
+def test_a_run_is_measured_beside_untrained_weights_and_one_that_goes_on_beside_its_start(
+    small: Config, phantoms: dict[str, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    after = {
+        "after.datasets": (str(phantoms["heldout"]),), "after.beside_start": True,
+        "after.protocols": ("logistic",), "optim.steps": 3,
+    }  # fmt: skip
+    first, out = measured(override(small, after), capsys)
+    assert "logistic: AUROC" in out
+    assert "against the untrained encoder, on the same 12 images" in out
+    with Image.open(first / "summary.png") as picture:
+        assert picture.width > 800
+
+    again = {"name": "again", "init_from": str(first)}
+    second, out = measured(override(small, after | again), capsys)
+    assert "against the weights it began from, on the same 12 images" in out
+    before = {row["metric"]: row["value"] for row in read_rows(first)}
+    start = {row["metric"]: row["value"] for row in read_rows(second.with_name("again-start"))}
+    assert start == before  # of the first run, whose weights the second began from
+
+
+def test_a_run_measured_by_words_alone_is_compared_by_logistic_regression(
+    small: Config, phantoms: dict[str, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    after = {
+        "after.datasets": (str(phantoms["heldout"]),), "after.beside_start": True,
+        "after.protocols": ("zeroshot",), "optim.steps": 3,
+    }  # fmt: skip
+    run, _ = measured(override(small, after), capsys)
+    assert {row["protocol"] for row in read_rows(run.with_name("small-start"))} == {"logistic"}
+    assert (run / "summary.png").is_file()
