@@ -16,6 +16,7 @@ import re
 import select
 import shlex
 import sys
+import traceback
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, is_dataclass, replace
@@ -49,6 +50,7 @@ from maskedclip.recipes import RECIPES
 
 T = TypeVar("T")
 HELP, HELP_ALL = "help", "help all"
+_PACKAGE = str(Path(__file__).parent) + os.sep
 _BROKEN_PIPE = 141  # exit code that a shell shows for SIGPIPE
 ANY = sys.maxsize  # words
 COMMON: Mapping[type, Sequence[str]] = {  # what --help shows of the large ones; --help all has all
@@ -453,6 +455,26 @@ def _first_to_end() -> bool:
     return True
 
 
+def in_words(error: Exception) -> str:
+    """Return what an error of the user or the world says, in one line."""
+    if not isinstance(error, OSError):
+        return " ".join(str(error).split())
+    what = error.strerror or str(error)
+    return f"{error.filename or 'disk'}: {what}; {_FIXES.get(error.errno or 0, _TRY_AGAIN)}"
+
+
+def is_mistake(error: BaseException) -> bool:
+    """Return whether an error is told whole by its line: of this package's own, or of a disk.
+
+    What libraries raise is not: their messages say little without the traceback.
+    """
+    if isinstance(error, OSError):
+        return error.errno in _FIXES
+    frames = list(traceback.walk_tb(error.__traceback__))
+    raised_here = bool(frames) and frames[-1][0].f_code.co_filename.startswith(_PACKAGE)
+    return raised_here and isinstance(error, ValueError | RuntimeError)
+
+
 def _open_streams() -> None:
     """Have what a program prints go nowhere where its stdout or stderr was closed (>&-)."""
     for name in ("stdout", "stderr"):
@@ -485,8 +507,7 @@ def one_line_errors() -> Iterator[None]:
     except OSError as error:
         if isinstance(error, BrokenPipeError) and _nobody_reads():
             raise SystemExit(_BROKEN_PIPE) from None
-        what = error.strerror or str(error)
-        stop(f"{error.filename or 'disk'}: {what}; {_FIXES.get(error.errno or 0, _TRY_AGAIN)}")
+        stop(in_words(error))
     except (ValueError, RuntimeError) as error:
         stop(error)
     except KeyboardInterrupt:

@@ -13,8 +13,8 @@ import subprocess
 import sys
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from shlex import quote
@@ -64,7 +64,8 @@ class Job(Repeatable):
     def __call__(self) -> None:
         run = as_a_job(self.pretrain)
         if os.environ.get("RANK", "0") == "0":
-            self.measure(run)
+            with mistakes_in_one_line():
+                self.measure(run)
         if "SUBMITIT_EXECUTOR" in os.environ:
             atexit.register(_end_at_once)
 
@@ -155,7 +156,8 @@ def as_a_job(work: Callable[[], T]) -> T:
         logging.getLogger("submitit").setLevel(logging.WARNING)
         _remove_half_a_result()
     try:
-        return work()
+        with mistakes_in_one_line():
+            return work()
     except Preempted as stop:
         if "SUBMITIT_EXECUTOR" not in os.environ:
             raise
@@ -163,6 +165,27 @@ def as_a_job(work: Callable[[], T]) -> T:
         if stop.request == REQUEUE:
             _go_on_later(requeue)
         raise SystemExit(128 + signal.SIGTERM) from None
+
+
+@contextmanager
+def mistakes_in_one_line() -> Iterator[None]:
+    """Have an error that its line tells whole be one line in the log of a job, and no traceback."""
+    try:
+        yield
+    except (ValueError, RuntimeError, OSError) as error:
+        from maskedclip.command import is_mistake
+
+        if "SUBMITIT_EXECUTOR" in os.environ and is_mistake(error):
+            sys.excepthook = _one_line  # submitit keeps the traceback for itself, and raises again
+        raise
+
+
+def _one_line(_kind: type[BaseException], error: BaseException, _trace: object) -> None:
+    """Print an uncaught error as grid/diagnosis.py reads it."""
+    from maskedclip.command import in_words
+
+    assert isinstance(error, Exception)
+    sys.stderr.write(f"error: {in_words(error)}\n")
 
 
 def check_gpus(wanted: int | None) -> None:

@@ -1,5 +1,6 @@
 """What a job does around its work: where its ranks meet, and what a killed attempt has left."""
 
+import errno
 import logging
 import os
 import shlex
@@ -8,8 +9,10 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import torch
 
-from maskedclip.config import Config, override
+from maskedclip.command import is_mistake
+from maskedclip.config import Config, override, save
 from maskedclip.grid.diagnosis import STOPPED, Evidence, cause_of
 from maskedclip.jobs import job as module
 from maskedclip.jobs.job import PYTHON, Job, _port, as_a_job
@@ -210,3 +213,38 @@ def test_a_finished_run_is_left_as_it_is(small: Config) -> None:
     after = [(small.directory / name).read_bytes() for name in names]
     assert after[1] == before[1]
     assert len(after[0]) == len(before[0])
+
+
+def test_a_mistake_that_is_found_in_a_job_is_one_line_of_its_log_and_no_traceback(
+    small: Config, tmp_path: Path
+) -> None:
+    import submitit
+
+    small.directory.mkdir(parents=True)
+    save(override(small, {"data.window": 8}), small.directory / "config.json")
+    executor = submitit.LocalExecutor(folder=tmp_path / "jobs")
+    executor.update_parameters(timeout_min=5)
+    job = executor.submit(Job(small, 0))
+    assert "data.window 8, now 0" in str(job.exception())
+    shown = job.paths.stderr.read_text()
+    (line,) = [x for x in shown.splitlines() if x.startswith("error: ")]
+    assert "holds a run with data.window 8, now 0; use another --name" in line
+    assert "Traceback" not in shown
+    assert "[rank" not in shown
+    cause = cause_of(Evidence((("7_0_log.err", shown),), "FAILED", "1:0", ""))
+    assert (cause.kind, "data.window 8, now 0" in cause.line) == ("exception", True)
+
+
+def test_what_a_library_raises_keeps_its_traceback() -> None:
+    def caught(action) -> BaseException:
+        try:
+            action()
+        except Exception as error:
+            return error
+        raise AssertionError
+
+    assert is_mistake(caught(lambda: override(Config(), {"nmae": 1})))
+    assert is_mistake(OSError(errno.ENOSPC, "No space left on device"))
+    assert not is_mistake(caught(lambda: int("x")))
+    assert not is_mistake(caught(lambda: torch.ones(2) @ torch.ones(3)))
+    assert not is_mistake(caught(lambda: {}["eye"]))
