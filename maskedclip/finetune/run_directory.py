@@ -25,6 +25,7 @@ from maskedclip.finetune.threshold_rows import threshold_rows
 from maskedclip.metrics import results
 from maskedclip.metrics.file_lock import locked
 from maskedclip.metrics.prediction_files import Predictions
+from maskedclip.metrics.result_record import damaged, read_record, write_record
 from maskedclip.metrics.scores import metrics_of
 from maskedclip.metrics.zero_shot import categories
 from maskedclip.models.checkpoints.architectures import Architecture
@@ -37,6 +38,7 @@ from maskedclip.models.checkpoints.files import (
     weights_sha256,
 )
 from maskedclip.models.checkpoints.formats import Preparation
+from maskedclip.models.checkpoints.verified import is_intact
 from maskedclip.models.classifier import TaskHead, write_classifier
 from maskedclip.models.pretrained import (
     EncoderInfo,
@@ -209,7 +211,22 @@ def finished(config: FinetuneConfig, run: Path) -> bool:
             )
     rows = results.read_rows(run)
     kind = str(rows[0].get("kind") or "class") if rows else "class"
-    return {row["metric"] for row in rows} >= set(metrics_of(kind))
+    if not {row["metric"] for row in rows} >= set(metrics_of(kind)):
+        return False
+    if wrong := damaged_results(run):
+        logger.warning("%s: damaged: %s; it is run again", run, ", ".join(wrong))
+    return not wrong
+
+
+def damaged_results(run: Path) -> list[str]:
+    """Return the files of a fine-tuning that are not what their sha256 says.
+
+    Weights that are not there count for nothing: many are removed when they are scored.
+    """
+    record = read_record(run)
+    wrong = [] if record is None else damaged(run, record)
+    weights = run / FINETUNED
+    return wrong + ([FINETUNED] if weights.is_file() and is_intact(weights) is False else [])
 
 
 def check_classes(config: FinetuneConfig, run: Path, labels: Labels) -> None:
@@ -329,6 +346,7 @@ def write_results(
     }
     facts |= seen_fields(before, labels.dataset, labels.parts["test"], predictions.keys)
     rows = [row | facts for row in rows]
+    write_record(run, rows)  # not of the thresholds, which people choose again
     results.write_rows(run, [*threshold_rows(run, rows[0]), *rows])
 
 

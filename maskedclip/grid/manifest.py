@@ -16,16 +16,20 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from maskedclip.config import Config, FinetuneConfig, load, override
+from maskedclip.metrics.result_record import damaged, read_record, record_of
+from maskedclip.models.checkpoints.files import ENCODER, FINETUNED, MODEL
+from maskedclip.models.checkpoints.sealed import file_sha256
+from maskedclip.models.checkpoints.verified import is_intact
 from maskedclip.pretrain.run_identity import learnt
 
 WAITS = 3  # exit code of a cell whose needs are not finished
 MANIFEST, JOBS, LOGS, CODE, LOCK = "grid.json", "jobs.jsonl", "logs", "code", ".lock"
 PRETRAIN, EVALUATE, FINETUNE, REPORT = STAGES = ("pretrain", "evaluate", "finetune", "report")
+_EXPORTS = (ENCODER, MODEL)
 RESULTS = "results.jsonl"  # of a fine-tuning; eval.results has it too, and takes long to import
 EVALUATED = "evaluated.json"  # of an evaluation: its options, and the predictions it scored
-SHOWN = "shown.json"  # of a report: the results that it was made of
+SHOWN = "shown.json"  # of a report: the results that it was made of, and the sha256 of its files
 _VERSION = 1
-_TAIL = 1 << 16  # bytes at the end of metrics.jsonl that hold its last row
 
 
 class Cell(NamedTuple):
@@ -160,6 +164,19 @@ def finished(grid: Grid, cell: Cell) -> bool:
         return False  # damaged, or another run's: running the cell says what is wrong
 
 
+def present(grid: Grid, cell: Cell) -> str:
+    """Return what of a finished cell is there without a sha256 to verify it by, or "" for none."""
+    run = run_of(grid, cell)
+    weights = {PRETRAIN: _EXPORTS, FINETUNE: (FINETUNED,)}.get(cell.stage, ())
+    gone = [name for name in weights if not (run / name).is_file()]
+    unsealed = [name for name in weights if name not in gone and is_intact(run / name) is None]
+    if cell.stage == FINETUNE and read_record(run) is None:
+        unsealed.append(RESULTS)
+    words = f"present, without a sha256: {', '.join(unsealed)}" if unsealed else ""
+    absent = f"not there any more: {', '.join(gone)}" if gone else ""
+    return "; ".join(filter(None, (words, absent)))
+
+
 def _pretrained(config: Config, run: Path) -> bool:
     if learnt(load(run / "config.json", Config)) != learnt(config):
         return False
@@ -167,16 +184,18 @@ def _pretrained(config: Config, run: Path) -> bool:
     steps, optim = int(row["step"]), config.optim
     if steps < optim.steps or (not optim.steps and float(row["epoch"]) < optim.epochs - 1e-6):
         return False
-    return all(_whole(run / name) for name in ("encoder.safetensors", "model.safetensors"))
+    return all(is_intact(run / name) is not False for name in _EXPORTS)
 
 
 def _last_row(path: Path) -> dict[str, Any]:
-    """Return the last whole row; ValueError where there is none."""
-    *lines, _half = tail_of(path, _TAIL).split(b"\n")
-    row = json.loads(lines[-1]) if lines else None
-    if not isinstance(row, dict):
-        raise ValueError(f"{path}: has no whole row")
-    return row
+    """Return the last of the rows, of which each is whole; ValueError where one is not."""
+    *lines, _half = path.read_bytes().split(b"\n")
+    rows = [json.loads(line) for line in lines]
+    steps = [row["step"] for row in rows]
+    if not rows or steps != sorted(set(steps)):
+        raise ValueError(f"{path}: has no whole rows in their order")
+    last: dict[str, Any] = rows[-1]
+    return last
 
 
 def tail_of(path: Path, most: int) -> bytes:
@@ -185,17 +204,6 @@ def tail_of(path: Path, most: int) -> bytes:
         size = file.seek(0, os.SEEK_END)
         file.seek(max(0, size - most))
         return file.read(most)
-
-
-def _whole(path: Path) -> bool:
-    """Return whether a safetensors file has tensors, and is as long as its header says."""
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, framework="np") as file:
-            return len(list(file.keys())) > 0
-    except SafetensorError:
-        return False
 
 
 def _finetuned(config: FinetuneConfig, run: Path) -> bool:
@@ -208,26 +216,42 @@ def _finetuned(config: FinetuneConfig, run: Path) -> bool:
 
 def _evaluated(cell: Cell, run: Path) -> bool:
     done = json.loads((run / EVALUATED).read_text("utf-8"))
-    rows = (run / RESULTS).read_text("utf-8")
-    return done["options"] == json.loads(json.dumps(cell.config)) and all(
-        (run / path).is_file() and json.dumps(path) in rows for path in done["predictions"]
-    )
+    if done["options"] != json.loads(json.dumps(cell.config)):
+        return False
+    return not damaged(run, done)
 
 
 def write_evaluated(cell: Cell, run: Path, predictions: Iterable[str]) -> None:
     """Write down, in one rename, what an evaluation was of and which predictions it scored."""
-    content = {"options": cell.config, "predictions": sorted(set(predictions))}
+    from maskedclip.metrics.operating_points import OPERATING
+    from maskedclip.metrics.results import read_rows
+
+    scored = set(predictions)
+    rows = [
+        row
+        for row in read_rows(run)
+        # thresholds may be chosen again
+        if row.get("predictions") in scored and row["metric"] not in OPERATING
+    ]
+    content = {"options": cell.config, **record_of(run, rows)}
     temporary = run / f".{EVALUATED}.{os.getpid()}.tmp"
     temporary.write_text(json.dumps(content, indent=1) + "\n", "utf-8")
     temporary.replace(run / EVALUATED)
 
 
 def _reported(cell: Cell, run: Path) -> bool:
-    page = (run / "index.html").read_bytes()
-    if not page.rstrip().endswith(b"</html>"):
-        return False
     shown = json.loads((run / SHOWN).read_text("utf-8"))
-    return bool(shown == results_of(cell))
+    if shown["results"] != results_of(cell):
+        return False
+    return all(file_sha256(run / name) == digest for name, digest in shown["sha256"].items())
+
+
+def write_shown(run: Path, results: dict[str, list[int]]) -> None:
+    """Write down which results a report was made of, and the sha256 of its files."""
+    files = sorted(path for path in run.rglob("*") if path.is_file() and path.name != SHOWN)
+    sha256 = {path.relative_to(run).as_posix(): file_sha256(path) for path in files}
+    content = {"results": results, "sha256": sha256}
+    (run / SHOWN).write_text(json.dumps(content, indent=1) + "\n")
 
 
 def results_of(report: Cell) -> dict[str, list[int]]:

@@ -25,7 +25,6 @@ from maskedclip.grid.manifest import (
     LOGS,
     PRETRAIN,
     REPORT,
-    SHOWN,
     STAGES,
     WAITS,
     Cell,
@@ -39,6 +38,7 @@ from maskedclip.grid.manifest import (
     run_of,
     submissions,
     write_evaluated,
+    write_shown,
 )
 from maskedclip.grid.status import DONE, LOST, OPEN, PENDING, current_status
 from maskedclip.jobs.code_snapshot import on_code, snapshot
@@ -125,7 +125,6 @@ def waits_for(grid: Grid, cell: Cell) -> str:
 
 def _report(grid: Grid, cell: Cell, run: Path) -> None:
     """Write the report of what is there, and say in it what is not."""
-    import json
 
     from maskedclip.report.build import report
     from maskedclip.report.command import ReportConfig
@@ -139,7 +138,7 @@ def _report(grid: Grid, cell: Cell, run: Path) -> None:
     options = {k: v for k, v in cell.config.items() if k not in ("runs", "out")}
     config = override(ReportConfig(), {**options, "out": str(run)})
     written = report([Path(path) for path in cell.config["runs"]], config, absent)
-    (run / SHOWN).write_text(json.dumps(shown, indent=1) + "\n")
+    write_shown(run, shown)
     sys.stdout.write(f"{written.text}\n{written.page}\n")
     for line in written.problems:
         sys.stderr.write(line + "\n")

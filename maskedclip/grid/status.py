@@ -29,6 +29,7 @@ from maskedclip.grid.manifest import (
     Grid,
     Submission,
     finished,
+    present,
     run_of,
     submissions,
     tail_of,
@@ -149,7 +150,7 @@ def status_of(
         progress = RunProgress()  # an evaluation's directory is that of its pre-training
         if cell.stage != EVALUATE:
             progress = progress_of(run, fields_of(cell), now)
-        state, note = DONE, ""
+        state, note = DONE, present(grid, cell) if cell.name in done else ""
         if cell.name not in done:
             mine = logs.of(last) if last is not None else []
             written = _written_s(None if cell.stage == EVALUATE else run, mine)

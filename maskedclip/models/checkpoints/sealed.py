@@ -20,6 +20,12 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 OWN_HEADER, SHA256 = "maskedclip", "maskedclip_sha256"  # keys of a safetensors header
 IMAGES_HEADER = "maskedclip_images"  # another: what the weights were trained on
+_DTYPES = {  # as a header has them, and torch
+    "F64": "torch.float64", "F32": "torch.float32", "F16": "torch.float16",
+    "BF16": "torch.bfloat16", "I64": "torch.int64", "I32": "torch.int32", "I16": "torch.int16",
+    "I8": "torch.int8", "U8": "torch.uint8", "BOOL": "torch.bool",
+}  # fmt: skip
+_PIECE = 1 << 24  # bytes hashed at a time
 RECORD = "export.json"  # beside exported files: what they are, and the sha256 of each
 
 
@@ -102,6 +108,44 @@ def check_sealed(path: Path, tensors: Mapping[str, "Tensor"], metadata: Mapping[
             f"{path}: damaged: its content is not what its sha256 says; copy it again, or export "
             f"it anew"
         )
+
+
+def is_whole(path: Path) -> bool | None:
+    """Return whether a file of ours is what its sha256 says, without torch; None: it has none.
+
+    What is no safetensors file, cut short or empty is not whole.
+    """
+    try:
+        with path.open("rb") as file:
+            length, size = int.from_bytes(file.read(8), "little"), path.stat().st_size
+            if not 0 < length <= size - 8:
+                return False
+            header = json.loads(file.read(length))
+            metadata = header.pop("__metadata__", {})
+            ends = [entry["data_offsets"][1] for entry in header.values()]
+            if not ends or max(ends) != size - 8 - length:
+                return False
+            if SHA256 not in metadata:
+                return None
+            return bool(metadata[SHA256] == _sha256_of(file, 8 + length, header, metadata))
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError):
+        return False  # a header with other bytes in it
+
+
+def _sha256_of(
+    file: BinaryIO, start: int, header: Mapping[str, Any], metadata: Mapping[str, str]
+) -> str:
+    """Return what `content_sha256` does, by the bytes of a file whose tensors begin at `start`."""
+    others = {key: value for key, value in metadata.items() if key != SHA256}
+    digest = hashlib.sha256(json.dumps(others, sort_keys=True).encode())
+    for name in sorted(header):
+        entry = header[name]
+        first, end = entry["data_offsets"]
+        digest.update(f"\n{name} {_DTYPES[entry['dtype']]} {tuple(entry['shape'])}\n".encode())
+        file.seek(start + first)
+        for at in range(first, end, _PIECE):
+            digest.update(file.read(min(_PIECE, end - at)))
+    return digest.hexdigest()
 
 
 def file_sha256(path: Path) -> str:
