@@ -10,6 +10,7 @@ always applies, --profile=NAME overrides it with [NAME], and the command line ov
     constraint = "a100"
     sbatch = ["--reservation=fundus"]
     setup = ["module load cuda/12.6"]
+    python = "apptainer exec --nv --bind /data '/work/my images/maskedclip.sif' python"
 
     [short]
     partition = "debug"

@@ -7,6 +7,7 @@ through `override`, so every knob has one name and one check.
 import difflib
 import json
 import math
+import shlex
 import types
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, is_dataclass, replace
@@ -415,6 +416,7 @@ class LaunchConfig:
     constraint: str | None = None  # of the nodes, such as a100
     sbatch: Lines = ()  # further options of sbatch, as --sbatch=--exclude=n1,n2
     setup: Lines = ()  # shell lines that run first in the job, as "module load cuda"
+    python: str = ""  # what starts Python in a job, as "apptainer exec --nv IMAGE python"; "": ours
     profile: str = ""  # table of ~/.config/maskedclip/cluster.toml, over [default]
 
     def __post_init__(self) -> None:
@@ -425,6 +427,7 @@ class LaunchConfig:
                     f"sbatch {line!r}: write an option as --NAME=VALUE, none of those that are set "
                     f"anyway: {', '.join(_SET_BY_US)}"
                 )
+        _check_command(self.python)
         if self.nodes < 1 or self.cpu_ranks < 1 or (self.gpus or 0) < 0 or self.hours <= 0:
             raise ValueError(
                 "nodes and cpu_ranks are at least 1, hours more than 0, gpus at least 0"
@@ -433,6 +436,21 @@ class LaunchConfig:
             raise ValueError(
                 f"hours {self.hours:g}: SLURM counts whole minutes; use 0.02 (one minute) or more"
             )
+
+
+def _check_command(python: str) -> None:
+    """Raise ValueError where what is to start Python is not the words of one command."""
+    words = shlex.shlex(python, posix=True, punctuation_chars=True)
+    words.whitespace_split, words.commenters = True, ""
+    try:
+        found = list(words)
+    except ValueError as error:
+        raise ValueError(f"python {python!r}: {error}; close the quotes") from None
+    if "\n" in python or any(word[:1] == "#" or set(word) <= set("();<>|&") for word in found):
+        raise ValueError(
+            f"python {python!r}: write one command and its words, quoted as for a shell; what is "
+            f"to run before it stands in setup"
+        )
 
 
 def check_divisible(batch_sizes: Iterable[int], world: int, accumulate: int) -> None:

@@ -7,7 +7,9 @@ import pytest
 
 from maskedclip.cluster_profile import profile_file, profiled
 from maskedclip.command import read_config
-from maskedclip.config import LaunchConfig
+from maskedclip.config import LaunchConfig, override
+from maskedclip.jobs.job import interpreter
+from maskedclip.jobs.submit import parameters, script, teardown
 
 ROOT = Path(__file__).parents[1]
 PROFILES = """
@@ -19,6 +21,7 @@ memory_gb = 480
 constraint = "a100"
 sbatch = ["--reservation=fundus", "--exclusive"]
 setup = ["module load cuda/12.6"]
+python = "apptainer exec --nv '/my images/eyes.sif' python"
 
 [short]
 partition = "debug"
@@ -107,5 +110,31 @@ def test_the_sbatch_script_says_what_the_profile_says():
         "#SBATCH --reservation=fundus",
         "#SBATCH --time=4320",
         "module load cuda/12.6",
+        "exit $status",  # in a container nobody else could have the job queued again
     ):
         assert line in lines
+    (command,) = [line for line in lines if line.startswith("srun ")]
+    assert "apptainer exec --nv '/my images/eyes.sif' python -" in command
+
+
+def test_the_python_of_a_job_is_the_launcher_s_where_none_is_named():
+    launched = override(LaunchConfig(), {"gpus": 0})
+    folder = Path("/runs/a b/jobs")
+    text = script(parameters("x", launched, "slurm", 1), folder, interpreter(launched.python))
+    assert f"{sys.executable} -" in text
+    assert teardown(launched, folder) == {}
+
+
+@pytest.mark.parametrize(
+    ("python", "words"),
+    [
+        ("conda activate x && python", "one command"),
+        ("module load y; python", "one command"),
+        ("$(which python)", "one command"),
+        ("python\n", "one command"),
+        ("apptainer exec 'my image.sif python", "close the quotes"),
+    ],
+)
+def test_a_python_that_is_no_single_command_is_refused(python, words):
+    with pytest.raises(ValueError, match=words):
+        LaunchConfig(python=python)

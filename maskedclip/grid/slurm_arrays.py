@@ -42,7 +42,7 @@ from maskedclip.grid.manifest import (
 )
 from maskedclip.grid.status import DONE, LOST, OPEN, PENDING, current_status
 from maskedclip.jobs.code_snapshot import on_code, snapshot
-from maskedclip.jobs.job import PYTHON, Job, Repeatable, as_a_job, check_gpus
+from maskedclip.jobs.job import Job, Repeatable, as_a_job, check_gpus, interpreter
 from maskedclip.jobs.slurm_queue import writing_to
 from maskedclip.metrics.file_lock import locked
 
@@ -262,10 +262,11 @@ def _queued(grid: Grid, array: CellArray, code: Sequence[str]) -> list[str]:
 
     from maskedclip.jobs.submit import check_logs
 
+    python = interpreter(override(LaunchConfig(), grid.launch[array.stage]).python)
     folder = (grid.directory / LOGS).resolve()
     check_logs(folder)
     executor = submitit.AutoExecutor(
-        folder=folder, cluster="slurm", slurm_max_num_timeout=100, slurm_python=PYTHON
+        folder=folder, cluster="slurm", slurm_max_num_timeout=100, slurm_python=python
     )
     executor.update_parameters(**parameters(grid, array, code))
     with executor.batch():
@@ -279,11 +280,13 @@ def _queued(grid: Grid, array: CellArray, code: Sequence[str]) -> list[str]:
 def parameters(grid: Grid, array: CellArray, code: Sequence[str]) -> dict[str, Any]:
     """Return the parameters of an array for submitit; code: shell lines that select its code."""
     from maskedclip.jobs.submit import parameters as of_launch
+    from maskedclip.jobs.submit import teardown
 
     launch = override(LaunchConfig(), grid.launch[array.stage])
     name = f"{grid.directory.name}-{array.stage}"
     wanted = of_launch(name, launch, "slurm", launch.gpus or launch.cpu_ranks)
     wanted["slurm_setup"] = [*wanted["slurm_setup"], *code]
+    wanted |= teardown(launch, (grid.directory / LOGS).resolve())
     if array.parallelism:
         wanted["slurm_array_parallelism"] = array.parallelism
     if array.behind:

@@ -50,6 +50,7 @@ from maskedclip.grid.study import run as run_study
 from maskedclip.grid.study_command import Study
 from maskedclip.grid.sweep_command import FINETUNE_PROTOCOL, Sweep, SweepConfig
 from maskedclip.jobs.code_snapshot import on_code, snapshot_path
+from maskedclip.jobs.job import interpreter
 from maskedclip.jobs.submit import cluster_of, script
 from maskedclip.metrics.results import in_columns
 from maskedclip.pretrain.preflight import pretraining_on_tests
@@ -386,7 +387,8 @@ def _title(array: CellArray) -> str:
 
 def _script(grid: Grid, array: CellArray) -> str:
     wanted = parameters(grid, array, on_code(snapshot_path(grid.directory / CODE)))
-    return script(wanted, (grid.directory / LOGS).resolve(), len(array.cells))
+    python = interpreter(override(LaunchConfig(), grid.launch[array.stage]).python)
+    return script(wanted, (grid.directory / LOGS).resolve(), python, len(array.cells))
 
 
 def _costs(grid: Grid, cells: Sequence[Cell], costs: Mapping[str, Cost], card: str) -> list[str]:

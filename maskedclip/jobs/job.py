@@ -8,6 +8,7 @@ import atexit
 import logging
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -34,9 +35,18 @@ _HOLD = (
     "import _signal as s, os, sys; s.pthread_sigmask(s.SIG_BLOCK, {s.SIGUSR2}); "
     "os.execv(sys.executable, [sys.executable, *sys.argv[1:]])"
 )
-PYTHON = f"{quote(sys.executable)} -IS -c {quote(_HOLD)}"
+NOT_QUEUED = "_not_queued_again.txt"  # behind a job's number: the mark of one that is saved
 _GRACE_S = 115.0  # for which a silent SLURM is asked again; the warning comes 120 s before the end
 _ASK_AGAIN_S, _ANSWER_S = 3.0, 20.0
+
+
+def interpreter(python: str) -> str:
+    """Return what starts Python in a job of SLURM, as a shell reads it.
+
+    Args:
+        python: of cluster.toml; empty: the one that runs now.
+    """
+    return f"{python or quote(sys.executable)} -IS -c {quote(_HOLD)}"
 
 
 class Repeatable(ABC):
@@ -144,7 +154,7 @@ def as_a_job(work: Callable[[], T]) -> T:
     if os.environ.get("SUBMITIT_EXECUTOR") == "slurm":
         _mark().unlink(missing_ok=True)  # SLURM, or a person, has queued it again after all
         signal.signal(signal.SIGUSR2, _leave_at_once)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGUSR2})  # held back until now: PYTHON
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGUSR2})  # held back: interpreter
     _forget_signals_in_children()
     grow_segments()
     from maskedclip.engine.preemption import REQUEUE, Preempted
@@ -283,6 +293,9 @@ def _queue_again() -> None:
 
     # of an array the element alone: the number that SLURM_JOB_ID has may stand for all of it
     job, mark = submitit.JobEnvironment().job_id, _mark()
+    if shutil.which("scontrol") is None:  # a container: the job's shell has it (submit.teardown)
+        mark.write_text(f"job {job} is saved, but SLURM does not queue it again; submit it again\n")
+        raise SystemExit(1)  # a failure, unless the shell succeeds
     end, said = time.monotonic() + _GRACE_S, ""
     while silent := _silence(job):
         words = f"job {job} is saved, but SLURM does not queue it again ({silent}); submit it again"
@@ -302,7 +315,7 @@ def _mark() -> Path:
     import submitit
 
     environment = submitit.JobEnvironment()
-    return environment.paths.folder / f"{environment.job_id}_not_queued_again.txt"
+    return environment.paths.folder / f"{environment.job_id}{NOT_QUEUED}"
 
 
 def _silence(job: str) -> str:

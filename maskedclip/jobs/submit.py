@@ -17,7 +17,7 @@ from maskedclip.config import Config, LaunchConfig, check_divisible, override, s
 from maskedclip.engine.closed_terminal import stops_as_by_ctrl_c
 from maskedclip.engine.cores import cores
 from maskedclip.jobs.code_snapshot import on_code, snapshot, snapshot_path, this_code
-from maskedclip.jobs.job import PYTHON, Job
+from maskedclip.jobs.job import NOT_QUEUED, Job, interpreter
 
 _FAILED = "Submitted job triggered an exception"  # submitit's words
 _STOPPED = "stopped; the same command goes on from the last checkpoint"
@@ -58,7 +58,10 @@ def submit(config: Config, launch: LaunchConfig) -> None:
         os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     # a run is expected to outlast its time limit, many times if need be
     executor = submitit.AutoExecutor(
-        folder=folder, cluster=cluster, slurm_max_num_timeout=100, slurm_python=PYTHON
+        folder=folder,
+        cluster=cluster,
+        slurm_max_num_timeout=100,
+        slurm_python=interpreter(launch.python),
     )
     wanted = parameters(config.name, launch, cluster, ranks)
     folder.mkdir(parents=True, exist_ok=True)
@@ -66,6 +69,7 @@ def submit(config: Config, launch: LaunchConfig) -> None:
     save(override(launch, {"cluster": cluster}), folder / "launch.json")
     if cluster == "slurm":  # it may start days later, and again after that
         wanted["slurm_setup"] += on_code(snapshot(folder / "code"))
+        wanted |= teardown(launch, folder)
     executor.update_parameters(**wanted)
     with stderr_to(folder / "submitit.log"), ctrl_c_ignored():
         devices = None if cluster == "slurm" else _devices(launch)
@@ -108,7 +112,8 @@ def plan(config: Config, launch: LaunchConfig, cluster: str, ranks: int, folder:
     if cluster == "slurm":
         wanted = parameters(config.name, launch, cluster, ranks)
         wanted["slurm_setup"] += on_code(snapshot_path(folder / "code"))
-        lines += ["", script(wanted, folder)]
+        wanted |= teardown(launch, folder)
+        lines += ["", script(wanted, folder, interpreter(launch.python))]
     if not method_of(config).plannable:
         lines += ["", f"cost: that of {config.method} is not counted yet"]
     elif launch.gpus:
@@ -123,10 +128,35 @@ def plan(config: Config, launch: LaunchConfig, cluster: str, ranks: int, folder:
     return "\n".join(lines) + "\n"
 
 
-def script(wanted: Mapping[str, Any], folder: Path, elements: int = 1) -> str:
+def teardown(launch: LaunchConfig, folder: Path) -> dict[str, Any]:
+    """Return the parameter of lines that a job's own shell runs last, none where it need not.
+
+    In a container there is no scontrol: the run leaves the mark of one that is not queued again
+    beside its logs in `folder`, and the shell, which is outside, has it queued.
+    """
+    if not launch.python:
+        return {}
+    mark = f'{shlex.quote(str(folder))}/"$job"{NOT_QUEUED}'
+    lines = [
+        "status=$?",
+        "job=${SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}${SLURM_ARRAY_TASK_ID:+_$SLURM_ARRAY_TASK_ID}",
+        f"if [ -e {mark} ]; then",
+        "  status=1",
+        "  for _ in {1..30}; do",
+        f'    scontrol requeue "$job" && status=0 && rm -f {mark} && break',
+        "    sleep 3",
+        "  done",
+        f"  [ $status = 0 ] || cat {mark} >&2",
+        "fi",
+        "exit $status",
+    ]
+    return {"slurm_teardown": lines}
+
+
+def script(wanted: Mapping[str, Any], folder: Path, python: str, elements: int = 1) -> str:
     """Return the sbatch script of a job, or of an array of several, as submitit writes it.
 
-    wanted is what `parameters` returns.
+    wanted is what `parameters` returns, python what `interpreter` does.
     """
     from submitit.slurm.slurm import _make_sbatch_string
 
@@ -138,7 +168,7 @@ def script(wanted: Mapping[str, Any], folder: Path, elements: int = 1) -> str:
         plain["mem"] = f"{plain.pop('mem_gb')}GB"
     if elements > 1:
         plain["map_count"] = elements
-    command = f"{PYTHON} -u -m submitit.core._submit {shlex.quote(str(folder))}"
+    command = f"{python} -u -m submitit.core._submit {shlex.quote(str(folder))}"
     return _make_sbatch_string(command=command, folder=folder, **plain)
 
 

@@ -115,7 +115,7 @@ def test_one_array_a_pretraining_is_split_and_waits_for_its_element_alone(grid: 
     jobs |= {"whole-0": "8_0", "whole-1": "8_1", "broken-0": "9_0"}
     assert jobs_before(report, jobs) == ("8", "9")
     waits = of_whole._replace(behind=("7_0",), parallelism=2)
-    text = script(parameters(grid, waits, ["export CODE=1"]), grid.directory / "logs", 2)
+    text = script(parameters(grid, waits, ["export CODE=1"]), grid.directory / "logs", "python3", 2)
     assert "#SBATCH --array=0-1%2\n" in text
     assert "#SBATCH --dependency=afterany:7_0\n" in text
     assert "export CODE=1\n" in text

@@ -15,7 +15,7 @@ from maskedclip.command import is_mistake
 from maskedclip.config import Config, override, save
 from maskedclip.grid.diagnosis import STOPPED, Evidence, cause_of
 from maskedclip.jobs import job as module
-from maskedclip.jobs.job import PYTHON, Job, _port, as_a_job
+from maskedclip.jobs.job import Job, _port, as_a_job, interpreter
 
 
 def test_ranks_meet_at_another_port_in_each_attempt_and_below_those_of_the_system(
@@ -194,9 +194,11 @@ def test_a_warning_that_comes_as_a_job_starts_is_kept_and_queues_it_again(
     monkeypatch.setenv("PATH", f"{in_a_job}:{os.environ['PATH']}")
     begun = []
     program = "import signal; signal.raise_signal(signal.SIGUSR2); print('alive')"
-    started = subprocess.run([*shlex.split(PYTHON), "-c", program], capture_output=True, text=True)
+    started = subprocess.run(
+        [*shlex.split(interpreter("")), "-c", program], capture_output=True, text=True
+    )
     assert started.stdout == "alive\n"  # as the job's interpreter it is not killed
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR2})  # what PYTHON does
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR2})  # what the interpreter's start does
     signal.raise_signal(signal.SIGUSR2)
     with pytest.raises(SystemExit) as left:
         as_a_job(lambda: begun.append(True))
