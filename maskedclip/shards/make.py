@@ -52,6 +52,7 @@ class ShardRequest:
     categories_column: str = ""
     patient_pattern: str = ""  # of file names, a group the patient; none: names state no patient
     lost_zeros: bool = False  # csv: take "1" for 001.jpg where one image alone has that number
+    keep_codes: bool = False  # csv: -1, 99, 999 and "unknown" are answers, and no empty cells
     count: int = 2000  # phantom: how many images are drawn
     seed: int = 0  # phantom: and which
     findings: bool = False  # phantom: label what is drawn (several an image) and a ratio too
@@ -358,6 +359,7 @@ def _columns(request: ShardRequest) -> "Columns":
             )
     return Columns(
         image=request.image_column,
+        keep_codes=request.keep_codes,
         label=request.label_column,
         task=request.task,
         labels=request.label_columns,
@@ -388,7 +390,7 @@ def _sources(request: ShardRequest, card: "DatasetCard") -> "Sources":
             return Sources(records, {})
         return Sources(records, {}, PHANTOM_KINDS, {"findings": FINDINGS})
     if request.root is None:
-        raise ValueError(f"--root is missing; give the folder of {card.title}")
+        raise ValueError(f"--root is missing; give the folder that was downloaded ({card.title})")
     words = read_class_words(request.class_words) if request.class_words else None
     if card.reader == "folder":
         return read_folder(card, request.root, request.classes, words)

@@ -27,6 +27,7 @@ ONLY_FOR = {
     **dict.fromkeys(("csv", "image_column", "label_column", "task", "patient_column"), "csv"),
     **dict.fromkeys(("eye_column", "split_column", "report_column", "categories_column"), "csv"),
     **dict.fromkeys(("label_columns", "label_separator", "number_column", "lost_zeros"), "csv"),
+    "keep_codes": "csv",
     **dict.fromkeys(("count", "seed", "findings"), "phantom"),
 }
 MOST_LISTED = 12  # folders or endings in a line

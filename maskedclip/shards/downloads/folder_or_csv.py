@@ -58,7 +58,7 @@ from maskedclip.shards.downloads.text_cells import (
     without_empty_reports,
 )
 
-_KEEP = f"--label_separator={WHOLE_CELLS} keeps them"
+_KEEP = "--keep_codes keeps them"
 _LISTED = 8  # codes in a line
 _SHOWN = 200  # rows that show what a column holds
 
@@ -184,6 +184,7 @@ class Columns(NamedTuple):
     separator: str = ""  # between the labels of a cell of `label`
     number: str = ""
     number_task: str = ""
+    keep_codes: bool = False  # -1, 999 and "unknown" are answers
 
 
 class RowNames:
@@ -388,7 +389,7 @@ def _rows_with_columns(file: Path, columns: Columns) -> list[Row]:
     flags = {
         f"--{flag}_column {name!r}": name
         for flag, name in columns._asdict().items()
-        if name and flag not in ("task", "labels", "separator", "number_task")
+        if name and flag not in ("task", "labels", "separator", "number_task", "keep_codes")
     } | {f"--label_columns: {name!r}": name for name in columns.labels}
     rows, lacking = rows_of(file, list(flags.values()), once=True)
     if not lacking:
@@ -430,13 +431,14 @@ def _whole_rows(rows: list[Row], file: Path, columns: Columns, remarks: Remarks)
 
 def _without_codes(rows: list[Row], columns: Columns, remarks: Remarks) -> list[Row]:
     """Return the rows with empty cells in place of codes (-1, 999), with remarks."""
-    kinds = [(name, "labels") for name in columns.labels]
-    kinds += [(columns.number, "number"), (columns.patient, "patient")]
-    if columns.separator != WHOLE_CELLS:
-        kinds.append((columns.label, "class"))
+    kinds = [(columns.patient, "patient")]
+    if not columns.keep_codes:
+        kinds += [(name, "labels") for name in columns.labels]
+        kinds += [(columns.number, "number"), (columns.label, "class")]
     for name, kind in kinds:
         if name:
-            sign = columns.separator if kind == "class" and columns.separator != OF_ROWS else ""
+            sign = "" if columns.separator in (OF_ROWS, WHOLE_CELLS) else columns.separator
+            sign = sign if kind == "class" else ""
             rows, lines = without_codes(rows, name, kind, sign)
             remarks["codes_taken_for_empty_cells"].update(lines)
     if columns.report:
@@ -458,8 +460,7 @@ def _with_codes(remarks: Remarks, columns: Columns) -> set[str]:
         named = tuple(f"{name} " for name in columns_of[line.partition(":")[0]] if name)
         codes = [c for c in sorted(remarks["codes_taken_for_empty_cells"]) if c.startswith(named)]
         more = f" and {len(codes) - _LISTED} more" if codes[_LISTED:] else ""
-        keep = f" ({_KEEP})" if named == (f"{columns.label} ",) else ""
-        taken = f"; taken for empty{keep}: {'; '.join(codes[:_LISTED])}{more}" if codes else ""
+        taken = f"; taken for empty ({_KEEP}): {'; '.join(codes[:_LISTED])}{more}" if codes else ""
         lines.add(line + taken)
     return lines
 

@@ -29,9 +29,14 @@ class CheckedSample(NamedTuple):
         return f"{self.dataset.name}/{self.sample.key}"
 
     @property
+    def part(self) -> str:
+        """The split; of a sample without one train, into which such samples are divided."""
+        return self.sample.metadata.split or "train"
+
+    @property
     def rank(self) -> int:
         """Priority of keeping it: test 2, val 1, else 0."""
-        split = (self.sample.metadata.split or "").lower()
+        split = self.part.lower()
         return 2 if "test" in split else int(split.startswith("val"))
 
 
@@ -56,7 +61,7 @@ class Pair(NamedTuple):
             return RELATIONS[3]
         if self.one.dataset is not self.other.dataset:
             return RELATIONS[2]
-        return RELATIONS[int(self.one.sample.metadata.split != self.other.sample.metadata.split)]
+        return RELATIONS[int(self.one.part != self.other.part)]
 
     @property
     def labels_agree(self) -> bool | None:
@@ -128,11 +133,10 @@ def near_pairs(
 def patient_pairs(samples: Sequence[CheckedSample]) -> Iterator[Pair]:
     """Yield, for every patient in several splits of a dataset, one sample of each split with the
     one of the highest rank."""
-    splits: defaultdict[str, dict[str | None, CheckedSample]] = defaultdict(dict)
+    splits: defaultdict[str, dict[str, CheckedSample]] = defaultdict(dict)
     for checked in samples:
-        metadata = checked.sample.metadata
-        if metadata.patient:
-            splits[metadata.patient].setdefault(metadata.split, checked)
+        if checked.sample.metadata.patient:
+            splits[checked.sample.metadata.patient].setdefault(checked.part, checked)
     for by_split in splits.values():
         keeper, *others = sorted(by_split.values(), key=lambda m: (-m.rank, m.sample.key))
         yield from (Pair("patient", keeper, other) for other in others)

@@ -32,10 +32,10 @@ def test_the_hidden_labels_of_a_competition_are_no_lowest_grade(tmp_path: Path) 
         "grade -1.0, is no grade beside 0 to 2: 1 cells",
     ]
     assert (
-        "; taken for empty (--label_separator=none keeps them): grade -1, is no grade"
+        "; taken for empty (--keep_codes keeps them): grade -1, is no grade"
         in (found.remarks["images_that_left_a_task"][0])
     )
-    found = read(tmp_path, "grade", cells, GRADES._replace(separator="none"))
+    found = read(tmp_path, "grade", cells, GRADES._replace(keep_codes=True))
     assert {record.labels["dr"] for record in found.records} == {"-1", "0", "1", "2"}
     with pytest.raises(ValueError, match="none of the 2 rows has a class"):
         read(tmp_path, "grade", (-1, -1), GRADES)
@@ -108,8 +108,8 @@ def test_ages_that_are_codes_move_no_mean(tmp_path: Path) -> None:
     ]
     assert found.remarks["images_that_left_a_task"] == [
         "age: 2 images left it, a cell being empty or no number, such as 4.jpg: age; taken for "
-        "empty: age -9, far from the rest (41 to 70): 1 cells; age 999, far from the rest (41 to "
-        "70): 1 cells"
+        "empty (--keep_codes keeps them): age -9, far from the rest (41 to 70): 1 cells; age 999, "
+        "far from the rest (41 to 70): 1 cells"
     ]
 
 

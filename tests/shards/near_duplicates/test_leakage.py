@@ -77,6 +77,16 @@ def test_where_labels_disagree_in_training_both_go() -> None:
     assert losers(pair(one, stored("b", grade="3", other="1"))) == ["b"]
 
 
+def test_a_sample_without_a_split_is_one_of_train_and_in_no_second_split() -> None:
+    unsplit, train, test = (
+        stored(k, s, patient="p") for k, s in zip("abc", (None, "train", "test"), strict=True)
+    )
+    assert pair(unsplit, train).relation == "within a split"
+    assert pair(unsplit, test).relation == "across splits"
+    (samples,) = kept_samples([dataset("ours", [unsplit, train])], False)
+    assert list(patient_pairs(samples)) == []
+
+
 def test_unclear_and_patient_pairs_lose_nobody() -> None:
     for kind in ("unclear", "patient"):
         assert losers(pair(stored("a"), stored("b", "test"), kind)) == []
