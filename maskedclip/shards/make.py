@@ -92,6 +92,12 @@ class ShardRequest:
             raise ValueError(f"--name {self.dataset_name!r}: use letters, digits, _ and - only")
 
     def _check_classes(self) -> None:
+        for flag, name in (("classes", self.classes), ("task", self.task)):
+            if re.search(r"[/\\\x00-\x1f]", name) or name.startswith("."):
+                raise ValueError(
+                    f"--{flag} {name!r}: it is the name of a task and of its split's file; write "
+                    f"it without / and \\, and no . first"
+                )
         several = self.label_columns or self.label_separator not in ("", "none")
         if self.classes_order and (several or (self.number_column and not self.label_column)):
             raise ValueError("--classes_order is of grades: not of several labels, nor of numbers")

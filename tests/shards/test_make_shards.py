@@ -309,6 +309,7 @@ def test_phantoms_are_drawn_and_a_patient_is_in_one_split(tmp_path: Path) -> Non
         (["eyepacs", "idrid", "--root=x"], "'idrid': one dataset is enough"),
         (["eyepacs", "--root=x", "--size=big"], "--size: 'big' is not a whole number"),
         (["eyepacs", "--root=x", "--size=8"], "--size 8 is out of range; use 32 to 8192"),
+        (["folder", "--root=x", "--classes=a/b"], "--classes 'a/b': it is the name of a task"),
         (["eyepacs", "--root=x", "--classes=dr"], "--classes is only for folder"),
         (["eyepacs", "--root=x", "--classes_order=a,b"], "--classes_order is only for folder and"),
         (["folder", "--root=x", "--classes_order=a,b"], "add --classes or --task"),
