@@ -41,6 +41,7 @@ from maskedclip.grid.status import (
 )
 from maskedclip.jobs import processes
 from maskedclip.jobs import slurm_queue as queue
+from maskedclip.jobs.next_step import finetune_command
 
 _ALL = 1 << 20  # bytes of each log that are searched for a cause
 _CHUNK = 200  # jobs that scancel is given at a time
@@ -126,20 +127,20 @@ def _next(target: GridOrRun, name: str, rows: Sequence[CellStatus]) -> str:
     troubled = [row for row in rows if row.state in OPEN]
     active = any(row.state in ACTIVE for row in rows)
     ended = sorted((row for row in troubled if row.job), key=lambda row: row.state != FAILED)
-    lines = [f"{_ME} status {name} --why={ended[0].cell}"] if ended else []
+    lines = [f"{_ME} status {quote(name)} --why={quote(ended[0].cell)}"] if ended else []
     if troubled and not (active and all(row.state == LOST for row in troubled)):
-        lines.append(f"{_ME} retry {name}")
+        lines.append(f"{_ME} retry {quote(name)}")
     if active:
-        lines.append(f"{_ME} status {name} --watch=30")
+        lines.append(f"{_ME} status {quote(name)} --watch=30")
     if all(row.state == DONE for row in rows):
         reports = [cell for cell in target.grid.cells if cell.stage == REPORT]
         runs = [str(run_of(target.grid, cell)) for cell in target.grid.cells]
         if reports:
-            lines.append(f"open {run_of(target.grid, reports[0]) / 'index.html'}")
+            return f"report: {run_of(target.grid, reports[0]) / 'index.html'}\n"
         elif target.grid.cells[0].stage == PRETRAIN and target.run:
-            lines.append(
-                f"python -m maskedclip.finetune {quote(str(target.run))} --dataset shards/DATASET"
-            )
+            fields = target.grid.cells[0].config
+            shards = [*fields.get("data.paired", ()), *fields.get("data.unpaired", ())]
+            lines.append(finetune_command(target.run, fields.get("after.datasets", ()), shards))
         else:
             lines.append(f"python -m maskedclip.report {quote(str(runs[0]))} --out report")
     return "".join(f"{'next: ' if i == 0 else '      '}{line}\n" for i, line in enumerate(lines))
@@ -180,7 +181,7 @@ def _why(name: str, config: StatusConfig) -> int:
     lines += [f"{'log' if i == 0 else '':8}{line}" for i, line in enumerate(shown)]
     if cause is not None and cause.traceback:
         lines += ["", cause.traceback.rstrip()]
-    after = f"retry {name}" if row.state in OPEN else f"status {name}"
+    after = f"retry {quote(name)}" if row.state in OPEN else f"status {quote(name)}"
     sys.stdout.write("\n".join([*lines, "", f"next: {_ME} {after}"]) + "\n")
     return 0
 
@@ -194,7 +195,7 @@ def _retry(name: str, _: StatusConfig) -> int:
         sys.stderr.write(f"{row.cell}: left alone, as it may still run: {row.note}\n")
     if not again:
         sys.stdout.write(f"nothing to submit again: {summary(rows)}\n")
-        sys.stdout.write(f"next: {_ME} status {name}\n")
+        sys.stdout.write(f"next: {_ME} status {quote(name)}\n")
         return 1 if lost else 0
     if target.run is not None:
         return _retry_run(target)
@@ -211,7 +212,7 @@ def _retry(name: str, _: StatusConfig) -> int:
         code = 0
         for one in submit(target.grid):
             sys.stdout.write(f"{one.cell}: job {one.job}, attempt {one.attempt}\n")
-    sys.stdout.write(f"next: {_ME} status {name}\n")
+    sys.stdout.write(f"next: {_ME} status {quote(name)}\n")
     return code
 
 
@@ -250,7 +251,7 @@ def _cancel(name: str, _: StatusConfig) -> int:
         sys.stderr.write(
             f"{job}: not cancelled, as nothing is known of it: {answers[job].reason}\n"
         )
-    sys.stdout.write(f"next: {_ME} status {name}\n")
+    sys.stdout.write(f"next: {_ME} status {quote(name)}\n")
     return 1 if unknown else 0
 
 

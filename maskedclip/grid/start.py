@@ -314,12 +314,13 @@ def start(grid: Grid, costs: Mapping[str, Cost] | None = None, card: str = "") -
 
 
 def _say_submitted(grid: Grid, count: int) -> None:
-    path = _shown(grid.directory)
+    path, first = _shown(grid.directory), quote(grid.cells[0].name)
+    (grid.directory / RUNS).mkdir(exist_ok=True)  # for who pastes the line below before a cell runs
     sys.stdout.write(
         f"submitted {count} of {len(grid.cells)} cells: {path}\n"
         f"  state      python -m maskedclip.slurm status {quote(str(path))}\n"
-        f"  why        python -m maskedclip.slurm status {quote(str(path))} --why CELL\n"
-        f"  curves     tensorboard --logdir {path / RUNS}\n"
+        f"  why        python -m maskedclip.slurm status {quote(str(path))} --why={first}\n"
+        f"  curves     tensorboard --logdir {quote(str(path / RUNS))}\n"
     )
 
 

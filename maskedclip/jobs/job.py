@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from maskedclip.config import Config
 from maskedclip.engine.device_settings import grow_segments
+from maskedclip.jobs.next_step import finetune_command
 
 if TYPE_CHECKING:
     import submitit
@@ -107,12 +108,12 @@ class Job(Repeatable):
             evaluate(run, datasets, after.protocols, run)
             if after.beside_start:
                 self._measure_start(run, datasets)
-        dataset = after.datasets[0] if after.datasets else "shards/DATASET"
-        named, out = quote(str(run)), quote(str(self.config.out))
+        data = self.config.data
+        tune = finetune_command(run, after.datasets, (*data.paired, *data.unpaired))
         sys.stdout.write(
             f"\n{run} is done. Next:\n"
-            f"  tensorboard --logdir {out}\n"
-            f"  python -m maskedclip.finetune {named} --dataset {quote(dataset)} --fraction 0.1\n"
+            f"  tensorboard --logdir {quote(str(self.config.out))}\n"
+            f"  {tune}\n"
             f"{self._said_of_tests()}"
         )
         sys.stdout.flush()

@@ -12,6 +12,7 @@ import sys
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from tqdm import tqdm
@@ -147,7 +148,7 @@ def _queued(request: ShardRequest, logs: Path, parts: int) -> None:
         f"submitted {parts} parts as job {array}, and job {merge.job_id} to merge them: "
         f"{request.directory}\n"
         f"  state      squeue -j {array},{merge.job_id}\n"
-        f"  what came  tail -F {merge.paths.stdout}\n"
+        f"  what came  tail -F {quote(str(merge.paths.stdout))}\n"
         f"  if a job is lost: the same command without --jobs finishes the rest here\n"
     )
 

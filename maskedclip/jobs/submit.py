@@ -77,8 +77,8 @@ def submit(config: Config, launch: LaunchConfig) -> None:
     if cluster == "slurm":
         sys.stdout.write(
             f"submitted job {job.job_id}: {config.directory}\n"
-            f"  log        tail -F {job.paths.stderr}\n"
-            f"  curves     tensorboard --logdir {config.out}\n"
+            f"  log        tail -F {shlex.quote(str(job.paths.stderr))}\n"
+            f"  curves     tensorboard --logdir {shlex.quote(str(config.out))}\n"
             f"  state      python -m maskedclip.slurm status {shlex.quote(str(config.directory))}\n"
         )
         return

@@ -1,0 +1,58 @@
+"""Commands that are printed run as they stand, whatever names are in them."""
+
+import json
+import shlex
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from maskedclip.finetune.command import read_finetune
+from maskedclip.jobs.next_step import finetune_command
+from maskedclip.slurm import main
+from tests.grid.grids import pretrained
+
+
+def shards(directory: Path, classes: object) -> str:
+    directory.mkdir(parents=True)
+    (directory / "manifest.json").write_text(json.dumps({"classes": classes}))
+    return str(directory)
+
+
+def test_a_dataset_that_is_there_is_named_and_not_one_of_the_training(tmp_path: Path):
+    trained = shards(tmp_path / "shards" / "a", {"disease": ["no", "yes"]})
+    shards(tmp_path / "shards" / "b", {})
+    run = tmp_path / "runs" / "it's mine"
+    assert finetune_command(run, (), [trained]) == "python -m maskedclip.finetune --help"
+    labelled = shards(tmp_path / "shards" / "my eyes", {"disease": ["no", "yes"]})
+    words = shlex.split(finetune_command(run, (), [trained]))
+    assert words[3:] == [str(run), "--dataset", labelled]
+    assert shlex.split(finetune_command(run, ["other"], [trained]))[-1] == "other"
+
+
+def test_without_labelled_shards_the_command_tells_how_they_are_named(capsys):
+    words = shlex.split(finetune_command(Path("runs/a"), (), ()))
+    with pytest.raises(SystemExit) as stopped:
+        read_finetune("usage", words[3:])
+    assert stopped.value.code == 0
+    assert "--dataset" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("damage", ["", "short"])
+def test_what_status_prints_runs_when_it_is_pasted(tmp_path, capsys, monkeypatch, damage):
+    monkeypatch.chdir(tmp_path)
+    run = Path("my runs") / "it's; mine"
+    pretrained(tmp_path / run, damage)
+    (tmp_path / run / "jobs").mkdir()
+    for name in ("7_submission.sh", "7_0_log.err"):
+        (tmp_path / run / "jobs" / name).write_text("")
+    main(["status", str(run)])
+    shown = capsys.readouterr().out
+    commands = [x.removeprefix("next:").strip() for x in shown.splitlines() if "python -m" in x]
+    assert commands
+    for command in commands:
+        if " retry " in command:  # would begin the run
+            assert shlex.split(command)[3:] == ["retry", str(run)]
+            continue
+        done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
