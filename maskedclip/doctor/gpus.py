@@ -7,6 +7,7 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from maskedclip.doctor.load import patience
 from maskedclip.doctor.outcome import Outcome, failed, gigabytes, not_applicable, ok, warning
 from maskedclip.engine.gpu_specs import GPUS, LEAST_DRIVER, OLDER_BUILD
 
@@ -25,13 +26,14 @@ def list_gpus() -> tuple[list[ListedGpu], str]:
     """Return the GPUs that nvidia-smi lists, and its complaint, empty where there is none."""
     if not shutil.which("nvidia-smi"):
         return [], ""
+    limit_s = _TIMEOUT_S * patience()
     query = ["--query-gpu=name,driver_version", "--format=csv,noheader"]
     try:
         done = subprocess.run(
-            ["nvidia-smi", *query], capture_output=True, text=True, check=False, timeout=_TIMEOUT_S
+            ["nvidia-smi", *query], capture_output=True, text=True, check=False, timeout=limit_s
         )
     except subprocess.TimeoutExpired:
-        return [], f"nvidia-smi does not answer in {_TIMEOUT_S} s"
+        return [], f"nvidia-smi does not answer in {limit_s:.3g} s"
     rows = [[word.strip() for word in line.split(",")] for line in done.stdout.splitlines()]
     listed = [ListedGpu(*row) for row in rows if len(row) == 2 and row[1][:1].isdigit()]
     lines = (done.stdout + done.stderr).strip().splitlines()
@@ -82,6 +84,8 @@ def driver(listed: Sequence[ListedGpu], probe: Mapping[str, Any]) -> Outcome:
     """Judge the driver by the CUDA that torch was built for, and whether torch reaches it."""
     if not listed:
         return not_applicable("no GPU here")
+    if _unknown(probe):
+        return not_applicable("torch did not load, or not in time")
     cuda, version = probe.get("cuda"), listed[0].driver
     if not cuda:
         return failed(
@@ -130,12 +134,18 @@ def nccl(probe: Mapping[str, Any], wanted: int | None) -> Outcome:
     """Judge whether torch has NCCL, by which ranks on GPUs communicate."""
     if not wanted and not probe.get("devices"):
         return not_applicable("no GPU here, none asked for: ranks communicate by gloo")
+    if _unknown(probe):
+        return not_applicable("torch did not load, or not in time")
     if not probe.get("nccl"):
         return failed(
             f"torch {probe.get('torch')} has no NCCL",
             "pip install --force-reinstall torch (a CUDA build: pytorch.org)",
         )
     return ok(f"NCCL {probe['nccl']}")
+
+
+def _unknown(probe: Mapping[str, Any]) -> bool:
+    return "broken" in probe or "silent" in probe
 
 
 def planned_name(name: str) -> str:

@@ -6,6 +6,7 @@ import subprocess
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from maskedclip.doctor.load import patience
 from maskedclip.doctor.outcome import Outcome, failed, not_applicable, ok, warning
 
 _TIMEOUT_S = 4
@@ -153,12 +154,11 @@ def _up(ping: str) -> bool:
 
 
 def _run(*command: str) -> tuple[int, str, str]:
+    limit_s = _TIMEOUT_S * patience()
     try:
-        done = subprocess.run(
-            command, capture_output=True, text=True, check=False, timeout=_TIMEOUT_S
-        )
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=limit_s)
     except subprocess.TimeoutExpired:
-        return 1, "", f"{command[0]} does not answer in {_TIMEOUT_S} s"
+        return 1, "", f"{command[0]} does not answer in {limit_s:.3g} s"
     return done.returncode, done.stdout, done.stderr
 
 

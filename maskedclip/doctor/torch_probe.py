@@ -12,17 +12,24 @@ from pathlib import Path
 from typing import Any
 
 from maskedclip.config import Config, flat, override
-from maskedclip.doctor.outcome import Outcome, failed, ok
+from maskedclip.doctor.load import busyness, patience
+from maskedclip.doctor.outcome import Outcome, failed, ok, warning
 
 _TIMEOUT_S = 90
+_BUSY = 1.5  # processes a core from which on a late answer says nothing
 
 
-def ask(request: Mapping[str, Any], timeout_s: float = _TIMEOUT_S) -> dict[str, Any]:
+def ask(request: Mapping[str, Any], timeout_s: float | None = None) -> dict[str, Any]:
     """Return what torch sees; only `broken`, with the reason, where torch does not load.
+
+    Where it has not loaded in time there is `silent` in place of it, and `busy`, how busy the
+    machine was.
 
     Args:
         request: empty, or config (as saved), nodes, gpus, gpu (as `plan` names it).
+        timeout_s: None: longer where the machine is busy.
     """
+    timeout_s = _TIMEOUT_S * patience() if timeout_s is None else timeout_s
     root = Path(__file__).resolve().parents[2]
     try:
         done = subprocess.run(
@@ -31,7 +38,7 @@ def ask(request: Mapping[str, Any], timeout_s: float = _TIMEOUT_S) -> dict[str, 
             timeout=timeout_s,
         )  # fmt: skip
     except subprocess.TimeoutExpired:
-        return {"broken": f"no answer in {timeout_s:g} s"}
+        return {"silent": f"no answer in {timeout_s:.3g} s", "busy": busyness()}
     if done.returncode:
         last = (done.stderr.strip().splitlines() or [f"ends with {done.returncode}"])[-1]
         return {"broken": last}
@@ -42,6 +49,18 @@ def ask(request: Mapping[str, Any], timeout_s: float = _TIMEOUT_S) -> dict[str, 
 def loads(seen: Mapping[str, Any]) -> Outcome:
     """Judge whether torch loads, and whether it exchanges arrays with NumPy."""
     fix = "pip install --force-reinstall torch numpy"
+    if "silent" in seen:
+        if seen["busy"] > _BUSY:
+            return warning(
+                f"torch did not load in time ({seen['silent']}), with {seen['busy']:.1f} processes "
+                f"for each core: nothing is known of it",
+                "run it again when the machine is less busy, or in a job",
+            )
+        where = "run python -X faulthandler -c 'import torch; torch.cuda.is_available()'"
+        return failed(
+            f"torch does not load: {seen['silent']} on a machine that is not busy",
+            f"{where}, and see whether the environment's file system or the driver hangs",
+        )
     if "broken" in seen:
         return failed(f"torch does not load: {seen['broken']}", fix)
     if seen.get("complaint") or not seen["numpy"]:

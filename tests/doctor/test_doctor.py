@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from maskedclip.config import Config, override
-from maskedclip.doctor import filesystem, gpus, machine, run_inputs, slurm, torch_probe
+from maskedclip.doctor import filesystem, gpus, load, machine, run_inputs, slurm, torch_probe
 from maskedclip.doctor.examine import Check, report
 from maskedclip.doctor.outcome import Outcome
 from maskedclip.recipes import demo
@@ -223,6 +223,12 @@ def test_a_torch_without_nccl_fails_where_gpus_are_asked_for():
     fine(gpus.nccl({"nccl": "2.27.7"}, 4))
 
 
+def test_nothing_is_said_of_a_torch_that_did_not_load_in_time():
+    for seen in ({"silent": "no answer in 90 s", "busy": 9.0}, {"broken": "no such file"}):
+        outcomes = gpus.driver([A100], seen), gpus.nccl(seen, 4)
+        assert {outcome.state for outcome in outcomes} == {"not applicable"}
+
+
 def test_a_run_that_does_not_fit_the_gpus_fails():
     cost = {"gpu": "a100-40", "memory": 60e9, "usable": 42e9, "disk": 1, "snapshot": 1}
     faulty(gpus.fits(cost, "", None), "failed", "does not fit", "--optim.accumulate=2")
@@ -250,8 +256,18 @@ def test_a_torch_that_does_not_load_fails_with_its_own_words(
     faulty(torch_probe.loads(torch_probe.ask({})), "failed", "libcudart.so.13", "pip install")
 
 
-def test_a_torch_that_hangs_fails():
-    faulty(torch_probe.loads(torch_probe.ask({}, timeout_s=0.05)), "failed", "no answer in 0.05 s")
+def test_a_torch_that_hangs_fails_where_the_machine_is_not_busy():
+    seen = torch_probe.ask({}, timeout_s=0.05)
+    quiet = torch_probe.loads(seen | {"busy": 0.2})
+    faulty(quiet, "failed", "no answer in 0.05 s", "import torch")
+    assert "reinstall" not in quiet.fix
+    busy = torch_probe.loads(seen | {"busy": 9.0})
+    faulty(busy, "warning", "9.0 processes for each core: nothing is known", "less busy")
+    assert "does not load:" not in busy.message
+
+
+def test_a_busy_machine_is_given_more_time():
+    assert [load.patience(busy) for busy in (0.1, 1.0, 2.5, 40.0)] == [1.0, 1.0, 2.5, 4.0]
 
 
 def test_numpy_of_another_abi_fails():
