@@ -364,6 +364,7 @@ class FinetuneConfig:
     split: str = ""  # file of tools/make_splits.py; empty: the dataset's splits/TASK.csv
     threads: int | None = None  # decoding; None: by this process's cores; 0: none of their own
     compile: bool = False  # training by torch.compile: faster steps after minutes of compiling
+    hang_minutes: float = 10.0  # without a batch: stacks are written, the run ends; 0: off
 
     def __post_init__(self) -> None:
         refuse_repeated(self.classes_order)

@@ -8,6 +8,7 @@ import json
 import logging
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ class Ledger:
     def __init__(self, path: Path, dataset: str) -> None:
         self._path, self._dataset = path, dataset
         self._known = set(path.read_text().splitlines()) if path.exists() else set()
+        self._unwritten: list[str] = []
 
     def add(self, lost: Iterable[DamagedSample]) -> None:
         """Append the samples that are not listed yet, and say so."""
@@ -35,8 +37,9 @@ class Ledger:
             line = json.dumps(entry | {"reason": damage.reason})
             if line not in self._known:
                 self._known.add(line)
-                _append(self._path, [line])
+                self._unwritten.append(line)
                 logger.warning("left out: %s", damage)
+        _append_what_waits(self._path, self._unwritten)
 
 
 class RunLedger:
@@ -52,7 +55,7 @@ class RunLedger:
         """Images are those of a step; max_lost is a share of all that were expected so far."""
         self._path, self._images, self._max_lost = path, images, max_lost
         self._writes = writes
-        self._count = len(kept)
+        self._count, self._unwritten = len(kept), list[str]()
         self._first = [_words(json.loads(line)) for line in kept[:_SHOWN]]
         if writes and path.exists():
             with replacing(path) as file:
@@ -64,7 +67,8 @@ class RunLedger:
         self._count += len(entries)
         self._first += [_words(entry) for entry in entries[: _SHOWN - len(self._first)]]
         if entries and self._writes:
-            _append(self._path, [json.dumps(entry) for entry in entries])
+            self._unwritten += [json.dumps(entry) for entry in entries]
+            _append_what_waits(self._path, self._unwritten)
             logger.warning("%d damaged samples replaced; listed in %s", len(lost), self._path)
         expected = (step + 1) * self._images
         if expected >= _ENOUGH and self._count > self._max_lost * expected:
@@ -108,9 +112,21 @@ def _words(entry: Mapping[str, Any]) -> str:
     return f"{entry['dataset']}/{entry['key']} ({entry['reason']})"
 
 
-def _append(path: Path, lines: Sequence[str]) -> None:
+def _append_what_waits(path: Path, lines: list[str]) -> None:
+    """Append the lines and clear them; on a full disk they wait, by name, for the next ones."""
+    if not lines:
+        return
+    content = "".join(line + "\n" for line in lines).encode()
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as file:
-        file.write("".join(line + "\n" for line in lines))
-        file.flush()
-        os.fsync(file.fileno())
+    start = path.stat().st_size if path.exists() else 0
+    try:
+        with path.open("ab") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        with suppress(OSError):
+            os.truncate(path, start)
+        logger.warning("%s: not written yet (%s): %s", path, error.strerror, "; ".join(lines))
+        return
+    lines.clear()

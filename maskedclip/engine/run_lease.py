@@ -32,6 +32,35 @@ class Superseded(Preempted):
         self.step, self.request = step, STOP
 
 
+def is_later_restart(run: Path) -> bool:
+    """Return whether this is a later start of the very job of SLURM that holds the lease."""
+    last, mine = _read(run / LEASE), _of_job()
+    return (
+        bool(mine["job"])
+        and last.get("job") == mine["job"]
+        and (last["restarts"] < mine["restarts"])
+    )
+
+
+def _of_job() -> dict[str, Any]:
+    return {
+        "job": os.environ.get("SLURM_JOB_ID", ""),
+        "restarts": int(os.environ.get("SLURM_RESTART_COUNT", "0")),
+    }
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """Return the lease as it was last taken; nothing where it is not there, or half a file.
+
+    Nor where the file system does not hand it out at the moment: that ends no run.
+    """
+    try:
+        content = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) and "token" in content else {}
+
+
 class RunLease:
     """The lease of one attempt. Every rank has it and calls it alike; rank 0 reads and writes."""
 
@@ -39,8 +68,7 @@ class RunLease:
         self._run, self._path = run, run / LEASE
         self.token = gathered([secrets.token_hex(8)])[0]  # of this attempt, on all its ranks
         self._mine: dict[str, Any] = {
-            "job": os.environ.get("SLURM_JOB_ID", ""),
-            "restarts": int(os.environ.get("SLURM_RESTART_COUNT", "0")),
+            **_of_job(),
             "host": platform.node(),
             "pid": os.getpid(),
             "token": self.token,
@@ -59,7 +87,7 @@ class RunLease:
 
     def other_holder(self) -> str:
         """Return who has taken the lease since, or ""; a rank may ask this alone."""
-        last = self._last()
+        last = _read(self._path)
         return _name(last) if last and last["token"] != self.token else ""
 
     def _stop_if(self, step: int, holder: str) -> None:
@@ -68,7 +96,7 @@ class RunLease:
 
     def _take_or_holder(self) -> str:
         """Take the lease; where a later restart of the same job holds it, return who that is."""
-        last, mine = self._last(), self._mine
+        last, mine = _read(self._path), self._mine
         if mine["job"] and last.get("job") == mine["job"] and last["restarts"] > mine["restarts"]:
             return _name(last)
         old = self._path.with_name(_OLD_LEASE)
@@ -76,17 +104,6 @@ class RunLease:
             write_whole(path, json.dumps(mine) + "\n")
         remove_leftovers(self._run)
         return ""
-
-    def _last(self) -> dict[str, Any]:
-        """Return the lease as it was last taken; nothing where it is not there, or half a file.
-
-        Nor where the file system does not hand it out at the moment: that ends no run.
-        """
-        try:
-            content = json.loads(self._path.read_text())
-        except (OSError, ValueError):
-            return {}
-        return content if isinstance(content, dict) and "token" in content else {}
 
 
 def _name(holder: dict[str, Any]) -> str:

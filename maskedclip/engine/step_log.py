@@ -1,10 +1,14 @@
 """metrics.jsonl, TensorBoard and a progress line: sums stay on the device between log steps."""
 
+import errno
 import json
+import logging
 import math
+import os
 import sys
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
@@ -14,42 +18,95 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from maskedclip.engine.run_lease import RunLease
+from maskedclip.engine.whole_file import write_whole
 
+logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
 class Recorder:
     """metrics.jsonl and TensorBoard of one process.
 
-    What an earlier attempt logged beyond `first_step` is removed, so that no step stands twice.
+    What an earlier attempt logged beyond `first_step` is removed, so that no step stands twice. A
+    disk that is full costs rows and points, which are named, and not the run.
     """
 
     def __init__(self, directory: Path, first_step: int) -> None:
-        self._path = directory / "metrics.jsonl"
-        rows = self._path.read_text().splitlines() if self._path.exists() else []
-        kept = [row for row in rows if _step(row) <= first_step]
-        temporary = self._path.with_suffix(".tmp")
-        temporary.write_text("".join(row + "\n" for row in kept))
-        temporary.replace(self._path)
-        self._tensorboard = SummaryWriter(str(directory / "tensorboard"), purge_step=first_step + 1)
+        self._path, self._curves = directory / "metrics.jsonl", directory / "tensorboard"
+        _keep_until(self._path, first_step)
+        self._tensorboard: SummaryWriter | None = None
+        self._draw(first_step, lambda _: None, purge_step=first_step + 1)
 
     def close(self) -> None:
-        self._tensorboard.close()
+        if self._tensorboard is not None:
+            try:
+                self._tensorboard.close()
+            except OSError as error:
+                logger.warning("%s: its last points are lost (%s)", self._curves, error.strerror)
 
     def record(self, step: int, row: Mapping[str, float | None]) -> None:
         """Append one object to metrics.jsonl and a point to each curve."""
-        with self._path.open("a") as file:
-            file.write(json.dumps({"step": step, **row}) + "\n")
-        for name, value in row.items():
-            if value is not None:
-                group = "loss" if name.startswith("loss") else "train"
-                self._tensorboard.add_scalar(f"{group}/{name}", value, step)
+        try:
+            _append(self._path, json.dumps({"step": step, **row}))
+        except OSError as error:
+            logger.warning("%s: the row of step %d is lost (%s)", self._path, step, error.strerror)
+
+        def points(writer: SummaryWriter) -> None:
+            for name, value in row.items():
+                if value is not None:
+                    group = "loss" if name.startswith("loss") else "train"
+                    writer.add_scalar(f"{group}/{name}", value, step)
+
+        self._draw(step, points)
 
     def image(self, name: str, image_CHW: Tensor, step: int) -> None:
-        self._tensorboard.add_image(name, image_CHW, step)
+        self._draw(step, lambda writer: writer.add_image(name, image_CHW, step))
+
+    def _draw(
+        self, step: int, draw: Callable[[SummaryWriter], None], purge_step: int | None = None
+    ) -> None:
+        """Draw with the writer; one that failed is left, and the next file is begun."""
+        try:
+            if self._tensorboard is None:
+                self._tensorboard = SummaryWriter(str(self._curves), purge_step=purge_step)
+            draw(self._tensorboard)
+        except OSError as error:
+            logger.warning(
+                "%s: points up to step %d are lost (%s); metrics.jsonl has what it could take",
+                self._curves, step, error.strerror,
+            )  # fmt: skip
+            broken, self._tensorboard = self._tensorboard, None
+            if broken is not None:
+                with suppress(OSError):
+                    broken.close()
 
 
-def _step(row: str) -> float:
+def _keep_until(path: Path, step: int) -> None:
+    """Remove the rows beyond a step, and half a row of a killed run; on a full disk, too."""
+    content = path.read_bytes() if path.exists() else b""
+    rows = [row for row in content.splitlines(keepends=True) if row.endswith(b"\n")]
+    kept = b"".join(row for row in rows if _step(row) <= step)
+    if content.startswith(kept) and path.exists():
+        os.truncate(path, len(kept))
+    else:
+        write_whole(path, kept.decode(errors="replace"))
+
+
+def _append(path: Path, row: str) -> None:
+    """Append a line, whole or not at all."""
+    line = f"{row}\n".encode()
+    with path.open("ab", buffering=0) as file:
+        start, written = file.tell(), 0
+        try:
+            written = file.write(line)
+            if written < len(line):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except OSError:
+            os.truncate(path, start)
+            raise
+
+
+def _step(row: bytes) -> float:
     """Return the step of a line, infinity where a killed run left half of one."""
     try:
         return int(json.loads(row)["step"])
@@ -72,8 +129,9 @@ class ProgressLine:
             f"{time.strftime('%H:%M:%S', time.gmtime(seconds))} left"
         )
         end = "\r" if sys.stderr.isatty() and step < self._total else "\n"
-        sys.stderr.write(line + end)
-        sys.stderr.flush()
+        with suppress(OSError):  # a log on a full disk
+            sys.stderr.write(line + end)
+            sys.stderr.flush()
 
 
 class StepLog:

@@ -2,7 +2,7 @@
 
 import logging
 import shutil
-from collections.abc import Iterator
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import closing
 from itertools import islice
 from pathlib import Path
@@ -17,7 +17,9 @@ from maskedclip.data.lost_samples import Ledger
 from maskedclip.engine.checkpoint import Checkpoints, restore
 from maskedclip.engine.cores import decoding_threads
 from maskedclip.engine.distributed import process_group
+from maskedclip.engine.hang_watch import HangWatch
 from maskedclip.engine.preemption import Preempted, Preemption
+from maskedclip.engine.run_lease import RunLease, Superseded
 from maskedclip.engine.step_log import Recorder
 from maskedclip.finetune.epoch import (
     EvaluationBatches,
@@ -77,7 +79,7 @@ def finetune(config: FinetuneConfig, *, rest: float = 0.0, protocol: str = PROTO
             if labels.task.kind == "class" and not labels.task.ordered:
                 logger.warning("%s: %s", config.dataset, no_order(labels.task.classes))
             check_classes(config, run, labels)
-            model, ledger = train(config, run, labels, rest)
+            model, ledger, lease = train(config, run, labels, rest)
             predictions, validation = (
                 predict(model, EvaluationBatches(labels, part, config), labels, ledger)
                 for part in ("test", "val")
@@ -85,6 +87,8 @@ def finetune(config: FinetuneConfig, *, rest: float = 0.0, protocol: str = PROTO
             if labels.task.kind == "labels":
                 thresholds = thresholds_of(model, labels, config, ledger)
                 predictions = predictions._replace(thresholds=thresholds)
+            if other := lease.other_holder():
+                raise Superseded(run, config.epochs * steps_per_epoch(labels, config), other)
             write_results(config, run, labels, model, predictions, validation, protocol)
         shutil.rmtree(run / STATES, ignore_errors=True)
     return run
@@ -92,65 +96,60 @@ def finetune(config: FinetuneConfig, *, rest: float = 0.0, protocol: str = PROTO
 
 def train(
     config: FinetuneConfig, run: Path, labels: Labels, rest: float
-) -> tuple[nn.Module, Ledger]:
-    """Train from the newest verified state to the last epoch; return the selected network."""
-    norm = preparation_of(config)
-    augment = augmentation(
-        config.image_size, config.augmentation, config.re_prob, mean=norm.mean, std=norm.std
-    )
+) -> tuple[nn.Module, Ledger, RunLease]:
+    """Train from the newest verified state to the last epoch; return the selected network.
+
+    Raises Superseded where a later start of this run has taken its lease.
+    """
     model, report = build(config, len(labels.task.classes))
     with process_group() as device:
         model = on_device(model, device)
         best: BestWeights[nn.Module] = BestWeights(model)
         # one graph: the blocks differ in their drop path, and would be one each
-        compiled = torch.compile(model, dynamic=False, fullgraph=True) if config.compile else None
+        fast = torch.compile(model, dynamic=False, fullgraph=True) if config.compile else None
         optimizer = adamw_by_layer(
             model, layer_decay=config.layer_decay, weight_decay=config.weight_decay
         )
         steps = steps_per_epoch(labels, config)
+        lease = RunLease(run)
+        lease.take()  # from here on an earlier start writes nothing
         done = saved = restore(run / STATES, model, best, optimizer) // steps  # epochs
         if done:
             logger.info("%s goes on after epoch %d", run, done)
         claim(config, run, report, labels.task.classes, resumed=done > 0)
         ledger = Ledger(run / LOST, labels.dataset.name)
         ledger.add(labels.task.lost)
-        workers = decoding_threads(config.threads)
-        train_views = training_batches(
-            labels.dataset, labels.parts["train"], augment, batch=config.batch,
-            epochs=range(done, config.epochs), seed=config.seed, workers=workers,
-            balanced=config.balance == "sampling",
-        )  # fmt: skip
         validation = EvaluationBatches(labels, "val", config)
         selected_by = f"val_{'mae' if labels.task.kind == 'number' else config.selection}"
         progress, saves = EpochProgress(config.epochs, done, rest), SaveInterval(_SAVING)
         with (
-            closing(train_views) as views,
+            closing(training_views(config, labels, done)) as views,
             Preemption() as preemption,
-            Checkpoints(run / STATES, _KEPT, asynchronous=False) as checkpoints,
+            HangWatch(run / "hang", config.hang_minutes, lease.token) as watch,
+            Checkpoints(run / STATES, _KEPT, asynchronous=False, lease=lease) as checkpoints,
             closing(Recorder(run, done * steps)) as recorder,
         ):
             for epoch in range(done, config.epochs):
-                batches: Iterator[LabelledBatch] = islice(views, steps)
+                batches: Iterator[LabelledBatch] = watched(islice(views, steps), watch)
                 if saved == epoch:  # all before it is saved: it may be cut short
                     batches = until_stopped(batches, preemption, run, epoch * steps)
-                loss = train_epoch(
-                    model, optimizer, batches, labels, config, epoch, ledger, compiled
-                )
-                scores = validate(model, validation, labels, config, ledger)
+                loss = train_epoch(model, optimizer, batches, labels, config, epoch, ledger, fast)
+                scores = validate(model, watched(validation, watch), labels, config, ledger)
                 score = scores[selected_by]
                 best.offer(-score if selected_by == "val_mae" else score, model)
+                lease.check(saved * steps)
                 row = {"epoch": epoch + 1, "loss": loss, "lr": learning_rate(config, epoch + 1)}
                 recorder.record((epoch + 1) * steps, row | scores)
                 progress.show(epoch + 1, loss, score)
                 if preemption.request or (epoch + 1 < config.epochs and saves.due()):
-                    with saves.measured():
+                    with saves.measured(), watch.paused():
                         checkpoints.save((epoch + 1) * steps, model, best, optimizer)
                     saved = epoch + 1
                 if preemption.request:
                     checkpoints.finish()
                     raise Preempted(run, saved * steps, preemption.request)
             checkpoints.ignore_failure()
-    return best.model, ledger
+    return best.model, ledger, lease
 
 
 def build(config: FinetuneConfig, num_classes: int) -> tuple[nn.Module, LoadReport]:
@@ -174,9 +173,31 @@ def until_stopped(
         yield views
 
 
+def training_views(
+    config: FinetuneConfig, labels: Labels, done: int
+) -> Generator[LabelledBatch, None, None]:
+    """Return the batches of all epochs that are to come, augmented."""
+    norm = preparation_of(config)
+    augment = augmentation(
+        config.image_size, config.augmentation, config.re_prob, mean=norm.mean, std=norm.std
+    )
+    return training_batches(
+        labels.dataset, labels.parts["train"], augment, batch=config.batch,
+        epochs=range(done, config.epochs), seed=config.seed,
+        workers=decoding_threads(config.threads), balanced=config.balance == "sampling",
+    )  # fmt: skip
+
+
+def watched(batches: Iterable[LabelledBatch], watch: HangWatch) -> Iterator[LabelledBatch]:
+    """Yield the batches, each of which shows that the run does not hang."""
+    for number, views in enumerate(batches):
+        watch.beat(number)
+        yield views
+
+
 def validate(
     model: nn.Module,
-    validation: EvaluationBatches,
+    validation: Iterable[LabelledBatch],
     labels: Labels,
     config: FinetuneConfig,
     ledger: Ledger,

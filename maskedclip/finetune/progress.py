@@ -3,7 +3,7 @@
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 
 
@@ -24,9 +24,9 @@ class EpochProgress:
             left += (
                 f", {_duration(left_s + epoch_s * self._total * self._rest)} with all that waits"
             )
-        sys.stderr.write(
-            f"epoch {epoch}/{self._total}  loss {loss:.4f}  validation {score:.3f}  {left}\n"
-        )
+        line = f"epoch {epoch}/{self._total}  loss {loss:.4f}  validation {score:.3f}  {left}\n"
+        with suppress(OSError):  # a log on a full disk
+            sys.stderr.write(line)
 
 
 def _duration(seconds: float) -> str:

@@ -19,7 +19,9 @@ from maskedclip.data.pretraining_images import PretrainingImages, write_images
 from maskedclip.data.splits import division_of, split_file, training_share
 from maskedclip.data.storage.open_dataset import dataset_sha256
 from maskedclip.data.storage.shards import Shards
-from maskedclip.engine.provenance import check_data, provenance, record
+from maskedclip.engine.provenance import attempts_in, check_data, provenance, record
+from maskedclip.engine.run_lease import is_later_restart
+from maskedclip.engine.whole_file import write_whole
 from maskedclip.finetune.recipes import paper
 from maskedclip.finetune.threshold_rows import threshold_rows
 from maskedclip.metrics import results
@@ -160,7 +162,8 @@ def encoder_name(config: FinetuneConfig) -> str:
 def lock_run(run: Path) -> Iterator[None]:
     """Lock a run's directory, made if missing; RuntimeError where another process has it.
 
-    On a file system without locks there is a warning instead.
+    Not where that is an earlier start of this very job, on a node that SLURM has lost: it gives way
+    by the lease. On a file system without locks there is a warning instead.
     """
     with ExitStack() as stack:
         try:
@@ -168,9 +171,14 @@ def lock_run(run: Path) -> Iterator[None]:
                 locked(run / LOCK, wait=False, without="do not run it twice at a time")
             )
         except BlockingIOError:
-            raise RuntimeError(
-                f"{run}: another process is fine-tuning there; wait for it, or use another --name"
-            ) from None
+            if not is_later_restart(run):
+                raise RuntimeError(
+                    f"{run}: another process is fine-tuning there; wait for it, or use another "
+                    f"--name"
+                ) from None
+            logger.warning(
+                "%s: an earlier start of this job still has its lock, not its lease", run
+            )
         yield
 
 
@@ -189,10 +197,10 @@ def finished(config: FinetuneConfig, run: Path) -> bool:
         before = load(path, FinetuneConfig)
     except ValueError as error:
         raise ValueError(f"{run} holds another kind of run ({error}); use --name") from error
-    attempts = json.loads((run / PROVENANCE).read_text()) if (run / PROVENANCE).exists() else [{}]
+    attempts = attempts_in(run / PROVENANCE) or [{}]
     recorded, current = attempts[-1], identities(config)
     # these may differ; files are compared by their content, where that was recorded
-    free = ["out", "threads", "compile", "dataset"]
+    free = ["out", "threads", "compile", "dataset", "hang_minutes"]
     if current.keys() <= recorded.keys():
         free += ["weights", "split"]
     pairs = ((f.name, getattr(before, f.name), getattr(config, f.name)) for f in fields(config))
@@ -237,8 +245,7 @@ def check_classes(config: FinetuneConfig, run: Path, labels: Labels) -> None:
     """
     if not any((run / STATES).glob("*")) or labels.task.kind == "number":
         return
-    path = run / PROVENANCE
-    recorded = json.loads(path.read_text())[-1].get("classes") if path.exists() else None
+    recorded = (attempts_in(run / PROVENANCE) or [{}])[-1].get("classes")
     classes = list(labels.task.classes)
     if recorded is None and labels.task.kind == "class":
         named = labels.dataset.manifest.get("classes", {}).get(labels.task.name, ())
@@ -264,7 +271,7 @@ def claim(
         for name in ("predictions", "tensorboard", STATES):
             shutil.rmtree(run / name, ignore_errors=True)
     save(config, run / CONFIG_FILE)
-    (run / LOADED).write_text(json.dumps(report.facts(), indent=1) + "\n")
+    write_whole(run / LOADED, json.dumps(report.facts(), indent=1) + "\n")
     facts = provenance([Path(config.dataset)], config.seed, 1, dataset_sha256)
     record(facts | identities(config) | {"classes": list(classes)}, run / PROVENANCE)
 

@@ -18,8 +18,12 @@ from maskedclip.engine.closed_terminal import stops_as_by_ctrl_c
 from maskedclip.engine.cores import cores
 from maskedclip.jobs.code_snapshot import on_code, snapshot, snapshot_path, this_code
 from maskedclip.jobs.job import NOT_QUEUED, Job, interpreter
+from maskedclip.jobs.processes import holder
+from maskedclip.jobs.slurm_queue import writing_to
+from maskedclip.metrics.file_lock import locked
 
 _FAILED = "Submitted job triggered an exception"  # submitit's words
+_LOCK = ".lock"  # of who starts a run, in its folder of jobs
 _STOPPED = "stopped; the same command goes on from the last checkpoint"
 
 
@@ -48,6 +52,34 @@ def submit(config: Config, launch: LaunchConfig) -> None:
     if cluster == "debug":
         Job(config, launch.gpus, _devices(launch))()
         return
+    with alone(folder, cluster):
+        _start(config, launch, cluster, ranks, folder)
+
+
+@contextmanager
+def alone(folder: Path, cluster: str) -> Iterator[None]:
+    """Keep two commands from starting one run; RuntimeError, with who has it, for the second.
+
+    On SLURM a job that waits or runs has it; on this machine the command, until the run ends.
+    """
+    run, lock = folder.parent, folder / _LOCK
+    try:
+        with locked(lock, wait=False, without="do not start a run twice at a time"):
+            if cluster == "slurm" and (jobs := writing_to(folder)):
+                path = shlex.quote(str(run))
+                raise RuntimeError(
+                    f"{run}: job {' '.join(jobs)} waits or runs for it already; see it by python "
+                    f"-m maskedclip.slurm status {path}, or cancel {path} and submit again"
+                )
+            yield
+    except BlockingIOError:
+        who = holder(lock) or "another process"
+        raise RuntimeError(
+            f"{run}: another command starts or runs it ({who}); wait for it, or use another --name"
+        ) from None
+
+
+def _start(config: Config, launch: LaunchConfig, cluster: str, ranks: int, folder: Path) -> None:
     import submitit
 
     if cluster == "local":

@@ -63,8 +63,11 @@ class Faults:
         keys = gathered(mine)
         row: dict[str, Any] = fault._asdict() | {"answer": answer, "keys": keys}
         if dist.get_rank() == 0:
-            with self._path.open("a") as file:
-                file.write(json.dumps(row) + "\n")
+            try:
+                with self._path.open("a") as file:
+                    file.write(json.dumps(row) + "\n")
+            except OSError as error:
+                logger.warning("%s: its samples are not listed (%s)", self._path, error.strerror)
             logger.warning("%s: %s; %s", self._path, _words(fault), answer)
         return keys
 

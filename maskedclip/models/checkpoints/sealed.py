@@ -42,18 +42,20 @@ def save_sealed(
         metadata[OWN_HEADER] = json.dumps(dict(header), sort_keys=True)
     metadata |= {IMAGES_HEADER: json.dumps(images)} if images else {}
     metadata[SHA256] = content_sha256(whole, metadata)
-    with TemporaryDirectory(
-        ".tmp", f".{path.name}.", path.parent, ignore_cleanup_errors=True
-    ) as folder:
-        written = Path(folder) / path.name
-        _write(whole, written, metadata, path)
-        written.replace(path)
+    try:
+        with TemporaryDirectory(
+            ".tmp", f".{path.name}.", path.parent, ignore_cleanup_errors=True
+        ) as folder:
+            written = Path(folder) / path.name
+            _write(whole, written, metadata)
+            written.replace(path)
+    except OSError as error:
+        error.filename = str(path)  # a full disk does not say which file
+        raise
 
 
-def _write(
-    tensors: Mapping[str, "Tensor"], written: Path, metadata: dict[str, str], path: Path
-) -> None:
-    """Write what is to be `path` to `written`, readable for whom the umask says."""
+def _write(tensors: Mapping[str, "Tensor"], written: Path, metadata: dict[str, str]) -> None:
+    """Write a safetensors file, readable for whom the umask says."""
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
@@ -64,7 +66,7 @@ def _write(
     except SafetensorError as error:
         number = re.search(r"os error (\d+)", str(error))
         code = int(number[1]) if number else errno.EIO
-        raise OSError(code, os.strerror(code), str(path)) from error
+        raise OSError(code, os.strerror(code)) from error
     with written.open("r+b") as file:
         _sort_metadata(file)
         file.flush()
