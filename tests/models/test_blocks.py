@@ -5,8 +5,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from maskedclip.models import moving_average
 from maskedclip.models.blocks import Attention, Group, Mlp, attend
-from maskedclip.models.moving_average import follow
+from maskedclip.models.moving_average import _parts, follow
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -75,3 +76,21 @@ def test_an_average_follows_by_its_momentum_and_not_where_a_step_is_skipped():
     follow([(ours, theirs)], 0.75, torch.zeros(()))
     for parameter, old, new in zip(ours.parameters(), before, theirs.parameters(), strict=True):
         torch.testing.assert_close(parameter, 0.75 * old + 0.25 * new)
+
+
+def test_an_average_takes_new_memory_for_parts_of_its_weights_and_each_weight_comes_once():
+    many = 1 << 22
+    numbers = [many, 3 * many, 1, many, 9 * many, 7, 7, 7]
+    parts = [numbers[part] for part in _parts(numbers)]
+    assert parts == [[many, 3 * many], [1, many], [9 * many], [7, 7, 7]]
+    assert [*_parts([])] == [slice(0, 0)]
+
+
+def test_an_average_has_the_same_bits_in_parts(monkeypatch):
+    torch.manual_seed(0)
+    theirs, *both = (nn.ModuleList(nn.Linear(n, 9) for n in (3, 40, 5)) for _ in range(3))
+    both[1].load_state_dict(both[0].state_dict())
+    for ours, at_once in zip(both, (1 << 24, 50), strict=True):
+        monkeypatch.setattr(moving_average, "_AT_ONCE", at_once)
+        follow([(ours, theirs)], 0.75, torch.zeros(()))
+    assert all(a.equal(b) for a, b in zip(*(x.parameters() for x in both), strict=True))
