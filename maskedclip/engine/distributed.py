@@ -114,7 +114,7 @@ def _fast_bf16(device: torch.device) -> bool:
     return "avx512_bf16" in known or "amx_bf16" in known
 
 
-def shard(
+def shard(  # noqa: PLR0913 (one keyword a way to lay a model on ranks)
     model: nn.Module,
     units: Iterable[nn.Module],
     compute: torch.dtype,
@@ -126,6 +126,7 @@ def shard(
     activation_checkpointing: bool = False,
     compiled: bool = False,
     sharding: Sharding | None = None,
+    narrow_gradients: bool = False,
 ) -> None:
     """Lay `model` on all ranks by `sharding`, each of `units` gathered on its own (FSDP2).
 
@@ -133,7 +134,8 @@ def shard(
     that does not train is resharded after each forward pass. `activation_checkpointing` and
     `compiled` (torch.compile) act on each unit. `methods` can be called as forward can. The units
     in `varying` get inputs of other shapes in other steps. Without `sharding` a single rank has
-    plain modules, and several have shards.
+    plain modules, and several have shards. `narrow_gradients` halves their memory on a processor
+    that has the model alone, for steps that neither add gradients up nor change them.
     """
     units, exact, world = list(units), list(exact), dist.get_world_size()
     varying = set(varying)
@@ -141,8 +143,12 @@ def shard(
         kind = chosen("auto", world=world, nodes=1, state_bytes=0, card_bytes=0)
         sharding = Sharding(kind, 1, reshard_after_forward=True, reduce=torch.float32)
     whole_weights = sharding.kind in ("none", "replicate")
+    # of a GPU its memory is seldom the limit where one has all of the model
+    on_cpu = next(model.parameters()).device.type == "cpu"
+    narrow = narrow_gradients and sharding.kind == "none" and on_cpu and not compiled
+    cast_all = partial(cast_forward, compute=compute, narrow_gradients=narrow)
     if whole_weights and not compiled:  # within checkpointing, which runs a unit again
-        cast_forward(units, [*units, *exact], compute)
+        cast_all(units, [*units, *exact])
     # checkpointing within what is compiled, and both within what FSDP gathers: its hooks see one
     # forward and one backward pass of a unit; names of parameters stay as no module is wrapped
     for unit in units:
@@ -151,8 +157,8 @@ def shard(
         if compiled:
             unit.forward = _compiled(unit.forward, static=unit not in varying)
     if whole_weights:
-        cast_forward(units if compiled else [], [*units, *exact], compute)
-        cast_forward([model], [*units, *exact], compute, ["forward", *methods])
+        cast_all(units if compiled else [], [*units, *exact])
+        cast_all([model], [*units, *exact], names=["forward", *methods])
         if sharding.kind == "replicate" and trains:
             _replicate(model, sharding.reduce)
         return
@@ -231,7 +237,11 @@ def mean_over_ranks(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def total_norm(model: nn.Module) -> Tensor:
     """Return the norm of all gradients together, on all ranks."""
-    return torch.nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None])
+    gradients = [p.grad for p in model.parameters() if p.grad is not None]
+    if all(gradient.dtype == torch.float32 for gradient in gradients):
+        return torch.nn.utils.get_total_norm(gradients)
+    norms = torch._foreach_norm(gradients, 2, torch.float32)  # of narrow ones as of wide ones
+    return torch.linalg.vector_norm(torch.stack(list(norms)))
 
 
 def whole(value: Tensor) -> Tensor:

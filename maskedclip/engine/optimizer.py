@@ -2,11 +2,14 @@
 
 import math
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
+import torch
 from torch import nn
 from torch.optim import AdamW, Optimizer
+
+_AT_ONCE = 1 << 26  # gradients that are widened together
 
 
 class Pace(NamedTuple):
@@ -14,6 +17,41 @@ class Pace(NamedTuple):
 
     lr_scale: float = 1.0  # share of it
     frozen_epochs: float = 0.0  # without a change, before a warm-up of its own
+
+
+class WideningAdamW(AdamW):
+    """AdamW that also takes gradients narrower than their weights, and then forgets them.
+
+    They are cast to the type of the weights a part at a time: the bits are those of gradients that
+    were cast in the backward pass, without their memory.
+    """
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> Any:
+        weights = [w for group in self.param_groups for w in group["params"] if w.grad is not None]
+        if all(weight.grad.dtype == weight.dtype for weight in weights):
+            return super().step(closure)
+        gradients = {}
+        for weight in weights:
+            gradients[weight], weight.grad, weight.grad_dtype = weight.grad, None, weight.dtype
+        for part in _parts(weights):
+            for weight in part:
+                weight.grad = gradients.pop(weight).to(weight.dtype)
+            super().step()
+            for weight in part:
+                weight.grad = None
+        return None
+
+
+def _parts(weights: Sequence[nn.Parameter]) -> Iterator[list[nn.Parameter]]:
+    part: list[nn.Parameter] = []
+    for weight in weights:
+        if part and sum(one.numel() for one in part) + weight.numel() > _AT_ONCE:
+            yield part
+            part = []
+        part.append(weight)
+    if part:
+        yield part
 
 
 def adamw(
@@ -35,7 +73,7 @@ def adamw(
         if parameter.requires_grad:
             key = pace_of(name) if pace_of else None, parameter.ndim > 1
             groups.setdefault(key, []).append(parameter)
-    return AdamW(
+    return WideningAdamW(
         [
             # without a pace nothing else is in a group, as in checkpoints from before there was one
             {"params": parameters, "weight_decay": weight_decay if decays else 0.0}
@@ -106,16 +144,6 @@ def scaled_adamw(
         group: dict[str, Any] = dict(zip(("lr_scale", "decays", "prototypes"), key, strict=True))
         groups.setdefault(key, group | {"params": []})["params"].append(parameter)
     return AdamW(groups.values(), lr=0.0, betas=betas, eps=eps, fused=True)
-
-
-def forget_gradients(optimizer: Optimizer) -> None:
-    """Have the next backward pass begin at no gradients.
-
-    On a CPU they keep their memory, as touching new memory takes ten times as long as filling old;
-    on a GPU their memory is free for the forward pass.
-    """
-    on_cpu = optimizer.param_groups[0]["params"][0].device.type == "cpu"
-    optimizer.zero_grad(set_to_none=not on_cpu)
 
 
 def warmup_cosine(step: float, warmup: float, total: float) -> float:

@@ -56,10 +56,14 @@ def cast_forward(
     others: Iterable[nn.Module],
     compute: torch.dtype,
     names: Iterable[str] = ("forward",),
+    *,
+    narrow_gradients: bool = False,
 ) -> None:
     """Have `modules` run in `compute`, their weights kept as they are.
 
-    others: modules that cast their own weights, or run in the type that these have.
+    Args:
+        others: modules that cast their own weights, or run in the type that these have.
+        narrow_gradients: gradients stay in `compute` (see InType).
     """
     if compute == torch.float32:
         return
@@ -68,20 +72,26 @@ def cast_forward(
         inner = {part for other in units - {module} for part in other.modules()}
         own = [part for part in module.modules() if part not in inner or part is module]
         for name in names:
-            setattr(module, name, InType(getattr(module, name), own, compute))
+            setattr(module, name, InType(getattr(module, name), own, compute, narrow_gradients))
 
 
 class InType:
     """A forward pass whose weights and inputs are cast first, as FSDP casts what it gathers.
 
-    Gradients come back through the casts, in the type of the weights.
+    Gradients come back through the casts, in the type of the weights or, if narrow, as they are:
+    the same values in half the memory where a weight is cast and its gradient taken once a step.
     """
 
     def __init__(
-        self, forward: Callable[..., Any], parts: Iterable[nn.Module], compute: torch.dtype
+        self,
+        forward: Callable[..., Any],
+        parts: Iterable[nn.Module],
+        compute: torch.dtype,
+        narrow_gradients: bool,
     ) -> None:
         """parts: the modules whose own weights are cast."""
         self._forward, self._compute = forward, compute
+        self._narrow = narrow_gradients
         self._places = [
             (part, name, parameter)
             for part in parts
@@ -92,13 +102,32 @@ class InType:
         """Run the forward pass."""
         args, kwargs = tree_map(self._cast, (args, kwargs))
         for part, name, parameter in self._places:
-            part._parameters[name] = parameter.to(self._compute)  # type: ignore[assignment]
+            part._parameters[name] = self._cast_weight(parameter)  # type: ignore[assignment]
         try:
             return self._forward(*args, **kwargs)
         finally:
             for part, name, parameter in self._places:
                 part._parameters[name] = parameter
 
+    def _cast_weight(self, parameter: nn.Parameter) -> Tensor:
+        if not (self._narrow and parameter.requires_grad and torch.is_grad_enabled()):
+            return parameter.to(self._compute)
+        parameter.grad_dtype = self._compute
+        cast: Tensor = _Narrowed.apply(parameter, self._compute)
+        return cast
+
     def _cast(self, value: Any) -> Any:
         floating = isinstance(value, Tensor) and value.is_floating_point()
         return value.to(self._compute) if floating else value
+
+
+class _Narrowed(torch.autograd.Function):
+    """A cast whose gradient is not cast back."""
+
+    @staticmethod
+    def forward(_ctx: Any, weight: Tensor, compute: torch.dtype) -> Tensor:
+        return weight.to(compute)
+
+    @staticmethod
+    def backward(_ctx: Any, slope: Tensor) -> tuple[Tensor, None]:
+        return slope, None

@@ -18,7 +18,7 @@ from maskedclip.data.stream import Batch
 from maskedclip.data.transforms import constant, normalise
 from maskedclip.engine.checkpoint import full_weights
 from maskedclip.engine.distributed import compute_type, mean_over_ranks, shard, whole
-from maskedclip.engine.optimizer import cosine, forget_gradients, layer_scale, scaled_adamw
+from maskedclip.engine.optimizer import cosine, layer_scale, scaled_adamw
 from maskedclip.engine.step_guard import StepGuard
 from maskedclip.losses import centred, dino_loss, ibot_loss, koleo_loss, mean_logits, sinkhorn
 from maskedclip.models.dinov2 import DinoTeacher, HeadShape, Student
@@ -92,7 +92,7 @@ def train_step(
         frozen = group["prototypes"] and epoch < dino.freeze_epochs
         group["lr"] = 0.0 if frozen else at.lr * group["lr_scale"]
         group["weight_decay"] = decay * group["decays"]
-    forget_gradients(optimizer)
+    optimizer.zero_grad()
     warm = min(1.0, epoch / dino.temperature_epochs) if dino.temperature_epochs else 1.0
     first, last = dino.teacher_temperature
     losses, means = objective(networks, crops, first + warm * (last - first), config)

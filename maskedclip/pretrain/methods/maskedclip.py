@@ -25,7 +25,7 @@ from maskedclip.engine.distributed import (
     total_norm,
     whole,
 )
-from maskedclip.engine.optimizer import adamw, forget_gradients
+from maskedclip.engine.optimizer import adamw
 from maskedclip.engine.step_guard import StepGuard
 from maskedclip.losses import masked_feature_loss, masked_pixel_loss
 from maskedclip.models.maskedclip import SIZES, MaskedCLIP, Outputs
@@ -140,7 +140,7 @@ def train_step(
     """
     model, teacher, optimizer = networks
     set_rates_at(optimizer, at, config.optim)
-    forget_gradients(optimizer)
+    optimizer.zero_grad()
     losses, shown = gradients(networks, image_BCHW, batch, config)
     norm = total_norm(model)
     if config.optim.clip_norm is not None:
@@ -174,14 +174,14 @@ class MaskedClipMethod:
         model, self.tokenize = initial(config, self.shape(config))
         model = model.to(device)
         teacher = Teacher(model.encoder, model.bridge) if config.loss.mfd else None
-        ways = ways_of(engine, device, model, teacher)
+        ways, optim = ways_of(engine, device, model, teacher), config.optim
         shard(
             model, model.units(), compute,
-            exact=model.exact(), methods=["features"], varying=model.text_units(), **ways,
+            exact=model.exact(), methods=["features"], varying=model.text_units(),
+            narrow_gradients=optim.accumulate == 1 and optim.clip_norm is None, **ways,
         )  # fmt: skip
         if teacher is not None:
             shard(teacher, teacher.units(), compute, trains=False, **ways)
-        optim = config.optim
         optimizer = adamw(
             model, betas=optim.betas, weight_decay=optim.weight_decay, eps=optim.eps,
             pace_of=pace_of(model, optim),

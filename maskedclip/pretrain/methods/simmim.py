@@ -25,7 +25,7 @@ from maskedclip.engine.distributed import (
     total_norm,
     whole,
 )
-from maskedclip.engine.optimizer import adamw, forget_gradients
+from maskedclip.engine.optimizer import adamw
 from maskedclip.engine.step_guard import StepGuard
 from maskedclip.models.blocks import Group, run
 from maskedclip.models.encoder import Encoder
@@ -99,7 +99,7 @@ def train_step(
     The values are means over all ranks. A step that `guard` does not admit changes no weight.
     """
     set_rates_at(optimizer, at, config.optim)
-    forget_gradients(optimizer)
+    optimizer.zero_grad()
     count, losses = config.optim.accumulate, []
     for number, (micro_BCHW, micro) in enumerate(micro_batches(image_BCHW, batch, count), start=1):
         if count > 1:
