@@ -33,6 +33,7 @@ from maskedclip.engine.sharding import Sharding, cast_forward, chosen
 from maskedclip.engine.visible_gpus import compute_device
 
 logger = logging.getLogger(__name__)
+_NUMBERS = 1 << 22  # of a gradient, of which the norm is taken at once
 _WAITING_S = 10.0  # between two lines while other ranks are waited for
 
 
@@ -240,7 +241,9 @@ def total_norm(model: nn.Module) -> Tensor:
     gradients = [p.grad for p in model.parameters() if p.grad is not None]
     if all(gradient.dtype == torch.float32 for gradient in gradients):
         return torch.nn.utils.get_total_norm(gradients)
-    norms = torch._foreach_norm(gradients, 2, torch.float32)  # of narrow ones as of wide ones
+    # of narrow ones as of wide ones, which each is for a moment: hence in pieces
+    pieces = [piece for gradient in gradients for piece in gradient.flatten().split(_NUMBERS)]
+    norms = torch._foreach_norm(pieces, 2, torch.float32)
     return torch.linalg.vector_norm(torch.stack(list(norms)))
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.optim import AdamW, Optimizer
 
-_AT_ONCE = 1 << 26  # gradients that are widened together
+_AT_ONCE = 1 << 24  # numbers whose gradients are widened together
 
 
 class Pace(NamedTuple):
@@ -34,7 +34,8 @@ class WideningAdamW(AdamW):
         gradients = {}
         for weight in weights:
             gradients[weight], weight.grad, weight.grad_dtype = weight.grad, None, weight.dtype
-        for part in _parts(weights):
+        # the largest last, where the memory of the others is free again
+        for part in _parts(sorted(weights, key=torch.numel)):
             for weight in part:
                 weight.grad = gradients.pop(weight).to(weight.dtype)
             super().step()
