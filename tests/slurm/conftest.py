@@ -39,6 +39,28 @@ def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[], lis
     os.environ.update(before)
 
 
+@pytest.fixture(scope="module")
+def limited(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], None]]:
+    """Start a SLURM with accounting that enforces limits; give a function that sets the user's."""
+    tools = f"{os.environ['PATH']}:/usr/sbin"
+    if not all(shutil.which(name, path=tools) for name in ("slurmctld", "slurmdbd", "mariadbd")):
+        pytest.skip("no accounting; apt-get install slurmdbd mariadb-server, beside slurmctld")
+    sandbox, before = tmp_path_factory.mktemp("limited"), dict(os.environ)
+    port = str(int(os.environ.get("SLURM_PORT", "17800")) + 700)
+    os.environ |= {"SLURM_SANDBOX": str(sandbox), "SLURM_ACCT": "dbd", "SLURM_PORT": port}
+    os.environ |= {"SLURM_ENFORCE": "associations,limits,qos", "SLURM_MAX_ARRAY": "3"}
+    os.environ["SLURM_CONF"] = str(sandbox / "etc" / "slurm.conf")
+    subprocess.run([HERE / "start_slurm.sh"], check=True)
+
+    def limit(words: str) -> None:
+        subprocess.run(["sacctmgr", "-i", "-Q", *words.split()], check=True)
+
+    yield limit
+    subprocess.run([HERE / "stop_slurm.sh", "--wipe"], check=True)
+    os.environ.clear()
+    os.environ.update(before)
+
+
 @pytest.fixture
 def until_idle(slurm: Callable[[], list[str]]) -> Callable[[float], None]:
     """Give a function that waits until no job is left; it fails after so many seconds."""
