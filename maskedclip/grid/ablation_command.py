@@ -38,13 +38,15 @@ class AblationConfig:
     seeds: int = 5  # repeats, each with another share of the labels, order and head
     recipe: str = "paper"  # of fine-tuning
     finetune_hours: float = 12.0  # time limit of a fine-tuning; a longer one goes on after it
-    parallelism: int | None = None  # jobs of an array at a time; here processes, 1 if unset
+    parallelism: int | None = None  # jobs of a stage at a time; here processes, 1 if unset
+    pack: int | None = None  # fine-tunings a job of SLURM; unset: some 30 minutes of them
     name: str = "ablation"  # of the grid, OUT/grids/NAME
     out: str = "runs"
 
     def __post_init__(self) -> None:
-        if self.seeds < 1 or (self.parallelism or 1) < 1 or self.finetune_hours <= 0:
-            raise ValueError("seeds and parallelism are at least 1, finetune_hours above 0")
+        least = min(self.seeds, *(1 if n is None else n for n in (self.parallelism, self.pack)))
+        if least < 1 or self.finetune_hours <= 0:
+            raise ValueError("seeds, parallelism and pack are at least 1, finetune_hours above 0")
         if not self.fractions:
             raise ValueError("fractions: name at least one, such as 0.1,1.0")
         check_folder_name(self.name)

@@ -212,9 +212,9 @@ def launches(launch: Mapping[str, Any], hours: float) -> dict[str, dict[str, Any
 
 def grid_of(
     directory: Path, cells: Sequence[Cell], launch: Mapping[str, Any], hours: float,
-    cluster: str, parallelism: int | None,
+    cluster: str, parallelism: int | None, pack: int = 1,
 ) -> Grid:  # fmt: skip
     """Return the grid of a directory: its cells of before, `cells`, and a report on all."""
     every = joined(directory, cells)
     every += reporting(every, directory)
-    return Grid(directory, tuple(every), launches(launch, hours), cluster, parallelism)
+    return Grid(directory, tuple(every), launches(launch, hours), cluster, parallelism, pack)

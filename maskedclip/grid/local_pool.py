@@ -8,7 +8,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -167,19 +167,23 @@ class _Pool:
         return seconds / (self.grid.parallelism or 1), all(stage in usual for stage, _ in work)
 
 
-def run(grid: Grid) -> int:
+def run(grid: Grid, names: Collection[str] | None = None) -> int:
     """Run what is not finished; return the exit code, 1 where a cell failed.
+
+    Args:
+        names: of the cells that may be run; None: all.
 
     Raises ValueError where this machine has too few GPUs, RuntimeError where the grid is run or
     submitted by another process, or was asked to stop.
     """
     with held(grid):
-        return _run(grid)
+        return _run(grid, names)
 
 
-def _run(grid: Grid) -> int:
+def _run(grid: Grid, names: Collection[str] | None) -> int:
     devices = _devices(grid)
     cells, active, unknown = missing(grid)
+    cells = [cell for cell in cells if names is None or cell.name in names]
     for line in unknown:
         logger.warning("%s; it is left alone", line)
     if active:

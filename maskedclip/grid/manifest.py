@@ -2,6 +2,7 @@
 
     OUT/grids/NAME/grid.json    the cells: pre-trainings, evaluations, fine-tunings, the report
     OUT/grids/NAME/jobs.jsonl   a line each time a cell was submitted
+    OUT/grids/NAME/waiting.json cells that a limit on submitted jobs has left no room for
     OUT/grids/NAME/logs/        what the jobs wrote
     OUT/grids/NAME/code/        the package as it was when they were submitted
 
@@ -11,7 +12,7 @@ A cell is finished only if the files that it was to write verify; no one's word 
 import difflib
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,6 +23,7 @@ from maskedclip.models.checkpoints.sealed import file_sha256
 from maskedclip.models.checkpoints.verified import is_intact
 from maskedclip.pretrain.run_identity import learnt
 
+WAITING = "waiting.json"  # the cells that a limit on submitted jobs has left no room for
 WAITS = 3  # exit code of a cell whose needs are not finished
 MANIFEST, JOBS, LOGS, CODE, LOCK = "grid.json", "jobs.jsonl", "logs", "code", ".lock"
 PRETRAIN, EVALUATE, FINETUNE, REPORT = STAGES = ("pretrain", "evaluate", "finetune", "report")
@@ -50,7 +52,8 @@ class Grid(NamedTuple):
     cells: tuple[Cell, ...]
     launch: dict[str, dict[str, Any]]  # stage -> fields of LaunchConfig
     cluster: str  # slurm or local
-    parallelism: int | None = None  # cells at a time; None: on SLURM any number, here one
+    parallelism: int | None = None  # jobs at a time; None: on SLURM any number, here one
+    pack: int = 1  # evaluations or fine-tunings a job of SLURM, one after another
 
 
 class Submission(NamedTuple):
@@ -78,7 +81,8 @@ def read(directory: Path) -> Grid:
             for cell in content["cells"]
         )
         launch, cluster = dict(content["launch"]), str(content["cluster"])
-        return Grid(directory, cells, launch, cluster, content["parallelism"])
+        pack = int(content.get("pack", 1))  # not before 2026-11-29
+        return Grid(directory, cells, launch, cluster, content["parallelism"], pack)
     except (OSError, ValueError, KeyError, TypeError) as error:
         what = " ".join(str(error).split())
         raise ValueError(f"{path}: is no manifest of a grid ({what}); submit it again") from None
@@ -91,6 +95,7 @@ def write(grid: Grid) -> None:
         "version": _VERSION,
         "cluster": grid.cluster,
         "parallelism": grid.parallelism,
+        "pack": grid.pack,
         "launch": grid.launch,
         "cells": [cell._asdict() for cell in grid.cells],
     }
@@ -113,6 +118,26 @@ def submissions(grid: Grid) -> list[Submission]:
         except (ValueError, TypeError):
             continue  # its writer was killed as it wrote
     return submitted
+
+
+def waiting(grid: Grid) -> dict[str, dict[str, Any]]:
+    """Return the cells that wait for room under a limit, each with its changes of the launch."""
+    try:
+        content = json.loads((grid.directory / WAITING).read_text("utf-8"))
+    except FileNotFoundError:
+        return {}
+    return {str(name): dict(changes) for name, changes in content.items()}
+
+
+def write_waiting(grid: Grid, cells: Mapping[str, Mapping[str, Any]]) -> None:
+    """Write down, in one rename, which cells wait for room."""
+    path = grid.directory / WAITING
+    if not cells:
+        path.unlink(missing_ok=True)
+        return
+    temporary = path.with_name(f".{WAITING}.{os.getpid()}.tmp")
+    temporary.write_text(json.dumps(cells, indent=1) + "\n", "utf-8")
+    temporary.replace(path)
 
 
 def cell_of(grid: Grid, name: str) -> Cell:

@@ -38,10 +38,12 @@ from maskedclip.grid.manifest import (
 )
 from maskedclip.grid.slurm_arrays import (
     CellArray,
+    Submitted,
     array_limit,
     arrays_of,
     jobs_before,
     missing,
+    no_room,
     parameters,
     submit,
 )
@@ -57,6 +59,8 @@ from maskedclip.pretrain.preflight import pretraining_on_tests
 
 logger = logging.getLogger(__name__)
 GRIDS, RUNS = "grids", "runs"
+_HOURS_A_JOB = 0.5  # of fine-tunings that share a job
+_MOST_A_JOB = 32
 _MFU = 0.3  # share of a card's matrix rate that a fine-tuning of small batches reaches, a guess
 _WORDS = {
     "pretrain": "pre-trainings", "evaluate": "evaluations", "finetune": "fine-tunings",
@@ -164,12 +168,12 @@ def _grid(
         logger.warning("%s", line)
     named = [replace(one.config, name=one.name) for one in tuned]
     cells = [*pretrained, *evaluated, *finetunings(named, pretrained)]
+    costs = {one.name: _planned_cost(one, systems) for one in tuned}
     grid = grid_of(
         _directory(config), cells, asdict(launch), config.finetune_hours, cluster,
-        config.parallelism,
+        config.parallelism, config.pack or _usual_pack(cells, costs, launch),
     )  # fmt: skip
-    costs = {one.name: _planned_cost(one, systems) for one in tuned} if launch.dry_run else None
-    return grid, costs
+    return grid, costs if launch.dry_run else None
 
 
 def _leaving_out_tests(asked: AblationStudy | Sweep) -> dict[str, Config]:
@@ -194,7 +198,7 @@ def start_study(study: Study) -> int:
     """
     config, launch = study.config, study.launch
     cluster = cluster_of(launch)
-    if cluster != "slurm" and (config.parallelism or 1) == 1:
+    if cluster != "slurm" and (config.parallelism or 1) == 1 and not config.name:
         return run_study(study)
     launch = replace(launch, gpus=1) if launch.gpus is None and cluster == "slurm" else launch
     check_readable(study.cells)
@@ -204,10 +208,29 @@ def start_study(study: Study) -> int:
     for line in study.missing:
         logger.warning("%s", line)
     cells = finetunings([replace(one.config, name=one.name) for one in tuned], [])
-    directory = (Path(config.out) / GRIDS / config.name).absolute()
-    grid = grid_of(directory, cells, asdict(launch), launch.hours, cluster, config.parallelism)
-    costs = {one.name: _cost_of(one) for one in tuned} if config.dry_run else None
-    return start(grid, costs, launch.card)
+    directory = (Path(config.out) / GRIDS / (config.name or "finetune")).absolute()
+    costs = {one.name: _cost_of(one) for one in tuned} if cluster == "slurm" else {}
+    pack = config.pack or _usual_pack(cells, costs, launch)
+    grid = grid_of(
+        directory, cells, asdict(launch), launch.hours, cluster, config.parallelism, pack
+    )
+    return start(grid, costs if config.dry_run else None, launch.card)
+
+
+def _usual_pack(cells: Sequence[Cell], costs: Mapping[str, Cost], launch: LaunchConfig) -> int:
+    """Return how many fine-tunings a job of SLURM holds: those of half an hour, as planned.
+
+    One where no cost is known, as without a GPU.
+    """
+    known = [
+        _finetuning_cost(cell, costs[cell.name], launch.card)[0]
+        for cell in cells
+        if cell.name in costs and not costs[cell.name].unknown
+    ]
+    if not known or not launch.gpus:
+        return 1
+    usual = sum(known) / len(known)
+    return max(1, min(_MOST_A_JOB, int(_HOURS_A_JOB / max(usual, 1e-9))))
 
 
 def _cost_of(tuned: Tuned) -> Cost:
@@ -306,18 +329,19 @@ def start(grid: Grid, costs: Mapping[str, Cost] | None = None, card: str = "") -
         return 0
     write(grid)
     if grid.cluster == "slurm":
-        _say_submitted(grid, len(submit(grid)))
+        _say_submitted(grid, submit(grid))
         return 0
     code = run(grid)
     _say_next(grid)
     return code
 
 
-def _say_submitted(grid: Grid, count: int) -> None:
+def _say_submitted(grid: Grid, submitted: Submitted) -> None:
     path, first = _shown(grid.directory), quote(grid.cells[0].name)
     (grid.directory / RUNS).mkdir(exist_ok=True)  # for who pastes the line below before a cell runs
     sys.stdout.write(
-        f"submitted {count} of {len(grid.cells)} cells: {path}\n"
+        f"submitted {len(submitted.done)} of {len(grid.cells)} cells: {path}\n"
+        f"{no_room(submitted, str(path))}"
         f"  state      python -m maskedclip.slurm status {quote(str(path))}\n"
         f"  why        python -m maskedclip.slurm status {quote(str(path))} --why={first}\n"
         f"  curves     tensorboard --logdir {quote(str(path / RUNS))}\n"
@@ -368,28 +392,37 @@ def plan(grid: Grid, costs: Mapping[str, Cost], card: str) -> str:
 def _arrays(grid: Grid, cells: Sequence[Cell]) -> list[str]:
     """Return each array with its script, ARRAY1 and so on standing for the numbers to come."""
     most, said = array_limit()
-    arrays = arrays_of(cells, most, grid.parallelism)
+    arrays = arrays_of(cells, most, grid.parallelism, grid.pack)
     lines = [f"arrays       {len(arrays)}, of at most {most} elements ({said})", ""]
     jobs: dict[str, str] = {}
+    tails: dict[tuple[str, int], str] = {}
     for number, array in enumerate(arrays, 1):
-        name, one = f"ARRAY{number}", len(array.cells) == 1
-        waits = jobs_before(array, jobs)
-        jobs |= {cell.name: name if one else f"{name}_{i}" for i, cell in enumerate(array.cells)}
+        name, one = f"ARRAY{number}", len(array.elements) == 1
+        tail = tails.get((array.stage, array.lane)) if grid.parallelism else None
+        waits = tuple(filter(None, [*jobs_before(array, jobs), tail]))
+        tails[array.stage, array.lane] = name
+        jobs |= {
+            cell.name: name if one else f"{name}_{i}"
+            for i, element in enumerate(array.elements)
+            for cell in element
+        }
         lines += [f"{name}: {_title(array)}", "", _script(grid, array._replace(behind=waits)), ""]
     return lines
 
 
 def _title(array: CellArray) -> str:
-    names, count = [cell.name for cell in array.cells], len(array.cells)
-    if count == 1:
+    names, count = [cell.name for cell in array.cells], len(array.elements)
+    if len(names) == 1:
         return f"{array.stage}, one job: {names[0]}"
-    return f"{array.stage}, array of {count}: {names[0]} to {names[-1]}"
+    several = "" if len(names) == count else f" of {len(names)} cells"
+    jobs = "one job" if count == 1 else f"array of {count}"
+    return f"{array.stage}, {jobs}{several}: {names[0]} to {names[-1]}"
 
 
 def _script(grid: Grid, array: CellArray) -> str:
     wanted = parameters(grid, array, on_code(snapshot_path(grid.directory / CODE)))
     python = interpreter(override(LaunchConfig(), grid.launch[array.stage]).python)
-    return script(wanted, (grid.directory / LOGS).resolve(), python, len(array.cells))
+    return script(wanted, (grid.directory / LOGS).resolve(), python, len(array.elements))
 
 
 def _costs(grid: Grid, cells: Sequence[Cell], costs: Mapping[str, Cost], card: str) -> list[str]:

@@ -8,6 +8,7 @@ import json
 import math
 import os
 import re
+import socket
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from maskedclip.config import Config, FinetuneConfig, flat
-from maskedclip.grid.diagnosis import UNKNOWN, Evidence, cause_of
+from maskedclip.grid.diagnosis import STOPPED, UNKNOWN, Evidence, cause_of
 from maskedclip.grid.manifest import (
     EVALUATE,
     FINETUNE,
@@ -33,6 +34,7 @@ from maskedclip.grid.manifest import (
     run_of,
     submissions,
     tail_of,
+    waiting,
 )
 from maskedclip.jobs.processes import holder, is_name
 from maskedclip.jobs.slurm_queue import ACTIVE as ACTIVE_JOB
@@ -40,13 +42,16 @@ from maskedclip.jobs.slurm_queue import GONE, RUNNING, WAITING, JobState, ask
 
 DONE, PENDING, GOING, EVICTED = "done", "pending", "running", "pre-empted"
 FAILED, TIMED_OUT, CANCELLED = "failed", "timed out", "cancelled"
-HELD, LOST, MISSING = "held", "lost", "missing"
+HELD, LOST, MISSING, ASKED_TO_STOP = "held", "lost", "missing", "stopped"
 STATES = (
-    DONE, GOING, PENDING, EVICTED, FAILED, TIMED_OUT, CANCELLED, HELD, LOST, MISSING
+    DONE, GOING, PENDING, EVICTED, FAILED, TIMED_OUT, CANCELLED, ASKED_TO_STOP, HELD, LOST, MISSING
 )  # fmt: skip
 ACTIVE = (GOING, PENDING, EVICTED)
-OPEN = (FAILED, TIMED_OUT, CANCELLED, HELD, LOST, MISSING)  # which retry submits again
+# which retry submits again
+OPEN = (FAILED, TIMED_OUT, CANCELLED, ASKED_TO_STOP, HELD, LOST, MISSING)
 _DEFAULTS = {PRETRAIN: flat(asdict(Config())), FINETUNE: flat(asdict(FinetuneConfig()))}
+_NO_ROOM = "for room under the limit of submitted jobs; status --watch submits it"
+_TO_COME, _OVER = "to come", "over"
 _RECENT_S = 120.0  # what wrote so lately runs, where SLURM does not say otherwise
 _NEW_S = 60.0  # a job so young may not be listed yet
 _QUIET_S = 900.0  # a running job that has written nothing for so long is pointed out
@@ -95,6 +100,8 @@ class _Facts(NamedTuple):
     unfinished: list[str]  # needs
     now: float
     is_handed_out: bool  # by a process of this machine, cell by cell
+    turn: str  # of a cell in a job of several: _TO_COME, _OVER, or "" where it may be running
+    left_here: bool  # a run of this machine that no process holds
 
 
 def current_status(grid: Grid, submitted: Sequence[Submission] | None = None) -> list[CellStatus]:
@@ -140,7 +147,7 @@ def status_of(
     latest = counting(submitted, answers)
     done = {cell.name for cell in grid.cells if finished(grid, cell)}
     is_handed_out = grid.cluster == "local" and holder(grid.directory / LOCK) is not None
-    logs = Logs(grid)
+    logs, no_room = Logs(grid), waiting(grid)
     rows = []
     for cell in sorted(grid.cells, key=lambda cell: STAGES.index(cell.stage)):
         last, run = latest.get(cell.name), run_of(grid, cell)
@@ -158,11 +165,19 @@ def status_of(
             quiet_s = math.inf if written is None else max(0.0, now - written)
             # a report shows what there is
             needs = [] if cell.stage == REPORT else [n for n in cell.needs if n not in done]
-            facts = _Facts(cell, last, answer, progress, quiet_s, needs, now, is_handed_out)
+            room = cell.name in no_room
+            facts = _Facts(
+                cell, last, answer, progress, quiet_s, needs, now, is_handed_out,
+                _turn(latest, cell.name, logs), last is None and _left_here(cell, run),
+            )  # fmt: skip
             state, note = _state(facts)
+            if room and answer.state not in ACTIVE_JOB:
+                state, note = PENDING, _NO_ROOM
             if state == FAILED:
                 cause = cause_of(evidence(mine, answer, _TAIL))
                 note = note if cause.kind == UNKNOWN else cause.line
+                if cause.kind == STOPPED:
+                    state, note = ASKED_TO_STOP, f"a retry {_next_start(facts)}"
         job, attempt = ("", 0) if last is None else (last.job, last.attempt)
         row = cell.name, cell.stage, state, _one_line(note), job, attempt, *progress[:-1]
         rows.append(CellStatus(*row))
@@ -182,7 +197,7 @@ def _state(facts: _Facts) -> tuple[str, str]:
     if answer.state in WAITING:
         return _waiting(facts)
     if answer.state in RUNNING:
-        return GOING, _running_note(facts)
+        return _running(facts)
     if answer.state in _ENDS:
         return _ended(facts)
     local = is_name(facts.submission.job)
@@ -198,11 +213,37 @@ def _state(facts: _Facts) -> tuple[str, str]:
 
 
 def _unsubmitted(facts: _Facts) -> tuple[str, str]:
-    if facts.quiet_s < _RECENT_S:
+    if facts.quiet_s < _RECENT_S and not facts.left_here:
         return GOING, "by no job of this grid"
     if facts.is_handed_out:
         return PENDING, f"waits for {facts.unfinished[0]}" if facts.unfinished else "for its turn"
+    if facts.quiet_s < math.inf:
+        return ASKED_TO_STOP, f"no process of it is left; its command {_next_start(facts)}"
     return MISSING, "was never submitted"
+
+
+def _left_here(cell: Cell, run: Path) -> bool:
+    """Return whether a fine-tuning was last run on this machine, and no process holds it now."""
+    if cell.stage != FINETUNE:
+        return False
+    try:
+        attempts = json.loads((run / "provenance.json").read_text("utf-8"))
+        host = attempts[-1]["host"]
+    except (OSError, ValueError, LookupError, TypeError):
+        return False
+    return bool(host == socket.gethostname()) and holder(run / LOCK) is None
+
+
+def _turn(latest: Mapping[str, Submission], cell: str, logs: "Logs") -> str:
+    """Return whether a cell's turn in a job of several is to come or over; "": neither is sure."""
+    job = latest[cell].job if cell in latest else ""
+    together = [name for name, one in latest.items() if job and one.job == job]
+    if len(together) < 2:
+        return ""
+    began = [name for name in together if logs.of(latest[name])]
+    if cell not in began:
+        return _TO_COME
+    return "" if began[-1] == cell else _OVER
 
 
 def _waiting(facts: _Facts) -> tuple[str, str]:
@@ -218,6 +259,14 @@ def _waiting(facts: _Facts) -> tuple[str, str]:
 def _next_start(facts: _Facts) -> str:
     step = facts.progress.checkpoint_step
     return "begins again" if step is None else f"goes on from step {step}"
+
+
+def _running(facts: _Facts) -> tuple[str, str]:
+    if facts.turn == _TO_COME:
+        return PENDING, "for its turn in its job"
+    if facts.turn == _OVER:
+        return FAILED, "it has ended without its results; its job goes on with others"
+    return GOING, _running_note(facts)
 
 
 def _running_note(facts: _Facts) -> str:

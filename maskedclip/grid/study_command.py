@@ -34,14 +34,18 @@ class StudyConfig:
     seeds: int = 5  # repeats, each with another share of the labels, order and head
     recipe: str = "paper"
     out: str = "runs"
-    name: str = "finetune"  # of the grid OUT/grids/NAME, where it is an array or several at a time
-    parallelism: int | None = None  # jobs of an array at a time; here processes, 1 if unset
+    name: str = ""  # of the grid OUT/grids/NAME; empty: finetune, or none where they run in turn
+    parallelism: int | None = None  # jobs at a time; here processes, 1 if unset
+    pack: int | None = None  # fine-tunings a job of SLURM; unset: some 30 minutes of them
     dry_run: bool = False  # list the fine-tunings, on SLURM their scripts too, and stop
 
     def __post_init__(self) -> None:
         if (self.parallelism or 1) < 1:
             raise ValueError(f"parallelism {self.parallelism}: is at least 1")
-        check_folder_name(self.name)
+        if (self.pack or 1) < 1:
+            raise ValueError(f"pack {self.pack}: is at least 1")
+        if self.name:
+            check_folder_name(self.name)
         if self.seeds < 1:
             raise ValueError(f"seeds {self.seeds}: is at least 1")
         if not self.fractions:

@@ -16,6 +16,7 @@ from maskedclip.config import (
     FinetuneConfig,
     LaunchConfig,
     Lines,
+    check_folder_name,
     did_you_mean,
     field_kinds,
     override,
@@ -50,17 +51,18 @@ class SweepConfig:
     shots: tuple[int, ...] = ()  # labels a class, for logistic regression on so few
     recipe: str = "paper"  # of fine-tuning
     finetune_hours: float = 12.0  # time limit of a fine-tuning or an evaluation
-    parallelism: int | None = None  # jobs at a time; here processes, 1 if unset
+    parallelism: int | None = None  # jobs of a stage at a time; here processes, 1 if unset
+    pack: int | None = None  # fine-tunings a job of SLURM; unset: some 30 minutes of them
     name: str = "sweep"  # of the grid, OUT/grids/NAME
     out: str = "runs"
 
     def __post_init__(self) -> None:
-        if self.seeds < 1 or (self.parallelism or 1) < 1 or self.finetune_hours <= 0:
-            raise ValueError("seeds and parallelism are at least 1, finetune_hours above 0")
+        least = min(self.seeds, *(1 if n is None else n for n in (self.parallelism, self.pack)))
+        if least < 1 or self.finetune_hours <= 0:
+            raise ValueError("seeds, parallelism and pack are at least 1, finetune_hours above 0")
         if not self.fractions:
             raise ValueError("fractions: name at least one, such as 0.1,1.0")
-        if not self.name or self.name in (".", "..") or set(self.name) & set("/\\"):
-            raise ValueError(f"name {self.name!r}: write a plain folder name")
+        check_folder_name(self.name)
         known = (FINETUNE_PROTOCOL, *(name for name in PROTOCOLS if name != "transfer"))
         for name in self.protocols:
             if name not in known:

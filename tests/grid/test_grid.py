@@ -106,7 +106,10 @@ def test_one_array_a_pretraining_is_split_and_waits_for_its_element_alone(grid: 
         ("finetune", ["whole-1"]), ("finetune", ["broken-0"]), ("finetune", ["broken-1"]),
         ("report", ["report"]),
     ]  # fmt: skip
-    assert [b.parallelism for b in arrays] == [2, 2, 2, 2, 2, 2, 4]
+    assert [b.parallelism for b in arrays] == [2, 2, 1, 1, 1, 1, 4]
+    # fewer at a time than arrays: some come behind others, in lanes of one each
+    arrays = [b for b in arrays_of(grid.cells, most=1, parallelism=3) if b.stage == "finetune"]
+    assert [(b.lane, b.parallelism) for b in arrays] == [(0, 1), (1, 1), (2, 1), (0, 1)]
     whole, of_whole, of_broken, report = arrays_of(grid.cells, most=1000, parallelism=None)
     jobs = {"whole": "7_0", "broken": "7_1"}
     assert jobs_before(whole, jobs) == ()
@@ -119,6 +122,13 @@ def test_one_array_a_pretraining_is_split_and_waits_for_its_element_alone(grid: 
     assert "#SBATCH --array=0-1%2\n" in text
     assert "#SBATCH --dependency=afterany:7_0\n" in text
     assert "export CODE=1\n" in text
+
+
+def test_several_fine_tunings_are_one_job_and_a_pre_training_is_its_own(grid: Grid) -> None:
+    arrays = arrays_of(grid.cells, most=1000, parallelism=None, pack=2)
+    assert [[[c.name for c in job] for job in b.elements] for b in arrays] == [
+        [["whole"], ["broken"]], [["whole-0", "whole-1"]], [["broken-0", "broken-1"]], [["report"]],
+    ]  # fmt: skip
 
 
 def test_a_cell_whose_needs_are_not_finished_says_so_and_ends(
