@@ -95,6 +95,7 @@ _TASK = re.compile(r"^srun: error: \S+ tasks? [\d,-]+: |Signal 9 \(SIGKILL\)|lin
 _BY_SIGNAL = re.compile(r"Killed|Segmentation|Bus error|Aborted|Illegal|SIGKILL")
 _WARNED = re.compile(r"User defined signal 2")  # before the job could take the warning
 _SIGNALS = {"0:9": "signal 9 (SIGKILL)", "0:11": "signal 11 (SIGSEGV)", "0:7": "signal 7 (SIGBUS)"}
+_SHELL_ENDED = re.compile(r"\*\*\* STEP \S+ ON \S+ FAILED \(non-zero exit code")
 _WARNED_CODES = ("0:12", "140:0")  # SIGUSR2, of the batch shell and of a task
 _STATES = {  # SLURM's word of an end, or what its log line says that the end is due to
     NODE_FAILURE: re.compile(r"^NODE.FAIL|^BOOT_FAIL"),
@@ -218,8 +219,9 @@ def _ended(
         for kind, word in _STATES.items():
             if end["why"] and word.search(end["why"]):
                 return _cause(kind, end.string)
-        # a job whose shell was killed is cleaned up in the same words, and called failed
-        if end["what"] == "JOB" and not end["why"] and evidence.state != "FAILED":
+        # a job whose shell was killed is cleaned up in the same words, and its step called failed
+        shell = evidence.state == "FAILED" or bool(_first(_SHELL_ENDED, lines))
+        if end["what"] == "JOB" and not end["why"] and not shell:
             return _cause(STOPPED, end.string)
     if by := _by_signal(evidence, lines):
         return by
@@ -234,6 +236,8 @@ def _by_signal(evidence: Evidence, lines: Sequence[str]) -> Cause | None:
     if line or evidence.exit_code in _WARNED_CODES:
         shown = line or f"{said}: the warning before its end came before it could take it"
         return _cause(PREEMPTED, shown)
+    if (line := _first(_SHELL_ENDED, lines)) and evidence.exit_code not in _SIGNALS:
+        return _cause(KILLED, f"the shell of the job has ended before its step: {line}")
     if name := _SIGNALS.get(evidence.exit_code):
         return _cause(KILLED, f"{said}: the shell of the job was ended by {name}")
     return None

@@ -1,6 +1,9 @@
 """A run's directory is held to its data: another manifest or another exclude.csv is other data."""
 
 import hashlib
+import subprocess
+import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -49,3 +52,17 @@ def test_another_manifest_is_other_data(tmp_path: Path) -> None:
     directory(data, "two")
     with pytest.raises(ValueError, match=r"another manifest\.json"):
         check_data(path, [data], manifest_sha256)
+
+
+def test_versions_are_read_from_the_installed_packages_and_no_pip_is_started() -> None:
+    code = (
+        "import sys; started = []\n"
+        "sys.addaudithook(lambda event, given: event in ('subprocess.Popen', 'os.system')\n"
+        "    and started.append(given[1][0] if event == 'subprocess.Popen' else given[0]))\n"
+        "from maskedclip.engine.provenance import provenance\n"
+        "facts = provenance([], 0, 1, str)\n"
+        "print(sorted(set(started)), facts['packages'])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "pip" not in done.stdout
+    assert f"'torch': {version('torch')!r}" in done.stdout
