@@ -331,6 +331,7 @@ def write_results(
     images = before + PretrainingImages((own,))
     write_images(run, images)
     write_classifier(model, run / FINETUNED, task.classes, header, images.facts())
+    is_intact(run / FINETUNED)  # read once here, where it is cached, and not by every status
     identity = {
         "run": config.name,
         "dataset": name,

@@ -22,7 +22,8 @@ from maskedclip.engine.provenance import check_data, provenance, record
 from maskedclip.engine.run_lease import RunLease
 from maskedclip.engine.step_guard import StepGuard
 from maskedclip.engine.step_log import StepLog
-from maskedclip.models.checkpoints.files import export
+from maskedclip.models.checkpoints.files import ENCODER, MODEL, export
+from maskedclip.models.checkpoints.verified import is_intact
 from maskedclip.pretrain.faults import Faults
 from maskedclip.pretrain.methods import method_of
 from maskedclip.pretrain.methods.protocol import At, Method
@@ -80,6 +81,8 @@ def export_or_say(weights: dict[str, Tensor], shape: Any, run: Path, images: Any
     """Write the weights; RuntimeError, in one line, where the disk does not take them."""
     try:
         export(weights, shape, run, images)
+        for name in (ENCODER, MODEL):  # read once here, where they are cached, not by every status
+            is_intact(run / name)
     except OSError as error:
         raise RuntimeError(
             f"{error.filename or run}: the weights cannot be written ({error.strerror or error}; "

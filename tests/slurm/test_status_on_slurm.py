@@ -14,7 +14,9 @@ from maskedclip.config import Config, FinetuneConfig, LaunchConfig, override
 from maskedclip.grid.cells import finetunings, grid_of, pretrainings, run_directory
 from maskedclip.grid.manifest import PRETRAIN, Grid, finished, submissions, write
 from maskedclip.grid.slurm_arrays import submit
-from tests.slurm.attempts import rows, state, until
+from maskedclip.jobs.submit import submit as submit_run
+from tests.slurm.attempts import LAUNCH as RANKS
+from tests.slurm.attempts import logs, rows, state, submitted, until
 
 pytestmark = pytest.mark.slurm
 LAUNCH = LaunchConfig(gpus=0, cluster="slurm", hours=1, cpus_per_rank=1, partition="main")
@@ -128,3 +130,37 @@ def test_cancel_ends_the_jobs_of_its_grid_and_no_others(
     (kept,) = (running / "checkpoints").glob("step-????????")  # where it was, not lost
     assert f"goes on from step {int(kept.name[5:])}" in status(grid)["second"]["note"]
     assert [cell.stage for cell in grid.cells if finished(grid, cell)] == [PRETRAIN]
+
+
+def why(config: Config) -> dict[str, str]:
+    return json.loads(command("status", config.directory, f"--why={config.name}", "--json"))
+
+
+def test_why_tells_a_killed_batch_shell_from_a_person_and_no_failure_while_a_job_runs(
+    run: Config, until_idle: Callable[[float], None]
+) -> None:
+    long = override(run, {"optim.steps": 5000, "engine.save_every": 5000})
+    job = submitted(long)
+    assert why(long)["state"] == "running"
+    subprocess.run(["scancel", "--batch", "--signal=KILL", job], check=True)
+    until_idle(60)
+    found = why(long)
+    assert (found["state"], found["kind"]) == ("failed", "killed")
+    assert "the shell of the job" in found["line"]
+
+
+def test_a_mistake_that_only_the_job_finds_is_one_line_of_its_log(
+    run: Config, phantoms: dict[str, Path], tmp_path: Path, until_idle: Callable[[float], None]
+) -> None:
+    moved = tmp_path / "paired"
+    moved.symlink_to(phantoms["paired"], target_is_directory=True)
+    config = override(run, {"data.paired": (str(moved),)})
+    submit_run(config, override(RANKS, {"partition": "main"}))
+    moved.unlink()
+    until_idle(120)
+    found = why(config)
+    assert (found["state"], found["kind"]) == ("failed", "exception")
+    assert found["line"].startswith(f"rank 0: {moved}: no such directory")
+    text = logs(config)
+    assert "Traceback" not in text
+    assert text.count("error: " + str(moved)) == 2  # of each rank, in its own log
