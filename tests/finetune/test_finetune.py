@@ -9,12 +9,14 @@ import pytest
 from timm.models.vision_transformer import VisionTransformer
 
 from maskedclip.config import FinetuneConfig
+from maskedclip.config import load as read_config_file
 from maskedclip.data.lost_samples import Ledger
 from maskedclip.data.storage.shards import Shards, ShardWriter
 from maskedclip.finetune import epoch as finetune_steps
 from maskedclip.finetune.command import read_finetune
 from maskedclip.finetune.epoch import EvaluationBatches, learning_rate, predict
 from maskedclip.finetune.loop import finetune
+from maskedclip.finetune.run_directory import finished as is_finished
 from maskedclip.finetune.run_directory import read_labels
 from maskedclip.inference import load
 from maskedclip.metrics.operating_points import OPERATING
@@ -157,6 +159,23 @@ def test_a_finished_run_is_not_run_again(finished: FinetuneConfig) -> None:
     before = (run_of(finished) / "provenance.json").read_bytes()
     assert finetune(finished) == run_of(finished)
     assert (run_of(finished) / "provenance.json").read_bytes() == before
+
+
+@pytest.mark.parametrize("pattern", ["predictions/*-test.csv", "predictions/*-val.csv", "*.jsonl",
+                                     "finetuned.safetensors"])  # fmt: skip
+def test_a_run_whose_results_are_not_what_was_written_is_not_finished(
+    finished: FinetuneConfig, pattern: str
+) -> None:
+    run = run_of(finished)
+    config = read_config_file(run / "config.json", FinetuneConfig)
+    assert is_finished(config, run)
+    path = max(run.glob(pattern), key=lambda one: one.name)  # of the rows results.jsonl
+    whole = path.read_bytes()
+    last = max(whole.rfind(digit) for digit in b"0123456789")
+    path.write_bytes(whole[:last] + bytes([whole[last] ^ 1]) + whole[last + 1 :])
+    assert not is_finished(config, run)
+    path.write_bytes(whole)
+    assert is_finished(config, run)
 
 
 def test_the_directory_of_another_run_is_left_alone(finished: FinetuneConfig) -> None:
