@@ -4,12 +4,15 @@ timm's augmentation draws from the global generators of Python, numpy and torch.
 worker processes, seeded anew for each sample: what is drawn depends on (seed, epoch, sample) alone.
 """
 
+import logging
 import random
+import shutil
 import signal
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,7 +27,10 @@ from maskedclip.data.order import number, permuted
 from maskedclip.data.storage.shards import DamagedSample, Shards
 from maskedclip.data.transforms import MEAN, STD, decode
 
+logger = logging.getLogger(__name__)
 RESIZE = 256 / 224  # of the image size: the shorter side before the middle is cut out (MAE)
+_LOADER_AHEAD = 2  # batches a worker makes ahead
+_SHARED = Path("/dev/shm")
 _AHEAD = 2  # batches decoded ahead of the one in use, a thread
 
 
@@ -138,6 +144,7 @@ def training_batches(
     seed: int,
     workers: int,
     balanced: bool = False,
+    image_size: int = 224,
 ) -> Generator[LabelledBatch]:
     """Yield all batches of `epochs`, ceil(samples / batch) each: the last may be smaller.
 
@@ -145,7 +152,10 @@ def training_batches(
 
     Args:
         balanced: an epoch holds each class equally often, as many samples in all.
+        image_size: of what `augment` returns, in pixels.
     """
+    bytes_ahead = 4 * 3 * image_size**2 * batch * (_LOADER_AHEAD * workers + 1)
+    piped = workers > 0 and not _fits_shared_memory(bytes_ahead)
 
     def positions() -> Iterator[list[tuple[int, int, int]]]:
         for epoch in epochs:
@@ -163,13 +173,33 @@ def training_batches(
         num_workers=workers,
         # any other way runs the user's script again in each worker
         multiprocessing_context="fork" if workers else None,
-        collate_fn=_collate,
+        collate_fn=_collate_for_a_pipe if piped else _collate,
+        prefetch_factor=_LOADER_AHEAD if workers else None,
         pin_memory=torch.cuda.is_available(),
         worker_init_fn=_outlive,
         # a generator of its own: else each loader would draw from the global one
         generator=torch.Generator().manual_seed(0),
     )
-    yield from loader
+    for views in loader:
+        yield views._replace(image_BCHW=torch.from_numpy(views.image_BCHW)) if piped else views
+
+
+def _fits_shared_memory(wanted: int) -> bool:
+    """Return whether workers can hand so many bytes over in shared memory; a line says where not.
+
+    There a worker's error is its thread's alone, and whoever waits for the batch waits for ever.
+    """
+    if not _SHARED.is_dir():
+        return True
+    free = shutil.disk_usage(_SHARED).free
+    if free >= 2 * wanted:  # others use it, too
+        return True
+    logger.warning(
+        "%s has %.0f MB free, and batches that are made ahead take %.0f: they go through pipes, "
+        "which is slower; in a container give it more (--shm-size)",
+        _SHARED, free / 1e6, wanted / 1e6,
+    )  # fmt: skip
+    return False
 
 
 def balanced_positions(labels: Sequence[int], seed: int, epoch: int) -> list[tuple[int, int]]:
@@ -221,6 +251,11 @@ def prepared_batches(
                 yield _collate([row.result() for row in ahead.popleft()])
         for rows in ahead:
             yield _collate([row.result() for row in rows])
+
+
+def _collate_for_a_pipe(rows: Iterable[tuple[LabelledSample, Tensor | DamagedSample]]) -> Any:
+    views = _collate(rows)
+    return views._replace(image_BCHW=views.image_BCHW.numpy())  # type: ignore[arg-type]
 
 
 def _collate(rows: Iterable[tuple[LabelledSample, Tensor | DamagedSample]]) -> LabelledBatch:

@@ -185,6 +185,7 @@ def training_views(
         labels.dataset, labels.parts["train"], augment, batch=config.batch,
         epochs=range(done, config.epochs), seed=config.seed,
         workers=decoding_threads(config.threads), balanced=config.balance == "sampling",
+        image_size=config.image_size,
     )  # fmt: skip
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from maskedclip.config import Config, FinetuneConfig, load, override
+from maskedclip.engine.whole_file import write_whole
 from maskedclip.metrics.result_record import damaged, read_record, record_of
 from maskedclip.models.checkpoints.files import ENCODER, FINETUNED, MODEL
 from maskedclip.models.checkpoints.sealed import file_sha256
@@ -276,7 +277,7 @@ def write_shown(run: Path, results: dict[str, list[int]]) -> None:
     files = sorted(path for path in run.rglob("*") if path.is_file() and path.name != SHOWN)
     sha256 = {path.relative_to(run).as_posix(): file_sha256(path) for path in files}
     content = {"results": results, "sha256": sha256}
-    (run / SHOWN).write_text(json.dumps(content, indent=1) + "\n")
+    write_whole(run / SHOWN, json.dumps(content, indent=1) + "\n")
 
 
 def results_of(report: Cell) -> dict[str, list[int]]:

@@ -202,7 +202,7 @@ def _output_to(path: Path) -> Iterator[None]:
 
 def _report(grid: Grid, cell: Cell, run: Path) -> None:
     """Write the report of what is there, and say in it what is not."""
-    from maskedclip.report.build import report
+    from maskedclip.report.build import report, report_of_nothing
     from maskedclip.report.command import ReportConfig
 
     absent = [
@@ -213,7 +213,8 @@ def _report(grid: Grid, cell: Cell, run: Path) -> None:
     shown = results_of(cell)
     options = {k: v for k, v in cell.config.items() if k not in ("runs", "out")}
     config = override(ReportConfig(), {**options, "out": str(run)})
-    written = report([Path(path) for path in cell.config["runs"]], config, absent)
+    runs = [Path(path) for path in cell.config["runs"]]
+    written = report(runs, config, absent) if shown else report_of_nothing(config, absent)
     write_shown(run, shown)
     sys.stdout.write(f"{written.text}\n{written.page}\n")
     for line in written.problems:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from html import escape
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import quote
@@ -111,6 +112,19 @@ def report(runs: Sequence[Path], config: ReportConfig, absent: Sequence[str] = (
     text += "".join(f"\n{line}\n" for line in points.remarks if not points.lines)
     text += transfer_lines(collected.transfers)
     return Report(out / INDEX, text, problems, list(collected.other_protocols))
+
+
+def report_of_nothing(config: ReportConfig, absent: Sequence[str]) -> Report:
+    """Write a page that says what is missing, where no run of a study has results yet."""
+    out = Path(config.out)
+    out.mkdir(parents=True, exist_ok=True)
+    lines = "".join(f"<li>{escape(line)}</li>\n" for line in absent)
+    head = '<head><meta charset="utf-8"><title>No results yet</title></head>'
+    page = (
+        f'<html lang="en">{head}<body>\n<h1>No results yet</h1>\n<ul>\n{lines}</ul>\n</body></html>'
+    )
+    (out / INDEX).write_text(f"<!doctype html>\n{page}\n", encoding="utf-8")
+    return Report(out / INDEX, "no results yet", list(absent), [])
 
 
 def transfer_lines(results: Sequence[Result]) -> str:

@@ -152,7 +152,12 @@ def test_a_test_split_of_one_class_is_kept_and_said(
 
 
 def batches(
-    task: Task, dataset: Shards, workers: int, seed: int = 0, first_epoch: int = 0
+    task: Task,
+    dataset: Shards,
+    workers: int,
+    seed: int = 0,
+    first_epoch: int = 0,
+    image_size: int = 32,
 ) -> list[Any]:
     return list(
         training_batches(
@@ -163,6 +168,7 @@ def batches(
             epochs=range(first_epoch, 2),
             seed=seed,
             workers=workers,
+            image_size=image_size,
         )
     )
 
@@ -181,6 +187,20 @@ def test_augmented_batches_are_the_same_for_every_number_of_workers(tmp_path: Pa
         assert torch.equal(one.image_BCHW, other.image_BCHW)  # an epoch begins anywhere
     elsewhere = batches(task, dataset, 0, seed=1)
     assert not torch.equal(alone[0].image_BCHW, elsewhere[0].image_BCHW)
+
+
+def test_batches_that_shared_memory_has_no_room_for_go_through_pipes(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    dataset = build(tmp_path / "d", [graded(i % 2) for i in range(6)])
+    task = labelled(dataset)
+    shared = batches(task, dataset, 1)
+    assert "go through pipes" not in caplog.text
+    piped = batches(task, dataset, 1, image_size=1_000_000)  # so it is said: TBs a batch
+    assert "go through pipes" in caplog.text
+    for one, other in zip(shared, piped, strict=True):
+        assert one.samples == other.samples
+        assert torch.equal(one.image_BCHW, other.image_BCHW)
 
 
 def test_a_signal_to_all_processes_leaves_the_workers_at_work(tmp_path: Path) -> None:
