@@ -50,6 +50,8 @@ class Recorder:
             _append(self._path, json.dumps({"step": step, **row}))
         except OSError as error:
             logger.warning("%s: the row of step %d is lost (%s)", self._path, step, error.strerror)
+            if self._tensorboard is None:  # nor would another file of its find room
+                return
 
         def points(writer: SummaryWriter) -> None:
             for name, value in row.items():

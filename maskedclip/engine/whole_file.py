@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 # of this package; and what safetensors wrote itself, before November 2026
-_LEFT = (".*.tmp", ".tmp??????")
+_LEFT = (".*.????????.tmp", ".tmp??????")
 
 
 def write_whole(path: Path, text: str) -> None:

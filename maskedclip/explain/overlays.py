@@ -6,6 +6,7 @@ painted: colours go from the median to the highest value, and the colour bar sho
 
 import csv
 import logging
+import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -241,7 +242,7 @@ def _lines(photograph: InputImage, box: CropBox, drawn: Map) -> list[list[str | 
 
 
 def _write_table(path: Path, lines: Sequence[Sequence[str | int | float]]) -> None:
-    temporary = path.with_suffix(".tmp")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with temporary.open("w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(
@@ -374,6 +375,6 @@ def _paint(axes: Axes, seen_HWC: np.ndarray, map_RC: np.ndarray) -> None:
 
 
 def _save(figure: Figure, path: Path) -> None:
-    temporary = path.with_suffix(".tmp")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     figure.savefig(temporary, format="png")
     temporary.replace(path)

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
@@ -53,7 +54,7 @@ def write_predictions(
     else:
         texts = [classes[label] for label in label_B]
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["id", *([_SOURCE] if sources else []), "label", *classes])
@@ -69,7 +70,7 @@ def write_test_split(path: Path, classes: Sequence[str], predictions: Prediction
         path, classes, predictions.keys, predictions.label_B, predictions.probability_BY,
         predictions.sources,
     )  # fmt: skip
-    temporary = path.with_suffix(".tmp")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["id", "unit"])

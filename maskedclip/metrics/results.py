@@ -3,6 +3,7 @@
 import json
 import logging
 import math
+import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -274,7 +275,7 @@ def write_rows(directory: Path, rows: Sequence[dict[str, Any]]) -> None:
     with locked(lock, wait=True, without="do not write two results at a time"):
         kept = [old for old in read_rows(directory) if _identity(old) not in replaced]
         lines = [json.dumps(line, allow_nan=False) + "\n" for line in [*kept, *rows]]
-        temporary = directory / (RESULTS + ".tmp")
+        temporary = directory / f".{RESULTS}.{os.getpid()}.tmp"
         temporary.write_text("".join(lines))
         temporary.replace(directory / RESULTS)
 

@@ -96,7 +96,7 @@ def _named(value: Any) -> str:
 
 def write_csv(path: Path, heading: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """Write a table whole, or not at all."""
-    temporary = path.with_suffix(".tmp")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(heading)

@@ -32,7 +32,7 @@ def convert(source: Path, out: Path) -> Path:
     Raises ValueError where there is no such file or it gives no tensors by name.
     """
     check_source(source)
-    temporary = out.with_suffix(".tmp")
+    temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
     environment = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
     here = str(Path(__file__).resolve().parents[2])
     try:

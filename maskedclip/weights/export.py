@@ -5,6 +5,7 @@ torch is imported only when there is work for it, so that --help and mistakes an
 
 import json
 import logging
+import os
 import shutil
 import sys
 from collections.abc import Callable, Sequence
@@ -118,8 +119,9 @@ def _source_of(run: Path, to: str) -> tuple[Any, ModuleType, Callable[..., str]]
 def _write(target: ModuleType, source: "Source", to: str, out: Path) -> None:
     if out.exists() and not (out / FACTS).is_file() and (out.is_file() or any(out.iterdir())):
         raise ValueError(f"{out}: holds other things than an export; choose another --out")
-    temporary = out.with_name(f".{out.name}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
+    for left in out.parent.glob(f".{out.name}.*.tmp"):  # of a killed export
+        shutil.rmtree(left, ignore_errors=True)
+    temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
     temporary.mkdir(parents=True)
     try:
         target.write(source, temporary, out)

@@ -60,11 +60,11 @@ def test_half_a_file_is_named_with_what_to_do(tmp_path: Path) -> None:
 
 def test_what_killed_starts_were_writing_is_removed_and_nothing_else(tmp_path: Path) -> None:
     left = [
-        ".config.json.0123abcd.tmp", ".encoder.safetensors.k2j3.tmp/encoder.safetensors",
+        ".config.json.0123abcd.tmp", ".encoder.safetensors.k2_3abcd.tmp/encoder.safetensors",
         ".tmpA1b2C3", "checkpoints/step-00000010.0a.tmp/__0_0.distcp",
         "checkpoints/step-00000005.0b.old.tmp/__0_0.distcp", "hang/rank-0.0c.txt",
     ]  # fmt: skip
-    kept = ["config.json", "results.jsonl.tmp", "checkpoints/step-00000010/manifest.json"]
+    kept = ["config.json", ".results.jsonl.4711.tmp", "checkpoints/step-00000010/manifest.json"]
     for name in (*left, *kept):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
