@@ -534,6 +534,7 @@ def _renamed(fields: dict[str, Any]) -> dict[str, Any]:
     former = {
         "engine.recompute": "engine.activation_checkpointing",
         "engine.save_aside": "engine.async_checkpoint",
+        "after.beside_untrained": "after.beside_start",
     }
     present = {former.get(name, name): value for name, value in fields.items()}
     if dino := present.pop("loss.dino", 0.0):

@@ -5,10 +5,12 @@ import json
 import os
 import re
 import socket
+from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import NamedTuple
 
-from maskedclip.config import flat
+from maskedclip.config import Config, FinetuneConfig, flat, load
 from maskedclip.grid.manifest import (
     FINETUNE,
     MANIFEST,
@@ -80,6 +82,10 @@ def _single(run: Path) -> GridOrRun:
     run = run if run.name not in ("", "..") else run.resolve()
     fields = flat(_object(run / _CONFIG))
     stage = FINETUNE if "weights" in fields else PRETRAIN
+    with suppress(ValueError, OSError):  # half a file: its fields as they stand
+        path = run / _CONFIG
+        known = load(path, FinetuneConfig) if stage == FINETUNE else load(path, Config)
+        fields = flat(asdict(known))  # under their present names
     cell = Cell(run.name, stage, fields | {"out": ".", "name": run.name}, ())
     launch = _object(run / JOBS / LAUNCH)
     cluster = "local" if launch.get("cluster") == "local" else "slurm"

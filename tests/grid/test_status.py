@@ -230,6 +230,18 @@ def test_a_single_run_is_a_grid_of_one_cell(tmp_path: Path, capsys, monkeypatch)
     assert "1 cell: 1 done" in capsys.readouterr().out
 
 
+def test_a_run_whose_fields_had_other_names_is_done_as_it_was(tmp_path: Path, capsys, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    run = tmp_path / "runs" / "one"
+    pretrained(run)
+    config = json.loads((run / "config.json").read_text())
+    config["after"]["beside_untrained"] = config["after"].pop("beside_start")
+    config["engine"]["recompute"] = config["engine"].pop("activation_checkpointing")
+    (run / "config.json").write_text(json.dumps(config))
+    main(["status", str(run)])
+    assert "1 cell: 1 done" in capsys.readouterr().out
+
+
 def test_why_shows_the_traceback_and_where_the_logs_are(grid: Grid, capsys):
     logs = grid.directory / "logs"
     logs.mkdir()
