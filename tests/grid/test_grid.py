@@ -245,6 +245,26 @@ def test_jobs_that_a_killed_submission_left_are_named_and_not_doubled(
     assert len(submissions(grid)) == 1
 
 
+def test_a_cluster_that_is_full_is_not_asked_as_sbatch_would_wait_for_it(
+    grid: Grid, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(grid)
+    commands = tmp_path / "bin"
+    commands.mkdir()
+    answers = {
+        "scontrol": "echo 'MaxJobCount = 4'; echo 'MaxArraySize = 1001'",
+        "squeue": 'case "$*" in *format=%i*) echo 1; echo 2; echo 3;; esac',
+        "sbatch": "echo it was asked >&2; exit 1",
+    }
+    for name, words in answers.items():
+        (commands / name).write_text(f"#!/bin/sh\n{words}\n")
+        (commands / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{commands}:/usr/bin:/bin")
+    submitted = submit(grid)
+    assert (submitted.done, submitted.limit) == ([], "MaxJobCount of this cluster")
+    assert submitted.waiting == [cell.name for cell in grid.cells]
+
+
 def test_weights_of_a_hub_keep_their_name_and_files_get_their_whole_path(
     small: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

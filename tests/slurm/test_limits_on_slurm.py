@@ -117,3 +117,21 @@ def test_what_no_draining_helps_is_an_error_and_a_refused_retry_keeps_what_it_ch
     assert "1 cells wait for room no longer" in said
     assert waiting(grid) == {}
     limited(f"modify user {USER} set MaxSubmitJobs=-1")
+
+
+def test_an_array_larger_than_the_cluster_takes_is_split_and_its_parts_share_the_parallelism(
+    limited: Callable[[str], None], tunings: Callable[..., Grid]
+) -> None:
+    limited(f"modify user {USER} set MaxSubmitJobs=-1")
+    grid = tunings(1)
+    try:
+        assert submit(grid).waiting == []
+        arrays = [one.job.partition("_")[0] for one in submissions(grid)]
+        first, second = arrays[0], arrays[3]
+        assert arrays[:5] == [first] * 3 + [second] * 2  # MaxArraySize is 3
+        words = ["scontrol", "--oneliner", "show", "job", second]
+        shown = subprocess.run(words, capture_output=True, text=True, check=True).stdout
+        assert f"afterany:{first}_" in shown
+    finally:
+        words = [sys.executable, "-m", "maskedclip.slurm", "cancel", str(grid.directory)]
+        subprocess.run(words, check=True)

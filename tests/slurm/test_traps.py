@@ -36,6 +36,8 @@
 - Dependencies that never resolve: every one is afterany, which resolves however a job ends.
 - Polls that lag by up to ten minutes, and words for states that submitit takes for an end: nobody
   waits for a job on SLURM by submitit; jobs/slurm_queue.py asks, and files decide what is done.
+- A limit on submitted jobs refuses an array whole, and sbatch waits minutes where the cluster is
+  full: test_limits_on_slurm.py, and grid/test_grid.py, a_cluster_that_is_full.
 - A job submitted from within a job: nothing does that.
 """
 
