@@ -1,6 +1,7 @@
 """What a pre-training has learnt, on one picture: scores, losses, hidden patches, captions."""
 
 import json
+import math
 import textwrap
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -30,7 +31,7 @@ from maskedclip.models.maskedclip import MaskedCLIP
 from maskedclip.models.patches import masked_and_filled, split_patches
 
 _SHOWN, _CAPTIONS, _FOUND = 4, 3, 5
-_SEARCHED = 1000  # test images among which a caption's nearest are shown
+_SEARCHED = 1000  # test images at most among which a caption's nearest are shown
 _RIGHT, _WRONG, _INK, _SOFT = "#1a7f37", "#b0bac4", "#1b2733", "#9aa7b4"
 _STYLE: dict[Any, Any] = {
     "text.parse_math": False, "font.size": 8, "axes.titlesize": 9, "axes.linewidth": 0.6,
@@ -70,9 +71,10 @@ def draw_run(run: Path, start: Path, dataset: Path, task: str, path: Path) -> No
 
 
 def _tested(shards: Shards, labels: Task) -> list[tuple[LabelledSample, Image.Image]]:
-    """Return the first test images; which are damaged the evaluation has said."""
+    """Return test images, of many each nth one; which are damaged the evaluation has said."""
+    every = division_of(shards, labels).parts["test"]
     found = []
-    for sample in division_of(shards, labels).parts["test"][:_SEARCHED]:
+    for sample in every[:: math.ceil(len(every) / _SEARCHED)]:
         with suppress(DamagedSample):
             found.append((sample, sample_image(shards, sample.index)))
     return found

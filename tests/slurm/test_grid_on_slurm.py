@@ -72,13 +72,13 @@ def logs(grid: Grid, name: str) -> str:
 def test_a_pretraining_that_fails_holds_nothing_but_its_own_fine_tunings(
     grid: Grid, until_idle: Callable[[float], None]
 ) -> None:
-    first = submit(grid)
+    first = submit(grid).done
     assert {one.cell for one in first} == set(named(grid))
     arrays = {one.cell: one.job.partition("_")[0] for one in first}
     stages = {stage: {arrays[c.name] for c in grid.cells if c.stage == stage}
               for stage in (PRETRAIN, FINETUNE, REPORT)}  # fmt: skip
     assert [len(stages[stage]) for stage in (PRETRAIN, FINETUNE, REPORT)] == [1, 2, 1]
-    assert submit(grid) == []  # all of it waits or runs
+    assert submit(grid).done == []  # all of it waits or runs
     until_idle(400)
 
     assert done(grid) == {"whole", "whole-0.5", "whole-1", "report"}
@@ -93,12 +93,12 @@ def test_a_pretraining_that_fails_holds_nothing_but_its_own_fine_tunings(
     shards = Path(named(grid)["whole"].config["data.paired"][0])
     absent = Path(named(grid)["broken"].config["data.paired"][0])
     absent.symlink_to(shards, target_is_directory=True)
-    second = submit(grid)
+    second = submit(grid).done
     assert {one.cell for one in second} == {"broken", "broken-0.5", "broken-1", "report"}
     assert {one.attempt for one in second} == {2}
     until_idle(400)
     assert done(grid) == set(named(grid))
-    assert submit(grid) == []
+    assert submit(grid).done == []
     attempts = json.loads(
         (Path(run_directory(named(grid)["whole"])) / "provenance.json").read_text()
     )
