@@ -56,7 +56,9 @@ def _evaluate_all(
     by_inputs = {inputs_of(features_key, encoder, benchmark, e): e for e in evaluations}
     metrics = metrics_of(benchmark.task.kind)
     missing = {
-        k: e for k, e in by_inputs.items() if not _is_complete(out, stored.get(k, ()), metrics)
+        k: e
+        for k, e in by_inputs.items()
+        if not results.is_complete(out, stored.get(k, ()), metrics)
     }
     if missing:
         table = _features(encoder, benchmark, list(missing.values()), out, cache, threads)
@@ -105,7 +107,7 @@ def _evaluate_folds(
         inputs = hashlib.sha256(json.dumps(hashes).encode()).hexdigest()
         there = stored.get(inputs, ())
         of_now = all("fold_images" in row for row in there)  # not before 2026-11-29
-        if of_now and _is_complete(out, there, metrics, ("predictions",)):
+        if of_now and results.is_complete(out, there, metrics, ("predictions",)):
             rows += there
             continue
         if table is None:
@@ -176,21 +178,6 @@ def _with_seen(
     if new != rows:
         results.write_rows(out, new)
     return new
-
-
-def _is_complete(
-    out: Path,
-    rows: Sequence[dict[str, Any]],
-    metrics: Sequence[str],
-    names: Sequence[str] = ("predictions", "validation"),
-) -> bool:
-    """Return whether every metric of an evaluation is stored, and its predictions.
-
-    Those of the validation split, too, which older versions did not keep.
-    """
-    tables = [out / str(row.get(name)) for row in rows for name in names]
-    files = tables + [table.with_suffix(".units.csv") for table in tables]
-    return {row["metric"] for row in rows} >= set(metrics) and all(file.is_file() for file in files)
 
 
 def _features(

@@ -88,7 +88,7 @@ def transfer(
     identity = _identity(encoder, test, whole=whole)
     inputs = _inputs(encoder, test, identity)
     stored = [row for row in results.read_rows(out) if row.get("inputs") == inputs]
-    if results.is_complete(out, stored, metrics_of(test.task.kind)):
+    if results.is_complete(out, stored, metrics_of(test.task.kind), ("predictions",)):
         return stored
     predictions = _predictions(encoder, header, test, out, threads)
     own = _own_row(encoder)

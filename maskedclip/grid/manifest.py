@@ -11,6 +11,7 @@ A cell is finished only if the files that it was to write verify; no one's word 
 
 import difflib
 import json
+import logging
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -18,7 +19,7 @@ from typing import Any, NamedTuple
 
 from maskedclip.config import Config, FinetuneConfig, load, override
 from maskedclip.engine.whole_file import write_whole
-from maskedclip.metrics.result_record import damaged, read_record, record_of
+from maskedclip.metrics.result_record import damaged, read_record, record_of, undamaged
 from maskedclip.models.checkpoints.files import ENCODER, FINETUNED, MODEL
 from maskedclip.models.checkpoints.sealed import file_sha256
 from maskedclip.models.checkpoints.verified import is_intact
@@ -30,6 +31,7 @@ MANIFEST, JOBS, LOGS, CODE, LOCK = "grid.json", "jobs.jsonl", "logs", "code", ".
 PRETRAIN, EVALUATE, FINETUNE, REPORT = STAGES = ("pretrain", "evaluate", "finetune", "report")
 _EXPORTS = (ENCODER, MODEL)
 RESULTS = "results.jsonl"  # of a fine-tuning; eval.results has it too, and takes long to import
+logger = logging.getLogger(__name__)
 EVALUATED = "evaluated.json"  # of an evaluation: its options, and the predictions it scored
 SHOWN = "shown.json"  # of a report: the results that it was made of, and the sha256 of its files
 _VERSION = 1
@@ -263,6 +265,18 @@ def write_evaluated(cell: Cell, run: Path, predictions: Iterable[str]) -> None:
     temporary = run / f".{EVALUATED}.{os.getpid()}.tmp"
     temporary.write_text(json.dumps(content, indent=1) + "\n", "utf-8")
     temporary.replace(run / EVALUATED)
+
+
+def forget_damaged(run: Path) -> None:
+    """Take the rows out of a run's results that are not as the last evaluation wrote them."""
+    from maskedclip.metrics.results import change_rows
+
+    if not (run / EVALUATED).is_file():
+        return
+    record = json.loads((run / EVALUATED).read_text("utf-8"))
+    if broken := damaged(run, record):
+        logger.warning("%s: not as it was written; measured again", run / broken[0])
+        change_rows(run, lambda rows: undamaged(run, record, rows))
 
 
 def _reported(cell: Cell, run: Path) -> bool:

@@ -39,6 +39,7 @@ from maskedclip.grid.manifest import (
     append,
     cell_of,
     finished,
+    forget_damaged,
     read,
     results_of,
     run_of,
@@ -142,6 +143,7 @@ def _evaluate(cell: Cell, run: Path, gpus: int | None) -> None:
 
     check_gpus(gpus)
     config = override(EvaluateConfig(), cell.config)
+    forget_damaged(run)
     rows = evaluate(config)
     write_evaluated(cell, run, [str(row["predictions"]) for row in rows])
 

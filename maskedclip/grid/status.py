@@ -284,6 +284,9 @@ def _running_note(facts: _Facts) -> str:
     return ", ".join(notes)
 
 
+_NOT_DONE = "its results are not there, or not as they were written"
+
+
 def _ended(facts: _Facts) -> tuple[str, str]:
     """Return what became of a job that is over, in SLURM's words where there are any."""
     answer = facts.answer
@@ -296,9 +299,9 @@ def _ended(facts: _Facts) -> tuple[str, str]:
     if answer.state == "CANCELLED":
         return CANCELLED, f"a retry {_next_start(facts)}"
     if answer.state == "COMPLETED":
-        return FAILED, "SLURM says COMPLETED, but its results are not there"
+        return FAILED, f"SLURM says COMPLETED, but {_NOT_DONE}"
     if answer.state in (GONE, ""):
-        return FAILED, "its job is over, and its results are not there"
+        return FAILED, f"its job is over, and {_NOT_DONE}"
     return FAILED, f"SLURM says {answer.state}"
 
 

@@ -63,6 +63,22 @@ def damaged(run: Path, record: Mapping[str, Any]) -> list[str]:
     return found
 
 
+def undamaged(
+    run: Path, record: Mapping[str, Any], rows: Iterable[dict[str, Any]]
+) -> list[dict[str, Any]]:
+    """Return the rows less those that the record speaks of and that are not as it has them.
+
+    A row whose table of predictions is another now is none of them either.
+    """
+    broken = {name.replace(".units.csv", ".csv") for name in damaged(run, record)}
+
+    def stays(row: Mapping[str, Any]) -> bool:
+        tables = {str(row.get("predictions")), str(row.get("validation"))}
+        return _of_row(row) in record["rows"] and not tables & broken
+
+    return [r for r in rows if str(r.get("predictions")) not in record["files"] or stays(r)]
+
+
 def _rows_in(path: Path) -> set[str]:
     try:
         rows = [json.loads(line) for line in path.read_bytes().splitlines() if line]

@@ -5,7 +5,7 @@ import logging
 import math
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,15 +24,18 @@ from maskedclip.metrics.scores import (
     OVER_CLASSES,
     Score,
     metrics_of,
+    point,
     scores,
 )
 from maskedclip.metrics.seen_images import in_words, input_lines
 
 logger = logging.getLogger(__name__)
+Row = dict[str, Any]
 RESULTS = "results.jsonl"
 DAGGER = "\u2020"  # beside values of images that were in pre-training
 _UNTRAINED = "training images all without or all with"
 _NAMED = 8  # classes in a note
+SAME = 1e-9  # of a value and the one computed again from the predictions
 IDENTITY = ("run", "dataset", "task", "protocol", "fraction", "seed", "metric")
 # of the tables on the terminal: there is no room for more
 _PER_CENT = {"auroc": "AUROC [95 %]", "average_precision": "AP [95 %]"}
@@ -122,11 +125,52 @@ def scores_of(
     return found
 
 
-def is_complete(out: Path, rows: Sequence[dict[str, Any]], metrics: Sequence[str]) -> bool:
-    """Return whether every metric of an evaluation is stored, and its predictions."""
-    tables = [out / str(row.get("predictions")) for row in rows]
+def is_complete(
+    out: Path,
+    rows: Sequence[dict[str, Any]],
+    metrics: Sequence[str],
+    names: Sequence[str] = ("predictions", "validation"),
+) -> bool:
+    """Return whether every metric of an evaluation is stored, and the predictions that give it.
+
+    Those of the validation split, too, which older versions did not keep. Predictions that give
+    another value are said, as one of both is damaged or of another run.
+    """
+    tables = [out / str(row.get(name)) for row in rows for name in names]
     files = tables + [table.with_suffix(".units.csv") for table in tables]
-    return {row["metric"] for row in rows} >= set(metrics) and all(file.is_file() for file in files)
+    if not {row["metric"] for row in rows} >= set(metrics) or not all(f.is_file() for f in files):
+        return False
+    if reason := contradiction(out, [row for row in rows if row["metric"] in metrics]):
+        logger.warning("%s; measured again", reason)
+    return not reason
+
+
+def contradiction(run: Path, rows: Sequence[Mapping[str, Any]]) -> str:
+    """Return in words which value of rows their predictions do not give, "" where they give all."""
+    read: dict[str, Predictions] = {}
+    for row in rows:
+        name, metric = str(row.get("predictions")), row["metric"]
+        try:
+            found = read.setdefault(name, predictions_of(run, dict(row))[0])
+            again = value_of(metric, found)
+        except (KeyError, ValueError) as error:
+            return " ".join(str(error).split())
+        same = again is row["value"] is None
+        if again is not None and row["value"] is not None:
+            same = abs(again - row["value"]) < SAME
+        if not same:
+            return f"{run / name}: gives {metric} {again}, and {RESULTS} says {row['value']}"
+    return ""
+
+
+def value_of(metric: str, predictions: Predictions) -> float | None:
+    """Return a metric of predictions without its interval, None where it has no value."""
+    value, _ = point(
+        metric, predictions.label_B, predictions.probability_BY, predictions.untrained,
+        predictions.thresholds,
+    )  # fmt: skip
+    without_order = metric == "quadratic_kappa" and predictions.ordered is False
+    return None if without_order else value
 
 
 def _name(identity: dict[str, Any], run: Path, variant: str) -> str:
@@ -269,12 +313,17 @@ def write_rows(directory: Path, rows: Sequence[dict[str, Any]]) -> None:
     """Add rows to a run's results; a row replaces an earlier one of the same identity."""
     for new in rows:
         assert new["value"] is None or math.isfinite(new["value"])
-    directory.mkdir(parents=True, exist_ok=True)
     replaced = {_identity(new) for new in rows}
+    change_rows(directory, lambda old: [*(o for o in old if _identity(o) not in replaced), *rows])
+
+
+def change_rows(directory: Path, change: Callable[[list[Row]], Iterable[Row]]) -> None:
+    """Replace a run's rows by what `change` makes of them, in one rename and under a lock."""
+    directory.mkdir(parents=True, exist_ok=True)
     lock = directory / ".results.lock"
     with locked(lock, wait=True, without="do not write two results at a time"):
-        kept = [old for old in read_rows(directory) if _identity(old) not in replaced]
-        lines = [json.dumps(line, allow_nan=False) + "\n" for line in [*kept, *rows]]
+        changed = change(read_rows(directory))
+        lines = [json.dumps(line, allow_nan=False) + "\n" for line in changed]
         temporary = directory / f".{RESULTS}.{os.getpid()}.tmp"
         temporary.write_text("".join(lines))
         temporary.replace(directory / RESULTS)

@@ -19,8 +19,8 @@ from maskedclip.metrics.known_patients import drawn_in_words
 from maskedclip.metrics.operating_points import OPERATING
 from maskedclip.metrics.pooled_folds import FOLDS, is_one_fold
 from maskedclip.metrics.prediction_files import Predictions
-from maskedclip.metrics.results import RESULTS, seen_words
-from maskedclip.metrics.scores import KINDS, Score, point
+from maskedclip.metrics.results import RESULTS, SAME, seen_words, value_of
+from maskedclip.metrics.scores import KINDS, Score
 from maskedclip.metrics.seen_images import in_words
 from maskedclip.models.checkpoints.formats import training_datasets
 
@@ -28,7 +28,6 @@ T = TypeVar("T")
 USUAL_PROTOCOL = "finetune"
 _TRANSFER = "transfer"  # how such protocols begin
 _USUAL_RECIPE = "paper"  # of fine-tuning: not written after the method
-_TOLERANCE = 1e-9  # of a value and its recomputation
 _TEXTS = ("run", "dataset", "task", "protocol", "metric")
 _NUMBERS = ("fraction", "seed", "n")
 
@@ -303,18 +302,13 @@ def disagreements(result: Result, predictions: Predictions) -> list[str]:
     problems = []
     for metric, score in result.scores.items():
         try:
-            again, _ = point(
-                metric, predictions.label_B, predictions.probability_BY, predictions.untrained,
-                predictions.thresholds,
-            )  # fmt: skip
+            again = value_of(metric, predictions)
         except (KeyError, ValueError) as error:
             problems.append(f"{result.directory / RESULTS}: {metric}: {_line(error)}")
             continue
-        if metric == "quadratic_kappa" and predictions.ordered is False:
-            again = None
         same = again is score.value is None
         if again is not None and score.value is not None:
-            same = abs(again - score.value) < _TOLERANCE
+            same = abs(again - score.value) < SAME
         if not same:
             problems.append(
                 f"{result.directory / result.predictions}: gives {metric} {again}, and {RESULTS} "

@@ -169,6 +169,31 @@ def test_a_finished_evaluation_is_not_run_again_unless_something_of_it_changes(
     assert len(read_rows(tmp_path)) == 2 * len(rows)
 
 
+def test_results_that_their_predictions_do_not_give_are_said_and_measured_again(
+    root: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def measured() -> list[dict[str, object]]:
+        caplog.clear()
+        return evaluate(root / "ours", colours(root), ("knn",), tmp_path, cache=tmp_path / "f")
+
+    rows = measured()
+    table, other = tmp_path / "results.jsonl", tmp_path / rows[0]["predictions"]
+    written, own = table.read_text(), other.read_text()
+    value = next(row["value"] for row in rows if row["metric"] == "auroc")
+    table.write_text(written.replace(f'"value": {value}', '"value": 0.123'))
+    assert measured() == rows
+    assert "gives auroc" in caplog.text
+    assert "says 0.123; measured again" in caplog.text
+    lines = own.splitlines()
+    turned = [",".join([*line.split(",")[:-3], *line.split(",")[:-4:-1]]) for line in lines[1:]]
+    other.write_text("\n".join([lines[0], *turned]) + "\n")  # another run's, under this name
+    assert measured() == rows
+    assert "measured again" in caplog.text
+    assert other.read_text() == own
+    measured()
+    assert "measured again" not in caplog.text
+
+
 def test_test_labels_do_not_change_what_is_predicted(root: Path, tmp_path: Path) -> None:
     shuffled = [CLASSES[i % 3] for i in range(30)]
     random.Random(0).shuffle(shuffled)

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 import torch
 
-from maskedclip.grid.manifest import Cell, Grid, write_evaluated, write_shown
+from maskedclip.grid.manifest import Cell, Grid, forget_damaged, write_evaluated, write_shown
 from maskedclip.grid.status import DONE, FAILED, status_of
 from maskedclip.metrics.prediction_files import Predictions, write_test_split
 from maskedclip.metrics.result_record import write_record
-from maskedclip.metrics.results import write_rows
+from maskedclip.metrics.results import read_rows, write_rows
 from maskedclip.metrics.scores import METRICS
 from maskedclip.models.checkpoints.sealed import is_whole, save_sealed
 from maskedclip.models.checkpoints.verified import is_intact
@@ -208,3 +208,27 @@ def test_failed_is_said_of_damaged_results_whose_job_is_over(made: tuple[Grid, d
     rows = status_of(grid, answers, [Submission("trained", "7", 1, 0.0, "")], 1e12)
     assert rows[0].state == FAILED
     path.write_bytes(whole)
+
+
+def test_rows_that_are_not_as_they_were_written_go_before_a_cell_is_measured_again(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows = scored(tmp_path)
+    by_hand = {"run": "b", "metric": "auroc", "value": 0.4, "predictions": "predictions/b-test.csv"}
+    write_rows(tmp_path, [*rows, by_hand])
+    names = ["predictions/a-test.csv"]
+    write_evaluated(Cell("measured", "evaluate", {"out": "x"}, ()), tmp_path, names)
+    forget_damaged(tmp_path)
+    assert read_rows(tmp_path) == [*rows, by_hand]  # nothing is damaged
+
+    results = tmp_path / "results.jsonl"
+    results.write_text(results.read_text().replace('"value": 0.5,', '"value": 0.9,'))
+    forget_damaged(tmp_path)
+    assert read_rows(tmp_path) == [*rows[1:], by_hand]
+    assert "results.jsonl: not as it was written; measured again" in caplog.text
+
+    write_rows(tmp_path, rows)
+    table = tmp_path / names[0]
+    table.write_text(table.read_text().replace("s001", "s002"))
+    forget_damaged(tmp_path)
+    assert read_rows(tmp_path) == [by_hand]
