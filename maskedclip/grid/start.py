@@ -9,7 +9,7 @@ from pathlib import Path
 from shlex import quote
 from typing import NamedTuple
 
-from maskedclip.config import Config, FinetuneConfig, LaunchConfig, check_divisible, override
+from maskedclip.config import Config, FinetuneConfig, LaunchConfig, check_divisible, flat, override
 from maskedclip.data.paper_tasks import chosen
 from maskedclip.finetune.command import check_dataset
 from maskedclip.finetune.run_directory import architecture_of
@@ -27,12 +27,14 @@ from maskedclip.grid.manifest import (
     EVALUATE,
     FINETUNE,
     LOGS,
+    MANIFEST,
     PRETRAIN,
     REPORT,
     STAGES,
     Cell,
     Grid,
     finished,
+    read,
     run_of,
     write,
 )
@@ -107,6 +109,7 @@ def sweep_grid(asked: Sweep) -> tuple[Grid, dict[str, Cost] | None]:
     A point's runs are OUT/grids/NAME/runs/seedN/POINT: one row of the tables has all of its seeds.
     """
     config, directory = asked.config, _directory(asked.config)
+    asked = asked._replace(systems=_named_as_before(asked, directory))
     pretrained: list[Cell] = []
     for number in range(config.seeds):
         own = {
@@ -121,6 +124,27 @@ def sweep_grid(asked: Sweep) -> tuple[Grid, dict[str, Cost] | None]:
     evaluated = evaluations(asked.evaluation, pretrained) if _is_evaluated(asked) else []
     tuned = measured if FINETUNE_PROTOCOL in config.protocols else []
     return _grid(asked, pretrained, tuned, evaluated)
+
+
+def _named_as_before(asked: Sweep, directory: Path) -> dict[str, Config]:
+    """Return the points, one that the grid has with its values spelt otherwise under that name."""
+    if not (directory / MANIFEST).is_file():
+        return asked.systems
+
+    def point(cell: Cell) -> tuple[object, ...]:
+        config = override(Config(), cell.config)
+        values = flat(asdict(config))
+        labels = (part.partition("=")[0] for part in config.name.split(","))
+        return *labels, *(values[name] for name in asked.swept)
+
+    before = [cell for cell in read(directory).cells if cell.stage == PRETRAIN]
+    name_of = {point(cell): cell.config["name"] for cell in before}
+    names = {*name_of.values()}
+    return {
+        name if name in names else name_of.get(point(cell), name): asked.systems[name]
+        for cell in pretrainings(asked.systems, directory / RUNS)
+        for name in [cell.name]
+    }
 
 
 def _of_seed(systems: Mapping[str, Config], out: Path) -> list[Cell]:

@@ -16,6 +16,7 @@ from maskedclip.config import (
     FinetuneConfig,
     LaunchConfig,
     Lines,
+    cast_value,
     check_folder_name,
     did_you_mean,
     field_kinds,
@@ -80,6 +81,7 @@ class Sweep(NamedTuple):
     systems: dict[str, Config]  # by the name of the point; seed: the first one's
     finetuning: FinetuneConfig
     evaluation: EvaluateConfig
+    swept: tuple[str, ...] = ()  # the fields
 
 
 def sweep_line(recipe: str) -> CommandLine:
@@ -129,7 +131,8 @@ def read_sweep(usage: str | None, arguments: Sequence[str] | None = None) -> Swe
         size = {"image_size": first.model.image_size}
         recipe = finetune_recipe(config.recipe)
         tuning = override(recipe, size | following_warmup(recipe, tuned, "finetune."))
-        return Sweep(config, launch, systems, tuning, _evaluation(config))
+        swept = tuple(line.partition("=")[0] for line in config.sweep)
+        return Sweep(config, launch, systems, tuning, _evaluation(config), swept)
 
 
 def _evaluation(config: SweepConfig) -> EvaluateConfig:
@@ -194,6 +197,14 @@ def _axis(line: str) -> _Axis:
     if not equals or not values:
         more = "DIR,DIR;DIR" if of_lists else "VALUE,VALUE"
         raise ValueError(f"--sweep {line}: write --sweep '{field}={more}'")
+    texts: dict[Any, str] = {}
+    for text in values:
+        value = cast_value(text, kinds[field], field)
+        if value in texts:
+            raise ValueError(
+                f"--sweep {line}: {texts[value]} and {text} are one value; name each value once"
+            )
+        texts[value] = text
     return _Axis(field, field.rpartition(".")[2], values)
 
 

@@ -56,7 +56,11 @@ def test_the_command_line_is_checked_before_anything_is_touched(
         (["demo", "--sweep=loss.clp=1"], "did you mean loss.clip?"),
         (["demo", "--sweep=loss.clip"], "write --sweep 'loss.clip=VALUE,VALUE'"),
         (["demo", "--sweep=loss.clip=a"], "loss.clip: 'a' is not a number"),
-        (["demo", "--sweep=loss.clip=1,1"], "two points would be called clip=1"),
+        (["demo", "--sweep=loss.clip=1,1"], "1 and 1 are one value"),
+        (["demo", "--sweep=loss.clip=0.1,1,0.10"], "0.1 and 0.10 are one value; name each"),
+        (["demo", "--sweep=optim.steps=1e3,1000"], "1e3 and 1000 are one value"),
+        (["demo", "--sweep=data.crop_area=0.2,1;.2,1.0"], "0.2,1 and .2,1.0 are one value"),
+        (["demo", "--sweep=init_from=a/w,b/w"], "two points would be called init_from=w"),
         (["demo", "--sweep=loss.clip=1", "--sweep=loss.clip=2"], "is swept twice"),
         (["demo", "--sweep=seed=1,2"], "use --seeds"),
         (["demo", "--sweep=data.paired="], "write --sweep 'data.paired=DIR,DIR;DIR'"),
@@ -113,6 +117,19 @@ def test_each_seed_is_one_repeat_from_pre_training_to_test_and_its_report_comes_
         "report", "report-knn", "report-logistic",
     ]  # fmt: skip
     assert len(grid.cells) == 4 * 3 + 3
+
+
+def test_a_grid_takes_a_point_whose_value_is_spelt_otherwise_for_the_cell_that_it_has(
+    small: Config, phantoms: dict[str, Path], tmp_path: Path
+) -> None:
+    asked = a_sweep(small, phantoms["heldout"], tmp_path)._replace(swept=("loss.clip",))
+    write(sweep_grid(asked)[0])
+    two = replace(small, loss=replace(small.loss, clip=2.0))
+    spelt = {"clip=0.10": asked.systems["clip=0.1"], "clip=2": two}
+    grid, _ = sweep_grid(asked._replace(systems=spelt))
+    assert {cell.config["name"] for cell in grid.cells if cell.stage == "pretrain"} == {
+        "clip=0.1", "clip=1.0", "clip=2",
+    }  # fmt: skip
 
 
 @pytest.mark.slow
