@@ -231,8 +231,8 @@ class Staging:
         free = shutil.disk_usage(target.parent).free
         if free < size + _ROOM:
             raise _PlaceError(
-                f"{self._folder.parent} is full ({free / 1e9:.1f} GB free, a tar has "
-                f"{size / 1e9:.1f})"
+                f"{self._folder.parent} has too little room ({_size(free)} free; a tar takes "
+                f"{_size(size)}, and {_size(_ROOM)} are kept free)"
             )
         with target.open("xb") as file:
             for offset in range(0, size, _CHUNK):
@@ -246,6 +246,11 @@ class Staging:
             file.flush()
             os.fsync(file.fileno())
         return ""
+
+
+def _size(size: float) -> str:
+    unit, name = (1e9, "GB") if size >= 1e9 else (1e6, "MB") if size >= 1e6 else (1e3, "kB")
+    return f"{size / unit:.1f} {name}"
 
 
 def _locked(path: Path, mode: str) -> BinaryIO | None:

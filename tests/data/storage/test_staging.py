@@ -1,6 +1,7 @@
 """Copies on a node's own disk: the batches are the same, whatever becomes of the copies."""
 
 import os
+import re
 import resource
 import signal
 import subprocess
@@ -412,5 +413,7 @@ def test_a_place_without_room_for_a_tar_is_said_with_its_free_space(
     with staged(plan, place):
         assert_the_same(plan, shared)
     (line,) = caplog.messages
-    assert f"{place} is full (" in line
+    assert f"{place} has too little room (" in line
+    assert re.search(r"\([\d.]+ [GM]B free; a tar takes [1-9]\d*\.\d kB, and 11529", line), line
+    assert "GB are kept free) on " in line
     assert "; 0 of 7 tars are read from there" in line
