@@ -2,7 +2,7 @@
 
 import difflib
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -241,7 +241,7 @@ def read_csv(
     ValueError for a missing column, and for a table that names no image or no class.
     """
     remarks: Remarks = defaultdict(set)
-    rows, columns = _rows_to_read(file, columns, remarks)
+    rows, columns, coded = _rows_to_read(file, columns, remarks)
     files = list_files(card, root)
     if not files.images:
         raise wrong_root(card, root, files)
@@ -252,7 +252,7 @@ def read_csv(
     images = ImageNames(files.images, root)
     names = RowNames(images, lost_zeros, remarks)
     remarks["columns_that_name_further_images"] = _further_images(rows, columns.image, images)
-    found, unclear, copies = _by_image(rows, columns, names, answers, root)
+    found, unclear, copies = _by_image(rows, columns, names, answers, root, coded)
     remarks["images_that_left_a_task"] = _with_codes(remarks, columns)
     remarks["images_with_two_rows"] = unclear - remarks["names_of_several_images"]
     if columns.label and not columns.separator and remarks["images_with_two_rows"]:
@@ -290,12 +290,17 @@ def _splits_not_taken(sources: Iterable[str]) -> set[str]:
     }
 
 
-def _rows_to_read(file: Path, columns: Columns, remarks: Remarks) -> tuple[list[Row], Columns]:
-    """Return the rows with codes, splits and rows of labels in one form, and their columns."""
+def _rows_to_read(
+    file: Path, columns: Columns, remarks: Remarks
+) -> tuple[list[Row], Columns, set[tuple[str, str]]]:
+    """Return the rows with codes, splits and rows of labels in one form, and their columns.
+
+    And the pairs of a task and the name of an image whose cell is a code.
+    """
     split, words_of_splits = split_column(columns.split)
     columns = columns._replace(split=split)
     rows = _whole_rows(_rows_with_columns(file, columns), file, columns, remarks)
-    rows = _without_codes(rows, columns, remarks)
+    rows, coded = _without_codes(rows, columns, remarks)
     if columns.split:
         every = len(rows)
         rows = with_splits(rows, columns.split, words_of_splits)
@@ -307,7 +312,7 @@ def _rows_to_read(file: Path, columns: Columns, remarks: Remarks) -> tuple[list[
     remarks["patients_unknown"] = _nobodies(rows, columns.patient)
     remarks["patients_spelt_in_two_ways"] = _spelt_twice(rows, columns.patient)
     remarks["eyes_unknown"] = _unknown_eyes(rows, columns.eye)
-    return rows, columns
+    return rows, columns, coded
 
 
 def _with_tasks(found: Sources, answers: Iterable[Answer]) -> Sources:
@@ -345,13 +350,19 @@ def _answers(
 
 
 def _by_image(
-    rows: list[Row], columns: Columns, names: RowNames, answers: list[Answer], root: Path
-) -> tuple[dict[str, Record], set[str], set[str]]:
-    """Return the records by image, the images that are unclear, and copies of images."""
+    rows: list[Row], columns: Columns, names: RowNames, answers: list[Answer], root: Path,
+    coded: Collection[tuple[str, str]],
+) -> tuple[dict[str, Record], set[str], set[str]]:  # fmt: skip
+    """Return the records by image, the images that are unclear, and copies of images.
+
+    Args:
+        coded: tasks and names of images whose cell is a code.
+    """
     found: dict[str, Record] = {}
     unclear: set[str] = set()
     copies: set[str] = set()
     lacking: defaultdict[str, dict[str, str]] = defaultdict(dict)  # of an image, by task
+    by_code: set[tuple[str, str]] = set()  # tasks, and images that a code keeps from them
     for row in rows:
         record = _record_of_row(columns, row, root, answers)
         named = names.of_row(cell(row, columns.image), record.split or "")
@@ -367,15 +378,17 @@ def _by_image(
             for answer in answers:
                 if answer.task not in record.labels:
                     lacking[named.image][answer.task] = answer.lacking(row)
+                    if (answer.task, cell(row, columns.image)) in coded:
+                        by_code.add((answer.task, named.image))
     left = [
-        (task, f"{source}: {column}")
+        (task, f"{source}: {column}", (task, source) in by_code)
         for source, columns_of in lacking.items()
         if source not in unclear
         for task, column in columns_of.items()
         if task not in found[source].labels
     ]
     of_classes = {answer.task for answer in answers if answer.kind == "class"}
-    empty = (image for task, image in left if task not in of_classes)  # which classes say alone
+    empty = (image for task, image, _ in left if task not in of_classes)  # which classes say alone
     names.remark("images_with_an_empty_label", empty)
     of_numbers = {answer.task for answer in answers if answer.kind == "number"}
     names.remark("images_that_left_a_task", left_tasks(left, of_numbers))
@@ -429,18 +442,30 @@ def _whole_rows(rows: list[Row], file: Path, columns: Columns, remarks: Remarks)
     return whole
 
 
-def _without_codes(rows: list[Row], columns: Columns, remarks: Remarks) -> list[Row]:
-    """Return the rows with empty cells in place of codes (-1, 999), with remarks."""
-    kinds = [(columns.patient, "patient")]
-    if not columns.keep_codes:
-        kinds += [(name, "labels") for name in columns.labels]
-        kinds += [(columns.number, "number"), (columns.label, "class")]
-    for name, kind in kinds:
-        if name:
-            sign = "" if columns.separator in (OF_ROWS, WHOLE_CELLS) else columns.separator
-            sign = sign if kind == "class" else ""
-            rows, lines = without_codes(rows, name, kind, sign)
-            remarks["codes_taken_for_empty_cells"].update(lines)
+def _columns_of_tasks(columns: Columns) -> list[tuple[str, str, str]]:
+    """Return the columns that answer tasks: the task, the column, and what it answers."""
+    kinds = [(columns.task, name, "labels") for name in columns.labels]
+    kinds.append((columns.number_task, columns.number, "number"))
+    kinds.append((columns.task, columns.label, "class"))
+    return [(task, name, kind) for task, name, kind in kinds if name]
+
+
+def _without_codes(
+    rows: list[Row], columns: Columns, remarks: Remarks
+) -> tuple[list[Row], set[tuple[str, str]]]:
+    """Return the rows with empty cells in place of codes (-1, 999), with remarks.
+
+    And the pairs of a task and the name of an image whose cell is a code.
+    """
+    kinds = [] if columns.keep_codes else _columns_of_tasks(columns)
+    coded: set[tuple[str, str]] = set()
+    for task, name, kind in [("", columns.patient, "patient")] * bool(columns.patient) + kinds:
+        sign = "" if columns.separator in (OF_ROWS, WHOLE_CELLS) else columns.separator
+        before = rows
+        rows, lines = without_codes(rows, name, kind, sign if kind == "class" else "")
+        remarks["codes_taken_for_empty_cells"].update(lines)
+        changed = (new for old, new in zip(before, rows, strict=True) if new is not old)
+        coded |= {(task, cell(row, columns.image)) for row in changed if task}
     if columns.report:
         rows, lines = without_empty_reports(rows, columns.report)
         remarks["texts_that_are_no_caption"].update(lines)
@@ -448,16 +473,15 @@ def _without_codes(rows: list[Row], columns: Columns, remarks: Remarks) -> list[
     if columns.categories:
         rows, lines = without_empty_findings(rows, columns.categories)
         remarks["texts_that_are_no_caption"].update(lines)
-    return rows
+    return rows, coded
 
 
 def _with_codes(remarks: Remarks, columns: Columns) -> set[str]:
     """Return the remarks on tasks that images left, each with all codes taken for empty cells."""
-    columns_of = {columns.task: [columns.label, *columns.labels]}
-    columns_of[columns.number_task] = [columns.number]
     lines = set()
     for line in remarks["images_that_left_a_task"]:
-        named = tuple(f"{name} " for name in columns_of[line.partition(":")[0]] if name)
+        own = line.partition(":")[0]
+        named = tuple(f"{name} " for task, name, _ in _columns_of_tasks(columns) if task == own)
         codes = [c for c in sorted(remarks["codes_taken_for_empty_cells"]) if c.startswith(named)]
         more = f" and {len(codes) - _LISTED} more" if codes[_LISTED:] else ""
         taken = f"; taken for empty ({_KEEP}): {'; '.join(codes[:_LISTED])}{more}" if codes else ""

@@ -62,21 +62,27 @@ def in_order(
     return Sources(found, texts, present, dict(classes))
 
 
-def left_tasks(images: Iterable[tuple[str, str]], numbers: Collection[str] = ()) -> set[str]:
+def left_tasks(images: Iterable[tuple[str, str, bool]], numbers: Collection[str] = ()) -> set[str]:
     """Return a remark for every task on the images without an entry, their cell being empty.
 
     Args:
-        images: pairs of a task and an image, which may name the columns.
+        images: a task, an image, which may name the columns, and whether a code was in its cell.
         numbers: tasks that cells leave also where they hold no number.
     """
-    of_task: defaultdict[str, list[str]] = defaultdict(list)
-    for task, image in images:
-        of_task[task].append(image)
-    return {
-        f"{task}: {len(left)} images left it, a cell being empty"
-        f"{' or no number' if task in numbers else ''}, such as {left[0]}"
-        for task, left in of_task.items()
-    }
+    of_task: defaultdict[str, list[tuple[str, bool]]] = defaultdict(list)
+    for task, image, code in images:
+        of_task[task].append((image, code))
+    remarks = set()
+    for task, left in of_task.items():
+        empty = "empty or no number" if task in numbers else "empty"
+        codes = sum(code for _, code in left)
+        why = f"a cell being {empty}"
+        if codes:
+            why = f"{len(left) - codes} with a cell that is {empty} and {codes} with a code"
+        if codes == len(left):
+            why = "a cell being a code"
+        remarks.add(f"{task}: {len(left)} images left it, {why}, such as {left[0][0]}")
+    return remarks
 
 
 def eye_of(word: str | None) -> str | None:
@@ -124,7 +130,7 @@ def read_dataset(card: DatasetCard, root: Path) -> Sources:
         record.source for record in records if not record.labels and record.source not in graded
     }
     remarks["images_that_left_a_task"] = left_tasks(
-        (task, source)
+        (task, source, False)
         for source, tasks in sorted(graded.items())
         for task in tasks - facts[source].keys()
     )

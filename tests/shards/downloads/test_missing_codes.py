@@ -107,7 +107,7 @@ def test_ages_that_are_codes_move_no_mean(tmp_path: Path) -> None:
         "age 999, far from the rest (41 to 70): 1 cells",
     ]
     assert found.remarks["images_that_left_a_task"] == [
-        "age: 2 images left it, a cell being empty or no number, such as 4.jpg: age; taken for "
+        "age: 2 images left it, a cell being a code, such as 4.jpg: age; taken for "
         "empty (--keep_codes keeps them): age -9, far from the rest (41 to 70): 1 cells; age 999, "
         "far from the rest (41 to 70): 1 cells"
     ]
@@ -134,3 +134,23 @@ def test_a_number_far_from_the_rest_that_is_no_code_is_kept_and_said(tmp_path: P
     found = read(tmp_path, "age", [*range(40, 60), 43831], columns)
     assert {record.labels["age"] for record in found.records} >= {"40", "59", "43831"}
     assert found.remarks == {"numbers_far_from_the_rest": ["age 43831: 1 cells"]}
+
+
+def test_images_that_a_code_keeps_from_a_task_are_counted_beside_empty_cells(
+    tmp_path: Path,
+) -> None:
+    cells = (0, 1, 2, "", "nan", "unknown", -1, 99, -1)
+    # as make_shards asks: a number would be of this task
+    found = read(tmp_path, "grade", cells, GRADES._replace(number_task="dr"))
+    (line,) = found.remarks["images_that_left_a_task"]
+    assert line == (
+        "dr: 6 images left it, 2 with a cell that is empty and 4 with a code, such as 3.jpg: grade;"
+        " taken for empty (--keep_codes keeps them): grade -1, is no grade beside 0 to 2: 2 cells; "
+        "grade 99, is no grade beside 0 to 2: 1 cells; grade unknown, says that nothing is known: "
+        "1 cells"
+    )
+    columns = Columns("image", "grade", "dr", number="age", number_task="age")
+    found = read(tmp_path, "grade,age", ("0,50", "1,-1", "-1,52", "1,54", "0,", "0,x"), columns)
+    age, dr = found.remarks["images_that_left_a_task"]
+    assert age.startswith("age: 3 images left it, 2 with a cell that is empty or no number and 1")
+    assert dr.startswith("dr: 1 images left it, a cell being a code, such as 2.jpg: grade; taken")
