@@ -133,7 +133,7 @@ SAID_OF_FOLDERS = (  # remarks that change no sample
     "counts_in_names_of_classes", "folders_in_each_class", "empty_class_folders",
     "copies_in_names", "copies_in_another_split", "copies_of_unknown_images",
     "masks_left_out", "parallel_folders", "classes_above_splits", "splits_in_file_names",
-    "only_one_class", "classes_that_differ_in_a_number",
+    "only_one_class", "classes_that_differ_in_a_number", "columns_that_look_like_splits",
 )  # fmt: skip
 PUBLIC_KEY = b"maskedclip public key: no secret"
 KEY_FILE = ".maskedclip_key"

@@ -51,7 +51,11 @@ from maskedclip.shards.downloads.missing_codes import without_codes
 from maskedclip.shards.downloads.parallel_folders import parallel_folders, refusal_of
 from maskedclip.shards.downloads.recognise import known_datasets, wrong_root
 from maskedclip.shards.downloads.records import Record, Sources, eye_of, in_order, left_tasks
-from maskedclip.shards.downloads.split_words import split_column, with_splits
+from maskedclip.shards.downloads.split_words import (
+    columns_of_splits,
+    split_column,
+    with_splits,
+)
 from maskedclip.shards.downloads.text_cells import (
     on_reports,
     without_empty_findings,
@@ -274,6 +278,8 @@ def read_csv(
     remarks |= remarks_on(files)
     if not columns.split:
         remarks["folders_of_splits_not_taken"] = _splits_not_taken(found)
+        used = [columns.image, columns.label, *columns.labels, columns.report, columns.categories]
+        remarks["columns_that_look_like_splits"] = columns_of_splits(rows, used)
     remarks["known_datasets"] = set(known_datasets(root, files))
     return _with_tasks(in_order(records, remarks), answers)
 

@@ -1,15 +1,17 @@
 """Which words in the column of splits are train, val and test, and which the user has to say."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from shlex import quote
 
 from maskedclip.data.cell_values import is_missing
 from maskedclip.shards.downloads.folder_names import plain_split
-from maskedclip.shards.downloads.label_files import Row, cell, names_of
+from maskedclip.shards.downloads.label_files import SURPLUS, Row, cell, names_of
 from maskedclip.shards.downloads.missing_codes import said
 
 NO_PART = "none"  # what WORD=none says: its rows are left out
 _LISTED = 6
+_SHOWN = 200  # rows that show what a column holds
 
 
 def split_column(given: str) -> tuple[str, dict[str, str]]:
@@ -64,6 +66,22 @@ def with_splits(rows: Sequence[Row], column: str, words: Mapping[str, str]) -> l
         for row in rows
         if split_of[cell(row, column)] != NO_PART
     ]
+
+
+def columns_of_splits(rows: Sequence[Row], used: Iterable[str]) -> set[str]:
+    """Return a line for every column that holds train, val and test alone, and is not used."""
+    lines = set()
+    for name in {name for row in rows[:_SHOWN] for name in row} - {*names_of(used), SURPLUS}:
+        if None in {_split_of(row.get(name, ""), {}) for row in rows[:_SHOWN]}:
+            continue
+        splits = Counter(_split_of(row.get(name, ""), {}) for row in rows)
+        if splits["train"] and (splits["val"] or splits["test"]) and None not in splits:
+            held = ", ".join(f"{split} {splits[split]:,}" for split in ("train", "val", "test"))
+            lines.add(
+                f"{name} ({held}): --split_column={quote(name)} takes it; without it test and val "
+                f"are drawn here"
+            )
+    return lines
 
 
 def _split_of(text: str, words: Mapping[str, str]) -> str | None:

@@ -6,6 +6,7 @@ import pytest
 
 from maskedclip.shards.downloads.cards import read_card
 from maskedclip.shards.downloads.folder_or_csv import Columns, read_csv
+from maskedclip.shards.make_command import remark_lines
 from tests.downloads.drawing import draw, write
 
 
@@ -16,6 +17,22 @@ def splits(root: Path, words: str, column: str = "usage") -> list[str | None]:
     table = write(root, "t.csv", "image,usage\n" + "".join(rows))
     found = read_csv(read_card("csv"), root / "img", table, Columns("image", split=column))
     return [record.split for record in found.records]
+
+
+def test_a_column_that_holds_splits_and_is_not_named_is_said(tmp_path: Path) -> None:
+    rows = ["Training,B,x", "train,A,y", "test,,x", ",A,z", "Validation,C,x"]
+    draw(tmp_path / "img", *(f"{number}.jpg" for number in range(5)))
+    lines = "".join(f"{number}.jpg,{row}\n" for number, row in enumerate(rows))
+    file = write(tmp_path, "t.csv", "image,Data Set,dx,test\n" + lines)
+    columns = Columns("image", "dx", "dx")
+    found = read_csv(read_card("csv"), tmp_path / "img", file, columns)
+    assert remark_lines(found.remarks)[-1] == (
+        "columns that look like splits: data set (train 2, val 1, test 1): "
+        "--split_column='data set' takes it; without it test and val are drawn here"
+    )
+    columns = columns._replace(split="data set")
+    found = read_csv(read_card("csv"), tmp_path / "img", file, columns)
+    assert "columns_that_look_like_splits" not in found.remarks
 
 
 def test_train_val_and_test_are_taken_however_they_are_written(tmp_path: Path) -> None:
