@@ -231,6 +231,8 @@ def remark_lines(remarks: Mapping[str, Sequence[str]], command: str = "") -> lis
             lines += found  # a task each
         elif name == "images_with_an_empty_label" and "images_that_left_a_task" in remarks:
             continue  # of all tasks together
+        elif name == "taken_as_one_class":
+            lines += _on_classes(found)
         elif name == "equal_files_of_two_classes":
             listed = "; ".join(found[:MOST_LISTED])
             hint = (
@@ -244,6 +246,14 @@ def remark_lines(remarks: Mapping[str, Sequence[str]], command: str = "") -> lis
         else:
             lines.append(f"{name.replace('_', ' ')}: {len(found)}, such as {found[0]}")
     return lines
+
+
+def _on_classes(found: Sequence[str]) -> list[str]:
+    """Return a line on classes that may be several labels, and one on those that are no number."""
+    odd = [text for text in found if " (beside " in text]
+    others = [text for text in found if text not in odd]
+    said = {"classes that are no number, as the others are": odd, "taken as one class": others}
+    return [f"{what}: {len(texts)}, such as {texts[0]}" for what, texts in said.items() if texts]
 
 
 def _on_copies(name: str, found: Sequence[str]) -> str:

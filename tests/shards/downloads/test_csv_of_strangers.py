@@ -7,6 +7,7 @@ import pytest
 from maskedclip.shards.downloads.cards import read_card
 from maskedclip.shards.downloads.folder_or_csv import Columns, read_csv
 from maskedclip.shards.downloads.records import Sources
+from maskedclip.shards.make_command import remark_lines
 from tests.downloads.drawing import draw, write
 
 COLUMNS = Columns("image", "grade", "dr", "patient", split="split", report="note")
@@ -207,6 +208,8 @@ def test_a_class_among_grades_and_a_patient_in_two_spellings_are_said(tmp_path: 
     rows = "000,0,01\n001,1,1\n002,2,P1\n003,1?,p1\n"
     found = read(tmp_path, "image,grade,patient\n" + rows)
     assert found.remarks["taken_as_one_class"] == ["1? (beside 0 to 2)"]
+    line = "classes that are no number, as the others are: 1, such as 1? (beside 0 to 2)"
+    assert line in remark_lines(found.remarks)
     (said,) = found.remarks["patients_spelt_in_two_ways"]
     assert said.startswith("2 pairs of patients differ in case or zeros alone: kept apart")
     rows = "000,0,1\n001,1,2\n002,2,3\n003,1,9999\n003,1,9999\n"
