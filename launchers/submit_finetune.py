@@ -2,13 +2,13 @@
 
     python launchers/submit_finetune.py RUN_OR_WEIGHTS[,MORE] --datasets paper|DIR,DIR
         --fractions 0.1,1.0|efficiency --seeds 5 [--recipe R] [--out runs] [--dry_run]
-        [--cluster auto|slurm|local] [--parallelism N] [--gpus 1] [--FIELD=VALUE ...]
+        [--cluster auto|slurm|local] [--name NAME] [--parallelism N] [--gpus 1] [--FIELD=VALUE ...]
 
 On SLURM they are one array, and a report behind it; OUT/grids/NAME holds what was submitted. On
-this machine they run one after another, or with --parallelism N so many at a time, each in a
-process with a log of its own. The same command again continues: what is finished is not run again,
-what was killed resumes from its last saved epoch. A failure is reported at the end and stops no
-other; the exit code is then 1.
+this machine they run one after another without a grid. With --name, or --parallelism above 1, they
+are a grid with its report here too, each in a process with a log of its own. The same command again
+continues: what is finished is not run again, what was killed resumes from its last saved epoch. A
+failure is reported at the end and stops no other; the exit code is then 1.
 """
 
 import logging

@@ -34,7 +34,7 @@ class StudyConfig:
     seeds: int = 5  # repeats, each with another share of the labels, order and head
     recipe: str = "paper"
     out: str = "runs"
-    name: str = ""  # of the grid OUT/grids/NAME; empty: finetune, or none where they run in turn
+    name: str = ""  # of the grid OUT/grids/NAME; empty: finetune, here without parallelism no grid
     parallelism: int | None = None  # jobs at a time; here processes, 1 if unset
     pack: int | None = None  # fine-tunings a job of SLURM; unset: some 30 minutes of them
     dry_run: bool = False  # list the fine-tunings, on SLURM their scripts too, and stop

@@ -16,6 +16,7 @@ from maskedclip.data.storage.shards import ShardWriter
 from maskedclip.engine.preemption import Preempted
 from maskedclip.finetune import loop as module
 from maskedclip.finetune.loop import finetune
+from maskedclip.grid.start import start_study
 from maskedclip.grid.study import run
 from maskedclip.grid.study_command import Study, read_study
 from maskedclip.metrics.results import read_rows
@@ -130,6 +131,21 @@ def test_a_signal_ends_the_study_and_not_one_cell(
     with pytest.raises(Preempted):
         run(asked(colours, tmp_path, "--seeds=3"))
     assert list(starts(tmp_path)) == ["random_micro-colours-colour-0.1-seed0"]
+
+
+@pytest.mark.parametrize(
+    ("more", "grid"),
+    [([], ""), (["--name=g"], "g"), (["--name=g", "--parallelism=1"], "g"),
+     (["--parallelism=1"], ""), (["--parallelism=2"], "finetune")],
+)  # fmt: skip
+def test_a_study_on_this_machine_is_a_grid_where_it_has_a_name_or_runs_several_at_a_time(
+    more: list[str], grid: str, colours: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    local = ["--cluster=local", "--gpus=0", "--dry_run"]
+    assert start_study(asked(colours, tmp_path, *local, *more)) == 0
+    said = capsys.readouterr().out
+    assert (f"grid         {tmp_path / 'grids' / grid}\n" in said) == bool(grid)
+    assert said.startswith("grid " if grid else "to run ")
 
 
 def test_a_dry_run_lists_the_cells_and_touches_nothing(
