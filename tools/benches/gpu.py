@@ -106,11 +106,14 @@ def _in_a_process(row: Row, device: str, size: str, end: float) -> dict[str, Any
     # a rehearsal beside other work: threads that spin would take the others' time, and lose theirs
     alone = {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"} if device == "cpu" else {}
     try:
-        done = subprocess.run(
-            [sys.executable, __file__, row.name, device, size],
-            env=child_environment() | alone, capture_output=True, text=True, timeout=left,
-            check=False,
-        )  # fmt: skip
+        # killed in the midst of a compilation it would leave half a file in the user's cache
+        with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as cache:
+            own = alone | {"TORCHINDUCTOR_CACHE_DIR": cache}
+            done = subprocess.run(
+                [sys.executable, __file__, row.name, device, size],
+                env=child_environment() | own, capture_output=True, text=True, timeout=left,
+                check=False,
+            )  # fmt: skip
     except subprocess.TimeoutExpired:
         return {"note": f"not measured: no end within {left:.0f} s"}
     if done.returncode:
