@@ -91,8 +91,10 @@ _SHELL = re.compile(
 _ENDED = re.compile(
     r"\*\*\* (?P<what>JOB|STEP) \S+(?: ON \S+)? CANCELLED AT \S+(?: DUE TO (?P<why>[A-Z ]+))?"
 )
-_TASK = re.compile(r"^srun: error: \S+ tasks? [\d,-]+: |Signal 9 \(SIGKILL\)|line \d+: +\d+ [A-Z]")
-_BY_SIGNAL = re.compile(r"Killed|Segmentation|Bus error|Aborted|Illegal|SIGKILL")
+_TASK = re.compile(r"^srun: error: \S+ tasks? [\d,-]+: |Signal \d+ \(SIG\w+\)|line \d+: +\d+ [A-Z]")
+_BY_SIGNAL = re.compile(
+    r"Killed|Segmentation|Bus error|Aborted|Illegal|SIG(?:KILL|SEGV|BUS|ABRT|ILL)"
+)
 _WARNED = re.compile(r"User defined signal 2")  # before the job could take the warning
 _SIGNALS = {"0:9": "signal 9 (SIGKILL)", "0:11": "signal 11 (SIGSEGV)", "0:7": "signal 7 (SIGBUS)"}
 _SHELL_ENDED = re.compile(r"\*\*\* STEP \S+ ON \S+ FAILED \(non-zero exit code")

@@ -5,6 +5,7 @@ A cell that fails holds no other; what was stopped or killed goes on where it wa
 
 import logging
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -124,6 +125,9 @@ class _Pool:
                 self.seconds.setdefault(one.cell.stage, []).append(seconds)
                 _say(f"{one.cell.name}: done, {seconds:.0f} s\n")
             else:
+                if code < 0:  # a process that is killed leaves no word: `--why` reads this one
+                    with one.log.open("a", encoding="utf-8") as file:
+                        file.write(f"ended by Signal {-code} ({signal.Signals(-code).name})\n")
                 why = _last_words(one.log) if code else "ended without its results"
                 self.fail(one.cell, f"{why} (log: {one.log})")
 

@@ -2,12 +2,16 @@
 
 import json
 import os
+import signal
 import socket
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
+from maskedclip.config import LaunchConfig
+from maskedclip.grid.local_pool import _Pool
 from maskedclip.grid.manifest import Submission, append, submissions, write_waiting
 from maskedclip.grid.slurm_arrays import forget_waiting
 from maskedclip.grid.start import start_study
@@ -17,6 +21,8 @@ from maskedclip.slurm import main
 from tests.colours import two_colours
 from tests.grid.grids import finetuning, grid_of, pretrained, pretraining, submitted
 from tests.grid.test_study import asked
+
+ROOT = Path(__file__).resolve().parents[2]
 
 GONE_NOW = JobState(GONE, "the process has ended")
 
@@ -129,6 +135,22 @@ def test_what_was_terminated_here_is_stopped(tmp_path: Path) -> None:
     )
     rows = status_of(grid, {"host:123:4": GONE_NOW}, submissions(grid))
     assert [row.state for row in rows] == ["stopped", "missing"]
+
+
+def test_a_cell_whose_process_is_killed_here_says_by_which_signal(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    grid = grid_of(tmp_path / "grids" / "g", [pretraining("a")], "local")
+    grid = grid._replace(launch={"pretrain": asdict(LaunchConfig(gpus=0))})
+    pool = _Pool(grid, list(grid.cells), [], ROOT)
+    pool.start()
+    os.kill(pool.running[0].process.pid, signal.SIGKILL)
+    pool.running[0].process.wait()
+    pool.poll()
+    assert "ended by Signal 9 (SIGKILL)" in pool.failed["a"]
+    _, out, _ = said(capsys, "status", grid.directory, "--why=a")
+    assert "killed" in out
+    assert "ended by Signal 9 (SIGKILL)" in out
 
 
 def test_a_run_of_its_own_that_no_process_holds_is_stopped(tmp_path: Path) -> None:
