@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 # of this package; and what safetensors wrote itself, before November 2026
-_LEFT = (".*.????????.tmp", ".tmp??????")
+# a fine-tuning's own tables, too; those of evaluations beside it are another writer's
+_LEFT = (".*.????????.tmp", ".tmp??????", "predictions/.*-finetune-*.tmp")
 
 
 def write_whole(path: Path, text: str) -> None:

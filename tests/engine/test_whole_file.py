@@ -63,8 +63,14 @@ def test_what_killed_starts_were_writing_is_removed_and_nothing_else(tmp_path: P
         ".config.json.0123abcd.tmp", ".encoder.safetensors.k2_3abcd.tmp/encoder.safetensors",
         ".tmpA1b2C3", "checkpoints/step-00000010.0a.tmp/__0_0.distcp",
         "checkpoints/step-00000005.0b.old.tmp/__0_0.distcp", "hang/rank-0.0c.txt",
+        "predictions/.a-b-finetune-1-seed0-test.csv.4711.tmp",
     ]  # fmt: skip
-    kept = ["config.json", ".results.jsonl.4711.tmp", "checkpoints/step-00000010/manifest.json"]
+    kept = [
+        "config.json",
+        ".results.jsonl.4711.tmp",
+        "predictions/.a-b-knn-1-seed0-test.csv.7.tmp",
+        "checkpoints/step-00000010/manifest.json",
+    ]
     for name in (*left, *kept):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()

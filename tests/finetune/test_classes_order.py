@@ -136,7 +136,9 @@ def test_a_run_is_not_resumed_where_its_classes_came_in_another_order(
     for recorded in (["g1", "g10", "g2"], ["g1", "g2"], None):  # None: of before it was recorded
         attempts[-1]["classes"] = recorded
         path.write_text(json.dumps(attempts))
-        with pytest.raises(ValueError, match=r"begun with the classes g1, .*; remove") as one:
+        with pytest.raises(
+            ValueError, match=r"begun with the classes g1, .*; choose another --name"
+        ) as one:
             finetune(config)
         assert "\n" not in str(one.value)
     attempts[-1]["classes"] = ["g1", "g2", "g10"]

@@ -45,7 +45,7 @@ def checkout(tmp_path: Path) -> Path:
     for folder in ("jobs", "engine"):
         (package / folder).mkdir(parents=True)
         (package / folder / "__init__.py").touch()
-    engine = "engine/provenance.py", "engine/device_settings.py"
+    engine = "engine/provenance.py", "engine/device_settings.py", "engine/whole_file.py"
     for name in ("jobs/code_snapshot.py", *engine):
         shutil.copy(ROOT / "maskedclip" / name, package / name)
     (package / "__init__.py").touch()
