@@ -11,6 +11,16 @@ from maskedclip.metrics.results import read_rows
 from maskedclip.pretrain.loop import pretrain
 
 
+@pytest.fixture
+def compared(small: Config, phantoms: dict[str, Path]) -> Config:
+    """A run of 3 steps that is measured beside its start."""
+    changes = {
+        "after.datasets": (str(phantoms["heldout"]),), "after.beside_start": True,
+        "after.protocols": ("logistic",), "optim.steps": 3,
+    }  # fmt: skip
+    return override(small, changes)
+
+
 def measured(config: Config, capsys: pytest.CaptureFixture[str]) -> tuple[Path, str]:
     run = pretrain(config)
     capsys.readouterr()
@@ -19,20 +29,16 @@ def measured(config: Config, capsys: pytest.CaptureFixture[str]) -> tuple[Path, 
 
 
 def test_a_run_is_measured_beside_untrained_weights_and_one_that_goes_on_beside_its_start(
-    small: Config, phantoms: dict[str, Path], capsys: pytest.CaptureFixture[str]
+    compared: Config, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    after = {
-        "after.datasets": (str(phantoms["heldout"]),), "after.beside_start": True,
-        "after.protocols": ("logistic",), "optim.steps": 3,
-    }  # fmt: skip
-    first, out = measured(override(small, after), capsys)
+    first, out = measured(compared, capsys)
     assert "logistic: AUROC" in out
     assert "against the untrained encoder, on the same 12 images" in out
     with Image.open(first / "summary.png") as picture:
         assert picture.width > 800
 
-    again = {"name": "again", "init_from": str(first)}
-    second, out = measured(override(small, after | again), capsys)
+    again = override(compared, {"name": "again", "init_from": str(first)})
+    second, out = measured(again, capsys)
     assert "against the weights it began from, on the same 12 images" in out
     before = {row["metric"]: row["value"] for row in read_rows(first)}
     start = {row["metric"]: row["value"] for row in read_rows(second.with_name("again-start"))}
@@ -40,12 +46,8 @@ def test_a_run_is_measured_beside_untrained_weights_and_one_that_goes_on_beside_
 
 
 def test_a_run_measured_by_words_alone_is_compared_by_logistic_regression(
-    small: Config, phantoms: dict[str, Path], capsys: pytest.CaptureFixture[str]
+    compared: Config, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    after = {
-        "after.datasets": (str(phantoms["heldout"]),), "after.beside_start": True,
-        "after.protocols": ("zeroshot",), "optim.steps": 3,
-    }  # fmt: skip
-    run, _ = measured(override(small, after), capsys)
+    run, _ = measured(override(compared, {"after.protocols": ("zeroshot",)}), capsys)
     assert {row["protocol"] for row in read_rows(run.with_name("small-start"))} == {"logistic"}
     assert (run / "summary.png").is_file()
