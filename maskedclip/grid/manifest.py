@@ -102,12 +102,7 @@ def write(grid: Grid) -> None:
         "launch": grid.launch,
         "cells": [cell._asdict() for cell in grid.cells],
     }
-    temporary = grid.directory / f".{MANIFEST}.{os.getpid()}.tmp"
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(json.dumps(content, indent=1) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(grid.directory / MANIFEST)
+    write_whole(grid.directory / MANIFEST, json.dumps(content, indent=1) + "\n")
 
 
 def submissions(grid: Grid) -> list[Submission]:
@@ -138,9 +133,7 @@ def write_waiting(grid: Grid, cells: Mapping[str, Mapping[str, Any]]) -> None:
     if not cells:
         path.unlink(missing_ok=True)
         return
-    temporary = path.with_name(f".{WAITING}.{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(cells, indent=1) + "\n", "utf-8")
-    temporary.replace(path)
+    write_whole(path, json.dumps(cells, indent=1) + "\n")
 
 
 def cell_of(grid: Grid, name: str) -> Cell:
@@ -262,9 +255,7 @@ def write_evaluated(cell: Cell, run: Path, predictions: Iterable[str]) -> None:
         if row.get("predictions") in scored and row["metric"] not in OPERATING
     ]
     content = {"options": cell.config, **record_of(run, rows)}
-    temporary = run / f".{EVALUATED}.{os.getpid()}.tmp"
-    temporary.write_text(json.dumps(content, indent=1) + "\n", "utf-8")
-    temporary.replace(run / EVALUATED)
+    write_whole(run / EVALUATED, json.dumps(content, indent=1) + "\n")
 
 
 def forget_damaged(run: Path) -> None:
