@@ -24,7 +24,8 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from maskedclip.config import LaunchConfig, did_you_mean, override
+from maskedclip.casting import did_you_mean
+from maskedclip.config import LaunchConfig, override
 
 DEFAULT = "default"
 _NOT_IN_A_PROFILE = ("profile", "dry_run")

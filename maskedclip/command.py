@@ -36,16 +36,9 @@ from typing import (
 import fire
 from fire.decorators import SetParseFn
 
+from maskedclip.casting import cast_value, did_you_mean
 from maskedclip.cluster_profile import profiled
-from maskedclip.config import (
-    Config,
-    FinetuneConfig,
-    LaunchConfig,
-    cast_value,
-    did_you_mean,
-    field_kinds,
-    override,
-)
+from maskedclip.config import Config, FinetuneConfig, LaunchConfig, field_kinds, override
 from maskedclip.recipes import RECIPES
 
 T = TypeVar("T")

@@ -11,9 +11,10 @@ from typing import Any, Literal, NamedTuple
 
 import pytest
 
+from maskedclip.casting import Lines
 from maskedclip.command import COMMON, CommandLine, Options, Word, read_config
 from maskedclip.compare import COMPARE
-from maskedclip.config import LaunchConfig, Lines, field_kinds
+from maskedclip.config import LaunchConfig, field_kinds
 from maskedclip.doctor.examine import DoctorConfig
 from maskedclip.explain.command import read_explain
 from maskedclip.finetune.command import read_evaluate, read_finetune

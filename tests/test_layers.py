@@ -18,7 +18,8 @@ VERBS = {
     "jobs", "grid", "predict",
 }  # fmt: skip
 ROOT_FILES = {
-    "__init__", "config", "recipes", "command", "cluster_profile", "inference", "compare", "slurm",
+    "__init__", "casting", "config", "recipes", "command", "cluster_profile", "inference",
+    "compare", "slurm",
 }  # fmt: skip
 # what an import name is called on the package index
 DISTRIBUTIONS = {"cv2": "opencv-python-headless", "PIL": "pillow", "sklearn": "scikit-learn"}

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from maskedclip.casting import did_you_mean
 from maskedclip.command import CommandLine, Options, Word, one_line_errors
-from maskedclip.config import did_you_mean
 from maskedclip.models.checkpoints.files import OWN, locate
 
 METHODS = ("rollout", "cls", "relevance", "text")

@@ -6,8 +6,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+from maskedclip.casting import did_you_mean
 from maskedclip.command import CommandLine, Options, Word, one_line_errors, recipe_lines
-from maskedclip.config import FinetuneConfig, did_you_mean, refuse_repeated
+from maskedclip.config import FinetuneConfig, refuse_repeated
 from maskedclip.finetune.recipes import FINETUNE_RECIPES, finetune_recipe, following_warmup
 from maskedclip.models.checkpoints.files import OWN, RANDOM, SUFFIXES, locate
 

@@ -4,16 +4,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
+from maskedclip.casting import did_you_mean
 from maskedclip.cluster_profile import profiled
 from maskedclip.command import CommandLine, Options, Word, one_line_errors
-from maskedclip.config import (
-    Config,
-    FinetuneConfig,
-    LaunchConfig,
-    check_folder_name,
-    did_you_mean,
-    override,
-)
+from maskedclip.config import Config, FinetuneConfig, LaunchConfig, check_folder_name, override
 from maskedclip.finetune.recipes import finetune_recipe, following_warmup
 from maskedclip.grid.cells import REPORTED, TABLES, system
 from maskedclip.recipes import RECIPES
@@ -22,6 +16,19 @@ SET_BY_GRID = (  # fields of a fine-tuning or a pre-training
     "weights", "dataset", "task", "fraction", "name", "out", "recipe", "after.datasets",
     "after.task", "after.protocols", "after.beside_start",
 )  # fmt: skip
+
+
+def check_study(name: str, fractions: Sequence[float], hours: float, *counts: int | None) -> None:
+    """Raise ValueError where a study's name is no folder's, or a number of it is too small.
+
+    Args:
+        counts: its seeds, parallelism and pack; None where one is not given.
+    """
+    if min(1 if count is None else count for count in counts) < 1 or hours <= 0:
+        raise ValueError("seeds, parallelism and pack are at least 1, finetune_hours above 0")
+    if not fractions:
+        raise ValueError("fractions: name at least one, such as 0.1,1.0")
+    check_folder_name(name)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,12 +51,9 @@ class AblationConfig:
     out: str = "runs"
 
     def __post_init__(self) -> None:
-        least = min(self.seeds, *(1 if n is None else n for n in (self.parallelism, self.pack)))
-        if least < 1 or self.finetune_hours <= 0:
-            raise ValueError("seeds, parallelism and pack are at least 1, finetune_hours above 0")
-        if not self.fractions:
-            raise ValueError("fractions: name at least one, such as 0.1,1.0")
-        check_folder_name(self.name)
+        check_study(
+            self.name, self.fractions, self.finetune_hours, self.seeds, self.parallelism, self.pack
+        )
 
 
 class AblationStudy(NamedTuple):
@@ -86,11 +90,16 @@ def read_ablation(usage: str | None, arguments: Sequence[str] | None = None) -> 
         _, launched, tuned, changes = given.changes
         launch = given.config(1, profiled(launched.get("profile", "")))
         systems = _systems(config, changes)
-        # as they were pre-trained, where nothing else is asked for
-        size = {"image_size": next(iter(systems.values())).model.image_size}
-        recipe = finetune_recipe(config.recipe)
-        tuning = override(recipe, size | following_warmup(recipe, tuned, "finetune."))
-        return AblationStudy(config, launch, systems, tuning)
+        return AblationStudy(config, launch, systems, tuning_of(config.recipe, systems, tuned))
+
+
+def tuning_of(
+    recipe: str, systems: Mapping[str, Config], changes: Mapping[str, Any]
+) -> FinetuneConfig:
+    """Return the fine-tuning of systems, at their image size where nothing else is asked for."""
+    own = finetune_recipe(recipe)
+    size = {"image_size": next(iter(systems.values())).model.image_size}
+    return override(own, size | following_warmup(own, changes, "finetune."))
 
 
 def _systems(config: AblationConfig, changes: Mapping[str, Any]) -> dict[str, Config]:
@@ -102,11 +111,12 @@ def _systems(config: AblationConfig, changes: Mapping[str, Any]) -> dict[str, Co
     if REPORTED in names:
         raise ValueError(f"systems: {REPORTED} is what the report is called")
     override(Config(), changes)  # a value of the wrong kind is reported before any recipe is built
-    base = _recipe(config.base) if config.base else None
-    return {name: system(_recipe(name), base, changes) for name in names}
+    base = recipe_named(config.base) if config.base else None
+    return {name: system(recipe_named(name), base, changes) for name in names}
 
 
-def _recipe(name: str) -> Config:
+def recipe_named(name: str) -> Config:
+    """Return a recipe's configuration; ValueError, with the nearest name, where there is none."""
     if name not in RECIPES:
         raise ValueError(f"no recipe {name!r}; {did_you_mean(name, RECIPES, ', '.join(RECIPES))}")
     return RECIPES[name]()

@@ -9,22 +9,23 @@ from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple, get_args, get_origin
 
+from maskedclip.casting import Lines, cast_value, did_you_mean
 from maskedclip.cluster_profile import profiled
 from maskedclip.command import CommandLine, Options, Word, one_line_errors, recipe_lines
 from maskedclip.config import (
     Config,
     FinetuneConfig,
     LaunchConfig,
-    Lines,
-    cast_value,
-    check_folder_name,
-    did_you_mean,
     field_kinds,
     override,
 )
 from maskedclip.finetune.command import PROTOCOLS, EvaluateConfig
-from maskedclip.finetune.recipes import finetune_recipe, following_warmup
-from maskedclip.grid.ablation_command import SET_BY_GRID
+from maskedclip.grid.ablation_command import (
+    SET_BY_GRID,
+    check_study,
+    recipe_named,
+    tuning_of,
+)
 from maskedclip.grid.cells import system
 from maskedclip.recipes import RECIPES
 
@@ -58,12 +59,9 @@ class SweepConfig:
     out: str = "runs"
 
     def __post_init__(self) -> None:
-        least = min(self.seeds, *(1 if n is None else n for n in (self.parallelism, self.pack)))
-        if least < 1 or self.finetune_hours <= 0:
-            raise ValueError("seeds, parallelism and pack are at least 1, finetune_hours above 0")
-        if not self.fractions:
-            raise ValueError("fractions: name at least one, such as 0.1,1.0")
-        check_folder_name(self.name)
+        check_study(
+            self.name, self.fractions, self.finetune_hours, self.seeds, self.parallelism, self.pack
+        )
         known = (FINETUNE_PROTOCOL, *(name for name in PROTOCOLS if name != "transfer"))
         for name in self.protocols:
             if name not in known:
@@ -114,7 +112,7 @@ def read_sweep(usage: str | None, arguments: Sequence[str] | None = None) -> Swe
         words = sweep_line("maskedclip_vitl").parse(arguments).words
         recipes = [name for word in words for name in word.split(",") if name]
         for name in recipes:
-            _check_recipe(name)
+            recipe_named(name)
         line = sweep_line(recipes[0] if recipes else "maskedclip_vitl")
         given = line.read(usage, arguments, recipe_lines("Recipes:", RECIPES))
         config: SweepConfig = given.config()
@@ -128,9 +126,7 @@ def read_sweep(usage: str | None, arguments: Sequence[str] | None = None) -> Swe
             raise ValueError(
                 "no dataset given; add --datasets=DIR,DIR, shard directories, or paper"
             )
-        size = {"image_size": first.model.image_size}
-        recipe = finetune_recipe(config.recipe)
-        tuning = override(recipe, size | following_warmup(recipe, tuned, "finetune."))
+        tuning = tuning_of(config.recipe, systems, tuned)
         swept = tuple(line.partition("=")[0] for line in config.sweep)
         return Sweep(config, launch, systems, tuning, _evaluation(config), swept)
 
@@ -143,11 +139,6 @@ def _evaluation(config: SweepConfig) -> EvaluateConfig:
     )  # fmt: skip
 
 
-def _check_recipe(name: str) -> None:
-    if name not in RECIPES:
-        raise ValueError(f"no recipe {name!r}; {did_you_mean(name, RECIPES, ', '.join(RECIPES))}")
-
-
 def points(
     recipes: Sequence[str], base: str, changes: Mapping[str, Any], sweep: Sequence[str]
 ) -> dict[str, Config]:
@@ -157,15 +148,14 @@ def points(
     field is set in any case. Raises ValueError for a field or a value that does not exist, and
     where two points are one.
     """
-    if base:
-        _check_recipe(base)
+    base_config = recipe_named(base) if base else None
     axes = [_axis(line) for line in sweep]
     _check_axes(axes)
     systems: dict[str, Config] = {}
     for recipe, values in product(recipes, product(*(axis.values for axis in axes))):
         own = RECIPES[recipe]()
         if base or len(recipes) > 1:
-            own = system(own, RECIPES[base]() if base else None, changes)
+            own = system(own, base_config, changes)
         else:
             own = override(own, changes)
         point = {axis.field: value for axis, value in zip(axes, values, strict=True)}

@@ -16,8 +16,8 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from maskedclip import __version__
+from maskedclip.casting import did_you_mean
 from maskedclip.command import CommandLine, Options, Word, one_line_errors
-from maskedclip.config import did_you_mean
 from maskedclip.models.checkpoints.sealed import file_sha256
 
 if TYPE_CHECKING:
