@@ -237,8 +237,9 @@ def _next(target: GridOrRun, name: str, rows: Sequence[CellStatus]) -> str:
         reports = [cell for cell in target.grid.cells if cell.stage == REPORT]
         runs = [str(run_of(target.grid, cell)) for cell in target.grid.cells]
         if reports:
-            return f"report: {run_of(target.grid, reports[0]) / 'index.html'}\n"
-        elif target.grid.cells[0].stage == PRETRAIN and target.run:
+            pages = [run_of(target.grid, cell) / "index.html" for cell in reports]
+            return "".join(f"report: {page}\n" for page in pages)
+        if target.grid.cells[0].stage == PRETRAIN and target.run:
             fields = target.grid.cells[0].config
             shards = [*fields.get("data.paired", ()), *fields.get("data.unpaired", ())]
             lines.append(finetune_command(target.run, fields.get("after.datasets", ()), shards))

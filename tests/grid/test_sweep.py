@@ -10,10 +10,11 @@ import pytest
 from maskedclip.config import Config, LaunchConfig
 from maskedclip.finetune.command import EvaluateConfig
 from maskedclip.finetune.recipes import finetune_recipe
-from maskedclip.grid.manifest import cell_of, finished, read, run_of, write
+from maskedclip.grid.manifest import REPORT, cell_of, finished, read, run_of, write
 from maskedclip.grid.slurm_arrays import run_cell
 from maskedclip.grid.start import sweep_grid
 from maskedclip.grid.sweep_command import Sweep, SweepConfig, points, read_sweep
+from maskedclip.slurm import main
 
 
 def test_a_point_is_every_combination_and_is_named_after_what_differs() -> None:
@@ -134,7 +135,7 @@ def test_a_grid_takes_a_point_whose_value_is_spelt_otherwise_for_the_cell_that_i
 
 @pytest.mark.slow
 def test_the_rows_of_a_table_are_points_over_their_seeds_and_results_that_are_lost_are_missed(
-    small: Config, phantoms: dict[str, Path], tmp_path: Path
+    small: Config, phantoms: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write(sweep_grid(a_sweep(small, phantoms["heldout"], tmp_path))[0])
     grid = read(tmp_path / "grids" / "sweep")
@@ -146,6 +147,10 @@ def test_the_rows_of_a_table_are_points_over_their_seeds_and_results_that_are_lo
         rows = list(csv.DictReader(file))
     assert {row["method"] for row in rows} == {"clip=0.1", "clip=1.0"}
     assert {row["seeds"] for row in rows} == {"0 1"}
+    main(["status", str(grid.directory)])
+    shown = capsys.readouterr().out
+    for cell in grid.cells:  # every table is named, and not the first alone
+        assert cell.stage != REPORT or f"report: {run_of(grid, cell) / 'index.html'}\n" in shown
     evaluated = cell_of(grid, "clip=1.0-seed1-evaluate")
     run = run_of(grid, evaluated)
     (predictions,) = (run / "predictions").glob("*knn*test.csv")
