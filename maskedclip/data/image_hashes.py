@@ -122,17 +122,21 @@ class ImageSet:
         return np.asarray(np.isin(hash_B2, self.hash_K).any(axis=1))
 
 
-def tested_indices(dataset: Shards) -> np.ndarray:
+def tested_indices(dataset: Shards, task: str) -> np.ndarray:
     """Return the sorted indices of the images that a task of the dataset is tested on.
 
     Those are the published test split, and of each task that of splits/TASK.csv, or where it is
     missing that of the rule by which an evaluation would divide. Other split files are not asked.
+
+    Args:
+        task: the one that is asked for, "" for all of them.
     """
     facts = image_facts(dataset)
+    tasks = [task] if task else facts.tasks
     found = set(facts.published.tolist())
-    if facts.tasks:
+    if tasks:
         index_of = {dataset.key(index): index for index in range(len(dataset))}
-        keys = {key for task in facts.tasks for key in _tested_keys(dataset, task)}
+        keys = {key for each in tasks for key in _tested_keys(dataset, each)}
         found |= {index_of[key] for key in keys if key in index_of}
     return np.array(sorted(found), np.int64)
 
@@ -150,4 +154,4 @@ def _tested_keys(dataset: Shards, task: str) -> set[str]:
 
 def tested_images(datasets: Iterable[Shards]) -> ImageSet:
     """Return the images that tasks of the datasets are tested on."""
-    return ImageSet(hashes_of(dataset, tested_indices(dataset)) for dataset in datasets)
+    return ImageSet(hashes_of(dataset, tested_indices(dataset, "")) for dataset in datasets)

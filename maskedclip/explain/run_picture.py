@@ -1,7 +1,6 @@
 """What a pre-training has learnt, on one picture: scores, losses, hidden patches, captions."""
 
 import json
-import math
 import textwrap
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -74,21 +73,20 @@ def _tested(shards: Shards, labels: Task) -> list[tuple[LabelledSample, Image.Im
     """Return test images, of many each nth one; which are damaged the evaluation has said."""
     every = division_of(shards, labels).parts["test"]
     found = []
-    for sample in every[:: math.ceil(len(every) / _SEARCHED)]:
+    for sample in every[:: len(every) // _SEARCHED + 1]:
         with suppress(DamagedSample):
             found.append((sample, sample_image(shards, sample.index)))
     return found
 
 
 def _start_of(config: Config) -> str:
-    return "weights it began from" if config.init_from else "untrained"
+    return "weights it began from" if config.init_from else "untrained encoder"
 
 
 def differences(run: Path, start: Path) -> list[str]:
     """Return a line for every AUROC that both have, with the paired 95 % interval."""
     before = {_split(row): row for row in read_rows(start) if row["metric"] == "auroc"}
-    config = load_config(run / "config.json", Config)
-    against = "the weights it began from" if config.init_from else "the untrained encoder"
+    against = _start_of(load_config(run / "config.json", Config))
     lines = []
     for row in read_rows(run):
         other = before.get(_split(row))
@@ -103,7 +101,7 @@ def differences(run: Path, start: Path) -> list[str]:
         )
         lines.append(
             f"{row['dataset']}, {row['protocol']}: AUROC {100 * found.value:+.1f}{interval} "
-            f"against {against}, on the same {len(own.label_B)} images"
+            f"against the {against}, on the same {len(own.label_B)} images"
         )
     return lines
 

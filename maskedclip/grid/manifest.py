@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 from maskedclip.config import Config, FinetuneConfig, load, override
 from maskedclip.engine.whole_file import write_whole
-from maskedclip.metrics.result_record import damaged, read_record, record_of, undamaged
+from maskedclip.metrics.result_record import RESULTS, damaged, read_record, record_of, undamaged
 from maskedclip.models.checkpoints.files import ENCODER, FINETUNED, MODEL
 from maskedclip.models.checkpoints.sealed import file_sha256
 from maskedclip.models.checkpoints.verified import is_intact
@@ -30,7 +30,6 @@ WAITS = 3  # exit code of a cell whose needs are not finished
 MANIFEST, JOBS, LOGS, CODE, LOCK = "grid.json", "jobs.jsonl", "logs", "code", ".lock"
 PRETRAIN, EVALUATE, FINETUNE, REPORT = STAGES = ("pretrain", "evaluate", "finetune", "report")
 _EXPORTS = (ENCODER, MODEL)
-RESULTS = "results.jsonl"  # of a fine-tuning; eval.results has it too, and takes long to import
 logger = logging.getLogger(__name__)
 EVALUATED = "evaluated.json"  # of an evaluation: its options, and the predictions it scored
 SHOWN = "shown.json"  # of a report: the results that it was made of, and the sha256 of its files

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 RECORD = "sha256.json"
-_RESULTS = "results.jsonl"  # metrics/results.py has it too, and takes long to import
+RESULTS = "results.jsonl"
 
 
 def record_of(run: Path, rows: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
@@ -58,8 +58,8 @@ def damaged(run: Path, record: Mapping[str, Any]) -> list[str]:
         for name, digest in record["files"].items()
         if not (run / name).is_file() or _sha256((run / name).read_bytes()) != digest
     ]
-    if not set(record["rows"]) <= _rows_in(run / _RESULTS):
-        found.append(_RESULTS)
+    if not set(record["rows"]) <= _rows_in(run / RESULTS):
+        found.append(RESULTS)
     return found
 
 

@@ -18,6 +18,7 @@ from maskedclip.metrics.prediction_files import (
     read_test_split,
     write_test_split,
 )
+from maskedclip.metrics.result_record import RESULTS
 from maskedclip.metrics.scores import (
     KINDS,
     NOT_IN_PER_CENT,
@@ -31,11 +32,10 @@ from maskedclip.metrics.seen_images import in_words, input_lines
 
 logger = logging.getLogger(__name__)
 Row = dict[str, Any]
-RESULTS = "results.jsonl"
 DAGGER = "\u2020"  # beside values of images that were in pre-training
 _UNTRAINED = "training images all without or all with"
 _NAMED = 8  # classes in a note
-SAME = 1e-9  # of a value and the one computed again from the predictions
+_SAME = 1e-9  # of a value and the one computed again from the predictions
 IDENTITY = ("run", "dataset", "task", "protocol", "fraction", "seed", "metric")
 # of the tables on the terminal: there is no room for more
 _PER_CENT = {"auroc": "AUROC [95 %]", "average_precision": "AP [95 %]"}
@@ -155,12 +155,16 @@ def contradiction(run: Path, rows: Sequence[Mapping[str, Any]]) -> str:
             again = value_of(metric, found)
         except (KeyError, ValueError) as error:
             return " ".join(str(error).split())
-        same = again is row["value"] is None
-        if again is not None and row["value"] is not None:
-            same = abs(again - row["value"]) < SAME
-        if not same:
+        if not agree(again, row["value"]):
             return f"{run / name}: gives {metric} {again}, and {RESULTS} says {row['value']}"
     return ""
+
+
+def agree(again: float | None, stored: float | None) -> bool:
+    """Return whether a value computed again is the stored one, but for rounding."""
+    if again is None or stored is None:
+        return again is stored
+    return abs(again - stored) < _SAME
 
 
 def value_of(metric: str, predictions: Predictions) -> float | None:

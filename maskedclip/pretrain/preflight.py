@@ -128,14 +128,14 @@ def warn_of_tests(
     counted: dict[str, int] = {}
     for source in filter(None, sources):
         for number, dataset in enumerate(source.datasets):
-            shown = np.intersect1d(tested_indices(dataset), source.taking_part(number))
+            shown = np.intersect1d(tested_indices(dataset, ""), source.taking_part(number))
             name = str(dataset.directory)
             counted[name] = max(len(shown), counted.get(name, 0))
     if line := pretraining_on_tests(config, counted):
         logger.warning("%s", line)
     for name in config.after.datasets:
         dataset = Shards(as_shards(Path(name)))
-        index_N = tested_indices(dataset)
+        index_N = tested_indices(dataset, config.after.task)
         seen = images.seen(dataset, index_N.tolist())
         if words := seen_words(seen.names, seen.images, len(index_N), seen.note):
             logger.warning("after.datasets %s: %s", name, words)

@@ -46,7 +46,9 @@ def refuse_another(config: Config) -> None:
     more = f" and {len(changed) - _SHOWN} more fields" if len(changed) > _SHOWN else ""
     what = f"{config.directory} holds a run with {'; '.join(shown)}{more}"
     if set(changed) <= _LENGTH and _is_longer(before, config):
-        raise ValueError(f"{what}: its learning rate has ended with its length; {_longer(config)}")
+        raise ValueError(
+            f"{what}: its learning rate has ended with its length; {_longer(before, config)}"
+        )
     raise ValueError(
         f"{what}; use another --name, and --init_from={shlex.quote(str(config.directory))} to "
         f"begin from its weights"
@@ -60,10 +62,9 @@ def _is_longer(before: Config, config: Config) -> bool:
     return not ours.steps and not theirs.steps and ours.epochs > theirs.epochs
 
 
-def _longer(config: Config) -> str:
+def _longer(before: Config, config: Config) -> str:
     """Return how a run that has ended, or is to end, is trained on."""
     run = config.directory
-    before = load(run / "config.json", Config)
     changes: dict[str, Any] = {"init_from": str(run)}
     if config.optim.steps:
         changes["optim.steps"] = config.optim.steps - before.optim.steps

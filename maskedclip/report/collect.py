@@ -19,7 +19,8 @@ from maskedclip.metrics.known_patients import drawn_in_words
 from maskedclip.metrics.operating_points import OPERATING
 from maskedclip.metrics.pooled_folds import FOLDS, is_one_fold
 from maskedclip.metrics.prediction_files import Predictions
-from maskedclip.metrics.results import RESULTS, SAME, seen_words, value_of
+from maskedclip.metrics.result_record import RESULTS
+from maskedclip.metrics.results import agree, seen_words, value_of
 from maskedclip.metrics.scores import KINDS, Score
 from maskedclip.metrics.seen_images import in_words
 from maskedclip.models.checkpoints.formats import training_datasets
@@ -306,10 +307,7 @@ def disagreements(result: Result, predictions: Predictions) -> list[str]:
         except (KeyError, ValueError) as error:
             problems.append(f"{result.directory / RESULTS}: {metric}: {_line(error)}")
             continue
-        same = again is score.value is None
-        if again is not None and score.value is not None:
-            same = abs(again - score.value) < SAME
-        if not same:
+        if not agree(again, score.value):
             problems.append(
                 f"{result.directory / result.predictions}: gives {metric} {again}, and {RESULTS} "
                 f"says {score.value}; measure again"

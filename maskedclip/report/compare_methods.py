@@ -25,6 +25,7 @@ from maskedclip.metrics.few_images import few_among
 from maskedclip.metrics.known_patients import images_in_words
 from maskedclip.metrics.pooled_folds import is_one_fold
 from maskedclip.metrics.prediction_files import Predictions
+from maskedclip.metrics.result_record import RESULTS
 from maskedclip.metrics.scores import NEED_TWO_CLASSES, macro, metrics_of, point
 from maskedclip.metrics.seen_images import in_words, input_lines
 from maskedclip.report.collect import Result, progress, read, run_directories
@@ -115,7 +116,7 @@ def _sides(root: Path) -> Sides:
             if row.get("trained_on"):
                 side.pretraining.append(f"fine-tuned on {row['trained_on']}")
     if not sides:
-        raise ValueError(f"{root}: no {results.RESULTS}; fine-tune or evaluate first")
+        raise ValueError(f"{root}: no {RESULTS}; fine-tune or evaluate first")
     return sides
 
 

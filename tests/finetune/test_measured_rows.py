@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from maskedclip.finetune.measured_rows import measured_rows
-from maskedclip.metrics.results import RESULTS, save_and_score, write_rows
+from maskedclip.metrics.result_record import RESULTS
+from maskedclip.metrics.results import save_and_score, write_rows
 from maskedclip.report.collect import collect
 from tests.answers import measured
 
