@@ -1,7 +1,9 @@
 """What each number of metrics.jsonl is: its chart, its unit, and a sentence on how to read it.
 
 A key of a row is a curve's name, or NAME/PART/PART for one of several: `grad_norm/encoder`,
-`gradient_share/clip/blocks 0-3`. TensorBoard and the report's pages both read this table.
+`gradient_share/clip/blocks 0-3`. TensorBoard and the report's pages both read this table. Rows hold
+what has the unit % as a share of 1; it is shown times 100. A fine-tuning's rows have keys of their
+own meaning, and its tags their own chart.
 """
 
 from typing import NamedTuple
@@ -14,6 +16,15 @@ class Curve(NamedTuple):
     chart: str  # the group that it is drawn in
     unit: str  # "" for numbers without one
     description: str
+
+    def shown(self, value: float) -> float:
+        """Return the value of a row in the curve's unit."""
+        return 100 * value if self.unit.startswith("%") else value
+
+    @property
+    def words(self) -> str:
+        """Return the description with the unit behind it."""
+        return f"{self.description} [{self.unit}]" if self.unit else self.description
 
 
 LOSSES, OPTIMISER, CONTRAST, TEACHER = "losses", "optimiser", "contrast", "teacher"
@@ -37,7 +48,7 @@ CURVES = (
     Curve("lr", OPTIMISER, "", "learning rate of the step"),
     Curve(
         "grad_norm", OPTIMISER, "",
-        "norm of the gradient before clipping, of all weights or of a module",
+        "norm of the gradient, of all weights before clipping, of a module after it",
     ),
     Curve(
         "update_ratio", OPTIMISER, "",
@@ -107,7 +118,7 @@ CURVES = (
     Curve("data_wait", THROUGHPUT, "% of the time", "waiting for the next batch"),
     Curve(
         "memory_gib", THROUGHPUT, "GiB",
-        "peak memory since the last row: of the GPU, without one of the process",
+        "peak memory of rank 0: of its GPU since the last row, without one of its process",
     ),
     Curve("goodput", GOODPUT, "% of the time", "what the time since the first start went to"),
     Curve("probe_knn", PROBE, "AUROC", "k-NN on the frozen encoder, validation images"),
@@ -118,7 +129,71 @@ CURVES = (
 )  # fmt: skip
 _BY_NAME = {curve.name: curve for curve in CURVES}
 
+FINETUNING_CURVES = (
+    Curve("loss", FINETUNING, "", "mean over an epoch's training batches, smoothing included"),
+    Curve("lr", FINETUNING, "", "learning rate at the end of the epoch"),
+    Curve("val_auroc", FINETUNING, "", "macro AUROC on validation images"),
+    Curve("val_average_precision", FINETUNING, "", "macro average precision, validation images"),
+    Curve("val_retfound", FINETUNING, "", "mean of F1, AUROC and kappa on validation images"),
+    Curve("val_mae", FINETUNING, "", "mean absolute error on validation images; lower is better"),
+)  # fmt: skip
+_FINETUNING_BY_NAME = {curve.name: curve for curve in FINETUNING_CURVES}
 
-def curve_of(key: str) -> Curve | None:
+# charts of several curves, of TensorBoard's custom scalars and of a page: title -> curves
+LAYOUT: dict[str, dict[str, tuple[str, ...]]] = {
+    LOSSES: {
+        "loss": ("loss",),
+        "terms": (
+            "loss_mim", "loss_clip", "loss_mfd", "loss_dino", "loss_ibot", "loss_koleo",
+        ),
+    },
+    OPTIMISER: {
+        "learning rate": ("lr",),
+        "gradient norm": ("grad_norm",),
+        "update to weight": ("update_ratio",),
+        "gradient share of a term": ("gradient_share",),
+        "logit scale (1 / tau)": ("logit_scale",),
+        "logit bias": ("logit_bias",),
+    },
+    CONTRAST: {
+        "above its floor": ("loss_clip_excess",),
+        "retrieval in a batch": ("retrieval_image_to_text", "retrieval_text_to_image"),
+    },
+    TEACHER: {
+        "cosine of D_F, against a constant": (
+            "target_cosine_hidden", "target_cosine_visible", "target_cosine_constant",
+        ),
+        "drift": ("teacher_drift",),
+        "effective rank of the teacher": ("teacher_rank",),
+        "spread of [CLS]": ("cls_std",),
+    },
+    FEATURES: {
+        "effective rank (RankMe)": ("feature_rank",),
+        "uniformity and alignment": ("uniformity", "alignment"),
+    },
+    THROUGHPUT: {
+        "images a second": ("images_per_s",),
+        "MFU and data wait": ("mfu", "data_wait"),
+        "memory": ("memory_gib",),
+    },
+    GOODPUT: {"what the time went to": ("goodput",)},
+    PROBE: {"online probe": ("probe_knn", "probe_logistic")},
+}  # fmt: skip
+
+
+def curve_of(key: str, *, finetuning: bool = False) -> Curve | None:
     """Return the curve of a key of metrics.jsonl, None for what is no number to draw."""
-    return _BY_NAME.get(key.partition("/")[0])
+    name = key.partition("/")[0]
+    if finetuning:
+        found = _FINETUNING_BY_NAME.get(name)
+        words = f"{name.removeprefix('val_')} on validation images"
+        return Curve(name, FINETUNING, "", words) if not found and name[:4] == "val_" else found
+    if name.startswith("loss_") and name not in _BY_NAME:  # of a term that was added since
+        return Curve(name, LOSSES, "", "a term of the loss, before its weight")
+    return _BY_NAME.get(name)
+
+
+def tag_of(key: str, *, finetuning: bool = False) -> str | None:
+    """Return the tag of a key in TensorBoard: its chart, then the key."""
+    curve = curve_of(key, finetuning=finetuning)
+    return curve and f"{curve.chart}/{key}"

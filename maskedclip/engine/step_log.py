@@ -15,8 +15,8 @@ from typing import Any, Self, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.utils.tensorboard import SummaryWriter
 
+from maskedclip.engine.event_files import EventFile, event_files
 from maskedclip.engine.run_lease import RunLease
 from maskedclip.engine.whole_file import write_whole
 
@@ -25,26 +25,35 @@ T = TypeVar("T")
 
 
 class Recorder:
-    """metrics.jsonl and TensorBoard of one process.
+    """metrics.jsonl and TensorBoard's event files of one process.
 
     What an earlier attempt logged beyond `first_step` is removed, so that no step stands twice. A
-    disk that is full costs rows and points, which are named, and not the run.
+    run without event files, of before they lay in its directory, has its curves drawn from its
+    rows. A disk that is full costs rows and points, which are named, and not the run.
     """
 
-    def __init__(self, directory: Path, first_step: int) -> None:
-        self._path, self._curves = directory / "metrics.jsonl", directory / "tensorboard"
+    def __init__(self, directory: Path, first_step: int, *, finetuning: bool = False) -> None:
+        self._path, self._directory, self._finetuning = (
+            directory / "metrics.jsonl", directory, finetuning,
+        )  # fmt: skip
         _keep_until(self._path, first_step)
-        self._tensorboard: SummaryWriter | None = None
-        self._draw(first_step, lambda _: None, purge_step=first_step + 1)
+        self._tensorboard: EventFile | None = None
+        older = [] if event_files(directory) else _rows(self._path)
+
+        def begin(events: EventFile) -> None:
+            for row in older:
+                events.point(row["step"], row)
+
+        self._draw(first_step, begin)
 
     def close(self) -> None:
         if self._tensorboard is not None:
             try:
                 self._tensorboard.close()
             except OSError as error:
-                logger.warning("%s: its last points are lost (%s)", self._curves, error.strerror)
+                logger.warning("%s: last points are lost (%s)", self._directory, error.strerror)
 
-    def record(self, step: int, row: Mapping[str, float | None]) -> None:
+    def record(self, step: int, row: Mapping[str, Any]) -> None:
         """Append one object to metrics.jsonl and a point to each curve."""
         try:
             _append(self._path, json.dumps({"step": step, **row}))
@@ -52,30 +61,26 @@ class Recorder:
             logger.warning("%s: the row of step %d is lost (%s)", self._path, step, error.strerror)
             if self._tensorboard is None:  # nor would another file of its find room
                 return
+        self._draw(step, lambda events: events.point(step, row))
 
-        def points(writer: SummaryWriter) -> None:
-            for name, value in row.items():
-                if value is not None:
-                    group = "loss" if name.startswith("loss") else "train"
-                    writer.add_scalar(f"{group}/{name}", value, step)
+    def image(self, step: int, tag: str, image_CHW: Tensor, words: str) -> None:
+        """Show a picture in TensorBoard, and say what it shows."""
+        self._draw(step, lambda events: events.image(step, tag, image_CHW, words))
 
-        self._draw(step, points)
+    def text(self, step: int, tag: str, markdown: str, words: str) -> None:
+        """Show a text in TensorBoard, and say what it is."""
+        self._draw(step, lambda events: events.text(step, tag, markdown, words))
 
-    def image(self, name: str, image_CHW: Tensor, step: int) -> None:
-        self._draw(step, lambda writer: writer.add_image(name, image_CHW, step))
-
-    def _draw(
-        self, step: int, draw: Callable[[SummaryWriter], None], purge_step: int | None = None
-    ) -> None:
+    def _draw(self, step: int, draw: Callable[[EventFile], None]) -> None:
         """Draw with the writer; one that failed is left, and the next file is begun."""
         try:
             if self._tensorboard is None:
-                self._tensorboard = SummaryWriter(str(self._curves), purge_step=purge_step)
+                self._tensorboard = EventFile(self._directory, step, finetuning=self._finetuning)
             draw(self._tensorboard)
         except OSError as error:
             logger.warning(
-                "%s: points up to step %d are lost (%s); metrics.jsonl has what it could take",
-                self._curves, step, error.strerror,
+                "%s: TensorBoard's points up to step %d are lost (%s); metrics.jsonl has what it "
+                "could take", self._directory, step, error.strerror,
             )  # fmt: skip
             broken, self._tensorboard = self._tensorboard, None
             if broken is not None:
@@ -92,6 +97,10 @@ def _keep_until(path: Path, step: int) -> None:
         os.truncate(path, len(kept))
     else:
         write_whole(path, kept.decode(errors="replace"))
+
+
+def _rows(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_bytes().splitlines()]
 
 
 def _append(path: Path, row: str) -> None:
@@ -211,4 +220,5 @@ class StepLog:
     def image(self, step: int, image_CHW: Tensor) -> None:
         """Show an image in TensorBoard: input of the encoder, reconstruction, original."""
         if self._recorder is not None:
-            self._recorder.image("seen, reconstruction, original", image_CHW, step)
+            words = "seen by the encoder, reconstruction, original"
+            self._recorder.image(step, "pictures/reconstruction", image_CHW, words)

@@ -127,7 +127,7 @@ def train(
             Preemption() as preemption,
             HangWatch(run / "hang", config.hang_minutes, lease.token) as watch,
             Checkpoints(run / STATES, _KEPT, asynchronous=False, lease=lease) as checkpoints,
-            closing(Recorder(run, done * steps)) as recorder,
+            closing(Recorder(run, done * steps, finetuning=True)) as recorder,
         ):
             for epoch in range(done, config.epochs):
                 batches: Iterator[LabelledBatch] = watched(islice(views, steps), watch)

@@ -19,6 +19,7 @@ from maskedclip.data.pretraining_images import PretrainingImages, write_images
 from maskedclip.data.splits import division_of, split_file, training_share
 from maskedclip.data.storage.open_dataset import dataset_sha256
 from maskedclip.data.storage.shards import Shards
+from maskedclip.engine.event_files import event_files
 from maskedclip.engine.provenance import attempts_in, check_data, provenance, record
 from maskedclip.engine.run_lease import is_later_restart
 from maskedclip.engine.whole_file import write_whole
@@ -268,7 +269,9 @@ def claim(
     if not resumed:
         for name in (LOST, "metrics.jsonl", FINETUNED):
             (run / name).unlink(missing_ok=True)
-        for name in ("predictions", "tensorboard", STATES):
+        for path in event_files(run):
+            path.unlink()
+        for name in ("predictions", "tensorboard", STATES):  # tensorboard: until 2026-11-29
             shutil.rmtree(run / name, ignore_errors=True)
     save(config, run / CONFIG_FILE)
     write_whole(run / LOADED, json.dumps(report.facts(), indent=1) + "\n")

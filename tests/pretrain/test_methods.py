@@ -127,9 +127,9 @@ def test_a_method_trains_exports_and_logs_the_terms_that_it_has(small, method, c
         assert {name for name in row if name.startswith("loss")} == wanted
         assert ("logit_scale" in row) == bool(config.loss.clip)
         assert ("logit_bias" in row) == (config.loss.contrast == "sigmoid")
-    tags = EventAccumulator(str(run / "tensorboard")).Reload().Tags()
-    assert {tag for tag in tags["scalars"] if tag.startswith("loss/")} == {
-        f"loss/{name}" for name in wanted
+    tags = EventAccumulator(str(run)).Reload().Tags()
+    assert {tag for tag in tags["scalars"] if tag.startswith("losses/")} == {
+        f"losses/{name}" for name in wanted
     }
     assert bool(tags["images"]) == bool(config.loss.mim)
     encoder, loaded_report = load_encoder(run, image_size=32)

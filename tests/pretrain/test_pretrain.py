@@ -49,7 +49,7 @@ def test_a_run_leaves_the_files_of_the_contract(small):
     run = pretrain(small)
     assert load(run / "config.json", Config) == small
     assert {path.name for path in run.iterdir()} >= {
-        "config.json", "provenance.json", "metrics.jsonl", "tensorboard", "checkpoints",
+        "config.json", "provenance.json", "metrics.jsonl", "checkpoints",
         "encoder.safetensors", "model.safetensors",
     }  # fmt: skip
     assert sorted(path.name for path in (run / "checkpoints").iterdir()) == [
@@ -74,10 +74,10 @@ def test_a_run_leaves_the_files_of_the_contract(small):
 
 def test_tensorboard_has_every_term_and_the_reconstructions(small):
     run = pretrain(small)
-    events = EventAccumulator(str(run / "tensorboard")).Reload()
-    terms = {"loss/loss", "loss/loss_mim", "loss/loss_clip", "loss/loss_mfd"}
-    assert terms | {"train/lr", "train/images_per_s"} <= set(events.Tags()["scalars"])
-    assert [event.step for event in events.Scalars("loss/loss")] == [1, 2, 3, 4, 5, 6]
+    events = EventAccumulator(str(run)).Reload()
+    terms = {"losses/loss", "losses/loss_mim", "losses/loss_clip", "losses/loss_mfd"}
+    assert terms | {"optimiser/lr", "throughput/images_per_s"} <= set(events.Tags()["scalars"])
+    assert [event.step for event in events.Scalars("losses/loss")] == [1, 2, 3, 4, 5, 6]
     (picture,) = events.Tags()["images"]
     assert [event.step for event in events.Images(picture)] == [3, 6]
     assert (events.Images(picture)[0].width, events.Images(picture)[0].height) == (96, 192)
@@ -265,7 +265,7 @@ def test_a_step_of_two_images_has_its_pictures_too(small):
     """Four ranks of a small batch may hold no more than that."""
     changes = {"data.paired_batch": 1, "data.unpaired_batch": 1, "engine.pictures_every": 1}
     run = pretrain(override(small, changes | {"optim.steps": 2}))
-    events = EventAccumulator(str(run / "tensorboard")).Reload()
+    events = EventAccumulator(str(run)).Reload()
     assert len(events.Images(events.Tags()["images"][0])) == 2
 
 
