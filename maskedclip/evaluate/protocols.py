@@ -20,6 +20,7 @@ from maskedclip.evaluate.predicting import RIDGE, ZERO_SHOT, Benchmark, Evaluati
 from maskedclip.evaluate.transfer import TRANSFER, TRANSFER_WHOLE, transfer
 from maskedclip.finetune.command import USUAL_PROTOCOLS, EvaluateConfig, check_protocols
 from maskedclip.finetune.measured_rows import with_patients
+from maskedclip.finetune.result_board import write_board
 from maskedclip.finetune.threshold_rows import group_rows, threshold_rows
 from maskedclip.metrics import results
 from maskedclip.metrics.class_groups import ClassGroup, group_of
@@ -130,6 +131,7 @@ def evaluate(  # noqa: PLR0913 (one keyword an option of the command)
         tried = _tried(benchmark, folds, own, fractions, range(seed, seed + seeds), few)
         new = evaluate_tried(encoder, tried, out, cache or out / FOLDER, threads)
         rows += _with_thresholds(out, new, joined, at_sensitivity)
+    write_board(out)
     sys.stdout.write(results.table([with_patients(out, row) for row in rows]))
     return rows
 

@@ -17,6 +17,7 @@ from maskedclip.data.labelled import LabelledSample, Task, labelled
 from maskedclip.data.splits import UNUSED, split_bytes, write_split
 from maskedclip.data.storage.shards import Shards
 from maskedclip.finetune.loop import finetune
+from maskedclip.finetune.result_board import write_board
 from maskedclip.finetune.run_directory import (
     CONFIG_FILE,
     FOLDS_FILE,
@@ -67,6 +68,7 @@ def cross_validate(config: FinetuneConfig, folds: int) -> Path:
             directories.append(finetune(own, rest=folds - fold, protocol=protocol))
         tested = [sample for parts in divided for sample in parts["test"]]
         results.write_rows(run, _pooled_rows(config, run, dataset, tested, directories))
+        write_board(run)
     return run
 
 

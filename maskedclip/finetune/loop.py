@@ -29,6 +29,7 @@ from maskedclip.finetune.epoch import (
     train_epoch,
 )
 from maskedclip.finetune.progress import EpochProgress, SaveInterval
+from maskedclip.finetune.result_board import write_board
 from maskedclip.finetune.run_directory import (
     LOST,
     PROTOCOL,
@@ -90,6 +91,7 @@ def finetune(config: FinetuneConfig, *, rest: float = 0.0, protocol: str = PROTO
             if other := lease.other_holder():
                 raise Superseded(run, config.epochs * steps_per_epoch(labels, config), other)
             write_results(config, run, labels, model, predictions, validation, protocol)
+        write_board(run)
         shutil.rmtree(run / STATES, ignore_errors=True)
     return run
 
