@@ -1,20 +1,32 @@
-"""Table 1, Table 2 and Figure 2 of finished runs, index.html with all of it, and a page a run."""
+"""Tables 1 and 2, Figure 2 and a page a result of finished runs; the curves of any runs."""
 
+import os
+import socket
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from html import escape
 from pathlib import Path
+from shlex import quote as quote_word
 from typing import NamedTuple
 from urllib.parse import quote
 
 from maskedclip.data.paper_tasks import PAPER
+from maskedclip.engine.whole_file import write_whole
 from maskedclip.metrics.results import DAGGER, in_columns, written
 from maskedclip.report.ablation import ablation
-from maskedclip.report.collect import Collected, Result, budget_text, collect
+from maskedclip.report.collect import (
+    Collected,
+    Result,
+    budget_text,
+    collect,
+    run_directories,
+)
 from maskedclip.report.command import ReportConfig
 from maskedclip.report.compare_methods import compare_table
 from maskedclip.report.operating_table import HEAD, OperatingTable, operating_table
 from maskedclip.report.pages.charts import RenderedFigure, label_efficiency
+from maskedclip.report.pages.curve_page import PAGE as CURVES
+from maskedclip.report.pages.curve_page import curve_page, described
 from maskedclip.report.pages.html import render
 from maskedclip.report.pages.run_page import address, page_name, write_pages
 from maskedclip.report.pages.tables import (
@@ -30,6 +42,7 @@ from maskedclip.report.pages.tables import (
 )
 from maskedclip.report.pages.text_tables import csv_table, latex, markdown
 from maskedclip.report.per_label import PerLabelTable, label_csv, label_tables
+from maskedclip.report.run_curves import RunCurves, curves_of
 
 _PROTOCOLS = {
     "finetune": "fine-tuning",
@@ -53,6 +66,7 @@ class Report(NamedTuple):
     text: str  # Table 1 for a terminal
     problems: list[str]
     other_protocols: list[str]
+    curves: Path | None = None  # the page of the curves
 
 
 class Addresses(NamedTuple):
@@ -66,13 +80,17 @@ class Addresses(NamedTuple):
 def report(runs: Sequence[Path], config: ReportConfig, absent: Sequence[str] = ()) -> Report:
     """Write the report on `runs` into config.out.
 
-    Damaged files are named and left out. Raises ValueError where there is nothing to report.
+    Damaged files are named and left out. Runs that have no results yet have the page of their
+    curves alone. Raises ValueError where there is nothing to report.
 
     Args:
         absent: a line for each run that should be there and is not; they stand among the problems.
     """
+    out, curves = Path(config.out), curves_of(runs)
+    if curves and not config.protocol and not any(run_directories(runs)):
+        drawn = _write_curves(out, curves, config, back="")
+        return Report(drawn, described(curves), list(absent), [], drawn)
     collected = collect(runs, config.protocol)
-    out = Path(config.out)
     (out / PAGES).mkdir(parents=True, exist_ok=True)
     readable, faults, by_label = write_pages(collected.results, out / PAGES, config.pictures)
     paper = [Column(card.name, card.shards, card.task) for card in PAPER]
@@ -102,16 +120,36 @@ def report(runs: Sequence[Path], config: ReportConfig, absent: Sequence[str] = (
         predictions=lambda run: address(run.directory / run.predictions, out),
         page=lambda run: f"{PAGES}/{quote(page_name(run))}" if run in readable else "",
     )
+    written = _write_curves(out, curves, config, back=INDEX) if curves else None
     page = _index(
         collected, first, second, remarks, figure, problems, addresses, label_tables(by_label),
-        points,
+        points, CURVES if written else "",
     )  # fmt: skip
     (out / INDEX).write_text(page, encoding="utf-8")
     text = markdown(first, intervals=config.intervals, caption=_caption(first, _METHODS))
     text += f"\n{points.markdown()}" if points.lines else ""
     text += "".join(f"\n{line}\n" for line in points.remarks if not points.lines)
     text += transfer_lines(collected.transfers)
-    return Report(out / INDEX, text, problems, list(collected.other_protocols))
+    return Report(out / INDEX, text, problems, list(collected.other_protocols), written)
+
+
+def _write_curves(
+    out: Path, curves: Sequence[RunCurves], config: ReportConfig, *, back: str
+) -> Path:
+    title = f"Curves of {curves[0].name if len(curves) == 1 else f'{len(curves)} runs'}"
+    text = curve_page(curves, title, pictures=config.pictures > 0, back=back)
+    out.mkdir(parents=True, exist_ok=True)
+    write_whole(out / CURVES, text)
+    return out / CURVES
+
+
+def how_to_open(page: Path) -> str:
+    """Return a line on how to look at a page, which may lie on a machine without a browser."""
+    address = f"open it in a browser: {page.resolve().as_uri()}"
+    if not any(os.environ.get(name) for name in ("SSH_CONNECTION", "SLURM_JOB_ID")):
+        return address
+    there = quote_word(f"{socket.gethostname()}:{page.resolve().parent}")
+    return f"{address}\nor on your own machine: scp -r {there} . and open its {page.name}"
 
 
 def report_of_nothing(config: ReportConfig, absent: Sequence[str]) -> Report:
@@ -192,6 +230,7 @@ def _index(
     addresses: Addresses,
     by_label: Sequence[PerLabelTable],
     points: OperatingTable,
+    curves: str,
 ) -> str:
     results, missing = collected.results, first.missing
     cells = sum(len(block.lines) for block in first.blocks) * len(first.columns)
@@ -216,7 +255,7 @@ def _index(
         label_tables=by_label,
         older=sum(not run.predictions for run in results),
         metrics=[name for name in METRIC_NAMES if any(name in run.scores for run in results)],
-        points=points, points_head=HEAD,
+        points=points, points_head=HEAD, curves=curves,
         transfer_metrics=[
             name for name in METRIC_NAMES if any(name in run.scores for run in collected.transfers)
         ],

@@ -1,7 +1,7 @@
 """The command line of report, checked before anything is read."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from maskedclip.command import ANY, CommandLine, Options, Word, one_line_errors
@@ -12,13 +12,14 @@ from maskedclip.finetune.command import check_threshold
 class ReportConfig:
     """What is reported, and where."""
 
-    out: str = ""  # directory to write into
+    out: str = ""  # directory to write into; empty: report/ in the run or folder, if it is one
     protocol: str = ""  # finetune, linear, knn, 16-shot, ...; empty: finetune, or the most frequent
     intervals: bool = False  # 95 % intervals in Markdown and LaTeX, too
     compare: bool = True  # p-values against the best of each column, by 2,000 resamples
     group: str = ""  # classes joined into negatives|positives, such as "0,1|2,3,4"
     at_sensitivity: float = 0.0  # that the threshold reaches on validation; 0: Youden's J
-    pictures: int = 12  # photographs of the worst errors on a run's page; 0: none leaves the shards
+    # photographs of the worst errors on a run's page, and summary.png beside its curves; 0: none
+    pictures: int = 12
 
     def __post_init__(self) -> None:
         check_threshold(self.group, self.at_sensitivity)
@@ -45,11 +46,16 @@ def read_report(
     given = REPORT.read(usage, arguments)
     with one_line_errors():
         config: ReportConfig = given.config()
-        if not config.out:
-            raise ValueError(
-                "no output directory given; add --out=DIR, a directory for the tables and pages"
-            )
         for word in given.words:
             if not Path(word).is_dir():
                 raise ValueError(f"{word}: no such directory; name a run, or a folder of runs")
-    return [Path(word) for word in given.words], config
+    runs = [Path(word) for word in given.words]
+    return runs, config if config.out else replace(config, out=str(_usual_out(runs)))
+
+
+def _usual_out(runs: Sequence[Path]) -> Path:
+    if len(runs) > 1:
+        return Path("report")
+    (run,) = runs
+    # a grid's own report is verified by its sha256: another stands beside it
+    return run / ("report-now" if (run / "grid.json").is_file() else "report")

@@ -462,7 +462,6 @@ def test_weights_lead_to_their_pretraining_from_any_place(tmp_path: Path) -> Non
     ("arguments", "said"),
     [
         ([], "no run given"),
-        (["RUNS"], "no output directory given; add --out=DIR"),
         (["RUNS", "--out=x", "--protocoll=knn"], "did you mean --protocol?"),
         (["nothing", "--out=x"], "nothing: no such directory"),
         (["RUNS", "--out=x", "--pictures=-1"], "is negative"),

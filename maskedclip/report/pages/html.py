@@ -26,3 +26,10 @@ def _environment() -> Environment:
 def render(template: str, **content: object) -> str:
     """Return a whole document, which needs nothing beside it but the targets of its links."""
     return _environment().get_template(f"{template}.html.jinja").render(content) + "\n"
+
+
+def source_of(name: str) -> str:
+    """Return a file of the templates as it is."""
+    environment = _environment()
+    assert environment.loader is not None
+    return environment.loader.get_source(environment, name)[0]
