@@ -424,7 +424,8 @@ def recipe_lines(title: str, recipes: Mapping[str, Any]) -> list[str]:
     firsts = {
         name: (inspect.getdoc(recipe) or "").splitlines()[0] for name, recipe in recipes.items()
     }
-    return ["", title, *(f"  {name:18} {first}" for name, first in firsts.items())]
+    width = max(map(len, firsts))
+    return ["", title, *(f"  {name:{width}} {first}" for name, first in firsts.items())]
 
 
 def stop(message: object) -> NoReturn:
