@@ -22,6 +22,8 @@ from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from tensorboard.plugins.image import metadata as image_metadata
 from tensorboard.summary.writer.record_writer import RecordWriter
 
+# before "events.out" of what grows: TensorBoard's own loader reads a directory's files in order
+_PREFIX = "events.about.tfevents."
 _DIGITS = 16  # of a hash in a name
 _HPARAMS_SUCCESS = 1  # Status.STATUS_SUCCESS of its api.proto
 
@@ -39,12 +41,12 @@ def write_whole_events(
         draw: returns them; it is called where they are needed.
     """
     digest = hashlib.sha256(inputs).hexdigest()[:_DIGITS]
-    earlier = sorted(directory.glob(f"events.out.tfevents.*.{kind}"))
+    earlier = sorted(directory.glob(f"{_PREFIX}*.{kind}"))
     if len(earlier) == 1 and _is_whole(earlier[0], digest):
         return False
     content = _records(draw())
     name = f"{int(time.time()):010d}.{digest}.{_content_hash(content)}"
-    path = directory / f"events.out.tfevents.{name}.{kind}"
+    path = directory / f"{_PREFIX}{name}.{kind}"
     directory.mkdir(parents=True, exist_ok=True)
     temporary = directory / f".{kind}.{secrets.token_hex(4)}.tmp"
     try:

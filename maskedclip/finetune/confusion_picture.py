@@ -24,7 +24,7 @@ def confusion_png(count_YY: np.ndarray, classes: Sequence[str]) -> tuple[bytes, 
     """Return (png, (width, height)): counts, each row shaded by its share of the true class."""
     font = ImageFont.load_default(_TEXT)
     cell = _CELL if len(classes) <= _MOST_WITH_NUMBERS else _SMALL
-    names = [f"{y} {_cut(name)}" for y, name in enumerate(classes)]
+    names = [_cut(name if name == str(y) else f"{y} {name}") for y, name in enumerate(classes)]
     left = int(max(font.getlength(name) for name in names)) + 2 * _MARGIN
     top = 3 * _TEXT + _MARGIN
     side = cell * len(classes)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from tensorboard.compat.proto.summary_pb2 import Summary
 
 logger = logging.getLogger(__name__)
-FOLDER, KIND = "results", "results"
+FOLDER, KIND, PROTOCOL = "results", "results", "finetune"
 _VERSION = 1  # raise it where the same results would be drawn otherwise
 _OF_A_ROW = {  # field of a row -> its column
     "method": "system", "dataset": "dataset", "task": "task", "protocol": "protocol",
@@ -59,20 +59,30 @@ def _write_board(run: Path) -> None:
         if row.get("predictions"):
             by_predictions.setdefault(str(row["predictions"]), []).append(row)
     config = _config(run)
-    for name, rows in by_predictions.items():
+    names = folders_of(by_predictions.values())
+    for name, rows in zip(names, by_predictions.values(), strict=True):
         try:
-            _write_one(run, folder_of(name), rows, config)
+            _write_one(run, name, rows, config)
         except ValueError as error:
             logger.warning("%s; TensorBoard does not show it", error)
-    kept = {folder_of(name) for name in by_predictions}
     for folder in (run / FOLDER).glob("*/"):
-        if folder.name not in kept:
+        if folder.name not in names:
             shutil.rmtree(folder)
 
 
-def folder_of(predictions: str) -> str:
-    """Return the directory in RUN/results of a file of predictions."""
-    return Path(predictions).stem.removesuffix("-test")
+def folders_of(results: Iterable[Sequence[Mapping[str, Any]]]) -> list[str]:
+    """Return the directories in RUN/results: short where one alone is a fine-tuning's own test.
+
+    Its run's name says of which labels; else the name is that of the predictions.
+    """
+    first = [rows[0] for rows in results]
+    own = [row for row in first if str(row["protocol"]).startswith(PROTOCOL)]
+    return [
+        str(row["protocol"])
+        if len(own) == 1 and row is own[0]
+        else Path(str(row["predictions"])).stem.removesuffix("-test")
+        for row in first
+    ]
 
 
 def _write_one(

@@ -50,6 +50,7 @@ from maskedclip.models.pretrained import (
     random_info,
     recognise,
 )
+from maskedclip.pretrain.about_run import show_about
 from maskedclip.pretrain.trained_images import images_behind, trained_dataset
 from maskedclip.shards.image_folders import as_shards
 
@@ -277,6 +278,7 @@ def claim(
     write_whole(run / LOADED, json.dumps(report.facts(), indent=1) + "\n")
     facts = provenance([Path(config.dataset)], config.seed, 1, dataset_sha256)
     record(facts | identities(config) | {"classes": list(classes)}, run / PROVENANCE)
+    show_about(run, {config.dataset: "labels"})
 
 
 def identities(config: FinetuneConfig) -> dict[str, str | None]:

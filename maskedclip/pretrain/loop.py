@@ -24,6 +24,7 @@ from maskedclip.engine.step_guard import StepGuard
 from maskedclip.engine.step_log import StepLog
 from maskedclip.models.checkpoints.files import ENCODER, MODEL, export
 from maskedclip.models.checkpoints.verified import is_intact
+from maskedclip.pretrain.about_run import first_captions, show_about, uses_of
 from maskedclip.pretrain.faults import Faults
 from maskedclip.pretrain.methods import method_of
 from maskedclip.pretrain.methods.protocol import At, Method
@@ -59,6 +60,8 @@ def pretrain(config: Config) -> Path:
         sources = read_sources(config)
         claim(config)
         keep_uncaptioned(sources[0], run)
+        if dist.get_rank() == 0:
+            show_about(run, uses_of(config.data), first_captions(sources[0], config.data))
         keep_tested(sources, config)
         images = keep_images(config, sources)
         warn_of_tests(config, sources, images)
