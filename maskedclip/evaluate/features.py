@@ -198,8 +198,7 @@ def features(
     Samples that cannot be read are tried again each time. Raises RuntimeError where none can be
     read.
     """
-    key = encoder.cache_key(dataset)
-    path = folder / f"{dataset.name}-{_digest(key)[:12]}.safetensors"
+    key, path = _place(encoder, dataset, folder)
     chunks = _read(path, key)
     known = {int(index) for chunk in chunks for index in chunk.index_N}
     missing = [sample for sample in samples if sample.index not in known]
@@ -222,6 +221,18 @@ def features(
             _write(path, key, chunks[0])
     logger.info("%s: features of %d images in %s", dataset.name, len(chunks[0].index_N), path)
     return chunks[0]._replace(lost=lost)
+
+
+def known_features(encoder: FrozenEncoder, dataset: Shards, folder: Path) -> Features | None:
+    """Return the features that are kept in `folder`, None where there are none."""
+    key, path = _place(encoder, dataset, folder)
+    return next(iter(_read(path, key)), None)
+
+
+def _place(encoder: FrozenEncoder, dataset: Shards, folder: Path) -> tuple[dict[str, Any], Path]:
+    """Return all that decides the features, and the file that they are kept in."""
+    key = encoder.cache_key(dataset)
+    return key, folder / f"{dataset.name}-{_digest(key)[:12]}.safetensors"
 
 
 def _batches(

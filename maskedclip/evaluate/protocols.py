@@ -17,6 +17,7 @@ from maskedclip.engine.cores import decoding_threads
 from maskedclip.evaluate.features import FOLDER, FrozenEncoder
 from maskedclip.evaluate.measuring import evaluate_tried
 from maskedclip.evaluate.predicting import RIDGE, ZERO_SHOT, Benchmark, Evaluation
+from maskedclip.evaluate.projector import write_projector
 from maskedclip.evaluate.transfer import TRANSFER, TRANSFER_WHOLE, transfer
 from maskedclip.finetune.command import USUAL_PROTOCOLS, EvaluateConfig, check_protocols
 from maskedclip.finetune.measured_rows import with_patients
@@ -50,7 +51,7 @@ def run(options: EvaluateConfig) -> list[dict[str, Any]]:
         threads=options.threads, cache=Path(options.cache) if options.cache else None,
         size=options.size, image_size=options.image_size, classes_order=options.classes_order,
         group=options.group, at_sensitivity=options.at_sensitivity,
-        whole=options.whole, folds=options.folds,
+        whole=options.whole, folds=options.folds, images=options.images,
     )  # fmt: skip
     alone = tuple(protocols) == (TRANSFER,) and not options.shots
     protocol = TRANSFER_WHOLE if options.whole else TRANSFER
@@ -92,26 +93,25 @@ def evaluate(  # noqa: PLR0913 (one keyword an option of the command)
     at_sensitivity: float = 0.0,
     whole: bool = False,
     folds: int = 0,
+    images: bool = False,
 ) -> list[dict[str, Any]]:
     """Evaluate frozen weights on the test split of each dataset; return the rows, also in `out`.
 
     Prints them as a table. Zero-shot is left out, with a warning, where weights read no text.
+    Raises ValueError for weights, datasets, tasks, protocols or classes that are not there, and for
+    an image size that the patch does not divide.
 
     Args:
         datasets: (directory, task), the task "" for the first of the dataset.
         seeds: draws of each fraction and number of shots, from `seed`, which undrawn ones have.
         threads: that decode; by the cores of this process where not given.
-        cache: directory of the features; `out`/features where not given.
-        size: of the encoder where weights is "random".
-        image_size: of the images; 0: as the weights were trained.
+        cache, size, image_size: as the fields of EvaluateConfig.
         classes_order: the classes as grades, the lowest first, where a dataset does not state it.
         group: classes joined into two, negatives|positives: a task beside the one with all classes.
         at_sensitivity: that thresholds of two classes reach on validation images; 0: Youden's.
         whole: for the protocol transfer: test on all labelled images.
         folds: of cross-validation by patient, in place of the split; zero-shot is left out.
-
-    Raises ValueError for weights, datasets, tasks, protocols or classes that are not there, and for
-    an image size that the patch does not divide.
+        images: photographs in TensorBoard's projector whatever their licence says.
     """
     check_protocols(protocols)
     threads = decoding_threads(threads)
@@ -120,16 +120,17 @@ def evaluate(  # noqa: PLR0913 (one keyword an option of the command)
     protocols = _with_folds(_possible(encoder, protocols, shots), folds)
     frozen = [name for name in protocols if name != TRANSFER]
     rows: list[dict[str, Any]] = []
-    if TRANSFER in protocols:
+    for one in datasets if TRANSFER in protocols else ():
         _refuse_thresholds(group, at_sensitivity)
-        for one in datasets:
-            rows += transfer(encoder, *one, out, whole=whole, threads=threads, order=classes_order)
+        rows += transfer(encoder, *one, out, whole=whole, threads=threads, order=classes_order)
     for directory, name in datasets if frozen or shots else ():
         benchmark = _benchmark(directory, name, classes_order)
         joined = _group(group, benchmark.task)
         own, few = for_kind(benchmark.task, frozen, shots)
         tried = _tried(benchmark, folds, own, fractions, range(seed, seed + seeds), few)
-        new = evaluate_tried(encoder, tried, out, cache or out / FOLDER, threads)
+        kept = cache or out / FOLDER
+        new = evaluate_tried(encoder, tried, out, kept, threads)
+        write_projector(encoder, benchmark, out, kept, images=images)
         rows += _with_thresholds(out, new, joined, at_sensitivity)
     write_board(out)
     sys.stdout.write(results.table([with_patients(out, row) for row in rows]))

@@ -44,6 +44,7 @@ class EvaluateConfig:
     out: str = ""  # directory of results.jsonl; empty: the run, or runs/NAME of a file
     cache: str = ""  # directory of the features; empty: OUT/features
     threads: int | None = None  # decoding; None: by this process's cores; 0: none of their own
+    images: bool = False  # photographs in TensorBoard's projector whatever their licence says
 
     def __post_init__(self) -> None:
         for fraction in self.fractions:

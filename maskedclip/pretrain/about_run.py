@@ -42,8 +42,8 @@ def show_about(run: Path, uses: Mapping[str, str], said: Sequence[tuple[str, str
             "datasets": (_datasets(uses), "what it reads, and under which licence"),
         }
         if said:
-            table = _table(("dataset", "captions"), said)
-            texts["captions"] = (table, "what the first paired images can be told with")
+            listed = "\n".join(f"- {_cell(words)} ({_cell(name)})" for name, words in said)
+            texts["captions"] = (listed, "what the first paired images can be told with")
         inputs = json.dumps(texts).encode()
         write_whole_events(
             run, "about", inputs, lambda: [text(f"about/{t}", *body) for t, body in texts.items()]
