@@ -279,6 +279,7 @@ class Config:
     seed: int = 0
     method: Literal["maskedclip", "dinov2", "simmim"] = "maskedclip"
     init_from: str = ""  # weights to begin with: MAE, RETFound or a run; empty: random ones
+    i_trust_this_directory: bool = False  # go on from checkpoints that others own or may write
     data: DataConfig = DataConfig()
     model: ModelConfig = ModelConfig()
     loss: LossConfig = LossConfig()
@@ -358,6 +359,7 @@ class FinetuneConfig:
     threads: int | None = None  # decoding; None: by this process's cores; 0: none of their own
     compile: bool = False  # training by torch.compile: faster steps after minutes of compiling
     hang_minutes: float = 10.0  # without a batch: stacks are written, the run ends; 0: off
+    i_trust_this_directory: bool = False  # go on from states that others own or may write
 
     def __post_init__(self) -> None:
         refuse_repeated(self.classes_order)

@@ -5,7 +5,9 @@ A checkpoint exists only if it is whole: its files are fsynced and hashed, then 
     checkpoints/step-00012000/   DCP files and manifest.json with the sha256 of each
     checkpoints/step-*.tmp       what a killed run was writing or removing; gone at the next save
 
-DCP's own metadata is a pickle, so nothing is handed to DCP before its hash has been checked.
+DCP's own metadata is a pickle, and the manifest beside it can be rewritten by whoever may write
+there: it is read without running anything (checkpoint_metadata.py), and only where nobody else can
+have written it (checkpoint_origin.py).
 """
 
 import hashlib
@@ -17,6 +19,7 @@ import shutil
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any, Self, TypeVar, cast
 
 import torch
@@ -33,10 +36,19 @@ from torch.distributed.checkpoint.state_dict import (
 )
 from torch.optim import Optimizer
 
+from maskedclip.engine.checkpoint_metadata import METADATA, Planner, Reader
+from maskedclip.engine.checkpoint_origin import (
+    CONFIG,
+    MANIFEST,
+    RUN,
+    check_origin,
+    close_to_others,
+    of_another,
+    run_of,
+)
 from maskedclip.engine.run_lease import RunLease, Superseded
 
 logger = logging.getLogger(__name__)
-MANIFEST = "manifest.json"
 T = TypeVar("T")
 
 
@@ -51,13 +63,22 @@ class Checkpoints:
     """
 
     def __init__(
-        self, folder: Path, keep: int, *, asynchronous: bool, lease: RunLease | None = None
+        self,
+        folder: Path,
+        keep: int,
+        *,
+        asynchronous: bool,
+        lease: RunLease | None = None,
+        config: Mapping[str, Any] | None = None,
     ) -> None:
         """asynchronous: write in a thread, from a copy in host memory as large as the state.
 
         lease: that of this attempt; nothing is published once another attempt has taken it.
+        config: the fields that decide what is learnt, for `restore` to compare.
         """
         self._folder, self._keep, self._lease = folder, keep, lease
+        self._config = dict(config or {})
+        self._run = ""  # known at the first save
         self._asynchronous = asynchronous
         # its own group, so that the thread's collectives stay apart from those of training
         self._group = cast(dist.ProcessGroup, dist.new_group(backend="gloo"))
@@ -135,7 +156,7 @@ class Checkpoints:
             dcp.save(state, storage_writer=writer, process_group=self._group)
             hashes = self._on_all(lambda: sync_and_hash(temporary, rank))
             sha256 = {name: digest for of_rank in hashes for name, digest in of_rank.items()}
-            self._on_rank_0(step, lambda: publish(temporary, target, step, sha256))
+            self._on_rank_0(step, lambda: self._publish(temporary, target, step, sha256))
         except (OSError, dcp.api.CheckpointException) as error:  # on every rank, whichever failed
             self._on_rank_0(step, lambda: None)  # where a later start has cleared it away
             why, free = _reason(error), self._on_all(lambda: free_space(target))[0]
@@ -152,6 +173,11 @@ class Checkpoints:
             except OSError as error:
                 logger.warning("%s: older checkpoints cannot be removed (%s)", target, error)
         return None
+
+    def _publish(self, temporary: Path, target: Path, step: int, sha256: Mapping[str, str]) -> None:
+        self._run = self._run or run_of(newest_first(self._folder))
+        facts = {"step": step, RUN: self._run, CONFIG: self._config}
+        publish(temporary, target, facts, sha256)
 
     def _on_rank_0(self, step: int, action: Callable[[], None]) -> None:
         """Run `action` on rank 0 while the threads of all wait; OSError on all if it raised one.
@@ -207,11 +233,26 @@ def _state(model: nn.Module, teacher: nn.Module | None, optimizer: Optimizer) ->
     return state if teacher is None else state | {"teacher": get_model_state_dict(teacher)}
 
 
-def restore(folder: Path, model: nn.Module, teacher: nn.Module | None, optimizer: Optimizer) -> int:
-    """Load the newest verified checkpoint into the networks; return its step, 0 for none."""
-    newest_path: list[Any] = [newest(folder) if dist.get_rank() == 0 else None]
-    dist.broadcast_object_list(newest_path)
-    if newest_path[0] is None:
+def restore(
+    folder: Path,
+    model: nn.Module,
+    teacher: nn.Module | None,
+    optimizer: Optimizer,
+    *,
+    config: Mapping[str, Any] | None = None,
+    trusted: bool = False,
+) -> int:
+    """Load the newest verified checkpoint into the networks; return its step, 0 for none.
+
+    Args:
+        config: what the manifest's fields of the same names are compared with.
+        trusted: whether one is loaded that somebody else owns or may write.
+
+    Raises ValueError on every rank for such a one, for one of another run or configuration, and
+    for an index that is none of DCP's.
+    """
+    path = _chosen(folder, config or {}, trusted=trusted)
+    if path is None:
         return 0
     own = [{k: v for k, v in g.items() if k != "params"} for g in optimizer.param_groups]
     state = _state(model, teacher, optimizer)
@@ -220,7 +261,16 @@ def restore(folder: Path, model: nn.Module, teacher: nn.Module | None, optimizer
         {k: v for k, v in group.items() if k in ("params", *optimizer.defaults)}
         for group in state["optimizer"]["param_groups"]
     ]
-    dcp.load(state, storage_reader=dcp.FileSystemReader(newest_path[0]))
+    try:
+        dcp.load(state, storage_reader=Reader(path), planner=Planner())
+    except dcp.api.CheckpointException as error:
+        causes = [cause for cause, _ in error.failures.values()]
+        if any(isinstance(cause, UnpicklingError) for cause in causes):
+            raise ValueError(
+                f"{path}: holds more than tensors and plain values; it is not read. Remove it if "
+                f"it is not of this run"
+            ) from error
+        raise
     set_state_dict(
         model, optimizer, model_state_dict=state["model"], optim_state_dict=state["optimizer"]
     )
@@ -228,7 +278,29 @@ def restore(folder: Path, model: nn.Module, teacher: nn.Module | None, optimizer
         group.update(settings)
     if teacher is not None:
         set_model_state_dict(teacher, state["teacher"])
-    return int(newest_path[0].name.removeprefix("step-"))
+    return int(path.name.removeprefix("step-"))
+
+
+def _chosen(folder: Path, config: Mapping[str, Any], *, trusted: bool) -> Path | None:
+    """Return on every rank what rank 0 finds to load; ValueError on every rank for a foreign one.
+
+    Who can have written it comes first: what strangers wrote is not even hashed.
+    """
+    answer: list[Any] = [None]
+    if dist.get_rank() == 0:
+        try:
+            if not trusted:
+                check_origin(newest_first(folder))
+            answer = [newest(folder)]
+            if answer[0] is not None:
+                of_another(answer[0], newest_first(folder), config)
+        except ValueError as error:
+            answer = [error]
+    dist.broadcast_object_list(answer)
+    if isinstance(answer[0], ValueError):
+        raise answer[0]
+    found: Path | None = answer[0]
+    return found
 
 
 def full_weights(model: nn.Module) -> dict[str, torch.Tensor]:
@@ -263,18 +335,26 @@ def verify(directory: Path) -> str | None:
     if not manifest.is_file():
         return f"no {MANIFEST}"
     try:
-        expected: Mapping[str, str] = json.loads(manifest.read_text())["sha256"]
+        content = json.loads(manifest.read_text())
+        expected: Mapping[str, str] = content["sha256"]
+        if directory_of(directory.parent, content["step"]).name != directory.name:
+            return f"{MANIFEST} says that it is step {content['step']}"
         present = {path.name for path in directory.iterdir()} - {MANIFEST}
         if missing := sorted(set(expected) ^ present):
             return f"{missing[0]} is missing or was added"
+        paths = [directory / name for name in expected]
+        if odd := [
+            path.name for path in paths if path.exists() and not (path.is_file() or path.is_dir())
+        ]:
+            return f"{odd[0]} is no file"  # a named pipe would be waited for
         with ThreadPoolExecutor() as pool:  # a file of GB for each rank, and a GB a second a core
-            digests = pool.map(_digest, [directory / name for name in expected])
+            digests = pool.map(_digest, paths)
             for (name, digest), now in zip(expected.items(), digests, strict=True):
                 if now != digest:
                     return f"{name} is not what was written (sha256)"
     except OSError as error:  # a bad sector, or a file of another user
         return f"{error.filename} cannot be read ({error.strerror})"
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         return f"{MANIFEST} cannot be read ({error})"
     return None
 
@@ -285,6 +365,7 @@ def clear(folder: Path, temporary: Path) -> None:
         # an earlier start may still write there, or its node hold a file: that is no fault of ours
         shutil.rmtree(leftover, ignore_errors=True)
     temporary.mkdir(parents=True)
+    close_to_others(temporary)
     _sync(folder.parent)
 
 
@@ -293,20 +374,24 @@ def sync_and_hash(directory: Path, rank: int) -> dict[str, str]:
 
     Each rank calls it for its own files: they are in the page cache of the node that wrote them.
     """
-    paths = [*directory.glob(f"__{rank}_*"), *([directory / ".metadata"] if rank == 0 else [])]
+    paths = [*directory.glob(f"__{rank}_*"), *([directory / METADATA] if rank == 0 else [])]
     for path in paths:
+        close_to_others(path)
         _sync(path)
     return {path.name: _digest(path) for path in paths}
 
 
-def publish(temporary: Path, target: Path, step: int, sha256: Mapping[str, str]) -> None:
+def publish(
+    temporary: Path, target: Path, facts: Mapping[str, Any], sha256: Mapping[str, str]
+) -> None:
     """Write the manifest and give the directory its name, in place of a damaged one."""
     present = {path.name for path in temporary.iterdir()}
     if missing := sorted(present ^ set(sha256)):
         raise OSError(f"{temporary / missing[0]} is not seen alike by all ranks: share the storage")
     manifest = temporary / MANIFEST
-    content = {"step": step, "sha256": dict(sorted(sha256.items()))}
+    content = {**facts, "sha256": dict(sorted(sha256.items()))}
     manifest.write_text(json.dumps(content, indent=1) + "\n")
+    close_to_others(manifest)
     _sync(manifest)
     _sync(temporary)
     before = _aside(target)

@@ -38,6 +38,7 @@ from maskedclip.finetune.run_directory import (
     check_classes,
     claim,
     finished,
+    learnt,
     lock_run,
     preparation_of,
     read_labels,
@@ -115,7 +116,12 @@ def train(
         steps = steps_per_epoch(labels, config)
         lease = RunLease(run)
         lease.take()  # from here on an earlier start writes nothing
-        done = saved = restore(run / STATES, model, best, optimizer) // steps  # epochs
+        done = saved = (  # epochs
+            restore(
+                run / STATES, model, best, optimizer,
+                config=learnt(config), trusted=config.i_trust_this_directory,
+            ) // steps
+        )  # fmt: skip
         if done:
             logger.info("%s goes on after epoch %d", run, done)
         claim(config, run, report, labels.task.classes, resumed=done > 0)
@@ -128,7 +134,9 @@ def train(
             closing(training_views(config, labels, done)) as views,
             Preemption() as preemption,
             HangWatch(run / "hang", config.hang_minutes, lease.token) as watch,
-            Checkpoints(run / STATES, _KEPT, asynchronous=False, lease=lease) as checkpoints,
+            Checkpoints(
+                run / STATES, _KEPT, asynchronous=False, lease=lease, config=learnt(config)
+            ) as checkpoints,
             closing(Recorder(run, done * steps, finetuning=True)) as recorder,
         ):
             for epoch in range(done, config.epochs):

@@ -5,7 +5,7 @@ import logging
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import fields, replace
+from dataclasses import asdict, fields, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -60,6 +60,9 @@ LOST, CONFIG_FILE, STATES = "lost_samples.jsonl", "config.json", "checkpoints"
 PROVENANCE, LOCK = "provenance.json", ".lock"
 FOLDS_FILE = "folds.json"  # of a directory whose runs are folds
 PROTOCOL = "finetune"
+# fields with no effect on what is learnt; those that name files
+_FREE = ("out", "threads", "compile", "dataset", "hang_minutes", "i_trust_this_directory")
+_FILES = ("weights", "split")
 
 
 class Labels(NamedTuple):
@@ -201,10 +204,8 @@ def finished(config: FinetuneConfig, run: Path) -> bool:
         raise ValueError(f"{run} holds another kind of run ({error}); use --name") from error
     attempts = attempts_in(run / PROVENANCE) or [{}]
     recorded, current = attempts[-1], identities(config)
-    # these may differ; files are compared by their content, where that was recorded
-    free = ["out", "threads", "compile", "dataset", "hang_minutes"]
-    if current.keys() <= recorded.keys():
-        free += ["weights", "split"]
+    # files are compared by their content, where that was recorded
+    free = [*_FREE, *(_FILES if current.keys() <= recorded.keys() else ())]
     pairs = ((f.name, getattr(before, f.name), getattr(config, f.name)) for f in fields(config))
     changed = [f"{name} {old!r}, now {new!r}" for name, old, new in pairs if old != new]
     if changed := [line for line in changed if line.partition(" ")[0] not in free]:
@@ -226,6 +227,11 @@ def finished(config: FinetuneConfig, run: Path) -> bool:
     if wrong := damaged_results(run):
         logger.warning("%s: damaged: %s; it is run again", run, ", ".join(wrong))
     return not wrong
+
+
+def learnt(config: FinetuneConfig) -> dict[str, Any]:
+    """Return the fields that decide what a fine-tuning learns, but for the files that it reads."""
+    return {k: v for k, v in asdict(config).items() if k not in (*_FREE, *_FILES)}
 
 
 def damaged_results(run: Path) -> list[str]:

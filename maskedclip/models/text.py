@@ -29,6 +29,8 @@ from transformers.utils import logging
 from maskedclip.models import BUILTIN
 
 VOCABULARY = Path(__file__).with_name("vocabulary.txt")
+# read from the disk alone, without a folder's own code: transformers would ask at a terminal
+_ON_DISK: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
 
 
 class TextTower(nn.Module):
@@ -124,16 +126,16 @@ def check_text(name: str) -> None:
     """Raise ValueError, with the command to run, where the text tower is not on this machine."""
     if name != BUILTIN:
         with _missing(name):
-            AutoConfig.from_pretrained(name, local_files_only=True)
-            AutoTokenizer.from_pretrained(name, local_files_only=True)
+            AutoConfig.from_pretrained(name, **_ON_DISK)
+            AutoTokenizer.from_pretrained(name, **_ON_DISK)
 
 
 def _from_hub(name: str, dropout: float, pretrained: bool) -> tuple[Any, BertModel]:
     logging.set_verbosity_error()
     # a compute node often has no network: read the disk alone, and say how to fill it
     with _missing(name):
-        config = AutoConfig.from_pretrained(name, local_files_only=True)
-        tokenizer = AutoTokenizer.from_pretrained(name, local_files_only=True)
+        config = AutoConfig.from_pretrained(name, **_ON_DISK)
+        tokenizer = AutoTokenizer.from_pretrained(name, **_ON_DISK)
         if not pretrained:
             return tokenizer, _bert(config, dropout)
         bert = BertModel.from_pretrained(
@@ -142,7 +144,7 @@ def _from_hub(name: str, dropout: float, pretrained: bool) -> tuple[Any, BertMod
             hidden_dropout_prob=dropout,
             attention_probs_dropout_prob=dropout,
             dtype=torch.float32,
-            local_files_only=True,
+            **_ON_DISK,
         )
     return tokenizer, bert
 

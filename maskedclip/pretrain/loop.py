@@ -29,7 +29,7 @@ from maskedclip.pretrain.faults import Faults
 from maskedclip.pretrain.methods import method_of
 from maskedclip.pretrain.methods.protocol import At, Method
 from maskedclip.pretrain.preflight import warn_of_tests
-from maskedclip.pretrain.run_identity import refuse_another
+from maskedclip.pretrain.run_identity import learnt, refuse_another
 from maskedclip.pretrain.sources import (
     Batches,
     keep_tested,
@@ -68,7 +68,10 @@ def pretrain(config: Config) -> Path:
         method = kind(config, device)
         lease = RunLease(run)
         lease.take()  # from here on an earlier attempt publishes no checkpoint
-        done = restore(run / "checkpoints", method.model, method.teacher, method.optimizer)
+        done = restore(
+            run / "checkpoints", method.model, method.teacher, method.optimizer,
+            config=learnt(config), trusted=config.i_trust_this_directory,
+        )  # fmt: skip
         with staged(config, sources):
             train(config, method, sources, done, device, lease)
             total = length(config, *sources)[1]
@@ -112,7 +115,8 @@ def train(
         Preemption() as preemption,  # first, so that the last save is over when handlers are back
         HangWatch(run / "hang", engine.hang_minutes, lease.token) as watch,  # all ranks to the end
         Checkpoints(
-            run / "checkpoints", engine.keep, asynchronous=engine.async_checkpoint, lease=lease
+            run / "checkpoints", engine.keep, asynchronous=engine.async_checkpoint, lease=lease,
+            config=learnt(config),
         ) as checkpoints,
         StepLog(
             run, done, total, lease=lease, peak_flops=_peak_of_all(engine.precision, device),

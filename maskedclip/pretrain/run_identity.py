@@ -13,8 +13,9 @@ from maskedclip.recipes import RECIPES
 
 # fields with no effect on what is learnt, or named by the directory
 _FREE = (
-    "name", "out", "engine.", "after.", "optim.accumulate", "data.readers", "data.threads",
-    "data.prefetch", "data.max_lost", "data.draw_phantoms", "data.stage",
+    "name", "out", "i_trust_this_directory", "engine.", "after.", "optim.accumulate",
+    "data.readers", "data.threads", "data.prefetch", "data.max_lost", "data.draw_phantoms",
+    "data.stage",
 )  # fmt: skip
 _DATASETS = ("data.paired", "data.unpaired", "data.leave_out_tests_of")
 _LENGTH = {"optim.steps", "optim.epochs", "optim.warmup_epochs"}
