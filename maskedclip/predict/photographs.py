@@ -9,6 +9,7 @@ from PIL import Image
 
 from maskedclip.data.labelled_views import sample_image
 from maskedclip.data.photographs.decoding import UnreadableImage, decode
+from maskedclip.data.photographs.image_file import read_image_file
 from maskedclip.data.storage.open_dataset import dataset_sha256
 from maskedclip.data.storage.shard_writer import MANIFEST
 from maskedclip.data.storage.shards import DamagedSample, Shards
@@ -88,12 +89,7 @@ class FolderPictures:
         name = self._names[picture.number]
         if printable(name) != name:
             raise UnreadableImage("its name is not UTF-8; rename it")
-        path = self.file(picture)
-        if path.is_symlink() and not path.exists():
-            raise UnreadableImage("cannot be read: a symbolic link to nothing")
-        if not path.is_file():  # reading a pipe would never end
-            raise UnreadableImage("cannot be read: it is no regular file")
-        content = path.read_bytes()
+        content = read_image_file(self.file(picture))
         try:
             if self._photographs is None:
                 return Image.fromarray(np.ascontiguousarray(decode(content, _FULL).image_HWC))

@@ -525,7 +525,7 @@ def test_with_anonymise_remarks_keep_their_counts_and_no_name(tmp_path: Path) ->
 
 
 def hard_files(folder: Path) -> None:
-    """Leave a name in Latin-1, a broken link, a pipe, and endings that are not read."""
+    """Leave a name in Latin-1, links to nothing, pipes, and what is too large or not read."""
     place = folder / "train" / "normal"
     content = (place / "01.jpg").read_bytes()
     Path(os.fsdecode(os.fsencode(place) + b"/caf\xe9.jpg")).write_bytes(content)
@@ -535,6 +535,11 @@ def hard_files(folder: Path) -> None:
     (place / "gone.jpg").symlink_to(folder / "nowhere.jpg")
     os.mkfifo(place / "pipe.jpg")
     os.mkfifo(place / "pipe")
+    (place / "tail.jpg").symlink_to("pipe")
+    (place / "zero.jpg").symlink_to("/dev/zero")
+    (place / "loop.jpg").symlink_to("loop.jpg")
+    with (place / "huge.jpg").open("wb") as file:
+        file.truncate(9_000_000_000)
     for number in range(12):
         (place / f"{number}.heic").write_bytes(b"ftyp")
     (folder / "external_test").mkdir()
@@ -554,7 +559,10 @@ def test_names_that_are_not_utf8_links_to_nothing_and_pipes_are_rejected_by_name
     assert rejected["train/normal/caf\\xe9.jpg"] == "its name is not UTF-8; rename it"
     assert rejected["train/b\\xf6se/01.jpg"] == "its name is not UTF-8; rename it"
     assert rejected["train/normal/gone.jpg"] == "cannot be read: a symbolic link to nothing"
-    assert rejected["train/normal/pipe.jpg"] == "cannot be read: it is no regular file"
+    for odd in ("pipe.jpg", "zero.jpg", "tail.jpg"):
+        assert rejected[f"train/normal/{odd}"] == "cannot be read: it is no regular file"
+    assert rejected["train/normal/loop.jpg"] == "cannot be read: a symbolic link to nothing"
+    assert rejected["train/normal/huge.jpg"] == "9,000 MB is over the limit of 512 MB a file"
     assert "rejected: 2 its name is not UTF-8; rename it, such as train/b\\xf6se/01.jpg" in printed
     assert "left out folders: external_test: 1 images\n" in printed
     assert (

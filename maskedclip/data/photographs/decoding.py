@@ -21,7 +21,10 @@ from PIL.TiffImagePlugin import TiffImageFile
 
 from maskedclip.data.photographs.dicom import NoPicture, is_dicom, read_picture
 
-PIXEL_LIMIT = 80_000_000  # a larger image is refused before it is decoded
+# a larger image is refused before it is decoded: one of 8 bits takes up to 10 bytes a pixel on its
+# way to RGB (0.8 GB), one of 16 bits a colour up to 28 (1.1 GB), measured with its file beside it
+PIXEL_LIMIT = 80_000_000
+DEEP_PIXEL_LIMIT = 40_000_000  # of 16 bits a colour
 ENDINGS_OF = {  # formats that are tried, and the endings that their files have
     "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo"),
     "PNG": (".png",),
@@ -35,6 +38,7 @@ ENDINGS_OF = {  # formats that are tried, and the endings that their files have
 if not features.check("jpg_2000"):  # Pillow may be built without it
     del ENDINGS_OF["JPEG2000"]
 FORMATS = tuple(ENDINGS_OF)
+_PART = 1 << 20  # pixels composed at a time
 _PHOTOMETRIC, _ORIENTATION, _GPS = 0x0106, 0x0112, 0x8825  # tags of TIFF and EXIF
 # of the tags that make up every TIFF, those that tell of a camera, a time or a person
 _TELLING = {0x010E, 0x010F, 0x0110, 0x0131, 0x0132, 0x013B, 0x8298, 0x8769, _GPS}
@@ -101,9 +105,11 @@ def decode(content: bytes, shorter_side: int) -> Decoded:
         raise UnreadableImage("the file is empty")
     try:
         with Image.open(io.BytesIO(content), formats=FORMATS) as opened:
-            if opened.width * opened.height > PIXEL_LIMIT:
-                size = f"{opened.width}x{opened.height}"
-                raise UnreadableImage(f"{size} is over the limit of {PIXEL_LIMIT:,} pixels")
+            deep = any(re.search(r"LA;16|RGB\w?;16", _raw_mode(tile)) for tile in opened.tile)
+            limit = DEEP_PIXEL_LIMIT if deep else PIXEL_LIMIT
+            if opened.width * opened.height > limit:
+                size = f"{opened.width}x{opened.height}{' of 16 bits a colour' if deep else ''}"
+                raise UnreadableImage(f"{size} is over the limit of {limit:,} pixels")
             return _decoded(content, opened, shorter_side)
     except UnreadableImage:
         raise
@@ -130,8 +136,8 @@ def decode_opened(image: Image.Image) -> Decoded:
             if {decoded.width, decoded.height} == set(image.size):  # no draft of another size
                 return decoded
         image.load()
-        rgb, remarks = _to_rgb(image, stated=False)
-        image_HWC = _upright(np.asarray(rgb), _orientation(image))
+        rgb_HWC, remarks = _to_rgb(image, stated=False)
+        image_HWC = _upright(rgb_HWC, _orientation(image))
     except UnreadableImage:
         raise
     except _BROKEN as error:
@@ -213,11 +219,11 @@ def _decoded(content: bytes, opened: ImageFile.ImageFile, shorter_side: int) -> 
     values = _sixteen_bits(content, tiles)
     opened.load()
     if values is None:
-        rgb, remarks = _to_rgb(opened, stated=_states_its_highest(tiles))
+        rgb_HWC, remarks = _to_rgb(opened, stated=_states_its_highest(tiles))
     else:
-        rgb, remarks = _colour_to_rgb(opened, values)
+        rgb_HWC, remarks = _colour_to_rgb(opened, values)
     # Pillow turns a TIFF as it loads it, and forgets its orientation
-    image_HWC = _upright(np.asarray(rgb), _orientation(opened))
+    image_HWC = _upright(rgb_HWC, _orientation(opened))
     height, width = image_HWC.shape[:2]
     return Decoded(image_HWC, width, height, carried, remarks)
 
@@ -344,7 +350,7 @@ def _read_as(content: bytes, raw: str) -> np.ndarray:
         return np.asarray(image).astype(np.uint16)
 
 
-def _colour_to_rgb(opened: Image.Image, value_HWC: np.ndarray) -> tuple[Image.Image, Remarks]:
+def _colour_to_rgb(opened: Image.Image, value_HWC: np.ndarray) -> tuple[np.ndarray, Remarks]:
     """Return 16 bits a colour as RGB of 8; `opened` is the same of the upper 8 bits."""
     bits = _bits_of(float(value_HWC[..., :3].max()))
     if bits == 16:
@@ -356,7 +362,7 @@ def _colour_to_rgb(opened: Image.Image, value_HWC: np.ndarray) -> tuple[Image.Im
     return _composed(image), _guess(bits)
 
 
-def _to_rgb(image: Image.Image, *, stated: bool) -> tuple[Image.Image, Remarks]:
+def _to_rgb(image: Image.Image, *, stated: bool) -> tuple[np.ndarray, Remarks]:
     """Return RGB of 8 bits, and a remark where a bit depth was guessed.
 
     Args:
@@ -380,12 +386,20 @@ def _white_is_zero(image: Image.Image) -> bool:
     return isinstance(image, TiffImageFile) and image.tag_v2.get(_PHOTOMETRIC) == 0
 
 
-def _composed(image: Image.Image) -> Image.Image:
-    if image.has_transparency_data:  # what shows through is the frame, and the frame is black
-        layered = image.convert("RGBA")
-        black = Image.new("RGBA", layered.size, (0, 0, 0, 255))
-        return Image.alpha_composite(black, layered).convert("RGB")
-    return image.convert("RGB")
+def _composed(image: Image.Image) -> np.ndarray:
+    """Return RGB, a part at a time: Pillow has four bytes a pixel of each step on the way there."""
+    if image.mode == "RGB" and not image.has_transparency_data:
+        return np.asarray(image)
+    image_HWC = np.empty((image.height, image.width, 3), np.uint8)
+    rows = max(1, _PART // image.width)
+    for top in range(0, image.height, rows):
+        part = image.crop((0, top, image.width, min(top + rows, image.height)))
+        if image.has_transparency_data:  # what shows through is the frame, and the frame is black
+            layered = part.convert("RGBA")
+            black = Image.new("RGBA", layered.size, (0, 0, 0, 255))
+            part = Image.alpha_composite(black, layered)
+        image_HWC[top : top + rows] = np.asarray(part.convert("RGB"))
+    return image_HWC
 
 
 def _bits_of(highest: float) -> int:

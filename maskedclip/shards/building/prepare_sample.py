@@ -24,7 +24,9 @@ from PIL import Image
 from maskedclip.data.label_kinds import number_text
 from maskedclip.data.photographs.decoding import FORMATS, Remarks, UnreadableImage, decode
 from maskedclip.data.photographs.field_of_view import find_field, reduced, square_field
+from maskedclip.data.photographs.image_file import read_image_file
 from maskedclip.data.storage.first_bytes import not_the_file
+from maskedclip.shards.building.decoder_lines import decoder_lines
 from maskedclip.shards.building.quality import Quality, quality_of
 from maskedclip.shards.downloads.files import printable
 from maskedclip.shards.downloads.records import Record
@@ -65,17 +67,15 @@ def prepare_photograph(
         return Rejected(
             source if anonymise else printable(source), "its name is not UTF-8; rename it"
         )
+    content, lines = b"", []
     try:
-        if record.path.exists() and not record.path.is_file():  # reading a pipe would never end
-            return Rejected(source, "cannot be read: it is no regular file")
-        if record.path.is_symlink() and not record.path.exists():
-            return Rejected(source, "cannot be read: a symbolic link to nothing")
-        content = record.path.read_bytes()
-        photograph = field_photograph(content, size)
+        content = read_image_file(record.path)
+        with decoder_lines(content) as lines:
+            photograph = field_photograph(content, size)
+            pages = further_pages(content)
     except UnreadableImage as error:
-        return Rejected(source, why_unreadable(content, error))
-    except OSError as error:
-        return Rejected(source, f"cannot be read: {error.strerror}")
+        more = f" ({'; '.join(lines)})" if lines else ""
+        return Rejected(source, why_unreadable(content, error) + more)
     metadata = {
         "dataset": name,
         "source": source,
@@ -97,7 +97,7 @@ def prepare_photograph(
         metadata,
         quality_of(photograph.small_HWC),
         photograph.carried,
-        photograph.remarks + further_pages(content),
+        photograph.remarks + pages + tuple(("decoder_warnings", line) for line in lines),
     )
 
 

@@ -10,6 +10,7 @@ from itertools import combinations
 from pathlib import Path
 
 from maskedclip.data.photographs.decoding import UnreadableImage
+from maskedclip.data.photographs.image_file import read_image_file
 from maskedclip.shards.downloads.folder_names import is_pictures, plain_split, words_of
 from maskedclip.shards.downloads.image_names import stem_of
 
@@ -123,9 +124,9 @@ def _alike(one: Path, other: Path) -> bool:
 
     try:
         bits = [
-            int(perceptual_hash(field_photograph(path.read_bytes(), 256).image_HWC), 16)
+            int(perceptual_hash(field_photograph(read_image_file(path), 256).image_HWC), 16)
             for path in (one, other)
         ]
-    except (OSError, UnreadableImage):
+    except UnreadableImage:
         return False
     return (bits[0] ^ bits[1]).bit_count() <= _SAME_BITS

@@ -1,4 +1,6 @@
 import io
+import struct
+import zlib
 
 import cv2
 import numpy as np
@@ -6,6 +8,7 @@ import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from maskedclip.data.photographs import decoding
 from maskedclip.data.photographs.decoding import UnreadableImage, decode
 from tests.pictures import disc, jpeg, png
 
@@ -152,3 +155,42 @@ def test_what_is_transparent_is_frame() -> None:
     decoded_HWC = decode(png(image), 64).image_HWC
     assert not decoded_HWC[4, 4].any()
     assert decoded_HWC[32, 32].tolist() == [200, 100, 50]
+
+
+def test_an_image_that_is_composed_in_parts_is_the_one_of_pillow(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(decoding, "_PART", 96 * 7)
+    rng = np.random.default_rng(1)
+    rgba_HWC = rng.integers(0, 256, (96, 96, 4)).astype(np.uint8)
+    rgba = Image.fromarray(rgba_HWC)
+    black = Image.new("RGBA", rgba.size, (0, 0, 0, 255))
+    whole_HWC = np.asarray(Image.alpha_composite(black, rgba).convert("RGB"))
+    assert np.array_equal(decode(png(rgba), 96).image_HWC, whole_HWC)
+    for mode in ("L", "P", "1", "LA"):
+        other = rgba.convert("RGB").convert(mode) if mode != "LA" else rgba.convert(mode)
+        layered = other.convert("RGBA")
+        whole_HWC = np.asarray(Image.alpha_composite(black, layered).convert("RGB"))
+        assert np.array_equal(decode(png(other), 96).image_HWC, whole_HWC), mode
+    through = written(rgba.convert("RGB").quantize(16), "PNG", transparency=3)
+    layered = Image.open(io.BytesIO(through)).convert("RGBA")
+    whole_HWC = np.asarray(Image.alpha_composite(black, layered).convert("RGB"))
+    assert np.array_equal(decode(through, 96).image_HWC, whole_HWC)
+
+
+def header_of(width: int, height: int, bits: int) -> bytes:
+    """Return a PNG of three colours that states its size, with a file's first pixels alone."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        crc = struct.pack(">I", zlib.crc32(kind + content))
+        return struct.pack(">I", len(content)) + kind + content + crc
+
+    size = struct.pack(">IIBBBBB", width, height, bits, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", size) + chunk(b"IDAT", zlib.compress(b"\0"))
+
+
+def test_the_limit_of_pixels_is_by_what_they_take() -> None:
+    with pytest.raises(UnreadableImage, match="9000x9000 is over the limit of 80,000,000 pixels"):
+        decode(header_of(9000, 9000, 8), 96)
+    with pytest.raises(UnreadableImage, match="6400x6400 of 16 bits a colour is over the limit"):
+        decode(header_of(6400, 6400, 16), 96)
