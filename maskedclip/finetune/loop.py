@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 from torch import nn
+from torch.optim import Optimizer
 
 from maskedclip.config import FinetuneConfig
 from maskedclip.data.augmentation import augmentation
@@ -116,12 +117,7 @@ def train(
         steps = steps_per_epoch(labels, config)
         lease = RunLease(run)
         lease.take()  # from here on an earlier start writes nothing
-        done = saved = (  # epochs
-            restore(
-                run / STATES, model, best, optimizer,
-                config=learnt(config), trusted=config.i_trust_this_directory,
-            ) // steps
-        )  # fmt: skip
+        done = saved = restored(config, run, model, best, optimizer) // steps  # epochs
         if done:
             logger.info("%s goes on after epoch %d", run, done)
         claim(config, run, report, labels.task.classes, resumed=done > 0)
@@ -160,6 +156,14 @@ def train(
                     raise Preempted(run, saved * steps, preemption.request)
             checkpoints.ignore_failure()
     return best.model, ledger, lease
+
+
+def restored(
+    config: FinetuneConfig, run: Path, model: nn.Module, best: nn.Module, optimizer: Optimizer
+) -> int:
+    """Load the newest verified state, where it is this run's and of this user; return its step."""
+    trusted = config.i_trust_this_directory
+    return restore(run / STATES, model, best, optimizer, config=learnt(config), trusted=trusted)
 
 
 def build(config: FinetuneConfig, num_classes: int) -> tuple[nn.Module, LoadReport]:

@@ -98,13 +98,9 @@ def export_or_say(weights: dict[str, Tensor], shape: Any, run: Path, images: Any
 
 
 def train(
-    config: Config,
-    method: Method,
-    sources: tuple[Source | None, Source | None],
-    done: int,
-    device: torch.device,
-    lease: RunLease,
-) -> None:
+    config: Config, method: Method, sources: tuple[Source | None, Source | None], done: int,
+    device: torch.device, lease: RunLease,
+) -> None:  # fmt: skip
     """Take the steps from `done` to the last, those again that the guard skipped."""
     run, engine = config.directory, config.engine
     epoch_steps, total = length(config, *sources)
