@@ -27,6 +27,7 @@ from typing import (
     Literal,
     NamedTuple,
     NoReturn,
+    TextIO,
     TypeVar,
     cast,
     get_args,
@@ -426,6 +427,12 @@ def recipe_lines(title: str, recipes: Mapping[str, Any]) -> list[str]:
     }
     width = max(map(len, firsts))
     return ["", title, *(f"  {name:{width}} {first}" for name, first in firsts.items())]
+
+
+def takes_colours(stream: TextIO) -> bool:
+    """Return whether it is a terminal whose user has not asked for no colours (no-color.org)."""
+    plain = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
+    return stream.isatty() and not plain
 
 
 def stop(message: object) -> NoReturn:

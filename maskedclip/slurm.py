@@ -13,6 +13,7 @@ done, waits or runs. cancel ends the jobs of that grid or run, and no others.
 """
 
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -22,7 +23,14 @@ from pathlib import Path
 from shlex import quote
 from typing import Any
 
-from maskedclip.command import ANY, CommandLine, Options, Word, one_line_errors
+from maskedclip.command import (
+    ANY,
+    CommandLine,
+    Options,
+    Word,
+    one_line_errors,
+    takes_colours,
+)
 from maskedclip.config import LaunchConfig, override
 from maskedclip.grid.diagnosis import cause_of
 from maskedclip.grid.lookup import LAUNCH, GridOrRun, known_paths, opened
@@ -40,8 +48,8 @@ from maskedclip.grid.status import (
     current_status,
     evidence,
     summary,
-    table,
 )
+from maskedclip.grid.status_table import table
 from maskedclip.jobs import processes
 from maskedclip.jobs import slurm_queue as queue
 from maskedclip.jobs.next_step import finetune_command
@@ -219,7 +227,9 @@ def _shown(target: GridOrRun, name: str, *, as_json: bool) -> tuple[str, bool]:
         content = {"place": path, "counts": counts, "cells": [row._asdict() for row in rows]}
         return json.dumps(content, allow_nan=False) + "\n", active
     head = f"{path}: {summary(rows)} ({time.strftime('%H:%M:%S')})"
-    return f"{head}\n\n{table(rows)}\n{_next(target, name, rows)}", active
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    shown = table(rows, width, coloured=takes_colours(sys.stdout))
+    return f"{head}\n\n{shown}\n{_next(target, name, rows)}", active
 
 
 def _next(target: GridOrRun, name: str, rows: Sequence[CellStatus]) -> str:

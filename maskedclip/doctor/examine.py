@@ -22,7 +22,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from maskedclip.command import one_line_errors, read_config
+from maskedclip.command import one_line_errors, read_config, takes_colours
 from maskedclip.config import Config
 from maskedclip.doctor import filesystem, gpus, machine, run_inputs, slurm, torch_probe
 from maskedclip.doctor.outcome import Outcome, not_applicable
@@ -224,5 +224,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
             usual = {"nodes": 1, "gpus": None}
             flags = [f"--{name}={value}" for name, value in asked.items() if value != usual[name]]
             launch = " ".join([named or "demo", *flags])
-            sys.stdout.write(report(checks, took_s, launch, sys.stdout.isatty()))
+            sys.stdout.write(report(checks, took_s, launch, takes_colours(sys.stdout)))
     return int(any(check.state == "failed" for check in checks))

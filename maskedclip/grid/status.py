@@ -179,7 +179,7 @@ def status_of(
                 if cause.kind == STOPPED:
                     state, note = ASKED_TO_STOP, f"a retry {_next_start(facts)}"
         job, attempt = ("", 0) if last is None else (last.job, last.attempt)
-        row = cell.name, cell.stage, state, _one_line(note), job, attempt, *progress[:-1]
+        row = cell.name, cell.stage, state, one_line(note), job, attempt, *progress[:-1]
         rows.append(CellStatus(*row))
     return rows
 
@@ -337,7 +337,7 @@ def _quiet(seconds: float) -> str:
     return "nothing written yet" if seconds == math.inf else f"nothing written for {span(seconds)}"
 
 
-def _one_line(text: str) -> str:
+def one_line(text: str) -> str:
     """Return text in one line of printable characters."""
     return "".join(c if c.isprintable() else " " for c in " ".join(text.split()))
 
@@ -361,33 +361,6 @@ def clock(seconds: float) -> str:
     """Return a time span as H:MM:SS."""
     minutes, seconds = divmod(round(seconds), 60)
     return f"{minutes // 60}:{minutes % 60:02}:{seconds:02}"
-
-
-def table(rows: Sequence[CellStatus]) -> str:
-    """Return the rows as text, each column as wide as its widest cell; empty columns are left out.
-
-    The note comes last.
-    """
-    lines = [_columns(row) for row in rows]
-    head = ("stage", "cell", "state", "step", "loss", "images/s", "left", "saved", "note")
-    used = [i for i in range(len(head)) if any(line[i] for line in lines)]
-    every = [[line[i] for i in used] for line in (head, *lines)]
-    widths = [max(len(line[i]) for line in every) for i in range(len(used))]
-    return "".join(
-        "  ".join(word.ljust(width) for word, width in zip(line, widths, strict=True)).rstrip()
-        + "\n"
-        for line in every
-    )
-
-
-def _columns(row: CellStatus) -> tuple[str, ...]:
-    step = "" if row.step is None else str(row.step) + (f"/{row.steps}" if row.steps else "")
-    loss = "" if row.loss is None else f"{row.loss:.4f}"
-    rate = f"{row.images_per_s:.0f}" if row.images_per_s and row.state == GOING else ""
-    left = "" if row.left_s is None or row.state != GOING else clock(row.left_s)
-    age = row.checkpoint_age_s
-    saved = "" if age is None or row.state not in ACTIVE else f"{span(age)} ago"
-    return row.stage, _one_line(row.cell), row.state, step, loss, rate, left, saved, row.note
 
 
 def progress_of(run: Path, config: Mapping[str, Any], now: float) -> RunProgress:

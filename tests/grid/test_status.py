@@ -1,13 +1,20 @@
+import fcntl
 import json
 import os
+import pty
+import re
+import struct
 import subprocess
 import sys
+import termios
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from maskedclip.grid.manifest import LOCK, Grid, submissions
-from maskedclip.grid.status import CellStatus, span, status_of, table
+from maskedclip.grid.status import CellStatus, span, status_of
+from maskedclip.grid.status_table import table
 from maskedclip.jobs import processes
 from maskedclip.jobs.slurm_queue import GONE, JobState
 from maskedclip.metrics.file_lock import locked
@@ -179,6 +186,55 @@ def test_rows_stand_by_stage_and_columns_are_aligned(grid: Grid):
     lines = table(rows).splitlines()
     column = lines[0].index("state")
     assert {line[column - 1] for line in lines} == {" "}
+
+
+def row_of(cell: str, state: str, note: str = "") -> CellStatus:
+    return CellStatus(cell, "finetune", state, note, "7", 1, 40, 4000, 3.25, 812.0, 3700.0, 65.0)
+
+
+def test_a_terminal_of_80_columns_has_no_longer_line_and_says_what_it_leaves_out():
+    name = "maskedclip-idrid-diabetic_retinopathy-0.1-seed3"
+    note = "waits for maskedclip, which is not finished, and for free nodes (Resources)"
+    rows = [row_of(name, "running"), row_of("b", "failed", note), row_of("c", "running")]
+    wide = table(rows).splitlines()
+    assert max(map(len, wide)) > 80
+    lines = table(rows, 80).splitlines()
+    assert max(map(len, lines)) <= 80
+    assert name in lines[1]  # which --why takes
+    assert lines[3].strip() == note
+    assert lines[-1] == "(no room here for: saved, images/s, loss, stage)"
+    state = lines[0].index("state")
+    assert [line[state:].split()[0] for line in (lines[1], lines[2])] == ["running", "failed"]
+    assert table(rows, 300) == table(rows)
+
+
+def test_colours_stand_around_states_and_change_no_column():
+    rows = [row_of("a", "running"), row_of("b", "failed", "killed"), row_of("c", "done")]
+    coloured = table(rows, 80, coloured=True)
+    assert "\x1b[31mfailed " in coloured
+    assert "\x1b[32mdone " in coloured
+    assert re.sub(r"\x1b\[\d+m", "", coloured).split() == table(rows, 80).split()
+
+
+@pytest.mark.parametrize(("variables", "coloured"), [({}, True), ({"NO_COLOR": "1"}, False)])
+def test_status_is_coloured_on_a_terminal_alone(grid: Grid, variables, coloured):
+    command = [sys.executable, "-m", "maskedclip.slurm", "status", str(grid.directory)]
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+    plain = {k: v for k, v in os.environ.items() if k not in ("NO_COLOR", "COLUMNS", "LINES")}
+    environment = plain | {"TERM": "xterm"} | variables
+    subprocess.run(command, stdout=theirs, env=environment, check=True)
+    os.close(theirs)
+    with os.fdopen(ours, "rb", buffering=0) as terminal:
+        shown = b""
+        with suppress(OSError):  # how a terminal ends
+            while part := terminal.read(4096):
+                shown += part
+    assert (b"\x1b[" in shown) == coloured
+    table_lines = re.sub(r"\x1b\[\d+m", "", shown.decode()).split("\r\n\r\n")[1].split("\r\n")
+    assert max(map(len, table_lines)) <= 80
+    piped = subprocess.run(command, capture_output=True, text=True, env=environment, check=True)
+    assert "\x1b[" not in piped.stdout
 
 
 @pytest.mark.parametrize(("seconds", "said"), [(5, "5 s"), (240, "4 min"), (7200, "2 h")])
