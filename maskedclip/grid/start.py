@@ -55,6 +55,7 @@ from maskedclip.grid.study_command import Study
 from maskedclip.grid.sweep_command import FINETUNE_PROTOCOL, Sweep, SweepConfig
 from maskedclip.jobs.code_snapshot import on_code, snapshot_path
 from maskedclip.jobs.job import interpreter
+from maskedclip.jobs.next_step import curves_commands
 from maskedclip.jobs.submit import cluster_of, script
 from maskedclip.metrics.results import in_columns
 from maskedclip.pretrain.preflight import pretraining_on_tests
@@ -363,12 +364,13 @@ def start(grid: Grid, costs: Mapping[str, Cost] | None = None, card: str = "") -
 def _say_submitted(grid: Grid, submitted: Submitted) -> None:
     path, first = _shown(grid.directory), quote(grid.cells[0].name)
     (grid.directory / RUNS).mkdir(exist_ok=True)  # for who pastes the line below before a cell runs
+    curves = "\n             ".join(curves_commands(path / RUNS, on_cluster=True))
     sys.stdout.write(
         f"submitted {len(submitted.done)} of {len(grid.cells)} cells: {path}\n"
         f"{no_room(submitted, str(path))}"
         f"  state      python -m maskedclip.slurm status {quote(str(path))}\n"
         f"  why        python -m maskedclip.slurm status {quote(str(path))} --why={first}\n"
-        f"  curves     tensorboard --logdir {quote(str(path / RUNS))}\n"
+        f"  curves     {curves}\n"
     )
 
 

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from maskedclip.config import Config
 from maskedclip.engine.device_settings import grow_segments
-from maskedclip.jobs.next_step import finetune_command
+from maskedclip.jobs.next_step import curves_commands, finetune_command
 
 if TYPE_CHECKING:
     import submitit
@@ -110,12 +110,8 @@ class Job(Repeatable):
                 self._measure_start(run, datasets)
         data = self.config.data
         tune = finetune_command(run, after.datasets, (*data.paired, *data.unpaired))
-        sys.stdout.write(
-            f"\n{run} is done. Next:\n"
-            f"  tensorboard --logdir {quote(str(self.config.out))}\n"
-            f"  {tune}\n"
-            f"{self._said_of_tests()}"
-        )
+        curves = "".join(f"  {line}\n" for line in curves_commands(Path(self.config.out)))
+        sys.stdout.write(f"\n{run} is done. Next:\n{curves}  {tune}\n{self._said_of_tests()}")
         sys.stdout.flush()
 
     def _measure_start(self, run: Path, datasets: list[tuple[Path, str]]) -> None:

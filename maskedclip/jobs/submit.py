@@ -18,6 +18,7 @@ from maskedclip.engine.closed_terminal import stops_as_by_ctrl_c
 from maskedclip.engine.cores import cores
 from maskedclip.jobs.code_snapshot import on_code, snapshot, snapshot_path, this_code
 from maskedclip.jobs.job import NOT_QUEUED, Job, interpreter
+from maskedclip.jobs.next_step import curves_commands
 from maskedclip.jobs.processes import holder
 from maskedclip.jobs.slurm_queue import writing_to
 from maskedclip.metrics.file_lock import locked
@@ -107,10 +108,11 @@ def _start(config: Config, launch: LaunchConfig, cluster: str, ranks: int, folde
         devices = None if cluster == "slurm" else _devices(launch)
         job = executor.submit(Job(config, launch.gpus, devices))
     if cluster == "slurm":
+        curves = "\n             ".join(curves_commands(Path(config.out), on_cluster=True))
         sys.stdout.write(
             f"submitted job {job.job_id}: {config.directory}\n"
             f"  log        tail -F {shlex.quote(str(job.paths.stderr))}\n"
-            f"  curves     tensorboard --logdir {shlex.quote(str(config.out))}\n"
+            f"  curves     {curves}\n"
             f"  state      python -m maskedclip.slurm status {shlex.quote(str(config.directory))}\n"
         )
         return

@@ -3,12 +3,13 @@
 import json
 import shlex
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from maskedclip.finetune.command import read_finetune
-from maskedclip.jobs.next_step import finetune_command
+from maskedclip.jobs.next_step import curves_commands, finetune_command
 from maskedclip.slurm import main
 from tests.grid.grids import pretrained
 
@@ -62,3 +63,36 @@ def test_what_status_prints_runs_when_it_is_pasted(tmp_path, capsys, monkeypatch
             continue
         done = subprocess.run(words, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
+
+
+def test_tensorboard_listens_to_its_own_machine_and_ssh_leads_there(monkeypatch):
+    for name in ("SLURM_SUBMIT_HOST", "SSH_CONNECTION"):
+        monkeypatch.delenv(name, raising=False)
+    (alone,) = curves_commands(Path("my runs"))
+    assert shlex.split(alone) == ["tensorboard", "--logdir", "my runs", "--host", "localhost"]
+    assert len(curves_commands(Path("runs"), on_cluster=True)) == 2
+    monkeypatch.setenv("SLURM_SUBMIT_HOST", "login1")  # a job's node is not logged in to
+    tensorboard, ssh = curves_commands(Path("runs"))
+    assert tensorboard.endswith("--host localhost")
+    assert shlex.split(ssh, comments=True) == ["ssh", "-L", "6006:localhost:6006", "login1"]
+
+
+def test_tensorboard_as_it_is_printed_binds_to_loopback_alone(tmp_path: Path):
+    (command,) = curves_commands(tmp_path)[:1]
+    words = [sys.executable, "-m", "tensorboard.main", *shlex.split(command)[1:], "--port=0"]
+    with subprocess.Popen(words, stderr=subprocess.PIPE, text=True) as server:
+        try:
+            assert server.stderr is not None
+            address = next(line for line in server.stderr if "http://" in line)
+            port = int(address.split("http://localhost:")[1].split("/")[0])
+            listening = [
+                line.split()[1]
+                for table in ("tcp", "tcp6")
+                for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]
+                if line.split()[3] == "0A" and line.split()[1].endswith(f":{port:04X}")
+            ]
+        finally:
+            server.terminate()
+    loopback = {f"0100007F:{port:04X}", f"{'0' * 24}01000000:{port:04X}"}
+    assert listening
+    assert set(listening) <= loopback
