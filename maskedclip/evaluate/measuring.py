@@ -77,11 +77,18 @@ def _evaluate_all(
         results.write_rows(out, new)
         rows += new
         logger.info(
-            "%s %d/%d: %s, %.3g %% of the labels, seed %d: %s", benchmark.dataset.name, number,
-            len(evaluations), evaluation.protocol, 100 * evaluation.fraction, evaluation.seed,
-            knob or "-",
+            "%s %d/%d: %s", benchmark.dataset.name, number, len(evaluations),
+            _in_words(evaluation, knob),
         )  # fmt: skip
     return rows
+
+
+def _in_words(evaluation: Evaluation, knob: str) -> str:
+    """Return an evaluation for the log; where no label was used, none is spoken of."""
+    words = evaluation.protocol
+    if evaluation.fraction:
+        words += f", {100 * evaluation.fraction:.3g} % of the labels, seed {evaluation.seed}"
+    return f"{words}: {knob}" if knob else words
 
 
 def _evaluate_folds(

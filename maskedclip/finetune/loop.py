@@ -125,7 +125,8 @@ def train(
         ledger.add(labels.task.lost)
         validation = EvaluationBatches(labels, "val", config)
         selected_by = f"val_{'mae' if labels.task.kind == 'number' else config.selection}"
-        progress, saves = EpochProgress(config.epochs, done, rest), SaveInterval(_SAVING)
+        progress = EpochProgress(config.epochs, done, rest, selected_by)
+        saves = SaveInterval(_SAVING)
         with (
             closing(training_views(config, labels, done)) as views,
             Preemption() as preemption,
@@ -173,7 +174,7 @@ def build(config: FinetuneConfig, num_classes: int) -> tuple[nn.Module, LoadRepo
         config.weights, image_size=config.image_size, num_classes=num_classes,
         drop_path=config.drop_path, size=config.size,
     )  # fmt: skip
-    logger.info("%s", report.table())
+    logger.info("%s", report)  # loaded.json lists the names
     return model, report
 
 

@@ -6,17 +6,23 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 
+_NAMES = {
+    "val_auroc": "AUROC", "val_retfound": "mean of F1, AUROC and kappa",
+    "val_mae": "mean absolute error",
+}  # fmt: skip
+
 
 class EpochProgress:
     """Writes a line an epoch for a run that started, or resumed, after `done` epochs."""
 
-    def __init__(self, total: int, done: int, rest: float) -> None:
+    def __init__(self, total: int, done: int, rest: float, selected_by: str) -> None:
         """rest: the runs that wait behind this one, as a multiple of all its epochs."""
         self._done, self._total, self._rest = done, total, rest
+        self._selected_by = selected_by
         self._start = time.monotonic()
 
     def show(self, epoch: int, loss: float, score: float) -> None:
-        """Write the line of an epoch that has ended; score is the validation's."""
+        """Write the line of an epoch that has ended; score is what selects it, on validation."""
         epoch_s = (time.monotonic() - self._start) / (epoch - self._done)
         left_s = epoch_s * (self._total - epoch)
         left = f"{_duration(left_s)} left"
@@ -24,7 +30,9 @@ class EpochProgress:
             left += (
                 f", {_duration(left_s + epoch_s * self._total * self._rest)} with all that waits"
             )
-        line = f"epoch {epoch}/{self._total}  loss {loss:.4f}  validation {score:.3f}  {left}\n"
+        value = f"{score:.4g}" if self._selected_by == "val_mae" else f"{100 * score:.1f} %"
+        scored = f"validation {_NAMES[self._selected_by]} {value}"
+        line = f"epoch {epoch}/{self._total}  loss {loss:.4f}  {scored}  {left}\n"
         with suppress(OSError):  # a log on a full disk
             sys.stderr.write(line)
 

@@ -134,8 +134,6 @@ def report(summary: Summary) -> str:
     ]
     if manifest["duplicates"]:
         lines.append(f"groups of equal files, all kept: {len(manifest['duplicates'])}")
-    if manifest["removed"]:
-        lines.append(f"metadata of the files, not stored: {_listed(manifest['removed'])}")
     for task, words in summary.words.items():
         lines += _worded(task, words, manifest["counts"])
     for source, possible in summary.captions:

@@ -53,7 +53,8 @@ class LoadReport:
         """Return what is kept in a run."""
         return {
             "source": self.source, "form": self.format, "share": self.share,
-            "matched": len(self.matched), "reshaped": self.reshaped,
+            "matched": len(self.matched), "matched_names": grouped(self.matched),
+            "reshaped": self.reshaped,
             "missing": grouped(self.missing), "unexpected": grouped(self.unexpected),
             "saw": list(self.trained_on),
         }  # fmt: skip
