@@ -240,7 +240,7 @@ def _batches(
 ) -> Iterator[LabelledBatch]:
     """Yield the prepared images, with a progress bar."""
     prepare = preparation(**encoder.info.preparation._asdict())
-    with tqdm(total=len(samples), desc=f"features of {dataset.name}", unit="image") as bar:
+    with tqdm(total=len(samples), desc=f"features of {dataset.name}", unit=" images") as bar:
         for views in prepared_batches(
             dataset, samples, prepare=prepare, batch=_BATCH, threads=threads
         ):

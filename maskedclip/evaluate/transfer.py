@@ -338,7 +338,7 @@ def _predictions(
 def _batches(encoder: FrozenEncoder, test: TransferTest, threads: int) -> Iterator[LabelledBatch]:
     prepare = preparation(**encoder.info.preparation._asdict())
     samples = test.task.samples
-    with tqdm(total=len(samples), desc=f"test on {test.dataset.name}", unit="image") as bar:
+    with tqdm(total=len(samples), desc=f"test on {test.dataset.name}", unit=" images") as bar:
         for views in prepared_batches(
             test.dataset, samples, prepare=prepare, batch=_BATCH, threads=threads
         ):

@@ -8,6 +8,7 @@ import csv
 import logging
 import os
 import sys
+import textwrap
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -50,6 +51,12 @@ HEAT = LinearSegmentedColormap.from_list("heat", ["#0018a8", "#0090ff", "#00f0e0
 _STRONGEST = 0.7  # of the heat's colour over the photograph's
 _CONTOURS = (0.5, 0.8)  # of a map's range, from its median to its highest
 _RESOLUTION = 110  # dots per inch
+_SIDE, _LETTERS = 2.2, 38  # of a picture of the sheet: inches, and characters of a line above it
+_LEGEND = (
+    "Heat: each map from its own median, below which nothing is painted, to its highest value; maps"
+    " of other methods have other units, and colours of two maps are not to be compared. White"
+    " lines: 50 % (thin) and 80 % (thick) of that range. Ring: the patch with the highest value."
+)
 _PLAIN_TEXT: dict[Any, Any] = {
     "text.parse_math": False
 }  # $ in a name of a file or class begins no formula
@@ -96,13 +103,13 @@ def explain(config: ExplainConfig) -> Path:
             among = "classes" if model.classes else "prompts"
             _write(out, photograph, box, seen_HWC, drawn, among)
             lines += _lines(photograph, box, drawn)
-        label = f"{_captioned(photograph)[-28:]}\n{photograph.known.partition(',')[0][:32]}".strip()
+        label = f"{_captioned(photograph)}\n{photograph.known}".strip()
         rows.append((label, seen_HWC, [(_short(drawn), drawn.value_RC) for drawn in maps]))
         left = (time.monotonic() - start) / len(rows) * (total - len(rows))
         sys.stderr.write(f"image {len(rows)}/{total}  {photograph.name}  {left:.0f} s left\n")
     if not rows:
         raise RuntimeError(f"{config.dataset}: no image can be read; check the shards")
-    write_grid(out / CONTACT_SHEET, f"{name_of(config.weights)}: each map has its own range", rows)
+    write_grid(out / CONTACT_SHEET, name_of(config.weights), rows)
     _write_table(out / MAPS_CSV, lines)
     sys.stdout.write(
         f"{len(rows)} images, {len(lines):,} values; see {out / CONTACT_SHEET}\n"
@@ -343,21 +350,39 @@ def write_grid(
         rows: the name of an image, its pixels, and its maps with their names.
     """
     columns = 1 + max(len(maps) for *_, maps in rows)
-    wide, high = 2.2 * columns, 2.5 * len(rows) + 0.35
+    names = [[wrapped(name), *(wrapped(about) for about, _ in maps)] for name, _, maps in rows]
+    lines = max(name.count("\n") + 1 for row in names for name in row)
+    wide = max(2, columns) * _SIDE
+    heading = textwrap.fill(title, int(wide * 13))
+    legend = textwrap.fill(_LEGEND, int(wide * 17))
+    above = 0.1 + 0.16 * (heading.count("\n") + 1)  # inches, as all below
+    below = 0.75 + 0.12 * (legend.count("\n") + 1)
+    down = _SIDE + 0.08 + 0.125 * lines  # a row with its names
+    high = above + down * len(rows) + below
     figure = Figure(figsize=(wide, high), dpi=_RESOLUTION)
-    figure.subplots_adjust(0.01, 0.01, 0.99, 1 - 0.7 / high, wspace=0.04, hspace=0.18)
-    figure.suptitle(title, fontsize=10, y=1 - 0.08 / high, verticalalignment="top")
-    for axes_C, (name, seen_HWC, maps) in zip(
-        figure.subplots(len(rows), columns, squeeze=False), rows, strict=True
-    ):
-        for axes in axes_C:
+    figure.text(0.5, 1 - 0.06 / high, heading, fontsize=10, ha="center", va="top")
+    for place, (row, (_, seen_HWC, maps)) in enumerate(zip(names, rows, strict=True)):
+        bottom = high - above - down * (place + 1)
+        for column, name in enumerate(row):
+            box = (column * _SIDE + 0.04, bottom, _SIDE - 0.08, _SIDE - 0.08)
+            axes = figure.add_axes(tuple(np.divide(box, (wide, high, wide, high))))
             axes.set_axis_off()
-        axes_C[0].imshow(seen_HWC)
-        axes_C[0].set_title(name, fontsize=7)
-        for axes, (about, map_RC) in zip(axes_C[1:], maps, strict=False):
-            _paint(axes, seen_HWC, map_RC)
-            axes.set_title(about, fontsize=7)
+            axes.set_title(name, fontsize=7, pad=3)
+            if column:
+                _paint(axes, seen_HWC, maps[column - 1][1])
+            else:
+                axes.imshow(seen_HWC)
+    bar = figure.add_axes((0.3 / wide, (below - 0.35) / high, 2.2 / wide, 0.12 / high))
+    figure.colorbar(ScalarMappable(Normalize(0, 1), HEAT), cax=bar, orientation="horizontal")
+    bar.set_xticks([0, 1], ["median", "highest"], fontsize=7)
+    figure.text(0.1 / wide, 0.08 / high, legend, fontsize=7, va="bottom")
     _save(figure, path)
+
+
+def wrapped(name: str) -> str:
+    """Return a name in as many lines as it takes above a picture of the sheet."""
+    lines = [textwrap.wrap(line, _LETTERS) or [""] for line in name.split("\n")]
+    return "\n".join(part for own in lines for part in own)
 
 
 def _paint(axes: Axes, seen_HWC: np.ndarray, map_RC: np.ndarray) -> None:

@@ -170,7 +170,7 @@ def _predict_all(
         model = load(file)
         with tqdm(
             total=len(pictures.pictures), initial=len(pictures.pictures) - len(missing),
-            desc="predict", unit="image", mininterval=0.1 if sys.stderr.isatty() else 10,
+            desc="predict", unit=" images", mininterval=0.1 if sys.stderr.isatty() else 10,
         ) as bar:  # fmt: skip
             for rows, failed in _computed(model, head, pictures, missing, options):
                 kept.add(rows)

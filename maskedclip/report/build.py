@@ -28,7 +28,7 @@ from maskedclip.report.pages.charts import RenderedFigure, label_efficiency
 from maskedclip.report.pages.curve_page import PAGE as CURVES
 from maskedclip.report.pages.curve_page import curve_page, described
 from maskedclip.report.pages.html import render
-from maskedclip.report.pages.run_page import address, page_name, write_pages
+from maskedclip.report.pages.run_page import WrittenPages, address, page_name, write_pages
 from maskedclip.report.pages.tables import (
     METRIC_NAMES,
     Column,
@@ -41,7 +41,7 @@ from maskedclip.report.pages.tables import (
     trained_lines,
 )
 from maskedclip.report.pages.text_tables import csv_table, latex, markdown
-from maskedclip.report.per_label import PerLabelTable, label_csv, label_tables
+from maskedclip.report.per_label import label_csv, label_tables
 from maskedclip.report.run_curves import RunCurves, curves_of
 
 _PROTOCOLS = {
@@ -92,7 +92,8 @@ def report(runs: Sequence[Path], config: ReportConfig, absent: Sequence[str] = (
         return Report(drawn, described(curves), list(absent), [], drawn)
     collected = collect(runs, config.protocol)
     (out / PAGES).mkdir(parents=True, exist_ok=True)
-    readable, faults, by_label = write_pages(collected.results, out / PAGES, config.pictures)
+    pages = write_pages(collected.results, out / PAGES, config.pictures)
+    readable, faults, by_label = pages.results, pages.problems, pages.labels
     paper = [Column(card.name, card.shards, card.task) for card in PAPER]
     whole = [one for one in collected.results if not one.group_of]  # no task counts twice
     first = table(whole, columns_of(whole, paper))
@@ -122,13 +123,14 @@ def report(runs: Sequence[Path], config: ReportConfig, absent: Sequence[str] = (
     )
     written = _write_curves(out, curves, config, back=INDEX) if curves else None
     page = _index(
-        collected, first, second, remarks, figure, problems, addresses, label_tables(by_label),
-        points, CURVES if written else "",
+        collected, first, second, remarks, figure, problems, addresses, pages, points,
+        CURVES if written else "",
     )  # fmt: skip
     (out / INDEX).write_text(page, encoding="utf-8")
     text = markdown(first, intervals=config.intervals, caption=_caption(first, _METHODS))
     text += f"\n{points.markdown()}" if points.lines else ""
     text += "".join(f"\n{line}\n" for line in points.remarks if not points.lines)
+    text += "".join(f"\n{line}\n" for line in pages.of_one_class)
     text += transfer_lines(collected.transfers)
     return Report(out / INDEX, text, problems, list(collected.other_protocols), written)
 
@@ -228,12 +230,12 @@ def _index(
     figure: RenderedFigure | None,
     problems: Sequence[str],
     addresses: Addresses,
-    by_label: Sequence[PerLabelTable],
+    pages: WrittenPages,
     points: OperatingTable,
     curves: str,
 ) -> str:
     results, missing = collected.results, first.missing
-    cells = sum(len(block.lines) for block in first.blocks) * len(first.columns)
+    cells = sum(len(block.lines) * len(block.measured(first.columns)) for block in first.blocks)
     counts = (
         (len({run.method for run in results}), "method"),
         (len(first.columns), "task"),
@@ -252,10 +254,11 @@ def _index(
         transfers=collected.transfers, apart=APART,
         transfer_notes=_transfer_notes(collected.transfers),
         other_protocols=collected.other_protocols, listed=results, addresses=addresses,
-        label_tables=by_label,
+        label_tables=label_tables(pages.labels),
         older=sum(not run.predictions for run in results),
         metrics=[name for name in METRIC_NAMES if any(name in run.scores for run in results)],
         points=points, points_head=HEAD, curves=curves,
+        of_one_class=pages.of_one_class,
         transfer_metrics=[
             name for name in METRIC_NAMES if any(name in run.scores for run in collected.transfers)
         ],

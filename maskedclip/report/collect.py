@@ -345,7 +345,9 @@ def _config(directory: Path) -> dict[str, Any] | None:
 
 def progress(items: Sequence[T], what: str) -> Iterator[T]:
     """Yield the items behind a progress bar; a log file gets a line now and then."""
-    yield from tqdm(items, desc=what, mininterval=0.1 if sys.stderr.isatty() else 10)
+    yield from tqdm(
+        items, desc=what, unit=f" {what}", mininterval=0.1 if sys.stderr.isatty() else 10
+    )
 
 
 def _line(error: Exception) -> str:

@@ -128,7 +128,9 @@ def _stage(
 
     start = time.monotonic()
     interval = 0.2 if sys.stderr.isatty() else 10  # a log file wants few lines
-    with tqdm(total=total, desc=name, disable=not progress, mininterval=interval) as bar:
+    with tqdm(
+        total=total, desc=name, unit=" samples", disable=not progress, mininterval=interval
+    ) as bar:
         yield bar.update
     passed = time.monotonic() - start
     findings.seconds[name] = findings.seconds.get(name, 0.0) + passed

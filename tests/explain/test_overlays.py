@@ -11,6 +11,7 @@ from maskedclip.explain.overlays import (
     enlarged,
     heat,
     overlay,
+    wrapped,
     write_grid,
     write_overlay,
 )
@@ -82,3 +83,23 @@ def test_overlays_and_grids_are_written_whole(tmp_path: Path) -> None:
                 picture.load()
                 assert picture.width > 400
     assert sorted(path.name for path in tmp_path.iterdir()) == ["grid.png", "one.png"]
+
+
+def test_names_above_a_picture_of_the_sheet_are_wrapped_and_keep_every_word() -> None:
+    prompt = "hard exudates near the macula, and haemorrhages in all four quadrants 62%"
+    lines = wrapped(f"relevance\n{prompt}").split("\n")
+    assert lines[0] == "relevance"
+    assert " ".join(lines[1:]) == prompt
+    assert max(map(len, lines)) <= 38
+    assert "".join(wrapped("a" * 90).split("\n")) == "a" * 90
+
+
+def test_a_sheet_grows_with_its_names_and_has_its_legend_below(tmp_path: Path) -> None:
+    seen_HWC = np.full((64, 64, 3), 90, np.uint8)
+    high = []
+    for name in ("cls", "relevance\n" + "many words " * 20):
+        write_grid(tmp_path / "sheet.png", "demo", [("as seen", seen_HWC, [(name, hot(0, 0))])])
+        pixel_HWC = np.asarray(Image.open(tmp_path / "sheet.png").convert("RGB"))
+        high.append(len(pixel_HWC))
+        assert (pixel_HWC[-110:] < 100).any()  # words and colours, on white
+    assert high[1] > high[0]

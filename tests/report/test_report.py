@@ -97,21 +97,50 @@ def test_every_number_is_what_its_predictions_give_again(study: Study) -> None:
         assert value in study.text("index.html")
 
 
-def test_cells_without_a_run_are_dashes_and_counted(study: Study) -> None:
-    missing = 4 * 2 * 5  # methods, fractions, the paper's other tasks
-    assert f"Missing cells: {missing}" in study.text("index.html")
-    assert "15 cells are of fewer seeds than the 2 of others" in study.text("index.html")
-    rows = [row for row in study.sheet("table1.csv") if row["note"] == "no run"]
-    assert len(rows) == 2 * missing
-    line = next(text for text in study.text("table1.md").splitlines() if "| mae" in text)
-    assert line.count("| - ") == 2 * 5
-    assert "(2 of 7)" in line
+def test_tasks_of_the_paper_that_a_study_does_not_have_are_no_columns(study: Study) -> None:
+    page = study.text("index.html")
+    assert "Missing cells" not in page
+    assert "2 tasks, 17 runs, 16 of 16 cells measured." in page
+    assert "15 cells are of fewer seeds than the 2 of others" in page
+    assert "Average of 2 ROC" in study.text("table1.md")
+    assert "Average of 2" in study.text("table1.tex")
+    rows = study.sheet("table1.csv")
+    assert {row["task"] for row in rows} == {*PAPER_NAMES.values(), "average"}
+    assert {row["tasks"] for row in rows if row["task"] == "average"} == {"2 of 2"}
 
 
-def test_averages_of_fewer_tasks_have_no_mark(study: Study) -> None:
-    rows = [row for row in study.sheet("table1.csv") if row["task"] == "average"]
-    assert {row["tasks"] for row in rows} == {"2 of 7"}
-    assert {row["mark"] for row in rows} == {""}
+def test_a_cell_is_missing_where_another_method_of_the_same_labels_has_it(tmp_path: Path) -> None:
+    places = [Place("a", "idrid"), Place("a", "retina"), Place("b", "idrid")]
+    places += [Place("a", "idrid", 0.1), Place("b", "idrid", 0.1)]  # nobody has retina there
+    for place in places:
+        write_run(tmp_path / "r", place, predicted(place.dataset, 4, 1.0, 0))
+    report([tmp_path / "r"], ReportConfig(out=str(tmp_path)))
+    page = (tmp_path / "index.html").read_text()
+    assert "Missing cells: 1<" in page
+    assert "5 of 6 cells measured" in page
+    line = next(x for x in (tmp_path / "table1.md").read_text().splitlines() if "| b " in x)
+    assert line.count("| - ") == 2
+    averages = [row for row in csv.DictReader((tmp_path / "table1.csv").open())
+                if row["task"] == "average" and row["method"] == "b"]  # fmt: skip
+    assert {(row["tasks"], row["mark"]) for row in averages} == {("1 of 2", "")}
+
+
+def test_predictions_of_one_class_are_said(tmp_path: Path) -> None:
+    found = predicted("idrid", 5, 1.0, 0)
+    probability_BY = np.tile([0.1, 0.1, 0.6, 0.1, 0.1], (len(found.keys), 1))
+    run = write_run(
+        tmp_path / "r", Place("flat", "idrid"), found._replace(probability_BY=probability_BY)
+    )
+    write_run(tmp_path / "r", Place("fine", "idrid"), found)
+    written = report([tmp_path / "r"], ReportConfig(out=str(tmp_path)))
+    said = "all 60 test images are predicted as 2, which 20% of them are"
+    assert written.text.count(said) == 1
+    assert (tmp_path / "index.html").read_text().count(said) == 1
+    pages = {path.name: path.read_text() for path in (tmp_path / "runs").iterdir()}
+    assert [name for name, text in pages.items() if "images are predicted as 2" in text] == [
+        next(name for name in pages if name.startswith("flat"))
+    ]
+    assert run.is_dir()
 
 
 def test_the_best_is_bold_and_the_second_underlined(study: Study) -> None:
@@ -119,7 +148,7 @@ def test_the_best_is_bold_and_the_second_underlined(study: Study) -> None:
     assert row.count("[**") == 4
     second = next(text for text in study.text("table1.md").splitlines() if "10 % | bridge" in text)
     assert second.count("[<u>") == 4
-    assert study.text("table1.tex").count(r"\textbf{") == 2 * 4
+    assert study.text("table1.tex").count(r"\textbf{") == 2 * 6
 
 
 def test_differences_from_the_best_have_a_p_value(study: Study) -> None:
@@ -178,8 +207,9 @@ def test_an_empty_table_2_says_what_is_missing(study: Study, tmp_path: Path) -> 
     runs = [study.runs / "random-idrid-1-seed0", study.runs / "ours-idrid-1-seed0"]
     report(runs[:1], ReportConfig(out=str(tmp_path)))
     missing = "Not measured: MAE+CLIP, +Bridge Transformer, MaskedCLIP."
-    for name in ("table2.md", "table2.tex", "index.html"):
+    for name in ("table2.md", "table2.tex"):
         assert missing in (tmp_path / name).read_text()
+    assert "Table 2" not in (tmp_path / "index.html").read_text()  # no ablation was asked for
     report(runs, ReportConfig(out=str(tmp_path)))
     assert "Not measured: MAE+CLIP, +Bridge Transformer." in (tmp_path / "table2.md").read_text()
 
@@ -508,5 +538,5 @@ def test_older_rows_of_weights_that_knew_the_dataset_are_marked_by_their_name(
     report([tmp_path / "runs"], ReportConfig(out=str(tmp_path / "out")))
     page = (tmp_path / "out" / "index.html").read_text()
     assert "flair_resnet: its weights (flair_resnet) were trained on images of IDRiD." in page
-    # ROC and PRC, of the task and on average; the footnote; six metrics among all results
-    assert page.count("&dagger;") == 2 + 2 + 1 + 6
+    # ROC and PRC of the task; the footnote; six metrics among all results
+    assert page.count("&dagger;") == 2 + 1 + 6

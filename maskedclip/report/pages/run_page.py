@@ -135,6 +135,7 @@ class WrittenPages(NamedTuple):
     results: set[Result]
     problems: list[str]
     labels: dict[Result, list[LabelScores]]
+    of_one_class: list[str]  # a line for each result whose predictions are all of one class
 
 
 def write_pages(results: Sequence[Result], pages: Path, most: int) -> WrittenPages:
@@ -147,6 +148,7 @@ def write_pages(results: Sequence[Result], pages: Path, most: int) -> WrittenPag
     written: set[Result] = set()
     problems: list[str] = []
     labels: dict[Result, list[LabelScores]] = {}
+    of_one_class: list[str] = []
     named = [result for result in results if result.predictions]  # older rows name none
     for result in progress(named, "pages"):
         try:
@@ -155,6 +157,8 @@ def write_pages(results: Sequence[Result], pages: Path, most: int) -> WrittenPag
             problems.append(" ".join(str(error).split()))
             continue
         problems += disagreements(result, predictions)
+        if remark := of_one_class_in_words(predictions, classes):
+            of_one_class.append(f"{result.title}: {remark}")
         mistakes = _worst(predictions, classes, most or _MISTAKES)
         photographs = Photographs({}, "No pictures: they were not asked for (--pictures).")
         if reader is not None:
@@ -169,7 +173,23 @@ def write_pages(results: Sequence[Result], pages: Path, most: int) -> WrittenPag
         )  # fmt: skip
         (pages / page_name(result)).write_text(page, encoding="utf-8")
         written.add(result)
-    return WrittenPages(written, problems, labels)
+    return WrittenPages(written, problems, labels, of_one_class)
+
+
+def of_one_class_in_words(found: Predictions, classes: Sequence[str]) -> str:
+    """Return what to say where all images are predicted as one class, else ""."""
+    if found.kind != "class" or len(found.label_B) < 2:
+        return ""
+    predicted = np.unique(found.probability_BY.argmax(axis=1))
+    if len(predicted) > 1:
+        return ""
+    (name,) = (classes[int(label)] for label in predicted)
+    share = float((found.label_B == predicted[0]).mean())
+    return (
+        f"all {len(found.label_B)} test images are predicted as {name}, which {share:.0%} of them "
+        f"are: F1, accuracy and kappa say nothing of the other classes; ROC and PRC are of the "
+        f"order of the probabilities alone."
+    )
 
 
 def _worst(found: Predictions, classes: Sequence[str], most: int) -> list[Mistake]:
@@ -202,6 +222,7 @@ def run_page(
         "result": result, "budget": budget_text(result.budget),
         "names": _LONG_NAMES if result.kind == "class" else _LABEL_NAMES,
         "run_address": run_address, "predictions_address": predictions_address,
+        "of_one_class": of_one_class_in_words(predictions, classes),
         "mistakes": mistakes, "photographs": photographs, "classes": classes,
         "sources": dict(zip(predictions.keys, predictions.sources, strict=False)),
     }  # fmt: skip

@@ -192,6 +192,10 @@ class LabelBlock:
     def name(self) -> str:
         return budget_text(self.budget)
 
+    def measured(self, columns: Sequence[Column]) -> list[Column]:
+        """Return the tasks that a run has with these labels."""
+        return [c for c in columns if any(x.cells[c, tabled(c)[0]].runs for x in self.lines)]
+
     def marks(self, columns: Sequence[Column | None]) -> dict[tuple[str, Column | None, str], str]:
         """Return (method, column, metric) -> mark.
 
@@ -259,14 +263,20 @@ class Table:
 
     @property
     def missing(self) -> list[tuple[str, str, str]]:
-        """(labels, method, task) of the cells without a run."""
+        """(labels, method, task) of the cells without a run that others of the same labels have."""
         return [
             (block.name, line.label or line.method, column.name)
             for block in self.blocks
             for line in block.lines
-            for column in self.columns
+            for column in block.measured(self.columns)
             if not line.cells[column, tabled(column)[0]].runs
         ]
+
+    @property
+    def average_name(self) -> str:
+        """What the average is called: by its number of tasks, which may not be the paper's."""
+        counted = [c for c in self.columns if c.of_paper] or self.columns
+        return f"Average of {sum(column.kind != 'number' for column in counted)}"
 
 
 def below(runs: Iterable[tuple[str, str, Result]]) -> list[str]:
@@ -317,7 +327,7 @@ def unknown_lines(runs: Iterable[tuple[str, str, Result]]) -> list[str]:
 
 
 def columns_of(results: Iterable[Result], paper: Sequence[Column]) -> tuple[Column, ...]:
-    """Return the paper's columns if there is a result for one, then those of other tasks."""
+    """Return those of the paper's columns that have a result, then those of other tasks."""
     kinds = {(run.dataset, run.task): run.kind for run in results}
     tasks = list(kinds)
     known = {(column.dataset, column.task) for column in paper}
@@ -333,7 +343,7 @@ def columns_of(results: Iterable[Result], paper: Sequence[Column]) -> tuple[Colu
         for dataset, task in tasks
         if (dataset, task) not in known
     )
-    return (*(paper if known & set(tasks) else ()), *others)
+    return (*(column for column in paper if (column.dataset, column.task) in kinds), *others)
 
 
 def table(

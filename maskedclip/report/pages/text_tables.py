@@ -49,7 +49,8 @@ def markdown(
         return "No row.\n"
     above = f"{_markdown_escaped(caption)}\n\n" if caption else ""
     head = ["labels", "method", *(("bridge", "L_mfd") if table.checked else ())]
-    names = [_markdown_escaped(group.name) if group else "average" for group in table.groups]
+    average = table.average_name
+    names = [_markdown_escaped(group.name) if group else average for group in table.groups]
     head += [
         f"{name} {METRIC_NAMES[metric]}"
         for name, group in zip(names, table.groups, strict=True)
@@ -135,7 +136,7 @@ def latex(table: Table, caption: str, label: str, link: Link, *, intervals: bool
     groups = table.groups
     lead = ["Labels", "Method", *(("Bridge", r"$\mathcal{L}_{mfd}$") if table.checked else ())]
     width = len(lead) + len(TABLED) * len(groups)
-    names = [latex_escaped(group.name) if group else "Average" for group in groups]
+    names = [latex_escaped(group.name) if group else table.average_name for group in groups]
     top = [*lead, *(rf"\multicolumn{{{len(TABLED)}}}{{c}}{{{name}}}" for name in names)]
     second = ["" for _ in lead] + [
         latex_escaped(METRIC_NAMES[metric]) for group in groups for metric in tabled(group)

@@ -1,6 +1,7 @@
 """Contact sheet of a dataset: random samples, and those of the worst quality."""
 
 from collections.abc import Iterable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,12 +16,13 @@ from maskedclip.data.storage.shards import Shards
 
 FILE = "contact_sheet.png"
 COLUMNS, ROWS = 6, 4  # of the random samples; the worst have a row a reason
-_TILE, _TEXT, _GAP = 160, 28, 6  # pixels
+_TILE, _GAP, _LINE = 160, 6, 12  # pixels
 _PATH = 20  # characters of a path that fit, with a value behind them
+_LINES = 5  # of what is known of a photograph, at most: a report may be long
 
 
 class SampleTile(NamedTuple):
-    """One photograph and the two lines below it."""
+    """One photograph, and below it where it is from and what is known of it."""
 
     image_HWC: np.ndarray
     lines: tuple[str, str]
@@ -76,7 +78,9 @@ def _shown(shards: Shards, index: int) -> str:
 
 def _row(tiles: Sequence[SampleTile]) -> np.ndarray:
     """Return a row of photographs with their lines below, white where there is none."""
-    strip_HWC = np.full((_TILE + _TEXT + _GAP, COLUMNS * (_TILE + _GAP), 3), 255, np.uint8)
+    words = [[line for text in tile.lines for line in fitted(text)] for tile in tiles]
+    below = _LINE * max(map(len, words)) + 4
+    strip_HWC = np.full((_TILE + below + _GAP, COLUMNS * (_TILE + _GAP), 3), 255, np.uint8)
     for column, tile in enumerate(tiles):
         left = column * (_TILE + _GAP)
         small_HWC = cv2.resize(tile.image_HWC, (_TILE, _TILE), interpolation=cv2.INTER_AREA)
@@ -84,11 +88,30 @@ def _row(tiles: Sequence[SampleTile]) -> np.ndarray:
     return _written(
         strip_HWC,
         [
-            ((column * (_TILE + _GAP), _TILE + 2 + 12 * n), line[:26])
-            for column, tile in enumerate(tiles)
-            for n, line in enumerate(tile.lines)
+            ((column * (_TILE + _GAP), _TILE + 2 + _LINE * n), line)
+            for column, lines in enumerate(words)
+            for n, line in enumerate(lines)
         ],
     )
+
+
+def fitted(text: str) -> list[str]:
+    """Return a text in lines as wide as a photograph; what is left out of a long one is marked."""
+    font, lines = _font(), [""]
+    for word in text.split():
+        longer = f"{lines[-1]} {word}".strip()
+        if font.getlength(longer) <= _TILE or not lines[-1]:
+            lines[-1] = longer
+        else:
+            lines.append(word)
+    if len(lines) > _LINES:
+        lines = [*lines[: _LINES - 1], f"{lines[_LINES - 1]} ..."]
+    return lines
+
+
+@cache
+def _font() -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    return ImageFont.load_default(11)
 
 
 def _line(text: str) -> np.ndarray:
@@ -97,7 +120,7 @@ def _line(text: str) -> np.ndarray:
 
 def _written(image_HWC: np.ndarray, words: Iterable[tuple[tuple[int, int], str]]) -> np.ndarray:
     image = Image.fromarray(image_HWC)
-    pen, font = ImageDraw.Draw(image), ImageFont.load_default(11)
+    pen, font = ImageDraw.Draw(image), _font()
     for position, text in words:
         pen.text(position, text, fill=(0, 0, 0), font=font)
     return np.asarray(image)

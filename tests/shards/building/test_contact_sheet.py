@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from maskedclip.data.storage.shards import DamagedSample, Shards, ShardWriter
-from maskedclip.shards.building.contact_sheet import COLUMNS, write_contact_sheet
+from maskedclip.shards.building.contact_sheet import COLUMNS, fitted, write_contact_sheet
 from maskedclip.shards.building.prepare_sample import encode
 
 COLOURS = [(200, 90, 40), (90, 200, 40), (40, 90, 200), (200, 200, 40)]
@@ -68,3 +68,11 @@ def test_all_labels_of_an_image_are_shown(tmp_path: Path) -> None:
         write_contact_sheet(Shards(tmp_path / name), tmp_path / f"{name}.png")
         sheets.append((tmp_path / f"{name}.png").read_bytes())
     assert len(set(sheets)) == 3  # the first category alone was the same in all of them
+
+
+def test_words_below_a_photograph_are_whole_and_of_a_long_report_the_rest_is_marked() -> None:
+    words = "proliferative diabetic retinopathy"
+    assert fitted(words) == ["proliferative diabetic", "retinopathy"]
+    report = fitted("many words of a long report " * 20)
+    assert len(report) == 5
+    assert report[-1].endswith(" ...")
