@@ -203,9 +203,9 @@ class OptimConfig:
     warmup_epochs: float = 40.0  # of `epochs`; in a run given in steps the same share
     base_lr: float = 1.5e-4  # peak, per 256 images of the global batch (paired and unpaired)
     lr: float | None = None  # peak, absolute; replaces base_lr
-    layer_decay: float = (
-        1.0  # of the rate of encoder and text tower, a block further from the heads
-    )
+    # of the rate of encoder and text tower, a block further from the heads; None: 0.75 with
+    # init_from (docs/replication.md), else 1
+    layer_decay: float | None = None
     freeze_encoder_epochs: float = 0.0  # in which the others learn alone; then it warms up
     freeze_text_epochs: float = 0.0  # the same of the text tower
     betas: tuple[float, float] = (0.9, 0.95)
@@ -223,7 +223,7 @@ class OptimConfig:
         ):  # fmt: skip
             if (getattr(self, name) or 0) < 0:
                 raise ValueError(f"optim.{name} {getattr(self, name)} is negative; use 0 or more")
-        if not 0 < self.layer_decay <= 1:
+        if self.layer_decay is not None and not 0 < self.layer_decay <= 1:
             raise ValueError(
                 f"optim.layer_decay {self.layer_decay}: write a share, 0 < x <= 1 (1: all alike)"
             )
@@ -270,6 +270,9 @@ class AfterConfig:
     beside_start: bool = False  # and init_from (random ones if empty), the difference, a picture
 
 
+_CONTINUED = 0.75  # layer_decay of weights to begin from
+
+
 @dataclass(frozen=True, kw_only=True)
 class Config:
     """One pre-training run; its directory is `out`/`name`."""
@@ -301,6 +304,12 @@ class Config:
     def peak_lr(self) -> float:
         images = self.data.paired_batch + self.data.unpaired_batch
         return self.optim.base_lr * images / 256 if self.optim.lr is None else self.optim.lr
+
+    @property
+    def layer_decay(self) -> float:
+        """The decay that is meant: weights to begin from are kept by a slower rate."""
+        given = self.optim.layer_decay
+        return given if given is not None else _CONTINUED if self.init_from else 1.0
 
 
 def check_folder_name(name: str) -> None:

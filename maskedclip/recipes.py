@@ -249,7 +249,6 @@ def maskedclip_vits_continue() -> Config:
         "model.text_tokens": 32,
         "loss.clip": 1.0,  # at 0.01 reconstruction undoes what the weights could tell apart
         "optim.lr": 3e-5,
-        "optim.layer_decay": 0.75,
         "optim.steps": 250,
         "engine.log_every": 10,
         "engine.save_every": 50,

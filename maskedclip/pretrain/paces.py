@@ -10,12 +10,13 @@ from maskedclip.engine.optimizer import Pace, layer_scale, set_rates
 from maskedclip.pretrain.methods.protocol import At
 
 
-def pace_of(model: nn.Module, optim: OptimConfig) -> Callable[[str], Pace] | None:
+def pace_of(model: nn.Module, config: Config) -> Callable[[str], Pace] | None:
     """Return what gives a parameter's pace by its name; None where all learn alike."""
+    optim = config.optim
     frozen = {"encoder.": optim.freeze_encoder_epochs, "text.bert.": optim.freeze_text_epochs}
-    if optim.layer_decay == 1 and not any(frozen.values()):
+    if config.layer_decay == 1 and not any(frozen.values()):
         return None
-    scale = layer_scale((name for name, _ in model.named_parameters()), optim.layer_decay)
+    scale = layer_scale((name for name, _ in model.named_parameters()), config.layer_decay)
 
     def pace(name: str) -> Pace:
         epochs = (epochs for part, epochs in frozen.items() if name.startswith(part))

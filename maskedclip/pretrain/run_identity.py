@@ -27,6 +27,7 @@ def learnt(config: Config) -> dict[str, Any]:
     fields = {k: v for k, v in flat(asdict(config)).items() if not k.startswith(_FREE)}
     for name in _DATASETS:
         fields[name] = tuple(Path(directory).name for directory in fields[name])
+    fields["optim.layer_decay"] = config.layer_decay
     return fields
 
 
@@ -67,6 +68,8 @@ def _longer(before: Config, config: Config) -> str:
     """Return how a run that has ended, or is to end, is trained on."""
     run = config.directory
     changes: dict[str, Any] = {"init_from": str(run)}
+    if before.layer_decay != override(config, changes).layer_decay:
+        changes["optim.layer_decay"] = before.layer_decay
     if config.optim.steps:
         changes["optim.steps"] = config.optim.steps - before.optim.steps
         name = f"{config.name}-{config.optim.steps}steps"

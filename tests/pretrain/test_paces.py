@@ -98,6 +98,13 @@ def test_every_parameter_of_the_towers_has_the_share_of_its_layer(small: Config)
     assert {share for name, share in scale.items() if name not in towers} == {1.0}
 
 
+def test_weights_to_begin_from_are_kept_by_a_slower_rate_unless_another_is_given() -> None:
+    assert Config().layer_decay == 1
+    assert Config(init_from="weights").layer_decay == 0.75
+    given = override(Config(init_from="weights"), {"optim.layer_decay": 1.0})
+    assert given.layer_decay == 1
+
+
 def test_without_a_pace_the_groups_are_those_of_older_checkpoints(small: Config) -> None:
     with process_group() as device:
         groups = MaskedClipMethod(small, device).optimizer.state_dict()["param_groups"]
@@ -135,6 +142,6 @@ def test_values_out_of_range_are_refused(changes, message) -> None:
 
 def test_a_configuration_of_an_older_dinov2_run_keeps_its_decay(tmp_path: Path) -> None:
     path = tmp_path / "config.json"
-    for method, expected in (("dinov2", 0.8), ("maskedclip", 1.0)):
+    for method, expected in (("dinov2", 0.8), ("maskedclip", None)):
         path.write_text(json.dumps({"method": method, "dino": {"layer_decay": 0.8}}))
         assert load(path, Config).optim.layer_decay == expected

@@ -129,7 +129,7 @@ class DinoV2Method:
         shard(model, model.units(), compute, varying=model.heads(), **ways)
         shard(teacher, teacher.units(), compute, varying=teacher.heads(), trains=False, **ways)
         names = [name for name, _ in model.named_parameters()]
-        by_layer = layer_scale(names, config.optim.layer_decay)
+        by_layer = layer_scale(names, config.layer_decay)
         optimizer = scaled_adamw(
             model,
             lambda name: by_layer(name) * (dino.patch_lr if "patch_embed" in name else 1.0),

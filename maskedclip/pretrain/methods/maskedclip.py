@@ -184,7 +184,7 @@ class MaskedClipMethod:
             shard(teacher, teacher.units(), compute, trains=False, **ways)
         optimizer = adamw(
             model, betas=optim.betas, weight_decay=optim.weight_decay, eps=optim.eps,
-            pace_of=pace_of(model, optim),
+            pace_of=pace_of(model, config),
         )  # fmt: skip
         self.networks = MaskedClipNetworks(model, teacher, optimizer)
         self.model, self.teacher, self.optimizer = self.networks

@@ -174,7 +174,7 @@ class SimMimMethod:
         optim = config.optim
         self.optimizer = adamw(
             model, betas=optim.betas, weight_decay=optim.weight_decay, eps=optim.eps,
-            pace_of=pace_of(model, optim),
+            pace_of=pace_of(model, config),
         )  # fmt: skip
 
     @staticmethod
