@@ -274,6 +274,21 @@ _CONTINUED = 0.75  # layer_decay of weights to begin from
 
 
 @dataclass(frozen=True, kw_only=True)
+class LogConfig:
+    """What is measured and shown beside the loss, with no effect on what is learnt."""
+
+    health_every: int = 200  # steps between looks at features, teacher and contrast; 0: none
+    shares_every: int = 500  # steps between the terms' gradient shares (a step a term); 0: none
+
+    least_share: float = 0.01  # of a term in the encoder's gradient; below it is an alarm
+
+    def __post_init__(self) -> None:
+        for name in ("health_every", "shares_every", "least_share"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"log.{name} {getattr(self, name)} is negative; use 0 or more")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Config:
     """One pre-training run; its directory is `out`/`name`."""
 
@@ -290,6 +305,7 @@ class Config:
     optim: OptimConfig = OptimConfig()
     engine: EngineConfig = EngineConfig()
     after: AfterConfig = AfterConfig()
+    log: LogConfig = LogConfig()
 
     def __post_init__(self) -> None:
         if self.seed < 0:

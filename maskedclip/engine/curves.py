@@ -48,7 +48,7 @@ CURVES = (
     Curve("lr", OPTIMISER, "", "learning rate of the step"),
     Curve(
         "grad_norm", OPTIMISER, "",
-        "norm of the gradient, of all weights before clipping, of a module after it",
+        "norm of the gradient before clipping, of all weights or of a module",
     ),
     Curve(
         "update_ratio", OPTIMISER, "",

@@ -241,10 +241,53 @@ def total_norm(model: nn.Module) -> Tensor:
     gradients = [p.grad for p in model.parameters() if p.grad is not None]
     if all(gradient.dtype == torch.float32 for gradient in gradients):
         return torch.nn.utils.get_total_norm(gradients)
-    # of narrow ones as of wide ones, which each is for a moment: hence in pieces
-    pieces = [piece for gradient in gradients for piece in gradient.flatten().split(_NUMBERS)]
+    return _norm(gradients)
+
+
+def _norm(tensors: Iterable[Tensor]) -> Tensor:
+    """Return the norm of tensors of this rank together, of narrow ones as of wide ones."""
+    # which each is for a moment: hence in pieces
+    pieces = [piece for tensor in tensors for piece in tensor.flatten().split(_NUMBERS)]
     norms = torch._foreach_norm(pieces, 2, torch.float32)
     return torch.linalg.vector_norm(torch.stack(list(norms)))
+
+
+def part_norms(parts: Mapping[str, Sequence[Tensor]]) -> dict[str, Tensor]:
+    """Return the norm of each part's tensors together, on all ranks, in one exchange."""
+    tensors = [tensor for part in parts.values() for tensor in part]
+    squares = [_norm([local(tensor) for tensor in part]).square() for part in parts.values()]
+    return dict(zip(parts, summed_over_shards(torch.stack(squares), tensors).sqrt(), strict=True))
+
+
+def summed_over_shards(sums: Tensor, of: Iterable[Tensor]) -> Tensor:
+    """Return sums over values of tensors, of which each rank has summed its shards."""
+    sharded = next((tensor for tensor in of if isinstance(tensor, DTensor)), None)
+    if sharded is not None:
+        mesh = sharded.device_mesh  # of which the last axis holds the shards (_fully_shard)
+        dist.all_reduce(sums, group=mesh.get_group(mesh.ndim - 1))
+    return sums
+
+
+def parts_of(model: nn.Module, read: Callable[[Tensor], Tensor | None]) -> dict[str, list[Tensor]]:
+    """Return what `read` gives of each parameter that is no single number, by the model's parts."""
+    parts: dict[str, list[Tensor]] = {}
+    for name, parameter in model.named_parameters():
+        value = read(parameter)
+        if value is not None and parameter.numel() > 1:
+            parts.setdefault(name.partition(".")[0], []).append(value)
+    return parts
+
+
+def gradient_norms(model: nn.Module) -> dict[str, Tensor]:
+    """Return the norms of the gradients of a model's parts, named as they are logged."""
+    norms = part_norms(parts_of(model, lambda parameter: parameter.grad))
+    return {f"grad_norm/{part}": norm for part, norm in norms.items()}
+
+
+def local(tensor: Tensor) -> Tensor:
+    """Return this rank's shard of a tensor, itself where it is not sharded."""
+    shard: Tensor = tensor.to_local() if isinstance(tensor, DTensor) else tensor
+    return shard
 
 
 def whole(value: Tensor) -> Tensor:

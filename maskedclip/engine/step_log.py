@@ -5,10 +5,12 @@ import json
 import logging
 import math
 import os
+import resource
 import sys
 import time
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
@@ -16,7 +18,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from maskedclip.engine.alarms import Alarms
 from maskedclip.engine.event_files import EventFile, event_files
+from maskedclip.engine.goodput import MEASURING, SAVING, WAITING, Goodput
 from maskedclip.engine.run_lease import RunLease
 from maskedclip.engine.whole_file import write_whole
 
@@ -100,7 +104,15 @@ def _keep_until(path: Path, step: int) -> None:
 
 
 def _rows(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_bytes().splitlines()]
+    """Return the whole rows of a file; nothing where it is not there."""
+    content = path.read_bytes() if path.exists() else b""
+    return [json.loads(line) for line in content.splitlines() if _step(line) < math.inf]
+
+
+def rows_until(directory: Path, step: int) -> tuple[list[dict[str, Any]], dict[str, Any] | None]:
+    """Return a run's rows up to a step, and its last one, which may lie beyond that."""
+    rows = _rows(directory / "metrics.jsonl")
+    return [row for row in rows if row["step"] <= step], rows[-1] if rows else None
 
 
 def _append(path: Path, row: str) -> None:
@@ -126,22 +138,33 @@ def _step(row: bytes) -> float:
 
 
 class ProgressLine:
-    """A line of loss, images/s and time left: rewritten on a terminal, appended in a log file."""
+    """One line that a terminal rewrites; in a log file a line a row."""
 
     def __init__(self, first_step: int, total: int) -> None:
         self._first, self._total = first_step, total
-        self._start = time.monotonic()
+        self._start, self._open = time.monotonic(), False
 
-    def show(self, step: int, loss: float, images_per_s: float) -> None:
+    def show(self, step: int, loss: float, images_per_s: float, data_wait: float) -> None:
         done = step - self._first
         seconds = (time.monotonic() - self._start) / max(1, done) * (self._total - step)
         line = (
             f"step {step}/{self._total}  loss {loss:.4f}  {images_per_s:.0f} images/s  "
-            f"{time.strftime('%H:%M:%S', time.gmtime(seconds))} left"
+            f"wait {data_wait:.0%}  {timedelta(seconds=round(seconds))} left"
         )
-        end = "\r" if sys.stderr.isatty() and step < self._total else "\n"
+        live = sys.stderr.isatty() and step < self._total
+        self._open = live
+        # behind a shorter line the rest of the longer one before it is cleared
+        self._write(f"\r{line}\033[K" if live else f"{line}\n")
+
+    def end_line(self) -> None:
+        """Leave the live line where it is: another one follows."""
+        if self._open:
+            self._write("\n")
+            self._open = False
+
+    def _write(self, text: str) -> None:
         with suppress(OSError):  # a log on a full disk
-            sys.stderr.write(line + end)
+            sys.stderr.write(text)
             sys.stderr.flush()
 
 
@@ -158,6 +181,7 @@ class StepLog:
         epoch_steps: float,
         images: int,
         peak_flops: float,
+        alarms: Alarms | None = None,
     ) -> None:
         """images are those of a step, peak_flops is that of all ranks together.
 
@@ -165,16 +189,26 @@ class StepLog:
         """
         self._lease, self._epoch_steps, self._images = lease, epoch_steps, images
         self._peak_flops = peak_flops
-        first = dist.get_rank() == 0
-        self._recorder = Recorder(directory, done) if first else None
-        self._progress = ProgressLine(done, total) if first else None
+        self._spent: dict[str, float] = {}
+        self._recorder: Recorder | None = None
+        if dist.get_rank() == 0:
+            kept, last = rows_until(directory, done)
+            before = kept[-1] if kept else None
+            self._goodput = Goodput(before, last, time.time())
+            self._alarms = alarms or Alarms(warmup=0.0, least_share=0.0)
+            for row in kept:  # it goes on where the start before it stopped
+                self._alarms.check(row)
+            self._recorder, self._progress = Recorder(directory, done), ProgressLine(done, total)
         self.reset()
 
-    def reset(self) -> None:
-        """Forget the steps since the last row."""
+    def reset(self, *, lost: bool = False) -> None:
+        """Forget the steps since the last row; `lost`: they are taken again."""
+        if lost and self._recorder is not None:
+            self._goodput.interval(time.time(), {}, lost=True)
         self._sums: dict[str, Tensor] = {}
-        self._steps, self._wait_s, self._since = 0, 0.0, time.monotonic()
-        self._flops = 0.0
+        self._counts: dict[str, int] = {}
+        self._steps, self._since, self._flops = 0, time.monotonic(), 0.0
+        self._spent = dict.fromkeys((WAITING, MEASURING, SAVING), 0.0)
 
     def __enter__(self) -> Self:
         return self
@@ -183,42 +217,80 @@ class StepLog:
         if self._recorder is not None:
             self._recorder.close()
 
+    @contextmanager
+    def spending(self, kind: str) -> Iterator[None]:
+        """Count the time of the block as waiting for data, as measuring or as saving."""
+        start = time.monotonic()
+        yield
+        self._spent[kind] += time.monotonic() - start
+
     def wait_for(self, get: Callable[[], T]) -> T:
         """Return get(), its time counted as waiting for data."""
-        start = time.monotonic()
-        result = get()
-        self._wait_s += time.monotonic() - start
-        return result
+        with self.spending(WAITING):
+            return get()
 
     def add(self, values: dict[str, Tensor], flops: float) -> None:
         """Add one step's values and its operations, without a host sync."""
         self._flops += flops
         for name, value in values.items():
             self._sums[name] = self._sums.get(name, 0) + value.float().sum()
+            self._counts[name] = self._counts.get(name, 0) + 1
         self._steps += 1
 
-    def write(self, step: int, lr: float) -> None:
-        """Write the means after `step` steps; this waits for the device.
+    def write(
+        self, step: int, lr: float, measure: Callable[[], Mapping[str, float]] = dict
+    ) -> None:
+        """Write the means after `step` steps, and what `measure` finds; this waits for the device.
 
         Raises Superseded on all ranks where a later attempt has taken the lease: rows and
         checkpoints of two attempts would mix.
         """
         self._lease.check(step)
-        means = (torch.stack(list(self._sums.values())) / self._steps).tolist()
-        row: dict[str, Any] = dict(zip(self._sums, means, strict=True))
-        seconds = time.monotonic() - self._since
+        with self.spending(MEASURING):
+            measured = measure()
+        sums = torch.stack(list(self._sums.values())).tolist()
+        row: dict[str, Any] = {
+            name: total / self._counts[name] for name, total in zip(self._sums, sums, strict=True)
+        }
+        # what is measured beside the steps is no part of their speed
+        seconds = time.monotonic() - self._since - self._spent[MEASURING]
         row["epoch"] = step / self._epoch_steps
         row["lr"] = lr
         row["images_per_s"] = self._steps * self._images / seconds
-        row["data_wait"] = self._wait_s / seconds  # share of the time
+        row["data_wait"] = self._spent[WAITING] / seconds  # share of the time
         row["mfu"] = self._flops / seconds / self._peak_flops
-        if self._recorder is not None and self._progress is not None:
+        if self._recorder is not None:
+            row |= {"memory_gib": peak_memory_gib(), **measured}
+            now = time.time()
+            self._goodput.interval(now, self._spent)
+            row |= self._goodput.row(now)
+            self._raise_alarms(step, row)
             self._recorder.record(step, row)
-            self._progress.show(step, row["loss"], row["images_per_s"])
+            self._progress.show(step, row["loss"], row["images_per_s"], row["data_wait"])
         self.reset()
 
-    def image(self, step: int, image_CHW: Tensor) -> None:
+    def _raise_alarms(self, step: int, row: dict[str, Any]) -> None:
+        """Say the alarms that this row raises, and put those that are on into it."""
+        assert self._recorder is not None
+        for alarm in self._alarms.check({"step": step, **row}):
+            self._progress.end_line()
+            logger.warning("step %d: %s", step, alarm.line)
+            self._recorder.text(step, f"alarms/{alarm.name}", alarm.line, "what to do")
+        if self._alarms.on:
+            row["alarms"] = self._alarms.on
+
+    def image(self, step: int, draw: Callable[[], Tensor] | None) -> None:
         """Show an image in TensorBoard: input of the encoder, reconstruction, original."""
-        if self._recorder is not None:
+        if self._recorder is not None and draw is not None:
             words = "seen by the encoder, reconstruction, original"
-            self._recorder.image(step, "pictures/reconstruction", image_CHW, words)
+            self._recorder.image(step, "pictures/reconstruction", draw(), words)
+
+
+def peak_memory_gib() -> float:
+    """Return the peak of this GPU's memory since the last call, without one of this process."""
+    if torch.cuda.is_available():
+        peak = torch.cuda.max_memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        return peak / 2**30
+    kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return kib * 1024 / 2**30

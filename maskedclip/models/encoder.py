@@ -56,6 +56,12 @@ class Encoder(nn.Module):
         masked = parts.pop(0) if visible_BV is not None else None
         return masked, parts.pop(0) if parts else None
 
+    def mean_features(self, image_BCHW: Tensor) -> Tensor:
+        """Return mean_BD of the patch tokens of whole images, in fp32: what is probed."""
+        whole_BND = self(image_BCHW, None, len(image_BCHW))[1]
+        mean_BD: Tensor = whole_BND[:, 1:].float().mean(dim=1)
+        return mean_BD
+
     def with_class(self, patch_BVD: Tensor) -> Tensor:
         """Return the tokens led by [CLS]."""
         # the class token's position is zero (MAE)

@@ -2,6 +2,7 @@
 
 import logging
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,10 @@ from torch import Tensor
 from maskedclip.config import Config, save
 from maskedclip.data.source import Source
 from maskedclip.data.storage.open_dataset import dataset_sha256
+from maskedclip.engine.alarms import Alarms
 from maskedclip.engine.checkpoint import Checkpoints, free_space, restore
 from maskedclip.engine.distributed import barrier, compute_type, process_group
+from maskedclip.engine.goodput import SAVING
 from maskedclip.engine.hang_watch import HangWatch
 from maskedclip.engine.mfu import peak_flops
 from maskedclip.engine.optimizer import warmup_cosine
@@ -25,7 +28,9 @@ from maskedclip.engine.step_log import StepLog
 from maskedclip.models.checkpoints.files import ENCODER, MODEL, export
 from maskedclip.models.checkpoints.verified import is_intact
 from maskedclip.pretrain.about_run import first_captions, show_about, uses_of
+from maskedclip.pretrain.due import Looks, due
 from maskedclip.pretrain.faults import Faults
+from maskedclip.pretrain.health import health
 from maskedclip.pretrain.methods import method_of
 from maskedclip.pretrain.methods.protocol import At, Method
 from maskedclip.pretrain.preflight import warn_of_tests
@@ -117,6 +122,7 @@ def train(
         StepLog(
             run, done, total, lease=lease, peak_flops=_peak_of_all(engine.precision, device),
             epoch_steps=epoch_steps, images=config.data.paired_batch + config.data.unpaired_batch,
+            alarms=Alarms(warmup=warmup, least_share=config.log.least_share),
         ) as log,
         Batches(config, sources, method.view(config), method.tokenize, device) as batches,
     ):  # fmt: skip
@@ -128,27 +134,26 @@ def train(
             # before the copies: the exchange of the ranks would wait for them
             asked = batches.report_lost(step, batch.lost, preemption.request)
             faults.remember(step, batch.keys)
-            lr = config.peak_lr * warmup_cosine(step, warmup, total)
-            values, draw = method.step(batches.on_device(batch), At(step, total, lr), guard)
-            # it holds the outputs, which would lie beside those of the next step
-            draw = draw if due(step, engine.pictures_every, total) else None
+            looks, lr = Looks(config, step, total), warmup_cosine(step, warmup, total)
+            at = At(step, total, config.peak_lr * lr, looks.features)
+            values, draw = method.step(batches.on_device(batch), at, guard)
             log.add(values, method.step_flops(batch))
             saves = due(step, engine.save_every, total) or bool(asked)
-            if saves or due(step, engine.log_every, total):  # only what is finite is saved
+            if saves or looks.row:  # only what is finite is saved
                 if fault := guard.fault():
                     guard.resume()
-                    log.reset()
+                    log.reset(lost=True)
                     step = faults.answer(fault)
                     batches.seek(step)
                     continue
                 faults.passed(step)
-                log.write(step + 1, lr)
-            if draw is not None:
-                log.image(step + 1, draw())
-                draw = None
+                log.write(step + 1, at.lr, partial(health, method, batch, at, device, looks))
+            if due(step, engine.pictures_every, total):
+                log.image(step + 1, draw)
+            del draw  # it holds the outputs, which would lie beside those of the next step
             step += 1
             if saves:
-                with watch.paused():
+                with watch.paused(), log.spending(SAVING):
                     checkpoints.save(step, method.model, method.teacher, method.optimizer)
                     if asked or step == total:
                         checkpoints.finish()
@@ -159,11 +164,6 @@ def train(
 
 def _peak_of_all(precision: str, device: torch.device) -> float:
     return dist.get_world_size() * peak_flops(device, compute_type(precision, device))
-
-
-def due(step: int, every: int, total: int) -> bool:
-    """Return whether something done each `every` steps, and at the end, is due after `step`."""
-    return (step + 1) % every == 0 or step + 1 == total
 
 
 def _save_again(config: Config, path: Path) -> None:

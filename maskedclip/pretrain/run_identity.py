@@ -13,7 +13,7 @@ from maskedclip.recipes import RECIPES
 
 # fields with no effect on what is learnt, or named by the directory
 _FREE = (
-    "name", "out", "i_trust_this_directory", "engine.", "after.", "optim.accumulate",
+    "name", "out", "i_trust_this_directory", "engine.", "after.", "log.", "optim.accumulate",
     "data.readers", "data.threads", "data.prefetch", "data.max_lost", "data.draw_phantoms",
     "data.stage",
 )  # fmt: skip

@@ -4,6 +4,7 @@ The encoder, the loop, the stream of samples and the checkpoints are those of ev
 """
 
 import math
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any, ClassVar, NamedTuple
 
@@ -17,7 +18,13 @@ from maskedclip.data.rows import View
 from maskedclip.data.stream import Batch
 from maskedclip.data.transforms import constant, normalise
 from maskedclip.engine.checkpoint import full_weights
-from maskedclip.engine.distributed import compute_type, mean_over_ranks, shard, whole
+from maskedclip.engine.distributed import (
+    compute_type,
+    gradient_norms,
+    mean_over_ranks,
+    shard,
+    whole,
+)
 from maskedclip.engine.optimizer import cosine, layer_scale, scaled_adamw
 from maskedclip.engine.step_guard import StepGuard
 from maskedclip.losses import centred, dino_loss, ibot_loss, koleo_loss, mean_logits, sinkhorn
@@ -26,7 +33,7 @@ from maskedclip.models.maskedclip import SIZES
 from maskedclip.models.shapes import NetworkShape
 from maskedclip.pretrain.distribution import ways_of
 from maskedclip.pretrain.initial_weights import encoder_shape, initial
-from maskedclip.pretrain.methods.protocol import At, Stepped
+from maskedclip.pretrain.methods.protocol import At, Seen, Stepped
 from maskedclip.pretrain.sources import single_crop
 
 _BLUR, _SOLARISE = (1.0, 0.1, 0.5), (0.0, 0.2, 0.0)  # chances: large crops, then small ones
@@ -93,16 +100,24 @@ def train_step(
         group["lr"] = 0.0 if frozen else at.lr * group["lr_scale"]
         group["weight_decay"] = decay * group["decays"]
     optimizer.zero_grad()
-    warm = min(1.0, epoch / dino.temperature_epochs) if dino.temperature_epochs else 1.0
-    first, last = dino.teacher_temperature
-    losses, means = objective(networks, crops, first + warm * (last - first), config)
+    losses, means = objective(networks, crops, _temperature(at, config), config)
     losses["loss"].backward()
     values = mean_over_ranks({name: value.detach() for name, value in losses.items()})
+    parts = gradient_norms(model) if at.measured else {}
     values["grad_norm"] = _clipped(model, config.optim.clip_norm)
     guard.check(at.step, values)
+    values |= parts
     optimizer.step()
     teacher.follow(model, cosine(dino.momentum, 1.0, share), means, guard.skip)
     return values
+
+
+def _temperature(at: At, config: Config) -> float:
+    """Return the teacher's temperature of a step."""
+    dino, epoch = config.dino, at.step / at.total * config.optim.epochs
+    warm = min(1.0, epoch / dino.temperature_epochs) if dino.temperature_epochs else 1.0
+    first, last = dino.teacher_temperature
+    return first + warm * (last - first)
 
 
 class DinoV2Method:
@@ -127,7 +142,10 @@ class DinoV2Method:
         ways = ways_of(engine, device, model, teacher)
         # of a step's patches another number is masked
         shard(model, model.units(), compute, varying=model.heads(), **ways)
-        shard(teacher, teacher.units(), compute, varying=teacher.heads(), trains=False, **ways)
+        shard(
+            teacher, teacher.units(), compute, methods=["mean_features"],
+            varying=teacher.heads(), trains=False, **ways,
+        )  # fmt: skip
         names = [name for name, _ in model.named_parameters()]
         by_layer = layer_scale(names, config.layer_decay)
         optimizer = scaled_adamw(
@@ -205,6 +223,32 @@ class DinoV2Method:
     def exported(self) -> dict[str, Tensor]:
         weights = full_weights(self.teacher)
         return {name: value for name, value in weights.items() if name.startswith("encoder.")}
+
+    @torch.no_grad()
+    def encode(self, image_BCHW: Tensor) -> Tensor:
+        return self.networks.teacher.mean_features(image_BCHW)
+
+    @torch.no_grad()
+    def look(self, batch: Batch, images: int) -> Seen:
+        assert batch.crops is not None, "DINOv2 learns from several crops"
+        global_RCHW, _ = prepared(batch.crops)
+        return Seen(self.encode(global_RCHW[: min(images, len(global_RCHW) // GLOBALS)]))
+
+    def alone(self, batch: Batch, at: At) -> Iterator[str]:
+        assert batch.crops is not None, "DINOv2 learns from several crops"
+        dino = self._config.dino
+        weights = {"cls": dino.cls, "ibot": dino.ibot, "koleo": dino.koleo}
+        names = {"cls": "dino", "ibot": "ibot", "koleo": "koleo"}  # of the field, and of the term
+        learnt = [field for field, weight in weights.items() if weight]
+        if len(learnt) < 2:
+            return
+        temperature = _temperature(at, self._config)
+        for field in learnt:
+            self.optimizer.zero_grad()
+            losses, _ = objective(self.networks, batch.crops, temperature, self._config)
+            (weights[field] * losses[f"loss_{names[field]}"]).backward()
+            yield names[field]
+        self.optimizer.zero_grad()
 
 
 def multi_crop(config: Config) -> MultiCrop:

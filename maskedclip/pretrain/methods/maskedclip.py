@@ -4,6 +4,7 @@ The same code is MAE, CLIP, SigLIP and the rows of Table 2: what a term of weigh
 is neither built nor computed.
 """
 
+from collections.abc import Iterator
 from functools import partial
 from typing import Any, ClassVar, NamedTuple
 
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from torch.optim import AdamW
 from transformers import BertConfig, BertModel
 
-from maskedclip.config import Config, LossConfig
+from maskedclip.config import Config, LossConfig, override
 from maskedclip.data.rows import View
 from maskedclip.data.stream import Batch
 from maskedclip.data.transforms import normalise
@@ -20,6 +21,7 @@ from maskedclip.engine.checkpoint import full_weights
 from maskedclip.engine.distributed import (
     begin_part,
     compute_type,
+    gradient_norms,
     mean_over_ranks,
     shard,
     total_norm,
@@ -41,7 +43,7 @@ from maskedclip.pretrain.accumulation import (
 )
 from maskedclip.pretrain.distribution import ways_of
 from maskedclip.pretrain.initial_weights import initial, shape_of
-from maskedclip.pretrain.methods.protocol import At, Stepped
+from maskedclip.pretrain.methods.protocol import At, Seen, Stepped
 from maskedclip.pretrain.paces import check_frozen, pace_of, set_rates_at
 from maskedclip.pretrain.reconstructions import picture
 from maskedclip.pretrain.sources import single_crop
@@ -142,7 +144,7 @@ def train_step(
     set_rates_at(optimizer, at, config.optim)
     optimizer.zero_grad()
     losses, shown = gradients(networks, image_BCHW, batch, config)
-    norm = total_norm(model)
+    norm, parts = total_norm(model), gradient_norms(model) if at.measured else {}
     if config.optim.clip_norm is not None:
         torch.nn.utils.clip_grads_with_norm_(model.parameters(), config.optim.clip_norm, norm)
     scalars = {name: getattr(shown[1], name) for name in ("logit_scale", "logit_bias")}
@@ -150,6 +152,7 @@ def train_step(
     values |= {name: whole(scalar) for name, scalar in scalars.items() if scalar is not None}
     values["grad_norm"] = whole(norm)
     guard.check(at.step, values)
+    values |= parts
     optimizer.step()
     if config.loss.clip:
         model.temperature.clamp()
@@ -177,7 +180,7 @@ class MaskedClipMethod:
         ways, optim = ways_of(engine, device, model, teacher), config.optim
         shard(
             model, model.units(), compute,
-            exact=model.exact(), methods=["features"], varying=model.text_units(),
+            exact=model.exact(), methods=["features", "mean_features"], varying=model.text_units(),
             narrow_gradients=optim.accumulate == 1 and optim.clip_norm is None, **ways,
         )  # fmt: skip
         if teacher is not None:
@@ -263,6 +266,47 @@ class MaskedClipMethod:
 
     def exported(self) -> dict[str, Tensor]:
         return full_weights(self.model)
+
+    @torch.no_grad()
+    def encode(self, image_BCHW: Tensor) -> Tensor:
+        return self.networks.model.mean_features(image_BCHW)
+
+    @torch.no_grad()
+    def look(self, batch: Batch, images: int) -> Seen:
+        image_BCHW = normalise(batch.image_BCHW, batch.flip_B)
+        model, teacher, _ = self.networks
+        parts, seen = self._config.optim.accumulate, list[Seen]()
+        for number, (micro_BCHW, micro) in enumerate(micro_batches(image_BCHW, batch, parts), 1):
+            if parts > 1:
+                begin_part(model, teacher, last=number == parts)
+            target_BND = teacher(micro_BCHW) if teacher is not None else None
+            out = model(micro_BCHW, micro.hidden_BN, micro.token_AL, micro.token_mask_AL)
+            seen.append(
+                Seen(
+                    self.encode(micro_BCHW[: max(1, images // parts)]), out.image_AD, out.text_AD,
+                    micro.label_A, out.logit_scale, out.logit_bias, target_BND, out.feature_BND,
+                    micro.hidden_BN,
+                )
+            )  # fmt: skip
+        together = [
+            torch.cat(values) if values[0] is not None else None
+            for values in zip(*seen, strict=True)
+        ]
+        return Seen._make(together)._replace(
+            logit_scale=seen[0].logit_scale, logit_bias=seen[0].logit_bias
+        )
+
+    def alone(self, batch: Batch, at: At) -> Iterator[str]:  # noqa: ARG002 (no schedule)
+        config, terms = self._config, self._config.loss.terms
+        if len(terms) < 2:
+            return
+        image_BCHW = normalise(batch.image_BCHW, batch.flip_B)
+        for name in terms:
+            self.optimizer.zero_grad()
+            others = {f"loss.{other}": 0.0 for other in terms if other != name}
+            gradients(self.networks, image_BCHW, batch, override(config, others))
+            yield name
+        self.optimizer.zero_grad()
 
 
 def network_shape(config: Config) -> tuple[NetworkShape, list[str]]:

@@ -1,7 +1,7 @@
 """What the training loop, the plan and the export ask of a pre-training method."""
 
-from collections.abc import Callable
-from typing import Any, ClassVar, NamedTuple, Protocol
+from collections.abc import Callable, Iterator
+from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,7 @@ class At(NamedTuple):
     step: int  # optimizer steps taken before it
     total: int  # steps of the whole run
     lr: float  # scheduled learning rate
+    measured: bool = False  # whether its gradient norms are wanted by part (pretrain/health.py)
 
 
 class Stepped(NamedTuple):
@@ -28,6 +29,40 @@ class Stepped(NamedTuple):
 
     values: dict[str, Tensor]  # `loss` and `grad_norm` among them
     draw: Callable[[], Tensor] | None = None  # uint8 or [0, 1] picture_CHW for TensorBoard
+
+
+class Seen(NamedTuple):
+    """What a method makes of a batch without learning from it; None for what it has not.
+
+    B this rank's images, A the paired ones (the first rows), R those of which features are taken.
+    """
+
+    mean_RD: Tensor  # of the patches of whole images, by the encoder that is exported
+    image_AD: Tensor | None = None  # unit rows
+    text_AD: Tensor | None = None
+    label_A: Tensor | None = None
+    logit_scale: Tensor | None = None
+    logit_bias: Tensor | None = None  # of the sigmoid contrast
+    target_BND: Tensor | None = None  # of the teacher
+    feature_BND: Tensor | None = None  # D_F at all patches, or at the hidden ones
+    hidden_BN: Tensor | None = None
+
+
+@runtime_checkable
+class Measured(Protocol):
+    """A method that pretrain/health.py can look into; one without these has fewer curves."""
+
+    def encode(self, image_BCHW: Tensor) -> Tensor:
+        """Return mean_BD of the patches, by the encoder that is exported; every rank calls it."""
+
+    def look(self, batch: Batch, images: int) -> Seen:
+        """Return what is made of a batch on the device, features of at most `images` of it."""
+
+    def alone(self, batch: Batch, at: At) -> Iterator[str]:
+        """Yield the name of each term, the gradients being those of this term alone, weighted.
+
+        A method of one term yields none. No gradients are left behind.
+        """
 
 
 class Method(Protocol):

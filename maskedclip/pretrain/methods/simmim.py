@@ -4,6 +4,7 @@ Xie et al., 2022 (github.com/microsoft/SimMIM, models/simmim.py). Differences: o
 sine positions in place of a relative position bias, and the schedule of the other methods.
 """
 
+from collections.abc import Iterator
 from functools import partial
 from typing import Any, ClassVar
 
@@ -20,6 +21,7 @@ from maskedclip.engine.checkpoint import full_weights
 from maskedclip.engine.distributed import (
     begin_part,
     compute_type,
+    gradient_norms,
     mean_over_ranks,
     shard,
     total_norm,
@@ -35,7 +37,7 @@ from maskedclip.models.shapes import NetworkShape, absent, parameter_count, stac
 from maskedclip.pretrain.accumulation import micro_batches
 from maskedclip.pretrain.distribution import ways_of
 from maskedclip.pretrain.initial_weights import encoder_shape, initial
-from maskedclip.pretrain.methods.protocol import At, Stepped
+from maskedclip.pretrain.methods.protocol import At, Seen, Stepped
 from maskedclip.pretrain.paces import check_frozen, pace_of, set_rates_at
 from maskedclip.pretrain.reconstructions import picture
 from maskedclip.pretrain.sources import single_crop
@@ -63,6 +65,10 @@ class SimMimStudent(nn.Module):
         token_TD = run(encoder.blocks, token_BND.reshape(-1, width), (Group(images, length),))
         token_BND = encoder.norm(token_TD).view(images, length, width)
         return self.head(take(token_BND[:, 1:], hidden_BM))
+
+    def mean_features(self, image_BCHW: Tensor) -> Tensor:
+        """Return mean_BD of the encoder's patch tokens, of whole images."""
+        return self.encoder.mean_features(image_BCHW)
 
     def step_flops(self, images: int, hidden: int) -> float:
         """Return the floating point operations of a training step, counted as in MaskedCLIP."""
@@ -108,12 +114,13 @@ def train_step(
         (config.loss.mim * loss / count).backward()
         losses.append(loss.detach())
     mim = torch.stack(losses).mean()
-    norm = total_norm(model)
+    norm, parts = total_norm(model), gradient_norms(model) if at.measured else {}
     if config.optim.clip_norm is not None:
         torch.nn.utils.clip_grads_with_norm_(model.parameters(), config.optim.clip_norm, norm)
     values = mean_over_ranks({"loss": config.loss.mim * mim, "loss_mim": mim})
     values["grad_norm"] = whole(norm)
     guard.check(at.step, values)
+    values |= parts
     optimizer.step()
     return values, (micro_BCHW, pixel_BMP.detach(), hidden_BM)
 
@@ -168,7 +175,7 @@ class SimMimMethod:
         model = SimMimStudent(start.encoder, patch_size=config.model.patch_size).to(device)
         shard(
             model, model.encoder.blocks, compute_type(engine.precision, device),
-            **ways_of(engine, device, model, None),
+            methods=["mean_features"], **ways_of(engine, device, model, None),
         )  # fmt: skip
         self.model, self.teacher = model, None
         optim = config.optim
@@ -228,3 +235,13 @@ class SimMimMethod:
     def exported(self) -> dict[str, Tensor]:
         weights = full_weights(self.model)
         return {name: value for name, value in weights.items() if name.startswith("encoder.")}
+
+    @torch.no_grad()
+    def encode(self, image_BCHW: Tensor) -> Tensor:
+        return self.model.mean_features(image_BCHW)
+
+    def look(self, batch: Batch, images: int) -> Seen:
+        return Seen(self.encode(normalise(batch.image_BCHW, batch.flip_B)[:images]))
+
+    def alone(self, batch: Batch, at: At) -> Iterator[str]:  # noqa: ARG002 (it has one term)
+        yield from ()

@@ -1,0 +1,104 @@
+"""Each alarm on rows that show its sign, and on those of a healthy run."""
+
+import json
+import logging
+from pathlib import Path
+
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from maskedclip.engine.alarms import Alarm, Alarms
+from maskedclip.engine.distributed import process_group
+from maskedclip.engine.run_lease import RunLease
+from maskedclip.engine.step_log import StepLog
+
+REFERENCES = Path(__file__).parents[2] / "docs" / "reference_curves"
+
+
+def healthy(step: int) -> dict[str, float]:
+    return {
+        "step": step, "loss": 4.0 * 0.98**step + 0.01 * (step % 3),
+        "grad_norm": 1.0 + 0.1 * (step % 4), "data_wait": 0.02,
+        "logit_scale": 14.0 + 0.1 * step, "feature_rank": 12.0,
+        "target_cosine_constant": 0.9, "gradient_share/mfd/encoder": 0.05,
+        "gradient_share/mfd/blocks 0": 0.001,
+    }  # fmt: skip
+
+
+def raised(changes: dict[str, float], first: int = 50, last: int = 60) -> list[Alarm]:
+    """Return the alarms of 80 rows, some of which are changed."""
+    alarms = Alarms(warmup=5, least_share=0.01)
+    found = []
+    for step in range(1, 81):
+        found += alarms.check(healthy(step) | (changes if first <= step < last else {}))
+    assert alarms.on == [] or last > 80, "what has cleared is off"
+    return found
+
+
+def test_a_healthy_run_raises_none() -> None:
+    assert raised({}) == []
+
+
+@pytest.mark.parametrize("path", sorted(REFERENCES.glob("*.jsonl")), ids=lambda path: path.stem)
+def test_a_run_that_was_measured_to_learn_raises_none(path: Path) -> None:
+    alarms = Alarms(warmup=400, least_share=0.01)
+    for line in path.read_text().splitlines():
+        assert alarms.check(json.loads(line)) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [
+        ("collapse", {"feature_rank": 1.05}),
+        ("teacher near constant", {"target_cosine_constant": 0.999}),
+        ("gradient share of mfd", {"gradient_share/mfd/encoder": 0.004}),
+        ("tau at its clamp", {"logit_scale": 100.0}),
+        ("loss not falling", {"loss": 4.1}),
+        ("spike", {"loss": 9.0}),
+        ("spike", {"grad_norm": 40.0}),
+        ("starvation", {"data_wait": 0.6}),
+    ],
+)
+def test_an_alarm_is_said_once_until_it_clears_with_what_to_do(
+    name: str, changes: dict[str, float]
+) -> None:
+    found = [alarm for alarm in raised(changes) if alarm.name == name]
+    assert len(found) == 1
+    assert "\n" not in found[0].line
+    page = (REFERENCES.parent / "monitoring.md").read_text()
+    assert f"### {name.replace(' of mfd', ' of a term')}\n" in page
+    assert len([alarm for alarm in raised(changes, last=90) if alarm.name == name]) == 1
+
+
+def test_one_bad_look_is_no_collapse() -> None:
+    assert raised({"feature_rank": 1.0, "target_cosine_constant": 1.0}, last=51) == []
+
+
+def logged(run: Path, done: int, losses: list[float]) -> None:
+    lease = RunLease(run)
+    lease.take()
+    alarms = Alarms(warmup=0, least_share=0.0)
+    with StepLog(
+        run, done, 99, lease=lease, epoch_steps=9, images=1, peak_flops=1.0, alarms=alarms
+    ) as log:
+        for step, loss in enumerate(losses, start=done + 1):
+            log.add({"loss": torch.tensor(loss)}, 1.0)
+            log.write(step, 1e-3)
+
+
+def test_an_alarm_is_in_the_log_in_the_rows_and_in_tensorboard_and_is_not_said_anew_by_a_restart(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with process_group(), caplog.at_level(logging.WARNING):
+        logged(tmp_path, 0, [4.0] * 26)
+        assert caplog.text.count("the loss is 4, and was 4 at the beginning") == 1
+        caplog.clear()
+        logged(tmp_path, 26, [4.0, 4.0])
+        assert "the loss is" not in caplog.text
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    on = [row["step"] for row in rows if "loss not falling" in row.get("alarms", [])]
+    assert on == [26, 27, 28]
+    events = EventAccumulator(str(tmp_path)).Reload()
+    (event,) = events.Tensors("alarms/loss not falling/text_summary")
+    assert event.step == 26
