@@ -274,7 +274,7 @@ _CONTINUED = 0.75  # layer_decay of weights to begin from
 
 
 @dataclass(frozen=True, kw_only=True)
-class LogConfig:
+class MonitorConfig:
     """What is measured and shown beside the loss, with no effect on what is learnt."""
 
     health_every: int = 200  # steps between looks at features, teacher and contrast; 0: none
@@ -305,7 +305,7 @@ class Config:
     optim: OptimConfig = OptimConfig()
     engine: EngineConfig = EngineConfig()
     after: AfterConfig = AfterConfig()
-    log: LogConfig = LogConfig()
+    log: MonitorConfig = MonitorConfig()
 
     def __post_init__(self) -> None:
         if self.seed < 0:

@@ -65,11 +65,6 @@ class Alarms:
         self._on = found
         return new
 
-    @property
-    def on(self) -> list[str]:
-        """The names of those that are on."""
-        return list(self._on)
-
     def _last(self, key: str, count: int = 1) -> list[float]:
         """Return the last `count` values of a key; nothing where there are fewer."""
         values = list(self._values.get(key, ()))[-count:]

@@ -270,14 +270,15 @@ class StepLog:
         self.reset()
 
     def _raise_alarms(self, step: int, row: dict[str, Any]) -> None:
-        """Say the alarms that this row raises, and put those that are on into it."""
+        """Say the alarms that this row raises, here and in the row."""
         assert self._recorder is not None
-        for alarm in self._alarms.check({"step": step, **row}):
+        raised = self._alarms.check({"step": step, **row})
+        for alarm in raised:
             self._progress.end_line()
             logger.warning("step %d: %s", step, alarm.line)
             self._recorder.text(step, f"alarms/{alarm.name}", alarm.line, "what to do")
-        if self._alarms.on:
-            row["alarms"] = self._alarms.on
+        if raised:
+            row["alarms"] = {alarm.name: alarm.line for alarm in raised}
 
     def image(self, step: int, draw: Callable[[], Tensor] | None) -> None:
         """Show an image in TensorBoard: input of the encoder, reconstruction, original."""
