@@ -11,6 +11,7 @@ once.
 
 import errno
 import inspect
+import logging
 import os
 import re
 import select
@@ -44,6 +45,7 @@ from maskedclip.recipes import RECIPES
 
 T = TypeVar("T")
 HELP, HELP_ALL = "help", "help all"
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 _PACKAGE = str(Path(__file__).parent) + os.sep
 _BROKEN_PIPE = 141  # exit code that a shell shows for SIGPIPE
 ANY = sys.maxsize  # words
@@ -441,8 +443,28 @@ def stop(message: object) -> NoReturn:
     Of torchrun's ranks on a machine the first to end says why: the others end for that reason.
     """
     if _first_to_end():
-        sys.stderr.write(" ".join(str(message).split()) + "\n")
+        sys.stderr.write(shown(" ".join(str(message).split())) + "\n")
     raise SystemExit(2)
+
+
+def shown(text: str) -> str:
+    """Return a text for a terminal: control characters but new lines and tabs as \\x1b.
+
+    Names of tensors, files and classes come from others.
+    """
+    return _CONTROL.sub(lambda found: ascii(found[0])[1:-1], text)
+
+
+class _Shown(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return shown(super().format(record))
+
+
+def log_lines(level: int = logging.INFO, *, force: bool = False) -> None:
+    """Let messages of the package go to stderr, a line each, without control characters."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(_Shown("%(message)s"))
+    logging.basicConfig(level=level, handlers=[handler], force=force)
 
 
 def _first_to_end() -> bool:

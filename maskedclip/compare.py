@@ -8,12 +8,11 @@ said) are drawn with replacement, 2,000 times, the same ones for both; with one 
 DeLong's test stands below for each class.
 """
 
-from maskedclip.command import CommandLine, Word, one_line_errors
+from maskedclip.command import CommandLine, Word, log_lines, one_line_errors
 
 COMPARE = CommandLine(words=[Word("RUN", least=2, most=2)])
 
 if __name__ == "__main__":  # before scikit-learn is imported: --help and mistakes answer at once
-    import logging
     import shlex
     import sys
     from pathlib import Path
@@ -22,7 +21,7 @@ if __name__ == "__main__":  # before scikit-learn is imported: --help and mistak
 
     from maskedclip.report.compare_methods import compare
 
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    log_lines()
     with one_line_errors():
         sys.stdout.write(compare(*map(Path, WORDS)))
         sys.stdout.write(

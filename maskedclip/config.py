@@ -330,7 +330,7 @@ class Config:
 
 def check_folder_name(name: str) -> None:
     """Raise ValueError where a run or grid is not to be called so."""
-    if not name or name in (".", "..") or set(name) & set("/\\"):
+    if not name or name in (".", "..") or set(name) & set("/\\") or not name.isprintable():
         raise ValueError(f"name {name!r}: write a plain folder name")
     refuse_numbers_of_jobs(name)
 
@@ -388,7 +388,7 @@ class FinetuneConfig:
 
     def __post_init__(self) -> None:
         refuse_repeated(self.classes_order)
-        refuse_numbers_of_jobs(self.name)
+        check_folder_name(self.name or "made of others")
         if not 0 < self.fraction <= 1:
             raise ValueError(f"fraction {self.fraction}: write a share of the labels, 0 < f <= 1")
         if self.batch < 1 or self.epochs < 1:

@@ -1,5 +1,6 @@
 """The command lines: what they say is read as a stranger types it, and mistakes end in one line."""
 
+import logging
 import os
 import resource
 import subprocess
@@ -12,9 +13,18 @@ from typing import Any, Literal, NamedTuple
 import pytest
 
 from maskedclip.casting import Lines
-from maskedclip.command import COMMON, CommandLine, Options, Word, read_config
+from maskedclip.command import (
+    COMMON,
+    CommandLine,
+    Options,
+    Word,
+    log_lines,
+    one_line_errors,
+    read_config,
+    shown,
+)
 from maskedclip.compare import COMPARE
-from maskedclip.config import LaunchConfig, field_kinds
+from maskedclip.config import Config, FinetuneConfig, LaunchConfig, field_kinds
 from maskedclip.doctor.examine import DoctorConfig
 from maskedclip.explain.command import read_explain
 from maskedclip.finetune.command import read_evaluate, read_finetune
@@ -415,3 +425,26 @@ def test_a_place_that_cannot_be_written_is_said_in_one_line(tmp_path, phantoms):
     assert "taken" in done.stderr
     assert "choose another --out" in done.stderr
     assert done.stderr.count("\n") == 1
+
+
+def test_control_characters_of_a_message_reach_no_terminal(capsys):
+    with pytest.raises(SystemExit), one_line_errors():
+        raise ValueError("x.pth: \x1b[31mblocks\x1b[0m \u202egpj.exe")
+    assert capsys.readouterr().err == "x.pth: \\x1b[31mblocks\\x1b[0m \\u202egpj.exe\n"
+    assert shown("two\nlines\tand \N{LATIN SMALL LETTER A WITH DIAERESIS}") == (
+        "two\nlines\tand \N{LATIN SMALL LETTER A WITH DIAERESIS}"
+    )
+    before = logging.root.handlers[:]
+    try:
+        log_lines(force=True)
+        logging.getLogger("maskedclip.test").warning("a \x1b]0;title\x07 b")
+    finally:
+        logging.root.handlers[:] = before
+    assert capsys.readouterr().err == "a \\x1b]0;title\\x07 b\n"
+
+
+@pytest.mark.parametrize("name", ["../../x", "a/b", "..", "a\\b", "\x1b[31mred", "two\nlines"])
+@pytest.mark.parametrize("config", [Config, FinetuneConfig])
+def test_a_name_that_leads_elsewhere_or_colours_a_terminal_is_refused(config, name):
+    with pytest.raises(ValueError, match="write a plain folder name"):
+        config(name=name)

@@ -18,15 +18,13 @@ fraction, seed) that is in OUT is not run again. Features are kept in OUT/featur
 """
 
 if __name__ == "__main__":  # options first: --help and mistakes answer before torch is imported
-    import logging
-
-    from maskedclip.command import one_line_errors
+    from maskedclip.command import log_lines, one_line_errors
     from maskedclip.finetune.command import read_evaluate
 
     OPTIONS = read_evaluate(__doc__)
 
     from maskedclip.evaluate.protocols import run
 
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    log_lines()
     with one_line_errors():
         run(OPTIONS)

@@ -10,13 +10,11 @@ fine-tuned class or of a prompt) and text (cosine of each patch with a prompt; n
 """
 
 if __name__ == "__main__":  # options first: --help and mistakes answer before torch is imported
-    import logging
-
-    from maskedclip.command import one_line_errors
+    from maskedclip.command import log_lines, one_line_errors
     from maskedclip.explain.command import read_explain
 
     OPTIONS = read_explain(__doc__)
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    log_lines()
     with one_line_errors():
         if OPTIONS.phantoms:
             from maskedclip.explain.pointing_game import play

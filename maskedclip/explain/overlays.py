@@ -35,6 +35,7 @@ from maskedclip.data.transforms import MEAN, STD
 from maskedclip.explain.command import ExplainConfig
 from maskedclip.explain.maps import Map, maps_of, request_maps
 from maskedclip.inference import load, read_image
+from maskedclip.metrics.cells import safe_path, safe_text
 from maskedclip.metrics.results import file_name
 from maskedclip.models.checkpoints.files import name_of
 
@@ -243,8 +244,10 @@ def _lines(photograph: InputImage, box: CropBox, drawn: Map) -> list[list[str | 
         for (row, column), value in np.ndenumerate(map_RC):
             left, top = box.left + column * across, box.top + row * down
             corners = (round(side, 2) for side in (left, top, left + across, top + down))
-            names = (photograph.name, photograph.source)
-            lines.append([*names, drawn.method, about, row, column, f"{value:.6g}", *corners])
+            names = (safe_path(photograph.name), safe_path(photograph.source))
+            lines.append(
+                [*names, drawn.method, safe_text(about), row, column, f"{value:.6g}", *corners]
+            )
     return lines
 
 

@@ -23,6 +23,7 @@ from maskedclip.explain.command import ExplainConfig
 from maskedclip.explain.maps import Map, MapRequest, maps_of, request_maps
 from maskedclip.explain.overlays import center_crop_box, output_directory
 from maskedclip.inference import load
+from maskedclip.metrics.cells import safe_text
 from maskedclip.metrics.results import in_columns
 from maskedclip.shards.phantoms.phantom import Phantom, draw
 
@@ -170,7 +171,7 @@ def _write(out: Path, rows: list[tuple[str, str, Pointing]]) -> None:
     with (out / TABLE).open("w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["method", "finding", *Pointing._fields])
-        writer.writerows([method, finding, *result] for method, finding, result in rows)
+        writer.writerows([method, safe_text(finding), *result] for method, finding, result in rows)
     table: list[tuple[str, ...]] = [
         (
             "method",

@@ -5,11 +5,10 @@ python -m maskedclip.finetune RUN_OR_WEIGHTS --dataset shards/idrid --folds 5
 """
 
 if __name__ == "__main__":  # a config first: --help and mistakes answer before torch is imported
-    import logging
     import sys
     from shlex import quote
 
-    from maskedclip.command import one_line_errors
+    from maskedclip.command import log_lines, one_line_errors
     from maskedclip.finetune.command import read_finetune
 
     CONFIG, FOLDS = read_finetune(__doc__)
@@ -23,7 +22,7 @@ if __name__ == "__main__":  # a config first: --help and mistakes answer before 
     from maskedclip.finetune.measured_rows import measured_rows
     from maskedclip.metrics import results
 
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    log_lines()
     with one_line_errors():
         directory = cross_validate(CONFIG, FOLDS) if FOLDS else finetune(CONFIG)
         sys.stdout.write(results.table(measured_rows(directory)))

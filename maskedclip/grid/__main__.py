@@ -6,12 +6,11 @@ GRID is the directory of a grid.json, CELL the name of one of its cells.
 """
 
 import ctypes
-import logging
 import signal
 import sys
 from pathlib import Path
 
-from maskedclip.command import CommandLine, Word, one_line_errors
+from maskedclip.command import CommandLine, Word, log_lines, one_line_errors
 
 _PR_SET_PDEATHSIG = 1
 CELL = CommandLine(words=[Word("GRID"), Word("CELL")])
@@ -22,7 +21,7 @@ def main() -> None:
     directory, name = CELL.read(__doc__).words
     if sys.platform == "linux":  # the kernel ends it gently when the pool that started it is killed
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    log_lines()
     with one_line_errors():
         from maskedclip.grid.local_pool import run_cell_here
         from maskedclip.grid.manifest import cell_of, read

@@ -21,6 +21,7 @@ from pathlib import Path
 from shlex import quote
 from typing import Any, NamedTuple, TypeVar
 
+from maskedclip.command import log_lines
 from maskedclip.config import Config, FinetuneConfig, LaunchConfig, override
 from maskedclip.grid.manifest import (
     CODE,
@@ -74,7 +75,7 @@ class CellJob(Repeatable):
     names: tuple[str, ...]
 
     def __call__(self) -> None:
-        logging.basicConfig(level=logging.INFO, format="%(message)s", force=True)
+        log_lines(force=True)
         grid = read(Path(self.directory))
         cells = [cell_of(grid, name) for name in self.names]
         if len(cells) == 1:

@@ -21,6 +21,7 @@ from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
+from maskedclip.command import log_lines
 from maskedclip.config import Config
 from maskedclip.engine.device_settings import grow_segments
 from maskedclip.jobs.next_step import curves_commands, finetune_command
@@ -158,7 +159,7 @@ def as_a_job(work: Callable[[], T]) -> T:
 
     first = os.environ.get("RANK", "0") == "0"
     level = logging.INFO if first else logging.WARNING
-    logging.basicConfig(level=level, format="%(message)s", force=True)
+    log_lines(level, force=True)
     if "SUBMITIT_EXECUTOR" in os.environ:
         logging.getLogger("submitit").setLevel(logging.WARNING)
         _remove_half_a_result()

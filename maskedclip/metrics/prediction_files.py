@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from maskedclip.metrics.cells import given_text, safe_path, safe_text
 from maskedclip.metrics.few_images import few_images
 from maskedclip.metrics.known_patients import counted
 
@@ -57,10 +58,12 @@ def write_predictions(
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["id", *([_SOURCE] if sources else []), "label", *classes])
-        named = zip(keys, sources, strict=True) if sources else ((key,) for key in keys)
+        heading = map(safe_text, classes)
+        writer.writerow(["id", *([_SOURCE] if sources else []), "label", *heading])
+        paths = map(safe_path, sources)
+        named = zip(keys, paths, strict=True) if sources else ((key,) for key in keys)
         for names, text, probability_Y in zip(named, texts, probability_BY, strict=True):
-            writer.writerow([*names, text, *(repr(float(p)) for p in probability_Y)])
+            writer.writerow([*names, safe_text(text), *(repr(float(p)) for p in probability_Y)])
     temporary.replace(path)
 
 
@@ -98,9 +101,9 @@ def _read_all(
     if header[1:3] == [_SOURCE, "label"]:
         sources = tuple(line.pop(1) for line in lines)
         del header[1]
-    classes = header[2:]
+    classes = [given_text(cell) for cell in header[2:]]
     try:
-        label_B = _answers([line[1] for line in lines], classes, kind)
+        label_B = _answers([given_text(line[1]) for line in lines], classes, kind)
         probability_BY = np.array([[float(value) for value in line[2:]] for line in lines])
     except ValueError as error:
         raise ValueError(f"{path}: no table of predictions ({error}); measure again") from None

@@ -10,15 +10,13 @@ cannot be read is listed with its reason beside the CSV.
 """
 
 if __name__ == "__main__":  # options first: --help and mistakes answer before torch is imported
-    import logging
-
-    from maskedclip.command import one_line_errors
+    from maskedclip.command import log_lines, one_line_errors
     from maskedclip.predict.command import read_predict
 
     OPTIONS = read_predict(__doc__)
 
     from maskedclip.predict.classify import run
 
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    log_lines()
     with one_line_errors():
         run(OPTIONS)

@@ -25,6 +25,7 @@ from maskedclip.engine.distributed import autocast, compute_type
 from maskedclip.engine.visible_gpus import inference_device
 from maskedclip.finetune.run_directory import CONFIG_FILE, photographs_of
 from maskedclip.inference import Model, load
+from maskedclip.metrics.cells import safe_path, safe_text
 from maskedclip.metrics.file_lock import locked
 from maskedclip.models.checkpoints.files import locate_classifier, read_header
 from maskedclip.models.classifier import TaskHead
@@ -36,7 +37,7 @@ from maskedclip.predict.photographs import (
     failure,
     pictures_of,
 )
-from maskedclip.predict.table import KeptRows, safe_path, safe_text, write_csv
+from maskedclip.predict.table import KeptRows, write_csv
 from maskedclip.shards.make import ShardRequest
 
 logger = logging.getLogger(__name__)

@@ -20,6 +20,7 @@ from maskedclip.shards.downloads.cards import read_card
 from maskedclip.shards.downloads.files import (
     files_not_read,
     left_out_folders,
+    odd_name,
     printable,
     size_and_time,
 )
@@ -87,8 +88,8 @@ class FolderPictures:
 
     def image(self, picture: Picture) -> Image.Image:
         name = self._names[picture.number]
-        if printable(name) != name:
-            raise UnreadableImage("its name is not UTF-8; rename it")
+        if odd := odd_name(name):
+            raise UnreadableImage(odd)
         content = read_image_file(self.file(picture))
         try:
             if self._photographs is None:

@@ -7,15 +7,11 @@ The CSV is written from it when all are there.
 import csv
 import json
 import os
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from maskedclip.predict.photographs import Picture, facts_of
-
-_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.IGNORECASE)
-_FORMULA = tuple("=+-@\t\r")  # what a spreadsheet takes for the beginning of a formula
 
 
 class KeptRows:
@@ -102,13 +98,3 @@ def write_csv(path: Path, heading: Sequence[str], rows: Iterable[Sequence[str]])
         writer.writerow(heading)
         writer.writerows(rows)
     temporary.replace(path)
-
-
-def safe_text(text: str) -> str:
-    """Return a cell that no spreadsheet runs: a ' before what would begin a formula."""
-    return f"'{text}" if text.startswith(_FORMULA) and not _NUMBER.fullmatch(text) else text
-
-
-def safe_path(path: str) -> str:
-    """Return a path that no spreadsheet runs, and that still leads to the file."""
-    return f"./{path}" if path.startswith(_FORMULA) else path

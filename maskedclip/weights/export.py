@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from maskedclip import __version__
 from maskedclip.casting import did_you_mean
-from maskedclip.command import CommandLine, Options, Word, one_line_errors
+from maskedclip.command import CommandLine, Options, Word, log_lines, one_line_errors
 from maskedclip.models.checkpoints.sealed import file_sha256
 
 if TYPE_CHECKING:
@@ -163,7 +163,7 @@ def _summary(
 def main(arguments: Sequence[str] | None = None) -> None:
     """Carry out one command; mistakes end in one line and exit code 2."""
     given = EXPORT.read(USAGE, arguments)
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    log_lines(logging.WARNING)
     logging.getLogger("maskedclip").setLevel(logging.INFO)  # the other libraries log a lot
     with one_line_errors():
         options: ExportConfig = given.config()

@@ -14,11 +14,11 @@ from maskedclip.config import FinetuneConfig
 from maskedclip.data.storage.shards import Shards
 from maskedclip.finetune.loop import finetune
 from maskedclip.inference import read_header
+from maskedclip.metrics.cells import safe_path, safe_text
 from maskedclip.metrics.prediction_files import read_predictions, read_test_split
 from maskedclip.metrics.results import read_rows
 from maskedclip.predict.classify import run
 from maskedclip.predict.command import PredictConfig, read_predict
-from maskedclip.predict.table import safe_path, safe_text
 from maskedclip.shards.make import ShardRequest, build
 from maskedclip.shards.phantoms.phantom import draw
 from tests.colours import config_of, two_colours

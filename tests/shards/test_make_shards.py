@@ -536,6 +536,7 @@ def hard_files(folder: Path) -> None:
     os.mkfifo(place / "pipe.jpg")
     os.mkfifo(place / "pipe")
     (place / "tail.jpg").symlink_to("pipe")
+    (place / "\x1b[31mred.jpg").write_bytes(content)
     (place / "zero.jpg").symlink_to("/dev/zero")
     (place / "loop.jpg").symlink_to("loop.jpg")
     with (place / "huge.jpg").open("wb") as file:
@@ -563,6 +564,8 @@ def test_names_that_are_not_utf8_links_to_nothing_and_pipes_are_rejected_by_name
         assert rejected[f"train/normal/{odd}"] == "cannot be read: it is no regular file"
     assert rejected["train/normal/loop.jpg"] == "cannot be read: a symbolic link to nothing"
     assert rejected["train/normal/huge.jpg"] == "9,000 MB is over the limit of 512 MB a file"
+    assert rejected["train/normal/\\x1b[31mred.jpg"].startswith("its name has control characters")
+    assert "\x1b[31m" not in printed
     assert "rejected: 2 its name is not UTF-8; rename it, such as train/b\\xf6se/01.jpg" in printed
     assert "left out folders: external_test: 1 images\n" in printed
     assert (

@@ -28,7 +28,7 @@ from maskedclip.data.photographs.image_file import read_image_file
 from maskedclip.data.storage.first_bytes import not_the_file
 from maskedclip.shards.building.decoder_lines import decoder_lines
 from maskedclip.shards.building.quality import Quality, quality_of
-from maskedclip.shards.downloads.files import printable
+from maskedclip.shards.downloads.files import CONTROL, odd_name, printable
 from maskedclip.shards.downloads.records import Record
 from maskedclip.shards.phantoms.phantom import draw
 
@@ -63,10 +63,11 @@ def prepare_photograph(
     """Read, crop and compress one image file; Rejected, with the reason, where it is unusable."""
     code = keyed_hash(record.source, key)
     source = code if anonymise else record.source
-    if printable(record.source) != record.source:  # no JSON, and no reader of tars, could hold it
-        return Rejected(
-            source if anonymise else printable(source), "its name is not UTF-8; rename it"
-        )
+    if odd := odd_name(record.source):
+        return Rejected(source if anonymise else printable(source), odd)
+    named = (*record.labels, *record.labels.values(), *record.categories)
+    if any(CONTROL.search(text) for text in named):
+        return Rejected(source, "a label of it has control characters; correct the table")
     content, lines = b"", []
     try:
         content = read_image_file(record.path)

@@ -47,6 +47,8 @@ _DOCUMENT = re.compile(
     r"|readme|licen[cs]e|copying|notice|changelog|citation|authors|version|dicomdir|(md5|sha\d+)(sums?)?",
     re.IGNORECASE | re.DOTALL,
 )
+# what moves a terminal's cursor, colours it or turns the order of letters round
+CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 _ENDING = re.compile(r"\.(?=.*\D)\S{1,10}")  # ".5" of a DICOM number is none, nor ". left eye"
 
 
@@ -162,8 +164,16 @@ def size_and_time(path: Path) -> tuple[int, int]:
 
 
 def printable(text: str) -> str:
-    """Return a name as UTF-8; bytes of it that are none are written as \\xe9."""
-    return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    """Return a name as UTF-8; bytes of it that are none, and control characters, as \\xe9."""
+    text = text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    return CONTROL.sub(lambda found: ascii(found[0])[1:-1], text)
+
+
+def odd_name(text: str) -> str:
+    """Return why no JSON, table or terminal could hold a name; "" where they can."""
+    if CONTROL.search(text):
+        return "its name has control characters; rename it"
+    return "" if printable(text) == text else "its name is not UTF-8; rename it"
 
 
 def _kind(root: Path, source: str, hidden: bool) -> str:

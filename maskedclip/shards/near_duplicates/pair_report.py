@@ -12,6 +12,7 @@ import numpy as np
 
 from maskedclip.data.storage.shard_writer import replacing
 from maskedclip.data.together import Together
+from maskedclip.metrics.cells import safe_path
 from maskedclip.shards.checks.third_party import read_square
 from maskedclip.shards.near_duplicates.descriptors import decode_square
 from maskedclip.shards.near_duplicates.leakage import Pair
@@ -30,7 +31,9 @@ def write_csv(path: Path, pairs: Sequence[Pair]) -> None:
     text = io.StringIO()
     writer = csv.DictWriter(text, _COLUMNS, lineterminator="\n")
     writer.writeheader()
-    writer.writerows(_row(pair) for pair in pairs)
+    paths = ("source_a", "source_b")
+    for row in map(_row, pairs):
+        writer.writerow({k: safe_path(str(v)) if k in paths else v for k, v in row.items()})
     with replacing(path) as file:
         file.write(text.getvalue().encode())
 
