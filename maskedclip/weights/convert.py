@@ -5,8 +5,8 @@
 Elsewhere, weights are only ever read as tensors and plain values. A pickle with
 objects of other packages in it, or a TorchScript archive such as OpenAI's CLIP, is read by this
 command alone, in a process of its own with nothing of the environment but the path. In a pickle no
-object is made: everything but tensors and containers becomes an empty stand-in. A TorchScript
-archive is opened by torch and not called.
+object is made: everything but tensors and containers becomes an empty stand-in. Of a TorchScript
+archive the attributes of its modules are read in the same way; torch itself would run its code.
 """
 
 import os

@@ -3,6 +3,7 @@
 python -m maskedclip.weights.convert_child FILE OUT
 """
 
+import io
 import pickle
 import sys
 import types
@@ -50,10 +51,21 @@ class StandIn:
         pass
 
 
+class Module(StandIn):
+    """In place of a module of TorchScript: it keeps the attributes that it is given."""
+
+    state: Any = None
+
+    def __setstate__(self, state: Any) -> None:
+        self.state = state
+
+
 class Unpickler(pickle.Unpickler):
     """An unpickler that makes tensors and containers, and stand-ins of all else."""
 
     def find_class(self, module: str, name: str) -> Any:
+        if module.split(".")[0] == "__torch__":
+            return type(name, (Module,), {})  # anew: what a file does to it ends with it
         if (module, name) in _TORCH or (module == "torch" and name.endswith(("Storage", "Tensor"))):
             return super().find_class(module, name)
         if module == "torch" and isinstance(getattr(torch, name, None), torch.dtype):
@@ -66,14 +78,55 @@ class Unpickler(pickle.Unpickler):
 def read(path: Path) -> dict[str, Tensor]:
     """Return the tensors of a checkpoint by name."""
     if _is_torchscript(path):
-        module = torch.jit.load(path, map_location="cpu")  # type: ignore[no-untyped-call]
-        return dict(module.state_dict())
+        return _of_torchscript(path)
     reader = types.ModuleType("reader")
     vars(reader).update(
         Unpickler=Unpickler, load=lambda file, **options: Unpickler(file, **options).load()
     )
     content = torch.load(path, map_location="cpu", pickle_module=reader, weights_only=False)
     return tensors_of(content, path)
+
+
+class _OfTorchScript(Unpickler):
+    """Reads the attributes of TorchScript's modules; their code is not looked at."""
+
+    def __init__(self, archive: zipfile.ZipFile, folder: str) -> None:
+        super().__init__(io.BytesIO(archive.read(f"{folder}/data.pkl")))
+        self._archive, self._folder = archive, folder
+        self._storages: dict[str, torch.TypedStorage] = {}
+
+    def persistent_load(self, pid: Any) -> torch.TypedStorage:
+        _, kind, key, *_ = pid
+        if key not in self._storages:
+            content = bytearray(self._archive.read(f"{self._folder}/data/{key}"))  # checks the CRC
+            values = torch.frombuffer(content, dtype=kind._dtype) if content else torch.empty(0)
+            self._storages[key] = torch.TypedStorage(
+                wrap_storage=values.untyped_storage(), dtype=kind._dtype, _internal=True
+            )
+        return self._storages[key]
+
+
+def _of_torchscript(path: Path) -> dict[str, Tensor]:
+    """Return the tensors of an archive by the names of its modules' attributes; nothing is run."""
+    with zipfile.ZipFile(path) as archive:
+        (folder,) = {name.partition("/")[0] for name in archive.namelist()}
+        names = {name.partition("/")[2] for name in archive.namelist()}
+        if "byteorder" in names and archive.read(f"{folder}/byteorder") != b"little":
+            raise ValueError("written on a machine of the other byte order; not read")
+        whole = _OfTorchScript(archive, folder).load()
+    tensors: dict[str, Tensor] = {}
+
+    def collect(module: Module, prefix: str) -> None:
+        if not isinstance(module.state, Mapping):
+            raise ValueError(f"{prefix or 'it'} packs its state by code of its own; not read")
+        for name, value in module.state.items():
+            if isinstance(value, Module):
+                collect(value, f"{prefix}{name}.")
+            elif isinstance(value, Tensor):
+                tensors[f"{prefix}{name}"] = value
+
+    collect(whole, "")
+    return tensors_of(tensors, path)
 
 
 def _is_torchscript(path: Path) -> bool:

@@ -95,6 +95,72 @@ class Doubled(torch.nn.Module):
         return x * self.weight
 
 
+class Part(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = torch.nn.Linear(2, 3)
+        self.register_buffer("mean", torch.arange(2.0).half())
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.linear(x)
+
+
+class Whole(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks = torch.nn.Sequential(Part(), Part())
+        self.turned = torch.nn.Parameter(torch.arange(6.0).reshape(2, 3).t())
+        self.tied = self.blocks[0].linear.weight
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.blocks(x)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_torchscript_archive_is_read_without_torch_and_has_the_tensors_of_its_state(
+    tmp_path: Path,
+) -> None:
+    module = torch.jit.script(Whole())
+    module.save(tmp_path / "m.pt")
+    found, wanted = read(tmp_path / "m.pt"), module.state_dict()
+    assert found.keys() == wanted.keys()
+    assert all(found[name].equal(wanted[name]) for name in wanted)
+    assert all(found[name].dtype == wanted[name].dtype for name in wanted)
+
+
+class Packing(torch.nn.Module):
+    """Writes a file where torch opens its archive."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__()
+        self.path = path
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x
+
+    @torch.jit.export
+    def __getstate__(self) -> tuple[str, bool]:
+        return self.path, self.training
+
+    @torch.jit.export
+    def __setstate__(self, state: tuple[str, bool]) -> None:
+        self.path, self.training = state
+        torch.save(torch.ones(1), self.path)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_the_code_of_a_torchscript_archive_is_not_run(tmp_path: Path) -> None:
+    mark, file = tmp_path / "written", tmp_path / "m.pt"
+    torch.jit.script(Packing(str(mark))).save(file)
+    with pytest.raises(ValueError, match="packs its state by code of its own; not read"):
+        convert(file, tmp_path / "out.safetensors")
+    assert not mark.exists()
+    torch.jit.load(file)  # and torch would have run it
+    assert mark.exists()
+
+
 @pytest.mark.filterwarnings("ignore:.*torch.jit.*")
 def test_a_torchscript_archive_gives_its_tensors(tmp_path: Path) -> None:
     torch.jit.trace(Doubled(), torch.ones(3)).save(tmp_path / "ViT-L-14.pt")
