@@ -282,6 +282,10 @@ class MonitorConfig:
 
     least_share: float = 0.01  # of a term in the encoder's gradient; below it is an alarm
 
+    reference: bool = (
+        True  # draw the measured curve of the recipe that is followed beside one's own
+    )
+
     def __post_init__(self) -> None:
         for name in ("health_every", "shares_every", "least_share"):
             if getattr(self, name) < 0:

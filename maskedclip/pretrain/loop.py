@@ -34,6 +34,7 @@ from maskedclip.pretrain.health import health
 from maskedclip.pretrain.methods import method_of
 from maskedclip.pretrain.methods.protocol import At, Method
 from maskedclip.pretrain.preflight import warn_of_tests
+from maskedclip.pretrain.reference import show_reference
 from maskedclip.pretrain.run_identity import learnt, refuse_another
 from maskedclip.pretrain.sources import (
     Batches,
@@ -67,6 +68,7 @@ def pretrain(config: Config) -> Path:
         keep_uncaptioned(sources[0], run)
         if dist.get_rank() == 0:
             show_about(run, uses_of(config.data), first_captions(sources[0], config.data))
+            show_reference(config)
         keep_tested(sources, config)
         images = keep_images(config, sources)
         warn_of_tests(config, sources, images)

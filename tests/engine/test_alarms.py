@@ -13,7 +13,8 @@ from maskedclip.engine.distributed import process_group
 from maskedclip.engine.run_lease import RunLease
 from maskedclip.engine.step_log import StepLog
 
-REFERENCES = Path(__file__).parents[2] / "docs" / "reference_curves"
+ROOT = Path(__file__).parents[2]
+REFERENCES = ROOT / "maskedclip" / "pretrain" / "reference_curves"
 
 
 def healthy(step: int) -> dict[str, float]:
@@ -65,7 +66,7 @@ def test_an_alarm_is_said_once_until_it_clears_with_what_to_do(
     found = [alarm for alarm in raised(changes) if alarm.name == name]
     assert len(found) == 1
     assert "\n" not in found[0].line
-    page = (REFERENCES.parent / "monitoring.md").read_text()
+    page = (ROOT / "docs" / "monitoring.md").read_text()
     assert f"### {name.replace(' of mfd', ' of a term')}\n" in page
     assert len([alarm for alarm in raised(changes, last=90) if alarm.name == name]) == 1
 
