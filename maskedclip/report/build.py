@@ -42,7 +42,7 @@ from maskedclip.report.pages.tables import (
 )
 from maskedclip.report.pages.text_tables import csv_table, latex, markdown
 from maskedclip.report.per_label import label_csv, label_tables
-from maskedclip.report.run_curves import RunCurves, curves_of
+from maskedclip.report.run_curves import RunCurves, curves_of, reference_points
 
 _PROTOCOLS = {
     "finetune": "fine-tuning",
@@ -139,7 +139,10 @@ def _write_curves(
     out: Path, curves: Sequence[RunCurves], config: ReportConfig, *, back: str
 ) -> Path:
     title = f"Curves of {curves[0].name if len(curves) == 1 else f'{len(curves)} runs'}"
-    text = curve_page(curves, title, pictures=config.pictures > 0, back=back)
+    reference = reference_points(Path(config.reference)) if config.reference else {}
+    text = curve_page(
+        curves, title, pictures=config.pictures > 0, back=back, reference=reference
+    )  # fmt: skip
     out.mkdir(parents=True, exist_ok=True)
     write_whole(out / CURVES, text)
     return out / CURVES

@@ -77,6 +77,31 @@ def _curves(directory: Path, name: str) -> RunCurves:
         rows = list(_rows(directory / METRICS, faults))
     except OSError as error:
         rows, faults = [], [f"cannot be read: {error.strerror}"]
+    points, odd = _points(rows)
+    faults += [
+        f"{key} is not finite in {len(steps)} row{'s' * (len(steps) > 1)}, first at step {steps[0]}"
+        for key, steps in odd.items()
+    ]
+    tuned = "weights" in config or (not config and any(key.startswith("val_") for key in points))
+    kind = FINETUNING if tuned else PRETRAINING
+    progress = _progress(rows[-1], config) if rows else "no row yet"
+    return RunCurves(directory, name, kind, progress, points, _alarms(rows), faults, config)
+
+
+def reference_points(path: Path) -> dict[str, Points]:
+    """Return the points of a run's metrics.jsonl, which is drawn beside others; ValueError."""
+    faults: list[str] = []
+    try:
+        rows = _rows(path / METRICS if path.is_dir() else path, faults)
+    except OSError as error:
+        raise ValueError(f"--reference {path}: {error.strerror}; name a run or its rows") from None
+    if faults or not rows:
+        raise ValueError(f"--reference {path}: {faults[0] if faults else 'no row'}")
+    return _points(rows)[0]
+
+
+def _points(rows: Iterable[Mapping[str, Any]]) -> tuple[dict[str, Points], dict[str, list[int]]]:
+    """Return the points of each key, and the steps where it is not finite."""
     values: dict[str, list[tuple[int, float]]] = {}
     odd: dict[str, list[int]] = {}
     for row in rows:
@@ -87,18 +112,11 @@ def _curves(directory: Path, name: str) -> RunCurves:
                 values.setdefault(key, []).append((row["step"], value))
             else:
                 odd.setdefault(key, []).append(row["step"])
-    faults += [
-        f"{key} is not finite in {len(steps)} row{'s' * (len(steps) > 1)}, first at step {steps[0]}"
-        for key, steps in odd.items()
-    ]
     points = {
         key: Points(np.array([step for step, _ in own]), np.array([value for _, value in own]))
         for key, own in values.items()
     }
-    tuned = "weights" in config or (not config and any(key.startswith("val_") for key in points))
-    kind = FINETUNING if tuned else PRETRAINING
-    progress = _progress(rows[-1], config) if rows else "no row yet"
-    return RunCurves(directory, name, kind, progress, points, _alarms(rows), faults, config)
+    return points, odd
 
 
 def _rows(path: Path, faults: list[str]) -> list[dict[str, Any]]:
@@ -115,11 +133,15 @@ def _rows(path: Path, faults: list[str]) -> list[dict[str, Any]]:
 
 
 def _alarms(rows: Iterable[Mapping[str, Any]]) -> list[tuple[int, str]]:
-    said = []
+    """Return what each row raised; an alarm that goes on from row to row was raised once."""
+    said: list[tuple[int, str]] = []
+    before: list[str] = []
     for row in rows:
         own = row.get(ALARMS) or ()
         texts = own.values() if isinstance(own, dict) else [own] if isinstance(own, str) else own
-        said += [(row["step"], " ".join(str(text).split())) for text in texts]
+        now = [" ".join(str(text).split()) for text in texts]
+        said += [(row["step"], text) for text in now if text not in before]
+        before = now
     return said
 
 

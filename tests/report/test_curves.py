@@ -127,6 +127,24 @@ def test_of_a_step_that_was_done_again_the_later_row_counts(tmp_path: Path) -> N
     assert one.points["loss"].value_K.tolist() == [3.0, 2.0]
 
 
+def test_an_alarm_that_goes_on_is_said_once(tmp_path: Path) -> None:
+    alarms: list[Any] = [["spike"], ["spike", "collapse"], [], {"spike": "a spike; do this"}]
+    rows = [{"step": n, "loss": 1.0, "alarms": one} for n, one in enumerate(alarms, 1)]
+    (one,) = curves_of([write_rows(tmp_path / "r", rows, {})])
+    assert list(one.alarms) == [(1, "spike"), (2, "collapse"), (4, "a spike; do this")]
+
+
+def test_a_reference_is_drawn_beside_the_same_keys(tmp_path: Path) -> None:
+    run, other = pretraining(tmp_path / "r"), pretraining(tmp_path / "other", steps=400)
+    page = report([run], ReportConfig(out=str(tmp_path / "o"), reference=str(other))).page
+    own, reference = figures(page)["loss"]["lines"]
+    assert (own.get("reference"), reference["reference"]) == (None, True)
+    assert drawn(page)["steps"][reference["at"]][-1] == 400
+    assert len(drawn(page)["runs"]) == 1
+    with pytest.raises(ValueError, match=r"--reference .*nowhere: No such file"):
+        report([run], ReportConfig(out=str(tmp_path / "o"), reference=str(tmp_path / "nowhere")))
+
+
 def test_thinned_points_keep_means_extremes_and_the_last_step() -> None:
     step_K = np.arange(1, 1004)
     value_K = np.sin(step_K / 50)

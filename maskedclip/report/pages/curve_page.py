@@ -6,7 +6,7 @@ import io
 import json
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -61,6 +61,7 @@ class DrawnLine(NamedTuple):
     part: str  # what tells it from other lines of the run in its figure
     points: Points
     curve: Curve
+    reference: bool = False  # of no run on the page
 
 
 class Figure(NamedTuple):
@@ -94,18 +95,24 @@ class Figure(NamedTuple):
 
 
 def curve_page(
-    runs: Sequence[RunCurves], title: str, *, pictures: bool = True, back: str = ""
+    runs: Sequence[RunCurves],
+    title: str,
+    *,
+    pictures: bool = True,
+    back: str = "",
+    reference: Mapping[str, Points] | None = None,
 ) -> str:
     """Return the page of the runs as HTML below 2 MB.
 
     Args:
         pictures: whether the runs' own ones are on it: they may show photographs.
         back: address of the page of results, where there is one.
+        reference: points by key that are drawn dashed beside those of each pre-training.
     """
     shown, left_out = _room_for(runs)
     most = _points_a_line(shown)
     sections = [
-        (kind, _by_chart(figures_of(shown, kind)))
+        (kind, _by_chart(figures_of(shown, kind, reference or {})))
         for kind in (PRETRAINING, FINETUNING)
         if any(run.kind == kind for run in shown)
     ]
@@ -144,7 +151,9 @@ def _points_a_line(runs: Sequence[RunCurves]) -> int:
     return min(_LARGEST, max(_LEAST, _BYTES // (_BYTES_A_POINT * max(1, lines))))
 
 
-def figures_of(runs: Sequence[RunCurves], kind: str) -> list[Figure]:
+def figures_of(
+    runs: Sequence[RunCurves], kind: str, reference: Mapping[str, Points]
+) -> list[Figure]:
     """Return the figures of the runs of a kind, in the order of engine/curves.py.
 
     Of one run the parts of a curve share a figure, and curves that are to be compared; of several
@@ -158,6 +167,12 @@ def figures_of(runs: Sequence[RunCurves], kind: str) -> list[Figure]:
             title, part = _place(key, run, alone=len(own) == 1)
             drawn = points._replace(value_K=curve.shown(1.0) * points.value_K)
             figures.setdefault(title, []).append(DrawnLine(number, part, drawn, curve))
+    for key, points in reference.items() if kind == PRETRAINING else ():
+        title, _ = _place(key, own[0][1], alone=len(own) == 1)
+        if title in figures and "/" not in key:
+            curve = figures[title][0].curve
+            drawn = points._replace(value_K=curve.shown(1.0) * points.value_K)
+            figures[title].append(DrawnLine(own[0][0], "reference", drawn, curve, reference=True))
     found = [Figure(title, _description(lines), lines) for title, lines in figures.items()]
     charts, last = (*CHARTS, _OTHERS), len(_ORDER)
     return sorted(
@@ -213,6 +228,8 @@ def _data(runs: Sequence[RunCurves], figures: Sequence[Figure], most: int) -> Ma
             if place == len(lists):
                 lists.append(short.step_K.tolist())
             content: dict[str, Any] = {"run": line.run, "part": line.part, "at": place}
+            if line.reference:
+                content["reference"] = True
             content["value"] = _written(short.value_K)
             if short.low_K is not None and short.high_K is not None:
                 content |= {"low": _written(short.low_K), "high": _written(short.high_K)}

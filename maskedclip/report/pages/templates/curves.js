@@ -16,7 +16,7 @@ function made(tag, attributes, parent) {
 
 function styleOf(figure, line) {
   if (line.reference) return { colour: "var(--soft)", dash: "4 3" };
-  const parts = [...new Set(figure.lines.map((one) => one.part))];
+  const parts = [...new Set(figure.lines.filter((one) => !one.reference).map((one) => one.part))];
   const number = parts.length > 1 ? parts.indexOf(line.part) : line.run;
   return { colour: `var(--c${number % COLOURS})`, dash: DASHES[Math.floor(number / COLOURS) % DASHES.length] };
 }
@@ -87,7 +87,7 @@ function rangeOf(lines, log) {
 }
 
 function frame(figure, plot) {
-  const lines = figure.lines.filter((line) => !hidden.has(line.run));
+  const lines = figure.lines.filter((line) => line.reference || !hidden.has(line.run));
   const steps = lines.map((line) => data.steps[line.at]);
   const log = plot.log, values = rangeOf(lines, log);
   if (!values) return null;
