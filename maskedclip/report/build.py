@@ -262,6 +262,7 @@ def _index(
         metrics=[name for name in METRIC_NAMES if any(name in run.scores for run in results)],
         points=points, points_head=HEAD, curves=curves,
         of_one_class=pages.of_one_class,
+        is_ablation=len({line.checks for block in second.blocks for line in block.lines}) > 1,
         transfer_metrics=[
             name for name in METRIC_NAMES if any(name in run.scores for run in collected.transfers)
         ],

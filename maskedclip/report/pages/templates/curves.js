@@ -58,6 +58,11 @@ function smoothed(values, weight) {
   });
 }
 
+// few points are no noise
+function weightOf(figure, line) {
+  return figure.smooth && line.value.length >= 30 ? Number(slider.value) : 0;
+}
+
 function ticks(low, high, about) {
   const rough = (high - low) / about, power = 10 ** Math.floor(Math.log10(rough));
   const step = [1, 2, 5, 10].map((n) => n * power).find((n) => n >= rough);
@@ -138,9 +143,8 @@ function draw(plot) {
   if (!f) { made("p", { class: "soft" }, plot).textContent = figure.lines.every((line) => hidden.has(line.run)) ? "No run of this figure is chosen." : "No value is above 0."; return; }
   const svg = made("svg", { role: "img", "aria-label": inWords(figure, f), fill: "none" }, plot);
   axes(f, svg);
-  const weight = figure.smooth ? Number(slider.value) : 0;
   for (const line of f.lines) {
-    const steps = data.steps[line.at], style = styleOf(figure, line);
+    const steps = data.steps[line.at], style = styleOf(figure, line), weight = weightOf(figure, line);
     if (line.low) {
       const back = path(f, [...steps].reverse(), [...line.low].reverse());
       made("path", { d: `${path(f, steps, line.high)}L${back.slice(1)}Z`, "stroke-width": 0.8, style: `fill:${style.colour};fill-opacity:.16;stroke:${style.colour};stroke-opacity:.3` }, svg);
@@ -184,9 +188,8 @@ function show(plot, step) {
   made("path", { class: "cursor", d: `M${x} ${TOP}V${f.height - BOTTOM}`, style: "stroke:var(--soft)" }, svg);
   const box = made("div", { class: "hover", role: "status" }, plot);
   made("div", {}, box).textContent = `step ${at.toLocaleString("en")}`;
-  const weight = figure.smooth ? Number(slider.value) : 0;
   for (const { line, i } of own) {
-    const steps = data.steps[line.at];
+    const steps = data.steps[line.at], weight = weightOf(figure, line);
     if (at < steps[0] || at > steps[steps.length - 1]) continue;
     const style = styleOf(figure, line), row = made("div", {}, box);
     made("circle", { class: "cursor", cx: f.x(steps[i]), cy: f.y(line.value[i]), r: 3, style: `fill:${style.colour}` }, svg);
