@@ -16,7 +16,8 @@ _BEGINNING, _RECENT, _BEFORE = 3, 5, 20  # rows: of the beginning, of now, of wh
 _COLLAPSED_RANK = 1.5  # RankMe; 1: all features are one
 _CONSTANT = 0.99  # cosine to the teacher that a constant reaches
 _CLAMPED = 99.9  # logit scale, of 100
-_LEAST_FALL = 0.01  # of the loss since the beginning, as a share of it
+_LEAST_FALL = 0.01  # of the loss since the beginning, as a share of it; to clear twice as much
+_LEAST_STEPS = 200  # before a loss has to have fallen
 _SPIKE = 8.0  # deviations of a loss; _LEAST_SPIKE as a share of it
 _LEAST_SPIKE, _NORM_SPIKE = 0.2, 10.0  # _NORM_SPIKE as a multiple of the usual gradient norm
 _STARVED = 0.3  # share of the time
@@ -120,13 +121,15 @@ class Alarms:
         )  # fmt: skip
 
     def _not_falling(self, row: Row) -> Alarm | None:
-        """Of what has been trained for twice its warm-up, and for 25 rows."""
+        """Of what has been trained for twice its warm-up, 200 steps and 25 rows."""
         recent = self._last("loss", _RECENT)
-        ready = len(self._rows) >= _RECENT + _BEFORE and row.get("step", 0) > 2 * self._warmup
+        least_steps = max(_LEAST_STEPS, 2 * self._warmup)
+        ready = len(self._rows) >= _RECENT + _BEFORE and row.get("step", 0) >= least_steps
         if not recent or not ready:
             return None
         first = fmean(self._first)
-        if fmean(recent) < first - _LEAST_FALL * abs(first):
+        least = _LEAST_FALL * (2 if "loss not falling" in self._on else 1)
+        if fmean(recent) < first - least * abs(first):
             return None
         return Alarm(
             "loss not falling",

@@ -19,7 +19,7 @@ REFERENCES = ROOT / "maskedclip" / "pretrain" / "reference_curves"
 
 def healthy(step: int) -> dict[str, float]:
     return {
-        "step": step, "loss": 4.0 * 0.98**step + 0.01 * (step % 3),
+        "step": 10 * step, "loss": 4.0 * 0.98**step + 0.01 * (step % 3),
         "grad_norm": 1.0 + 0.1 * (step % 4), "data_wait": 0.02,
         "logit_scale": 14.0 + 0.1 * step, "feature_rank": 12.0,
         "target_cosine_constant": 0.9, "gradient_share/mfd/encoder": 0.05,
@@ -29,7 +29,7 @@ def healthy(step: int) -> dict[str, float]:
 
 def raised(changes: dict[str, float], first: int = 50, last: int = 60) -> list[Alarm]:
     """Return the alarms of 80 rows, some of which are changed."""
-    alarms = Alarms(warmup=5, least_share=0.01)
+    alarms = Alarms(warmup=50, least_share=0.01)
     found = []
     for step in range(1, 81):
         found += alarms.check(healthy(step) | (changes if first <= step < last else {}))
@@ -75,12 +75,19 @@ def test_one_bad_look_is_no_collapse() -> None:
     assert raised({"feature_rank": 1.0, "target_cosine_constant": 1.0}, last=51) == []
 
 
+def test_a_loss_at_chance_for_fewer_than_200_steps_is_no_alarm() -> None:
+    alarms = Alarms(warmup=0, least_share=0.0)
+    rows = [{"step": step, "loss": 2.08} for step in range(3, 240, 3)]
+    found = [row["step"] for row in rows for _ in alarms.check(row)]
+    assert found == [201]
+
+
 def logged(run: Path, done: int, losses: list[float]) -> None:
     lease = RunLease(run)
     lease.take()
     alarms = Alarms(warmup=0, least_share=0.0)
     with StepLog(
-        run, done, 99, lease=lease, epoch_steps=9, images=1, peak_flops=1.0, alarms=alarms
+        run, done, 999, lease=lease, epoch_steps=9, images=1, peak_flops=1.0, alarms=alarms
     ) as log:
         for step, loss in enumerate(losses, start=done + 1):
             log.add({"loss": torch.tensor(loss)}, 1.0)
@@ -91,15 +98,15 @@ def test_an_alarm_is_in_the_log_in_the_rows_and_in_tensorboard_and_is_not_said_a
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with process_group(), caplog.at_level(logging.WARNING):
-        logged(tmp_path, 0, [4.0] * 26)
+        logged(tmp_path, 300, [4.0] * 26)
         assert caplog.text.count("the loss is 4, and was 4 at the beginning") == 1
         caplog.clear()
-        logged(tmp_path, 26, [4.0, 4.0])
+        logged(tmp_path, 326, [4.0, 4.0])
         assert "the loss is" not in caplog.text
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     said = {row["step"]: row["alarms"] for row in rows if "alarms" in row}
-    assert said.keys() == {26}
-    assert "optim.base_lr" in said[26]["loss not falling"]
+    assert said.keys() == {326}
+    assert "optim.base_lr" in said[326]["loss not falling"]
     events = EventAccumulator(str(tmp_path)).Reload()
     (event,) = events.Tensors("alarms/loss not falling/text_summary")
-    assert event.step == 26
+    assert event.step == 326
