@@ -10,9 +10,12 @@ from shlex import quote as quote_word
 from typing import NamedTuple
 from urllib.parse import quote
 
+from maskedclip.config import Config
+from maskedclip.config import load as load_config
 from maskedclip.data.paper_tasks import PAPER
 from maskedclip.engine.whole_file import write_whole
 from maskedclip.metrics.results import DAGGER, in_columns, written
+from maskedclip.pretrain.reference import reference_of
 from maskedclip.report.ablation import ablation
 from maskedclip.report.collect import (
     Collected,
@@ -42,7 +45,7 @@ from maskedclip.report.pages.tables import (
 )
 from maskedclip.report.pages.text_tables import csv_table, latex, markdown
 from maskedclip.report.per_label import label_csv, label_tables
-from maskedclip.report.run_curves import RunCurves, curves_of, reference_points
+from maskedclip.report.run_curves import PRETRAINING, RunCurves, curves_of, reference_points
 
 _PROTOCOLS = {
     "finetune": "fine-tuning",
@@ -139,13 +142,27 @@ def _write_curves(
     out: Path, curves: Sequence[RunCurves], config: ReportConfig, *, back: str
 ) -> Path:
     title = f"Curves of {curves[0].name if len(curves) == 1 else f'{len(curves)} runs'}"
-    reference = reference_points(Path(config.reference)) if config.reference else {}
+    path = Path(config.reference) if config.reference else _usual_reference(curves)
+    reference = reference_points(path) if path else {}
     text = curve_page(
         curves, title, pictures=config.pictures > 0, back=back, reference=reference
     )  # fmt: skip
     out.mkdir(parents=True, exist_ok=True)
     write_whole(out / CURVES, text)
     return out / CURVES
+
+
+def _usual_reference(curves: Sequence[RunCurves]) -> Path | None:
+    """Return the measured curve of the recipe that all pre-trainings follow, if there is one."""
+    found = set()
+    for run in curves:
+        if run.kind != PRETRAINING:
+            continue
+        try:
+            found.add(reference_of(load_config(run.directory / "config.json", Config)))
+        except (ValueError, OSError):
+            return None  # of another version, or none: its recipe is not known
+    return found.pop() if len(found) == 1 else None
 
 
 def how_to_open(page: Path) -> str:

@@ -18,7 +18,7 @@ class ReportConfig:
     compare: bool = True  # p-values against the best of each column, by 2,000 resamples
     group: str = ""  # classes joined into negatives|positives, such as "0,1|2,3,4"
     at_sensitivity: float = 0.0  # that the threshold reaches on validation; 0: Youden's J
-    reference: str = ""  # a run or its metrics.jsonl, drawn dashed beside every pre-training
+    reference: str = ""  # a run or its metrics.jsonl, drawn dashed; empty: its recipe's
     # photographs of the worst errors on a run's page, and summary.png beside its curves; 0: none
     pictures: int = 12
 

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from maskedclip.config import override, save
+from maskedclip.recipes import RECIPES
 from maskedclip.report.build import report
 from maskedclip.report.command import ReportConfig, read_report
 from maskedclip.report.run_curves import Points, curves_of, thinned
@@ -143,6 +145,17 @@ def test_a_reference_is_drawn_beside_the_same_keys(tmp_path: Path) -> None:
     assert len(drawn(page)["runs"]) == 1
     with pytest.raises(ValueError, match=r"--reference .*nowhere: No such file"):
         report([run], ReportConfig(out=str(tmp_path / "o"), reference=str(tmp_path / "nowhere")))
+
+
+def test_runs_of_a_measured_recipe_have_its_curve_beside_theirs(tmp_path: Path) -> None:
+    config = override(RECIPES["maskedclip_laptop"](), {"seed": 3})
+    run = pretraining(tmp_path / "r")
+    save(config, run / "config.json")
+    loss = figures(report([run], ReportConfig(out=str(tmp_path / "o"))).page)["loss"]
+    assert loss["lines"][1]["value"][0] == 4.715  # the first row of reference_curves
+    save(override(config, {"loss.clip": 0.5}), run / "config.json")
+    loss = figures(report([run], ReportConfig(out=str(tmp_path / "o"))).page)["loss"]
+    assert len(loss["lines"]) == 1
 
 
 def test_thinned_points_keep_means_extremes_and_the_last_step() -> None:
