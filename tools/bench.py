@@ -33,6 +33,9 @@ start     from the command to the first step of `demo`, its phantoms drawn befor
           over it; the median of --rounds 5
 report    processor time of the tables, figure and pages of 252 runs; ratio is 69 s over it, what it
           took while matplotlib drew the pages
+board     seconds from opening a page of TensorBoard (headless chromium) to its first chart, of a
+          server that has just started and of one that has read all, with --runs 256 of --steps
+          100000, and the server's peak memory; ratio is the 3 s that were promised over it
 near      processor time of check_shards (damage, copies) on the datasets in --root DIR, --rounds 2;
           ratio is 120 s over it, promised for the 7,787 photographs of docs/leakage.md
 step      images trained a second in bf16 on a GPU, else on all cores, --size large (or micro, tiny,
@@ -96,6 +99,7 @@ BENCHES: Mapping[str, tuple[str, Sequence[str]]] = {
     "save": ("benches.save", ("millions", "rounds")),
     "frozen": ("benches.frozen", ("images", "size", "threads")),
     "report": ("benches.report", ()),
+    "board": ("benches.board", ("runs", "steps")),
     "start": ("benches.start", ("rounds",)),
     "near": ("benches.near", ("root", "rounds")),
     "step": ("benches.step", ("size", "paired", "unpaired", "rounds")),
@@ -111,6 +115,8 @@ class BenchConfig:
     images: int | None = None
     rounds: int | None = None
     millions: int | None = None  # parameters
+    runs: int | None = None
+    steps: int | None = None  # of a run
     paired: int | None = None  # images a step
     unpaired: int | None = None  # images a step
     threads: int | None = None

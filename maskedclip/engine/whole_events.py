@@ -83,12 +83,9 @@ def _records(summaries: Iterable[Summary]) -> bytes:
 
 
 def scalar(tag: str, value: float, description: str) -> Summary:
-    """Return a scalar in double precision: TensorBoard shows the very number."""
-    from torch.utils.tensorboard.summary import scalar as of_torch
-
-    summary = of_torch(tag, value, new_style=True, double_precision=True)
-    summary.value[0].metadata.summary_description = description
-    return summary
+    """Return a scalar in single precision: TensorBoard's fast loader passes over doubles."""
+    metadata = SummaryMetadata(summary_description=description)
+    return Summary(value=[Summary.Value(tag=tag, simple_value=value, metadata=metadata)])
 
 
 def text(tag: str, markdown: str, description: str = "") -> Summary:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 FOLDER, KIND, PROTOCOL = "results", "results", "finetune"
-_VERSION = 1  # raise it where the same results would be drawn otherwise
+_VERSION = 2  # raise it where the same results would be drawn otherwise
 _OF_A_ROW = {  # field of a row -> its column
     "method": "system", "dataset": "dataset", "task": "task", "protocol": "protocol",
     "fraction": "fraction", "seed": "seed", "recipe": "recipe", "image_size": "image_size",
@@ -160,7 +160,7 @@ def _notes(rows: Sequence[Mapping[str, Any]]) -> "Summary":
 
     lines = ["| metric | value | 95 % interval | images | remark |", "|---|---|---|---|---|"]
     for row in rows:
-        value = "-" if row["value"] is None else f"{row['value']:.4g}"
+        value = "-" if row["value"] is None else str(row["value"])
         ends = "-" if row["low"] is None else f"{row['low']:.4g} to {row['high']:.4g}"
         remark = " ".join(str(row.get("note") or "").replace("|", "/").split())
         lines.append(f"| {row['metric']} | {value} | {ends} | {row['n']} | {remark} |")

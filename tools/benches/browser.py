@@ -5,6 +5,7 @@ import json
 import os
 import select
 import shutil
+import socket
 import subprocess
 import tempfile
 import time
@@ -26,6 +27,17 @@ def chromium() -> str | None:
     return shutil.which(PROGRAM)
 
 
+def wait_for_server(port: int, seconds: float = 120.0) -> None:
+    """Return when a server of this machine answers; RuntimeError where it does not in time."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        with socket.socket() as one:
+            if one.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        time.sleep(0.05)
+    raise RuntimeError(f"no server on port {port} after {seconds:g} s")
+
+
 class Browser:
     """One tab; `errors` are what its console said since it was opened."""
 
@@ -43,6 +55,7 @@ class Browser:
             ["bash", "-c", line, program, *_OPTIONS, where, f"--window-size={width},{height}"],
             pass_fds=(theirs_in, theirs_out), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )  # fmt: skip
+        self.pid = self._process.pid
         os.close(theirs_in)
         os.close(theirs_out)
         self._number, self._buffer, self._session = 0, b"", ""
