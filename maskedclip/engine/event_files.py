@@ -10,7 +10,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
-from tensorboard.compat.proto.summary_pb2 import Summary, SummaryMetadata
+from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.compat.proto.tensor_pb2 import TensorProto
+from tensorboard.compat.proto.tensor_shape_pb2 import TensorShapeProto
+from tensorboard.plugins.scalar.metadata import create_summary_metadata
 from torch import Tensor
 from torch.utils.tensorboard import FileWriter
 from torch.utils.tensorboard.summary import custom_scalars, image, text
@@ -45,8 +48,11 @@ class EventFile:
             facts = None
             if tag not in self._described:
                 self._described.add(tag or "")
-                facts = SummaryMetadata(summary_description=curve.words)
-            values.append(Summary.Value(tag=tag, simple_value=curve.shown(value), metadata=facts))
+                facts = create_summary_metadata("", curve.words)
+            number = TensorProto(
+                dtype="DT_FLOAT", float_val=[curve.shown(value)], tensor_shape=TensorShapeProto()
+            )  # of a simple_value the data server of TensorBoard drops the description
+            values.append(Summary.Value(tag=tag, tensor=number, metadata=facts))
         self._writer.add_summary(Summary(value=values), step, at)
 
     def image(self, step: int, tag: str, image_CHW: Tensor, words: str = "") -> None:

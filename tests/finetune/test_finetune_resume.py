@@ -102,7 +102,7 @@ def test_a_run_that_was_killed_ends_as_one_that_was_not(
     finetune(config)
     assert files_of(run) == undisturbed(whole)
     assert not (run / "checkpoints").exists()
-    curve = EventAccumulator(str(run)).Reload().Scalars("fine-tuning/loss")
+    curve = EventAccumulator(str(run)).Reload().Tensors("fine-tuning/loss")
     assert [event.step for event in curve] == [STEPS * epoch for epoch in range(1, EPOCHS + 1)]
 
 

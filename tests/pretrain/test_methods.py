@@ -128,7 +128,7 @@ def test_a_method_trains_exports_and_logs_the_terms_that_it_has(small, method, c
         assert ("logit_scale" in row) == bool(config.loss.clip)
         assert ("logit_bias" in row) == (config.loss.contrast == "sigmoid")
     tags = EventAccumulator(str(run)).Reload().Tags()
-    assert {tag for tag in tags["scalars"] if tag.startswith("losses/")} == {
+    assert {tag for tag in tags["tensors"] if tag.startswith("losses/")} == {
         f"losses/{name}" for name in wanted
     }
     assert bool(tags["images"]) == bool(config.loss.mim)

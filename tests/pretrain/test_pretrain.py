@@ -76,8 +76,8 @@ def test_tensorboard_has_every_term_and_the_reconstructions(small):
     run = pretrain(small)
     events = EventAccumulator(str(run)).Reload()
     terms = {"losses/loss", "losses/loss_mim", "losses/loss_clip", "losses/loss_mfd"}
-    assert terms | {"optimiser/lr", "throughput/images_per_s"} <= set(events.Tags()["scalars"])
-    assert [event.step for event in events.Scalars("losses/loss")] == [1, 2, 3, 4, 5, 6]
+    assert terms | {"optimiser/lr", "throughput/images_per_s"} <= set(events.Tags()["tensors"])
+    assert [event.step for event in events.Tensors("losses/loss")] == [1, 2, 3, 4, 5, 6]
     (picture,) = events.Tags()["images"]
     assert [event.step for event in events.Images(picture)] == [3, 6]
     assert (events.Images(picture)[0].width, events.Images(picture)[0].height) == (96, 192)

@@ -29,7 +29,7 @@ def test_it_is_drawn_once_beside_the_run_unless_it_is_not_wanted(tmp_path: Path)
     show_reference(config)
     show_reference(config)
     assert len(event_files(config.directory / FOLDER)) == 1
-    events = EventAccumulator(str(config.directory / FOLDER), {"scalars": 0}).Reload()
+    events = EventAccumulator(str(config.directory / FOLDER), {"tensors": 0}).Reload()
     rows = [json.loads(x) for x in (CURVES / "maskedclip_laptop.jsonl").read_text().splitlines()]
-    drawn = [event.step for event in events.Scalars("losses/loss_clip")]
+    drawn = [event.step for event in events.Tensors("losses/loss_clip")]
     assert drawn == [row["step"] for row in rows]

@@ -34,8 +34,8 @@ def restarts(job: str) -> int:
 
 def curve(config: Config) -> list[int]:
     """Return the steps of the loss as TensorBoard reads them from all attempts' files."""
-    events = EventAccumulator(str(config.directory), purge_orphaned_data=True)
-    return [event.step for event in events.Reload().Scalars("losses/loss")]
+    events = EventAccumulator(str(config.directory), {"tensors": 0}, purge_orphaned_data=True)
+    return [event.step for event in events.Reload().Tensors("losses/loss")]
 
 
 def is_over(pid: int) -> bool:
