@@ -53,7 +53,8 @@ class EventFile:
                 dtype="DT_FLOAT", float_val=[curve.shown(value)], tensor_shape=TensorShapeProto()
             )  # of a simple_value the data server of TensorBoard drops the description
             values.append(Summary.Value(tag=tag, tensor=number, metadata=facts))
-        self._writer.add_summary(Summary(value=values), step, at)
+        if values:
+            self._writer.add_summary(Summary(value=values), step, at)
 
     def image(self, step: int, tag: str, image_CHW: Tensor, words: str = "") -> None:
         """Show a picture, uint8 or in [0, 1]."""

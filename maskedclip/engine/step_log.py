@@ -26,6 +26,7 @@ from maskedclip.engine.whole_file import write_whole
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
+POINTS = 500  # of a curve in TensorBoard: it would draw 1,000 of more, and hold them in memory
 
 
 class Recorder:
@@ -36,17 +37,21 @@ class Recorder:
     rows. A disk that is full costs rows and points, which are named, and not the run.
     """
 
-    def __init__(self, directory: Path, first_step: int, *, finetuning: bool = False) -> None:
+    def __init__(
+        self, directory: Path, first_step: int, *, finetuning: bool = False, spacing: float = 0.0
+    ) -> None:
+        """Of what is in every row TensorBoard gets a point each `spacing` steps at most."""
         self._path, self._directory, self._finetuning = (
             directory / "metrics.jsonl", directory, finetuning,
         )  # fmt: skip
+        self._spacing, self._slot, self._before = spacing, -1, frozenset[str]()
         _keep_until(self._path, first_step)
         self._tensorboard: EventFile | None = None
         older = [] if event_files(directory) else _rows(self._path)
 
         def begin(events: EventFile) -> None:
             for row in older:
-                events.point(row["step"], row)
+                events.point(row["step"], self._drawn(row["step"], row))
 
         self._draw(first_step, begin)
 
@@ -65,7 +70,17 @@ class Recorder:
             logger.warning("%s: the row of step %d is lost (%s)", self._path, step, error.strerror)
             if self._tensorboard is None:  # nor would another file of its find room
                 return
-        self._draw(step, lambda events: events.point(step, row))
+        drawn = self._drawn(step, row)
+        self._draw(step, lambda events: events.point(step, drawn))
+
+    def _drawn(self, step: int, row: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return what of a row is drawn: all of it, or what the row before had not."""
+        before, self._before = self._before, frozenset(row)
+        slot = int(step // self._spacing) if self._spacing else step
+        if slot == self._slot:
+            return {key: value for key, value in row.items() if key not in before}
+        self._slot = slot
+        return row
 
     def image(self, step: int, tag: str, image_CHW: Tensor, words: str) -> None:
         """Show a picture in TensorBoard, and say what it shows."""
@@ -198,7 +213,8 @@ class StepLog:
             self._alarms = alarms or Alarms(warmup=0.0, least_share=0.0)
             for row in kept:  # it goes on where the start before it stopped
                 self._alarms.check(row)
-            self._recorder, self._progress = Recorder(directory, done), ProgressLine(done, total)
+            self._recorder = Recorder(directory, done, spacing=total / POINTS)
+            self._progress = ProgressLine(done, total)
         self.reset()
 
     def reset(self, *, lost: bool = False) -> None:

@@ -107,3 +107,19 @@ def test_a_directory_without_a_whole_row_begins_anew(tmp_path: Path, content: by
     recorded(tmp_path, 0, [1])
     assert len(event_files(tmp_path)) == 1
     assert points(read(tmp_path), ".", "losses/loss") == {1: 1.0}
+
+
+def test_a_long_run_draws_some_of_its_rows_and_all_that_is_rarely_measured(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    for first, last in ((0, 120), (120, 200)):  # restarted
+        run.mkdir(exist_ok=True)
+        recorder = Recorder(run, first, spacing=10.0)
+        for step in range(first + 2, last + 1, 2):
+            rare = {"feature_rank": 9.0} if step % 14 == 0 else {}
+            recorder.record(step, {"loss": float(step)} | rare)
+        recorder.close()
+    found = read(tmp_path)
+    steps = list(points(found, "run", "losses/loss"))
+    assert steps == [2, *range(10, 121, 10), 122, *range(130, 201, 10)]
+    assert list(points(found, "run", "features/feature_rank")) == list(range(14, 201, 14))
+    assert len((run / "metrics.jsonl").read_text().splitlines()) == 100  # which has them all

@@ -15,12 +15,12 @@ import numpy as np
 from benches.browser import Browser, wait_for_server
 from benches.turns import OtherWork
 
-from maskedclip.config import EngineConfig
-from maskedclip.engine.curves import CURVES, GOODPUT
-from maskedclip.engine.event_files import EventFile
+from maskedclip.config import EngineConfig, LogConfig
+from maskedclip.engine.curves import CURVES, GOODPUT, LOSSES, THROUGHPUT
+from maskedclip.engine.step_log import POINTS, Recorder
 
 PROMISED_S = 3.0
-LOG_EVERY = EngineConfig().log_every
+LOG_EVERY, HEALTH_EVERY = EngineConfig().log_every, LogConfig().health_every
 # a card lists the last point of each run when it has drawn them
 _FIRST_CHART = """[...document.querySelectorAll('scalar-card')]
   .some(card => card.innerText.includes('run0'))"""
@@ -28,12 +28,16 @@ _MODULES = ("encoder", "bridge", "decoder", "feature decoder", "text", "temperat
 _SHARES = tuple(f"{term}/{part}" for term in ("mim", "clip", "mfd") for part in _MODULES)
 _PARTS = {"grad_norm": _MODULES, "update_ratio": _MODULES, "gradient_share": _SHARES}
 _TIMES = ("productive", "waiting", "saving", "restarting", "replayed")
+_USUAL = {  # in every row
+    *(curve.name for curve in CURVES if curve.chart in (LOSSES, THROUGHPUT)),
+    "lr", "grad_norm", "logit_scale", *(f"goodput/{name}" for name in _TIMES),
+}  # fmt: skip
 
 
 def board(runs: int = 256, steps: int = 100_000) -> dict[str, float | str]:
     """Return seconds to the first chart, at the start and when all is read, and peak memory.
 
-    The runs hold a point of every curve each 20 steps; they are copies of one, with names
+    The runs are logged as a run of 100k steps is; they are copies of one, with names
     of their own. `first_chart_s` is from the page's opening, of a server that has just started;
     `warm_s` of one that has read all files, `warm_cpu_s` of the processors, browser and server.
     """
@@ -68,11 +72,17 @@ def _keys() -> list[str]:
 def _write_runs(root: Path, runs: int, steps: int) -> int:
     """Write the runs; return the bytes of all."""
     first, keys = root / "run000", _keys()
+    first.mkdir()
     values_SK = np.random.default_rng(0).random((steps // LOG_EVERY, len(keys)))
-    events = EventFile(first, 0, finetuning=False)
+    recorder = Recorder(first, 0, spacing=steps / POINTS)
     for number, value_K in enumerate(values_SK, 1):
-        events.point(number * LOG_EVERY, dict(zip(keys, value_K.tolist(), strict=True)))
-    events.close()
+        step = number * LOG_EVERY
+        row = dict(zip(keys, value_K.tolist(), strict=True))
+        if step % HEALTH_EVERY:
+            row = {key: value for key, value in row.items() if key in _USUAL}
+        recorder.record(step, row)
+    recorder.close()
+    (first / "metrics.jsonl").unlink()
     for number in range(1, runs):
         shutil.copytree(first, root / f"run{number:03d}")
     return runs * sum(path.stat().st_size for path in first.iterdir())
