@@ -26,7 +26,7 @@ from maskedclip.engine.whole_file import write_whole
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
-POINTS = 500  # of a curve in TensorBoard: it would draw 1,000 of more, and hold them in memory
+POINTS = 250  # of a curve in TensorBoard, as a chart is wide: it would hold 1,000 in memory
 
 
 class Recorder:
@@ -40,11 +40,11 @@ class Recorder:
     def __init__(
         self, directory: Path, first_step: int, *, finetuning: bool = False, spacing: float = 0.0
     ) -> None:
-        """Of what is in every row TensorBoard gets a point each `spacing` steps at most."""
+        """Of each curve TensorBoard gets a point each `spacing` steps at most."""
         self._path, self._directory, self._finetuning = (
             directory / "metrics.jsonl", directory, finetuning,
         )  # fmt: skip
-        self._spacing, self._slot, self._before = spacing, -1, frozenset[str]()
+        self._spacing, self._slots = spacing, dict[str, int]()
         _keep_until(self._path, first_step)
         self._tensorboard: EventFile | None = None
         older = [] if event_files(directory) else _rows(self._path)
@@ -74,13 +74,11 @@ class Recorder:
         self._draw(step, lambda events: events.point(step, drawn))
 
     def _drawn(self, step: int, row: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Return what of a row is drawn: all of it, or what the row before had not."""
-        before, self._before = self._before, frozenset(row)
+        """Return what of a row is drawn: of each curve the first point of a spacing."""
         slot = int(step // self._spacing) if self._spacing else step
-        if slot == self._slot:
-            return {key: value for key, value in row.items() if key not in before}
-        self._slot = slot
-        return row
+        drawn = {key: value for key, value in row.items() if self._slots.get(key) != slot}
+        self._slots |= dict.fromkeys(drawn, slot)
+        return drawn
 
     def image(self, step: int, tag: str, image_CHW: Tensor, words: str) -> None:
         """Show a picture in TensorBoard, and say what it shows."""

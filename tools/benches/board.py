@@ -15,12 +15,12 @@ import numpy as np
 from benches.browser import Browser, wait_for_server
 from benches.turns import OtherWork
 
-from maskedclip.config import EngineConfig, LogConfig
+from maskedclip.config import EngineConfig, MonitorConfig
 from maskedclip.engine.curves import CURVES, GOODPUT, LOSSES, THROUGHPUT
 from maskedclip.engine.step_log import POINTS, Recorder
 
 PROMISED_S = 3.0
-LOG_EVERY, HEALTH_EVERY = EngineConfig().log_every, LogConfig().health_every
+LOG_EVERY, HEALTH_EVERY = EngineConfig().log_every, MonitorConfig().health_every
 # a card lists the last point of each run when it has drawn them
 _FIRST_CHART = """[...document.querySelectorAll('scalar-card')]
   .some(card => card.innerText.includes('run0'))"""
