@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.backend.event_processing.plugin_event_accumulator import EventAccumulator
 
 from maskedclip.engine.alarms import Alarm, Alarms
 from maskedclip.engine.distributed import process_group

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.backend.event_processing.plugin_event_accumulator import EventAccumulator
 
 from maskedclip.config import FinetuneConfig
 from maskedclip.engine.preemption import Preempted

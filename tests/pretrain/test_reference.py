@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.backend.event_processing.plugin_event_accumulator import EventAccumulator
 
 from maskedclip.config import override
 from maskedclip.engine.event_files import event_files
