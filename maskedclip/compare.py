@@ -25,6 +25,6 @@ if __name__ == "__main__":  # before scikit-learn is imported: --help and mistak
     with one_line_errors():
         sys.stdout.write(compare(*map(Path, WORDS)))
         sys.stdout.write(
-            f"p-values are not adjusted for their number; next: "
-            f"python -m maskedclip.report {shlex.join(WORDS)} --out report, which adjusts them\n"
+            f"p-values are not adjusted for their number, as those of a report are\n"
+            f"next: python -m maskedclip.report {shlex.join(WORDS)} --out report\n"
         )

@@ -57,12 +57,25 @@ def prepare(config: Config, *, before_ranks: bool = False) -> None:
         _draw(directory, config, number)
     for _, directory in directories:
         describe(directory)
+    for name in config.after.datasets:
+        _check_task(Path(name), config.after.task)
     for directory in left_out_datasets(config):
         describe(as_shards(directory))
     if config.loss.clip and config.model.text != BUILTIN:
         from maskedclip.models.text import check_text
 
         check_text(config.model.text)
+
+
+def _check_task(directory: Path, task: str) -> None:
+    """Raise ValueError, before hours of training, where a dataset lacks what is to be measured."""
+    found = describe(directory)
+    tasks = list(found.get("classes", {}) | found.get("kinds", {}))
+    if task and tasks and task not in tasks:
+        raise ValueError(
+            f"after.task {task!r}: {directory} has {', '.join(tasks)}; pass one of them as "
+            f"--after.task, or an empty one for the first"
+        )
 
 
 def _check_weights(init_from: str) -> None:

@@ -140,7 +140,8 @@ def collect(roots: Sequence[Path], protocol: str) -> Collected:
     where = ", ".join(map(str, roots))
     if not results:
         why = f" that can be read: {problems[0]}" if problems else ""
-        raise ValueError(f"{where}: no {RESULTS}{why}; fine-tune or evaluate first")
+        what = f"{where}: no {RESULTS}{why}"
+        raise ValueError(f"{what}; fine-tune or evaluate first (nor a run, whose curves to draw)")
     whole = [result for result in results if not is_one_fold(result.protocol)]
     counts = Counter(result.protocol for result in whole or results)
     usual = USUAL_PROTOCOL if USUAL_PROTOCOL in counts else counts.most_common(1)[0][0]

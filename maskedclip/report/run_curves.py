@@ -12,7 +12,7 @@ import numpy as np
 
 METRICS = "metrics.jsonl"
 PRETRAINING, FINETUNING = "Pre-training", "Fine-tuning"
-_NOT_DRAWN = ("step", "epoch")
+_NOT_DRAWN = ("step", "epoch", "run_s", "unix_s")
 ALARMS = "alarms"  # of a row: what was said of the steps up to it
 # folders of a run that hold no other run, and may hold many files
 _NO_RUNS = frozenset({"checkpoints", "code", "export", "features", "hang", "jobs", "predictions"})

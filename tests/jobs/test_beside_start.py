@@ -9,6 +9,7 @@ from maskedclip.config import Config, override
 from maskedclip.jobs.job import Job
 from maskedclip.metrics.results import read_rows
 from maskedclip.pretrain.loop import pretrain
+from maskedclip.pretrain.preflight import prepare
 
 
 @pytest.fixture
@@ -51,3 +52,9 @@ def test_a_run_measured_by_words_alone_is_compared_by_logistic_regression(
     run, _ = measured(override(compared, {"after.protocols": ("zeroshot",)}), capsys)
     assert {row["protocol"] for row in read_rows(run.with_name("small-start"))} == {"logistic"}
     assert (run / "summary.png").is_file()
+
+
+def test_a_task_that_the_measured_dataset_lacks_is_said_before_training(small: Config) -> None:
+    config = override(small, {"after.datasets": small.data.paired, "after.task": "age"})
+    with pytest.raises(ValueError, match=r"after\.task 'age': .* has .*disease"):
+        prepare(config)
