@@ -10,6 +10,7 @@ from maskedclip.jobs.job import Job
 from maskedclip.metrics.results import read_rows
 from maskedclip.pretrain.loop import pretrain
 from maskedclip.pretrain.preflight import prepare
+from maskedclip.shards.make import ShardRequest, build
 
 
 @pytest.fixture
@@ -54,7 +55,11 @@ def test_a_run_measured_by_words_alone_is_compared_by_logistic_regression(
     assert (run / "summary.png").is_file()
 
 
-def test_a_task_that_the_measured_dataset_lacks_is_said_before_training(small: Config) -> None:
-    config = override(small, {"after.datasets": small.data.paired, "after.task": "elsewhere"})
+def test_a_task_that_the_measured_dataset_lacks_is_said_before_training(
+    small: Config, tmp_path: Path
+) -> None:
+    built = tmp_path / "phantom"
+    build(ShardRequest(dataset="phantom", out=built, name="phantom", size=48, count=12, seed=5))
+    config = override(small, {"after.datasets": (str(built),), "after.task": "elsewhere"})
     with pytest.raises(ValueError, match=r"after\.task 'elsewhere': .* has .*disease"):
         prepare(config)
