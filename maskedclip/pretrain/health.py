@@ -40,6 +40,7 @@ def health(
     A look at features costs a third of a step, the shares of the terms a step each.
     """
     found: dict[str, Tensor] = {}
+    method.optimizer.zero_grad()  # the step has used them: they would lie beside what is measured
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         if looks.features:
             found |= update_ratios(method.model, method.optimizer)

@@ -141,18 +141,18 @@ def train(
             values, draw = method.step(batches.on_device(batch), at, guard)
             log.add(values, method.step_flops(batch))
             saves = due(step, engine.save_every, total) or bool(asked)
-            if saves or looks.row:  # only what is finite is saved
-                if fault := guard.fault():
-                    guard.resume()
-                    log.reset(lost=True)
-                    step = faults.answer(fault)
-                    batches.seek(step)
-                    continue
-                faults.passed(step)
-                log.write(step + 1, at.lr, partial(health, method, batch, at, device, looks))
+            if (saves or looks.row) and (fault := guard.fault()):  # only what is finite is saved
+                guard.resume()
+                log.reset(lost=True)
+                step = faults.answer(fault)
+                batches.seek(step)
+                continue
             if due(step, engine.pictures_every, total):
                 log.image(step + 1, draw)
-            del draw  # it holds the outputs, which would lie beside those of the next step
+            del draw  # it holds the outputs, which would lie beside those of what comes next
+            if saves or looks.row:
+                faults.passed(step)
+                log.write(step + 1, at.lr, partial(health, method, batch, at, device, looks))
             step += 1
             if saves:
                 with watch.paused(), log.spending(SAVING):

@@ -176,4 +176,5 @@ def test_nothing_of_a_step_lives_in_the_next(small: Config):
     finally:
         for hook in hooks:
             hook.remove()
-    assert checked == [[], [], []]
+    assert len(checked) > 3, "and what is measured after the last"
+    assert not any(checked)
