@@ -6,8 +6,6 @@ not written twice, and a damaged file is.
 
 import hashlib
 import io
-import os
-import secrets
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -21,6 +19,8 @@ from tensorboard.plugins.hparams import metadata as hparams_metadata
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from tensorboard.plugins.image import metadata as image_metadata
 from tensorboard.summary.writer.record_writer import RecordWriter
+
+from maskedclip.engine.whole_file import write_whole
 
 # before "events.out" of what grows: TensorBoard's own loader reads a directory's files in order
 _PREFIX = "events.about.tfevents."
@@ -48,15 +48,7 @@ def write_whole_events(
     name = f"{int(time.time()):010d}.{digest}.{_content_hash(content)}"
     path = directory / f"{_PREFIX}{name}.{kind}"
     directory.mkdir(parents=True, exist_ok=True)
-    temporary = directory / f".{kind}.{secrets.token_hex(4)}.tmp"
-    try:
-        with temporary.open("xb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_whole(path, content)
     for old in earlier:
         if old != path:
             old.unlink(missing_ok=True)

@@ -15,15 +15,15 @@ from typing import Any
 _LEFT = (".*.????????.tmp", ".tmp??????", "predictions/.*-finetune-*.tmp")
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Write a text; OSError names `path`.
+def write_whole(path: Path, content: str | bytes) -> None:
+    """Write a text or bytes; OSError names `path`.
 
     RuntimeError where a later start of the run has taken away what was being written.
     """
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
-        with temporary.open("x", encoding="utf-8") as file:
-            file.write(text)
+        with temporary.open("xb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
             file.flush()
             os.fsync(file.fileno())
         try:

@@ -9,8 +9,6 @@ import hashlib
 import io
 import json
 import logging
-import os
-import secrets
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -74,11 +72,12 @@ def write_projector(
     path = out / FOLDER / f"{stem}-{digest}.bytes"
     try:
         if not path.is_file():
+            path.parent.mkdir(parents=True, exist_ok=True)
             _, feature_BD = known.of([one.sample for one in chosen], PATCHES)
-            _write(path.with_suffix(".tsv"), _table(benchmark, chosen))
+            write_whole(path.with_suffix(".tsv"), _table(benchmark, chosen))
             if thumbnails:
-                _write(path.with_suffix(".png"), sheet(benchmark.dataset, chosen))
-            _write(path, feature_BD.astype("<f4").tobytes())
+                write_whole(path.with_suffix(".png"), sheet(benchmark.dataset, chosen))
+            write_whole(path, feature_BD.astype("<f4").tobytes())
         for old in (out / FOLDER).glob(f"{stem}-{'?' * _DIGITS}.*"):
             if old.stem != path.stem:
                 old.unlink(missing_ok=True)
@@ -139,16 +138,3 @@ def _write_config(out: Path) -> None:
     write_whole_events(
         out, FOLDER, words.encode(), lambda: [text("about/projector", words, "see Projector")]
     )
-
-
-def _write(path: Path, content: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        with temporary.open("xb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
