@@ -41,11 +41,11 @@ from fire.decorators import SetParseFn
 from maskedclip.casting import cast_value, did_you_mean
 from maskedclip.cluster_profile import profiled
 from maskedclip.config import Config, FinetuneConfig, LaunchConfig, field_kinds, override
+from maskedclip.data.control_characters import escaped
 from maskedclip.recipes import RECIPES
 
 T = TypeVar("T")
 HELP, HELP_ALL = "help", "help all"
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 _PACKAGE = str(Path(__file__).parent) + os.sep
 _BROKEN_PIPE = 141  # exit code that a shell shows for SIGPIPE
 ANY = sys.maxsize  # words
@@ -452,7 +452,7 @@ def shown(text: str) -> str:
 
     Names of tensors, files and classes come from others.
     """
-    return _CONTROL.sub(lambda found: ascii(found[0])[1:-1], text)
+    return escaped(text, keep="\t\n")
 
 
 class _Shown(logging.Formatter):

@@ -13,13 +13,6 @@ _INK, _PAPER, _FULL = (27, 39, 51), (255, 255, 255), (19, 84, 140)
 _LONGEST = 40  # characters of a class
 
 
-def confusion_matrix(label_B: np.ndarray, probability_BY: np.ndarray) -> np.ndarray:
-    """Return count_YY: a row a true class, a column the one of the highest probability."""
-    classes = probability_BY.shape[1]
-    cell_B = label_B * classes + probability_BY.argmax(axis=1)
-    return np.bincount(cell_B, minlength=classes**2).reshape(classes, classes)
-
-
 def confusion_png(count_YY: np.ndarray, classes: Sequence[str]) -> tuple[bytes, tuple[int, int]]:
     """Return (png, (width, height)): counts, each row shaded by its share of the true class."""
     font = ImageFont.load_default(_TEXT)

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from maskedclip.config import flat
-from maskedclip.finetune.confusion_picture import confusion_matrix, confusion_png
+from maskedclip.finetune.confusion_picture import confusion_png
+from maskedclip.metrics.confusion import confusion
 from maskedclip.metrics.file_lock import locked
 from maskedclip.metrics.prediction_files import Predictions
 from maskedclip.metrics.results import predictions_of, read_rows
@@ -185,5 +186,5 @@ def _curves(
             probability_B = np.clip(probability_BY[:, y], 0.0, 1.0)
             yield pr_curve(f"{task}/{name}", positive_B.astype(bool), probability_B)
     if predictions.kind == "class":
-        png, size = confusion_png(confusion_matrix(label_B, probability_BY), classes)
+        png, size = confusion_png(confusion(len(classes), label_B, probability_BY), classes)
         yield image(f"{task}/confusion", png, size, "test images by true and predicted class")

@@ -16,9 +16,10 @@ from tensorboard.plugins.hparams import metadata
 from tensorboard.util import tensor_util
 
 from maskedclip.evaluate.protocols import evaluate
-from maskedclip.finetune.confusion_picture import confusion_matrix, confusion_png
+from maskedclip.finetune.confusion_picture import confusion_png
 from maskedclip.finetune.loop import finetune
 from maskedclip.finetune.result_board import write_board
+from maskedclip.metrics.confusion import confusion
 from maskedclip.metrics.prediction_files import Predictions
 from maskedclip.metrics.results import read_rows, save_and_score, write_rows
 from tests.answers import measured
@@ -115,7 +116,7 @@ def test_a_class_without_images_or_training_has_no_curve(tmp_path: Path) -> None
 def test_the_confusion_matrix_has_true_classes_in_rows() -> None:
     label_B = np.array([0, 0, 1])
     probability_BY = np.array([[0.9, 0.1], [0.2, 0.8], [0.3, 0.7]])
-    assert confusion_matrix(label_B, probability_BY).tolist() == [[1, 1], [0, 1]]
+    assert confusion(2, label_B, probability_BY).tolist() == [[1, 1], [0, 1]]
 
 
 @pytest.mark.parametrize("classes", [2, 39])

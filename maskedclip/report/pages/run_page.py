@@ -14,6 +14,7 @@ from PIL import Image
 
 from maskedclip.data.labelled_views import sample_image
 from maskedclip.data.storage.shards import DamagedSample, Shards
+from maskedclip.metrics.confusion import confusion
 from maskedclip.metrics.prediction_files import Predictions
 from maskedclip.metrics.results import file_name
 from maskedclip.metrics.zero_shot import categories
@@ -25,7 +26,6 @@ from maskedclip.report.pages.run_statistics import (
     LabelScores,
     Mistake,
     class_curves,
-    confusion,
     label_scores,
     reliability,
     reliability_of_labels,

@@ -125,13 +125,6 @@ def _thinned(curve_K2: np.ndarray) -> np.ndarray:
     return curve_K2[np.linspace(0, len(curve_K2) - 1, _POINTS).round().astype(int)]
 
 
-def confusion(classes: int, label_B: np.ndarray, probability_BY: np.ndarray) -> np.ndarray:
-    """Return the number of images of a class (row) that are predicted as a class (column)."""
-    count_YY = np.zeros((classes, classes), dtype=np.int64)
-    np.add.at(count_YY, (label_B, probability_BY.argmax(axis=1)), 1)
-    return count_YY
-
-
 def reliability(
     label_B: np.ndarray, probability_BY: np.ndarray
 ) -> tuple[list[ReliabilityBin], float]:

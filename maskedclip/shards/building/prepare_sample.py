@@ -21,6 +21,7 @@ import numpy as np
 import simplejpeg
 from PIL import Image
 
+from maskedclip.data.control_characters import CONTROL
 from maskedclip.data.label_kinds import number_text
 from maskedclip.data.photographs.decoding import FORMATS, Remarks, UnreadableImage, decode
 from maskedclip.data.photographs.field_of_view import find_field, reduced, square_field
@@ -28,7 +29,7 @@ from maskedclip.data.photographs.image_file import read_image_file
 from maskedclip.data.storage.first_bytes import not_the_file
 from maskedclip.shards.building.decoder_lines import decoder_lines
 from maskedclip.shards.building.quality import Quality, quality_of
-from maskedclip.shards.downloads.files import CONTROL, odd_name, printable
+from maskedclip.shards.downloads.files import odd_name, printable
 from maskedclip.shards.downloads.records import Record
 from maskedclip.shards.phantoms.phantom import draw
 

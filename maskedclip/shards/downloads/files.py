@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 from PIL import Image
 
+from maskedclip.data.control_characters import CONTROL, escaped
 from maskedclip.data.photographs.decoding import ENDINGS_OF, FORMATS
 from maskedclip.data.photographs.dicom import (
     DICOM_ENDINGS,
@@ -47,8 +48,6 @@ _DOCUMENT = re.compile(
     r"|readme|licen[cs]e|copying|notice|changelog|citation|authors|version|dicomdir|(md5|sha\d+)(sums?)?",
     re.IGNORECASE | re.DOTALL,
 )
-# what moves a terminal's cursor, colours it or turns the order of letters round
-CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 _ENDING = re.compile(r"\.(?=.*\D)\S{1,10}")  # ".5" of a DICOM number is none, nor ". left eye"
 
 
@@ -166,7 +165,7 @@ def size_and_time(path: Path) -> tuple[int, int]:
 def printable(text: str) -> str:
     """Return a name as UTF-8; bytes of it that are none, and control characters, as \\xe9."""
     text = text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-    return CONTROL.sub(lambda found: ascii(found[0])[1:-1], text)
+    return escaped(text)
 
 
 def odd_name(text: str) -> str:

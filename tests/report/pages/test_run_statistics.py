@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
+from maskedclip.metrics.confusion import confusion
 from maskedclip.metrics.scores import point
 from maskedclip.report.pages.run_statistics import (
     class_curves,
-    confusion,
     reliability,
     reliability_of_labels,
     worst,
