@@ -78,7 +78,8 @@ def first_captions(source: Source | None, data: DataConfig) -> list[tuple[str, s
 
 def uses_of(data: DataConfig) -> dict[str, str]:
     """Return what the datasets of a pre-training are used for."""
-    return dict.fromkeys(data.unpaired, "unpaired") | dict.fromkeys(data.paired, "paired")
+    uses = dict.fromkeys(data.unpaired, "unpaired") | dict.fromkeys(data.paired, "paired")
+    return uses | dict.fromkeys(set(data.paired) & set(data.unpaired), "paired and unpaired")
 
 
 def _starts(attempts: Sequence[Mapping[str, Any]]) -> str:

@@ -12,6 +12,7 @@ from maskedclip.engine.alarms import Alarm, Alarms
 from maskedclip.engine.distributed import process_group
 from maskedclip.engine.run_lease import RunLease
 from maskedclip.engine.step_log import StepLog
+from maskedclip.recipes import RECIPES
 
 ROOT = Path(__file__).parents[2]
 REFERENCES = ROOT / "maskedclip" / "pretrain" / "reference_curves"
@@ -41,8 +42,8 @@ def test_a_healthy_run_raises_none() -> None:
 
 
 @pytest.mark.parametrize("path", sorted(REFERENCES.glob("*.jsonl")), ids=lambda path: path.stem)
-def test_a_run_that_was_measured_to_learn_raises_none(path: Path) -> None:
-    alarms = Alarms(warmup=400, least_share=0.01)
+def test_a_run_that_was_measured_to_learn_raises_none_by_its_recipe(path: Path) -> None:
+    alarms = Alarms(warmup=400, least_share=RECIPES[path.stem]().log.least_share)
     for line in path.read_text().splitlines():
         assert alarms.check(json.loads(line)) == []
 

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 from tensorboard.backend.event_processing.plugin_event_accumulator import EventAccumulator
 
-from maskedclip.config import Config, override
+from maskedclip.config import Config, DataConfig, override
 from maskedclip.data.licences import may_be_shown
 from maskedclip.data.source import Source
 from maskedclip.data.storage.shards import Shards, ShardWriter
-from maskedclip.pretrain.about_run import first_captions
+from maskedclip.pretrain.about_run import first_captions, uses_of
 from maskedclip.pretrain.loop import pretrain
 from maskedclip.shards.downloads.cards import read_card
 
@@ -65,4 +65,11 @@ def test_a_report_is_shown_only_where_its_licence_lets_anyone_show_it(
     [("phantom", True), ("idrid", True), ("odir5k", False), ("eyepacs", False), ("folder", False)],
 )
 def test_cards_say_whose_photographs_may_be_shown(name: str, shown: bool) -> None:
-    assert may_be_shown({"licence": read_card(name).licence}) is shown
+    assert may_be_shown({"licence": read_card(name).licence}) is showndef test_a_dataset_that_is_both_sources_is_said_to_be_both() -> None:
+    data = DataConfig(paired=("shards/a", "shards/b"), unpaired=("shards/b", "shards/c"))
+    assert uses_of(data) == {
+        "shards/a": "paired", "shards/b": "paired and unpaired", "shards/c": "unpaired",
+    }  # fmt: skip
+
+
+
