@@ -65,11 +65,11 @@ def test_a_report_is_shown_only_where_its_licence_lets_anyone_show_it(
     [("phantom", True), ("idrid", True), ("odir5k", False), ("eyepacs", False), ("folder", False)],
 )
 def test_cards_say_whose_photographs_may_be_shown(name: str, shown: bool) -> None:
-    assert may_be_shown({"licence": read_card(name).licence}) is showndef test_a_dataset_that_is_both_sources_is_said_to_be_both() -> None:
+    assert may_be_shown({"licence": read_card(name).licence}) is shown
+
+
+def test_a_dataset_that_is_both_sources_is_said_to_be_both() -> None:
     data = DataConfig(paired=("shards/a", "shards/b"), unpaired=("shards/b", "shards/c"))
     assert uses_of(data) == {
         "shards/a": "paired", "shards/b": "paired and unpaired", "shards/c": "unpaired",
     }  # fmt: skip
-
-
-
