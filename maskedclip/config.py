@@ -136,6 +136,7 @@ class LossConfig:
     mim: float = 1.0  # pixels of the hidden patches (eq. 1)
     clip: float = 0.01  # image-text contrast (eq. 4)
     mfd: float = 0.01  # the teacher's features (eq. 5)
+    centre_targets: bool = False  # of eq. 5, less the step's mean feature; the paper does not
     normalise_pixels: bool = True  # each target patch to mean 0, variance 1
     label_guided: bool = True  # pairs of the same findings are positives; off: each alone (CLIP)
     contrast: Literal["softmax", "sigmoid"] = "softmax"  # eqs. 2-4, or SigLIP's with its bias

@@ -2,7 +2,7 @@
 
 from maskedclip.losses.contrastive import label_guided_clip_loss
 from maskedclip.losses.dino import dino_loss
-from maskedclip.losses.distillation import masked_feature_loss
+from maskedclip.losses.distillation import centred_features, masked_feature_loss
 from maskedclip.losses.ibot import ibot_loss
 from maskedclip.losses.koleo import koleo_loss
 from maskedclip.losses.prototypes import centred, mean_logits, sinkhorn
@@ -11,6 +11,7 @@ from maskedclip.losses.sigmoid import sigmoid_clip_loss
 
 __all__ = [
     "centred",
+    "centred_features",
     "dino_loss",
     "ibot_loss",
     "koleo_loss",

@@ -1,6 +1,6 @@
 import torch
 
-from maskedclip.losses import masked_feature_loss
+from maskedclip.losses import centred_features, masked_feature_loss
 
 
 def draw(*shape: int, seed: int) -> torch.Tensor:
@@ -30,3 +30,21 @@ def test_the_target_takes_no_gradient():
     masked_feature_loss(prediction, target).backward()
     assert prediction.grad is not None
     assert target.grad is None
+
+
+def test_a_constant_reaches_nothing_of_centred_features_and_much_of_others():
+    target = 1.0 + 0.1 * draw(4, 5, 6, seed=0)
+    constant = target.mean(dim=(0, 1)).expand_as(target)
+    assert masked_feature_loss(constant, target) < -0.99
+    best = max(
+        -masked_feature_loss(draw(6, seed=seed).expand_as(target), centred_features(target))
+        for seed in range(20)
+    )
+    assert best < 0.1
+
+
+def test_centred_features_keep_their_differences():
+    target = draw(2, 3, 4, seed=0)
+    centred = centred_features(target)
+    torch.testing.assert_close(centred.sum(dim=(0, 1)), torch.zeros(4), atol=1e-5, rtol=0)
+    torch.testing.assert_close(centred[1, 2] - centred[0, 1], target[1, 2] - target[0, 1])

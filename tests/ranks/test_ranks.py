@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from maskedclip.config import Config, override
 from maskedclip.data.storage.shards import Shards
-from maskedclip.losses import label_guided_clip_loss
+from maskedclip.losses import centred_features, label_guided_clip_loss
 from maskedclip.losses.gathering import of_all_ranks, of_all_ranks_with_gradient
 from maskedclip.models.pretrained import read_weights
 from maskedclip.pretrain.loop import pretrain
@@ -36,6 +36,8 @@ def contrast_on_a_rank(rank: int, out: Path) -> None:
     loss = label_guided_clip_loss(image_BD[mine], text_BD[mine], torch.tensor(LABELS)[mine], scale)
     loss.backward()
     found = [loss.detach().view(1), image_BD.grad, text_BD.grad, scale.grad]
+    centred = centred_features(image_BD.detach()[mine, None])[:, 0]
+    torch.testing.assert_close(centred, image_BD.detach()[mine] - image_BD.detach().mean(dim=0))
     for tensor in found:  # what FSDP does with gradients: the mean over ranks
         dist.all_reduce(tensor)
         tensor /= 2

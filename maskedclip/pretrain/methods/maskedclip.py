@@ -29,7 +29,7 @@ from maskedclip.engine.distributed import (
 )
 from maskedclip.engine.optimizer import adamw
 from maskedclip.engine.step_guard import StepGuard
-from maskedclip.losses import masked_feature_loss, masked_pixel_loss
+from maskedclip.losses import centred_features, masked_feature_loss, masked_pixel_loss
 from maskedclip.models.maskedclip import SIZES, MaskedCLIP, Outputs
 from maskedclip.models.patches import pixel_target, take
 from maskedclip.models.shapes import NetworkShape, absent, parameter_count, stack_shape
@@ -72,7 +72,7 @@ def objective(
     A term of weight 0 is absent: the model gives None for what it needs.
     """
     # the teacher first: its working set is then gone before the student keeps anything
-    target_BND = networks.teacher(image_BCHW) if networks.teacher is not None else None
+    target_BND = targets(networks.teacher, image_BCHW, config)
     out = networks.model(image_BCHW, batch.hidden_BN, batch.token_AL, batch.token_mask_AL)
     terms: dict[str, Tensor] = {}
     if out.pixel_BMP is not None:
@@ -88,6 +88,14 @@ def objective(
             target_BND = take(target_BND, out.hidden_BM)
         terms["mfd"] = masked_feature_loss(out.feature_BND, target_BND)
     return weighted(terms, config.loss), out
+
+
+def targets(teacher: Teacher | None, image_BCHW: Tensor, config: Config) -> Tensor | None:
+    """Return what D_F is to predict (eq. 5), None where nothing is distilled."""
+    if teacher is None:
+        return None
+    target_BND: Tensor = teacher(image_BCHW)
+    return centred_features(target_BND) if config.loss.centre_targets else target_BND
 
 
 def weighted(terms: dict[str, Tensor], weights: LossConfig) -> dict[str, Tensor]:
@@ -221,6 +229,11 @@ class MaskedClipMethod:
                 "model.bridge_shared: there is no bridge to share; it needs model.bridge_depth "
                 "and loss.clip above 0"
             )
+        if loss.centre_targets and not ("mfd" in loss.terms and config.optim.accumulate == 1):
+            raise ValueError(
+                "loss.centre_targets is about the features of eq. 5 in one whole step: it needs "
+                "loss.mfd above 0 and optim.accumulate=1"
+            )
         if config.optim.accumulate > 1 and model.text_dropout:
             raise ValueError(
                 "optim.accumulate runs the text tower twice a step, and model.text_dropout would "
@@ -279,7 +292,7 @@ class MaskedClipMethod:
         for number, (micro_BCHW, micro) in enumerate(micro_batches(image_BCHW, batch, parts), 1):
             if parts > 1:
                 begin_part(model, teacher, last=number == parts)
-            target_BND = teacher(micro_BCHW) if teacher is not None else None
+            target_BND = targets(teacher, micro_BCHW, self._config)
             out = model(micro_BCHW, micro.hidden_BN, micro.token_AL, micro.token_mask_AL)
             seen.append(
                 Seen(
