@@ -1,13 +1,12 @@
 """TensorBoard's dashboards show a real run in a browser, without an error in its console."""
 
-import shutil
 import socket
 import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import pytest
 
@@ -15,14 +14,11 @@ from maskedclip.config import FinetuneConfig
 from maskedclip.evaluate.protocols import evaluate
 from maskedclip.finetune.loop import finetune
 from maskedclip.pretrain.loop import pretrain
+from tests.chromium import needs_chromium
 from tests.conftest import a_small_run
+from tools.benches.browser import Browser, wait_for_server
 
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.skipif(
-        shutil.which("chromium") is None, reason="no chromium: apt-get install chromium"
-    ),
-]
+pytestmark = [pytest.mark.browser, needs_chromium]
 # the text of a page, also of elements with a tree of their own
 TEXT = """(function deep(node) {
   let text = '';
@@ -35,7 +31,6 @@ TEXT = """(function deep(node) {
   }
   return text;
 })(document.body || document.createElement('p')).replace(/\\s+/g, ' ')"""
-TOOLS = Path(__file__).resolve().parents[2] / "tools"
 DASHBOARDS = {  # what stands on a dashboard that shows what it should
     "timeseries": ("fine-tuning", "losses", "small"),
     "scalars": ("losses", "throughput"),
@@ -50,7 +45,7 @@ DASHBOARDS = {  # what stands on a dashboard that shows what it should
 
 class Board(NamedTuple):
     address: str
-    browser: Any  # of tools/benches/browser.py
+    browser: Browser
     pictures: Path
 
 
@@ -76,9 +71,6 @@ def board(phantoms: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -
         [sys.executable, *words], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
     try:
-        with pytest.MonkeyPatch.context() as patch:
-            patch.syspath_prepend(str(TOOLS))
-            from benches.browser import Browser, wait_for_server
         wait_for_server(port)
         with Browser() as browser:
             yield Board(f"http://127.0.0.1:{port}", browser, root)

@@ -15,8 +15,9 @@ from maskedclip.recipes import RECIPES
 from maskedclip.report.build import report
 from maskedclip.report.command import ReportConfig, read_report
 from maskedclip.report.run_curves import Points, curves_of, thinned
-from tests.chromium import needs_chromium, opened
+from tests.chromium import needs_chromium
 from tests.report.pages.runs import Place, predicted, write_run
+from tools.benches.browser import Browser
 
 HOSTILE = "a run </script><script>alert(1)</script> <b>".replace("/", "\u2215")
 
@@ -211,11 +212,13 @@ def test_a_browser_draws_the_curves_without_a_complaint(
         pretraining(tmp_path / "runs" / name)
         finetuning(tmp_path / "runs" / f"{name}-fine")
     page = report([tmp_path / "runs"], ReportConfig(out=str(tmp_path / "o"))).page
-    assert opened(page, dark=dark, width=width).complaints == []
-    found = opened(page, script=POINT_AT, dark=dark, width=width)
-    assert found.complaints == []
-    assert found.document.count("<svg role=") >= 3  # near the screen
-    assert HOSTILE.replace("<", "&lt;").replace(">", "&gt;") in found.document
-    assert '<div class="hover" role="status"' in found.document
-    assert "step 20</div>" in found.document
-    assert ">3.9</b>" in found.document  # the loss at step 20
+    with Browser(width, 1500, dark=dark) as browser:
+        browser.open(page.resolve().as_uri())
+        browser.wait_for("document.querySelectorAll('svg[role]').length >= 3")  # near the screen
+        browser.evaluate(POINT_AT)
+        document = browser.evaluate("document.documentElement.outerHTML")
+        assert browser.errors == []
+    assert HOSTILE.replace("<", "&lt;").replace(">", "&gt;") in document
+    assert '<div class="hover" role="status"' in document
+    assert "step 20</div>" in document
+    assert ">3.9</b>" in document  # the loss at step 20

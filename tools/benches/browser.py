@@ -16,7 +16,7 @@ PROGRAM = "chromium"
 _OPTIONS = (
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--hide-scrollbars",
     "--no-first-run", "--disable-background-networking", "--disable-component-update",
-    "--remote-debugging-pipe",
+    "--remote-debugging-pipe", "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
 )  # fmt: skip
 # errors of the console that are none of the page: a favicon
 _NO_ERRORS = ("favicon.ico",)
@@ -41,8 +41,11 @@ def wait_for_server(port: int, seconds: float = 120.0) -> None:
 class Browser:
     """One tab; `errors` are what its console said since it was opened."""
 
-    def __init__(self, width: int = 1400, height: int = 1000) -> None:
-        """Start Chromium; its commands go to descriptor 3, its answers come from 4."""
+    def __init__(self, width: int = 1400, height: int = 1000, *, dark: bool = False) -> None:
+        """Start Chromium; its commands go to descriptor 3, its answers come from 4.
+
+        Its page has this size in pixels, a phone's too, and this machine alone for a network.
+        """
         self._profile = tempfile.TemporaryDirectory(prefix="chromium-")
         program = chromium()
         if program is None:
@@ -52,7 +55,7 @@ class Browser:
         line = f'exec "$0" "$@" 3<&{theirs_in} 4>&{theirs_out}'
         where = f"--user-data-dir={self._profile.name}"
         self._process = subprocess.Popen(
-            ["bash", "-c", line, program, *_OPTIONS, where, f"--window-size={width},{height}"],
+            ["bash", "-c", line, program, *_OPTIONS, where],
             pass_fds=(theirs_in, theirs_out), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )  # fmt: skip
         self.pid = self._process.pid
@@ -65,6 +68,10 @@ class Browser:
         self._session = attached["sessionId"]
         for domain in ("Page", "Runtime", "Log"):
             self.ask(f"{domain}.enable")
+        size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
+        self.ask("Emulation.setDeviceMetricsOverride", **size)
+        scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
+        self.ask("Emulation.setEmulatedMedia", features=[scheme])
 
     def __enter__(self) -> Self:
         return self
