@@ -90,6 +90,26 @@ def test_shares_are_drawn_in_per_cent_and_parts_in_one_figure(tmp_path: Path) ->
     assert len(excess["value"]) == 9  # null is no point
 
 
+def test_a_module_and_a_term_have_one_colour_in_all_figures(tmp_path: Path) -> None:
+    shares = {f"gradient_share/{term}/encoder": 0.5 for term in ("mfd", "mim")}
+    modules = ("unheard_of", "bridge", "encoder")
+    row = {"step": 1, "loss_mim": 1.0, "loss_clip": 1.0, "loss_mfd": 1.0, "grad_norm": 1.0} | shares
+    row |= {f"{name}/{module}": 0.1 for name in ("update_ratio", "grad_norm") for module in modules}
+    times = {f"goodput/{kind}": 0.5 for kind in ("productive", "waiting")}
+    page = report(
+        [write_rows(tmp_path / "r", [row | times], {})], ReportConfig(out=str(tmp_path / "o"))
+    ).page
+    colours: dict[str, set[int]] = {}
+    for one in figures(page).values():
+        own = [line["colour"] for line in one["lines"]]
+        assert len(set(own)) == len(own), "no two lines of a figure look alike"
+        for line in one["lines"]:
+            colours.setdefault(line["part"].removeprefix("loss_"), set()).add(line["colour"])
+    assert {"all", "encoder", "bridge", "unheard_of", "mim", "mfd", "productive"} <= set(colours)
+    assert all(len(found) == 1 for found in colours.values()), colours
+    assert (colours["encoder"], colours["bridge"], colours["mfd"]) == ({1}, {2}, {2})
+
+
 def test_of_several_runs_each_key_has_a_figure_with_a_line_a_run(tmp_path: Path) -> None:
     for name in ("a", "b"):
         pretraining(tmp_path / "runs" / name)

@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import io
+import itertools
 import json
 import math
 import time
@@ -40,6 +41,11 @@ _DECADES = 2
 _SMOOTHED = 60  # points of a line from which on it helps
 # which have no noise to be smoothed
 _EXACT = frozenset({"lr", "logit_scale", "logit_bias", "memory_gib", "teacher_drift"})
+# parts that share figures, each with one colour on all pages: modules, and terms of the loss
+_PARTS = (
+    ("all", "encoder", "bridge", "pixel_decoder", "feature_decoder", "text", "image_projection"),
+    ("mim", "clip", "mfd", "dino", "ibot", "koleo"),
+)
 _ORDER = {curve.name: number for number, curve in enumerate((*FINETUNING_CURVES, *CURVES))}
 
 
@@ -196,6 +202,24 @@ def _place(key: str, run: RunCurves, *, alone: bool) -> tuple[str, str]:
     return name, "all" if any(other.startswith(f"{key}/") for other in run.points) else ""
 
 
+def _colours(figures: Sequence[Figure]) -> dict[str, int]:
+    """Return the number of each part's colour; parts that share a figure have different ones."""
+    number = {part: i for parts in _PARTS for i, part in enumerate(parts)}
+    drawn = [[line for line in one.lines if not line.reference] for one in figures]
+    together = [dict.fromkeys(map(_part, lines)) for lines in drawn]
+    for parts in together:
+        for part in parts:
+            if part not in number:
+                taken = {number.get(other) for own in together if part in own for other in own}
+                number[part] = next(i for i in itertools.count() if i not in taken)
+    return number
+
+
+def _part(line: DrawnLine) -> str:
+    """Return what has a colour of its own: a term's loss has that of the term."""
+    return line.part.removeprefix("loss_")
+
+
 def _description(lines: Sequence[DrawnLine]) -> str:
     by_name = {line.curve.name: line.curve.description for line in lines}
     if len(by_name) == 1:
@@ -219,7 +243,7 @@ def _data(runs: Sequence[RunCurves], figures: Sequence[Figure], most: int) -> Ma
     """Return what the script draws as JSON, in which no `<` can end the element it stands in."""
     steps: dict[bytes, int] = {}
     lists: list[list[int]] = []
-    drawn = []
+    drawn, colours = [], _colours(figures)
     for one in figures:
         lines = []
         for line in one.lines:
@@ -230,6 +254,8 @@ def _data(runs: Sequence[RunCurves], figures: Sequence[Figure], most: int) -> Ma
             content: dict[str, Any] = {"run": line.run, "part": line.part, "at": place}
             if line.reference:
                 content["reference"] = True
+            else:
+                content["colour"] = colours[_part(line)] if line.part else line.run
             content["value"] = _written(short.value_K)
             if short.low_K is not None and short.high_K is not None:
                 content |= {"low": _written(short.low_K), "high": _written(short.high_K)}

@@ -14,11 +14,9 @@ function made(tag, attributes, parent) {
   return one;
 }
 
-function styleOf(figure, line) {
-  if (line.reference) return { colour: "var(--soft)", dash: "4 3" };
-  const parts = [...new Set(figure.lines.filter((one) => !one.reference).map((one) => one.part))];
-  const number = parts.length > 1 ? parts.indexOf(line.part) : line.run;
-  return { colour: `var(--c${number % COLOURS})`, dash: DASHES[Math.floor(number / COLOURS) % DASHES.length] };
+function styleOf({ reference, colour }) {
+  if (reference) return { colour: "var(--soft)", dash: "4 3" };
+  return { colour: `var(--c${colour % COLOURS})`, dash: DASHES[Math.floor(colour / COLOURS) % DASHES.length] };
 }
 
 function keyOf(style, parent) {
@@ -144,7 +142,7 @@ function draw(plot) {
   const svg = made("svg", { role: "img", "aria-label": inWords(figure, f), fill: "none" }, plot);
   axes(f, svg);
   for (const line of f.lines) {
-    const steps = data.steps[line.at], style = styleOf(figure, line), weight = weightOf(figure, line);
+    const steps = data.steps[line.at], style = styleOf(line), weight = weightOf(figure, line);
     if (line.low) {
       const back = path(f, [...steps].reverse(), [...line.low].reverse());
       made("path", { d: `${path(f, steps, line.high)}L${back.slice(1)}Z`, "stroke-width": 0.8, style: `fill:${style.colour};fill-opacity:.16;stroke:${style.colour};stroke-opacity:.3` }, svg);
@@ -191,7 +189,7 @@ function show(plot, step) {
   for (const { line, i } of own) {
     const steps = data.steps[line.at], weight = weightOf(figure, line);
     if (at < steps[0] || at > steps[steps.length - 1]) continue;
-    const style = styleOf(figure, line), row = made("div", {}, box);
+    const style = styleOf(line), row = made("div", {}, box);
     made("circle", { class: "cursor", cx: f.x(steps[i]), cy: f.y(line.value[i]), r: 3, style: `fill:${style.colour}` }, svg);
     keyOf(style, row);
     made("span", {}, row).textContent = nameOf(figure, line) + (steps[i] === at ? "" : ` (step ${steps[i].toLocaleString("en")})`);
@@ -226,7 +224,7 @@ function legend(figure, plot) {
   const box = plot.nextElementSibling;
   for (const line of new Map(parts.map((one) => [one.part, one])).values()) {
     const row = made("div", {}, box);
-    keyOf(styleOf(figure, line), row);
+    keyOf(styleOf(line), row);
     made("span", {}, row).textContent = line.part;
   }
 }
@@ -237,7 +235,7 @@ function choices() {
     const label = made("label", {}, document.getElementById("runs"));
     const box = made("input", { type: "checkbox" }, label);
     box.checked = true;
-    keyOf({ colour: `var(--c${run % COLOURS})`, dash: DASHES[Math.floor(run / COLOURS) % DASHES.length] }, label);
+    keyOf(styleOf({ colour: run }), label);
     made("span", {}, label).textContent = name;
     box.addEventListener("change", () => { if (box.checked) hidden.delete(run); else hidden.add(run); redraw(); });
   });
