@@ -194,6 +194,6 @@ def curve_of(key: str, *, finetuning: bool = False) -> Curve | None:
 
 
 def tag_of(key: str, *, finetuning: bool = False) -> str | None:
-    """Return the tag of a key in TensorBoard: its chart, then the key."""
+    """Return the tag of a key in TensorBoard: its chart, then the key where that says more."""
     curve = curve_of(key, finetuning=finetuning)
-    return curve and f"{curve.chart}/{key}"
+    return curve and (key if curve.name == curve.chart else f"{curve.chart}/{key}")

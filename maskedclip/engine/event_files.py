@@ -82,7 +82,7 @@ def layout() -> Summary:
     """Return the custom scalars: a chart for curves that are read together."""
     charts = {
         chart: {
-            title: ["Multiline", [f"^{re.escape(chart)}/{name}(/|$)" for name in names]]
+            title: ["Multiline", [f"^{re.escape(str(tag_of(name)))}(/|$)" for name in names]]
             for title, names in titles.items()
         }
         for chart, titles in LAYOUT.items()

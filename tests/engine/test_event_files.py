@@ -12,7 +12,10 @@ from maskedclip.engine.curves import CHARTS, CURVES, FINETUNING, FINETUNING_CURV
 from maskedclip.engine.event_files import event_files
 from maskedclip.engine.step_log import Recorder
 
-ROW = {"loss": 2.0, "data_wait": 0.25, "grad_norm/encoder": 3.0, "epoch": 0.1, "alarms": ["spike"]}
+ROW = {
+    "loss": 2.0, "data_wait": 0.25, "grad_norm/encoder": 3.0, "goodput/saving": 0.1, "epoch": 0.1,
+    "alarms": ["spike"],
+}  # fmt: skip
 
 
 def read(root: Path) -> EventMultiplexer:
@@ -39,7 +42,9 @@ def test_a_run_is_called_by_its_name_and_its_tags_say_what_they_are(tmp_path: Pa
     found = read(tmp_path)
     assert list(found.Runs()) == ["mine"]
     tags = set(found.Runs()["mine"]["tensors"]) - {"custom_scalars__config__"}
-    assert tags == {"losses/loss", "throughput/data_wait", "optimiser/grad_norm/encoder"}
+    assert tags == {
+        "losses/loss", "throughput/data_wait", "optimiser/grad_norm/encoder", "goodput/saving",
+    }  # fmt: skip
     assert points(found, "mine", "throughput/data_wait") == {1: 25.0, 2: 25.0}
     words = found.SummaryMetadata("mine", "throughput/data_wait").summary_description
     assert words == "waiting for the next batch [% of the time]"
@@ -92,6 +97,7 @@ def test_the_layout_of_the_custom_scalars_finds_the_tags(tmp_path: Path) -> None
     layout.ParseFromString(event.tensor_proto.string_val[0])
     charts = {chart.title: chart for group in layout.category for chart in group.chart}
     assert list(charts["gradient norm"].multiline.tag) == ["^optimiser/grad_norm(/|$)"]
+    assert list(charts["what the time went to"].multiline.tag) == ["^goodput(/|$)"]
 
 
 def test_a_term_that_nobody_described_is_drawn_among_the_losses() -> None:
