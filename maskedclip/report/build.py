@@ -45,6 +45,7 @@ from maskedclip.report.pages.tables import (
 )
 from maskedclip.report.pages.text_tables import csv_table, latex, markdown
 from maskedclip.report.per_label import label_csv, label_tables
+from maskedclip.report.report_board import show_report
 from maskedclip.report.run_curves import PRETRAINING, RunCurves, curves_of, reference_points
 
 _PROTOCOLS = {
@@ -131,6 +132,7 @@ def report(runs: Sequence[Path], config: ReportConfig, absent: Sequence[str] = (
     )  # fmt: skip
     (out / INDEX).write_text(page, encoding="utf-8")
     text = markdown(first, intervals=config.intervals, caption=_caption(first, _METHODS))
+    show_report(out, figure, text)
     text += f"\n{points.markdown()}" if points.lines else ""
     text += "".join(f"\n{line}\n" for line in points.remarks if not points.lines)
     text += "".join(f"\n{line}\n" for line in pages.of_one_class)

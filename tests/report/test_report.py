@@ -1,6 +1,7 @@
 """The report shows what the runs measured, links to them, and names what is missing or damaged."""
 
 import csv
+import io
 import json
 import re
 import runpy
@@ -14,6 +15,8 @@ from urllib.parse import unquote
 
 import numpy as np
 import pytest
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from maskedclip.data.labelled import labelled
 from maskedclip.data.storage.shards import Shards
@@ -74,9 +77,20 @@ class Page(HTMLParser):
 def test_all_files_are_written(study: Study) -> None:
     names = {path.name for path in study.out.iterdir()}
     tables = {f"table{n}.{kind}" for n in (1, 2) for kind in ("md", "tex", "csv")}
-    assert names == tables | {"figure2.png", "figure2.svg", "index.html", "runs"}
+    (events,) = (name for name in names if "tfevents" in name)
+    assert names == tables | {"figure2.png", "figure2.svg", "index.html", "runs", events}
     assert study.written.problems == []
     assert len(list((study.out / "runs").iterdir())) == 4 * 2 * 2 + 1
+
+
+def test_tensorboard_shows_the_figure_and_the_table_of_the_report(study: Study) -> None:
+    events = EventAccumulator(str(study.out)).Reload()
+    (picture,) = events.Tensors("report/figure 2")
+    width, height, png = picture.tensor_proto.string_val
+    assert png == (study.out / "figure2.png").read_bytes()
+    assert (int(width), int(height)) == Image.open(io.BytesIO(png)).size
+    (table,) = events.Tensors("report/table 1")
+    assert table.tensor_proto.string_val[0].decode() in study.written.text
 
 
 def test_every_number_is_what_its_predictions_give_again(study: Study) -> None:
@@ -218,8 +232,12 @@ def test_the_same_runs_give_the_same_bytes(study: Study, tmp_path: Path) -> None
     runs = [study.runs / f"ours-idrid-{share}-seed0" for share in ("0.1", "1")]
     for name in ("a", "b"):
         report(runs, ReportConfig(out=str(tmp_path / name), compare=False))
-    files = [path for path in (tmp_path / "a").rglob("*.*") if path.is_file()]
+    # TensorBoard's has the time at which it was written
+    files = [p for p in (tmp_path / "a").rglob("*.*") if p.is_file() and "tfevents" not in p.name]
     assert len(files) == 9 + 2
+    before = sorted((tmp_path / "a").glob("*tfevents*"))
+    report(runs, ReportConfig(out=str(tmp_path / "a"), compare=False))
+    assert sorted((tmp_path / "a").glob("*tfevents*")) == before  # the same board is not rewritten
     for path in files:
         assert path.read_bytes() == (tmp_path / "b" / path.relative_to(tmp_path / "a")).read_bytes()
 
