@@ -27,6 +27,7 @@ from maskedclip.weights.convert import CONVERT
 from maskedclip.weights.export import EXPORT
 from maskedclip.weights.prefetch import PrefetchConfig
 from tests.docs.pages import CONTRIBUTING, PAGES, ROOT, blocks, commands, name_of, words_of
+from tools.torture import TORTURE
 
 RECIPE = "maskedclip_vitl"
 NEW_RECIPES = {"rotation"}  # of the example in CONTRIBUTING.md: test_contributing.py runs them
@@ -86,6 +87,7 @@ PROGRAMS: dict[str, Callable[[list[str]], object]] = {
     "tools/plan.py": lambda rest: read_config("", PlanConfig(), RECIPE, rest),
     "tools/doctor.py": lambda rest: read_config("", DoctorConfig(), RECIPE, rest),
     "tools/prefetch.py": lambda rest: read_config("", PrefetchConfig(), RECIPE, rest),
+    "tools/torture.py": lambda rest: TORTURE.parse(rest).config(),
     "tools/convert_weights.py": lambda rest: CONVERT.parse(rest).config(),
     "tools/export_weights.py": lambda rest: EXPORT.parse(rest).config(),
     "tools/bench.py": a_bench,

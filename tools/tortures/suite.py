@@ -1,0 +1,99 @@
+"""The sections one after the other: their shares of the time, their rows, and what failed."""
+
+import random
+import sys
+import tempfile
+import time
+from contextlib import nullcontext
+from importlib import import_module
+from pathlib import Path
+
+from tortures.trials import OURS, OUTCOMES, Hung, Row, Trial, Verdict, quiet, within
+
+SHOWN = 10  # failing trials of a section
+EVERY_S = 5.0  # between lines of progress
+
+
+class Suite:
+    """The sections one after the other, and their rows."""
+
+    def __init__(
+        self, seed: int, minutes: float, *, most: int | None = None, number: int | None = None
+    ) -> None:
+        """most: trials of each section; None: its own number. number: the one to repeat, if any."""
+        self._seed, self._most, self._number = seed, most, number
+        self._end = time.monotonic() + 60 * minutes
+        self.rows: dict[tuple[str, str], Row] = {}
+
+    def run(self, section: str, left: int) -> None:
+        """Repeat a section's trials in its share of the time; `left` sections are left with it."""
+        begun = time.monotonic()
+        share = max(0.0, self._end - begun) / left
+        module = import_module(f"tortures.{section}")
+        most, first = self._most or module.NUMBER, 0
+        if self._number is not None:
+            most, first = 1, self._number
+        told = 0.0
+        with (
+            tempfile.TemporaryDirectory(prefix="torture-") as folder,
+            module.trials(Path(folder)) as trial,
+        ):
+            for number in range(first, first + most):
+                if number > first and time.monotonic() - begun > share:
+                    break
+                self._one(section, trial, number, module.SECONDS)
+                if time.monotonic() - told > EVERY_S:
+                    told = time.monotonic()
+                    self._tell(section, number - first + 1, most, begun, share)
+        self._tell(section, number - first + 1, most, begun, share)
+
+    def _one(self, section: str, trial: Trial, number: int, seconds: float) -> None:
+        rng = random.Random(f"{section} {self._seed} {number}")
+        begun = time.monotonic()
+        try:
+            with quiet() if self._number is None else nullcontext(), within(seconds):
+                verdicts = trial(rng, number)
+        except Hung as error:
+            verdicts = {OURS: Verdict("LOST", str(error))}
+        for system, verdict in verdicts.items():
+            row = self.rows.setdefault((section, system), Row(section, system))
+            row.add(number, verdict)
+            if self._number is not None:
+                print(f"{system}: {verdict.outcome} {verdict.note}")
+        self.rows[section, OURS].seconds += time.monotonic() - begun
+
+    def _tell(self, section: str, done: int, most: int, begun: float, share: float) -> None:
+        counts = self.rows[section, OURS].counts
+        bad = counts.get("SILENT", 0) + counts.get("LOST", 0)
+        now = time.monotonic()
+        print(
+            f"{section:12} {done:,} of {most:,}; {bad} silent or lost; {now - begun:.0f} s of "
+            f"{share:.0f} s; {max(0.0, self._end - now) / 60:.1f} min left of all",
+            file=sys.stderr, flush=True,
+        )  # fmt: skip
+
+    def table(self) -> list[str]:
+        """Return the rows in Markdown, ours before the anchors' of each section."""
+        lines = [
+            "| section | system | tried | refused | harmless | SILENT | LOST | seconds |",
+            "|---|---|---|---|---|---|---|---|",
+        ]
+        for row in self.rows.values():
+            numbers = [f"{row.counts.get(name, 0):,}" for name in OUTCOMES]
+            seconds = f"{row.seconds:.0f}" if row.system == OURS else ""
+            cells = [row.section, row.system, f"{row.tried:,}", *numbers, seconds]
+            lines.append("| " + " | ".join(cells) + " |")
+        return lines
+
+    def failures(self) -> list[str]:
+        """Return, of ours, what was silent or lost, each with the command that repeats it."""
+        lines = []
+        for row in self.rows.values():
+            if row.system != OURS:
+                continue
+            for number, verdict in list(row.failing.items())[:SHOWN]:
+                command = f"python tools/torture.py --only={row.section} --seed={self._seed}"
+                lines += [f"{verdict.outcome}: {verdict.note}", f"  {command} --number={number}"]
+            if len(row.failing) > SHOWN:
+                lines.append(f"{row.section}: {len(row.failing) - SHOWN} more")
+        return lines
