@@ -1,5 +1,6 @@
 """Small phantom shards and a run short enough for a test."""
 
+import multiprocessing
 import os
 import signal
 from pathlib import Path
@@ -16,6 +17,12 @@ from maskedclip.shards.phantoms.phantom import draw
 # spinning threads of two test processes on two cores would wait for each other's time slices
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 torch.set_num_threads(1)  # also of fixtures that come before the first test: other sums, other bits
+
+# What the processes that tests fork have imported already: seconds for each of some 60 ranks.
+# The first test that forks one starts the server for all others, so that this stands here alone.
+multiprocessing.set_forkserver_preload(
+    ["torch._dynamo", "maskedclip.pretrain.loop", "maskedclip.grid.study"]
+)
 
 
 @pytest.fixture(autouse=True)

@@ -173,7 +173,6 @@ def rank_of_a_life(place: Path, out: Path, seed: int, first: int, world: int, th
 def live_and_die(out: Path, stop: int, world: int, arguments: tuple) -> list[Batch]:
     """Run a life in `world` processes, kill -9 all once `stop` is reached; return its batches."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tests.streams"])
     out.mkdir()
     ranks = [
         context.Process(target=rank_of_a_life, args=arguments, name=str(rank))

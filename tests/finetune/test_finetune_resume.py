@@ -30,7 +30,6 @@ from tests.colours import config_of, two_colours
 
 EPOCHS, STEPS = 6, 3  # steps of an epoch
 FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload(["maskedclip.finetune"])
 
 
 @pytest.fixture(scope="module")

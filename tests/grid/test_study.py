@@ -24,7 +24,6 @@ from maskedclip.shards.building.prepare_sample import encode
 from tests.colours import config_of, two_colours
 
 FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload(["maskedclip.grid.study"])
 SHORT = [
     "random", "--size=micro", "--image_size=32", "--epochs=2", "--warmup_epochs=1", "--threads=0",
 ]  # fmt: skip

@@ -1,6 +1,5 @@
 """Processes that see each other, forked from one that has imported torch already."""
 
-import multiprocessing
 import os
 import socket
 
@@ -8,12 +7,9 @@ import torch
 from torch.multiprocessing import start_processes
 from torch.multiprocessing.spawn import ProcessContext
 
-PRELOADED = ["torch._dynamo", "tests.engine.test_checkpoint"]  # the first step asks for dynamo
-
 
 def start_ranks(world: int, work, *arguments) -> ProcessContext:
     """Start work(rank, *arguments) in `world` processes; join() of what returns waits for them."""
-    multiprocessing.set_forkserver_preload(PRELOADED)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

@@ -15,6 +15,7 @@ import torch.distributed as dist
 from maskedclip.config import Config, override
 from maskedclip.engine.checkpoint import Checkpoints, newest, restore
 from maskedclip.engine.distributed import process_group, whole
+from maskedclip.pretrain.loop import pretrain
 from tests.engine.test_checkpoint import names, no_room, numbers, state, train
 from tests.ranks.processes import on_ranks, start_ranks
 
@@ -110,10 +111,6 @@ def losses(run: Path) -> list[list[float]]:
 
 
 def pretrain_on_a_rank(_rank: int, config: Config) -> None:
-    from maskedclip.pretrain.loop import (
-        pretrain,
-    )  # seconds of imports that the other tests go without
-
     pretrain(config)
 
 
