@@ -18,7 +18,7 @@ from maskedclip.shards.phantoms.phantom import draw
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 torch.set_num_threads(1)  # also of fixtures that come before the first test: other sums, other bits
 
-# What the processes that tests fork have imported already: seconds for each of some 60 ranks.
+# What the processes that tests fork have imported already: seconds for each of 70 ranks.
 # The first test that forks one starts the server for all others, so that this stands here alone.
 multiprocessing.set_forkserver_preload(
     ["torch._dynamo", "maskedclip.pretrain.loop", "maskedclip.grid.study"]

@@ -1,5 +1,6 @@
 import json
 import math
+import shutil
 import signal
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from maskedclip.engine.preemption import REQUEUE, STOP, Preempted
 from maskedclip.models.pretrained import read_weights
 from maskedclip.pretrain.loop import claim, pretrain
 from maskedclip.pretrain.methods import maskedclip as module
+from tests.conftest import a_small_run
 
 
 def rows(run: Path) -> list[dict]:
@@ -26,6 +28,12 @@ def losses(run: Path) -> list[tuple]:
         tuple(row[key] for key in ("step", "loss", "loss_mim", "loss_clip", "loss_mfd", "lr"))
         for row in rows(run)
     ]
+
+
+@pytest.fixture(scope="module")
+def whole(phantoms: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the run of `small`, for tests that do not write to it."""
+    return pretrain(a_small_run(phantoms, tmp_path_factory.mktemp("whole")))
 
 
 def stopped_after(config: Config, step: int, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -72,9 +80,8 @@ def test_a_run_leaves_the_files_of_the_contract(small):
     assert len(facts["manifests_sha256"]) == 2
 
 
-def test_tensorboard_has_every_term_and_the_reconstructions(small):
-    run = pretrain(small)
-    events = EventAccumulator(str(run)).Reload()
+def test_tensorboard_has_every_term_and_the_reconstructions(whole):
+    events = EventAccumulator(str(whole)).Reload()
     terms = {"losses/loss", "losses/loss_mim", "losses/loss_clip", "losses/loss_mfd"}
     assert terms | {"optimiser/lr", "throughput/images_per_s"} <= set(events.Tags()["tensors"])
     assert [event.step for event in events.Tensors("losses/loss")] == [1, 2, 3, 4, 5, 6]
@@ -83,8 +90,7 @@ def test_tensorboard_has_every_term_and_the_reconstructions(small):
     assert (events.Images(picture)[0].width, events.Images(picture)[0].height) == (96, 192)
 
 
-def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(small, tmp_path, monkeypatch):
-    whole = pretrain(override(small, {"out": str(tmp_path / "whole")}))
+def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(small, whole, monkeypatch):
     stopped_after(small, 3, monkeypatch)
     # the dead run had logged a step beyond its checkpoint, and left half a line
     with (small.directory / "metrics.jsonl").open("a") as file:
@@ -96,10 +102,9 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(small, tmp_path, 
     assert all(ours[name].equal(theirs[name]) for name in ours)
 
 
-def test_a_damaged_checkpoint_is_passed_over_for_an_older_one(small, caplog):
-    whole = pretrain(small)
-    expected = losses(whole)
-    newest = whole / "checkpoints" / "step-00000006"
+def test_a_damaged_checkpoint_is_passed_over_for_an_older_one(small, whole, caplog):
+    shutil.copytree(whole, small.directory)
+    newest = small.directory / "checkpoints" / "step-00000006"
     victim = next(newest.glob("*.distcp"))
     content = bytearray(victim.read_bytes())
     content[len(content) // 2] ^= 1
@@ -107,14 +112,13 @@ def test_a_damaged_checkpoint_is_passed_over_for_an_older_one(small, caplog):
     again = pretrain(small)
     assert "step-00000006" in caplog.text
     assert "sha256" in caplog.text
-    assert losses(again) == expected
+    assert losses(again) == losses(whole)
 
 
 @pytest.mark.parametrize("number", [signal.SIGUSR2, signal.SIGTERM])
 def test_a_signal_saves_the_step_and_leaves_and_the_same_command_goes_on(
-    small, tmp_path, monkeypatch, number
+    small, whole, monkeypatch, number
 ):
-    whole = pretrain(override(small, {"out": str(tmp_path / "whole")}))
     step = module.train_step
 
     def asked_in_the_second(*arguments):
@@ -130,8 +134,8 @@ def test_a_signal_saves_the_step_and_leaves_and_the_same_command_goes_on(
     assert losses(pretrain(small)) == losses(whole)
 
 
-def test_a_finished_run_is_not_run_again(small):
-    run = pretrain(small)
+def test_a_finished_run_is_not_run_again(small, whole):
+    run = shutil.copytree(whole, small.directory)
     before = (run / "metrics.jsonl").read_text()
     pretrain(small)
     assert (run / "metrics.jsonl").read_text() == before
@@ -176,8 +180,6 @@ def test_the_loss_falls(small):
 
 
 def test_a_damaged_sample_is_named_in_the_ledger_of_the_run(small, tmp_path, phantoms):
-    import shutil
-
     copy = tmp_path / "unpaired"
     shutil.copytree(phantoms["unpaired"], copy)
     shards = Shards(copy)
@@ -210,32 +212,28 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_term(small):
         ),
     ],
 )
-def test_a_way_to_save_memory_or_time_changes_nothing_but_rounding(small, changes):
-    expected = losses(pretrain(override(small, {"name": "plain"})))
-    for ours, theirs in zip(losses(pretrain(override(small, changes))), expected, strict=True):
+def test_a_way_to_save_memory_or_time_changes_nothing_but_rounding(small, whole, changes):
+    run = pretrain(override(small, changes))
+    for ours, theirs in zip(losses(run), losses(whole), strict=True):
         assert ours == pytest.approx(theirs, rel=1e-5)
 
 
-def test_activation_checkpointing_is_exact(small):
-    plain = pretrain(override(small, {"name": "plain"}))
-    assert losses(pretrain(override(small, {"engine.activation_checkpointing": True}))) == losses(
-        plain
-    )
+def test_activation_checkpointing_is_exact(small, whole):
+    run = pretrain(override(small, {"engine.activation_checkpointing": True}))
+    assert losses(run) == losses(whole)
 
 
-def test_a_run_that_is_given_less_memory_goes_on_in_parts(small, tmp_path, monkeypatch):
-    whole = pretrain(override(small, {"out": str(tmp_path / "whole")}))
+def test_a_run_that_is_given_less_memory_goes_on_in_parts(small, whole, monkeypatch):
     stopped_after(small, 3, monkeypatch)
     resumed = pretrain(override(small, {"optim.accumulate": 2}))
     for ours, theirs in zip(losses(resumed), losses(whole), strict=True):
         assert ours == pytest.approx(theirs, rel=1e-5)
 
 
-def test_a_run_begins_from_the_weights_it_is_given(small):
-    first = pretrain(override(small, {"name": "first"}))
-    changes = {"init_from": str(first), "optim.lr": 0.0}
+def test_a_run_begins_from_the_weights_it_is_given(small, whole):
+    changes = {"init_from": str(whole), "optim.lr": 0.0}
     weights, _ = read_weights(pretrain(override(small, changes)) / "model.safetensors")
-    expected, _ = read_weights(first / "model.safetensors")
+    expected, _ = read_weights(whole / "model.safetensors")
     assert all(weights[name].equal(expected[name]) for name in expected)
 
 
@@ -270,8 +268,6 @@ def test_a_step_of_two_images_has_its_pictures_too(small):
 
 
 def test_a_run_does_not_go_on_with_another_list_of_exclusions(small, tmp_path, phantoms):
-    import shutil
-
     copy = tmp_path / "unpaired"
     shutil.copytree(phantoms["unpaired"], copy)
     config = override(small, {"data.unpaired": (str(copy),), "optim.steps": 2})

@@ -15,6 +15,7 @@ from maskedclip.losses import centred_features, label_guided_clip_loss
 from maskedclip.losses.gathering import of_all_ranks, of_all_ranks_with_gradient
 from maskedclip.models.pretrained import read_weights
 from maskedclip.pretrain.loop import pretrain
+from tests.conftest import a_small_run
 from tests.ranks.processes import on_ranks
 
 LABELS = [4, 9, 4, -1, 9, 4]  # shared within and between the ranks
@@ -90,20 +91,25 @@ def losses(run: Path) -> list[list[float]]:
     return [[row[term] for term in terms] for row in rows]
 
 
-@pytest.fixture
-def alone(small, tmp_path) -> Path:
-    return pretrain(override(small, {"out": str(tmp_path / "alone")}))
+@pytest.fixture(scope="module")
+def alone(phantoms, tmp_path_factory) -> Path:
+    return pretrain(a_small_run(phantoms, tmp_path_factory.mktemp("alone")))
 
 
-def test_a_run_on_two_ranks_is_the_run_of_one(small, alone):
-    on_ranks(2, pretrain_on_a_rank, small)
-    ours, theirs = losses(small.directory), losses(alone)
+@pytest.fixture(scope="module")
+def together(phantoms, tmp_path_factory) -> Path:
+    """Return the run of two ranks, for tests that do not write to it."""
+    config = a_small_run(phantoms, tmp_path_factory.mktemp("together"))
+    on_ranks(2, pretrain_on_a_rank, config)
+    return config.directory
+
+
+def test_a_run_on_two_ranks_is_the_run_of_one(together, alone):
+    ours, theirs = losses(together), losses(alone)
     assert len(ours) == len(theirs) == 6
     for row, expected in zip(ours, theirs, strict=True):
         assert row == pytest.approx(expected, rel=1e-5, abs=1e-6)
-    trained, reference = (
-        read_weights(run / "model.safetensors")[0] for run in (small.directory, alone)
-    )
+    trained, reference = (read_weights(run / "model.safetensors")[0] for run in (together, alone))
     for name, tensor in reference.items():
         torch.testing.assert_close(trained[name], tensor, rtol=1e-3, atol=1e-5)
 
@@ -124,8 +130,8 @@ def test_over_fifty_steps_the_losses_of_any_number_of_ranks_are_those_of_one(sma
         assert row[:4] == pytest.approx(expected[:4], rel=1e-5)
 
 
-def test_a_checkpoint_of_two_ranks_is_resumed_by_one(small, alone):
-    on_ranks(2, pretrain_on_a_rank, small)
+def test_a_checkpoint_of_two_ranks_is_resumed_by_one(small, together, alone):
+    shutil.copytree(together, small.directory)
     shutil.rmtree(small.directory / "checkpoints" / "step-00000006")
     pretrain(small)
     for row, expected in zip(losses(small.directory), losses(alone), strict=True):

@@ -15,6 +15,7 @@ from maskedclip.engine.distributed import process_group, shard
 from maskedclip.engine.optimizer import adamw
 from maskedclip.engine.sharding import Sharding
 from maskedclip.pretrain.loop import pretrain
+from tests.conftest import a_small_run
 from tests.engine.test_checkpoint import numbers, train
 from tests.ranks.processes import on_ranks
 
@@ -98,9 +99,8 @@ def assert_alike(run: Path, other: Path, rel: float = 1e-5) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("world", [1, 2, 4])
 def test_a_run_of_two_nodes_of_two_is_the_run_of_one_and_goes_on_with_any_number(
-    small, tmp_path, world
+    small, alone, world
 ):
-    alone = pretrain(override(small, {"out": str(tmp_path / "alone")}))
     nodes = override(small, {"engine.sharding": "hybrid"})
     on_ranks(4, pretrain_on_nodes, nodes, 2)
     assert_alike(nodes.directory, alone)
@@ -109,9 +109,13 @@ def test_a_run_of_two_nodes_of_two_is_the_run_of_one_and_goes_on_with_any_number
     assert_alike(nodes.directory, alone)
 
 
+@pytest.fixture(scope="module")
+def alone(phantoms, tmp_path_factory) -> Path:
+    return pretrain(a_small_run(phantoms, tmp_path_factory.mktemp("alone")))
+
+
 @pytest.mark.parametrize("accumulate", [1, 2])
-def test_replicas_are_the_run_of_one_rank(small, tmp_path, accumulate):
-    alone = pretrain(override(small, {"out": str(tmp_path / "alone")}))
+def test_replicas_are_the_run_of_one_rank(small, alone, accumulate):
     changes = {"engine.sharding": "replicate", "optim.accumulate": accumulate}
     on_ranks(2, pretrain_on_nodes, override(small, changes), 2)
     assert_alike(small.directory, alone)
@@ -127,7 +131,6 @@ def test_replicas_are_the_run_of_one_rank(small, tmp_path, accumulate):
         ({"engine.sharding": "replicate", "engine.activation_checkpointing": True}, 1e-5),
     ],
 )
-def test_ways_to_shard_change_no_more_than_rounding(small, tmp_path, changes, rel):
-    alone = pretrain(override(small, {"out": str(tmp_path / "alone")}))
+def test_ways_to_shard_change_no_more_than_rounding(small, alone, changes, rel):
     on_ranks(2, pretrain_on_nodes, override(small, changes), 2)
     assert_alike(small.directory, alone, rel)
