@@ -1,5 +1,6 @@
 """Peak FLOPS of a device, of which a run reaches a share: model FLOPS utilisation (MFU)."""
 
+import functools
 import time
 
 import torch
@@ -9,10 +10,11 @@ from maskedclip.engine.gpu_specs import bf16_peak
 _ROUNDS = 5
 
 
+@functools.cache
 def peak_flops(device: torch.device, compute: torch.dtype) -> float:
     """Return the peak FLOPS of one device: the data sheet's for known GPUs, else measured.
 
-    The measurement takes a fraction of a second; on a CPU it uses this process's threads.
+    The measurement takes a fraction of a second, once a process; on a CPU it uses its threads.
     """
     if device.type == "cuda" and compute == torch.bfloat16:
         known = bf16_peak(torch.cuda.get_device_name(device))

@@ -2,8 +2,6 @@
 
 import csv
 import logging
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +22,6 @@ from tests.untrained import exported
 
 CLASSES = ("normal", "diabetic retinopathy", "glaucoma")
 PROMPTS = ("drusens", "haemorrhages")
-ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -260,16 +257,3 @@ def test_mistakes_on_the_command_line_end_in_one_line(
         assert stopped.value.code == 2
         assert answer in said
         assert said.count("\n") == 1
-
-
-def test_help_needs_neither_torch_nor_a_network() -> None:
-    code = (
-        "import sys; from maskedclip.explain.command import read_explain\n"
-        "try: read_explain('usage', ['--help'])\n"
-        "except SystemExit as end: sys.exit(end.code or len({'torch', 'cv2'} & set(sys.modules)))"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
-    )
-    assert (done.returncode, done.stderr) == (0, "")
-    assert "--phantoms=0" in done.stdout

@@ -1,6 +1,6 @@
 """Two runs are compared on the same images from their files, and what cannot be is said."""
 
-import subprocess
+import runpy
 import sys
 from pathlib import Path
 
@@ -94,20 +94,23 @@ def test_what_cannot_be_compared_is_said_in_a_line(tmp_path: Path) -> None:
         assert "\n" not in str(error.value)
 
 
-def test_the_command_ends_in_a_line_and_status_2_where_it_cannot_go_on(tmp_path: Path) -> None:
+def test_the_command_ends_in_the_next_one_or_in_a_line_and_status_2_where_it_cannot_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     run = str(written(tmp_path / "run", measured()))
-    other = str(written(tmp_path / "other", measured(seed=1)))
-    for words, status, answer in (
-        ([run, other], 0, "next: python -m maskedclip.report"),
-        ([run], 2, "1 runs given"),
-        ([run, run], 0, "this run is on both sides."),
-        ([run, run, "--seed=1"], 2, "unknown flag --seed"),
-    ):
-        command = [sys.executable, "-m", "maskedclip.compare", *words]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        assert done.returncode == status
-        assert answer in (done.stderr if status else done.stdout)
-        assert status == 0 or done.stderr.count("\n") == 1
+    monkeypatch.delitem(sys.modules, "maskedclip.compare", raising=False)  # or runpy warns of it
+    for words, answer in (([run], "1 runs given"), ([run, run, "--seed=1"], "unknown flag --seed")):
+        monkeypatch.setattr(sys, "argv", ["compare", *words])
+        with pytest.raises(SystemExit) as ended:
+            runpy.run_module("maskedclip.compare", run_name="__main__")
+        said = capsys.readouterr().err
+        assert (ended.value.code, said.count("\n")) == (2, 1)
+        assert answer in said
+    monkeypatch.setattr(sys, "argv", ["compare", run, run])
+    runpy.run_module("maskedclip.compare", run_name="__main__")
+    said = capsys.readouterr().out
+    assert "this run is on both sides." in said
+    assert f"next: python -m maskedclip.report {run} {run} --out report" in said
 
 
 def test_one_patient_has_no_p_value_and_it_is_said(tmp_path: Path) -> None:

@@ -371,18 +371,17 @@ def test_the_end_says_what_there_is_and_what_to_do_next(
     assert "nothing to do" in capsys.readouterr().out
 
 
-def test_help_and_list_need_no_heavy_module() -> None:
-    for flag in ("--help", "--list"):
-        code = (
-            "import sys; sys.path.insert(0, '.'); from maskedclip.shards.make_command import main;"
-            f"main(['{flag}']); heavy = {{'cv2', 'numpy', 'torch', 'PIL'}} & set(sys.modules);"
-            "sys.exit(str(heavy) if heavy else 0)"
-        )
-        done = subprocess.run(
-            [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
-        )
-        assert done.returncode == 0, done.stderr
-        assert "odir5k" in done.stdout or "DATASET" in done.stdout
+def test_the_list_needs_no_heavy_module() -> None:
+    code = (
+        "import sys; sys.path.insert(0, '.'); from maskedclip.shards.make_command import main;"
+        "main(['--list']); heavy = {'cv2', 'numpy', 'torch', 'PIL'} & set(sys.modules);"
+        "sys.exit(str(heavy) if heavy else 0)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "odir5k" in done.stdout
 
 
 def grades(root: Path, patients: int) -> Path:

@@ -1,8 +1,6 @@
 """Weights are read without running what is in their file, unless one asks for it by name."""
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +9,9 @@ import torch
 from safetensors.torch import load_file
 
 from maskedclip.models.pretrained import load_encoder
-from maskedclip.weights.convert import convert
+from maskedclip.weights.convert import convert, main
 from maskedclip.weights.convert_child import read
 from tests.models.checkpoints.test_architectures import vit
-
-TOOL = Path(__file__).parents[2] / "tools" / "convert_weights.py"
 
 
 class Malicious:
@@ -64,14 +60,15 @@ def test_converting_makes_no_object_of_a_pickle(tmp_path: Path, zipped: bool) ->
     assert all(converted[name].equal(tensors[name]) for name in tensors)
 
 
-def test_the_tool_wants_to_be_asked_by_name_and_then_loads(trapped: tuple[Path, Path]) -> None:
+def test_the_tool_wants_to_be_asked_by_name_and_then_loads(
+    trapped: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
     file, target = trapped
-    asked = subprocess.run(
-        [sys.executable, TOOL, file], capture_output=True, text=True, check=False
-    )
-    assert asked.returncode == 2
-    assert "add --i_trust_this_file" in asked.stderr
-    assert asked.stderr.count("\n") == 1
+    with pytest.raises(SystemExit) as asked:
+        main([str(file)])
+    said = capsys.readouterr().err
+    assert (asked.value.code, said.count("\n")) == (2, 1)
+    assert "add --i_trust_this_file" in said
     out = convert(file, file.with_suffix(".safetensors"))
     assert not target.exists()
     assert load_file(out).keys() == vit().state_dict().keys()

@@ -1,7 +1,6 @@
 """Weights leave a run so that other libraries open them strictly and give the same features."""
 
 import json
-import subprocess
 import sys
 from importlib import import_module
 from pathlib import Path
@@ -23,8 +22,6 @@ from maskedclip.weights.source_run import (
     run_features,
 )
 from tests.untrained import exported
-
-ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -247,21 +244,6 @@ def test_what_cannot_be_exported_is_said_in_one_line(
         assert stopped.value.code == 2
         assert answer in message
         assert message.count("\n") == 1
-
-
-def test_help_is_there_before_torch() -> None:
-    code = (
-        "import sys; sys.path.insert(0, '.')\n"
-        "from maskedclip.weights.export import main\n"
-        "try: main(['--help'])\n"
-        "except SystemExit as stop: assert not stop.code\n"
-        "assert 'torch' not in sys.modules"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    assert "--to timm|hf|retfound|open_clip|onnx" in done.stdout
 
 
 @pytest.mark.slow
