@@ -10,8 +10,8 @@ from maskedclip.data.expert_dictionary import EXPERT
 from maskedclip.data.labelled import LabelledSample, Task
 from maskedclip.data.splits import Division
 from maskedclip.data.storage.shards import Shards
-from maskedclip.evaluate import probes
 from maskedclip.evaluate.features import JOINT, PATCHES, Features, FrozenEncoder
+from maskedclip.evaluate.probes import Labelled, Probe, linear, logistic, nearest, ridge
 from maskedclip.metrics import results
 from maskedclip.metrics.prediction_files import Predictions
 from maskedclip.metrics.scores import chosen_thresholds, metrics_of
@@ -80,18 +80,18 @@ def predict(
 
 def _probe(
     evaluation: Evaluation,
-    train: probes.Labelled,
-    validation: probes.Labelled,
+    train: Labelled,
+    validation: Labelled,
     test_BD: np.ndarray,
     num_classes: int,
-) -> probes.Probe:
+) -> Probe:
     if evaluation.protocol == "linear":
-        return probes.linear(train, validation, test_BD, num_classes, seed=evaluation.seed)
+        return linear(train, validation, test_BD, num_classes, seed=evaluation.seed)
     if evaluation.protocol == "knn":
-        return probes.nearest(train, validation, test_BD, num_classes)
+        return nearest(train, validation, test_BD, num_classes)
     if evaluation.protocol == RIDGE:
-        return probes.ridge(train, validation, test_BD)
-    return probes.logistic(train, validation, test_BD, num_classes)
+        return ridge(train, validation, test_BD)
+    return logistic(train, validation, test_BD, num_classes)
 
 
 def _zero_shot(encoder: FrozenEncoder, benchmark: Benchmark, image_BD: np.ndarray) -> np.ndarray:

@@ -117,10 +117,15 @@ def read_finetune(usage: str | None, arguments: Sequence[str] | None = None) -> 
         changes = following_warmup(finetune_recipe(recipe), changes)
         given = replace(given, changes=(changes, of_folds))
         config, folds = given.config(), given.config(1).folds
-        if not config.dataset:
-            raise ValueError("no dataset given; add --dataset=DIR, a shard directory with labels")
-        check_inputs(config.weights, [config.dataset], config.task)
+        check_finetune(config)
     return FinetuneRequest(config, folds)
+
+
+def check_finetune(config: FinetuneConfig) -> None:
+    """Raise ValueError where the weights, the dataset or its task are not given or not there."""
+    if not config.dataset:
+        raise ValueError("no dataset given; add --dataset=DIR, a shard directory with labels")
+    check_inputs(config.weights, [config.dataset], config.task)
 
 
 def read_evaluate(usage: str | None, arguments: Sequence[str] | None = None) -> EvaluateConfig:
@@ -128,18 +133,21 @@ def read_evaluate(usage: str | None, arguments: Sequence[str] | None = None) -> 
     given = EVALUATE.read(usage, arguments)
     with one_line_errors():
         config: EvaluateConfig = given.config()
-        check_protocols(config.protocols)
-        if not config.datasets:
-            raise ValueError(
-                "no dataset given; add --datasets=DIR,DIR, shard directories, or paper"
-            )
-        from maskedclip.data.paper_tasks import chosen  # numpy, for which --help does not wait
-
-        named, _ = chosen(config.datasets, config.task, Path(config.shards))
-        check_weights(config.weights)
-        for directory, task in named:
-            check_dataset(directory, task)
+        check_evaluate(config)
     return config
+
+
+def check_evaluate(config: EvaluateConfig) -> None:
+    """Raise ValueError where weights, datasets, tasks or protocols are not given or not there."""
+    check_protocols(config.protocols)
+    if not config.datasets:
+        raise ValueError("no dataset given; add --datasets=DIR,DIR, shard directories, or paper")
+    from maskedclip.data.paper_tasks import chosen  # numpy, for which --help does not wait
+
+    named, _ = chosen(config.datasets, config.task, Path(config.shards))
+    check_weights(config.weights)
+    for directory, task in named:
+        check_dataset(directory, task)
 
 
 def check_protocols(protocols: Sequence[str]) -> None:
@@ -159,6 +167,8 @@ def check_inputs(weights: str, datasets: Sequence[str], task: str) -> None:
 
 def check_weights(weights: str) -> None:
     """Raise ValueError for weights that are no run, no file and no name in the hub's cache."""
+    if not weights:
+        raise ValueError(WEIGHTS.missing)
     if weights != RANDOM:
         locate(weights, OWN)
 

@@ -91,8 +91,8 @@ class Predicted(NamedTuple):
     computed: int  # rows that were not there before
 
 
-def run(options: PredictConfig) -> None:
-    """Predict, and print the counts by class and the next command."""
+def run(options: PredictConfig) -> Path:
+    """Predict, print the counts by class and the next command; return the table's path."""
     file, source = locate_classifier(options.run), Path(options.folder)
     out = Path(options.out)
     header, _ = read_header(file)
@@ -114,6 +114,7 @@ def run(options: PredictConfig) -> None:
         raise RuntimeError(f"{out}: another process is writing it; wait for it") from None
     sys.stdout.write(_summary(out, found, head))
     sys.stdout.write(f"next: {_next(options, pictures)}\n")
+    return out
 
 
 def _photographs(file: Path, header: dict[str, Any]) -> dict[str, int] | None:

@@ -39,14 +39,19 @@ def read_predict(usage: str | None, arguments: Sequence[str] | None = None) -> P
     given = PREDICT.read(usage, arguments)
     with one_line_errors():
         config: PredictConfig = given.config()
-        locate_classifier(config.run)
-        out = Path(config.out)
-        if not Path(config.folder).exists():
-            raise ValueError(f"{config.folder}: no such folder or image; name what to predict")
-        if out.is_dir():
-            raise ValueError(
-                f"--out {out}: is a folder; name a file, such as {out}/{Path(PredictConfig.out)}"
-            )
-        if out.suffix.lower() != ".csv":
-            raise ValueError(f"--out {out}: is written as CSV; use --out {out.name}.csv")
+        check_predict(config)
     return config
+
+
+def check_predict(config: PredictConfig) -> None:
+    """Raise ValueError where a run or its images are not there, or the table is to be no CSV."""
+    locate_classifier(config.run)
+    out = Path(config.out)
+    if not config.folder or not Path(config.folder).exists():
+        raise ValueError(f"{config.folder}: no such folder or image; name what to predict")
+    if out.is_dir():
+        raise ValueError(
+            f"--out {out}: is a folder; name a file, such as {out}/{Path(PredictConfig.out)}"
+        )
+    if out.suffix.lower() != ".csv":
+        raise ValueError(f"--out {out}: is written as CSV; use --out {out.name}.csv")

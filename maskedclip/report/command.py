@@ -46,12 +46,18 @@ def read_report(
     """Return (runs, options) that the command line gives; the runs exist."""
     given = REPORT.read(usage, arguments)
     with one_line_errors():
-        config: ReportConfig = given.config()
-        for word in given.words:
-            if not Path(word).is_dir():
-                raise ValueError(f"{word}: no such directory; name a run, or a folder of runs")
-    runs = [Path(word) for word in given.words]
-    return runs, config if config.out else replace(config, out=str(_usual_out(runs)))
+        runs = [Path(word) for word in given.words]
+        return runs, with_place(runs, given.config())
+
+
+def with_place(runs: Sequence[Path], config: ReportConfig) -> ReportConfig:
+    """Return the options with the directory to write into; ValueError where a run is not there."""
+    if not runs:
+        raise ValueError("report: no run given; name run directories, or folders that hold some")
+    for run in runs:
+        if not run.is_dir():
+            raise ValueError(f"{run}: no such directory; name a run, or a folder of runs")
+    return config if config.out else replace(config, out=str(_usual_out(runs)))
 
 
 def _usual_out(runs: Sequence[Path]) -> Path:
