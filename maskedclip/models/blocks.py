@@ -7,7 +7,8 @@ weights are gathered once for all groups. Parameter names are timm's.
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
@@ -235,6 +236,22 @@ def run(
         kept_2T = None if kept_JT is None else kept_JT[2 * number : 2 * number + 2]
         x_TD = block(x_TD, groups, kept_2T, start_S)
     return x_TD
+
+
+@contextmanager
+def drawn_from(seed: int) -> Iterator[None]:
+    """Draw first weights from numbers of their own, whatever is built before or after."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        yield
+
+
+def drawn_seeds(count: int) -> list[int]:
+    """Return seeds of the parts of a network, of torch's own seed.
+
+    Each part has one, built or not, so that two arms of an ablation begin with the same weights.
+    """
+    return [int(seed) for seed in torch.randint(2**62, (count,), device="cpu")]
 
 
 def initialise(module: nn.Module) -> None:

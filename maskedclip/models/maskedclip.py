@@ -5,6 +5,7 @@ What no loss needs is not built: with `terms` of ("mim",) this is MAE, with ("cl
 
 import math
 from collections.abc import Collection, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from maskedclip.models.blocks import drawn_from, drawn_seeds
 from maskedclip.models.bridge import Bridge
 from maskedclip.models.decoders import Decoder
 from maskedclip.models.encoder import Encoder
@@ -125,36 +127,36 @@ class MaskedCLIP(nn.Module):
         self.visible = grid * grid - round(grid * grid * mask_ratio)
         self.hides, self.pools_cls = feature_patches == "hidden", pooling == "cls"
         self.bridge_shared = bridge_shared
-        self.encoder = Encoder(
-            image_size=image_size,
-            patch_size=patch_size,
-            width=shape.width,
-            depth=shape.depth,
-            heads=shape.heads,
-        )
+        of_encoder, of_bridge, of_pixels, of_features, of_projection = drawn_seeds(5)
+        with drawn_from(of_encoder):
+            self.encoder = Encoder(
+                image_size=image_size, patch_size=patch_size,
+                width=shape.width, depth=shape.depth, heads=shape.heads,
+            )  # fmt: skip
         depth = bridge_depth if "clip" in self.terms else 0
-        self.bridge = Bridge(width=shape.width, depth=depth, heads=shape.heads)
+        with drawn_from(of_bridge):
+            self.bridge = Bridge(width=shape.width, depth=depth, heads=shape.heads)
+        decoder = partial(Decoder, width_in=shape.width, grid=grid)
         if "mim" in self.terms:
-            self.pixel_decoder = Decoder(
-                width_in=shape.width,
-                width=shape.decoder_width,
-                depth=shape.decoder_depth,
-                heads=shape.decoder_heads,
-                width_out=3 * patch_size**2,
-                grid=grid,
-            )
+            with drawn_from(of_pixels):
+                self.pixel_decoder = decoder(
+                    width=shape.decoder_width,
+                    depth=shape.decoder_depth,
+                    heads=shape.decoder_heads,
+                    width_out=3 * patch_size**2,
+                )
         if "mfd" in self.terms:
-            self.feature_decoder = Decoder(
-                width_in=shape.width,
-                width=shape.width,
-                depth=feature_decoder_depth,
-                heads=shape.heads,
-                width_out=shape.width,
-                grid=grid,
-            )
+            with drawn_from(of_features):
+                self.feature_decoder = decoder(
+                    width=shape.width,
+                    depth=feature_decoder_depth,
+                    heads=shape.heads,
+                    width_out=shape.width,
+                )
         if text is not None:
             self.text = text
-            self.image_projection = nn.Linear(shape.width, projection, bias=False)
+            with drawn_from(of_projection):
+                self.image_projection = nn.Linear(shape.width, projection, bias=False)
             self.temperature = Temperature(10.0 if contrast == "sigmoid" else 1 / 0.07)
             if contrast == "sigmoid":
                 self.bias = Bias()
@@ -292,15 +294,17 @@ def build(
 
     pretrained_text False leaves the text tower random, for a checkpoint to fill.
     """
+    (of_text,) = drawn_seeds(1)
     if "clip" not in shape.get("terms", TERMS):
         return MaskedCLIP(text=None, **shape), Tokenizer(None, 0)
-    tower, tokenizer = build_text(
-        text,
-        projection=shape["projection"],
-        dropout=text_dropout,
-        max_tokens=text_tokens,
-        pretrained=pretrained_text,
-    )
+    with drawn_from(of_text):
+        tower, tokenizer = build_text(
+            text,
+            projection=shape["projection"],
+            dropout=text_dropout,
+            max_tokens=text_tokens,
+            pretrained=pretrained_text,
+        )
     return MaskedCLIP(text=tower, **shape), tokenizer
 
 

@@ -1,3 +1,5 @@
+from typing import Any
+
 import pytest
 import torch
 from torch.nn import functional as F
@@ -12,20 +14,21 @@ from maskedclip.models.teacher import Teacher
 from maskedclip.models.text import Tokenizer
 
 
-def networks() -> tuple[MaskedCLIP, Tokenizer]:
+def networks(**changes: Any) -> tuple[MaskedCLIP, Tokenizer]:
     torch.manual_seed(0)
-    return build(
-        size="micro",
-        image_size=64,
-        patch_size=16,
-        mask_ratio=0.75,
-        bridge_depth=2,
-        feature_decoder_depth=2,
-        projection=32,
-        text="builtin",
-        text_tokens=77,
-        text_dropout=0.0,
-    )
+    shape = {
+        "size": "micro",
+        "image_size": 64,
+        "patch_size": 16,
+        "mask_ratio": 0.75,
+        "bridge_depth": 2,
+        "feature_decoder_depth": 2,
+        "projection": 32,
+        "text": "builtin",
+        "text_tokens": 77,
+        "text_dropout": 0.0,
+    }
+    return build(**(shape | changes))
 
 
 def batch(tokenize: Tokenizer, images: int = 5) -> tuple[torch.Tensor, ...]:
@@ -34,6 +37,18 @@ def batch(tokenize: Tokenizer, images: int = 5) -> tuple[torch.Tensor, ...]:
     hidden_BN = torch.rand(images, 16, generator=generator).argsort(dim=1) < 12
     token_AL, token_mask_AL = tokenize(["a fundus photograph of glaucoma", "drusens"])
     return image_BCHW, hidden_BN, token_AL, token_mask_AL
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"terms": ("mim",)}, {"terms": ("clip",)}, {"terms": ("mim", "clip")}, {"bridge_depth": 0},
+     {"feature_decoder_depth": 1}],
+)  # fmt: skip
+def test_two_networks_of_a_seed_begin_with_the_same_weights_where_both_have_them(changes):
+    whole, other = (networks(**kind)[0].state_dict() for kind in ({}, changes))
+    shared = [name for name in other if not name.startswith("feature_decoder.")]
+    assert shared
+    assert [name for name in shared if not torch.equal(whole[name], other[name])] == []
 
 
 def test_every_output_has_the_shape_that_its_loss_needs():
