@@ -50,17 +50,20 @@ def preparation(
     resize: float = RESIZE,
     interpolation: str = "bicubic",
     whole: bool = False,
+    squash: bool = False,
 ) -> Callable[[Image.Image], Tensor]:
     """Return what brings an image to a network; as it is, MAE's evaluation.
 
     The shorter side goes to `resize` of the size, and the middle is cut out. With `whole` the
-    longer side fills the square and black is put to the right or below (FLAIR).
+    longer side fills the square and black is put to the right or below (FLAIR), with `squash` both
+    sides are brought to the size (RETFound-Green).
     """
     prepare = create_transform(
         image_size,
         is_training=False,
         interpolation=interpolation,
-        crop_pct=1 / resize,
+        crop_pct=1.0 if squash else 1 / resize,
+        crop_mode="squash" if squash else "center",
         mean=tuple(mean),
         std=tuple(std),
     )

@@ -55,7 +55,7 @@ from maskedclip.pretrain.trained_images import images_behind
 logger = logging.getLogger(__name__)
 FOLDER = "features"
 PATCHES, JOINT = "patches", "joint"  # mean of the patch tokens; unit rows of the joint space
-_VERSION = 2  # raise it where the same weights and images would give other features
+_VERSION = 3  # raise it where the same weights and images would give other features
 _BATCH = 64
 _SAVE_EVERY = 60.0  # seconds: what a killed run computes again
 

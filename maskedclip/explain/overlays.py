@@ -38,6 +38,7 @@ from maskedclip.inference import load, read_image
 from maskedclip.metrics.cells import safe_path, safe_text
 from maskedclip.metrics.results import file_name
 from maskedclip.models.checkpoints.files import name_of
+from maskedclip.models.checkpoints.formats import Preparation
 
 logger = logging.getLogger(__name__)
 _LONGEST = 60  # characters of a path in a caption
@@ -99,7 +100,7 @@ def explain(config: ExplainConfig) -> Path:
         image_CHW = model.prepare(photograph.field)
         maps = maps_of(model, image_CHW[None], request)
         seen_HWC = as_seen(image_CHW, model.preparation.mean, model.preparation.std)
-        box = _crop_box(photograph, model.image_size, model.preparation.resize)
+        box = _shown_box(photograph, model.preparation)
         for drawn in maps:
             among = "classes" if model.classes else "prompts"
             _write(out, photograph, box, seen_HWC, drawn, among)
@@ -143,8 +144,15 @@ def center_crop_box(width: int, height: int, image_size: int, resized: float = R
     )
 
 
-def _crop_box(photograph: InputImage, image_size: int, resized: float) -> CropBox:
-    box = center_crop_box(photograph.field.width, photograph.field.height, image_size, resized)
+def _shown_box(photograph: InputImage, shown: Preparation) -> CropBox:
+    """Return the part of a photograph that the network sees, in the whole photograph's pixels."""
+    width, height = photograph.field.size
+    if shown.squash:
+        box = CropBox(0, 0, width, height)
+    elif shown.whole:
+        box = CropBox(0, 0, max(width, height), max(width, height))
+    else:
+        box = center_crop_box(width, height, shown.image_size, shown.resize)
     x, y = photograph.corner
     return CropBox(box.left + x, box.top + y, box.right + x, box.bottom + y)
 

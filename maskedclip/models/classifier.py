@@ -151,8 +151,10 @@ def write_classifier(
         images: what it was trained on, as `export` has it.
     """
     info = encoder_info(model)
+    # the head reads the mean, whatever its encoder's own code does
+    network = {field: value for field, value in info.architecture.items() if field != "pool"}
     header = {
-        "network": info.architecture,
+        "network": network,
         "image_size": info.preparation.image_size,
         "preparation": info.preparation._asdict(),
         "form": info.format,
@@ -162,7 +164,7 @@ def write_classifier(
     }
     patch_size = info.architecture.get("patch_size", 0)
     for name, size in SIZES.items():  # what a plain one is called, for readers that know our sizes
-        if info.architecture == plain_architecture(size.width, size.depth, size.heads, patch_size):
+        if network == plain_architecture(size.width, size.depth, size.heads, patch_size):
             header |= {"size": name, "patch_size": patch_size}
     save_sealed(model.state_dict(), path, header, images)
 

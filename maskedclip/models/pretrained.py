@@ -41,9 +41,11 @@ from maskedclip.models.checkpoints.files import (
     read_safetensors,
 )
 from maskedclip.models.checkpoints.formats import (
+    Family,
     Preparation,
     WeightFormat,
     format_of,
+    formats,
     has_stated_normalisation,
     stated_depth,
     training_datasets,
@@ -104,20 +106,18 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 def recognise(weights: Weights) -> Recognised:
     """Return the encoder in a file of weights; ValueError where there is none that we can build.
 
-    The header of our own files says what it is. Third-party weights are recognised by their name
-    and their tensors; mean and deviation are those of the configuration beside the file, if any.
+    The header of our own files says what it is. Third-party weights are recognised by their tensors
+    and their name; mean and deviation are those of the configuration beside the file, if any.
     """
     header = weights.header
     try:
         tensors, others = to_timm_names(weights.tensors)
         family = family_of(tensors)
-        format = (
-            WeightFormat(
-                header.get("form", ""), "", family=family, trained_on=tuple(header.get("saw", ()))
-            )
-            if header
-            else format_of(weights.name, family, _fingerprint(weights.tensors))
-        )
+        if header:
+            saw = tuple(header.get("saw", ()))
+            format = WeightFormat(header.get("form", ""), family=family, trained_on=saw)
+        else:
+            format = _format(weights, tensors, family)
         heads = SIZES[header["size"]].heads if header.get("size") in SIZES else 0
         check_depth(tensors, family, _depth(weights, tensors))
         architecture = header.get("network") or infer_architecture(tensors, format, heads)
@@ -130,9 +130,10 @@ def recognise(weights: Weights) -> Recognised:
         tensors = to_eva_names(tensors)
     grid = position_grid(tensors, architecture) if family == "vit" else 0
     preparation = _preparation(weights, format, grid * architecture.get("patch_size", 0))
-    if weights.sidecar.get(STATED, {}).get("pool") == "cls":
-        if family == "resnet50":
-            raise ValueError(f"{weights.name}{STATED}: pool cls: a ResNet has no class token")
+    stated_pool = weights.sidecar.get(STATED, {}).get("pool")
+    if stated_pool == "cls" and family == "resnet50":
+        raise ValueError(f"{weights.name}{STATED}: pool cls: a ResNet has no class token")
+    if not header and (stated_pool or format.pool) == "cls":
         architecture |= {"pool": "cls"}
     info = EncoderInfo(architecture, preparation, format.name, format.trained_on)
     return Recognised(tensors, others, info)
@@ -162,7 +163,34 @@ def _preparation(weights: Weights, format: WeightFormat, own_size: int) -> Prepa
     return preparation
 
 
-_guesses_said: set[str] = set()  # a file is recognised several times in a command
+def _format(weights: Weights, tensors: Mapping[str, Tensor], family: Family) -> WeightFormat:
+    """Return the card of third-party weights; where others fit as well, they are said once."""
+    lines = _lines(weights.tensors) + [f"encoder {line}" for line in _lines(tensors)]
+    stated = weights.sidecar.get(STATED, {}).get("form", "")
+    found, rivals = format_of(weights.name, family, lines, stated)
+    if rivals:
+        names = " and ".join(formats()[rival].name for rival in rivals)
+        say_once(
+            f"{weights.name}: read as {found.name} by its tensors, which {names} may have too; if "
+            f"it is not {found.name}, state it in {weights.file.name}{STATED} beside it, such as "
+            f'{{"form": "{rivals[0]}"}}'
+        )
+    return found
+
+
+def _lines(tensors: Mapping[str, Tensor]) -> list[str]:
+    """Return tensors by name and shape, as cards look for them."""
+    return [f"{name} {'x'.join(map(str, tensor.shape))}" for name, tensor in tensors.items()]
+
+
+_said: set[str] = set()  # a file is recognised several times in a command
+
+
+def say_once(line: str) -> None:
+    """Log what is guessed of weights, the first time."""
+    if line not in _said:
+        _said.add(line)
+        logger.warning("%s", line)
 
 
 def _say_guess(weights: Weights, preparation: Preparation, *, by_positions: bool) -> None:
@@ -176,9 +204,7 @@ def _say_guess(weights: Weights, preparation: Preparation, *, by_positions: bool
         f'otherwise, state it in {name} beside it, such as {{"mean": [0.5, 0.5, 0.5], "std": '
         f'[0.5, 0.5, 0.5], "image_size": {size}, "pool": "cls"}}'
     )
-    if line not in _guesses_said:
-        _guesses_said.add(line)
-        logger.warning("%s", line)
+    say_once(line)
 
 
 def _numbers(values: Iterable[float]) -> str:
@@ -264,12 +290,12 @@ def load_encoder(
 ) -> tuple[Network, LoadReport]:
     """Return a network of timm with the encoder of `path`, and the report of what was loaded.
 
-    path is a run directory, an encoder.safetensors, a file of one of the third-party FORMATS, the
-    name of one at Hugging Face or timm that is in the cache, or "random" (an untrained encoder of
-    `size`). image_size 0 is the weights' own; positions are resampled to it. global_pool is timm's:
-    "avg" puts a fresh norm after the mean of the patch tokens (MAE's fine-tuning), "token" and ""
-    keep the encoder's own final norm. Raises ValueError where the file cannot serve, or gives less
-    than 95 % of the encoder.
+    path is a run directory, an encoder.safetensors, a file of third-party weights that a card
+    knows, the name of one at Hugging Face or timm that is in the cache, or "random" (an untrained
+    encoder of `size`). image_size 0 is the weights' own; positions are resampled to it. global_pool
+    is timm's: "avg" puts a fresh norm after the mean of the patch tokens (MAE's fine-tuning),
+    "token" and "" keep the encoder's own final norm. Raises ValueError where the file cannot serve,
+    or gives less than all of the encoder.
     """
     source = str(path)
     recognised = None if source == RANDOM else recognise(read_checkpoint(path))
@@ -415,10 +441,6 @@ def _fold_normalisation(tensors: dict[str, Tensor], theirs: Preparation) -> None
         "dchw,c->d", weight_DCHW, shift_C
     )
     tensors["patch_embed.proj.weight"] = weight_DCHW * (std_C / std_their_C)[:, None, None]
-
-
-def _fingerprint(tensors: Mapping[str, Tensor]) -> list[str]:
-    return [f"{name} {tensor.shape[0] if tensor.ndim else 0}" for name, tensor in tensors.items()]
 
 
 def _of_timm(name: str) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from maskedclip.models.checkpoints.archives import read_pickle
 from maskedclip.models.checkpoints.file_kinds import SAFETENSORS, TORCH, check_kind
+from maskedclip.models.checkpoints.formats import formats
 from maskedclip.models.checkpoints.sealed import (
     IMAGES_HEADER,
     OWN_HEADER,
@@ -31,7 +32,7 @@ ENCODER, MODEL, FINETUNED = "encoder.safetensors", "model.safetensors", "finetun
 OWN = (MODEL, FINETUNED, ENCODER)  # of a run, the whole network first
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".tar", ".ckpt")
 # where a checkpoint keeps its networks; the first that is there
-_CONTAINERS = ("model", "state_dict", "teacher", "module", "student")
+_CONTAINERS = ("model", "state_dict", "model_state_dict", "teacher", "module", "student")
 STATED = ".json"  # behind a file's name: what is stated of it, by whoever knows
 _SIDECARS = ("open_clip_config.json", "preprocessor_config.json", "config.json")
 
@@ -186,6 +187,7 @@ def _check_stated(stated: Mapping[str, Any], path: Path) -> None:
         "image_size": (lambda v: type(v) is int and v > 0, "a number of pixels"),
         "depth": (lambda v: type(v) is int and v > 0, "a number of blocks"),
         "pool": (lambda v: v in ("mean", "cls"), '"mean" or "cls"'),
+        "form": (lambda v: v in formats(), f"one of {', '.join(formats())}"),
     }
     for name, value in stated.items():
         if name not in rules:

@@ -1,20 +1,29 @@
 """Third-party encoders: how to recognise each, its preprocessing, its pre-training data.
 
-All that sets one apart is a row of FORMATS; its tensor names are mapped in `key_mapping.py`, and
-its network is built in `architectures.py`.
+All that sets one apart is a card, a TOML file of models/cards; its tensor names are mapped in
+`key_mapping.py`, and its network is built in `architectures.py`.
 """
 
 import re
-from collections.abc import Iterable, Mapping
+import tomllib
+from collections.abc import Mapping, Sequence
+from functools import cache, partial
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+CARDS = Path(__file__).resolve().parents[1] / "cards"  # package data: pip installs them
 Family = Literal["vit", "eva", "resnet50"]
+Pooling = Literal["mean", "cls"]
 Values = tuple[float, ...]
 _IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # mean and deviation, of 0 to 1
 _OPENAI = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
 _HALF = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 _BARE = ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 _COLOURS = {"imagenet": _IMAGENET, "clip": _OPENAI, "half": _HALF, "none": _BARE}
+# how a card's images come into the square
+_FITS: dict[str, dict[str, bool]] = {
+    "crop": {}, "canvas": {"whole": True}, "squash": {"squash": True}
+}  # fmt: skip
 
 
 class Preparation(NamedTuple):
@@ -26,6 +35,7 @@ class Preparation(NamedTuple):
     resize: float = 256 / 224  # of the size: the shorter side before the middle is cut out
     interpolation: str = "bicubic"
     whole: bool = False  # nothing is cut off: the longer side fills the square, the rest is black
+    squash: bool = False  # nothing is cut off: both sides are brought to the size
 
     @property
     def colours(self) -> str:
@@ -45,120 +55,136 @@ class Preparation(NamedTuple):
 
 
 class WeightFormat(NamedTuple):
-    """A published kind of weights, and what is known of it beforehand."""
+    """The card of a published kind of weights: how its files are known, and what is known of it.
+
+    Patterns are searched in lines such as "blocks.0.norm1.weight 384": a tensor by its name in the
+    file and its shape, and the encoder's once more by timm's name, behind the word "encoder".
+    """
 
     name: str
-    name_pattern: str  # regular expression for the names of its files and repositories
-    tensor_pattern: str = r"(?!)"  # for a tensor that only its files have, as "name rows"
     family: Family = "vit"
     preparation: Preparation = Preparation(0)  # image_size 0: that of its positions
+    names: str = r"(?!)"  # pattern for the names of its files and repositories
+    nor_named: str = r"(?!)"  # pattern for what those names do not hold
+    keys: tuple[str, ...] = ()  # patterns of tensors that its files have
+    lacks: tuple[str, ...] = ()  # patterns of tensors that they do not have
+    telling: tuple[str, ...] = ()  # patterns that, all found, make a name unnecessary
+    like: tuple[str, ...] = ()  # cards whose files may have the same tensors
+    pool: Pooling = "mean"  # what its own code reads: the mean over the patches, or [CLS]
     heads: Mapping[int, int] = {}  # attention heads by width, where they are not of 64 channels
     quick_gelu: bool = False
     trained_on: tuple[str, ...] = ()  # datasets of ours, by their recipes
+    saw_besides: tuple[str, ...] = ()  # in words
+    licence: str = ""  # of the weights
+    sources: tuple[str, ...] = ()  # repository, commit and files that the card was read from
+    unverified: tuple[str, ...] = ()  # what they do not say
     is_known: bool = True  # False: its architecture is read off, all else is guessed
 
-
-_CLIP = Preparation(0, *_OPENAI, resize=1.0)
-
-# The first row that fits is taken: by its name, else by a tensor.
-FORMATS = (
-    WeightFormat(
-        "FLAIR",
-        r"(?<![a-z])flair(?![a-z])",
-        r"^vision_model\.model\.conv1\.",
-        family="resnet50",
-        preparation=Preparation(512, *_BARE, 1.0, "bilinear", whole=True),
-        # the default list of its main_pretrain.py
-        trained_on=(
-            "eyepacs", "idrid", "jsiec", "lag", "odir5k", "paraguay", "stare", "aptos2019",
-            "drishti_gs", "hrf", "origa", "airogs", "sustech_sysu", "chaksu", "retina",
-        ),
-    ),
-    WeightFormat(
-        "UrFound",
-        r"urfound",
-        r"^bert_(encoder|mlp)\.",
-        # datasets_fundus of its util/dataset.py
-        trained_on=(
-            "eyepacs", "lag", "odir5k", "paraguay", "stare", "drishti_gs", "hrf", "origa",
-            "sustech_sysu", "chaksu", "acrima", "deepdrid",
-        ),
-    ),
-    WeightFormat("RETFound (DINOv2)", r"retfound_?-?dinov2", preparation=Preparation(224)),
-    WeightFormat("RETFound", r"retfound", trained_on=("eyepacs",)),
-    WeightFormat(
-        "DINOv3",
-        r"dinov3",
-        r"^(\w+\.)*(storage_tokens|rope_embed)\b|\blayer\.0\.attention\.q_proj\.",
-        family="eva",
-        preparation=Preparation(256, resize=1.0),
-    ),
-    WeightFormat(
-        "DINOv2",
-        r"dinov2",
-        r"\b(ls1\.gamma|layer_scale1\.lambda1) ",
-        preparation=Preparation(224),
-    ),
-    WeightFormat("iBOT", r"(?<![a-z])ibot(?![a-z])", r"\bmasked_embed "),
-    WeightFormat("DINO", r"(?<![a-z])dino(?![a-z])", r"\bhead\.last_layer\.weight_g "),
-    WeightFormat("MoCo v3", r"moco", r"\bbase_encoder\.", heads={384: 12}),
-    WeightFormat(
-        "SLIP",
-        r"(?<![a-z])slip(?![a-z])|(?<![a-z])(clip|simclr)_(small|base|large)_\d+ep",
-        r"\b(image_projection |image_mlp\.layer1)",
-        heads={384: 12},
-    ),
-    WeightFormat(
-        "OpenAI CLIP",
-        r"openai|quickgelu|metaclip|^vit-[bl]-\d+(-336px)?\.pt",
-        r"^input_resolution ",
-        preparation=_CLIP,
-        quick_gelu=True,
-    ),
-    WeightFormat("CLIP", r"clip", r"\bclass_embedding ", preparation=_CLIP),
-    WeightFormat(
-        "ImageNet-21K",
-        r"augreg|orig_in21k|imagenet-?21k",
-        r"^head\.weight 21843$",
-        preparation=Preparation(0, *_HALF, 1 / 0.9),
-    ),
-    WeightFormat("MAE", r"(?<![a-z])mae(?![a-z])", r"^decoder(_|\.)"),
-    WeightFormat(
-        "a ResNet-50", r"(?!)", r"\blayer4\.2\.conv3\.weight ", family="resnet50", is_known=False
-    ),
-    WeightFormat("a ViT of no known form", r"(?!)", r"", is_known=False),
-)  # fmt: skip
+    def fits(self, family: Family, lines: Sequence[str]) -> bool:
+        """Return whether weights of these tensors can be of this kind."""
+        return (
+            self.family == family
+            and all(map(partial(_found, lines), self.keys))
+            and not any(map(partial(_found, lines), self.lacks))
+        )
 
 
-def format_of(name: str, family: Family, fingerprint: Iterable[str]) -> WeightFormat:
-    """Return the format of weights: by the name that they were given by, else by their tensors.
+class Match(NamedTuple):
+    """The card of weights, and the names of others that their tensors would fit as well."""
 
-    fingerprint holds "name rows" of each tensor as its file has it.
+    format: WeightFormat
+    rivals: tuple[str, ...] = ()
+
+
+@cache
+def formats() -> dict[str, WeightFormat]:
+    """Return the cards by their file's name, as it is stated in FILE.json, in its order."""
+    return {path.stem: _card(path) for path in sorted(CARDS.glob("*.toml"))}
+
+
+def _card(path: Path) -> WeightFormat:
+    """Return the card in a file; ValueError where it has fields that no card has."""
+    facts = tomllib.loads(path.read_text(encoding="utf-8"))
+    colours = _COLOURS[facts.pop("colours", "imagenet")]
+    fit = facts.pop("fit", "crop")
+    if fit not in _FITS:
+        raise ValueError(f"{path}: fit {fit!r}; use one of {', '.join(_FITS)}")
+    preparation = Preparation(
+        facts.pop("image_size", 0),
+        tuple(facts.pop("mean", colours[0])),
+        tuple(facts.pop("std", colours[1])),
+        facts.pop("resize", Preparation().resize if fit == "crop" else 1.0),
+        facts.pop("interpolation", "bicubic"),
+        **_FITS[fit],
+    )
+    heads = {int(width): count for width, count in facts.pop("heads", {}).items()}
+    facts["trained_on"] = facts.pop("saw", [])
+    content: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in facts.items()}
+    try:
+        return WeightFormat(preparation=preparation, heads=heads, **content)
+    except TypeError as error:
+        raise ValueError(f"{path}: {error}; compare it with the other cards") from None
+
+
+def format_of(name: str, family: Family, lines: Sequence[str], stated: str = "") -> Match:
+    """Return the card of weights: the one stated, else by their tensors and name.
+
+    A name chooses where the tensors fit the card that knows the longest part of it, and is not
+    believed against them. Where it does not help, tensors that tell do.
+
+    Args:
+        lines: the tensors, as WeightFormat has them.
+        stated: the name of a card.
+
+    Raises ValueError where the tensors are not those of the card that is stated.
     """
-    candidates = [format for format in FORMATS if format.family == family]
+    if stated:
+        if not formats()[stated].fits(family, lines):
+            raise ValueError(f"stated as {stated}, whose tensors it does not have; state another")
+        return Match(formats()[stated])
+    fitting = {card: one for card, one in formats().items() if one.fits(family, lines)}
+    for text in _texts(name):
+        named = _named(text)
+        if named in fitting.values() and not re.search(named.nor_named, " ".join(_texts(name))):
+            return Match(named)
+    telling = [one for one in fitting.values() if one.telling]
+    telling = [one for one in telling if all(map(partial(_found, lines), one.telling))]
+    if telling:
+        chosen = max(telling, key=lambda one: len(one.keys) + len(one.telling))
+        return Match(chosen, tuple(card for card in chosen.like if card in fitting))
+    words = "a ResNet-50" if family == "resnet50" else f"a {family} of no known form"
+    return Match(WeightFormat(words, family=family, is_known=False))
+
+
+def _texts(name: str) -> list[str]:
+    """Return the words that weights were given by, a file's own before those of its folders."""
     folders, _, file = name.lower().rpartition("/")
-    names = [file, "/".join(folders.split("/")[-2:])]
-    # a file's own words come before those of its folders; a name of a hub is one thing
-    for text in names if "." in file and folders else [name.lower()]:
-        for format in candidates:
-            if re.search(format.name_pattern, text):
-                return format
-    lines = list(fingerprint)
-    for format in candidates:
-        if any(re.search(format.tensor_pattern, line) for line in lines):
-            return format
-    return WeightFormat(f"a {family} of no known form", r"(?!)", family=family, is_known=False)
+    if "." not in file or not folders:
+        return [name.lower()]  # a name of a hub is one thing
+    return [file, "/".join(folders.split("/")[-2:])]
+
+
+def _named(text: str) -> WeightFormat:
+    """Return the card that knows the longest part of a name; one without a name where none does."""
+    best = max(formats().values(), key=lambda one: _length(one.names, text))
+    return best if _length(best.names, text) else WeightFormat("")
+
+
+def _found(lines: Sequence[str], pattern: str) -> bool:
+    return any(re.search(pattern, line) for line in lines)
+
+
+def _length(pattern: str, text: str) -> int:
+    match = re.search(pattern, text)
+    return len(match[0]) if match else 0
 
 
 def training_datasets(method: str) -> tuple[str, ...]:
     """Return the datasets whose images the weights of a method's name were trained on, sorted.
 
-    Names as the recipes of make_shards have them; nothing for names that no format knows.
+    Names as the recipes of make_shards have them; nothing for names that no card knows.
     """
-    for format in FORMATS:
-        if re.search(format.name_pattern, method.lower()):
-            return tuple(sorted(format.trained_on))
-    return ()
+    return tuple(sorted(_named(method.lower()).trained_on))
 
 
 def with_stated_normalisation(preparation: Preparation, sidecar: Mapping[str, Any]) -> Preparation:

@@ -6,7 +6,7 @@ layout a file has.
 
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 
 import torch
 from torch import Tensor
@@ -102,12 +102,13 @@ def to_timm_names(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], lis
             name = re.sub(pattern, replacement, name)
         name = name.replace(".mlp.up_proj.", ".mlp.fc1_x." if gated else ".mlp.fc1.")
         renamed[name] = tensor
+    _merge_low_rank(renamed)
     _fuse(renamed)
     _shape(renamed)
     return renamed, others
 
 
-def _prefix(names: Iterable[str]) -> str:
+def _prefix(names: Collection[str]) -> str:
     prefixes = {
         name.removesuffix(first)
         for name in names
@@ -115,12 +116,32 @@ def _prefix(names: Iterable[str]) -> str:
         if name == first or name.endswith(f".{first}")
     }
     if not prefixes:
+        if any(name.endswith(("attn_pool.latent", "head.probe")) for name in names):
+            raise ValueError(
+                "SigLIP's encoder, without a class token, which is not read; use a CLIP"
+            )
         raise ValueError("no cls_token, class_embedding or conv1 among its tensors, so no encoder")
 
     def rank(prefix: str) -> tuple[bool, int, str]:
         return any(word in prefix for word in _OTHERS), len(prefix), prefix
 
     return min(prefixes, key=rank)
+
+
+def _merge_low_rank(tensors: dict[str, Tensor]) -> None:
+    """Add RetiZero's low-rank changes of queries and values to the weights that they change."""
+    for name in [name for name in tensors if name.endswith(".attn.qkv.qkv.weight")]:
+        stem = name.removesuffix("qkv.weight")
+        weight_ED = tensors.pop(name).float()
+        width = weight_ED.shape[1]
+        for part, rows in (("q", slice(width)), ("v", slice(-width, None))):
+            up, down = (tensors.pop(f"{stem}linear_{ab}_{part}.weight", None) for ab in "ba")
+            if up is None or down is None:
+                raise ValueError(f"no {stem}linear_a_{part} or linear_b_{part} among its tensors")
+            weight_ED[rows] += up.float() @ down.float()
+        tensors[f"{stem}weight"] = weight_ED
+        if f"{stem}qkv.bias" in tensors:
+            tensors[f"{stem}bias"] = tensors.pop(f"{stem}qkv.bias")
 
 
 def _fuse(tensors: dict[str, Tensor]) -> None:

@@ -73,9 +73,10 @@ def write(source: ClassifierSource, folder: Path, final: Path) -> None:  # noqa:
     )
     config.save_pretrained(folder)
     size = preparation.image_size
+    square = {"height": size, "width": size}
     BitImageProcessor(
-        size={"shortest_edge": _shorter_side(preparation)},
-        crop_size={"height": size, "width": size},
+        size=square if preparation.squash else {"shortest_edge": _shorter_side(preparation)},
+        crop_size=square,
         resample=_RESAMPLE[preparation.interpolation],
         image_mean=list(preparation.mean),
         image_std=list(preparation.std),
@@ -89,7 +90,8 @@ def _shorter_side(preparation: Preparation) -> int:
 
 def _cuts_alike(preparation: Preparation) -> bool:
     """Return whether transformers cuts out the same pixels: an odd border it halves otherwise."""
-    return (_shorter_side(preparation) - preparation.image_size) % 2 == 0
+    border = _shorter_side(preparation) - preparation.image_size
+    return preparation.squash or border % 2 == 0
 
 
 def _strange(source: ClassifierSource) -> str:

@@ -91,7 +91,7 @@ def write(source: ClassifierSource, folder: Path, final: Path) -> None:  # noqa:
             "fixed_input_size": name != "resnet50",
             "interpolation": preparation.interpolation,
             "crop_pct": 1 / preparation.resize,
-            "crop_mode": "center",
+            "crop_mode": "squash" if preparation.squash else "center",
             "mean": list(preparation.mean),
             "std": list(preparation.std),
             "num_classes": count,

@@ -29,10 +29,11 @@ from transformers import (
 )
 
 from maskedclip.models.checkpoints.architectures import pooled
+from maskedclip.models.checkpoints.formats import formats
 from maskedclip.models.pretrained import LoadReport, encoder_info, load_encoder
 
 SIZE, WIDTH = 64, 128
-Given = tuple[dict[str, Any], Callable[[Tensor], Tensor]]  # content of a file; its patch tokens
+Given = tuple[dict[str, Any], Callable[[Tensor], Tensor]]  # content of a file; [CLS], patch tokens
 IMAGENET = (0.485, 0.456, 0.406)
 
 
@@ -64,6 +65,16 @@ def patches(network: Any) -> Callable[[Tensor], Tensor]:
     return lambda x: network.forward_features(x)[:, network.num_prefix_tokens :]
 
 
+def tokens_of(network: Any) -> Callable[[Tensor], Tensor]:
+    """Return what gives [CLS] and the patch tokens, without registers."""
+
+    def tokens(x: Tensor) -> Tensor:
+        token_BLD = network.forward_features(x)
+        return torch.cat([token_BLD[:, :1], token_BLD[:, network.num_prefix_tokens :]], dim=1)
+
+    return tokens
+
+
 def renamed(network: nn.Module, *rules: tuple[str, str], before: str = "") -> dict[str, Tensor]:
     tensors = {}
     for name, tensor in network.state_dict().items():
@@ -77,7 +88,7 @@ def mae() -> Given:
     network = vit()
     decoder = {"decoder_embed.weight": torch.ones(8, WIDTH), "mask_token": torch.ones(1, 1, 8)}
     args = argparse.Namespace(model="mae_vit_large_patch16", lr=1e-3)
-    return {"model": network.state_dict() | decoder, "args": args, "epoch": 3}, patches(network)
+    return {"model": network.state_dict() | decoder, "args": args, "epoch": 3}, tokens_of(network)
 
 
 def retfound_dinov2() -> Given:
@@ -91,7 +102,7 @@ def retfound_dinov2() -> Given:
         (r"mlp\.fc2", "mlp.w3"), before="backbone.",
     )  # fmt: skip
     tensors |= {"backbone.mask_token": torch.ones(1, WIDTH), "dino_head.mlp.0.bias": torch.ones(3)}
-    return {"teacher": tensors}, patches(network)
+    return {"teacher": tensors}, tokens_of(network)
 
 
 def dinov2_registers() -> Given:
@@ -102,7 +113,7 @@ def dinov2_registers() -> Given:
     tensors["register_tokens"] = tensors.pop("reg_token")
     tensors["cls_token"] = tensors["cls_token"] - place_11D
     tensors["pos_embed"] = torch.cat([place_11D, tensors["pos_embed"]], dim=1)
-    return {**tensors, "mask_token": torch.ones(1, WIDTH)}, patches(network)
+    return {**tensors, "mask_token": torch.ones(1, WIDTH)}, tokens_of(network)
 
 
 def dinov3() -> Given:
@@ -121,12 +132,12 @@ def dinov3() -> Given:
         query_D, value_D = tensors.pop(f"{stem}q_bias"), tensors.pop(f"{stem}v_bias")
         tensors[f"{stem}qkv.bias"] = torch.cat([query_D, torch.ones(WIDTH), value_D])
         tensors[f"{stem}qkv.bias_mask"] = torch.ones(3 * WIDTH)
-    return {**tensors, "rope_embed.periods": torch.ones(16)}, patches(network)
+    return {**tensors, "rope_embed.periods": torch.ones(16)}, tokens_of(network)
 
 
 def imagenet_21k() -> Given:
     network = vit(num_classes=21843)
-    return network.state_dict(), patches(network)
+    return network.state_dict(), tokens_of(network)
 
 
 def openai_clip() -> Given:
@@ -144,13 +155,14 @@ def clip(quick: bool = False) -> Given:
     tensors |= {"positional_embedding": torch.ones(77, 32), "token_embedding.weight": torch.ones(9)}
     if quick:
         tensors |= {"input_resolution": torch.tensor(SIZE), "logit_scale": torch.tensor(4.6)}
-    return tensors, lambda x: tower(x)[1]
+    tower.proj = None
+    return tensors, lambda x: torch.cat([tower(x)[0][:, None], tower(x)[1]], dim=1)
 
 
 def slip() -> Given:
     network = vit(embed_dim=384, num_heads=12, depth=12)
     head = {"module.image_mlp.layer1.weight": torch.ones(2), "module.logit_scale": torch.ones(())}
-    return {"state_dict": renamed(network, before="module.visual.") | head}, patches(network)
+    return {"state_dict": renamed(network, before="module.visual.") | head}, tokens_of(network)
 
 
 def moco_v3() -> Given:
@@ -160,20 +172,20 @@ def moco_v3() -> Given:
     slow = renamed(vit(embed_dim=384, depth=12), before="module.momentum_encoder.")
     slow = {name: torch.zeros_like(tensor) for name, tensor in slow.items()}
     head = {"module.base_encoder.head.0.weight": torch.ones(2)}
-    return {"state_dict": slow | base | head}, patches(network)
+    return {"state_dict": slow | base | head}, tokens_of(network)
 
 
 def dino() -> Given:
     network = vit()
     student = {f"module.backbone.{k}": v * 0 for k, v in network.state_dict().items()}
     teacher = renamed(network, before="backbone.") | {"head.last_layer.weight_g": torch.ones(9, 1)}
-    return {"student": student, "teacher": teacher, "epoch": 1}, patches(network)
+    return {"student": student, "teacher": teacher, "epoch": 1}, tokens_of(network)
 
 
 def ibot() -> Given:
     network = vit()
     tensors = renamed(network) | {"masked_embed": torch.ones(1, WIDTH)}
-    return {"state_dict": tensors}, patches(network)
+    return {"state_dict": tensors}, tokens_of(network)
 
 
 def urfound() -> Given:
@@ -188,21 +200,23 @@ HUGGING = {
 
 
 def transformers_mae() -> Given:
-    config = ViTMAEConfig(**HUGGING, intermediate_size=4 * WIDTH, mask_ratio=0.0)
+    config = ViTMAEConfig(  # of transformers' own epsilon, 1e-12, MAE's code knows nothing
+        **HUGGING, intermediate_size=4 * WIDTH, mask_ratio=0.0, layer_norm_eps=1e-6
+    )
     network = drawn(ViTMAEModel(config))
     order_1N = torch.arange((SIZE // 16) ** 2)[None].float()  # of noise: nothing is shuffled
     tensors = renamed(network, before="vit.")
-    return tensors, lambda x: network(x, noise=order_1N.expand(len(x), -1))[0][:, 1:]
+    return tensors, lambda x: network(x, noise=order_1N.expand(len(x), -1))[0]
 
 
 def transformers_dinov2() -> Given:
     network = drawn(Dinov2Model(Dinov2Config(**HUGGING, use_swiglu_ffn=True)))
-    return network.state_dict(), lambda x: network(x)[0][:, 1:]
+    return network.state_dict(), lambda x: network(x)[0]
 
 
 def transformers_registers() -> Given:
     network = drawn(Dinov2WithRegistersModel(Dinov2WithRegistersConfig(**HUGGING)))
-    return network.state_dict(), lambda x: network(x)[0][:, 5:]
+    return network.state_dict(), lambda x: network(x)[0][:, [0, *range(5, 21)]]
 
 
 def transformers_dinov3() -> Given:
@@ -214,14 +228,14 @@ def transformers_dinov3() -> Given:
         hidden_act="silu",
     )
     network = drawn(DINOv3ViTModel(config))
-    return network.state_dict(), lambda x: network(x)[0][:, 5:]
+    return network.state_dict(), lambda x: network(x)[0][:, [0, *range(5, 21)]]
 
 
 def transformers_clip() -> Given:
     network = drawn(CLIPVisionModel(CLIPVisionConfig(**HUGGING, intermediate_size=4 * WIDTH)))
     tensors = renamed(network, before="vision_model.")
     last = network.get_submodule("post_layernorm")
-    return tensors, lambda x: last(network(x)[0][:, 1:])
+    return tensors, lambda x: last(network(x)[0])
 
 
 # name of the file, its content, and the format that it is recognised as
@@ -255,7 +269,7 @@ def written(tmp_path: Path, name: str, content: dict[str, Any]) -> Path:
 
 
 @pytest.mark.parametrize("name", FORMS)
-def test_its_patch_tokens_are_those_of_its_own_code(name: str, tmp_path: Path) -> None:
+def test_its_tokens_and_its_pooling_are_those_of_its_own_code(name: str, tmp_path: Path) -> None:
     make, form = FORMS[name]
     content, tokens = make()
     size = 70 if make in (retfound_dinov2, dinov2_registers) else SIZE
@@ -265,11 +279,13 @@ def test_its_patch_tokens_are_those_of_its_own_code(name: str, tmp_path: Path) -
     image_BCHW = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(1))
     network.eval()
     with torch.no_grad():
-        found_BND = patches(network)(image_BCHW)
-        expected_BND = tokens(image_BCHW)
-    assert found_BND.std() > 0.1
-    assert (found_BND - expected_BND).abs().max() <= 1e-5
-    torch.testing.assert_close(pooled(network, image_BCHW), expected_BND.mean(dim=1))
+        found_BLD = tokens_of(network)(image_BCHW)
+        expected_BLD = tokens(image_BCHW)
+    assert found_BLD.std() > 0.1
+    assert (found_BLD - expected_BLD).abs().max() <= 1e-5
+    card = next(card for card in formats().values() if card.name == form)
+    row_BD = expected_BLD[:, 0] if card.pool == "cls" else expected_BLD[:, 1:].mean(dim=1)
+    torch.testing.assert_close(pooled(network, image_BCHW), row_BD)
 
 
 def test_flair_is_torchvisions_resnet_at_512_pixels_and_black_borders(tmp_path: Path) -> None:
