@@ -29,16 +29,25 @@ from maskedclip.models.checkpoints.architectures import (
     pooled,
     resampled_positions,
 )
-from maskedclip.models.checkpoints.files import OWN, locate, read_header
-from maskedclip.models.checkpoints.formats import Preparation
+from maskedclip.models.checkpoints.files import OWN, locate, read_checkpoint, read_header
+from maskedclip.models.checkpoints.formats import Preparation, formats
 from maskedclip.models.checkpoints.load_report import load_all
 from maskedclip.models.classifier import TaskHead, read_classifier
+from maskedclip.models.joint_space import JointSpace, joint_space
 from maskedclip.models.maskedclip import MaskedCLIP, build_saved
-from maskedclip.models.pretrained import MODEL, encoder_info, load_encoder, read_weights
+from maskedclip.models.pretrained import (
+    MODEL,
+    EncoderInfo,
+    encoder_info,
+    load_encoder,
+    read_weights,
+    say_once,
+)
 from maskedclip.models.text import Tokenizer
 
 logger = logging.getLogger(__name__)
 _BATCH = 64
+_ALIKE = 1e-6  # difference of rows, below which a text tower tells nothing apart
 _FULL = 1_000_000  # pixels: above any side
 
 One = Image.Image | np.ndarray | str | Path
@@ -64,6 +73,7 @@ class Model:
         classes: Sequence[str],
         source: str,
         head: TaskHead | None = None,
+        joint: JointSpace | None = None,
     ) -> None:
         self.device = inference_device()
         self.network = network.to(self.device).eval()
@@ -71,6 +81,7 @@ class Model:
         self.classes = tuple(classes)  # of the fine-tuned head, else empty
         self.head = head or TaskHead()  # whether they exclude one another, or are a number
         self._tokenize, self._source = tokenize, source
+        self.joint = joint.to(self.device) if joint else None  # of third-party weights with texts
 
     def prepare(self, image: Image.Image) -> Tensor:
         """Return image_CHW, resized and normalised as the weights expect it."""
@@ -78,7 +89,7 @@ class Model:
 
     @property
     def reads_text(self) -> bool:
-        return self._tokenize is not None
+        return self._tokenize is not None or self.joint is not None
 
     def encode_image(self, images: Images, *, field_of_view: bool = False) -> Tensor:
         """Return a unit row an image, float32: in the joint space where there is a text tower."""
@@ -86,16 +97,22 @@ class Model:
 
     def encode_text(self, texts: list[str]) -> Tensor:
         """Return a unit row a text; ValueError where the weights have no text tower."""
-        if self._tokenize is None:
-            raise ValueError(f"{self._source}: no text tower; load a run with {MODEL}")
+        if not self.reads_text:
+            raise ValueError(
+                f"{self._source}: no text tower, or none that is read; load a run with {MODEL}, or "
+                f"weights whose card has one (docs/weights.md)"
+            )
+        batches = [list(texts[first : first + _BATCH]) for first in range(0, len(texts), _BATCH)]
+        return torch.cat([self._text_rows(batch).cpu() for batch in batches])
+
+    @torch.no_grad()
+    def _text_rows(self, texts: list[str]) -> Tensor:
+        if self.joint is not None:
+            return self.joint.text_rows(texts)
         assert isinstance(self.network, MaskedCLIP)
-        tower = self.network.text
-        rows = []
-        for first in range(0, len(texts), _BATCH):
-            token_BL, mask_BL = self._tokenize(list(texts[first : first + _BATCH]))
-            with torch.no_grad():
-                rows.append(tower(token_BL.to(self.device), mask_BL.to(self.device)).cpu())
-        return torch.cat(rows)
+        assert self._tokenize is not None
+        token_BL, mask_BL = self._tokenize(texts)
+        return self.network.text(token_BL.to(self.device), mask_BL.to(self.device))
 
     def classify(
         self,
@@ -108,8 +125,9 @@ class Model:
 
         Args:
             prompts: findings, each put into the caption template with its descriptions from the
-                expert dictionary; or names with captions written out, whose mean is taken. None
-                asks a fine-tuned head: a column for each of `classes`.
+                expert dictionary (third-party weights: into their own template, without); or names
+                with captions written out, whose mean is taken. None asks a fine-tuned head: a
+                column for each of `classes`.
         """
         if prompts is None:
             if not self.classes:
@@ -118,15 +136,35 @@ class Model:
         if isinstance(prompts, str) or not prompts:
             raise ValueError(f"prompts: found {prompts!r}; give a list or a dict of them")
         captions = list(prompts.values()) if isinstance(prompts, Mapping) else None
-        class_YD = self.class_embeddings(captions or [prompts_of(name) for name in prompts])
+        class_YD = self.class_embeddings(captions or [self.prompts(name) for name in prompts])
         return self.zero_shot(self.encode_image(images, field_of_view=field_of_view), class_YD)
 
     def class_embeddings(self, prompts: Sequence[Sequence[str]]) -> Tensor:
-        """Return a unit row a class, from the captions of each."""
-        return class_embeddings(self.encode_text, prompts)
+        """Return a row a class, from the captions of each; of unit length but of FLAIR and alike.
+
+        Raises ValueError where a third-party text tower does not tell the classes apart.
+        """
+        if self.joint is None:
+            return class_embeddings(self.encode_text, prompts)
+        card = self.joint.card
+        if card.note:
+            say_once(f"{self._source}: {card.note}")
+        class_YD = class_embeddings(self.encode_text, prompts, unit=card.unit_classes)
+        if len(class_YD) > 1 and (class_YD - class_YD[0]).abs().max() < _ALIKE:
+            raise ValueError(
+                f"{self._source}: its text tower gives the same row for all {len(class_YD)} "
+                f"classes (that of EyeCLIP's eyeclip_visual.pt is said to); use its images alone"
+            )
+        return class_YD
+
+    def prompts(self, name: str) -> list[str]:
+        """Return the captions of a class of this name, as the text tower was trained on."""
+        return self.joint.card.prompts(name) if self.joint else prompts_of(name)
 
     def zero_shot(self, image_BD: Tensor, class_YD: Tensor) -> Tensor:
         """Return probability_BY of images over classes, at the trained temperature."""
+        if self.joint is not None:
+            return probabilities(image_BD, class_YD, self.joint.scale_1.item())
         assert isinstance(self.network, MaskedCLIP)
         return probabilities(image_BD, class_YD, self.network.temperature().item())
 
@@ -136,7 +174,10 @@ class Model:
             image_BCHW = image_BCHW.to(self.device)
             if isinstance(self.network, MaskedCLIP):
                 return self.network.encode_image(image_BCHW).float().cpu()
-            return F.normalize(pooled(self.network, image_BCHW), dim=-1).cpu()
+            pooled_BD = pooled(self.network, image_BCHW)
+            if self.joint is not None:
+                return self.joint.image_rows(pooled_BD).cpu()
+            return F.normalize(pooled_BD, dim=-1).cpu()
 
     def predict(self, image_BCHW: Tensor) -> Tensor:
         """Return the fine-tuned head's answers for normalised images, in float64.
@@ -253,4 +294,17 @@ def load(path: str | Path, *, image_size: int = 0) -> Model:
         path if header else weights, image_size=image_size, global_pool="token"
     )
     logger.info("%s", report)
-    return Model(encoder, None, encoder_info(encoder).preparation, (), str(weights))
+    joint = None if header else joint_space_of(weights, encoder_info(encoder))
+    shown = encoder_info(encoder).preparation
+    return Model(encoder, None, shown, (), str(weights), joint=joint)
+
+
+def joint_space_of(weights: str | Path, info: EncoderInfo) -> JointSpace | None:
+    """Return the joint space of third-party weights; None where none is read."""
+    card = next((card for card in formats().values() if card.name == info.format), None)
+    if card is None or card.text is None:
+        return None
+    if info.architecture.get("pool", "mean") != card.pool:
+        say_once(f"{weights}: the pooling stated of it is not its text tower's, which is not read")
+        return None
+    return joint_space(read_checkpoint(weights), card)

@@ -30,7 +30,7 @@ from maskedclip.data.storage.open_dataset import dataset_sha256
 from maskedclip.data.storage.shards import DamagedSample, Shards
 from maskedclip.engine.distributed import autocast, compute_type
 from maskedclip.engine.visible_gpus import inference_device
-from maskedclip.inference import Model, load
+from maskedclip.inference import Model, joint_space_of, load
 from maskedclip.models.checkpoints.architectures import check_image_size, pooled
 from maskedclip.models.checkpoints.files import (
     OWN,
@@ -74,12 +74,20 @@ class FrozenEncoder:
         self.name = f"{RANDOM}_{size}" if self.is_random else name_of(weights)
         if self.is_random:
             self.header: dict[str, Any] = {}  # ours; empty for third-party weights
-            self.reads_text, self._is_own = False, False
+            self._is_own = False
             return
         self.file = locate(weights, OWN)
         self.header, names = read_header(self.file)
-        self.reads_text = "temperature.logit_scale" in names
-        self._is_own = self.reads_text or "classes" in self.header  # more than a bare encoder
+        # more than a bare encoder
+        self._is_own = "temperature.logit_scale" in names or "classes" in self.header
+
+    @cached_property
+    def reads_text(self) -> bool:
+        """Whether it can be asked for a dataset's classes, whose names are English."""
+        if self.is_random or self.header:
+            return self._is_own and "classes" not in self.header
+        joint = self.model.joint
+        return joint is not None and not joint.card.language
 
     @cached_property
     def _own_info(self) -> EncoderInfo:
@@ -139,7 +147,9 @@ class FrozenEncoder:
                 self.weights, image_size=self._image_size, global_pool="token", size=self._size
             )
         logger.info("%s", self.report)
-        return Model(encoder, None, encoder_info(encoder).preparation, (), self.weights)
+        info = encoder_info(encoder)
+        joint = None if self.is_random or self.header else joint_space_of(self.weights, info)
+        return Model(encoder, None, info.preparation, (), self.weights, joint=joint)
 
     @cached_property
     def dtype(self) -> torch.dtype:
@@ -159,7 +169,7 @@ class FrozenEncoder:
     @torch.no_grad()
     def encode(self, image_BCHW: Tensor) -> dict[str, np.ndarray]:
         """Return the features of normalised images by kind, float32, in one pass."""
-        network, device = self.model.network, self.model.device
+        network, device, joint = self.model.network, self.model.device, self.model.joint
         image_BCHW = image_BCHW.to(device, non_blocking=True)
         with autocast(device):
             if isinstance(network, MaskedCLIP):
@@ -167,6 +177,8 @@ class FrozenEncoder:
                 rows = {PATCHES: patches_BD, JOINT: joint_BD}
             else:
                 rows = {PATCHES: pooled(network, image_BCHW)}
+                if joint is not None:
+                    rows[JOINT] = joint.image_rows(rows[PATCHES])
         return {kind: row_BD.float().cpu().numpy() for kind, row_BD in rows.items()}
 
 

@@ -1,5 +1,6 @@
 """What a protocol answers: probes of frozen features, and the text tower without training."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -97,7 +98,7 @@ def _probe(
 def _zero_shot(encoder: FrozenEncoder, benchmark: Benchmark, image_BD: np.ndarray) -> np.ndarray:
     """Return the probability of each class, or of each label against its absence."""
     image = torch.from_numpy(image_BD)
-    embedded_YD = encoder.model.class_embeddings(class_prompts(benchmark))
+    embedded_YD = encoder.model.class_embeddings(class_prompts(benchmark, encoder.model.prompts))
     if benchmark.task.kind == "class":
         return encoder.model.zero_shot(image, embedded_YD).numpy()
     half = len(embedded_YD) // 2
@@ -106,16 +107,21 @@ def _zero_shot(encoder: FrozenEncoder, benchmark: Benchmark, image_BD: np.ndarra
     return torch.stack(columns, dim=1).numpy()
 
 
-def class_prompts(benchmark: Benchmark) -> list[list[str]]:
+def class_prompts(
+    benchmark: Benchmark, captions: Callable[[str], list[str]] = prompts
+) -> list[list[str]]:
     """Return the captions of each class, of whose embeddings zero-shot takes the mean.
 
     They are of the dataset's category for the class, else of the dictionary's, else of its name. Of
     a task of labels those of each one's absence stand behind them, in the same order.
+
+    Args:
+        captions: those of one of these names; third-party weights have their own template.
     """
     keys = _dictionary_keys(benchmark)
     if benchmark.task.kind == "labels":
         keys += [absence(key) for key in keys]
-    return [prompts(key) for key in keys]
+    return [captions(key) for key in keys]
 
 
 def _dictionary_keys(benchmark: Benchmark) -> list[str]:

@@ -55,7 +55,8 @@ def request_maps(
             f"network has not; use weights of one"
         )
     pools_cls = isinstance(model.network, MaskedCLIP) and model.network.pools_cls
-    able = {"rollout": True, "cls": True, "text": model.reads_text and not pools_cls}
+    reads_text = isinstance(model.network, MaskedCLIP)  # maps of third-party texts: not made
+    able = {"rollout": True, "cls": True, "text": reads_text and not pools_cls}
     able["relevance"] = bool(model.classes) or able["text"]
     missing = [name for name in methods if not able[name]]
     lacks = {"text": "no text tower", "relevance": "neither a fine-tuned head nor a text tower"}
@@ -66,8 +67,8 @@ def request_maps(
         if len(missing) == len(methods):
             raise ValueError(f"--methods={','.join(methods)}: {reason}; use rollout or cls")
         logger.warning("%s; it is left out", reason)
-    if prompts and not model.reads_text:
-        raise ValueError(f"--prompts={','.join(prompts)}: these weights have no text tower")
+    if prompts and not reads_text:
+        raise ValueError(f"--prompts={','.join(prompts)}: these weights have no text tower of ours")
     for name in classes:
         if name not in model.classes:
             near = difflib.get_close_matches(name, model.classes, n=1)
@@ -75,7 +76,7 @@ def request_maps(
             hint = f"did you mean {near[0]}? " if near else ""
             raise ValueError(f"--classes: no class {name!r}; {hint}the head has {has}")
     class_YD = None
-    if model.reads_text:
+    if reads_text:
         prompts = tuple(prompts) or PROMPTS
         class_YD = model.class_embeddings([prompts_of(name) for name in prompts])
     kept = tuple(name for name in METHODS if name in methods and able[name])

@@ -35,11 +35,18 @@ def categories(
 
 
 def class_embeddings(
-    encode_text: Callable[[list[str]], Tensor], prompts: Sequence[Sequence[str]]
+    encode_text: Callable[[list[str]], Tensor],
+    prompts: Sequence[Sequence[str]],
+    *,
+    unit: bool = True,
 ) -> Tensor:
-    """Return class_YD: the mean of the unit rows of a class's prompts, of unit length again."""
-    rows = [encode_text(list(texts)).mean(dim=0) for texts in prompts]
-    return F.normalize(torch.stack(rows), dim=-1)
+    """Return class_YD: the mean of the unit rows of a class's prompts, of unit length again.
+
+    Args:
+        unit: whether the means are; FLAIR's code leaves them as they are.
+    """
+    row_YD = torch.stack([encode_text(list(texts)).mean(dim=0) for texts in prompts])
+    return F.normalize(row_YD, dim=-1) if unit else row_YD
 
 
 def probabilities(image_BD: Tensor, class_YD: Tensor, scale: float) -> Tensor:

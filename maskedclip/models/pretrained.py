@@ -70,6 +70,7 @@ __all__ = [
     "random_info",
     "read_weights",
     "recognise",
+    "say_once",
     "training_datasets",
 ]  # fmt: skip
 

@@ -14,13 +14,24 @@ def row(card: str, one: WeightFormat) -> str:
     fit = "squashed" if shown.squash else "black borders" if shown.whole else "middle"
     colours = COLOURS.get(shown.colours, "its own")
     pool = "[CLS]" if one.pool == "cls" else "mean"
+    text = (one.text.language or "English") if one.text else ""
     saw = ", ".join((*one.trained_on, *one.saw_besides))
     unsure = "; ".join(one.unverified)
-    cells = (f"`{card}`", one.name, f"{size}, {fit}, {colours}", pool, saw, one.licence, unsure)
+    cells = (
+        f"`{card}`",
+        one.name,
+        f"{size}, {fit}, {colours}",
+        pool,
+        text,
+        saw,
+        one.licence,
+        unsure,
+    )
     return "| " + " | ".join(cells) + " |"
 
 
 def test_the_table_of_models_says_what_their_cards_say() -> None:
-    rows = [line for line in PAGE.read_text().splitlines() if line.startswith("| `")]
-    table = [line for line in rows if line.split("`")[1] in formats()]
+    lines = PAGE.read_text().splitlines()
+    first = next(n for n, line in enumerate(lines) if line.startswith("| card | model |")) + 2
+    table = lines[first : lines.index("", first)]
     assert table == [row(card, one) for card, one in formats().items()]

@@ -54,6 +54,32 @@ class Preparation(NamedTuple):
         return f"mean {mean}, deviation {std}"
 
 
+class TextCard(NamedTuple):
+    """The text tower of a published kind of weights: how it is read, and what it is asked."""
+
+    kind: Literal["flair", "chinese", "ret_clip", "clip"]
+    words: str = ""  # the repository of its vocabulary
+    tokens: int = 77  # the most that a text has
+    template: str = "[CLS]"  # around the name of a class
+    scale: float = 0.0  # of the cosine in its own zero-shot code; 0: the trained one
+    unit_classes: bool = True  # the mean over the captions of a class is of unit length again
+    quick_gelu: bool = False
+    language: str = ""  # "Chinese": it reads no other
+    note: str = ""  # what is said once of its zero-shot answers
+
+    def prompts(self, name: str) -> list[str]:
+        """Return the captions of a class, of its name."""
+        return [self.template.replace("[CLS]", name)]
+
+    def check_language(self, texts: Sequence[str]) -> None:
+        """Raise ValueError where a text is in another language than the tower's."""
+        for text in texts if self.language == "Chinese" else ():
+            if not re.search("[\u4e00-\u9fff]", text):
+                raise ValueError(
+                    f"prompt {text!r}: this text tower reads Chinese; write the prompts in Chinese"
+                )
+
+
 class WeightFormat(NamedTuple):
     """The card of a published kind of weights: how its files are known, and what is known of it.
 
@@ -75,6 +101,7 @@ class WeightFormat(NamedTuple):
     quick_gelu: bool = False
     trained_on: tuple[str, ...] = ()  # datasets of ours, by their recipes
     saw_besides: tuple[str, ...] = ()  # in words
+    text: TextCard | None = None  # None: it has none, or none that is read
     licence: str = ""  # of the weights
     sources: tuple[str, ...] = ()  # repository, commit and files that the card was read from
     unverified: tuple[str, ...] = ()  # what they do not say
@@ -119,8 +146,11 @@ def _card(path: Path) -> WeightFormat:
     )
     heads = {int(width): count for width, count in facts.pop("heads", {}).items()}
     facts["trained_on"] = facts.pop("saw", [])
+    text = facts.pop("text", None)
     content: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in facts.items()}
     try:
+        if text:
+            content["text"] = TextCard(**text, quick_gelu=content.get("quick_gelu", False))
         return WeightFormat(preparation=preparation, heads=heads, **content)
     except TypeError as error:
         raise ValueError(f"{path}: {error}; compare it with the other cards") from None

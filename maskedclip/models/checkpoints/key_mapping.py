@@ -80,13 +80,18 @@ _LAYOUTS = {
 }
 
 
+def without_wrappers(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the tensors by their names without what wraps a module, such as `module.`."""
+    return {re.sub(_WRAPPERS, "", name): tensor for name, tensor in tensors.items()}
+
+
 def to_timm_names(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
     """Return the encoder's tensors under timm's names, and the names of the file's other tensors.
 
     Those of text towers and second encoders keep their own names. Raises ValueError where no
     ViT or ResNet begins.
     """
-    plain = {re.sub(_WRAPPERS, "", name): tensor for name, tensor in tensors.items()}
+    plain = without_wrappers(tensors)
     prefix = _prefix(plain)
     inside = {
         name.removeprefix(prefix): tensor
