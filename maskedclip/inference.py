@@ -307,4 +307,6 @@ def joint_space_of(weights: str | Path, info: EncoderInfo) -> JointSpace | None:
     if info.architecture.get("pool", "mean") != card.pool:
         say_once(f"{weights}: the pooling stated of it is not its text tower's, which is not read")
         return None
-    return joint_space(read_checkpoint(weights), card)
+    quick_gelu = info.architecture.get("activation") == "quick_gelu"  # as a file beside may say
+    text = card.text._replace(quick_gelu=quick_gelu)
+    return joint_space(read_checkpoint(weights), card._replace(text=text))

@@ -48,6 +48,7 @@ from maskedclip.models.checkpoints.formats import (
     formats,
     has_stated_normalisation,
     stated_depth,
+    states_quick_gelu,
     training_datasets,
     with_stated_normalisation,
 )
@@ -176,7 +177,8 @@ def _format(weights: Weights, tensors: Mapping[str, Tensor], family: Family) -> 
             f"it is not {found.name}, state it in {weights.file.name}{STATED} beside it, such as "
             f'{{"form": "{rivals[0]}"}}'
         )
-    return found
+    quick_gelu = states_quick_gelu(weights.sidecar)
+    return found if quick_gelu is None else found._replace(quick_gelu=quick_gelu)
 
 
 def _lines(tensors: Mapping[str, Tensor]) -> list[str]:

@@ -197,6 +197,26 @@ def test_features_and_logits_of_images_and_prompts_are_those_of_its_own_code(
     assert (ours_BY - logit_BY).abs().max() <= 1e-5 * theirs.scale
 
 
+def test_the_activation_that_a_configuration_beside_the_file_states_is_that_of_both_towers(
+    folder: Path,
+) -> None:
+    theirs = clip_whole(quick=True)
+    path = written(folder, "open_clip_pytorch_model.bin", theirs.content)
+    value_BCHW = torch.randint(0, 256, (2, 3, SIZE, SIZE), dtype=torch.uint8)
+    captions = ["A fundus photograph of glaucoma", "A fundus photograph of a normal eye"]
+    found = []
+    for quick in ("false", "true"):
+        (folder / "open_clip_config.json").write_text(f'{{"model_cfg": {{"quick_gelu": {quick}}}}}')
+        model = maskedclip.load(path)
+        found.append((model.encode_image(value_BCHW), model.encode_text(captions)))
+    mean_C11, std_C11 = (torch.tensor(values).view(3, 1, 1) for values in CLIPS)
+    with torch.no_grad():
+        expected = theirs.image((value_BCHW / 255 - mean_C11) / std_C11), theirs.text(captions)
+    for other, ours, row in zip(*found, expected, strict=True):
+        assert (ours - row).abs().max() <= 1e-5
+        assert (other - row).abs().max() > 1e-4
+
+
 def of_tensors(card: str, tensors: dict[str, Tensor], folder: Path) -> JointSpace | None:
     return joint_space(Weights(card, folder / "weights.pth", tensors, {}, {}), formats()[card])
 

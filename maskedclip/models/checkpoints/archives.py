@@ -59,21 +59,24 @@ def check_archive(path: Path, *, torchscript: bool = False) -> None:
             if not any(name.endswith("data.pkl") for name in names):
                 held = f" (of {names[0]} ...)" if names else ""
                 if any(name.endswith(".npy") for name in names):
-                    raise ValueError("NumPy arrays (.npz), not weights of PyTorch; give those")
+                    raise ValueError("NumPy arrays, not weights of PyTorch; name it .npz")
                 raise ValueError(f"a zip archive{held} and no torch file; unpack it")
             code = re.compile(r"[^/]+/(code/|.*\.debug_pkl)") if torchscript else None
             read = [member for member in members if not (code and code.match(member.filename))]
-            _check_members(path, archive, read)
+            check_members(path, archive, read)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
     except Exception as error:  # zipfile, struct, zlib, by the byte that is damaged
         raise ValueError(f"{path}: not a whole torch file ({_line(error)}); {_DAMAGED}") from error
 
 
-def _check_members(path: Path, archive: zipfile.ZipFile, members: list[zipfile.ZipInfo]) -> None:
+def check_members(path: Path, archive: zipfile.ZipFile, members: list[zipfile.ZipInfo]) -> None:
+    """Raise ValueError where one is compressed, too large or there twice, or its CRC is wrong."""
     packed = [m.filename for m in members if m.compress_type != zipfile.ZIP_STORED]
     if packed:
-        raise ValueError(f"{packed[0]} in it is compressed, which torch never does; not read")
+        raise ValueError(
+            f"{packed[0]} in it is compressed, which torch never does, nor numpy.savez; not read"
+        )
     total, size = sum(member.file_size for member in members), path.stat().st_size
     if total > size:
         raise ValueError(f"its parts claim {total:,} bytes and the file has {size:,}; not read")

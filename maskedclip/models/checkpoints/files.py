@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from maskedclip.models.checkpoints.archives import read_pickle
 from maskedclip.models.checkpoints.file_kinds import SAFETENSORS, TORCH, check_kind
 from maskedclip.models.checkpoints.formats import formats
+from maskedclip.models.checkpoints.npz import read_npz
 from maskedclip.models.checkpoints.sealed import (
     IMAGES_HEADER,
     OWN_HEADER,
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 RANDOM = "random"
 ENCODER, MODEL, FINETUNED = "encoder.safetensors", "model.safetensors", "finetuned.safetensors"
 OWN = (MODEL, FINETUNED, ENCODER)  # of a run, the whole network first
-SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".tar", ".ckpt")
+SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".tar", ".ckpt", ".npz")
 # where a checkpoint keeps its networks; the first that is there
 _CONTAINERS = ("model", "state_dict", "model_state_dict", "teacher", "module", "student")
 STATED = ".json"  # behind a file's name: what is stated of it, by whoever knows
@@ -145,7 +146,8 @@ def read_checkpoint(weights: str | Path, own: Sequence[str] = (ENCODER,)) -> Wei
         with readable(file):
             check_kind(file, TORCH)
             check_recorded(file)
-            tensors = tensors_of(read_pickle(file), file)
+            npz = file.suffix == ".npz"
+            tensors = read_npz(file) if npz else tensors_of(read_pickle(file), file)
     return Weights(str(weights), file, tensors, header, {} if header else _sidecar(file))
 
 

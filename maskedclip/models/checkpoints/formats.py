@@ -246,6 +246,19 @@ def _stated_normalisation(sidecar: Mapping[str, Any]) -> tuple[Values, Values] |
     return tuple(map(float, mean)), tuple(map(float, std))
 
 
+def states_quick_gelu(sidecar: Mapping[str, Any]) -> bool | None:
+    """Return whether a file beside the weights has QuickGELU as the activation; None: no word.
+
+    sidecar is open_clip's open_clip_config.json or transformers' config.json.
+    """
+    vision = sidecar.get("vision_config")
+    activation = (vision if isinstance(vision, dict) else sidecar).get("hidden_act")
+    if isinstance(activation, str):
+        return activation == "quick_gelu"
+    model = sidecar.get("model_cfg")
+    return bool(model.get("quick_gelu")) if isinstance(model, dict) else None
+
+
 def stated_depth(sidecar: Mapping[str, Any]) -> int:
     """Return the blocks of an encoder as a file beside the weights has them; 0: it does not say.
 
