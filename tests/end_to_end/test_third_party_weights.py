@@ -27,7 +27,8 @@ from maskedclip.models.checkpoints.formats import training_datasets
 from maskedclip.models.maskedclip import MaskedCLIP
 from maskedclip.models.pretrained import begin_from, encoder_info, load_encoder
 from maskedclip.shards.phantoms.phantom import draw
-from tests.models.checkpoints.test_architectures import clip, mae, patches, vit
+from tests.models.checkpoints.test_architectures import clip, mae, patches, vit, written
+from tests.models.test_joint_space import ENGLISH, retizero_whole, vilref_whole
 from tests.models.test_pretrained import network as ours
 
 
@@ -120,6 +121,21 @@ def test_frozen_features_are_of_the_weights_own_colours(
     rows = evaluate(augreg[0], [(phantoms["heldout"], "")], ["logistic"], tmp_path)
     assert {row["seen"] for row in rows} == {""}
     assert json.loads((tmp_path / "loaded.json").read_text())["form"] == "ImageNet-21K"
+
+
+def test_zero_shot_is_asked_of_a_third_party_text_tower_that_reads_english(
+    phantoms: dict[str, Path], tmp_path: Path
+) -> None:
+    (tmp_path / "vocab.txt").write_text("\n".join(ENGLISH) + "\n")
+    path = written(tmp_path, "RetiZero.pth", retizero_whole().content)
+    rows = evaluate(path, [(phantoms["heldout"], "")], ["zeroshot"], tmp_path / "out")
+    assert {row["protocol"] for row in rows} == {"zeroshot"}
+    assert {row["image_size"] for row in rows} == {64}
+    encoder, image_BCHW = FrozenEncoder(path), torch.randn(2, 3, 64, 64)
+    assert encoder.reads_text
+    joint_BD = torch.from_numpy(encoder.encode(image_BCHW)["joint"])
+    torch.testing.assert_close(joint_BD, encoder.model.features(image_BCHW), atol=2e-2, rtol=0)
+    assert not FrozenEncoder(written(tmp_path, "vilref.pt", vilref_whole().content)).reads_text
 
 
 def test_pre_training_begins_from_other_colours_and_layer_scale_with_the_same_features(

@@ -21,6 +21,7 @@ from tests.models.checkpoints.test_weight_cards import CLIPS, IMAGENET, retizero
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 ENGLISH = [
     *SPECIAL, "a", "fundus", "photograph", "of", "glaucoma", "normal", "macular", "hole",
+    "no", "mild", "moderate", "severe", "proliferative", "diabetic", "retinopathy",
 ]  # fmt: skip
 CHINESE = [*SPECIAL, *"青光眼正常黄斑裂孔"]
 JOINT = 32
@@ -245,7 +246,7 @@ def test_a_text_tower_without_its_words_says_how_to_get_them(folder: Path) -> No
     joint = of_tensors("flair", flair_text(2048)[0], folder)
     assert joint is not None
     (folder / "vocab.txt").write_text("\n".join(ENGLISH[:-1]) + "\n")
-    with pytest.raises(ValueError, match=r"vocab.txt: 12 words, and the text tower .* has 13; put"):
+    with pytest.raises(ValueError, match=r"vocab.txt: 19 words, and the text tower .* has 20; put"):
         joint.text_rows(["glaucoma"])
     (folder / "vocab.txt").unlink()
     with pytest.raises(ValueError, match=r"not on this machine; .*hf download .*BERT vocab\.txt"):

@@ -42,7 +42,9 @@ def classifier(run: Path, form: str = "plain", **facts: Any) -> Path:
     torch.manual_seed(0)
     architecture = {"family": "resnet50"} if form == "resnet50" else PLAIN | FORMS[form]
     resize = facts.pop("resize", 1.125)
-    preparation = Preparation(32, HALF, HALF, resize=resize, interpolation="bilinear")
+    preparation = Preparation(
+        32, HALF, HALF, resize=resize, interpolation="bilinear", squash=facts.pop("squash", False)
+    )
     info = EncoderInfo(architecture, preparation, "", ())
     classes = facts.pop("classes", CLASSES)
     network = untrained_network(info, num_classes=len(classes))
@@ -99,6 +101,27 @@ def test_transformers_gives_the_same_logits_under_the_same_names(
     assert model.config.id2label == dict(enumerate(CLASSES))
     assert model.config.label2id == {name: label for label, name in enumerate(CLASSES)}
     assert list(processor.image_mean) == list(HALF)
+
+
+def test_images_that_are_squashed_are_squashed_by_timm_and_transformers(tmp_path: Path) -> None:
+    run = classifier(tmp_path / "fine", resize=1.0, squash=True)
+    source = read_classifier_source(run)
+    images = [image.resize((80, 48)) for image in example_images()]
+    prepare = import_module("maskedclip.inference").load(run).prepare
+    with torch.no_grad():
+        expected = source.network(torch.stack([prepare(image) for image in images])).numpy()
+    export(run, "timm", tmp_path / "timm")
+    export(run, "hf", tmp_path / "hf")
+    model = timm.create_model(f"local-dir:{tmp_path / 'timm'}", pretrained=True).eval()
+    data = timm.data.resolve_model_data_config(model)
+    transform = timm.data.create_transform(**data, is_training=False)
+    theirs = AutoModelForImageClassification.from_pretrained(tmp_path / "hf").eval()
+    processor = AutoImageProcessor.from_pretrained(tmp_path / "hf", backend="pil")
+    with torch.no_grad():
+        found = model(torch.stack([transform(image) for image in images]))
+        other = theirs(**processor(images, return_tensors="pt")).logits
+    np.testing.assert_allclose(found.numpy(), expected, atol=1e-4)
+    np.testing.assert_allclose(other.numpy(), expected, atol=1e-4)
 
 
 def test_onnx_runtime_gives_logits_and_probabilities_with_the_names(
