@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 FOLDER, KIND, PROTOCOL = "results", "results", "finetune"
-_VERSION = 2  # raise it where the same results would be drawn otherwise
+_VERSION = 3  # raise it where the same results would be drawn otherwise
 _OF_A_ROW = {  # field of a row -> its column
     "method": "system", "dataset": "dataset", "task": "task", "protocol": "protocol",
     "fraction": "fraction", "seed": "seed", "recipe": "recipe", "image_size": "image_size",
@@ -34,7 +34,10 @@ _OF_A_ROW = {  # field of a row -> its column
 }  # fmt: skip
 _SECTIONS = ("model", "loss", "dino", "optim")  # of a pre-training, and what decides its batches
 _FURTHER = ("method", "init_from", "data.paired_batch", "data.unpaired_batch")
-_NOT_LEARNT = ("name", "out", "dataset", "weights", "threads", "hang_minutes", "compile", "split")
+_NOT_LEARNT = (
+    "name", "out", "dataset", "weights", "threads", "hang_minutes", "compile", "split",
+    "i_trust_this_directory",
+)  # fmt: skip
 
 
 def write_board(run: Path) -> None:
