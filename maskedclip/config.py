@@ -281,7 +281,7 @@ class MonitorConfig:
     health_every: int = 200  # steps between looks at features, teacher and contrast; 0: none
     shares_every: int = 500  # steps between the terms' gradient shares (a step a term); 0: none
 
-    least_share: float = 0.01  # of a term in the encoder's gradient; below it is an alarm
+    least_share: float = 0.001  # of a term in the encoder's gradient; below it is an alarm
 
     reference: bool = (
         True  # draw the measured curve of the recipe that is followed beside one's own

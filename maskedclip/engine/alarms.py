@@ -13,13 +13,15 @@ from typing import Any, NamedTuple
 Row = Mapping[str, Any]
 _KEPT = 40  # rows that the rules look back on
 _BEGINNING, _RECENT, _BEFORE = 3, 5, 20  # rows: of the beginning, of now, of what is usual
-_COLLAPSED_RANK = 1.5  # RankMe; 1: all features are one
+_COLLAPSED_RANK = 1.25  # RankMe; 1: all features are one
+_COLLAPSED_SPREAD = 0.3  # of unit rows; a constant would reach a cosine of 0.95 to them
 _CONSTANT = 0.99  # cosine to the teacher that a constant reaches
 _CLAMPED = 99.9  # logit scale, of 100
 _LEAST_FALL = 0.01  # of the loss since the beginning, as a share of it; to clear twice as much
 _LEAST_STEPS = 200  # before a loss has to have fallen
 _SPIKE = 8.0  # deviations of a loss; _LEAST_SPIKE as a share of it
-_LEAST_SPIKE, _NORM_SPIKE = 0.2, 10.0  # _NORM_SPIKE as a multiple of the usual gradient norm
+_LEAST_SPIKE, _NORM_SPIKE = 0.2, 10.0  # _NORM_SPIKE times the usual and the last norms
+_VANISHED = 1e-3  # of the loss at the beginning
 _STARVED = 0.3  # share of the time
 
 
@@ -72,13 +74,18 @@ class Alarms:
         return values if len(values) == count else []
 
     def _collapse(self) -> Alarm | None:
-        rank = self._last("feature_rank", 2)
-        if not rank or max(rank) >= _COLLAPSED_RANK:
+        """Of features by their rank, or of DINO's [CLS] by its spread, which goes first there."""
+        rank, spread = self._last("feature_rank", 2), self._last("cls_std", _RECENT)
+        if rank and max(rank) < _COLLAPSED_RANK:
+            sign = f"effective rank {rank[-1]:.2f}"
+        elif spread and max(spread) < _COLLAPSED_SPREAD:
+            sign = f"spread of [CLS] {spread[-1]:.2f}"
+        else:
             return None
         return Alarm(
-            "collapse",
-            f"the features of all images are nearly one (effective rank {rank[-1]:.2f})",
-            "lower optim.base_lr or lengthen optim.warmup_epochs, and begin anew",
+            "collapse", f"the features of all images are nearly one ({sign})",
+            "look at the pictures of what is trained on; lower optim.base_lr or lengthen "
+            "optim.warmup_epochs, and begin anew",
         )  # fmt: skip
 
     def _teacher(self) -> Alarm | None:
@@ -143,10 +150,14 @@ class Alarms:
         if len(before) < _BEFORE or "loss" not in row:
             return None
         usual = median(before)
+        if max(abs(usual), abs(row["loss"])) < _VANISHED * abs(fmean(self._first)):
+            return None  # what is learnt by heart leaves rounding alone
         deviation = max(median([abs(value - usual) for value in before]), 1e-12)
         limit = usual + max(_SPIKE * deviation, _LEAST_SPIKE * abs(usual))
         norms = [one["grad_norm"] for one in self._rows if "grad_norm" in one][-_BEFORE:]
-        norm, usual_norm = row.get("grad_norm", 0.0), median(norms) if norms else 0.0
+        norm = row.get("grad_norm", 0.0)
+        # a jump: where a plateau ends norms rise for some rows, while the loss falls
+        usual_norm = max(median(norms), *norms[-_BEGINNING:]) if norms else 0.0
         if row["loss"] <= limit and not 0 < _NORM_SPIKE * usual_norm < norm:
             return None
         return Alarm(

@@ -52,6 +52,7 @@ def test_a_run_that_was_measured_to_learn_raises_none_by_its_recipe(path: Path) 
     ("name", "changes"),
     [
         ("collapse", {"feature_rank": 1.05}),
+        ("collapse", {"cls_std": 0.2}),
         ("teacher near constant", {"target_cosine_constant": 0.999}),
         ("gradient share of mfd", {"gradient_share/mfd/encoder": 0.004}),
         ("tau at its clamp", {"logit_scale": 100.0}),
@@ -70,6 +71,23 @@ def test_an_alarm_is_said_once_until_it_clears_with_what_to_do(
     page = (ROOT / "docs" / "monitoring.md").read_text()
     assert f"### {name.replace(' of mfd', ' of a term')}\n" in page
     assert len([alarm for alarm in raised(changes, last=90) if alarm.name == name]) == 1
+
+
+def test_a_norm_that_rises_while_a_plateau_ends_is_no_spike() -> None:
+    """As of a run of clip on four pairs, whose loss began to fall at row 110."""
+    rises = [0.26] * 30 + [0.31, 0.84, 6.34, 15.3, 6.3, 17.9]
+    losses = [1.37] * 31 + [1.32, 1.23, 1.22, 0.99, 0.99]
+    alarms = Alarms(warmup=0, least_share=0.0)
+    rows = [{"loss": x, "grad_norm": y} for x, y in zip(losses, rises, strict=True)]
+    assert [alarm.name for row in rows for alarm in alarms.check(row)] == []
+
+
+def test_a_loss_that_is_left_as_rounding_has_no_spikes_but_one_that_comes_back_has() -> None:
+    losses = [0.7, 0.5, 0.3] + [0.0] * 30 + [3.7e-8, 0.0, 1e-4, 0.0, 0.9]
+    alarms = Alarms(warmup=0, least_share=0.0)
+    rows = [{"loss": value, "grad_norm": value} for value in losses]
+    found = [(i, alarm.name) for i, row in enumerate(rows) for alarm in alarms.check(row)]
+    assert found == [(len(losses) - 1, "spike")]
 
 
 def test_one_bad_look_is_no_collapse() -> None:
