@@ -61,7 +61,8 @@ COMMON: Mapping[type, Sequence[str]] = {  # what --help shows of the large ones;
     ),
     FinetuneConfig: (
         "weights", "dataset", "task", "name", "out", "recipe", "fraction", "seed", "image_size",
-        "batch", "epochs", "warmup_epochs", "lr", "layer_decay", "balance", "threads",
+        "batch", "epochs", "warmup_epochs", "lr", "layer_decay", "encoder", "balance",
+        "threads",
     ),
 }  # fmt: skip
 _TRY_AGAIN = "see that the path can be read and written, then run the same command again"

@@ -370,6 +370,9 @@ class FinetuneConfig:
     fraction: float = 1.0  # share of the training labels, stratified and nested
     seed: int = 0
     image_size: int = 0  # pixels, square; 0: as the weights were trained (random ones: 224)
+    encoder: Literal["trained", "frozen", "lora"] = "trained"  # lora: low-rank updates alone
+    lora_rank: int = 8  # of the update of each linear layer
+    lora_alpha: float = 16.0  # the update counts alpha / rank
     batch: int = 16
     epochs: int = 50
     warmup_epochs: int = 10
@@ -411,8 +414,18 @@ class FinetuneConfig:
                 raise ValueError(f"{name} {getattr(self, name)}: write a share, 0 <= x < 1")
         if not 0 < self.layer_decay <= 1:
             raise ValueError(f"layer_decay {self.layer_decay}: write a share, 0 < x <= 1")
+        _check_adapter(self.recipe, self.encoder, self.lora_rank, self.lora_alpha)
         if self.mixup < 0 or self.cutmix < 0:
             raise ValueError(f"mixup {self.mixup}, cutmix {self.cutmix}: neither is below 0")
+
+
+def _check_adapter(recipe: str, encoder: str, rank: int, alpha: float) -> None:
+    if recipe in ("frozen", "lora") and recipe != encoder:  # tables call it by its recipe
+        raise ValueError(f"recipe {recipe} with encoder {encoder}: use --recipe=paper for that")
+    if rank < 1 or alpha <= 0:
+        raise ValueError(
+            f"lora_rank {rank}, lora_alpha {alpha:g}: use a rank of 1 or more, an alpha above 0"
+        )
 
 
 # options of sbatch that have fields of their own, or that requeueing depends on

@@ -20,9 +20,9 @@ def finetune(config: FinetuneConfig, *, folds: int = 0) -> Path:
         folds: of cross-validation by patient, in place of the split; 0: the split.
     """
     from maskedclip.engine.device_settings import grow_segments
-    from maskedclip.finetune.command import FoldsConfig, check_finetune
+    from maskedclip.finetune.command import FinetuneOptions, check_finetune
 
-    FoldsConfig(folds=folds)  # refuses what no command line takes
+    FinetuneOptions(folds=folds)  # refuses what no command line takes
     check_finetune(config)
     grow_segments()  # before torch is imported, where it is not yet
     from maskedclip.finetune.cross_validation import cross_validate

@@ -25,7 +25,8 @@ WEIGHTS = Word(
 class EvaluateConfig:
     """Evaluation of a frozen encoder."""
 
-    weights: str = ""  # run directory, file of an encoder, name of Hugging Face or timm
+    # run directory, file of an encoder, name of Hugging Face or timm; several: A,B,A+B
+    weights: str = ""
     datasets: tuple[str, ...] = ()  # directories of labelled images, or paper: its seven
     shards: str = "shards"  # where the paper's seven are
     task: str = ""  # label of those datasets; empty: their first
@@ -41,7 +42,8 @@ class EvaluateConfig:
     folds: int = 0  # of cross-validation by patient: every image is tested once; 0: the split
     group: str = ""  # classes joined into negatives|positives, too, such as "0,1|2,3,4"
     at_sensitivity: float = 0.0  # that the threshold reaches on validation; 0: Youden's J
-    out: str = ""  # directory of results.jsonl; empty: the run, or runs/NAME of a file
+    # directory of results.jsonl; empty: the run, or runs/NAME of a file, of several runs/encoders
+    out: str = ""
     cache: str = ""  # directory of the features; empty: OUT/features
     threads: int | None = None  # decoding; None: by this process's cores; 0: none of their own
     images: bool = False  # photographs in TensorBoard's projector whatever their licence says
@@ -70,10 +72,11 @@ class EvaluateConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class FoldsConfig:
-    """How often a fine-tuning is repeated so that every image is tested."""
+class FinetuneOptions:
+    """How a fine-tuning is carried out, beside what it learns."""
 
     folds: int = 0  # of cross-validation by patient: every image is tested once; 0: the split
+    dry_run: bool = False  # print what would be trained, and the memory planned; write nothing
 
     def __post_init__(self) -> None:
         if self.folds < 0 or self.folds == 1:
@@ -85,6 +88,7 @@ class FinetuneRequest(NamedTuple):
 
     config: FinetuneConfig
     folds: int  # 0: the split
+    dry_run: bool
 
 
 def check_threshold(group: str, at_sensitivity: float) -> None:
@@ -103,8 +107,8 @@ EVALUATE = CommandLine(Options(EvaluateConfig()), words=[WEIGHTS])
 
 def finetune_line(recipe: str) -> CommandLine:
     """Return the words and flags of finetune, whose defaults are a recipe's."""
-    validation = Options(FoldsConfig(), "Cross-validation:")
-    return CommandLine(Options(finetune_recipe(recipe)), validation, words=[WEIGHTS])
+    way = Options(FinetuneOptions(), "How it is carried out:")
+    return CommandLine(Options(finetune_recipe(recipe)), way, words=[WEIGHTS])
 
 
 def read_finetune(usage: str | None, arguments: Sequence[str] | None = None) -> FinetuneRequest:
@@ -113,12 +117,12 @@ def read_finetune(usage: str | None, arguments: Sequence[str] | None = None) -> 
     with one_line_errors():
         recipe = finetune_line("paper").parse(arguments).changes[0].get("recipe", "paper")
         given = finetune_line(recipe).read(usage, arguments, finetune_recipe_lines())
-        changes, of_folds = given.changes
+        changes, of_way = given.changes
         changes = following_warmup(finetune_recipe(recipe), changes)
-        given = replace(given, changes=(changes, of_folds))
-        config, folds = given.config(), given.config(1).folds
+        given = replace(given, changes=(changes, of_way))
+        config, way = given.config(), given.config(1)
         check_finetune(config)
-    return FinetuneRequest(config, folds)
+    return FinetuneRequest(config, way.folds, way.dry_run)
 
 
 def check_finetune(config: FinetuneConfig) -> None:
@@ -145,7 +149,9 @@ def check_evaluate(config: EvaluateConfig) -> None:
     from maskedclip.data.paper_tasks import chosen  # numpy, for which --help does not wait
 
     named, _ = chosen(config.datasets, config.task, Path(config.shards))
-    check_weights(config.weights)
+    for encoder in encoders_of(config.weights):
+        for weights in encoder:
+            check_weights(weights)
     for directory, task in named:
         check_dataset(directory, task)
 
@@ -171,6 +177,19 @@ def check_weights(weights: str) -> None:
         raise ValueError(WEIGHTS.missing)
     if weights != RANDOM:
         locate(weights, OWN)
+
+
+def encoders_of(weights: str) -> list[list[str]]:
+    """Return the encoders of A,B,A+B, each as its members: one, or those of an ensemble.
+
+    A path that is there stays whole, whatever commas it has.
+    """
+    if Path(weights).exists():
+        return [[weights]]
+    encoders = [[one] if Path(one).exists() else one.split("+") for one in weights.split(",")]
+    if repeated := [one for one in encoders if encoders.count(one) > 1]:
+        raise ValueError(f"{'+'.join(repeated[0])}: named twice; name each encoder once")
+    return encoders
 
 
 def check_dataset(directory: Path, task: str) -> None:

@@ -37,7 +37,13 @@ from maskedclip.shards.image_folders import as_shards
 
 logger = logging.getLogger(__name__)
 SPLIT = "split.csv"  # in the directory of a fold
-_SHARED = ("recipe", "balance", "image_size", "colours")  # fields of a row, the same of all folds
+_SHARED = (
+    "recipe",
+    "balance",
+    "encoder",
+    "image_size",
+    "colours",
+)  # fields of a row, the same of all folds
 
 
 def cross_validate(config: FinetuneConfig, folds: int) -> Path:

@@ -19,6 +19,7 @@ from maskedclip.engine.distributed import autocast
 from maskedclip.engine.optimizer import warmup_cosine
 from maskedclip.finetune.run_directory import Labels, preparation_of
 from maskedclip.metrics.prediction_files import Predictions
+from maskedclip.models.adapters import training_mode
 from maskedclip.models.classifier import TaskHead
 
 _EVALUATION_BATCH, _KEPT_BYTES = 64, 1_000_000_000
@@ -51,7 +52,7 @@ def train_epoch(
     total, images = torch.zeros((), device=device), 0
     torch.manual_seed(number(config.seed, "drop path", epoch, bits=32))
     weight_Y = class_weights(labels).to(device) if config.balance == "weights" else None
-    model.train()
+    training_mode(model)
     for step, views in zip(range(steps), batches, strict=True):
         ledger.add(views.lost)
         if not views.samples:

@@ -38,6 +38,7 @@ from maskedclip.finetune.run_directory import (
     Labels,
     check_classes,
     claim,
+    encoder_info_of,
     finished,
     learnt,
     lock_run,
@@ -49,8 +50,10 @@ from maskedclip.finetune.run_directory import (
 from maskedclip.finetune.selection import BestWeights, selection_score
 from maskedclip.metrics.results import no_order
 from maskedclip.metrics.scores import chosen_thresholds, macro, metrics_of, point
+from maskedclip.models.adapters import merged, train_only
 from maskedclip.models.classifier import adamw_by_layer, build_classifier, on_device
 from maskedclip.models.pretrained import LoadReport
+from maskedclip.plan.finetuning import FinetuneMemory, finetune_memory
 
 logger = logging.getLogger(__name__)
 _KEPT, _SAVING = 2, 0.1  # states on the disk; share of the time that saving them may take
@@ -156,7 +159,7 @@ def train(
                     checkpoints.finish()
                     raise Preempted(run, saved * steps, preemption.request)
             checkpoints.ignore_failure()
-    return best.model, ledger, lease
+    return merged(best.model), ledger, lease
 
 
 def restored(
@@ -175,7 +178,16 @@ def build(config: FinetuneConfig, num_classes: int) -> tuple[nn.Module, LoadRepo
         drop_path=config.drop_path, size=config.size,
     )  # fmt: skip
     logger.info("%s", report)  # loaded.json lists the names
+    train_only(model, config.encoder, rank=config.lora_rank, alpha=config.lora_alpha)
     return model, report
+
+
+def planned_memory(config: FinetuneConfig) -> FinetuneMemory:
+    """Return what a fine-tuning trains, and the memory that is planned for a GPU."""
+    return finetune_memory(
+        encoder_info_of(config), image_size=preparation_of(config).image_size, batch=config.batch,
+        encoder=config.encoder, rank=config.lora_rank, alpha=config.lora_alpha,
+    )  # fmt: skip
 
 
 def until_stopped(

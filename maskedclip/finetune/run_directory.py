@@ -124,16 +124,17 @@ def resolved(config: FinetuneConfig, labels: Labels, *, to_come: bool = False) -
 
 def preparation_of(config: FinetuneConfig) -> Preparation:
     """Return the preprocessing that the weights expect, at the configured image size."""
-    preparation = _encoder_info(config).preparation
+    preparation = encoder_info_of(config).preparation
     return preparation._replace(image_size=config.image_size or preparation.image_size)
 
 
 def architecture_of(config: FinetuneConfig) -> Architecture:
     """Return the shape of the encoder that is fine-tuned."""
-    return _encoder_info(config).architecture
+    return encoder_info_of(config).architecture
 
 
-def _encoder_info(config: FinetuneConfig) -> EncoderInfo:
+def encoder_info_of(config: FinetuneConfig) -> EncoderInfo:
+    """Return what is known of the encoder that is fine-tuned."""
     if config.weights == RANDOM:
         return random_info(config.size)
     file = locate(config.weights)
@@ -152,8 +153,9 @@ def run_name(config: FinetuneConfig) -> str:
     labels, seed = f"{config.fraction:g}", f"seed{config.seed}"
     recipe = "" if config.recipe == paper().recipe else config.recipe
     balance = "" if config.balance == "none" else config.balance
+    trained = "" if config.encoder in ("trained", config.recipe) else config.encoder
     return results.file_name(
-        encoder_name(config), dataset, config.task, labels, seed, recipe, balance
+        encoder_name(config), dataset, config.task, labels, seed, recipe, trained, balance
     )
 
 
@@ -360,6 +362,7 @@ def write_results(
     facts: dict[str, Any] = {
         "recipe": config.recipe,
         **({} if config.balance == "none" else {"balance": config.balance}),
+        **({} if config.encoder == "trained" else {"encoder": config.encoder}),
         "image_size": shown.image_size,
         "colours": shown.colours,
     }
@@ -372,12 +375,15 @@ def write_results(
 def photographs_of(manifest: Mapping[str, Any]) -> dict[str, int] | None:
     """Return the size and JPEG quality that make_shards brought photographs to, uncropped: None.
 
+    With `whole` of images that were not cut to a round field of view.
+
     None is of datasets that others made: their images are what they are.
     """
     settings = manifest.get("settings", {})
     if not {"size", "quality"} <= settings.keys():
         return None
-    return {"size": int(settings["size"]), "quality": int(settings["quality"])}
+    found = {"size": int(settings["size"]), "quality": int(settings["quality"])}
+    return found | ({"whole": 1} if manifest.get("field") == "whole" else {})
 
 
 def seen_fields(

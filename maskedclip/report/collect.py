@@ -192,6 +192,8 @@ def results_of(directory: Path, rows: Iterable[Any]) -> tuple[list[Result], list
         method = str(row.get("method") or row["run"])
         recipe = str(row.get("recipe") or _USUAL_RECIPE)
         method += "" if recipe == _USUAL_RECIPE else f", {recipe}"
+        encoder = str(row.get("encoder") or recipe)
+        method += "" if encoder == recipe else f", {encoder}"
         method += f", {BALANCES[balance]}" if (balance := row.get("balance")) in BALANCES else ""
         split = (method, *(row[name] for name in (*_TEXTS[:4], "fraction", "seed")))
         split = (*split, row.get("image_size"))

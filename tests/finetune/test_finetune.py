@@ -246,7 +246,7 @@ def test_the_command_line_is_checked_before_anything_is_touched(
     finished: FinetuneConfig, capsys: pytest.CaptureFixture[str]
 ) -> None:
     dataset = finished.dataset
-    config, _ = read_finetune("", ["random", "--dataset", dataset, "--fraction", "0.1"])
+    config, *_ = read_finetune("", ["random", "--dataset", dataset, "--fraction", "0.1"])
     assert (config.weights, config.fraction) == ("random", 0.1)
     for arguments, answer in (
         (["random", "--dataset", dataset, "--fractoin", "0.1"], "did you mean --fraction?"),

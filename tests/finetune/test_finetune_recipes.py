@@ -203,6 +203,8 @@ def test_a_recipe_has_runs_of_its_own_name(plain: FinetuneConfig) -> None:
         "random_large-colours-colour-1-seed0-retfound",
         "random_large-colours-colour-1-seed0-retfound2025",
         "random_large-colours-colour-1-seed0-urfound",
+        "random_large-colours-colour-1-seed0-frozen",
+        "random_large-colours-colour-1-seed0-lora",
     }
 
 
@@ -210,7 +212,7 @@ def test_the_command_line_names_a_recipe_and_changes_it(
     plain: FinetuneConfig, capsys: pytest.CaptureFixture[str]
 ) -> None:
     dataset = ["random", "--dataset", plain.dataset]
-    config, _ = read_finetune("", [*dataset, "--recipe=retfound", "--mixup=0.8"])
+    config, *_ = read_finetune("", [*dataset, "--recipe=retfound", "--mixup=0.8"])
     assert config == replace(retfound(), weights="random", dataset=plain.dataset, mixup=0.8)
     for flag, answer in (
         ("--recipe=retfuond", "did you mean retfound?"),

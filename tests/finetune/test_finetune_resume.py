@@ -15,7 +15,7 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.plugin_event_accumulator import EventAccumulator
 
-from maskedclip.config import FinetuneConfig
+from maskedclip.config import FinetuneConfig, override
 from maskedclip.engine.preemption import Preempted
 from maskedclip.finetune import loop as module
 from maskedclip.finetune.loop import finetune
@@ -120,6 +120,17 @@ def stopped_after(config: FinetuneConfig, epoch: int, monkeypatch: pytest.Monkey
         with pytest.raises(KeyboardInterrupt):
             finetune(config)
     return Path(config.out) / config.name
+
+
+@pytest.mark.parametrize("encoder", ["frozen", "lora"])
+def test_a_run_of_few_weights_that_died_ends_as_one_that_did_not(
+    whole: FinetuneConfig, encoder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = override(whole, {"encoder": encoder, "epochs": 3, "lr": 1e-2, "layer_decay": 1.0})
+    undisturbed = files_of(finetune(replace(config, out=str(tmp_path / "whole"))))
+    died = replace(config, out=str(tmp_path))
+    stopped_after(died, 2, monkeypatch)
+    assert files_of(finetune(died)) == undisturbed
 
 
 def test_a_damaged_state_is_named_and_an_older_one_taken(
