@@ -19,6 +19,7 @@ from maskedclip import __version__
 from maskedclip.casting import did_you_mean
 from maskedclip.command import CommandLine, Options, Word, log_lines, one_line_errors
 from maskedclip.models.checkpoints.sealed import file_sha256
+from maskedclip.weights.push import CARD, check_push, files_of, push, state_licence
 
 if TYPE_CHECKING:
     from maskedclip.weights.classifiers.source import ClassifierSource
@@ -31,6 +32,7 @@ USAGE = """\
 Hand a run's weights to other libraries, with a model card, and show that the features are equal.
 
     python tools/export_weights.py RUN --to timm|hf|retfound|open_clip|onnx [--out DIR]
+    python tools/export_weights.py RUN --to hf --push USER/NAME --licence ID [--public] [--dry_run]
 
 RUN is the directory of a pre-training run, or its encoder.safetensors or model.safetensors; or a
 fine-tuned run, whose network goes to timm, hf or onnx with the names of its classes.
@@ -43,9 +45,9 @@ fine-tuned run, whose network goes to timm, hf or onnx with the names of its cla
   onnx       the image encoder for ONNX Runtime, any number of images at a time
 
 The weights are opened again by the other library, where it is installed, and must give the run's
-features or logits; the last line printed opens them."""
+features or logits; the last line printed opens them. --push sends the folder to the Hugging Face
+hub, with its card, which states the licence; --dry_run lists what would be sent."""
 TARGETS = ("timm", "hf", "retfound", "open_clip", "onnx")
-CARD = "README.md"
 FACTS = "export.json"  # marks a folder of ours, which may be overwritten; sealed.py reads it
 
 
@@ -55,8 +57,15 @@ class ExportConfig:
 
     to: str = ""  # timm, hf, retfound, open_clip or onnx
     out: str = ""  # folder that is written; empty: RUN/export/TARGET
+    push: str = ""  # USER/NAME of the hub that it is sent to; empty: it stays here
+    licence: str = ""  # that the card states, as the hub calls it, such as cc-by-nc-4.0
+    public: bool = False  # a repository that is made is seen by everybody
+    dry_run: bool = False  # list what --push would send, and send nothing
 
     def __post_init__(self) -> None:
+        check_push(self.push, self.licence)
+        if not self.push and (self.public or self.dry_run):
+            raise ValueError("--public and --dry_run are of --push=USER/NAME; give it, too")
         if self.to and self.to not in TARGETS:
             near = did_you_mean(self.to, TARGETS, f"use one of {', '.join(TARGETS)}")
             raise ValueError(f"--to {self.to}; {near}")
@@ -169,5 +178,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
         options: ExportConfig = given.config()
         if not options.to:
             raise ValueError(f"--to is missing; use one of {', '.join(TARGETS)}")
-        out = Path(options.out) if options.out else None
-        sys.stdout.write(export(Path(given.words[0]), options.to, out))
+        run, to = Path(given.words[0]), options.to
+        usual = (run if run.is_dir() else run.parent) / "export" / to
+        out = Path(options.out) if options.out else usual
+        sys.stdout.write(export(run, to, out))
+        if options.licence:
+            state_licence(out, options.licence)
+        if options.push:
+            sys.stdout.write(_pushed(out, options))
+
+
+def _pushed(out: Path, options: ExportConfig) -> str:
+    """Send the folder, or list what would be sent; return what is printed."""
+    if not options.dry_run:
+        return f"pushed: {push(out, options.push, public=options.public)}\n"
+    names = files_of(out)
+    sizes = [(out / name).stat().st_size for name in names]
+    lines = [f"  {size / 1e6:10.3f} MB  {name}\n" for name, size in zip(names, sizes, strict=True)]
+    seen = "public" if options.public else "private"
+    return f"would be sent to {options.push} ({seen} if it is new):\n{''.join(lines)}"
