@@ -15,6 +15,6 @@ def evaluate(config: EvaluateConfig) -> list[dict[str, Any]]:
     Raises ValueError for weights, datasets, tasks or protocols that are not there.
     """
     check_evaluate(config)
-    from maskedclip.evaluate.protocols import run
+    from maskedclip.evaluate.several import run_all
 
-    return run(config)
+    return run_all(config)

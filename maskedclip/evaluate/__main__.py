@@ -2,6 +2,10 @@
 
 python -m maskedclip.evaluate RUN_OR_WEIGHTS --datasets shards/idrid,shards/retina
 python -m maskedclip.evaluate RUN_OR_WEIGHTS --datasets paper --fractions 0.1,1.0 --seeds 5
+python -m maskedclip.evaluate A,B,A+B --datasets paper --protocols zeroshot,knn,logistic,linear
+
+Several encoders, A,B,C, are put into one table, with intervals and paired tests; A+B among them is
+an ensemble: both features side by side. Each has its rows in OUT/NAME.
 
 DATASETS are shard directories, folders of images (train/val/test/CLASS), or "paper": those of the
 paper's seven that are under --shards. PROTOCOLS, the knob of each chosen on validation images:
@@ -23,8 +27,8 @@ if __name__ == "__main__":  # options first: --help and mistakes answer before t
 
     OPTIONS = read_evaluate(__doc__)
 
-    from maskedclip.evaluate.protocols import run
+    from maskedclip.evaluate.several import run_all
 
     log_lines()
     with one_line_errors():
-        run(OPTIONS)
+        run_all(OPTIONS)

@@ -156,6 +156,12 @@ class FrozenEncoder:
         """bf16 where the hardware multiplies it fast, as in training; features differ by 0.3 %."""
         return compute_type("auto", inference_device())
 
+    def shown(self) -> dict[str, Any]:
+        """Return the fields of a row that say how the images are shown to the encoder."""
+        preparation = self.info.preparation
+        facts = {"image_size": preparation.image_size, "colours": preparation.colours}
+        return facts | ({"resized": True} if self.resized else {})
+
     def cache_key(self, dataset: Shards) -> dict[str, Any]:
         """Return all that decides the features of a dataset's images."""
         return {
@@ -180,6 +186,45 @@ class FrozenEncoder:
                 if joint is not None:
                     rows[JOINT] = joint.image_rows(rows[PATCHES])
         return {kind: row_BD.float().cpu().numpy() for kind, row_BD in rows.items()}
+
+
+class Ensemble(FrozenEncoder):
+    """Several frozen encoders as one: their features, each of unit length, side by side.
+
+    Each sees the images as it was trained to; the text towers are left out.
+    """
+
+    def __init__(self, members: Sequence[FrozenEncoder]) -> None:
+        self.members = members
+        self.weights, self.name = ("+".join(names) for names in (
+            [one.weights for one in members], [one.name for one in members],
+        ))  # fmt: skip
+        self.header, self.report = {}, None
+
+    @cached_property
+    def reads_text(self) -> bool:
+        return False
+
+    def check(self) -> None:
+        for one in self.members:
+            one.check()
+
+    @property
+    def resized(self) -> bool:
+        return any(one.resized for one in self.members)
+
+    @cached_property
+    def images(self) -> PretrainingImages:
+        return sum((one.images for one in self.members), PretrainingImages(()))
+
+    def shown(self) -> dict[str, Any]:
+        each = [one.shown() for one in self.members]
+        sizes = {one["image_size"] for one in each}
+        facts = {"image_size": sizes.pop() if len(sizes) == 1 else 0, "members": each}
+        return facts | ({"resized": True} if self.resized else {})
+
+    def cache_key(self, dataset: Shards) -> dict[str, Any]:
+        return {"members": [one.cache_key(dataset) for one in self.members]}
 
 
 class Features(NamedTuple):
@@ -210,6 +255,9 @@ def features(
     Samples that cannot be read are tried again each time. Raises RuntimeError where none can be
     read.
     """
+    if isinstance(encoder, Ensemble):
+        each = [features(one, dataset, samples, folder, threads) for one in encoder.members]
+        return _side_by_side(each, samples)
     key, path = _place(encoder, dataset, folder)
     chunks = _read(path, key)
     known = {int(index) for chunk in chunks for index in chunk.index_N}
@@ -233,6 +281,18 @@ def features(
             _write(path, key, chunks[0])
     logger.info("%s: features of %d images in %s", dataset.name, len(chunks[0].index_N), path)
     return chunks[0]._replace(lost=lost)
+
+
+def _side_by_side(each: Sequence[Features], samples: Sequence[LabelledSample]) -> Features:
+    """Return the features of the samples that all encoders could read."""
+    read = [{sample.index for sample in own.of(samples, PATCHES)[0]} for own in each]
+    unique = {sample.index: sample for sample in samples}
+    kept = [sample for index, sample in unique.items() if all(index in own for own in read)]
+    rows = [own.of(kept, PATCHES)[1] for own in each]
+    units = [row_BD / np.linalg.norm(row_BD, axis=1, keepdims=True) for row_BD in rows]
+    lost = {one.key: one for own in each for one in own.lost}
+    index_N = np.array([sample.index for sample in kept])
+    return Features(index_N, {PATCHES: np.concatenate(units, axis=1)}, tuple(lost.values()))
 
 
 def known_features(encoder: FrozenEncoder, dataset: Shards, folder: Path) -> Features | None:

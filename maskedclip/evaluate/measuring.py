@@ -71,7 +71,7 @@ def _evaluate_all(
         predictions, validation, knob = predict(encoder, benchmark, evaluation, table)
         identity = identity_of(encoder, benchmark, evaluation)
         new = _scored(encoder, benchmark, identity, predictions, out, validation)
-        facts = {"chosen": knob, "inputs": inputs} | _images_seen(encoder)
+        facts = {"chosen": knob, "inputs": inputs} | encoder.shown()
         facts |= _seen(encoder, benchmark, predictions.keys)
         new = [row | facts for row in new]
         results.write_rows(out, new)
@@ -126,7 +126,7 @@ def _evaluate_folds(
         identity["protocol"] = folds_protocol(identity["protocol"], len(tried))
         new = _scored(encoder, first, identity, every, out, None)
         facts = {"chosen": "; ".join(knob for _, _, knob in found), "inputs": inputs}
-        facts |= _images_seen(encoder) | {"folds": len(tried)}
+        facts |= encoder.shown() | {"folds": len(tried)}
         facts |= seen_fields(
             encoder.images, first.dataset,
             [sample for bench, _ in parts for sample in bench.division.parts["test"]], every.keys,
@@ -157,16 +157,9 @@ def _scored(
     return results.save_and_score(
         identity, benchmark.task.classes, predictions, out, method=encoder.name,
         shards=benchmark.dataset.directory,
-        variant=f"{encoder.info.preparation.image_size}px" if encoder.resized else "",
+        variant=f"{encoder.shown()['image_size']}px" if encoder.resized else "",
         validation=validation,
     )  # fmt: skip
-
-
-def _images_seen(encoder: FrozenEncoder) -> dict[str, Any]:
-    """Return the fields of a row that say how the images were shown to the encoder."""
-    preparation = encoder.info.preparation
-    facts: dict[str, Any] = {"image_size": preparation.image_size, "colours": preparation.colours}
-    return facts | ({"resized": True} if encoder.resized else {})
 
 
 def _seen(encoder: FrozenEncoder, benchmark: Benchmark, keys: list[str]) -> dict[str, Any]:

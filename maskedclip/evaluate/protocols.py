@@ -44,20 +44,32 @@ def run(options: EvaluateConfig) -> list[dict[str, Any]]:
         out = Path(options.weights)
     else:
         out = Path("runs") / FrozenEncoder(options.weights, options.size).name
-    protocols = options.protocols or usual_protocols(FrozenEncoder(options.weights, options.size))
-    rows = evaluate(
-        options.weights, datasets, protocols, out,
-        fractions=options.fractions, seeds=options.seeds, seed=options.seed, shots=options.shots,
-        threads=options.threads, cache=Path(options.cache) if options.cache else None,
-        size=options.size, image_size=options.image_size, classes_order=options.classes_order,
-        group=options.group, at_sensitivity=options.at_sensitivity,
-        whole=options.whole, folds=options.folds, images=options.images,
-    )  # fmt: skip
+    encoder = FrozenEncoder(options.weights, options.size, options.image_size)
+    protocols = options.protocols or usual_protocols(encoder)
+    rows = evaluate_as_asked(encoder, datasets, protocols, out, options)
     alone = tuple(protocols) == (TRANSFER,) and not options.shots
     protocol = TRANSFER_WHOLE if options.whole else TRANSFER
     more = f"_{protocol} --protocol={protocol}" if alone else ""
     sys.stdout.write(f"next: python -m maskedclip.report {quote(str(out))} --out report{more}\n")
     return rows
+
+
+def evaluate_as_asked(
+    encoder: FrozenEncoder,
+    datasets: Sequence[tuple[Path, str]],
+    protocols: Sequence[str],
+    out: Path,
+    options: EvaluateConfig,
+) -> list[dict[str, Any]]:
+    """Evaluate an encoder with the options of the command, but for its weights, data and place."""
+    return evaluate(
+        encoder, datasets, protocols, out,
+        fractions=options.fractions, seeds=options.seeds, seed=options.seed, shots=options.shots,
+        threads=options.threads, cache=Path(options.cache) if options.cache else None,
+        classes_order=options.classes_order,
+        group=options.group, at_sensitivity=options.at_sensitivity,
+        whole=options.whole, folds=options.folds, images=options.images,
+    )  # fmt: skip
 
 
 def _refuse_one_name(directories: Sequence[Path]) -> None:
@@ -75,7 +87,7 @@ def _refuse_one_name(directories: Sequence[Path]) -> None:
 
 
 def evaluate(  # noqa: PLR0913 (one keyword an option of the command)
-    weights: Path | str,
+    weights: Path | str | FrozenEncoder,
     datasets: Sequence[tuple[Path, str]],
     protocols: Sequence[str],
     out: Path,
@@ -115,8 +127,7 @@ def evaluate(  # noqa: PLR0913 (one keyword an option of the command)
     """
     check_protocols(protocols)
     threads = decoding_threads(threads)
-    encoder = FrozenEncoder(weights, size, image_size)
-    encoder.check()
+    encoder = _frozen(weights, size, image_size)
     protocols = _with_folds(_possible(encoder, protocols, shots), folds)
     frozen = [name for name in protocols if name != TRANSFER]
     rows: list[dict[str, Any]] = []
@@ -135,6 +146,14 @@ def evaluate(  # noqa: PLR0913 (one keyword an option of the command)
     write_board(out)
     sys.stdout.write(results.table([with_patients(out, row) for row in rows]))
     return rows
+
+
+def _frozen(weights: Path | str | FrozenEncoder, size: str, image_size: int) -> FrozenEncoder:
+    """Return the encoder of weights, or the one that is given."""
+    if not isinstance(weights, FrozenEncoder):
+        weights = FrozenEncoder(weights, size, image_size)
+    weights.check()
+    return weights
 
 
 def _benchmark(directory: Path, name: str, classes_order: Sequence[str]) -> Benchmark:

@@ -101,10 +101,8 @@ def transfer(
     facts: dict[str, Any] = {
         "inputs": inputs,
         "trained_on": str(header.get("dataset", "")),
-        "image_size": encoder.info.preparation.image_size,
-        "colours": encoder.info.preparation.colours,
+        **encoder.shown(),
     }
-    facts |= {"resized": True} if encoder.resized else {}  # beside the rows of the own size
     facts |= {"recipe": own["recipe"]} if "recipe" in own else {}
     facts |= {"renamed": test.mapping.renamed} if test.mapping.renamed else {}
     facts |= {"left_out": test.left_out} if test.left_out else {}

@@ -18,6 +18,8 @@ def in_words(row: Mapping[str, Any]) -> str:
     Colours are the mean and deviation that images are normalised with: those that networks of
     ImageNet and of CLIP expect, 0.5 and 0.5, or none.
     """
+    if members := row.get("members"):  # of an ensemble
+        return " beside ".join(dict.fromkeys(map(in_words, members)))
     size, colours = row.get("image_size"), row.get("colours")
     if not size or not colours:
         return ""

@@ -187,10 +187,11 @@ class LabelBlock:
 
     budget: float | str
     lines: tuple[Line, ...]
+    title: str = ""  # empty: the budget
 
     @property
     def name(self) -> str:
-        return budget_text(self.budget)
+        return self.title or budget_text(self.budget)
 
     def measured(self, columns: Sequence[Column]) -> list[Column]:
         """Return the tasks that a run has with these labels."""

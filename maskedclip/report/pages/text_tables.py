@@ -42,7 +42,7 @@ def markdown(
 
     Args:
         link: a run's directory to the address that leads there.
-        intervals: the 95 % interval stands under each value.
+        intervals: the 95 % interval stands under each value, on a terminal behind it.
         caption: stands above.
     """
     if not table.blocks:
@@ -65,7 +65,10 @@ def markdown(
             for group in table.groups:
                 for metric in tabled(group):
                     cell = line.at(group, metric)
-                    text = _markdown_value(cell, marks[line.method, group, metric], intervals)
+                    text = _markdown_value(cell, marks[line.method, group, metric])
+                    if intervals and cell.interval:
+                        low, high = map(cell.shown, cell.interval)
+                        text += f"<br>{low} to {high}" if link else f" [{low}, {high}]"
                     row.append(_linked(text, cell, link))
             rows.append(row)
     notes = "".join(f"\n\u2020 {_markdown_escaped(line)}\n" for line in table.trained_on)
@@ -73,15 +76,12 @@ def markdown(
     return above + _markdown_lines(rows, padded=link is None) + notes
 
 
-def _markdown_value(cell: TableCell | Average, mark: str, intervals: bool) -> str:
+def _markdown_value(cell: TableCell | Average, mark: str) -> str:
     text = _MARKDOWN_MARKS[mark].format(cell.shown(cell.mean)) + ("\u2020" if cell.seen else "")
     if cell.deviation is not None:
         text += f" \u00b1 {cell.shown(cell.deviation)}"
     if isinstance(cell, Average) and cell.mean is not None and not cell.complete:
         text += f" ({cell.tasks} of {cell.of})"
-    if intervals and cell.interval:
-        low, high = cell.interval
-        text += f"<br>{cell.shown(low)} to {cell.shown(high)}"
     return text
 
 

@@ -1,0 +1,78 @@
+"""Several encoders, and ensembles of them, by the same protocols: each measured, then one table."""
+
+import logging
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from maskedclip.data.paper_tasks import chosen
+from maskedclip.evaluate.features import FOLDER, Ensemble, FrozenEncoder
+from maskedclip.evaluate.predicting import ZERO_SHOT
+from maskedclip.evaluate.protocols import evaluate_as_asked, run, usual_protocols
+from maskedclip.evaluate.transfer import TRANSFER
+from maskedclip.finetune.command import EvaluateConfig, encoders_of
+from maskedclip.report.encoder_table import encoder_table
+
+logger = logging.getLogger(__name__)
+OUT = Path("runs") / "encoders"
+
+
+def run_all(options: EvaluateConfig) -> list[dict[str, Any]]:
+    """Evaluate what `weights` names; of several encoders print one table, too; return the rows.
+
+    Of several each has its rows in OUT/NAME, and the table is OUT/encoders.md, .tex and .csv. A
+    protocol that an encoder cannot serve, as zero-shot without a text tower, is left out of its
+    rows, which is said.
+    """
+    names = encoders_of(options.weights)
+    if len(names) == 1 and len(names[0]) == 1:
+        return run(options)
+    out = Path(options.out) if options.out else OUT
+    encoders = [_encoder(members, options) for members in names]
+    _refuse_equal_names(encoders)
+    datasets, missing = chosen(options.datasets, options.task, Path(options.shards))
+    for line in missing:
+        sys.stderr.write(f"{line}\n")
+    for encoder in encoders:
+        encoder.check()
+    options = replace(options, cache=options.cache or str(out / FOLDER))
+    rows: list[dict[str, Any]] = []
+    for encoder in encoders:
+        if protocols := _possible(encoder, options):
+            own = out / encoder.name
+            rows += evaluate_as_asked(encoder, datasets, protocols, own, options)
+    folders = [out / encoder.name for encoder in encoders]
+    sys.stdout.write(encoder_table([path for path in folders if path.is_dir()], out))
+    sys.stdout.write(f"this table: {out / 'encoders.md'}, .tex and .csv\n")
+    return rows
+
+
+def _encoder(members: Sequence[str], options: EvaluateConfig) -> FrozenEncoder:
+    each = [FrozenEncoder(one, options.size, options.image_size) for one in members]
+    return each[0] if len(each) == 1 else Ensemble(each)
+
+
+def _refuse_equal_names(encoders: Sequence[FrozenEncoder]) -> None:
+    """Raise ValueError where two encoders have one name: their results would be the same rows."""
+    by_name: dict[str, FrozenEncoder] = {}
+    for encoder in encoders:
+        other = by_name.setdefault(encoder.name, encoder)
+        if other is not encoder:
+            raise ValueError(
+                f"{other.weights} and {encoder.weights} are both called {encoder.name} in tables; "
+                f"give one file another name"
+            )
+
+
+def _possible(encoder: FrozenEncoder, options: EvaluateConfig) -> list[str]:
+    """Return the protocols that an encoder can serve; what is left out is said."""
+    asked = options.protocols or usual_protocols(encoder)
+    serves = {ZERO_SHOT: encoder.reads_text, TRANSFER: bool(encoder.header.get("classes"))}
+    left_out = [name for name in asked if not serves.get(name, True)]
+    if left_out:
+        why = {ZERO_SHOT: "no text tower", TRANSFER: "no fine-tuned network"}
+        words = "; ".join(f"{why[name]}, so no {name}" for name in left_out)
+        logger.warning("%s: %s", encoder.name, words)
+    return [name for name in asked if name not in left_out]
