@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import open_clip
 import pytest
 import torch
+import torchvision
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import BertConfig, BertModel, BertTokenizer
@@ -289,3 +290,39 @@ def test_a_text_tower_that_tells_nothing_apart_is_refused(folder: Path) -> None:
     with pytest.raises(ValueError, match=r"the same row for all 2 classes .* use its images alone"):
         model.classify(image_BCHW, ["glaucoma", "normal"])
     assert model.encode_image(image_BCHW).shape == (1, JOINT)
+
+
+@pytest.mark.slow
+def test_flair_at_its_size_answers_as_its_own_code_does(tmp_path: Path) -> None:
+    """ResNet-50 at 512 px and a BERT of 12 layers, under the names of its state dict."""
+    torch.manual_seed(0)
+    resnet = torchvision.models.resnet50()
+    resnet.fc = nn.Identity()
+    words = [*ENGLISH, *(f"word{number}" for number in range(28996 - len(ENGLISH)))]
+    (tmp_path / "vocab.txt").write_text("\n".join(words) + "\n")
+    config = BertConfig(vocab_size=len(words))
+    text, image_ED, text_ED = (
+        BertModel(config).eval(),
+        torch.randn(512, 2048),
+        torch.randn(512, 768),
+    )
+    tensors = renamed(resnet.eval(), before="vision_model.model.") | {
+        **renamed(text, before="text_model.model."),
+        "vision_model.projection_head_vision.projection.weight": image_ED,
+        "text_model.projection_head_text.projection.weight": text_ED,
+        "logit_scale": torch.tensor(4.7),  # above ln 100, which FLAIR clamps
+    }
+    model = maskedclip.load(written(tmp_path, "flair_resnet.pth", tensors))
+    value_BCHW = torch.randint(0, 256, (2, 3, 512, 512), dtype=torch.uint8)
+    names = ["glaucoma", "macular hole"]
+    rows = []
+    with torch.no_grad():
+        image_BD = F.normalize(F.normalize(resnet(value_BCHW / 255), dim=-1) @ image_ED.T, dim=-1)
+        for name in names:
+            coded = tokens(words, [f"A fundus photograph of {name}"])
+            states = text(**coded, output_hidden_states=True)["hidden_states"]
+            mean_BD = torch.stack([states[n] for n in (1, 2, -1)]).mean(dim=2).mean(dim=0)
+            rows.append(F.normalize(F.normalize(mean_BD, dim=-1) @ text_ED.T, dim=-1))
+        logit_BY = torch.tensor(4.6052).exp() * image_BD @ torch.cat(rows).T
+    found_BY = model.classify(value_BCHW, names)
+    assert (found_BY - logit_BY.softmax(dim=-1)).abs().max() <= 1e-5
