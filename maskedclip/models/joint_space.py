@@ -122,11 +122,15 @@ def joint_space(weights: Weights, format: WeightFormat) -> JointSpace | None:
 
     Raises ValueError where a part of the tower is missing or of another shape.
     """
-    tensors = {name: t.float() for name, t in without_wrappers(weights.tensors).items()}
+    tensors: Tensors = {name: t.float() for name, t in without_wrappers(weights.tensors).items()}
     card = format.text
-    if card is None or _EMBEDDINGS[card.kind] not in tensors:
+    if card is None:
         return None
     try:
+        if card.kind == "clip":
+            tensors = _with_openai_names(tensors)
+        if _EMBEDDINGS[card.kind] not in tensors:
+            return None
         image, text = _KINDS[card.kind](card, tensors)
         trained = "logit_scale_left" if card.kind == "ret_clip" else "logit_scale"
         scale = card.scale or tensors[trained].clamp(0, _MOST).exp().item()
@@ -224,30 +228,46 @@ def _ret_clip(card: TextCard, tensors: Tensors) -> tuple[nn.Module, nn.Module]: 
 
 
 def _clip(card: TextCard, tensors: Tensors) -> tuple[nn.Module, nn.Module]:
-    table = tensors["token_embedding.weight"]
-    names = [name for name in tensors if name.startswith("transformer.resblocks.")]
+    own = _clip_names(tensors)
+    table_VD = own["embeddings.token_embedding.weight"]
+    layers = {name.split(".")[2] for name in own if name.startswith("encoder.layers.")}
     config = CLIPTextConfig(
-        vocab_size=table.shape[0],
-        hidden_size=table.shape[1],
-        intermediate_size=tensors["transformer.resblocks.0.mlp.c_fc.weight"].shape[0],
-        num_hidden_layers=len({name.split(".")[2] for name in names}),
-        num_attention_heads=max(1, table.shape[1] // 64),
-        max_position_embeddings=tensors["positional_embedding"].shape[0],
+        vocab_size=table_VD.shape[0],
+        hidden_size=table_VD.shape[1],
+        intermediate_size=own["encoder.layers.0.mlp.fc1.weight"].shape[0],
+        num_hidden_layers=len(layers),
+        num_attention_heads=max(1, table_VD.shape[1] // 64),
+        max_position_embeddings=own["embeddings.position_embedding.weight"].shape[0],
         hidden_act="quick_gelu" if card.quick_gelu else "gelu",
         bos_token_id=None,
         eos_token_id=2,  # transformers' word for: the highest token ends a text
     )
     transformer = CLIPTextModel(config)
-    transformer.load_state_dict(_clip_names(tensors))
-    return _Linear(tensors["visual.proj"]), _EndToken(
-        transformer, _Linear(tensors["text_projection"])
-    )
+    transformer.load_state_dict(own)
+    text = _EndToken(transformer, _Linear(tensors["text_projection"]))
+    return _Linear(tensors["visual.proj"]), text
+
+
+def _with_openai_names(tensors: Tensors) -> Tensors:
+    """Return a CLIP of transformers with its words and projections as OpenAI has them."""
+    words_VD = tensors.get("text_model.embeddings.token_embedding.weight")
+    if words_VD is None:
+        return tensors
+    renamed = dict(tensors) | {"token_embedding.weight": words_VD}
+    for theirs, ours in (
+        ("text_projection", "text_projection"),
+        ("visual_projection", "visual.proj"),
+    ):
+        renamed[ours] = tensors[f"{theirs}.weight"].T
+    return renamed
 
 
 _KINDS: dict[str, Callable[[TextCard, Tensors], tuple[nn.Module, nn.Module]]] = {
     "flair": _flair, "chinese": _chinese, "ret_clip": _ret_clip, "clip": _clip
 }  # fmt: skip
 _CLIP_NAMES = (
+    (r"^text_model\.", ""),  # transformers' own
+    (r"\.position_ids$", ""),  # of older files, and in none of their networks
     (r"^token_embedding\.", "embeddings.token_embedding."),
     (r"^positional_embedding$", "embeddings.position_embedding.weight"),
     (r"^transformer\.resblocks\.", "encoder.layers."),

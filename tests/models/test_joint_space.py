@@ -10,7 +10,7 @@ import torch
 import torchvision
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import BertConfig, BertModel, BertTokenizer
+from transformers import BertConfig, BertModel, BertTokenizer, CLIPConfig, CLIPModel
 
 import maskedclip
 from maskedclip.models.checkpoints.files import Weights
@@ -97,7 +97,7 @@ def clip_whole(quick: bool) -> Theirs:
     model = open_clip.model.CLIP(
         embed_dim=JOINT,
         vision_cfg={"layers": 2, "width": WIDTH, "patch_size": 32, "image_size": SIZE},
-        text_cfg={"context_length": 77, "vocab_size": 49408, "width": 64, "heads": 1, "layers": 2},
+        text_cfg={"context_length": 77, "vocab_size": 49408, "width": 16, "heads": 1, "layers": 2},
         quick_gelu=quick,
     )
     drawn(model)
@@ -109,6 +109,32 @@ def clip_whole(quick: bool) -> Theirs:
         lambda texts: model.encode_text(read(texts, context_length=77), normalize=True),
         model.logit_scale.exp().item(),
     )
+
+
+def transformers_clip() -> Theirs:
+    """As the hub has OpenAI's: transformers' names, projections the other way round."""
+    towers = {"num_hidden_layers": 2, "projection_dim": JOINT}
+    vision = {"hidden_size": WIDTH, "num_attention_heads": 2, "intermediate_size": 4 * WIDTH}
+    vision |= {"image_size": SIZE, "patch_size": 32}
+    text = {"hidden_size": 16, "num_attention_heads": 1, "intermediate_size": 64}
+    text |= {"vocab_size": 49408, "eos_token_id": 49407}
+    config = CLIPConfig(
+        vision_config=vision | towers, text_config=text | towers, projection_dim=JOINT
+    )
+    model, read = CLIPModel(config), open_clip.tokenizer.SimpleTokenizer()
+    drawn(model)
+    model.logit_scale.data.fill_(2.0)
+
+    def rows(texts: list[str]) -> Tensor:
+        token_BL = read(texts, context_length=77)
+        state_BD = model.text_model(token_BL).pooler_output
+        return F.normalize(model.text_projection(state_BD), dim=-1)
+
+    def image(x: Tensor) -> Tensor:
+        return F.normalize(model.visual_projection(model.vision_model(x).pooler_output), dim=-1)
+
+    content = dict(model.state_dict()) | {"text_model.embeddings.position_ids": torch.arange(77)}
+    return Theirs(content, image, rows, model.logit_scale.exp().item())
 
 
 def eyeclip_whole() -> Theirs:
@@ -166,6 +192,12 @@ MODELS: dict[str, tuple[Callable[[], Theirs], str, Any, list[str]]] = {
     "RetiZero": (retizero_whole, "RetiZero.pth", IMAGENET, ["glaucoma", "normal"]),
     "EyeCLIP": (eyeclip_whole, "eyeclip_visual.pt", CLIPS, ["glaucoma", "normal"]),
     "CLIP": (lambda: clip_whole(quick=False), "open_clip_pytorch_model.bin", CLIPS, ["glaucoma"]),
+    "a CLIP of transformers": (
+        transformers_clip,
+        "openai/clip-tiny/pytorch_model.bin",
+        CLIPS,
+        ["glaucoma", "normal"],
+    ),
     "ViLReF": (vilref_whole, "vilref.pt", CLIPS, ["青光眼", "正常", "黄斑裂孔"]),
     "RET-CLIP": (ret_clip_whole, "ret-clip.pt", CLIPS, ["青光眼", "正常", "黄斑裂孔"]),
 }
