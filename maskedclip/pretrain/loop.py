@@ -22,6 +22,7 @@ from maskedclip.engine.mfu import peak_flops
 from maskedclip.engine.optimizer import warmup_cosine
 from maskedclip.engine.preemption import Preempted, Preemption
 from maskedclip.engine.provenance import check_data, provenance, record
+from maskedclip.engine.replicas import check_replicas
 from maskedclip.engine.run_lease import RunLease
 from maskedclip.engine.step_guard import StepGuard
 from maskedclip.engine.step_log import StepLog
@@ -156,12 +157,19 @@ def train(
             step += 1
             if saves:
                 with watch.paused(), log.spending(SAVING):
-                    checkpoints.save(step, method.model, method.teacher, method.optimizer)
+                    save_alike(checkpoints, step, method)
                     if asked or step == total:
                         checkpoints.finish()
                     if asked:
                         raise Preempted(run, step, asked)
             watch.beat(step)
+
+
+def save_alike(checkpoints: Checkpoints, step: int, method: Method) -> None:
+    """Save the state, once all copies of it are seen to be alike."""
+    state = method.model, method.teacher, method.optimizer
+    check_replicas(step, *state)
+    checkpoints.save(step, *state)
 
 
 def _peak_of_all(precision: str, device: torch.device) -> float:
