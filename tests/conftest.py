@@ -48,8 +48,11 @@ def _no_profiles(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempP
 
 @pytest.fixture(scope="session")
 def phantoms(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Directories of 24 phantoms for each source and 60 held out, at 48 pixels."""
-    root = tmp_path_factory.mktemp("shards")
+    return small_phantoms(tmp_path_factory.mktemp("shards"))
+
+
+def small_phantoms(root: Path) -> dict[str, Path]:
+    """Write directories of 24 phantoms for each source and 60 held out, at 48 pixels."""
     for number, (name, count) in enumerate({"paired": 24, "unpaired": 24, "heldout": 60}.items()):
         with ShardWriter(root / name, name, samples_per_shard=10) as writer:
             for i in range(count):

@@ -10,6 +10,12 @@ checkpoints  files of the newest checkpoint damaged; beside torch.save, DCP and 
 shards       tars, indices and manifests damaged; beside webdataset
 images       JPEGs damaged within a shard; beside their decoders alone
 weights      exports, fine-tuned networks and a .pth damaged; beside safetensors and torch.load
+hostile      artefacts that would run code, fill the memory or wait for ever, and user mistakes
+saves        each file call of a save failing, once and for ever, with five codes; needs gcc
+kills        pre-training on one rank and on two, fine-tuning, make_shards, an export killed at
+             random instants and given again
+ranks        a rank that is stopped; a gradient that is nan, or whose exponent flips, on one
+             rank; a copy of the weights that differs by a bit
 """
 
 import random
@@ -24,14 +30,14 @@ from maskedclip.casting import did_you_mean
 from maskedclip.command import CommandLine, Options, one_line_errors
 
 # modules of tortures, which load torch and more; --help does not
-SECTIONS = ("checkpoints", "shards", "images", "weights")
+SECTIONS = ("checkpoints", "shards", "images", "weights", "hostile", "saves", "kills", "ranks")
 
 
 @dataclass(frozen=True, kw_only=True)
 class TortureConfig:
     """What is tried, and for how long."""
 
-    minutes: float = 10.0  # of all sections
+    minutes: float = 10.0  # of trials, of all sections; what they are made of takes more
     only: tuple[str, ...] = ()  # sections; none: all
     seed: int | None = None  # of the random numbers; none: another each time, which is printed
     number: int | None = None  # of the one trial to repeat, of the one section
@@ -67,7 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for place, section in enumerate(sections):
             suite.run(section, len(sections) - place)
     failures = suite.failures()
-    print("\n".join([*suite.table(), *failures]))
+    print("\n".join([*suite.table(), *suite.notes, *failures]))
     return 1 if failures else 0
 
 

@@ -75,9 +75,10 @@ def test_a_wrong_flag_ends_in_a_line(flags: list[str], answer: str) -> None:
 
 
 @pytest.mark.slow
-def test_ninety_seconds_of_all_sections_find_nothing() -> None:
+def test_ninety_seconds_of_the_sections_that_need_no_ranks_find_nothing() -> None:
+    sections = "--only=checkpoints,shards,images,weights,saves,hostile"
     done = subprocess.run(
-        [sys.executable, str(TOOLS / "torture.py"), "--minutes=1.5", "--seed=1"],
+        [sys.executable, str(TOOLS / "torture.py"), "--minutes=1.5", "--seed=1", sections],
         capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout

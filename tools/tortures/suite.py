@@ -7,10 +7,11 @@ import time
 from contextlib import nullcontext
 from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 
-from tortures.trials import OURS, OUTCOMES, Hung, Row, Trial, Verdict, quiet, within
+from tortures.trials import ERRORS, OURS, OUTCOMES, Row, Trial, Unavailable, broken, quiet, within
 
-SHOWN = 10  # failing trials of a section
+SHOWN = 100  # failing trials of a section
 EVERY_S = 5.0  # between lines of progress
 
 
@@ -24,28 +25,35 @@ class Suite:
         self._seed, self._most, self._number = seed, most, number
         self._end = time.monotonic() + 60 * minutes
         self.rows: dict[tuple[str, str], Row] = {}
+        self.notes: list[str] = []  # what was said of each section's last trial, or why none was
 
     def run(self, section: str, left: int) -> None:
         """Repeat a section's trials in its share of the time; `left` sections are left with it."""
-        begun = time.monotonic()
-        share = max(0.0, self._end - begun) / left
+        setup = time.monotonic()
         module = import_module(f"tortures.{section}")
+        with tempfile.TemporaryDirectory(prefix="torture-", ignore_cleanup_errors=True) as folder:
+            try:
+                with module.trials(Path(folder)) as trial:
+                    self._end += time.monotonic() - setup  # the minutes are those of trials
+                    self._repeat(section, trial, module, left)
+            except Unavailable as error:
+                self.notes.append(f"{section}: not run: {error}")
+
+    def _repeat(self, section: str, trial: Trial, module: ModuleType, left: int) -> None:
+        begun = told = time.monotonic()
+        share = max(0.0, self._end - begun) / left
         most, first = self._most or module.NUMBER, 0
         if self._number is not None:
             most, first = 1, self._number
-        told = 0.0
-        with (
-            tempfile.TemporaryDirectory(prefix="torture-") as folder,
-            module.trials(Path(folder)) as trial,
-        ):
-            for number in range(first, first + most):
-                if number > first and time.monotonic() - begun > share:
-                    break
-                self._one(section, trial, number, module.SECONDS)
-                if time.monotonic() - told > EVERY_S:
-                    told = time.monotonic()
-                    self._tell(section, number - first + 1, most, begun, share)
-        self._tell(section, number - first + 1, most, begun, share)
+        for number in range(first, first + most):
+            if number > first and time.monotonic() - begun > share:
+                break
+            self._one(section, trial, number, module.SECONDS)
+            if time.monotonic() - told > EVERY_S:
+                told = time.monotonic()
+                self._tell(section, most, begun, share)
+        self._tell(section, most, begun, share)
+        self.notes.append(f"{section}, the last: {self.rows[section, OURS].last}")
 
     def _one(self, section: str, trial: Trial, number: int, seconds: float) -> None:
         rng = random.Random(f"{section} {self._seed} {number}")
@@ -53,8 +61,8 @@ class Suite:
         try:
             with quiet() if self._number is None else nullcontext(), within(seconds):
                 verdicts = trial(rng, number)
-        except Hung as error:
-            verdicts = {OURS: Verdict("LOST", str(error))}
+        except ERRORS as error:  # of the trial itself
+            verdicts = {OURS: broken(error)}
         for system, verdict in verdicts.items():
             row = self.rows.setdefault((section, system), Row(section, system))
             row.add(number, verdict)
@@ -62,13 +70,13 @@ class Suite:
                 print(f"{system}: {verdict.outcome} {verdict.note}")
         self.rows[section, OURS].seconds += time.monotonic() - begun
 
-    def _tell(self, section: str, done: int, most: int, begun: float, share: float) -> None:
-        counts = self.rows[section, OURS].counts
-        bad = counts.get("SILENT", 0) + counts.get("LOST", 0)
+    def _tell(self, section: str, most: int, begun: float, share: float) -> None:
+        row = self.rows[section, OURS]
         now = time.monotonic()
+        left = max(0.0, self._end - now) / 60
         print(
-            f"{section:12} {done:,} of {most:,}; {bad} silent or lost; {now - begun:.0f} s of "
-            f"{share:.0f} s; {max(0.0, self._end - now) / 60:.1f} min left of all",
+            f"{section:12} {row.tried:,} of {most:,}; {len(row.failing)} silent or lost; "
+            f"{now - begun:.0f} s of {share:.0f} s; {left:.1f} min left of all",
             file=sys.stderr, flush=True,
         )  # fmt: skip
 

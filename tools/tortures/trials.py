@@ -44,15 +44,21 @@ class Row:
     counts: dict[str, int] = field(default_factory=dict)
     seconds: float = 0.0
     failing: dict[int, Verdict] = field(default_factory=dict)  # by the number of the trial
+    last: str = ""  # what was said of the last trial
 
     def add(self, number: int, verdict: Verdict) -> None:
         self.counts[verdict.outcome] = self.counts.get(verdict.outcome, 0) + 1
+        self.last = verdict.note
         if verdict.outcome in ("SILENT", "LOST"):
             self.failing[number] = verdict
 
     @property
     def tried(self) -> int:
         return sum(self.counts.values())
+
+
+class Unavailable(Exception):  # noqa: N818
+    """This machine lacks what a section needs; it says what."""
 
 
 class Hung(Exception):  # noqa: N818 (what is said of it)
