@@ -12,9 +12,10 @@ from maskedclip.data.labelled import LabelledSample, Task
 from maskedclip.data.splits import Division
 from maskedclip.data.storage.shards import Shards
 from maskedclip.evaluate.features import JOINT, PATCHES, Features, FrozenEncoder
-from maskedclip.evaluate.probes import Labelled, Probe, linear, logistic, nearest, ridge
+from maskedclip.evaluate.linear_probe import linear
 from maskedclip.metrics import results
 from maskedclip.metrics.prediction_files import Predictions
+from maskedclip.metrics.probes import Labelled, Probe, logistic, nearest, ridge
 from maskedclip.metrics.scores import chosen_thresholds, metrics_of
 from maskedclip.metrics.zero_shot import categories
 from maskedclip.shards.downloads.class_words import words_of_class

@@ -13,9 +13,9 @@ from maskedclip.data.captions import prompts
 from maskedclip.data.labelled import labelled
 from maskedclip.data.splits import division_of, few_shots
 from maskedclip.data.storage.shards import Shards
-from maskedclip.evaluate import probes
 from maskedclip.evaluate.predicting import Benchmark, absence, class_prompts
 from maskedclip.evaluate.protocols import evaluate
+from maskedclip.metrics import probes
 from maskedclip.metrics.prediction_files import read_predictions, read_test_split
 from maskedclip.metrics.results import read_rows
 from maskedclip.metrics.scores import LABELS_METRICS, NUMBER_METRICS

@@ -8,15 +8,8 @@ import pytest
 import torch
 from sklearn.metrics import roc_auc_score
 
-from maskedclip.evaluate.probes import (
-    NEIGHBOURS,
-    RATES,
-    STRENGTHS,
-    Probe,
-    linear,
-    logistic,
-    nearest,
-)
+from maskedclip.evaluate.linear_probe import RATES, linear
+from maskedclip.metrics.probes import NEIGHBOURS, STRENGTHS, Probe, logistic, nearest
 from maskedclip.metrics.scores import macro
 from maskedclip.metrics.zero_shot import class_embeddings, probabilities
 
@@ -56,13 +49,13 @@ def test_the_same_arguments_give_the_same_bits(probe: Callable[..., Probe]) -> N
     assert (one == two).all()
 
 
-def test_what_is_chosen_is_the_best_on_validation(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_chosen_is_the_best_on_validation() -> None:
     train, validation, test_BD = blobs(0), blobs(1), blobs(2)[0]
     chosen = logistic(train, validation, test_BD, 3)
     alone = {}
     for strength in STRENGTHS:
-        monkeypatch.setattr("maskedclip.evaluate.probes.STRENGTHS", (strength,))
-        alone[f"C={strength:g}"] = logistic(train, validation, validation[0], 3).probability_BY
+        found = logistic(train, validation, validation[0], 3, strengths=(strength,))
+        alone[f"C={strength:g}"] = found.probability_BY
     aurocs = {name: macro("auroc", validation[1], result)[0] for name, result in alone.items()}
     assert chosen.validation_score == max(aurocs.values()) == aurocs[chosen.chosen]
     assert len(set(aurocs.values())) > 1
