@@ -258,7 +258,7 @@ class EngineConfig:
     hang_minutes: float = (
         10.0  # without a step on any rank: stacks are written, the job ends; 0: off
     )
-    pictures_every: int = 500  # steps between reconstructions in TensorBoard
+    pictures_every: int = 500  # steps between pictures of fixed samples in TensorBoard; 0: none
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -279,16 +279,19 @@ class MonitorConfig:
     """What is measured and shown beside the loss, with no effect on what is learnt."""
 
     health_every: int = 200  # steps between looks at features, teacher and contrast; 0: none
-    shares_every: int = 500  # steps between the terms' gradient shares (a step a term); 0: none
+    shares_every: int = 1000  # steps between the terms' gradient shares (a step a term); 0: none
 
     least_share: float = 0.001  # of a term in the encoder's gradient; below it is an alarm
-
-    reference: bool = (
-        True  # draw the measured curve of the recipe that is followed beside one's own
-    )
+    # shard directory with labels: k-NN and logistic regression of the frozen encoder are fitted on
+    # its training images and scored on its validation images; empty: no probe
+    probe: str = ""
+    probe_task: str = ""  # label of it; empty: its first
+    probe_every: int = 500  # steps between looks of the probe; 0: none
+    images: bool = False  # draw photographs whatever their licence says; off: where it lets anyone
+    reference: bool = True  # draw the measured curve of the recipe that is followed, too
 
     def __post_init__(self) -> None:
-        for name in ("health_every", "shares_every", "least_share"):
+        for name in ("health_every", "shares_every", "probe_every", "least_share"):
             if getattr(self, name) < 0:
                 raise ValueError(f"log.{name} {getattr(self, name)} is negative; use 0 or more")
 

@@ -17,7 +17,9 @@ def directories(config: Config) -> list[Path]:
     """Return every shard directory of a run, each once."""
     data = config.data
     unpaired = data.unpaired if data.unpaired_batch else ()
-    return [Path(p) for p in dict.fromkeys((*data.paired, *unpaired, *config.after.datasets))]
+    probe = (config.log.probe,) if config.log.probe else ()
+    named = (*data.paired, *unpaired, *config.after.datasets, *probe)
+    return [Path(p) for p in dict.fromkeys(named)]
 
 
 def shards(config: Config | None) -> Outcome:

@@ -121,10 +121,15 @@ CURVES = (
         "peak memory of rank 0: of its GPU since the last row, without one of its process",
     ),
     Curve("goodput", GOODPUT, "% of the time", "what the time since the first start went to"),
-    Curve("probe_knn", PROBE, "AUROC", "k-NN on the frozen encoder, validation images"),
     Curve(
-        "probe_logistic", PROBE, "AUROC",
-        "logistic regression on the frozen encoder, validation images",
+        "probe_knn", PROBE, "%",
+        "macro AUROC of 20 nearest neighbours of the frozen encoder's features, on validation"
+        " images of log.probe: no result on test images",
+    ),
+    Curve(
+        "probe_logistic", PROBE, "%",
+        "macro AUROC of logistic regression on the frozen encoder's features, on validation"
+        " images of log.probe: no result on test images",
     ),
 )  # fmt: skip
 _BY_NAME = {curve.name: curve for curve in CURVES}
@@ -177,7 +182,7 @@ LAYOUT: dict[str, dict[str, tuple[str, ...]]] = {
         "memory": ("memory_gib",),
     },
     GOODPUT: {"what the time went to": ("goodput",)},
-    PROBE: {"online probe": ("probe_knn", "probe_logistic")},
+    PROBE: {"AUROC of the online probe": ("probe_knn", "probe_logistic")},
 }  # fmt: skip
 
 

@@ -294,11 +294,15 @@ class StepLog:
         if raised:
             row["alarms"] = {alarm.name: alarm.line for alarm in raised}
 
-    def image(self, step: int, draw: Callable[[], Tensor] | None) -> None:
-        """Show an image in TensorBoard: input of the encoder, reconstruction, original."""
-        if self._recorder is not None and draw is not None:
-            words = "seen by the encoder, reconstruction, original"
-            self._recorder.image(step, "pictures/reconstruction", draw(), words)
+    def text(self, step: int, tag: str, markdown: str, words: str) -> None:
+        """Show a text in TensorBoard, and say what it is; rank 0 alone does."""
+        if self._recorder is not None:
+            self._recorder.text(step, tag, markdown, words)
+
+    def image(self, step: int, tag: str, image_CHW: Tensor, words: str) -> None:
+        """Show a picture in TensorBoard, and say what it shows; rank 0 alone does."""
+        if self._recorder is not None:
+            self._recorder.image(step, tag, image_CHW, words)
 
 
 def peak_memory_gib() -> float:

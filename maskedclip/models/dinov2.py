@@ -85,9 +85,9 @@ class _Headed(nn.Module):
         """Return the blocks and heads, in the order they run: what FSDP gathers one by one."""
         return [*self.encoder.blocks, *self.heads()]
 
-    def mean_features(self, image_BCHW: Tensor) -> Tensor:
-        """Return mean_BD of the encoder's patch tokens, of whole images."""
-        return self.encoder.mean_features(image_BCHW)
+    def patch_features(self, image_BCHW: Tensor) -> Tensor:
+        """Return patch_BND: the encoder's patch tokens of whole images, in fp32."""
+        return self.encoder.patch_features(image_BCHW)
 
     def heads(self) -> list[Head]:
         """Return the heads: one, or one for [CLS] and one for patches."""

@@ -56,11 +56,11 @@ class Encoder(nn.Module):
         masked = parts.pop(0) if visible_BV is not None else None
         return masked, parts.pop(0) if parts else None
 
-    def mean_features(self, image_BCHW: Tensor) -> Tensor:
-        """Return mean_BD of the patch tokens of whole images, in fp32: what is probed."""
+    def patch_features(self, image_BCHW: Tensor) -> Tensor:
+        """Return patch_BND: the patch tokens of whole images, in fp32. Their mean is probed."""
         whole_BND = self(image_BCHW, None, len(image_BCHW))[1]
-        mean_BD: Tensor = whole_BND[:, 1:].float().mean(dim=1)
-        return mean_BD
+        patch_BND: Tensor = whole_BND[:, 1:].float()
+        return patch_BND
 
     def with_class(self, patch_BVD: Tensor) -> Tensor:
         """Return the tokens led by [CLS]."""

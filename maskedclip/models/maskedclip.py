@@ -264,9 +264,9 @@ class MaskedCLIP(nn.Module):
             logit_bias=self._bias(),
         )
 
-    def mean_features(self, image_BCHW: Tensor) -> Tensor:
-        """Return mean_BD of E_I's patch tokens, of whole images."""
-        return self.encoder.mean_features(image_BCHW)
+    def patch_features(self, image_BCHW: Tensor) -> Tensor:
+        """Return patch_BND: E_I's patch tokens of whole images, in fp32."""
+        return self.encoder.patch_features(image_BCHW)
 
     def encode_image(self, image_BCHW: Tensor) -> Tensor:
         """Return unit rows of the joint space for normalised images."""

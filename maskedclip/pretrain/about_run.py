@@ -76,10 +76,11 @@ def first_captions(source: Source | None, data: DataConfig) -> list[tuple[str, s
     return said
 
 
-def uses_of(data: DataConfig) -> dict[str, str]:
-    """Return what the datasets of a pre-training are used for."""
+def uses_of(data: DataConfig, probe: str = "") -> dict[str, str]:
+    """Return what the datasets of a pre-training, and of its probe, are used for."""
     uses = dict.fromkeys(data.unpaired, "unpaired") | dict.fromkeys(data.paired, "paired")
-    return uses | dict.fromkeys(set(data.paired) & set(data.unpaired), "paired and unpaired")
+    uses |= dict.fromkeys(set(data.paired) & set(data.unpaired), "paired and unpaired")
+    return uses | ({probe: f"{uses[probe]}, probe" if probe in uses else "probe"} if probe else {})
 
 
 def _starts(attempts: Sequence[Mapping[str, Any]]) -> str:

@@ -21,4 +21,10 @@ class Looks:
             return self.row and interval > 0 and (now % interval < every or now == total)
 
         self.features = first_row_since(log.health_every)
+        pictures = config.engine.pictures_every
+        self.pictures = pictures > 0 and due(step, pictures, total)
         self.shares = first_row_since(log.shares_every)
+        # at the first row, too: near what the run began with
+        self.probe = bool(log.probe) and (
+            first_row_since(log.probe_every) or (log.probe_every > 0 and self.row and step < every)
+        )

@@ -25,6 +25,7 @@ from maskedclip.losses import label_guided_clip_loss, sigmoid_clip_loss
 from maskedclip.losses.gathering import of_all_ranks
 from maskedclip.pretrain.due import Looks
 from maskedclip.pretrain.methods.protocol import At, Measured, Method, Seen
+from maskedclip.pretrain.probe import OnlineProbe
 from maskedclip.pretrain.sources import to_device
 
 _IMAGES = 512  # of a step, over all ranks, whose features are taken
@@ -33,13 +34,19 @@ _GROUPS = 4  # of consecutive blocks
 
 
 def health(
-    method: Method, batch: Batch, at: At, device: torch.device, looks: Looks
+    method: Method,
+    batch: Batch,
+    at: At,
+    device: torch.device,
+    looks: Looks,
+    probe: OnlineProbe | None = None,
 ) -> dict[str, float]:
     """Return what is measured after a step on its batch.
 
     A look at features costs a third of a step, the shares of the terms a step each.
     """
     found: dict[str, Tensor] = {}
+    scores: dict[str, float] = {}
     method.optimizer.zero_grad()  # the step has used them: they would lie beside what is measured
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         if looks.features:
@@ -55,10 +62,14 @@ def health(
                     found |= of_features(seen) | of_contrast(seen) | of_teacher(seen)
         if looks.shares and isinstance(method, Measured):
             found |= gradient_shares(method, method.model, to_device(batch, device), at)
+        if looks.probe and probe is not None and isinstance(method, Measured):
+            with torch.compiler.set_stance("force_eager"):
+                scores = probe.scores(method)
     if not found:
-        return {}
+        return scores
     numbers = torch.stack([value.double().reshape(()) for value in found.values()]).tolist()
-    return {name: value for name, value in zip(found, numbers, strict=True) if math.isfinite(value)}
+    measured = dict(zip(found, numbers, strict=True))
+    return {name: value for name, value in measured.items() if math.isfinite(value)} | scores
 
 
 @torch.no_grad()

@@ -31,10 +31,11 @@ from maskedclip.models.checkpoints.verified import is_intact
 from maskedclip.pretrain.about_run import first_captions, show_about, uses_of
 from maskedclip.pretrain.due import Looks, due
 from maskedclip.pretrain.faults import Faults
-from maskedclip.pretrain.health import health
 from maskedclip.pretrain.methods import method_of
 from maskedclip.pretrain.methods.protocol import At, Method
+from maskedclip.pretrain.monitor import Monitor
 from maskedclip.pretrain.preflight import warn_of_tests
+from maskedclip.pretrain.probe import best_so_far, read_probed, say_probed
 from maskedclip.pretrain.reference import show_reference
 from maskedclip.pretrain.run_identity import learnt, refuse_another
 from maskedclip.pretrain.sources import (
@@ -64,15 +65,18 @@ def pretrain(config: Config) -> Path:
     timeout = timedelta(minutes=10 + 4 * config.engine.hang_minutes)
     with process_group(timeout) as device:
         kind = method_of(config)
-        sources = read_sources(config)
+        sources, probed = read_sources(config), read_probed(config, kind)
         claim(config)
         keep_uncaptioned(sources[0], run)
         if dist.get_rank() == 0:
-            show_about(run, uses_of(config.data), first_captions(sources[0], config.data))
+            uses = uses_of(config.data, config.log.probe)
+            show_about(run, uses, first_captions(sources[0], config.data))
             show_reference(config)
         keep_tested(sources, config)
         images = keep_images(config, sources)
         warn_of_tests(config, sources, images)
+        if probed is not None and dist.get_rank() == 0:
+            say_probed(probed, images)
         method = kind(config, device)
         lease = RunLease(run)
         lease.take()  # from here on an earlier attempt publishes no checkpoint
@@ -81,13 +85,16 @@ def pretrain(config: Config) -> Path:
             config=learnt(config), trusted=config.i_trust_this_directory,
         )  # fmt: skip
         with staged(config, sources):
-            train(config, method, sources, done, device, lease)
+            monitor = Monitor(config, method, sources, probed, device)
+            train(config, method, sources, done, device, lease, monitor)
             total = length(config, *sources)[1]
             lease.check(total)
             weights = method.exported()  # of all ranks: none reads a sample any more
         if dist.get_rank() == 0:
             list_unseen(config, *sources, total)
             export_or_say(weights, method.shape(config), run, images.facts())
+            if probed is not None and (line := best_so_far(run, total, probed)):
+                logger.info("%s", line)
     return run
 
 
@@ -107,7 +114,7 @@ def export_or_say(weights: dict[str, Tensor], shape: Any, run: Path, images: Any
 
 def train(
     config: Config, method: Method, sources: tuple[Source | None, Source | None], done: int,
-    device: torch.device, lease: RunLease,
+    device: torch.device, lease: RunLease, monitor: Monitor,
 ) -> None:  # fmt: skip
     """Take the steps from `done` to the last, those again that the guard skipped."""
     run, engine = config.directory, config.engine
@@ -139,7 +146,7 @@ def train(
             faults.remember(step, batch.keys)
             looks, lr = Looks(config, step, total), warmup_cosine(step, warmup, total)
             at = At(step, total, config.peak_lr * lr, looks.features)
-            values, draw = method.step(batches.on_device(batch), at, guard)
+            values = method.step(batches.on_device(batch), at, guard)
             log.add(values, method.step_flops(batch))
             saves = due(step, engine.save_every, total) or bool(asked)
             if (saves or looks.row) and (fault := guard.fault()):  # only what is finite is saved
@@ -148,12 +155,10 @@ def train(
                 step = faults.answer(fault)
                 batches.seek(step)
                 continue
-            if due(step, engine.pictures_every, total):
-                log.image(step + 1, draw)
-            del draw  # it holds the outputs, which would lie beside those of what comes next
             if saves or looks.row:
                 faults.passed(step)
-                log.write(step + 1, at.lr, partial(health, method, batch, at, device, looks))
+                log.write(step + 1, at.lr, partial(monitor.measure, batch, at, looks))
+            monitor.show(log, step + 1, looks)
             step += 1
             if saves:
                 with watch.paused(), log.spending(SAVING):

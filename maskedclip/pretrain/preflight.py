@@ -57,8 +57,7 @@ def prepare(config: Config, *, before_ranks: bool = False) -> None:
         _draw(directory, config, number)
     for _, directory in directories:
         describe(directory)
-    for name in config.after.datasets:
-        _check_task(Path(name), config.after.task)
+    _check_tasks(config)
     for directory in left_out_datasets(config):
         describe(as_shards(directory))
     if config.loss.clip and config.model.text != BUILTIN:
@@ -67,14 +66,21 @@ def prepare(config: Config, *, before_ranks: bool = False) -> None:
         check_text(config.model.text)
 
 
-def _check_task(directory: Path, task: str) -> None:
+def _check_tasks(config: Config) -> None:
     """Raise ValueError, before hours of training, where a dataset lacks what is to be measured."""
+    for name in config.after.datasets:
+        _check_task(Path(name), config.after.task, "after.task")
+    if config.log.probe:
+        _check_task(as_shards(Path(config.log.probe)), config.log.probe_task, "log.probe_task")
+
+
+def _check_task(directory: Path, task: str, field: str) -> None:
     found = describe(directory)
     tasks = list(found.get("classes", {}) | found.get("kinds", {}))
     if task and tasks and task not in tasks:
         raise ValueError(
-            f"after.task {task!r}: {directory} has {', '.join(tasks)}; pass one of them as "
-            f"--after.task, or an empty one for the first"
+            f"{field} {task!r}: {directory} has {', '.join(tasks)}; pass one of them as "
+            f"--{field}, or an empty one for the first"
         )
 
 

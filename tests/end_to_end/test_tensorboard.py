@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import pytest
 
-from maskedclip.config import FinetuneConfig
+from maskedclip.config import FinetuneConfig, override
 from maskedclip.evaluate.protocols import evaluate
 from maskedclip.finetune.loop import finetune
 from maskedclip.pretrain.loop import pretrain
@@ -33,9 +33,9 @@ TEXT = """(function deep(node) {
 })(document.body || document.createElement('p')).replace(/\\s+/g, ' ')"""
 DASHBOARDS = {  # what stands on a dashboard that shows what it should
     "timeseries": ("fine-tuning", "losses", "small"),
-    "scalars": ("losses", "throughput"),
+    "scalars": ("losses", "throughput", "probe"),
     "custom_scalars": ("terms", "gradient norm"),
-    "images": ("heldout diabetic_retinopathy/confusion",),
+    "images": ("heldout diabetic_retinopathy/confusion", "fixed_samples"),
     "text": ("about/config", "optim.betas"),
     "pr_curves": ("heldout diabetic_retinopathy/0", "small/results/"),
     "hparams": ("Trial ID", "fraction", "logistic", "finetune", "auroc_low"),
@@ -53,7 +53,8 @@ class Board(NamedTuple):
 def board(phantoms: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Board]:
     """Pre-train, evaluate and fine-tune for a few steps, and start TensorBoard on the runs."""
     root = tmp_path_factory.mktemp("board")
-    run = pretrain(a_small_run(phantoms, root))
+    shown = {"log.images": True, "log.probe": str(phantoms["heldout"])}
+    run = pretrain(override(a_small_run(phantoms, root), shown))
     evaluate(
         run, [(phantoms["heldout"], "")], ("logistic",), run, threads=0, fractions=(0.5, 1.0)
     )  # fmt: skip

@@ -40,7 +40,7 @@ def stepped(method: Method, config: Config, device: torch.device) -> Iterator[di
             batch = batches.next()
             with refused_waits(device, step > 0):  # constants come with the first step
                 batch = batches.on_device(batch)
-                values = method.step(batch, At(step, config.optim.steps, 1e-3), guard).values
+                values = method.step(batch, At(step, config.optim.steps, 1e-3), guard)
             yield values
 
 

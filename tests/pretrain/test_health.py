@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.nn import functional as F
 
 from maskedclip.config import Config, override
@@ -20,6 +21,7 @@ from maskedclip.pretrain.loop import pretrain
 from maskedclip.pretrain.methods import method_of
 from maskedclip.pretrain.methods.maskedclip import objective
 from maskedclip.pretrain.methods.protocol import At, Seen
+from maskedclip.pretrain.monitor import PICTURES
 from maskedclip.pretrain.sources import Batches, read_sources
 from tests.pretrain import test_dinov2, test_simmim
 from tests.pretrain.test_methods import shrunk
@@ -159,10 +161,13 @@ def methods(small: Config) -> dict[str, Config]:
     ],
 )
 def test_what_is_measured_changes_no_weight_and_each_method_has_what_it_has(
-    small: Config, name: str, wanted: set[str]
+    small: Config, phantoms: dict[str, Path], name: str, wanted: set[str]
 ) -> None:
-    config = override(methods(small)[name], {"optim.steps": 4, "name": "measured", **EVERY})
-    none = {"log.health_every": 0, "log.shares_every": 0, "name": "plain"}
+    changes = {"optim.steps": 4, "name": "measured", "log.images": True, **EVERY}
+    probe = {"log.probe": str(phantoms["heldout"]), "log.probe_every": 4}
+    config = override(methods(small)[name], changes | probe)
+    none = {"log.health_every": 0, "log.shares_every": 0, "log.probe": "", "name": "plain"}
+    none |= {"engine.pictures_every": 0}
     runs = [pretrain(one) for one in (config, override(config, none))]
     ours, theirs = (read_weights(run / "model.safetensors")[0] for run in runs)
     assert all(ours[key].equal(theirs[key]) for key in theirs)
@@ -170,13 +175,15 @@ def test_what_is_measured_changes_no_weight_and_each_method_has_what_it_has(
     for key in ("loss", "grad_norm"):
         assert [row[key] for row in measured] == [row[key] for row in plain]
     assert [row["step"] for row in measured if "feature_rank" in row] == [2, 4]
+    assert [row["step"] for row in measured if "probe_knn" in row] == [1, 4]
+    assert EventAccumulator(str(runs[0])).Reload().Tags()["images"] == [PICTURES]
     shares = [row["step"] for row in measured if any("gradient_share" in key for key in row)]
     assert shares == ([3, 4] if len(config.loss.terms) > 1 or name == "dinov2" else [])
     last = measured[-1].keys()
     assert (
         wanted | {"feature_rank", "uniformity", "grad_norm/encoder", "update_ratio/encoder"} <= last
     )
-    assert not {"feature_rank", "grad_norm/encoder"} & plain[-1].keys()
+    assert not {"feature_rank", "grad_norm/encoder", "probe_knn"} & plain[-1].keys()
     assert "loss_clip_excess" in wanted or "gradient_share/clip/encoder" not in last
 
 

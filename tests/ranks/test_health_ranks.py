@@ -1,5 +1,7 @@
 """What is measured on two gloo processes is what one measures."""
 
+from pathlib import Path
+
 import pytest
 
 from maskedclip.config import Config, override
@@ -20,15 +22,18 @@ from tests.ranks.test_ranks import pretrain_on_a_rank
         pytest.param({"method": "dinov2"}, marks=pytest.mark.slow),
     ],
 )
-def test_two_ranks_measure_what_one_does(small: Config, changes: dict[str, object]) -> None:
+def test_two_ranks_measure_what_one_does(
+    small: Config, phantoms: dict[str, Path], changes: dict[str, object]
+) -> None:
     dino = "method" in changes
     config = test_dinov2.shrunk(small) if dino else override(small, changes)
-    config = override(config, {"optim.steps": 2})
+    probe = {"log.probe": str(phantoms["heldout"]), "log.images": True}
+    config = override(config, {"optim.steps": 2, **probe})
     on_ranks(2, pretrain_on_a_rank, config)
     plain = {"name": "alone", "engine.sharding": "auto", "optim.accumulate": 1}
     alone = rows(pretrain(override(config, plain)))
     two = rows(config.directory)
-    assert "feature_rank" in alone[-1]
+    assert {"feature_rank", "probe_knn"} <= alone[-1].keys()
     for ours, theirs in zip(two, alone, strict=True):
         assert ours.keys() == theirs.keys()
         # of DINOv2 the spread of [CLS] and KoLeo are taken rank by rank

@@ -33,7 +33,7 @@ from maskedclip.models.maskedclip import SIZES
 from maskedclip.models.shapes import NetworkShape
 from maskedclip.pretrain.distribution import ways_of
 from maskedclip.pretrain.initial_weights import encoder_shape, initial
-from maskedclip.pretrain.methods.protocol import At, Seen, Stepped
+from maskedclip.pretrain.methods.protocol import At, Seen, Shown
 from maskedclip.pretrain.sources import single_crop
 
 _BLUR, _SOLARISE = (1.0, 0.1, 0.5), (0.0, 0.2, 0.0)  # chances: large crops, then small ones
@@ -143,7 +143,7 @@ class DinoV2Method:
         # of a step's patches another number is masked
         shard(model, model.units(), compute, varying=model.heads(), **ways)
         shard(
-            teacher, teacher.units(), compute, methods=["mean_features"],
+            teacher, teacher.units(), compute, methods=["patch_features"],
             varying=teacher.heads(), trains=False, **ways,
         )  # fmt: skip
         names = [name for name, _ in model.named_parameters()]
@@ -210,9 +210,9 @@ class DinoV2Method:
             f"--optim.steps=20"
         )
 
-    def step(self, batch: Batch, at: At, guard: StepGuard) -> Stepped:
+    def step(self, batch: Batch, at: At, guard: StepGuard) -> dict[str, Tensor]:
         assert batch.crops is not None, "DINOv2 learns from several crops"
-        return Stepped(train_step(self.networks, guard, batch.crops, at, self._config))
+        return train_step(self.networks, guard, batch.crops, at, self._config)
 
     def step_flops(self, batch: Batch) -> float:  # noqa: ARG002 (the same for every batch)
         data = self._config.data
@@ -226,7 +226,12 @@ class DinoV2Method:
 
     @torch.no_grad()
     def encode(self, image_BCHW: Tensor) -> Tensor:
-        return self.networks.teacher.mean_features(image_BCHW)
+        return self.networks.teacher.patch_features(image_BCHW).mean(dim=1)
+
+    @torch.no_grad()
+    def show(self, batch: Batch) -> Shown:
+        image_BCHW = normalise(batch.image_BCHW, batch.flip_B)
+        return Shown(image_BCHW, self.networks.teacher.patch_features(image_BCHW))
 
     @torch.no_grad()
     def look(self, batch: Batch, images: int) -> Seen:

@@ -5,11 +5,11 @@ is neither built nor computed.
 """
 
 from collections.abc import Iterator
-from functools import partial
 from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.optim import AdamW
 from transformers import BertConfig, BertModel
 
@@ -43,9 +43,8 @@ from maskedclip.pretrain.accumulation import (
 )
 from maskedclip.pretrain.distribution import ways_of
 from maskedclip.pretrain.initial_weights import initial, shape_of
-from maskedclip.pretrain.methods.protocol import At, Seen, Stepped
+from maskedclip.pretrain.methods.protocol import At, Seen, Shown
 from maskedclip.pretrain.paces import check_frozen, pace_of, set_rates_at
-from maskedclip.pretrain.reconstructions import picture
 from maskedclip.pretrain.sources import single_crop
 
 # vocabularies of BERTs of the base shape, whose files a login node may lack
@@ -106,13 +105,13 @@ def weighted(terms: dict[str, Tensor], weights: LossConfig) -> dict[str, Tensor]
 
 def gradients(
     networks: MaskedClipNetworks, image_BCHW: Tensor, batch: Batch, config: Config
-) -> tuple[dict[str, Tensor], tuple[Tensor, Outputs]]:
-    """Add the gradients of eq. 6; return its terms, and some images with their outputs."""
+) -> tuple[dict[str, Tensor], Outputs]:
+    """Add the gradients of eq. 6; return its terms, and the outputs of some images."""
     count = config.optim.accumulate
     if count == 1:
         losses, out = objective(networks, image_BCHW, batch, config)
         losses["loss"].backward()
-        return {name: value.detach() for name, value in losses.items()}, (image_BCHW, out)
+        return {name: value.detach() for name, value in losses.items()}, out
     begin_part(networks.model, networks.teacher, last=False)
     surrogates: list[Contrast] = [contrast_of_all] * count  # unused where nothing is contrasted
     if config.loss.clip:
@@ -133,7 +132,7 @@ def gradients(
     }
     if config.loss.clip:
         terms["clip"] = clip  # the surrogates' own values mean nothing
-    return weighted(terms, config.loss), (micro_BCHW, out)
+    return weighted(terms, config.loss), out
 
 
 def train_step(
@@ -143,19 +142,19 @@ def train_step(
     batch: Batch,
     at: At,
     config: Config,
-) -> tuple[dict[str, Tensor], tuple[Tensor, Outputs]]:
-    """Update the weights once; return what is logged (on the device), and what can be drawn.
+) -> dict[str, Tensor]:
+    """Update the weights once; return what is logged: means over all ranks, on the device.
 
-    The values are means over all ranks. A step that `guard` does not admit changes no weight.
+    A step that `guard` does not admit changes no weight.
     """
     model, teacher, optimizer = networks
     set_rates_at(optimizer, at, config.optim)
     optimizer.zero_grad()
-    losses, shown = gradients(networks, image_BCHW, batch, config)
+    losses, out = gradients(networks, image_BCHW, batch, config)
     norm, parts = total_norm(model), gradient_norms(model) if at.measured else {}
     if config.optim.clip_norm is not None:
         torch.nn.utils.clip_grads_with_norm_(model.parameters(), config.optim.clip_norm, norm)
-    scalars = {name: getattr(shown[1], name) for name in ("logit_scale", "logit_bias")}
+    scalars = {name: getattr(out, name) for name in ("logit_scale", "logit_bias")}
     values = mean_over_ranks(losses)
     values |= {name: whole(scalar) for name, scalar in scalars.items() if scalar is not None}
     values["grad_norm"] = whole(norm)
@@ -166,7 +165,7 @@ def train_step(
         model.temperature.clamp()
     if teacher is not None:
         teacher.follow(model, config.model.teacher_momentum, guard.skip)
-    return values, shown
+    return values
 
 
 class MaskedClipMethod:
@@ -188,7 +187,7 @@ class MaskedClipMethod:
         ways, optim = ways_of(engine, device, model, teacher), config.optim
         shard(
             model, model.units(), compute,
-            exact=model.exact(), methods=["features", "mean_features"], varying=model.text_units(),
+            exact=model.exact(), methods=["features", "patch_features"], varying=model.text_units(),
             narrow_gradients=optim.accumulate == 1 and optim.clip_norm is None, **ways,
         )  # fmt: skip
         if teacher is not None:
@@ -261,15 +260,9 @@ class MaskedClipMethod:
     def network(config: Config) -> tuple[NetworkShape, list[str]]:
         return network_shape(config)
 
-    def step(self, batch: Batch, at: At, guard: StepGuard) -> Stepped:
+    def step(self, batch: Batch, at: At, guard: StepGuard) -> dict[str, Tensor]:
         image_BCHW = normalise(batch.image_BCHW, batch.flip_B)
-        values, shown = train_step(self.networks, guard, image_BCHW, batch, at, self._config)
-        image_BCHW, out = shown
-        if out.pixel_BMP is None or out.hidden_BM is None:
-            return Stepped(values)
-        patch_size, normalised = self._config.model.patch_size, self._config.loss.normalise_pixels
-        pixels = out.pixel_BMP, out.hidden_BM
-        return Stepped(values, partial(picture, image_BCHW, *pixels, patch_size, normalised))
+        return train_step(self.networks, guard, image_BCHW, batch, at, self._config)
 
     def step_flops(self, batch: Batch) -> float:
         data = self._config.data
@@ -282,7 +275,26 @@ class MaskedClipMethod:
 
     @torch.no_grad()
     def encode(self, image_BCHW: Tensor) -> Tensor:
-        return self.networks.model.mean_features(image_BCHW)
+        return self.networks.model.patch_features(image_BCHW).mean(dim=1)
+
+    @torch.no_grad()
+    def show(self, batch: Batch) -> Shown:
+        image_BCHW = normalise(batch.image_BCHW, batch.flip_B)
+        model, teacher, _ = self.networks
+        out = model(image_BCHW, batch.hidden_BN, batch.token_AL, batch.token_mask_AL)
+        cosine_BN, target_BND = None, targets(teacher, image_BCHW, self._config)
+        if target_BND is not None and out.feature_BND is not None and out.hidden_BM is not None:
+            patches = target_BND.shape[1]
+            if model.hides:
+                target_BND = take(target_BND, out.hidden_BM)
+            cosine_BN = F.cosine_similarity(out.feature_BND.float(), target_BND.float(), dim=-1)
+            if model.hides:
+                none_BN = cosine_BN.new_full((len(image_BCHW), patches), torch.nan)
+                cosine_BN = none_BN.scatter(1, out.hidden_BM, cosine_BN)
+        return Shown(
+            image_BCHW, model.patch_features(image_BCHW), out.hidden_BM, out.pixel_BMP, cosine_BN,
+            out.image_AD, out.text_AD,
+        )  # fmt: skip
 
     @torch.no_grad()
     def look(self, batch: Batch, images: int) -> Seen:

@@ -1,6 +1,6 @@
 """What the training loop, the plan and the export ask of a pre-training method."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
 import torch
@@ -24,13 +24,6 @@ class At(NamedTuple):
     measured: bool = False  # whether its gradient norms are wanted by part (pretrain/health.py)
 
 
-class Stepped(NamedTuple):
-    """What a step gives: scalars on the device (means over all ranks), and a picture on demand."""
-
-    values: dict[str, Tensor]  # `loss` and `grad_norm` among them
-    draw: Callable[[], Tensor] | None = None  # uint8 or [0, 1] picture_CHW for TensorBoard
-
-
 class Seen(NamedTuple):
     """What a method makes of a batch without learning from it; None for what it has not.
 
@@ -48,15 +41,30 @@ class Seen(NamedTuple):
     hidden_BN: Tensor | None = None
 
 
+class Shown(NamedTuple):
+    """What a method makes of B images that are drawn; None for what it has not."""
+
+    image_BCHW: Tensor  # normalised
+    patch_BND: Tensor  # of whole images, by the encoder that is exported
+    hidden_BM: Tensor | None = None  # patches that the encoder did not see
+    pixel_BMP: Tensor | None = None  # predicted of these
+    teacher_cosine_BN: Tensor | None = None  # of D_F to the teacher; NaN where it predicts nothing
+    image_BD: Tensor | None = None  # unit rows
+    text_CD: Tensor | None = None  # of the captions
+
+
 @runtime_checkable
 class Measured(Protocol):
-    """A method that pretrain/health.py can look into; one without these has fewer curves."""
+    """A method that pretrain/monitor.py can look into; one without these has fewer curves."""
 
     def encode(self, image_BCHW: Tensor) -> Tensor:
         """Return mean_BD of the patches, by the encoder that is exported; every rank calls it."""
 
     def look(self, batch: Batch, images: int) -> Seen:
         """Return what is made of a batch on the device, features of at most `images` of it."""
+
+    def show(self, batch: Batch) -> Shown:
+        """Return what is made of fixed samples on the device; every rank calls it with the same."""
 
     def alone(self, batch: Batch, at: At) -> Iterator[str]:
         """Yield the name of each term, the gradients being those of this term alone, weighted.
@@ -109,8 +117,11 @@ class Method(Protocol):
     def network(config: Config) -> tuple[NetworkShape, list[str]]:
         """Return the shapes that the cost is counted from, and what was assumed about them."""
 
-    def step(self, batch: Batch, at: At, guard: StepGuard) -> Stepped:
-        """Take one optimizer step; one that `guard` does not admit changes no weight."""
+    def step(self, batch: Batch, at: At, guard: StepGuard) -> dict[str, Tensor]:
+        """Take one optimizer step; one that `guard` does not admit changes no weight.
+
+        Returns scalars on the device, means over all ranks; `loss` and `grad_norm` among them.
+        """
 
     def step_flops(self, batch: Batch) -> float:
         """Return the floating point operations of a step of all ranks, for the MFU."""

@@ -5,7 +5,6 @@ sine positions in place of a relative position bias, and the schedule of the oth
 """
 
 from collections.abc import Iterator
-from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -37,9 +36,8 @@ from maskedclip.models.shapes import NetworkShape, absent, parameter_count, stac
 from maskedclip.pretrain.accumulation import micro_batches
 from maskedclip.pretrain.distribution import ways_of
 from maskedclip.pretrain.initial_weights import encoder_shape, initial
-from maskedclip.pretrain.methods.protocol import At, Seen, Stepped
+from maskedclip.pretrain.methods.protocol import At, Seen, Shown
 from maskedclip.pretrain.paces import check_frozen, pace_of, set_rates_at
-from maskedclip.pretrain.reconstructions import picture
 from maskedclip.pretrain.sources import single_crop
 
 
@@ -66,9 +64,9 @@ class SimMimStudent(nn.Module):
         token_BND = encoder.norm(token_TD).view(images, length, width)
         return self.head(take(token_BND[:, 1:], hidden_BM))
 
-    def mean_features(self, image_BCHW: Tensor) -> Tensor:
-        """Return mean_BD of the encoder's patch tokens, of whole images."""
-        return self.encoder.mean_features(image_BCHW)
+    def patch_features(self, image_BCHW: Tensor) -> Tensor:
+        """Return patch_BND: the encoder's patch tokens of whole images, in fp32."""
+        return self.encoder.patch_features(image_BCHW)
 
     def step_flops(self, images: int, hidden: int) -> float:
         """Return the floating point operations of a training step, counted as in MaskedCLIP."""
@@ -99,10 +97,10 @@ def train_step(
     batch: Batch,
     at: At,
     config: Config,
-) -> tuple[dict[str, Tensor], tuple[Tensor, Tensor, Tensor]]:
-    """Update the weights once; return what is logged (on the device), and what can be drawn.
+) -> dict[str, Tensor]:
+    """Update the weights once; return what is logged: means over all ranks, on the device.
 
-    The values are means over all ranks. A step that `guard` does not admit changes no weight.
+    A step that `guard` does not admit changes no weight.
     """
     set_rates_at(optimizer, at, config.optim)
     optimizer.zero_grad()
@@ -110,7 +108,7 @@ def train_step(
     for number, (micro_BCHW, micro) in enumerate(micro_batches(image_BCHW, batch, count), start=1):
         if count > 1:
             begin_part(model, None, last=number == count)
-        loss, pixel_BMP, hidden_BM = objective(model, micro_BCHW, micro.hidden_BN, config)
+        loss, _, _ = objective(model, micro_BCHW, micro.hidden_BN, config)
         (config.loss.mim * loss / count).backward()
         losses.append(loss.detach())
     mim = torch.stack(losses).mean()
@@ -122,7 +120,7 @@ def train_step(
     guard.check(at.step, values)
     values |= parts
     optimizer.step()
-    return values, (micro_BCHW, pixel_BMP.detach(), hidden_BM)
+    return values
 
 
 def visible_count(config: Config) -> int:
@@ -175,7 +173,7 @@ class SimMimMethod:
         model = SimMimStudent(start.encoder, patch_size=config.model.patch_size).to(device)
         shard(
             model, model.encoder.blocks, compute_type(engine.precision, device),
-            methods=["mean_features"], **ways_of(engine, device, model, None),
+            methods=["patch_features"], **ways_of(engine, device, model, None),
         )  # fmt: skip
         self.model, self.teacher = model, None
         optim = config.optim
@@ -220,13 +218,9 @@ class SimMimMethod:
     def network(config: Config) -> tuple[NetworkShape, list[str]]:
         return network_shape(config), []
 
-    def step(self, batch: Batch, at: At, guard: StepGuard) -> Stepped:
+    def step(self, batch: Batch, at: At, guard: StepGuard) -> dict[str, Tensor]:
         image_BCHW = normalise(batch.image_BCHW, batch.flip_B)
-        values, shown = train_step(
-            self.model, self.optimizer, guard, image_BCHW, batch, at, self._config
-        )
-        model, loss = self._config.model, self._config.loss
-        return Stepped(values, partial(picture, *shown, model.patch_size, loss.normalise_pixels))
+        return train_step(self.model, self.optimizer, guard, image_BCHW, batch, at, self._config)
 
     def step_flops(self, batch: Batch) -> float:
         images = self._config.data.paired_batch + self._config.data.unpaired_batch
@@ -238,7 +232,13 @@ class SimMimMethod:
 
     @torch.no_grad()
     def encode(self, image_BCHW: Tensor) -> Tensor:
-        return self.model.mean_features(image_BCHW)
+        return self.model.patch_features(image_BCHW).mean(dim=1)
+
+    @torch.no_grad()
+    def show(self, batch: Batch) -> Shown:
+        image_BCHW = normalise(batch.image_BCHW, batch.flip_B)
+        _, pixel_BMP, hidden_BM = objective(self.model, image_BCHW, batch.hidden_BN, self._config)
+        return Shown(image_BCHW, self.model.patch_features(image_BCHW), hidden_BM, pixel_BMP)
 
     def look(self, batch: Batch, images: int) -> Seen:
         return Seen(self.encode(normalise(batch.image_BCHW, batch.flip_B)[:images]))
