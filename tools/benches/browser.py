@@ -46,7 +46,9 @@ class Browser:
 
         Its page has this size in pixels, a phone's too, and this machine alone for a network.
         """
-        self._profile = tempfile.TemporaryDirectory(prefix="chromium-")
+        self._profile = tempfile.TemporaryDirectory(
+            prefix="chromium-", ignore_cleanup_errors=True
+        )  # its other processes write for a moment after it was killed
         program = chromium()
         if program is None:
             raise RuntimeError("no chromium; install it: apt-get install chromium")
