@@ -5,13 +5,34 @@ came with text of its own keeps to that text unless asked otherwise.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 from maskedclip.data.expert_dictionary import CLASS_NAMES, EXPERT, KEYWORDS, NOT_DIAGNOSTIC
 
 TEMPLATE = "A fundus photograph of [CLS]"
 _KEYS = {key.lower(): key for key in EXPERT}
 _OTHER_NAMES = KEYWORDS | CLASS_NAMES
+
+
+class Wording(NamedTuple):
+    """What captions of a dataset are made of: a template with [CLS], and words of categories."""
+
+    template: str
+    dictionary: Mapping[str, Sequence[str]] = EXPERT
+
+
+def wording_of(manifest: Mapping[str, Any], template: str = TEMPLATE) -> Wording:
+    """Return a dataset's own wording, as its card states it, over the dictionary's.
+
+    Args:
+        template: of the run; another than the usual one is what all datasets get.
+    """
+    own = manifest.get("captions") or {}
+    if template == TEMPLATE:
+        template = own.get("template") or TEMPLATE
+    words = own.get("dictionary")
+    return Wording(template, {**EXPERT, **words} if words else EXPERT)
 
 
 def keywords_of(text: str) -> list[str]:
@@ -29,15 +50,19 @@ def categories_of(text: str) -> list[str]:
     return list(dict.fromkeys(_KEYS.get(word.lower(), word) for word in words))
 
 
-def prompts(category: str, template: str = TEMPLATE) -> list[str]:
+_USUAL = Wording(TEMPLATE)
+
+
+def prompts(category: str, wording: Wording = _USUAL) -> list[str]:
     """Return the captions of one category: by its name first, then by each description."""
-    return [_fill(template, words) for words in (category, *EXPERT.get(category, ()))]
+    words = (category, *wording.dictionary.get(category, ()))
+    return [_fill(wording.template, one) for one in words]
 
 
 def captions(
     categories: Sequence[str],
     report: str | None,
-    template: str = TEMPLATE,
+    wording: Wording = _USUAL,
     prefer: str = "report",
 ) -> list[str]:
     """Return every caption a sample can get, none where it has neither category nor report.
@@ -46,14 +71,14 @@ def captions(
         prefer: "report" uses the report alone where there is one (FLAIR's rule for ODIR-5K),
             "categories" the categories alone where there are any, "both" all.
     """
-    subjects = _subjects(categories, report, template, prefer)
+    subjects = _subjects(categories, report, wording, prefer)
     return list(dict.fromkeys(text for wordings in subjects for text in wordings))
 
 
 def caption(
     categories: Sequence[str],
     report: str | None,
-    template: str = TEMPLATE,
+    wording: Wording = _USUAL,
     prefer: str = "report",
     *,
     draw: float,
@@ -65,7 +90,7 @@ def caption(
 
     Raises ValueError where the sample has neither category nor report.
     """
-    subjects = _subjects(categories, report, template, prefer)
+    subjects = _subjects(categories, report, wording, prefer)
     if not subjects:
         raise ValueError("no category and no report, so no caption; use the sample unpaired")
     index, rest = divmod(draw * len(subjects), 1)
@@ -74,14 +99,15 @@ def caption(
 
 
 def _subjects(
-    categories: Sequence[str], report: str | None, template: str, prefer: str
+    categories: Sequence[str], report: str | None, wording: Wording, prefer: str
 ) -> list[list[str]]:
     """Return the wordings of each subject: a report has one, as it is; a category has several."""
     if prefer not in ("report", "categories", "both"):
         raise ValueError(f"prefer is {prefer!r}; use 'report', 'categories' or 'both'")
+    template = wording.template
     if "[CLS]" not in template:
         raise ValueError(f"caption template {template!r} has no [CLS]; put it where the words go")
-    named = [prompts(category, template) for category in categories]
+    named = [prompts(category, wording) for category in categories]
     quoted = [[_fill(template, report)]] if report else []
     if prefer == "both":
         return quoted + named

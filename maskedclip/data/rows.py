@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from maskedclip.data.captions import caption
+from maskedclip.data.captions import caption, wording_of
 from maskedclip.data.multi_crop import CropDraws, MultiCrop, crop_draws, hidden_blocks
 from maskedclip.data.order import number, uniform
 from maskedclip.data.source import SampleRef, Source
@@ -169,10 +169,11 @@ def _decoded(job: RowJob, raw: RawSample, view: View) -> BatchRow:
     text, label = "", 0
     if job.paired:
         categories, report = raw.metadata["categories"], raw.metadata["report"]
-        template, prefer = view.caption_template, view.caption_from
+        prefer = view.caption_from
+        wording = wording_of(dataset.manifest, view.caption_template)
         if not categories and not report:  # unreadable when the pairs were chosen
             raise DamagedSample(dataset.shard(index), dataset.key(index), "has no caption")
-        text = caption(categories, report, template, prefer, draw=draws.word)
+        text = caption(categories, report, wording, prefer, draw=draws.word)
         label = label_of(categories if view.label_guided else (), draws.name)
     return BatchRow(draws.flip, draws.hidden_N, text, label, draws.name, None, crops)
 

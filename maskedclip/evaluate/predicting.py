@@ -1,12 +1,12 @@
 """What a protocol answers: probes of frozen features, and the text tower without training."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import torch
 
-from maskedclip.data.captions import prompts
+from maskedclip.data.captions import Wording, prompts, wording_of
 from maskedclip.data.expert_dictionary import EXPERT
 from maskedclip.data.labelled import LabelledSample, Task
 from maskedclip.data.splits import Division
@@ -99,7 +99,8 @@ def _probe(
 def _zero_shot(encoder: FrozenEncoder, benchmark: Benchmark, image_BD: np.ndarray) -> np.ndarray:
     """Return the probability of each class, or of each label against its absence."""
     image = torch.from_numpy(image_BD)
-    embedded_YD = encoder.model.class_embeddings(class_prompts(benchmark, encoder.model.prompts))
+    own = encoder.model.prompts if encoder.model.joint else None
+    embedded_YD = encoder.model.class_embeddings(class_prompts(benchmark, own))
     if benchmark.task.kind == "class":
         return encoder.model.zero_shot(image, embedded_YD).numpy()
     half = len(embedded_YD) // 2
@@ -109,7 +110,7 @@ def _zero_shot(encoder: FrozenEncoder, benchmark: Benchmark, image_BD: np.ndarra
 
 
 def class_prompts(
-    benchmark: Benchmark, captions: Callable[[str], list[str]] = prompts
+    benchmark: Benchmark, captions: Callable[[str], list[str]] | None = None
 ) -> list[list[str]]:
     """Return the captions of each class, of whose embeddings zero-shot takes the mean.
 
@@ -117,35 +118,41 @@ def class_prompts(
     a task of labels those of each one's absence stand behind them, in the same order.
 
     Args:
-        captions: those of one of these names; third-party weights have their own template.
+        captions: those of one of these names, of third-party weights by their own template; None:
+            by the dataset's wording.
     """
-    keys = _dictionary_keys(benchmark)
+    keys, wording = _dictionary_keys(benchmark), _wording(benchmark)
     if benchmark.task.kind == "labels":
-        keys += [absence(key) for key in keys]
-    return [captions(key) for key in keys]
+        keys += [absence(key, wording.dictionary) for key in keys]
+    return [captions(key) if captions else prompts(key, wording) for key in keys]
+
+
+def _wording(benchmark: Benchmark) -> Wording:
+    return wording_of(benchmark.dataset.manifest)
 
 
 def _dictionary_keys(benchmark: Benchmark) -> list[str]:
     published = benchmark.dataset.manifest.get("classes", {}).get(benchmark.task.name)
     mapping = published if isinstance(published, dict) else None
     names = categories(benchmark.task.name, benchmark.task.classes, mapping)
-    return [name if name in EXPERT else _dictionary_key(name) for name in names]
+    known = _wording(benchmark).dictionary
+    return [name if name in known else _dictionary_key(name) for name in names]
 
 
 def without_words(benchmark: Benchmark) -> tuple[int, ...]:
     """Return the labels, such as "other", that the dictionary has no words for; of classes none."""
     if benchmark.task.kind != "labels":
         return ()
-    keys = _dictionary_keys(benchmark)
-    return tuple(label for label, key in enumerate(keys) if key not in EXPERT)
+    keys, known = _dictionary_keys(benchmark), _wording(benchmark).dictionary
+    return tuple(label for label, key in enumerate(keys) if key not in known)
 
 
-def absence(category: str) -> str:
+def absence(category: str, dictionary: Mapping[str, Sequence[str]] = EXPERT) -> str:
     """Return what the dictionary calls the absence of a category, else a normal fundus."""
     if category == NORMAL:
         return "a disease"
     negated = f"no {category}"
-    return negated if negated in EXPERT else NORMAL
+    return negated if negated in dictionary else NORMAL
 
 
 def _dictionary_key(name: str) -> str:

@@ -134,12 +134,15 @@ def pictures_of(path: Path, photographs: dict[str, int] | None) -> PictureSource
     return FolderPictures(path, photographs)
 
 
-def stored_photograph(content: bytes, size: int, quality: int) -> np.ndarray:
+def stored_photograph(content: bytes, size: int, quality: int, whole: int = 0) -> np.ndarray:
     """Return what a reader of shards gets of a file: its field of view, out of the JPEG there.
+
+    whole: 1 where it has no round field, and all of it was stored.
 
     Raises UnreadableImage.
     """
-    return decode_stored(encode(field_photograph(content, size).image_HWC, quality))
+    photograph = field_photograph(content, size, whole=bool(whole))
+    return decode_stored(encode(photograph.image_HWC, quality))
 
 
 def failure(error: Exception) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from maskedclip.config import DataConfig, flat
-from maskedclip.data.captions import captions
+from maskedclip.data.captions import captions, wording_of
 from maskedclip.data.licences import may_be_shown
 from maskedclip.data.source import Source
 from maskedclip.data.storage.open_dataset import describe
@@ -70,7 +70,8 @@ def first_captions(source: Source | None, data: DataConfig) -> list[tuple[str, s
         if report and data.caption_from != "categories" and not may_be_shown(dataset.manifest):
             words = "a report, not shown: its licence does not say that it may be"
         else:
-            every = captions(categories, report, data.caption_template, data.caption_from)
+            wording = wording_of(dataset.manifest, data.caption_template)
+            every = captions(categories, report, wording, data.caption_from)
             words = "; ".join(every[:_OF_A_SAMPLE])
         said.append((dataset.name, words))
     return said

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from maskedclip.data.class_order import in_order
 
 if TYPE_CHECKING:  # these import OpenCV, and `--help` must not wait for that
+    from maskedclip.data.captions import Wording
     from maskedclip.shards.building.build import BuildPlan
     from maskedclip.shards.downloads.cards import DatasetCard
     from maskedclip.shards.downloads.folder_or_csv import Columns
@@ -173,6 +174,7 @@ def build(request: ShardRequest, *, progress: bool = True) -> Summary:
 
 def finish(request: ShardRequest, plan: "BuildPlan", built: bool, start: float) -> Summary:
     """Write what the finished shards lack: contact sheet and splits."""
+    from maskedclip.data.captions import wording_of
     from maskedclip.data.splits import write_missing_splits
     from maskedclip.data.storage.shards import Shards
     from maskedclip.shards.building.contact_sheet import FILE, write_contact_sheet
@@ -187,7 +189,7 @@ def finish(request: ShardRequest, plan: "BuildPlan", built: bool, start: float) 
         manifest=shards.manifest,
         captions=_example_captions(
             [shards.metadata(i) for i in range(0, len(shards), max(1, len(shards) // 200))],
-            request.caption_template,
+            wording_of(shards.manifest, request.caption_template),
         ),
         splits=splits,
         sizes={t: split_lines(shards, t) for t, file in splits.items() if isinstance(file, Path)},
@@ -214,8 +216,9 @@ def plan_of(request: ShardRequest) -> "BuildPlan":
     sources = _sources_with_patients(request, card)
     key = _key(request)
     drawn = card.reader == "phantom"
+    photographs = partial(prepare_photograph, whole=card.field == "whole")
     prepare = partial(
-        partial(prepare_phantom, findings=request.findings) if drawn else prepare_photograph,
+        partial(prepare_phantom, findings=request.findings) if drawn else photographs,
         name=request.dataset_name,
         size=request.size,
         quality=request.quality,
@@ -292,6 +295,8 @@ def _facts(
         # what the user's file calls the classes in captions
         **({"class_words": sources.words} if request.class_words else {}),
         **({"kinds": sources.kinds} if sources.kinds else {}),  # of tasks that are no plain class
+        **({} if card.field == "round" else {"field": card.field}),
+        **card.captions,
         "pseudonyms": public if key == PUBLIC_KEY else secret,
         "remarks": _hidden(sources.remarks, key) if request.anonymise else sources.remarks,
         "created_by": {
@@ -433,14 +438,14 @@ def _key(request: ShardRequest) -> bytes:
 
 
 def _example_captions(
-    samples: list[dict[str, Any]], template: str
+    samples: list[dict[str, Any]], wording: "Wording"
 ) -> tuple[tuple[str, tuple[str, ...]], ...]:
     """Return three samples with different captions, and all possible captions of each."""
     from maskedclip.data.captions import captions
 
     source_of: dict[tuple[str, ...], str] = {}
     for sample in samples:
-        possible = tuple(captions(sample["categories"], sample["report"], template))
+        possible = tuple(captions(sample["categories"], sample["report"], wording))
         source_of.setdefault(possible, sample["source"])
     source_of.pop((), None)
     most = sorted(source_of, key=lambda possible: (-len(possible), possible))

@@ -4,6 +4,7 @@ import pytest
 
 from maskedclip.data.captions import (
     EXPERT,
+    Wording,
     caption,
     captions,
     categories_of,
@@ -105,7 +106,7 @@ def test_the_own_words_of_a_dataset_are_kept_for_the_report() -> None:
 
 
 def test_prompts_are_the_name_and_each_description() -> None:
-    assert prompts("cataract", "Photo of [CLS].") == [
+    assert prompts("cataract", Wording("Photo of [CLS].")) == [
         "Photo of cataract.",
         f"Photo of {EXPERT['cataract'][0]}.",
     ]
@@ -153,4 +154,4 @@ def test_mistakes_in_the_settings_are_told() -> None:
     with pytest.raises(ValueError, match="prefer is 'reports'; use"):
         captions(["normal"], None, prefer="reports")
     with pytest.raises(ValueError, match=r"has no \[CLS\]"):
-        captions(["normal"], None, template="A fundus photograph")
+        captions(["normal"], None, wording=Wording("A fundus photograph"))

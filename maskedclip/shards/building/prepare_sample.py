@@ -24,7 +24,7 @@ from PIL import Image
 from maskedclip.data.control_characters import CONTROL
 from maskedclip.data.label_kinds import number_text
 from maskedclip.data.photographs.decoding import FORMATS, Remarks, UnreadableImage, decode
-from maskedclip.data.photographs.field_of_view import find_field, reduced, square_field
+from maskedclip.data.photographs.field_of_view import Box, find_field, reduced, square_field
 from maskedclip.data.photographs.image_file import read_image_file
 from maskedclip.data.storage.first_bytes import not_the_file
 from maskedclip.shards.building.decoder_lines import decoder_lines
@@ -59,9 +59,19 @@ def keyed_hash(text: str, key: bytes) -> str:
 
 
 def prepare_photograph(
-    record: Record, *, name: str, size: int, quality: int, key: bytes, anonymise: bool
+    record: Record,
+    *,
+    name: str,
+    size: int,
+    quality: int,
+    key: bytes,
+    anonymise: bool,
+    whole: bool = False,
 ) -> PreparedSample | Rejected:
-    """Read, crop and compress one image file; Rejected, with the reason, where it is unusable."""
+    """Read, crop and compress one image file; Rejected, with the reason, where it is unusable.
+
+    whole: keep all of the image, which has no round field of view.
+    """
     code = keyed_hash(record.source, key)
     source = code if anonymise else record.source
     if odd := odd_name(record.source):
@@ -73,7 +83,7 @@ def prepare_photograph(
     try:
         content = read_image_file(record.path)
         with decoder_lines(content) as lines:
-            photograph = field_photograph(content, size)
+            photograph = field_photograph(content, size, whole=whole)
             pages = further_pages(content)
     except UnreadableImage as error:
         more = f" ({'; '.join(lines)})" if lines else ""
@@ -160,16 +170,19 @@ class FieldPhotograph(NamedTuple):
     remarks: Remarks  # on how the file was decoded
 
 
-def field_photograph(content: bytes, size: int) -> FieldPhotograph:
+def field_photograph(content: bytes, size: int, *, whole: bool = False) -> FieldPhotograph:
     """Decode a file, crop its field of view to a square and bring it to `size` pixels at most.
 
     Raises UnreadableImage with the reason.
+
+    Args:
+        whole: all of the image is its field, in a square with black beside it.
     """
     decoded = decode(content, size)
-    box = find_field(decoded.image_HWC)
-    whole = max(decoded.width, decoded.height)
-    if max(box.height, box.width) < size and max(decoded.image_HWC.shape) < whole:
-        decoded = decode(content, whole)  # the field is a small part of a large image
+    box = _whole(decoded.image_HWC) if whole else find_field(decoded.image_HWC)
+    longer = max(decoded.width, decoded.height)
+    if not whole and max(box.height, box.width) < size and max(decoded.image_HWC.shape) < longer:
+        decoded = decode(content, longer)  # the field is a small part of a large image
         box = find_field(decoded.image_HWC)
     square_HWC = square_field(decoded.image_HWC, box, size)
     if len(square_HWC) < SMALLEST_FIELD:
@@ -178,6 +191,10 @@ def field_photograph(content: bytes, size: int) -> FieldPhotograph:
     if int(np.ptp(reduced(small_HWC, 64))) < 4:
         raise UnreadableImage("blank: the same value everywhere")
     return FieldPhotograph(square_HWC, small_HWC, *decoded[1:])
+
+
+def _whole(image_HWC: np.ndarray) -> Box:
+    return Box(0, 0, *image_HWC.shape[:2])
 
 
 def why_unreadable(content: bytes, error: UnreadableImage) -> str:

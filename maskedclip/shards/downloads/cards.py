@@ -91,6 +91,18 @@ class DatasetCard:
     lookalikes: tuple[Lookalike, ...] = ()
     expected: tuple[Mapping[str, Any], ...] = ()  # counts of every published form
     overlaps: tuple[str, ...] = ()  # globs of folders in which other datasets contain its images
+    template: str = ""  # of captions, with [CLS]; empty: of a fundus photograph
+    # category -> descriptions, beside those of the expert dictionary
+    dictionary: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    # round: looked for and cut out; whole: images of no round field (B-scans, films) stay whole.
+    # It stands last: above, the name is that of dataclasses
+    field: str = "round"
+
+    @property
+    def captions(self) -> dict[str, Any]:
+        """What a manifest holds of its captions; nothing where they are the usual ones."""
+        own = {"template": self.template, "dictionary": dict(self.dictionary)}
+        return {"captions": own} if self.template or self.dictionary else {}
 
     @property
     def several(self) -> set[str]:
@@ -138,6 +150,10 @@ def _card(facts: dict[str, Any]) -> DatasetCard:
     groups = {name for rule in card.paths for name in re.compile(rule.pattern).groupindex}
     tasks = groups.difference(FACTS).union(*(rule.labels for rule in card.paths))
     tasks = tasks.union(*(table.tasks for table in card.tables))
+    if card.field not in ("round", "whole"):
+        raise ValueError(f"field {card.field!r}: round (it is cut out) or whole")
+    if card.template and "[CLS]" not in card.template:
+        raise ValueError(f"template {card.template!r} has no [CLS]; put it where the finding goes")
     for task in card.labels:
         if task in card.classes or task in card.findings:
             raise ValueError(f"the task {task!r} has one class and several labels")
