@@ -5,7 +5,7 @@ memory has changed on one of them: the gradients of all would be a little wrong 
 """
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 
 import torch
@@ -51,7 +51,7 @@ def check_replicas(
 def _named(
     model: nn.Module, teacher: nn.Module | None, optimizer: Optimizer
 ) -> Iterator[tuple[str, Tensor]]:
-    names = {parameter: name for name, parameter in model.named_parameters()}
+    names: dict[Tensor, str] = {weight: name for name, weight in model.named_parameters()}
     yield from ((name, parameter) for parameter, name in names.items())
     for parameter, moments in optimizer.state.items():
         for kind, value in moments.items():
@@ -77,7 +77,7 @@ def _place(tensor: Tensor) -> list[int]:
     """Return which part of a tensor this rank holds; of a copy, as its original."""
     if not isinstance(tensor, DTensor):
         return []
-    at = tensor.device_mesh.get_coordinate() or []
+    at: Sequence[int] = tensor.device_mesh.get_coordinate() or ()
     return [c for c, placed in zip(at, tensor.placements, strict=True) if isinstance(placed, Shard)]
 
 

@@ -57,12 +57,13 @@ def train_only(network: nn.Module, encoder: str, *, rank: int, alpha: float) -> 
         weight.requires_grad_(trains)
     if encoder == "frozen":
         return
-    if not hasattr(network, "blocks"):
+    blocks = getattr(network, "blocks", None)
+    if not isinstance(blocks, nn.Module):
         raise ValueError(
             f"encoder lora: a {type(network).__name__} has no blocks of linear layers; use "
             f"--encoder=frozen or trained"
         )
-    for module in list(network.blocks.modules()):
+    for module in list(blocks.modules()):
         if hasattr(module, "qkv_bias_separate"):  # else timm's DINOv3 calls no layer, but F.linear
             module.qkv_bias_separate = True
         for name, layer in list(module.named_children()):
