@@ -65,7 +65,7 @@ def train_only(network: nn.Module, encoder: str, *, rank: int, alpha: float) -> 
         )
     for module in list(blocks.modules()):
         if hasattr(module, "qkv_bias_separate"):  # else timm's DINOv3 calls no layer, but F.linear
-            module.qkv_bias_separate = True
+            setattr(module, "qkv_bias_separate", True)  # noqa: B010 (a Module's attribute has no type)
         for name, layer in list(module.named_children()):
             if type(layer) is nn.Linear:
                 setattr(module, name, LoraLinear(layer, rank, alpha))

@@ -7,15 +7,15 @@ of their dataset lets anyone show them, or where the user says so (log.images).
 
 import logging
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from maskedclip.config import Config, DataConfig
-from maskedclip.data.captions import captions, prompts
+from maskedclip.config import Config
+from maskedclip.data.captions import Wording, captions, prompts, wording_of
 from maskedclip.data.licences import may_be_shown
 from maskedclip.data.rows import BatchRow, RowJob, draws_of, make_row, read_row
 from maskedclip.data.source import SampleRef, Source
@@ -42,7 +42,9 @@ class FixedSamples(NamedTuple):
     def on(self, device: torch.device) -> Batch:
         """Return the batch with its tensors on a device."""
         fields = self.batch._asdict().items()
-        moved = {name: value.to(device) for name, value in fields if isinstance(value, Tensor)}
+        moved: dict[str, Any] = {
+            name: value.to(device) for name, value in fields if isinstance(value, Tensor)
+        }
         return self.batch._replace(**moved)
 
 
@@ -114,15 +116,19 @@ def _captions_of(source: Source, ref: SampleRef, config: Config) -> list[str]:
     except DamagedSample:  # the run's own list names it
         return []
     may = config.log.images or may_be_shown(dataset.manifest)
-    return _first_wordings(facts["categories"], facts["report"] if may else None, data)
+    wording = wording_of(dataset.manifest, data.caption_template)
+    return _first_wordings(
+        facts["categories"], facts["report"] if may else None, wording, data.caption_from
+    )
 
 
-def _first_wordings(categories: list[str], report: str | None, data: DataConfig) -> list[str]:
-    template, prefer = data.caption_template, data.caption_from
+def _first_wordings(
+    categories: list[str], report: str | None, wording: Wording, prefer: str
+) -> list[str]:
     if report and (prefer == "report" or not categories):
-        return captions((), report, template)
-    quoted = captions((), report, template) if report and prefer == "both" else []
-    return quoted + [prompts(category, template)[0] for category in categories]
+        return captions((), report, wording)
+    quoted = captions((), report, wording) if report and prefer == "both" else []
+    return quoted + [prompts(category, wording)[0] for category in categories]
 
 
 def _batch(rows: list[tuple[RowJob, BatchRow]], shown: list[str], tokenize: Tokenizer) -> Batch:
