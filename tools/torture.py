@@ -14,8 +14,11 @@ hostile      artefacts that would run code, fill the memory or wait for ever, an
 saves        each file call of a save failing, once and for ever, with five codes; needs gcc
 kills        pre-training on one rank and on two, fine-tuning, make_shards, an export killed at
              random instants and given again
+elastic      a run whose ranks change at each start, of 1 to 4: each sample once an epoch
 ranks        a rank that is stopped; a gradient that is nan, or whose exponent flips, on one
              rank; a copy of the weights that differs by a bit
+soak         a long run: memory, handles, threads, shared memory
+clocks       the system's time jumping an hour back and forth; needs libfaketime
 """
 
 import random
@@ -30,7 +33,10 @@ from maskedclip.casting import did_you_mean
 from maskedclip.command import CommandLine, Options, one_line_errors
 
 # modules of tortures, which load torch and more; --help does not
-SECTIONS = ("checkpoints", "shards", "images", "weights", "hostile", "saves", "kills", "ranks")
+SECTIONS = (
+    "checkpoints", "shards", "images", "weights", "hostile", "saves", "kills", "elastic", "ranks",
+    "soak", "clocks",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
