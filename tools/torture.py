@@ -68,8 +68,9 @@ TORTURE = CommandLine(Options(TortureConfig()))
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the sections and print the table; return the exit code."""
-    config = TORTURE.read(__doc__, arguments).config()
+    given = TORTURE.read(__doc__, arguments)
     with one_line_errors():
+        config: TortureConfig = given.config()
         from tortures.suite import Suite
 
         seed = random.SystemRandom().randrange(2**32) if config.seed is None else config.seed

@@ -70,12 +70,16 @@ def test_a_reader_that_checks_nothing_is_found_out_with_the_command_that_repeats
         (["--number=3"], "give --only=SECTION and --seed=S with it"),
     ],
 )
-def test_a_wrong_flag_ends_in_a_line(flags: list[str], answer: str) -> None:
+def test_a_wrong_flag_ends_in_a_line(
+    flags: list[str], answer: str, capsys: pytest.CaptureFixture
+) -> None:
     import torture
 
-    with pytest.raises(ValueError, match="--") as error:
-        torture.TORTURE.parse(flags).config()
-    assert answer in str(error.value)
+    with pytest.raises(SystemExit) as ended:
+        torture.main(flags)
+    said = capsys.readouterr().err
+    assert (ended.value.code, said.count("\n")) == (2, 1)
+    assert answer in said
 
 
 @pytest.mark.slow
