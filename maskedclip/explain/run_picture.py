@@ -17,6 +17,7 @@ from torch import Tensor
 
 from maskedclip.config import Config
 from maskedclip.config import load as load_config
+from maskedclip.data.captions import wording_of
 from maskedclip.data.labelled import LabelledSample, Task, labelled
 from maskedclip.data.labelled_views import sample_image
 from maskedclip.data.splits import division_of
@@ -65,7 +66,8 @@ def draw_run(run: Path, start: Path, dataset: Path, task: str, path: Path) -> No
         if model.reads_text and labels.classes:
             names = categories(labels.name, labels.classes)
             truth = [labels.labels_of(sample) for sample, _ in tested]
-            _found(right, model, config.data.caption_template, names, images, truth)
+            wording = wording_of(shards.manifest, config.data.caption_template)
+            _found(right, model, wording.template, names, images, truth)
         figure.savefig(path, metadata={"Software": None})
 
 
