@@ -11,7 +11,7 @@ import logging
 import os
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -88,6 +88,11 @@ class FrozenEncoder:
             return self._is_own and "classes" not in self.header
         joint = self.model.joint
         return joint is not None and not joint.card.language
+
+    @property
+    def prompts(self) -> Callable[[str], list[str]] | None:
+        """What a third-party text tower is asked for a class; None: a dataset's own captions."""
+        return None if self.header else self.model.prompts
 
     @cached_property
     def _own_info(self) -> EncoderInfo:

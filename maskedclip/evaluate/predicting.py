@@ -99,8 +99,7 @@ def _probe(
 def _zero_shot(encoder: FrozenEncoder, benchmark: Benchmark, image_BD: np.ndarray) -> np.ndarray:
     """Return the probability of each class, or of each label against its absence."""
     image = torch.from_numpy(image_BD)
-    own = encoder.model.prompts if encoder.model.joint else None
-    embedded_YD = encoder.model.class_embeddings(class_prompts(benchmark, own))
+    embedded_YD = encoder.model.class_embeddings(class_prompts(benchmark, encoder.prompts))
     if benchmark.task.kind == "class":
         return encoder.model.zero_shot(image, embedded_YD).numpy()
     half = len(embedded_YD) // 2

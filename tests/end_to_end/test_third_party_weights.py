@@ -15,10 +15,14 @@ from timm.models.vision_transformer import VisionTransformer
 
 import maskedclip
 from maskedclip.config import FinetuneConfig
+from maskedclip.data.labelled import labelled
 from maskedclip.data.labelled_views import preparation
+from maskedclip.data.splits import division_of
 from maskedclip.data.storage.shards import Shards, ShardWriter
 from maskedclip.evaluate.features import FrozenEncoder
-from maskedclip.evaluate.protocols import evaluate
+from maskedclip.evaluate.measuring import inputs_of
+from maskedclip.evaluate.predicting import Benchmark
+from maskedclip.evaluate.protocols import evaluate, evaluations_of
 from maskedclip.finetune.command import check_weights
 from maskedclip.finetune.loop import finetune
 from maskedclip.metrics.results import read_rows
@@ -133,6 +137,15 @@ def test_zero_shot_is_asked_of_a_third_party_text_tower_that_reads_english(
     assert {row["image_size"] for row in rows} == {64}
     encoder, image_BCHW = FrozenEncoder(path), torch.randn(2, 3, 64, 64)
     assert encoder.reads_text
+    dataset = Shards(phantoms["heldout"])
+    task = labelled(dataset)
+    benchmark = Benchmark(dataset, task, division_of(dataset, task))
+    (asked,) = evaluations_of(benchmark.division, ["zeroshot"], (1.0,), range(1), ())
+    assert inputs_of(encoder.cache_key(dataset), encoder, benchmark, asked) == rows[0]["inputs"]
+    joint = encoder.model.joint
+    assert joint is not None
+    joint.card = joint.card._replace(template="[CLS]")  # of another card: measured again
+    assert inputs_of(encoder.cache_key(dataset), encoder, benchmark, asked) != rows[0]["inputs"]
     joint_BD = torch.from_numpy(encoder.encode(image_BCHW)["joint"])
     torch.testing.assert_close(joint_BD, encoder.model.features(image_BCHW), atol=2e-2, rtol=0)
     assert not FrozenEncoder(written(tmp_path, "vilref.pt", vilref_whole().content)).reads_text
