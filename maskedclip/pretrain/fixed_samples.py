@@ -37,7 +37,7 @@ class FixedSamples(NamedTuple):
     datasets: list[str]  # of each image
     own: list[list[str]]  # captions of each image; none of unpaired ones
     captions: list[str]  # different ones; fewer than C where the batch repeats some
-    prefix: str = ""  # of the template, which all captions begin with
+    prefix: str = ""  # of the run's template; captions of a card's own begin with another
 
     def on(self, device: torch.device) -> Batch:
         """Return the batch with its tensors on a device."""

@@ -43,7 +43,7 @@ def health(
 ) -> dict[str, float]:
     """Return what is measured after a step on its batch.
 
-    A look at features costs a third of a step, the shares of the terms a step each.
+    What each costs of a step is measured in docs/monitoring.md.
     """
     found: dict[str, Tensor] = {}
     scores: dict[str, float] = {}
