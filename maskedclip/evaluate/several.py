@@ -40,8 +40,8 @@ def run_all(options: EvaluateConfig) -> list[dict[str, Any]]:
     options = replace(options, cache=options.cache or str(out / FOLDER))
     rows: list[dict[str, Any]] = []
     for encoder in encoders:
-        if protocols := _possible(encoder, options):
-            own = out / encoder.name
+        protocols, own = _possible(encoder, options), out / encoder.name
+        if protocols or options.shots:
             rows += evaluate_as_asked(encoder, datasets, protocols, own, options)
     folders = [out / encoder.name for encoder in encoders]
     sys.stdout.write(encoder_table([path for path in folders if path.is_dir()], out))

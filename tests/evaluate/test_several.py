@@ -63,6 +63,17 @@ def test_a_row_is_the_one_of_the_encoder_alone(asked: EvaluateConfig, rows, tmp_
     assert [row | files for row in own] == [row | files for row in alone]
 
 
+def test_an_encoder_without_a_text_tower_has_few_shots_where_zero_shot_is_asked_for(
+    asked: EvaluateConfig, tmp_path: Path
+):
+    both = ",".join(asked.weights.split(",")[:2])
+    changes = {"weights": both, "protocols": ("zeroshot",), "shots": (2,), "seeds": 1}
+    found = run_all(replace(asked, out=str(tmp_path), **changes))
+    assert {(row["protocol"], row["run"]) for row in found} == {
+        ("zeroshot", "ours"), ("2-shot", "ours"), ("2-shot", "random_micro"),
+    }  # fmt: skip
+
+
 def test_an_ensemble_has_both_features_of_unit_length_side_by_side(asked: EvaluateConfig, rows):
     ours = asked.weights.split(",")[0]
     members = [FrozenEncoder(name, "micro", 32) for name in (ours, "random")]
