@@ -11,6 +11,7 @@ from itertools import chain
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor, Shard
 from torch.optim import Optimizer
 
@@ -51,6 +52,9 @@ def check_replicas(
 def _named(
     model: nn.Module, teacher: nn.Module | None, optimizer: Optimizer
 ) -> Iterator[tuple[str, Tensor]]:
+    for module in model.modules():  # a forward pass without a backward leaves the root gathered
+        if isinstance(module, FSDPModule):
+            module.reshard()
     names: dict[Tensor, str] = {weight: name for name, weight in model.named_parameters()}
     yield from ((name, parameter) for parameter, name in names.items())
     for parameter, moments in optimizer.state.items():

@@ -29,7 +29,7 @@ def three_steps(config: Config) -> tuple[list[dict[str, Tensor]], list[Tensor]]:
         guard = StepGuard(networks.optimizer, device, spike=0.0)
         batch = batch_of(config)
         logged = [
-            train_step(networks, guard, batch.image_BCHW, batch, At(step, 9, 1e-2), config)[0]
+            train_step(networks, guard, batch.image_BCHW, batch, At(step, 9, 1e-2), config)
             for step in range(3)
         ]
         both = [network for network in networks[:2] if network is not None]

@@ -5,8 +5,6 @@ import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from maskedclip.models.checkpoints.archives import check_members
 
 if TYPE_CHECKING:
@@ -36,6 +34,7 @@ def read_npz(path: Path) -> dict[str, "Tensor"]:
 
     Raises ValueError where the file is damaged, or no such ViT.
     """
+    import numpy as np  # for which --help does not wait
     import torch
 
     try:
