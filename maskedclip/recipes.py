@@ -199,7 +199,7 @@ def demo() -> Config:
         "engine.save_every": 150,
         "engine.pictures_every": 100,
         "log.shares_every": 500,  # twice in so short a run, as an alarm needs
-        "log.least_share": 0.0005,  # beside loss.clip of 1 mfd has 0.1 % of the gradient
+        "log.least_share": 0.0002,  # beside loss.clip of 1 mfd has 0.03 to 0.1 % of the gradient
         "after.datasets": ("shards/phantom_heldout",),
         "after.task": "disease",
         "after.beside_start": True,

@@ -353,10 +353,9 @@ def write_results(
         "fraction": config.fraction,
         "seed": config.seed,
     }
-    method, shards = encoder_name(config), labels.dataset.directory
     rows = results.save_and_score(
-        identity, task.classes, predictions, run, method=method, shards=shards,
-        validation=validation,
+        identity, task.classes, predictions, run, method=encoder_name(config),
+        shards=labels.dataset.directory, validation=validation,
     )  # fmt: skip
     shown = encoder_info(model).preparation
     facts: dict[str, Any] = {

@@ -48,8 +48,8 @@ class Monitor:
 
     def show(self, log: StepLog, step: int, looks: Looks) -> None:
         """Draw what is due after `step` steps, whose row is written."""
-        if looks.probe and self._probed is not None and dist.get_rank() == 0:
-            words = best_so_far(self._run, step, self._probed)
+        probed = self._probed if looks.probe and dist.get_rank() == 0 else None
+        if probed is not None and (words := best_so_far(self._run, step, probed)):
             log.text(step, "probe/best", words, "the best look so far, and the last")
         if not looks.pictures or self._fixed is None or not isinstance(self._method, Measured):
             return

@@ -86,20 +86,17 @@ def train_spoilt(rank: int, config: Config, out: Path, bit: int, times: int, vic
     """Train with the fault; write what it ended with."""
     Spoilt.spoil = staticmethod(flip(bit) if bit >= 0 else lambda g: g * math.nan)
     Spoilt.times, Spoilt.rank = times, victim
-    METHODS["maskedclip"] = Spoilt
-    logging.disable(logging.WARNING)
-    message = ""
-    try:
-        pretrain(config)
-    except RuntimeError as error:
-        message = str(error)
-    (out / f"said-{rank}").write_text(message)
+    train_as(Spoilt, rank, config, out)
 
 
 def train_flipped(rank: int, config: Config, out: Path, victim: int) -> None:
     """Train on copies, of which one changes; write what it ended with."""
     Flipped.victim = victim
-    METHODS["maskedclip"] = Flipped
+    train_as(Flipped, rank, config, out)
+
+
+def train_as(method: type[MaskedClipMethod], rank: int, config: Config, out: Path) -> None:
+    METHODS["maskedclip"] = method
     logging.disable(logging.WARNING)
     message = ""
     try:
