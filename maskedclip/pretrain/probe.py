@@ -104,11 +104,13 @@ def say_probed(probed: Probed, images: PretrainingImages) -> None:
     where = f"log.probe {probed.dataset.directory}"
     file = split_file(probed.dataset.directory, probed.task.name)
     by = f"by splits/{file.name}" if file.is_file() else "as fine-tuning does"
+    samples = [*probed.train, *probed.validation]
+    known = sum(sample.patient is not None for sample in samples)
+    whole = "patients whole" if known == len(samples) else f"patients known of {known} alone"
     how = (
         "its validation split"
         if probed.is_published
-        else f"no validation split is published: parted off its training images, patients whole, "
-        f"{by}"
+        else f"no validation split is published: parted off its training images, {whole}, {by}"
     )
     logger.info(
         "%s: %s, fitted on %d training images, scored on %d (%s); no test image is read",

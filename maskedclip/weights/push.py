@@ -11,6 +11,12 @@ _NOT_STATED = (
 )
 _REPOSITORY = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 _LICENCE = re.compile(r"[a-z0-9][a-z0-9.-]*")
+# of the hub's identifiers those that are often written in another way
+_USUAL = (
+    "apache-2.0", "mit", "bsd-3-clause", "cc0-1.0", "cc-by-4.0", "cc-by-sa-4.0", "cc-by-nc-4.0",
+    "cc-by-nd-4.0", "cc-by-nc-sa-4.0", "cc-by-nc-nd-4.0", "gpl-3.0", "agpl-3.0",
+)  # fmt: skip
+_FAMILIES = ("cc", "bsd", "gpl")  # identifiers, too
 
 
 def check_push(push: str, licence: str) -> None:
@@ -24,6 +30,17 @@ def check_push(push: str, licence: str) -> None:
         )
     if licence and not _LICENCE.fullmatch(licence):
         raise ValueError(f"--licence {licence!r}: write the hub's identifier, such as cc-by-nc-4.0")
+    for usual in _USUAL:
+        if (
+            licence
+            and licence not in (usual, *_FAMILIES)
+            and _letters(usual).startswith(_letters(licence))
+        ):
+            raise ValueError(f"--licence {licence!r}: the hub's identifier is {usual}")
+
+
+def _letters(licence: str) -> str:
+    return licence.replace("-", "").replace(".", "")
 
 
 def state_licence(folder: Path, licence: str) -> None:

@@ -118,6 +118,7 @@ def test_nothing_is_pushed_without_a_card_or_a_licence(
         "--push=lab/retina": "--push lab/retina: no licence; settle what the data",
         "--push=retina --licence=mit": "--push 'retina': write USER/NAME",
         "--push=lab/retina --licence=CC_BY": "--licence 'CC_BY': write the hub's identifier",
+        "--push=lab/retina --licence=ccbync": "the hub's identifier is cc-by-nc-4.0",
         "--public": "--public and --dry_run are of --push=USER/NAME",
     }
     for words, message in flags.items():

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from maskedclip.casting import did_you_mean
 from maskedclip.data.label_kinds import SEPARATOR
 
 CARDS = Path(__file__).resolve().parents[1] / "cards"  # package data: pip installs them
@@ -121,6 +122,8 @@ def read_card(dataset: str) -> DatasetCard:
     if not path.is_file():
         if dataset.endswith(".toml"):
             raise ValueError(f"{dataset}: no such card; start from one of {CARDS}")
+        if "/" in dataset:
+            raise ValueError(f"{dataset}: no such file; a card of your own is a .toml file")
         near = difflib.get_close_matches(dataset.lower(), card_names(), n=1, cutoff=0.4)
         hint = f"did you mean {near[0]}?" if near else f"use one of {', '.join(card_names())}"
         raise ValueError(f"unknown dataset {dataset!r}; {hint}")
@@ -130,9 +133,25 @@ def read_card(dataset: str) -> DatasetCard:
         raise ValueError(f"{path}: {error}; compare it with the cards of {CARDS}") from None
 
 
+def _known(kind: type, facts: dict[str, Any]) -> dict[str, Any]:
+    """Return the facts; ValueError for a key that is no field of `kind`."""
+    keys = [*kind.__annotations__]
+    for key in facts:
+        if key not in keys:
+            raise ValueError(f"no key {key!r}; {did_you_mean(key, keys, 'use ' + ', '.join(keys))}")
+    return facts
+
+
+def _compiled(pattern: str) -> None:
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        raise ValueError(f"the pattern {pattern!r}: {error}") from None
+
+
 def _card(facts: dict[str, Any]) -> DatasetCard:
     """Return the card of a parsed file; TypeError, ValueError or re.error where it is wrong."""
-    facts["paths"] = [PathRule(**rule) for rule in facts.pop("path", ())]
+    facts["paths"] = [PathRule(**_known(PathRule, rule)) for rule in facts.pop("path", ())]
     classes = facts.get("classes", {})
     facts["tables"] = [
         LabelTable(
@@ -142,11 +161,11 @@ def _card(facts: dict[str, Any]) -> DatasetCard:
     ]
     facts["lookalikes"] = [Lookalike(**other) for other in facts.pop("lookalike", ())]
     content: dict[str, Any] = {n: tuple(v) if isinstance(v, list) else v for n, v in facts.items()}
-    card = DatasetCard(**content)
+    card = DatasetCard(**_known(DatasetCard, content))
     patterns = [rule.pattern for rule in card.paths] + [table.file for table in card.tables]
     patterns += [table.image_pattern for table in card.tables]
     for pattern in patterns + [other.file for other in card.lookalikes]:
-        re.compile(pattern)
+        _compiled(pattern)
     groups = {name for rule in card.paths for name in re.compile(rule.pattern).groupindex}
     tasks = groups.difference(FACTS).union(*(rule.labels for rule in card.paths))
     tasks = tasks.union(*(table.tasks for table in card.tables))

@@ -74,6 +74,8 @@ def test_the_numbers_of_a_card_agree_with_one_another(name: str) -> None:
 def test_a_misspelt_dataset_is_told_the_nearest() -> None:
     with pytest.raises(ValueError, match="unknown dataset 'eyepac'; did you mean eyepacs"):
         read_card("eyepac")
+    with pytest.raises(ValueError, match=r"^clinic/scan\.tom: no such file"):
+        read_card("clinic/scan.tom")
     with pytest.raises(ValueError, match="unknown dataset 'xyz'; use one of acrima, airogs"):
         read_card("xyz")
 
@@ -93,6 +95,8 @@ FACTS = "\n".join(
         ("[[table]]\nfile = 'x'\nimage = 'y'\nlabels = {a = 'z'}", r"no \[classes.a\]"),
         ("[[table]]\nfile = 'x'", "image"),
         ("= 1", "Invalid statement"),
+        ("feild = 'whole'", "no key 'feild'; did you mean field?"),
+        ("[[path]]\npattern = '(x'", r"the pattern '\(x': missing \)"),
     ],
 )
 def test_a_mistake_in_a_card_is_told_in_one_line(more: str, message: str, tmp_path: Path) -> None:
