@@ -133,5 +133,5 @@ def test_every_package_that_is_imported_is_asked_for_in_setup_cfg():
     declared = {line.split(">")[0].strip() for line in lines if line and not line.startswith("#")}
     used = {name.split(".")[0] for path in FILES for name in imported(path)}
     foreign = used - set(sys.stdlib_module_names) - {"maskedclip"}
-    optional = {"torchvision", "pydicom"}  # of extras
+    optional = {"torchvision", "pydicom", "open_clip"}  # of extras
     assert {DISTRIBUTIONS.get(name, name) for name in foreign} <= declared | optional

@@ -34,7 +34,7 @@ _DIGITS = 8
 _VERSION = 1  # raise it where the same features would be shown otherwise
 
 
-class Shown(NamedTuple):
+class ProjectedImage(NamedTuple):
     """An image of the projector, and the part of the split that it is in."""
 
     sample: LabelledSample
@@ -56,7 +56,7 @@ def write_projector(
         return
     has = {int(index) for index in known.index_N}
     chosen = [
-        Shown(sample, split)
+        ProjectedImage(sample, split)
         for split in ("test", "val", "train")
         for sample in benchmark.division.parts[split]
         if sample.index in has
@@ -89,14 +89,14 @@ def write_projector(
         )  # fmt: skip
 
 
-def _table(benchmark: Benchmark, chosen: Sequence[Shown]) -> bytes:
+def _table(benchmark: Benchmark, chosen: Sequence[ProjectedImage]) -> bytes:
     rows = [("label", "split", "id")]
     rows += [(benchmark.task.text(one.sample), one.split, one.sample.key) for one in chosen]
     lines = ("\t".join(" ".join(cell.split()) or "-" for cell in row) for row in rows)
     return "".join(f"{line}\n" for line in lines).encode()
 
 
-def sheet(dataset: Shards, chosen: Sequence[Shown]) -> bytes:
+def sheet(dataset: Shards, chosen: Sequence[ProjectedImage]) -> bytes:
     """Return a PNG of thumbnails, row by row; a damaged image is grey."""
     across = int(np.ceil(np.sqrt(len(chosen))))
     sheet_HWC = np.full((across * THUMBNAIL, across * THUMBNAIL, 3), 128, np.uint8)

@@ -16,7 +16,7 @@ import pytest
 import simplejpeg
 from PIL import Image
 
-from maskedclip.data.captions import captions
+from maskedclip.data.captions import Wording, captions
 from maskedclip.data.labelled import labelled
 from maskedclip.data.splits import read_split
 from maskedclip.data.storage.shards import Shards
@@ -455,7 +455,9 @@ def test_the_end_shows_every_caption_that_some_samples_can_get(
     lines = capsys.readouterr().out.splitlines()
     start = next(n for n, line in enumerate(lines) if "is one of 7:" in line)
     wordings = [line.strip() for line in lines[start + 1 : start + 8]]
-    assert wordings == captions(["moderate diabetic retinopathy"], None, "A retina with [CLS]")
+    assert wordings == captions(
+        ["moderate diabetic retinopathy"], None, Wording("A retina with [CLS]")
+    )
 
 
 def test_splits_and_contact_sheet_come_with_the_shards_and_again_if_they_are_lost(
