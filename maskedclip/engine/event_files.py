@@ -6,6 +6,8 @@ puts curves together that are read together.
 
 import os
 import re
+import socket
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -14,8 +16,8 @@ from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.compat.proto.tensor_pb2 import TensorProto
 from tensorboard.compat.proto.tensor_shape_pb2 import TensorShapeProto
 from tensorboard.plugins.scalar.metadata import create_summary_metadata
+from tensorboard.summary.writer.record_writer import RecordWriter
 from torch import Tensor
-from torch.utils.tensorboard import FileWriter
 from torch.utils.tensorboard.summary import custom_scalars, image, text
 
 from maskedclip.engine.curves import LAYOUT, curve_of, tag_of
@@ -30,12 +32,13 @@ class EventFile:
     """
 
     def __init__(self, directory: Path, first_step: int, *, finetuning: bool) -> None:
-        self._writer, self._finetuning = FileWriter(str(directory)), finetuning
-        self._described: set[str] = set()
+        self._writer = RecordWriter(_behind_the_others(directory).open("xb"))
+        self._finetuning, self._described = finetuning, set[str]()
         start = SessionLog(status=SessionLog.SessionStatus.START)
-        self._writer.add_event(Event(session_log=start), first_step + 1)
+        self._write(0, Event(file_version="brain.Event:2"))
+        self._write(first_step + 1, Event(session_log=start))
         if not finetuning:
-            self._writer.add_summary(layout(), first_step)
+            self._write(first_step, Event(summary=layout()))
 
     def point(self, step: int, row: Mapping[str, object], at: float | None = None) -> None:
         """Draw the numbers of a row, at the time `at` (now)."""
@@ -54,7 +57,7 @@ class EventFile:
             )  # of a simple_value the data server of TensorBoard drops the description
             values.append(Summary.Value(tag=tag, tensor=number, metadata=facts))
         if values:
-            self._writer.add_summary(Summary(value=values), step, at)
+            self._write(step, Event(summary=Summary(value=values)), at)
 
     def image(self, step: int, tag: str, image_CHW: Tensor, words: str = "") -> None:
         """Show a picture, uint8 or in [0, 1]."""
@@ -64,9 +67,6 @@ class EventFile:
         """Show a text."""
         self._add(step, text(tag, markdown), tag, words)
 
-    def flush(self) -> None:
-        self._writer.flush()
-
     def close(self) -> None:
         self._writer.close()
 
@@ -75,7 +75,24 @@ class EventFile:
             self._described.add(tag)
             for value in summary.value:
                 value.metadata.summary_description = words
-        self._writer.add_summary(summary, step)
+        self._write(step, Event(summary=summary))
+
+    def _write(self, step: int, event: Event, at: float | None = None) -> None:
+        event.step, event.wall_time = step, time.time() if at is None else at
+        self._writer.write(event.SerializeToString())
+        self._writer.flush()
+
+
+def _behind_the_others(directory: Path) -> Path:
+    """Return a new file's path that sorts behind those that lie there.
+
+    TensorBoard reads files in the order of their names, which begin with the second. A start in the
+    same second, or after the clock was put back, would be read before the one that it goes on from.
+    """
+    names = (path.name.split(".") for path in directory.glob(PATTERN))
+    newest = max((int(name[3]) for name in names if name[3].isdecimal()), default=0)
+    second = max(int(time.time()), newest + 1)
+    return directory / f"events.out.tfevents.{second:010d}.{socket.gethostname()}.{os.getpid()}"
 
 
 def layout() -> Summary:

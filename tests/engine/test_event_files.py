@@ -1,6 +1,7 @@
 """Event files as TensorBoard reads them."""
 
 import json
+import time
 from pathlib import Path
 
 import pytest
@@ -55,6 +56,19 @@ def test_however_often_a_run_is_started_it_has_one_curve(tmp_path: Path) -> None
     recorded(tmp_path / "mine", 3, [4, 5, 6, 7])
     recorded(tmp_path / "mine", 2, [3])
     assert points(read(tmp_path), "mine", "losses/loss") == {1: 1.0, 2: 2.0, 3: 3.0}
+
+
+def test_a_start_is_read_behind_the_earlier_ones_though_the_clock_was_put_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = time.time()
+    for first, seconds in enumerate((now + 7200, now, now - 3600)):
+        with monkeypatch.context() as clock:
+            clock.setattr(time, "time", lambda seconds=seconds: seconds)
+            recorded(tmp_path / "mine", first, [first + 1, first + 2])
+    assert points(read(tmp_path), "mine", "losses/loss") == {
+        step: float(step) for step in (1, 2, 3, 4)
+    }
 
 
 def test_a_run_of_before_event_files_lay_in_its_directory_has_all_of_its_curve(

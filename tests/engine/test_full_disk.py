@@ -48,7 +48,6 @@ def test_rows_that_find_no_room_are_named_and_those_after_them_are_whole(
     row = {f"loss_{name}": 0.5 for name in "abcdefgh"}
     for step in range(1, 9):
         recorder.record(step, row)
-    recorder._tensorboard.flush()
     with full(tmp_path / "metrics.jsonl"), caplog.at_level(logging.WARNING):
         for step in (9, 10):
             recorder.record(step, row)
