@@ -12,7 +12,7 @@ import numpy as np
 import simplejpeg
 from PIL import Image
 from tortures.damages import damaged
-from tortures.trials import ERRORS, OURS, Hung, Trial, Verdict, broken, of_an_anchor, refused
+from tortures.trials import OURS, Trial, Verdict, of_an_anchor, refused
 
 from maskedclip.data.storage.shards import DamagedSample, Shards, ShardWriter
 from maskedclip.data.transforms import decode
@@ -68,10 +68,6 @@ def delivered(directory: Path, jpegs: list[bytes]) -> Verdict:
                     return Verdict("SILENT", f"sample {number} is another image")
             except DamagedSample as damage:
                 listed = damage.reason
-    except Hung as error:
-        return Verdict("LOST", str(error))
-    except ERRORS as error:
-        return broken(error)
     finally:
         logging.disable(logging.NOTSET)
     return Verdict("refused", listed) if listed else Verdict("harmless")
@@ -110,5 +106,3 @@ def decoded(
         return judge(read(jpeg))
     except ValueError as error:
         return refused(error)
-    except ERRORS as error:
-        return broken(error)

@@ -12,13 +12,10 @@ import torch
 from safetensors.torch import load_file
 from tortures.damages import damaged
 from tortures.trials import (
-    ERRORS,
     OURS,
-    Hung,
     Tensors,
     Trial,
     Verdict,
-    broken,
     compared,
     of_an_anchor,
     refused,
@@ -125,8 +122,4 @@ def loaded(file: File) -> Verdict:
         found = file.load(file.path)
     except ValueError as error:
         return refused(error, file.path.name)
-    except Hung as error:
-        return Verdict("LOST", str(error))
-    except ERRORS as error:
-        return broken(error)
     return compared(found, file.ours)
