@@ -14,7 +14,7 @@ from maskedclip.data.storage.shard_writer import SELF_SHA256
 from maskedclip.data.storage.shards import DamagedSample, Shards, ShardWriter
 
 SHARDS, PER_SHARD = 3, 4
-SECONDS = 5  # a trial that takes longer hangs
+SECONDS = 60  # a trial that takes longer hangs
 Content = dict[str, bytes]
 
 

@@ -228,7 +228,7 @@ def test_a_hole_of_a_terabyte_is_not_read(tmp_path: Path) -> None:
         file.truncate(1 << 40)
     start = time.perf_counter()
     delivered, listed = outcome(tmp_path)
-    assert time.perf_counter() - start < 5
+    assert time.perf_counter() - start < 60  # to read it would take hours
     assert delivered == GOOD
     assert "what follows was not read" in next(iter(listed.values()))
 

@@ -331,7 +331,7 @@ def test_cancel_ends_the_processes_of_a_local_grid(grid: Grid):
     try:
         submitted(grid, "half", processes.named(child.pid))
         assert main(["cancel", str(grid.directory)]) == 0
-        assert child.wait(10) < 0
+        assert child.wait(60) < 0
         assert other.poll() is None
     finally:
         child.kill()

@@ -121,7 +121,7 @@ def test_a_command_that_hangs_with_a_child_is_left_after_the_limit(fake: Fake, t
     fake("squeue", f"sleep 30 & echo $! > {tmp_path}/child; wait")
     start = time.monotonic()
     state = ask(["7"], limit_s=0.3)["7"]
-    assert time.monotonic() - start < 5
+    assert time.monotonic() - start < 25
     assert state.state == ""
     assert "squeue: no answer within 0.3 s" in state.reason
     child = int((tmp_path / "child").read_text())
@@ -235,6 +235,6 @@ def test_ending_a_process_ends_its_group_and_nothing_of_the_same_number():
     assert not processes.end(f"{host}:{process}:{int(start) + 1}")
     assert processes.alive(name)
     assert processes.end(name)
-    assert child.wait(10) == -signal.SIGTERM
+    assert child.wait(60) == -signal.SIGTERM
     assert not processes.alive(name)
     assert not processes.end(name)

@@ -1,6 +1,5 @@
 """Scores equal scikit-learn's where it has an answer, and say what they left out elsewhere."""
 
-import time
 from typing import Any
 
 import numpy as np
@@ -197,14 +196,6 @@ def test_images_of_a_single_patient_have_a_value_but_no_interval() -> None:
     found = score("auroc", label_B, probability_BY, ["p"] * len(label_B))
     assert found[1:3] == (None, None)
     assert found.value == macro("auroc", label_B, probability_BY)[0]
-
-
-def test_six_intervals_of_a_thousand_images_take_about_a_second() -> None:
-    label_B, probability_BY = example(images=1000, classes=5)
-    start = time.perf_counter()
-    for metric in METRICS:
-        score(metric, label_B, probability_BY)
-    assert time.perf_counter() - start < 3  # 0.25 s on an idle core
 
 
 def test_a_rare_class_does_not_lift_the_interval_of_average_precision() -> None:
