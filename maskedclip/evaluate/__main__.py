@@ -12,6 +12,7 @@ paper's seven that are under --shards. PROTOCOLS, the knob of each chosen on val
 
 logistic   logistic regression (scikit-learn) on the mean of the patch tokens; its penalty
 linear     MAE's linear probe (batch norm and a linear layer, by SGD); its learning rate
+attentive  a learnt query over all patch tokens (AIM's head, by AdamW); rate and weight decay
 knn        DINOv2's weighted nearest neighbours; their number
 zeroshot   the nearest class by the mean of its captions; needs weights with a text tower
 transfer   a fine-tuned run itself, on datasets that it was not trained on: the classes that both

@@ -2,7 +2,7 @@
 
 A file belongs to (sha256 of the weights, of the dataset, image size, preprocessing, dtype), and
 every protocol, seed and label fraction reads it. It is safetensors with a JSON header; a damaged
-file is computed again.
+file is computed again. Patch tokens, where a protocol asks for them, lie in a folder beside it.
 """
 
 import hashlib
@@ -30,8 +30,13 @@ from maskedclip.data.storage.open_dataset import dataset_sha256
 from maskedclip.data.storage.shards import DamagedSample, Shards
 from maskedclip.engine.distributed import autocast, compute_type
 from maskedclip.engine.visible_gpus import inference_device
+from maskedclip.evaluate.token_store import TokenStore, arrays_sha256
 from maskedclip.inference import Model, joint_space_of, load
-from maskedclip.models.checkpoints.architectures import check_image_size, pooled
+from maskedclip.models.checkpoints.architectures import (
+    check_image_size,
+    patch_tokens,
+    pooled_of,
+)
 from maskedclip.models.checkpoints.files import (
     OWN,
     locate,
@@ -62,6 +67,8 @@ _SAVE_EVERY = 60.0  # seconds: what a killed run computes again
 
 class FrozenEncoder:
     """Weights that are not trained further; the network is only built when it is first needed."""
+
+    has_tokens = True  # of patches, or the places of a feature map
 
     def __init__(self, weights: str | Path, size: str = "large", image_size: int = 0) -> None:
         """`size` is of the untrained encoder where weights is "random", else ignored.
@@ -178,26 +185,31 @@ class FrozenEncoder:
         }
 
     @torch.no_grad()
-    def encode(self, image_BCHW: Tensor) -> dict[str, np.ndarray]:
-        """Return the features of normalised images by kind, float32, in one pass."""
+    def encode(self, image_BCHW: Tensor) -> tuple[dict[str, np.ndarray], Tensor]:
+        """Return the features of normalised images by kind, float32, and their patch tokens."""
         network, device, joint = self.model.network, self.model.device, self.model.joint
         image_BCHW = image_BCHW.to(device, non_blocking=True)
         with autocast(device):
             if isinstance(network, MaskedCLIP):
-                patches_BD, joint_BD = network.encode_both(image_BCHW)
-                rows = {PATCHES: patches_BD, JOINT: joint_BD}
+                token_BND, joint_BD = network.encode_both(image_BCHW)
+                rows = {PATCHES: token_BND.mean(dim=1), JOINT: joint_BD}
             else:
-                rows = {PATCHES: pooled(network, image_BCHW)}
+                last = network.forward_features(image_BCHW)
+                token_BND = patch_tokens(network, last)
+                rows = {PATCHES: pooled_of(network, last)}
                 if joint is not None:
                     rows[JOINT] = joint.image_rows(rows[PATCHES])
-        return {kind: row_BD.float().cpu().numpy() for kind, row_BD in rows.items()}
+        return {kind: row_BD.float().cpu().numpy() for kind, row_BD in rows.items()}, token_BND
 
 
 class Ensemble(FrozenEncoder):
     """Several frozen encoders as one: their features, each of unit length, side by side.
 
-    Each sees the images as it was trained to; the text towers are left out.
+    Each sees the images as it was trained to; the text towers are left out, and so are the tokens
+    of patches, which are of other places in each.
     """
+
+    has_tokens = False
 
     def __init__(self, members: Sequence[FrozenEncoder]) -> None:
         self.members = members
@@ -238,6 +250,7 @@ class Features(NamedTuple):
     index_N: np.ndarray
     rows: Mapping[str, np.ndarray]  # of each kind
     lost: Sequence[DamagedSample] = ()
+    tokens: TokenStore | None = None  # of at least the same samples, where they were asked for
 
     def of(
         self, samples: Sequence[LabelledSample], kind: str
@@ -254,6 +267,8 @@ def features(
     samples: Sequence[LabelledSample],
     folder: Path,
     threads: int,
+    *,
+    with_tokens: bool = False,
 ) -> Features:
     """Return the features of at least these samples: read from `folder`, the missing computed.
 
@@ -266,15 +281,19 @@ def features(
     key, path = _place(encoder, dataset, folder)
     chunks = _read(path, key)
     known = {int(index) for chunk in chunks for index in chunk.index_N}
-    missing = [sample for sample in samples if sample.index not in known]
+    tokens = TokenStore(path.with_name(f"{path.stem}-tokens"), key) if with_tokens else None
+    missing = [
+        sample
+        for sample in samples
+        if sample.index not in known or (tokens is not None and sample.index not in tokens)
+    ]
     lost: list[DamagedSample] = []
     if missing:
         saved_s, saved_chunks = time.monotonic(), len(chunks)
         for views in _batches(encoder, dataset, missing, threads):
             lost += views.lost
             if views.samples:
-                index_B = np.array([sample.index for sample in views.samples])
-                chunks.append(Features(index_B, encoder.encode(views.image_BCHW)))
+                chunks += _encoded(encoder, views, known, tokens)
             if time.monotonic() - saved_s > _SAVE_EVERY:
                 chunks, saved_chunks = [_joined(chunks)], 1
                 _write(path, key, chunks[0])
@@ -284,8 +303,24 @@ def features(
         if len(chunks) > saved_chunks:
             chunks = [_joined(chunks)]
             _write(path, key, chunks[0])
+        if tokens is not None:
+            tokens.flush()
     logger.info("%s: features of %d images in %s", dataset.name, len(chunks[0].index_N), path)
-    return chunks[0]._replace(lost=lost)
+    return chunks[0]._replace(lost=lost, tokens=tokens)
+
+
+def _encoded(
+    encoder: FrozenEncoder, views: LabelledBatch, known: set[int], tokens: TokenStore | None
+) -> list[Features]:
+    """Return the features of a batch that are not known, and put its tokens into their store."""
+    index_B = np.array([sample.index for sample in views.samples])
+    rows, token_BND = encoder.encode(views.image_BCHW)
+    if tokens is not None:
+        tokens.add(index_B, token_BND)
+    new_B = np.array([int(index) not in known for index in index_B])
+    if not new_B.any():
+        return []
+    return [Features(index_B[new_B], {kind: row_BD[new_B] for kind, row_BD in rows.items()})]
 
 
 def _side_by_side(each: Sequence[Features], samples: Sequence[LabelledSample]) -> Features:
@@ -342,7 +377,9 @@ def _read(path: Path, key: Mapping[str, Any]) -> list[Features]:
         with safe_open(path, framework="np") as file:
             header = json.loads((file.metadata() or {})["maskedclip"])
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        if header["sha256"] != _sha256(arrays) or header["facts"] != json.loads(json.dumps(key)):
+        if header["sha256"] != arrays_sha256(arrays) or header["facts"] != json.loads(
+            json.dumps(key)
+        ):
             raise ValueError("its content is not what its header says")
         return [Features(arrays.pop("index"), arrays)]
     except (SafetensorError, ValueError, KeyError, TypeError) as error:
@@ -353,7 +390,7 @@ def _read(path: Path, key: Mapping[str, Any]) -> list[Features]:
 def _write(path: Path, key: Mapping[str, Any], content: Features) -> None:
     """Write a file of a name of its own, then rename it: others may write the same."""
     arrays = {"index": content.index_N, **content.rows}
-    header = json.dumps({"facts": key, "sha256": _sha256(arrays)})
+    header = json.dumps({"facts": key, "sha256": arrays_sha256(arrays)})
     path.parent.mkdir(parents=True, exist_ok=True)
     data = safetensors.numpy.save(arrays, {"maskedclip": header})
     descriptor, name = tempfile.mkstemp(prefix=path.stem, suffix=".tmp", dir=path.parent)
@@ -365,11 +402,3 @@ def _write(path: Path, key: Mapping[str, Any], content: Features) -> None:
         Path(name).replace(path)
     finally:
         Path(name).unlink(missing_ok=True)
-
-
-def _sha256(arrays: Mapping[str, np.ndarray]) -> str:
-    digest = hashlib.sha256()
-    for name in sorted(arrays):
-        array = np.ascontiguousarray(arrays[name])
-        digest.update(f"{name} {array.dtype} {array.shape}".encode() + array.tobytes())
-    return digest.hexdigest()

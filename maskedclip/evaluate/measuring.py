@@ -11,6 +11,7 @@ from maskedclip.data.labelled import LabelledSample, Task
 from maskedclip.data.lost_samples import Ledger
 from maskedclip.evaluate.features import Features, FrozenEncoder, features
 from maskedclip.evaluate.predicting import (
+    ATTENTIVE,
     ZERO_SHOT,
     Benchmark,
     Evaluation,
@@ -192,7 +193,8 @@ def _features(
     splits = benchmark.division.parts
     train = {sample.index: sample for e in evaluations for sample in e.train}
     samples = [*splits["test"], *splits["val"], *train.values()]
-    table = features(encoder, benchmark.dataset, samples, cache, threads)
+    attends = any(evaluation.protocol == ATTENTIVE for evaluation in evaluations)
+    table = features(encoder, benchmark.dataset, samples, cache, threads, with_tokens=attends)
     if encoder.report:
         out.mkdir(parents=True, exist_ok=True)
         (out / LOADED).write_text(json.dumps(encoder.report.facts(), indent=1) + "\n")

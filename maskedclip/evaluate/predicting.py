@@ -11,6 +11,7 @@ from maskedclip.data.expert_dictionary import EXPERT
 from maskedclip.data.labelled import LabelledSample, Task
 from maskedclip.data.splits import Division
 from maskedclip.data.storage.shards import Shards
+from maskedclip.evaluate.attentive_probe import attentive
 from maskedclip.evaluate.features import JOINT, PATCHES, Features, FrozenEncoder
 from maskedclip.evaluate.linear_probe import linear
 from maskedclip.metrics import results
@@ -20,7 +21,7 @@ from maskedclip.metrics.scores import chosen_thresholds, metrics_of
 from maskedclip.metrics.zero_shot import categories
 from maskedclip.shards.downloads.class_words import words_of_class
 
-ZERO_SHOT, RIDGE = "zeroshot", "ridge"
+ZERO_SHOT, RIDGE, LINEAR, ATTENTIVE = "zeroshot", "ridge", "linear", "attentive"
 NORMAL = "normal"  # a key of the dictionary
 
 
@@ -62,7 +63,10 @@ def predict(
         train, validation = (
             (train_BD, task.answers(readable)), (val_BD, task.answers(val_samples)),
         )  # fmt: skip
-        probe = _probe(evaluation, train, validation, test_BD, len(task.classes))
+        if evaluation.protocol == ATTENTIVE:
+            probe = _attentive(table, evaluation.seed, (readable, val_samples, samples), task)
+        else:
+            probe = _probe(evaluation, train, validation, test_BD, len(task.classes))
         probability_BY, thresholds = probe.probability_BY, probe.thresholds
         validation_BY = probe.validation_BY
         untrained = task.untrained(evaluation.train)
@@ -87,13 +91,26 @@ def _probe(
     test_BD: np.ndarray,
     num_classes: int,
 ) -> Probe:
-    if evaluation.protocol == "linear":
+    if evaluation.protocol == LINEAR:
         return linear(train, validation, test_BD, num_classes, seed=evaluation.seed)
     if evaluation.protocol == "knn":
         return nearest(train, validation, test_BD, num_classes)
     if evaluation.protocol == RIDGE:
         return ridge(train, validation, test_BD)
     return logistic(train, validation, test_BD, num_classes)
+
+
+def _attentive(
+    table: Features, seed: int, parts: Sequence[Sequence[LabelledSample]], task: Task
+) -> Probe:
+    """Train on the tokens of `parts`: train, val and test."""
+    assert table.tokens is not None
+    train, val, test = (np.array([sample.index for sample in part]) for part in parts)
+    answers = [task.answers(part) for part in parts[:2]]
+    return attentive(
+        table.tokens.read, (train, answers[0]), (val, answers[1]), test, len(task.classes),
+        seed=seed,
+    )  # fmt: skip
 
 
 def _zero_shot(encoder: FrozenEncoder, benchmark: Benchmark, image_BD: np.ndarray) -> np.ndarray:

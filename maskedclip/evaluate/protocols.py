@@ -16,7 +16,14 @@ from maskedclip.data.storage.shards import Shards
 from maskedclip.engine.cores import decoding_threads
 from maskedclip.evaluate.features import FOLDER, FrozenEncoder
 from maskedclip.evaluate.measuring import evaluate_tried
-from maskedclip.evaluate.predicting import RIDGE, ZERO_SHOT, Benchmark, Evaluation
+from maskedclip.evaluate.predicting import (
+    ATTENTIVE,
+    LINEAR,
+    RIDGE,
+    ZERO_SHOT,
+    Benchmark,
+    Evaluation,
+)
 from maskedclip.evaluate.projector import write_projector
 from maskedclip.evaluate.transfer import TRANSFER, TRANSFER_WHOLE, transfer
 from maskedclip.finetune.command import USUAL_PROTOCOLS, EvaluateConfig, check_protocols
@@ -228,19 +235,31 @@ def _with_folds(protocols: Sequence[str], folds: int) -> list[str]:
 
 
 def _possible(encoder: FrozenEncoder, protocols: Sequence[str], shots: Sequence[int]) -> list[str]:
-    if TRANSFER in protocols and not encoder.header.get("classes"):
+    """Return the protocols that an encoder can serve; what is left out is said.
+
+    Raises ValueError where that is all of them, or transfer.
+    """
+    reasons = unserved(encoder, protocols)
+    if TRANSFER in reasons or (len(reasons) == len(protocols) and not shots):
+        name = TRANSFER if TRANSFER in reasons else next(iter(reasons))
         raise ValueError(
-            f"{encoder.weights}: no fine-tuned network, so no transfer; name a fine-tuned run, or "
-            f"use --protocols=logistic,knn"
+            f"{encoder.weights}: {reasons[name]}, so no {name}; use --protocols=logistic,knn"
         )
-    if ZERO_SHOT not in protocols or encoder.reads_text:
-        return list(protocols)
-    if len(protocols) == 1 and not shots:
-        raise ValueError(
-            f"{encoder.weights}: no text tower, so no zero-shot; use --protocols=logistic,knn"
-        )
-    logger.warning("%s: no text tower; zero-shot is left out", encoder.weights)
-    return [name for name in protocols if name != ZERO_SHOT]
+    for name, reason in reasons.items():
+        logger.warning("%s: %s; %s is left out", encoder.weights, reason, name)
+    return [name for name in protocols if name not in reasons]
+
+
+def unserved(encoder: FrozenEncoder, protocols: Sequence[str]) -> dict[str, str]:
+    """Return why an encoder cannot serve some of the protocols."""
+    reasons = {}
+    if not encoder.reads_text:
+        reasons[ZERO_SHOT] = "no text tower"
+    if not encoder.has_tokens:
+        reasons[ATTENTIVE] = "pooled features of several encoders, no patch tokens"
+    if not encoder.header.get("classes"):
+        reasons[TRANSFER] = "no fine-tuned network"
+    return {name: reasons[name] for name in protocols if name in reasons}
 
 
 def for_kind(
@@ -281,7 +300,8 @@ def evaluations_of(
             yield Evaluation(protocol, 0.0, seeds[0], [])
             continue
         for fraction in fractions:
-            drawn = fraction < 1 or protocol == "linear"  # which also starts from random weights
+            # these also start from random weights
+            drawn = fraction < 1 or protocol in (LINEAR, ATTENTIVE)
             for seed in seeds if drawn else seeds[:1]:
                 share = training_share(division, fraction, seed)
                 yield Evaluation(protocol, fraction, seed, share)

@@ -9,9 +9,12 @@ from typing import Any
 
 from maskedclip.data.paper_tasks import chosen
 from maskedclip.evaluate.features import FOLDER, Ensemble, FrozenEncoder
-from maskedclip.evaluate.predicting import ZERO_SHOT
-from maskedclip.evaluate.protocols import evaluate_as_asked, run, usual_protocols
-from maskedclip.evaluate.transfer import TRANSFER
+from maskedclip.evaluate.protocols import (
+    evaluate_as_asked,
+    run,
+    unserved,
+    usual_protocols,
+)
 from maskedclip.finetune.command import EvaluateConfig, encoders_of
 from maskedclip.report.encoder_table import encoder_table
 
@@ -69,10 +72,8 @@ def _refuse_equal_names(encoders: Sequence[FrozenEncoder]) -> None:
 def _possible(encoder: FrozenEncoder, options: EvaluateConfig) -> list[str]:
     """Return the protocols that an encoder can serve; what is left out is said."""
     asked = options.protocols or usual_protocols(encoder)
-    serves = {ZERO_SHOT: encoder.reads_text, TRANSFER: bool(encoder.header.get("classes"))}
-    left_out = [name for name in asked if not serves.get(name, True)]
-    if left_out:
-        why = {ZERO_SHOT: "no text tower", TRANSFER: "no fine-tuned network"}
-        words = "; ".join(f"{why[name]}, so no {name}" for name in left_out)
+    reasons = unserved(encoder, asked)
+    if reasons:
+        words = "; ".join(f"{reason}, so no {name}" for name, reason in reasons.items())
         logger.warning("%s: %s", encoder.name, words)
-    return [name for name in asked if name not in left_out]
+    return [name for name in asked if name not in reasons]

@@ -12,7 +12,7 @@ from maskedclip.config import FinetuneConfig, refuse_repeated
 from maskedclip.finetune.recipes import FINETUNE_RECIPES, finetune_recipe, following_warmup
 from maskedclip.models.checkpoints.files import OWN, RANDOM, SUFFIXES, locate
 
-PROTOCOLS = ("logistic", "ridge", "linear", "knn", "zeroshot", "transfer")
+PROTOCOLS = ("logistic", "ridge", "linear", "attentive", "knn", "zeroshot", "transfer")
 USUAL_PROTOCOLS = ("logistic", "knn", "zeroshot")  # of weights that are not fine-tuned
 WEIGHTS = Word(
     "RUN_OR_WEIGHTS",

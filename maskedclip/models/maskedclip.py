@@ -273,10 +273,9 @@ class MaskedCLIP(nn.Module):
         return self.encode_both(image_BCHW)[1]
 
     def encode_both(self, image_BCHW: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the mean of E_I's patch tokens and unit rows of the joint space, in one pass."""
+        """Return E_I's patch tokens and unit rows of the joint space, in one pass."""
         _, whole_BND = self.encoder(image_BCHW, None, len(image_BCHW))
-        mean_BD = whole_BND[:, 1:].float().mean(dim=1)
-        return mean_BD, self._project(self.bridge(whole_BND))
+        return whole_BND[:, 1:].float(), self._project(self.bridge(whole_BND))
 
     def _project(self, bridged_AND: Tensor) -> Tensor:
         # patches, and [CLS] takes no part; or the other way round

@@ -51,6 +51,7 @@ from maskedclip.report.run_curves import PRETRAINING, RunCurves, curves_of, refe
 _PROTOCOLS = {
     "finetune": "fine-tuning",
     "linear": "a linear probe",
+    "attentive": "an attentive probe on frozen patch tokens",
     "logistic": "logistic regression on frozen features",
     "knn": "the nearest neighbours in frozen features",
     "zeroshot": "class descriptions alone (zero-shot)",

@@ -268,20 +268,33 @@ def _dinov3(
 
 
 def pooled(network: nn.Module, image_BCHW: Tensor) -> Tensor:
+    """Return a row an image, as `pooled_of` its last features."""
+    assert isinstance(network, Network)
+    return pooled_of(network, network.forward_features(image_BCHW))
+
+
+def pooled_of(network: Network, last: Tensor) -> Tensor:
     """Return a row an image: the mean of the patch tokens, of a ResNet that of its last map.
 
-    Where a file beside the weights states it, the class token instead.
+    Where a card or a file beside the weights states it, the class token instead. A norm that
+    stands behind the pooling is applied.
 
-    A norm that stands behind the pooling is applied.
+    Args:
+        last: what `forward_features` returns.
     """
-    assert isinstance(network, Network)
-    token_BND = network.forward_features(image_BCHW)
     info = network.__dict__.get("encoder_info")
     if info is not None and info.architecture.get("pool") == "cls":
-        return token_BND[:, 0].float()
+        return last[:, 0].float()
     if getattr(network, "global_pool", "") in ("token", ""):
-        return token_BND[:, network.num_prefix_tokens :].float().mean(dim=1)
-    return network.forward_head(token_BND, pre_logits=True).float()
+        return patch_tokens(network, last).mean(dim=1)
+    return network.forward_head(last, pre_logits=True).float()
+
+
+def patch_tokens(network: Network, last: Tensor) -> Tensor:
+    """Return token_BND of the patches, of a ResNet the places of its last map, in float32."""
+    if isinstance(network, ResNet):
+        return last.flatten(2).transpose(1, 2).float()
+    return last[:, network.num_prefix_tokens :].float()
 
 
 def to_eva_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
