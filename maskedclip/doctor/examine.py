@@ -148,9 +148,8 @@ def _of_answers(
     wanted = options.gpus if options.gpus is not None else len(listed)
     cost = seen.get("cost")
     disk = None if cost is None or "error" in cost else cost["disk"]
-    sizes = [device["memory"] for device in seen.get("devices") or []]
     why = "name a recipe to plan it" if recipe is None else "torch does not load, or not in time"
-    fits: Judge = partial(gpus.fits, cost, why, min(sizes, default=None))
+    fits: Judge = partial(gpus.fits, cost, why)
     if recipe is not None and not wanted and not options.card:
         fits = partial(not_applicable, "no GPU here; name the nodes': --gpus=4 --card=a100-80")
     out = filesystem.existing(Path(config.out))

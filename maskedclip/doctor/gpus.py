@@ -12,7 +12,6 @@ from maskedclip.doctor.outcome import Outcome, failed, gigabytes, not_applicable
 from maskedclip.engine.gpu_specs import GPUS, LEAST_DRIVER, OLDER_BUILD
 
 _TIMEOUT_S = 8
-_FULL = 0.9
 
 
 class ListedGpu(NamedTuple):
@@ -155,20 +154,17 @@ def planned_name(name: str) -> str:
     return next((key for key in sizes if key.split("-")[1] in name), sizes[0] if sizes else "")
 
 
-def fits(cost: Mapping[str, Any] | None, why: str, smallest: float | None) -> Outcome:
-    """Judge the plan's memory by the GPU that it names and by the smallest one here.
+def fits(cost: Mapping[str, Any] | None, why: str) -> Outcome:
+    """Judge the plan's memory by the GPU that it names, or by the smallest one here.
 
     Args:
         cost: what the probe planned, None where it did not; `why` then says so.
-        smallest: bytes of the smallest GPU here, if there is one.
     """
     if cost is None:
         return not_applicable(why)
     if "error" in cost:
         return failed(str(cost["error"]), "change that field, or --nodes and --gpus")
-    usable = min(cost["usable"], smallest or cost["usable"])
-    message = f"{gigabytes(cost['memory'])} of {gigabytes(usable)} on {cost['gpu']}"
-    fix = "more --gpus, --optim.accumulate=2 or --engine.activation_checkpointing=true"
-    if cost["memory"] > usable:
-        return failed(f"{message}: does not fit", fix)
-    return ok(message) if cost["memory"] <= _FULL * usable else warning(f"{message}: tight", fix)
+    message = f"{gigabytes(cost['memory'])} of {gigabytes(cost['usable'])} on {cost['gpu']}"
+    if cost["memory"] > cost["usable"]:
+        return failed(f"{message}: does not fit", cost["remedy"])
+    return warning(f"{message}: tight", cost["remedy"]) if cost["remedy"] else ok(message)

@@ -7,7 +7,7 @@ with the run's configuration and GPUs, or empty.
 import json
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -108,14 +108,20 @@ def _seen() -> dict[str, Any]:
     }
 
 
-def _cost(request: Mapping[str, Any]) -> dict[str, Any]:
-    from maskedclip.plan.cost import plan
+def _cost(request: Mapping[str, Any], sizes: Iterable[float]) -> dict[str, Any]:
+    """Plan the run on the GPU that is named, or on the smallest here where that has less.
+
+    Args:
+        sizes: bytes of the GPUs here.
+    """
+    from maskedclip.plan.cost import plan, remedy
 
     config = override(Config(), flat(request["config"]))
     try:
         cost = plan(
             config, nodes=request["nodes"], gpus=request["gpus"], gpu=request["gpu"],
             images=(config.data.paired_batch or 1, config.data.unpaired_batch or 1),
+            smallest=min(sizes, default=None),
         )  # fmt: skip
     except ValueError as error:
         return {"error": str(error)}
@@ -124,10 +130,13 @@ def _cost(request: Mapping[str, Any]) -> dict[str, Any]:
         "memory": cost.memory.total,
         "usable": cost.usable_bytes,
         "disk": cost.disk_bytes,
+        "remedy": "" if cost.fits else remedy(cost),
     }
 
 
 if __name__ == "__main__":
     request = json.loads(sys.stdin.read() or "{}")
-    answer = _seen() | ({"cost": _cost(request)} if request else {})
+    answer = _seen()
+    if request:
+        answer["cost"] = _cost(request, [device["memory"] for device in answer["devices"]])
     print(json.dumps(answer))  # noqa: T201 - for the parent

@@ -26,7 +26,7 @@ _LOST, _WATCHER = "lost others", "watcher"  # of exceptions that follow from ano
 
 REMEDIES = {
     GPU_MEMORY: "take a smaller batch a GPU: more GPUs, optim.accumulate, or "
-    "engine.activation_checkpointing",
+    "engine.activation_checkpointing; tools/plan.py says how many of them are enough",
     HOST_MEMORY: "ask for more memory a node, or set data.readers and data.prefetch lower",
     DISK_FULL: "make room, or ask for more quota, then submit it again: it goes on",
     TIME_LIMIT: "submit it again: it goes on from the last checkpoint; or give it more hours",

@@ -10,12 +10,14 @@ Without RECIPE it is maskedclip_vitl, the paper's. `--gpu` is one of: {gpus}.
 import json
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
 from maskedclip.command import one_line_errors, read_config
-from maskedclip.config import Config, DataConfig, check_divisible
+from maskedclip.config import Config, DataConfig, check_divisible, override
 from maskedclip.engine.gpu_specs import GPUS, Gpu, find_gpu
 from maskedclip.models.shapes import BatchShape, NetworkShape
 from maskedclip.plan import footprint
@@ -28,6 +30,7 @@ _PARTS = ("E_I", "D_I", "B", "D_F", "E_T", "projections", "teacher")
 _KIND = {2: "bf16", 4: "fp32"}  # by bytes of a value
 _TIGHT = 0.97  # share of a card's memory beyond which CUDA's own cannot find room
 _LAUNCHES_S = {True: 0.1, False: 0.2}  # of a step of ViT-L, whole on each GPU or not; estimated
+_NODE, _NODES = 8, 16  # GPUs of a node, and nodes, up to which more are proposed
 FULL = 0.9  # share of a card's memory that a plan may fill: the rest is CUDA's, NCCL's and gaps
 
 
@@ -78,6 +81,7 @@ class Plan:
     memory: Memory
     usable_bytes: float
     largest: tuple[int, int]  # paired and unpaired images a GPU that fit
+    fixes: tuple[str, ...]  # each makes the run fit; none where it does, or where nothing would
     snapshot_bytes: float  # in the memory of a node, while a checkpoint is written aside
     checkpoint_bytes: float
     disk_bytes: float  # at most
@@ -112,13 +116,20 @@ def plan(  # noqa: PLR0913 (the run, its machine, what is assumed)
     shard_size: int = 0,
     pue: float = 1.2,
     kg_per_kwh: float = 0.4,
+    smallest: float | None = None,
 ) -> Plan:
     """Return what `config` costs on nodes x gpus cards of the name `gpu`.
+
+    Args:
+        smallest: bytes of the smallest card that is there, if they are known: a slice of a card
+            has less than its data sheet says.
 
     Raises ValueError for a card that is not known or lacks the run's precision, a batch that the
     ranks cannot share, or a text tower whose shape is not known.
     """
     card, data, world = find_gpu(gpu), config.data, nodes * gpus
+    if smallest is not None:
+        card = card._replace(usable_gib=min(card.usable_gib, smallest / 2**30))
     check_divisible((data.paired_batch, data.unpaired_batch), world, config.optim.accumulate)
     value, peak = _precision(config, card, gpu)
     from maskedclip.pretrain.methods import method_of  # loads torch
@@ -144,13 +155,16 @@ def plan(  # noqa: PLR0913 (the run, its machine, what is assumed)
     decoded = decoding(data, share.images / step_s, cpus_per_rank, shard_size)
     notes += [f"STARVED: {decoded.starves}"] if decoded.starves else []
     notes.append(f"{_KIND[value]} at {peak / 1e12:g} TFLOP/s a card (data sheet)")
+    memory = footprint.memory(network, share, ways)
+    fits = memory.total <= FULL * card.usable_gib * 2**30
     return Plan(
         run=config.name, gpu=gpu, nodes=nodes, gpus=gpus, mfu=mfu,
         load=share, parts=ways.parts,
         parameters=_parameters(network), flops=flops, flops_again=again, traffic=traffic,
-        memory=footprint.memory(network, share, ways),
+        memory=memory,
         usable_bytes=card.usable_gib * 2**30,
         largest=_largest(network, share, ways, FULL * card.usable_gib * 2**30),
+        fixes=() if fits else _fixes(config, network, card, ways, whole),
         snapshot_bytes=state / nodes if config.engine.async_checkpoint else 0.0,
         checkpoint_bytes=state,
         disk_bytes=(config.engine.keep + 1) * state + exported, staged_bytes=_staged_bytes(data),
@@ -298,6 +312,44 @@ def _largest(network: NetworkShape, share: BatchShape, ways: Ways, room: float) 
     return low * paired, low * (images - paired)
 
 
+def _fixes(
+    config: Config, network: NetworkShape, card: Gpu, ways: Ways, whole: BatchShape
+) -> tuple[str, ...]:
+    """Return the least change of each kind with which the run fits, as flags.
+
+    More GPUs, more micro-batches, recomputing; these two at once where neither is enough.
+    """
+    from maskedclip.pretrain.methods import method_of  # loads torch
+
+    def fits(changes: Mapping[str, Any], nodes: int = ways.nodes, world: int = ways.world) -> bool:
+        try:
+            changed = override(config, changes)
+            method_of(changed)  # not every method can compute its step in parts
+            sizes = changed.data.paired_batch, changed.data.unpaired_batch
+            check_divisible(sizes, world, changed.optim.accumulate)
+        except ValueError:
+            return False
+        other = _ways(changed, network, card, world, nodes, ways.value)
+        share = BatchShape(whole.images // world, whole.paired // world, whole.text_tokens)
+        return footprint.memory(network, share, other).total <= FULL * card.usable_gib * 2**30
+
+    gpus = ways.world // ways.nodes
+    more = [(ways.nodes, count) for count in range(gpus + 1, _NODE + 1)]
+    more += [(nodes, max(gpus, _NODE)) for nodes in range(ways.nodes + 1, _NODES + 1)]
+    machines = (f"--nodes={n} --gpus={g}" for n, g in more if fits({}, n, n * g))
+    counts = range(ways.parts + 1, whole.images // ways.world + 1)
+    in_parts: list[dict[str, Any]] = [{"optim.accumulate": count} for count in counts]
+    recompute: dict[str, Any] = {"engine.activation_checkpointing": True}
+    found = [next(filter(fits, changes), None) for changes in (in_parts, [recompute])]
+    if not any(found):
+        found = [next(filter(fits, (recompute | changes for changes in in_parts)), None)]
+    return (*islice(machines, 1), *(_flags(changes) for changes in found if changes))
+
+
+def _flags(changes: Mapping[str, Any]) -> str:
+    return " ".join(f"--{name}={str(value).lower()}" for name, value in changes.items())
+
+
 def _parameters(network: NetworkShape) -> dict[str, int]:
     counts = {part.name: part.parameters for part in network.students}
     return counts | {"projections": network.projections, "teacher": network.teacher_parameters}
@@ -354,10 +406,21 @@ def _cost_by_part(plan: Plan) -> list[str]:
 def _verdict(plan: Plan) -> str:
     if plan.fits:
         return "fits"
-    fixes = "more GPUs, --optim.accumulate=2 or --engine.activation_checkpointing=true"
-    if plan.memory.total <= _TIGHT * plan.usable_bytes:
-        return f"TIGHT, over {FULL:.0%}: may run out; safer with {fixes}"
-    return f"DOES NOT FIT; use {fixes}"
+    tight = plan.memory.total <= _TIGHT * plan.usable_bytes
+    words = f"TIGHT, over {FULL:.0%}: may run out; safer with" if tight else "DOES NOT FIT; use"
+    return f"{words} {remedy(plan)}"
+
+
+def remedy(plan: Plan) -> str:
+    """Return what to pass to a run that does not fit: flags that were found to be enough."""
+    if plan.fixes:
+        return " or ".join(plan.fixes)
+    paired, unpaired = (count // plan.parts * plan.parts for count in plan.largest)
+    if not paired + unpaired:
+        return "a GPU with more memory or a smaller model: not one image a GPU fits"
+    world = plan.nodes * plan.gpus
+    sizes = f"--data.paired_batch={paired * world} --data.unpaired_batch={unpaired * world}"
+    return f"a smaller batch, which makes it another run: {sizes}"
 
 
 def _whole_run(plan: Plan) -> list[str]:

@@ -17,7 +17,7 @@ from maskedclip.config import Config, override
 from maskedclip.doctor import filesystem, gpus, load, machine, run_inputs, slurm, torch_probe
 from maskedclip.doctor.examine import Check, report
 from maskedclip.doctor.outcome import Outcome
-from maskedclip.recipes import demo
+from maskedclip.recipes import demo, maskedclip_vitl
 
 ROOT = Path(__file__).parents[2]
 UNLIMITED = resource.RLIM_INFINITY
@@ -230,12 +230,18 @@ def test_nothing_is_said_of_a_torch_that_did_not_load_in_time():
 
 
 def test_a_run_that_does_not_fit_the_gpus_fails():
-    cost = {"gpu": "a100-40", "memory": 60e9, "usable": 42e9, "disk": 1, "snapshot": 1}
-    faulty(gpus.fits(cost, "", None), "failed", "does not fit", "--optim.accumulate=2")
-    faulty(gpus.fits(cost | {"memory": 40e9}, "", None), "warning", "tight")
-    faulty(gpus.fits(cost | {"memory": 30e9}, "", 16e9), "failed", "16.0 GB")
-    faulty(gpus.fits({"error": "720 images cannot be shared by 7 ranks"}, "", None), "failed")
-    fine(gpus.fits(cost | {"memory": 30e9}, "", None))
+    cost = {"gpu": "a100-40", "memory": 60e9, "usable": 42e9, "disk": 1, "remedy": "--gpus=8"}
+    faulty(gpus.fits(cost, ""), "failed", "does not fit", "--gpus=8")
+    faulty(gpus.fits(cost | {"memory": 40e9}, ""), "warning", "tight", "--gpus=8")
+    faulty(gpus.fits({"error": "720 images cannot be shared by 7 ranks"}, ""), "failed")
+    fine(gpus.fits(cost | {"memory": 30e9, "remedy": ""}, ""))
+
+
+def test_a_card_here_that_is_smaller_than_its_name_says_is_what_a_run_has_to_fit():
+    request = {"config": asdict(maskedclip_vitl()), "nodes": 1, "gpus": 4, "gpu": "a100-80"}
+    whole, part = torch_probe._cost(request, []), torch_probe._cost(request, [85e9, 20e9])
+    assert (whole["remedy"], part["usable"]) == ("", 20e9)
+    assert "--optim.accumulate=" in part["remedy"]
 
 
 def test_a_gpu_is_known_by_the_name_that_cuda_has_for_it():

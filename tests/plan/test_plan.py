@@ -12,12 +12,12 @@ from maskedclip.config import Config, override
 from maskedclip.engine.gpu_specs import GPUS
 from maskedclip.models.maskedclip import build
 from maskedclip.models.shapes import BatchShape
-from maskedclip.plan.cost import FULL, PAPER_IMAGES, footprint, main, plan, report
+from maskedclip.plan.cost import FULL, PAPER_IMAGES, footprint, main, plan, remedy, report
 from maskedclip.plan.footprint import Ways
 from maskedclip.pretrain.methods import method_of
 from maskedclip.pretrain.methods.maskedclip import MaskedClipMethod, network_shape
 from maskedclip.pretrain.sources import length
-from maskedclip.recipes import demo, mae, maskedclip_vitb, maskedclip_vitl, maskedclip_vits
+from maskedclip.recipes import RECIPES, demo, mae, maskedclip_vitb, maskedclip_vitl, maskedclip_vits
 from tests.plan.traced import traced
 
 TOOL = Path(__file__).parents[2] / "tools" / "plan.py"
@@ -184,6 +184,42 @@ def test_the_report_says_whether_the_paper_s_run_fits(gpu, words):
     (line,) = [line for line in shown.splitlines() if " of " in line and "%):" in line]
     assert words in line
     assert ("--optim.accumulate" in line) == (words != "fits")
+
+
+@pytest.mark.parametrize(
+    ("recipe", "gpu", "count"),
+    [
+        ("maskedclip_vitl", "l4-24", 1),  # two parts, once the advice, take 564 % of it
+        ("maskedclip_vitl", "a100-40", 4),
+        ("maskedclip_vitl", "v100-16", 4),
+        ("mae", "l4-24", 1),
+    ],
+)
+def test_a_run_fits_with_each_change_that_the_plan_proposes(recipe, gpu, count, capsys):
+    planned = plan(RECIPES[recipe](), nodes=1, gpus=count, gpu=gpu)
+    assert not planned.fits
+    assert len(planned.fixes) >= 2
+    for fix in planned.fixes:
+        machine = () if "--gpus" in fix else (f"--gpus={count}",)
+        main([recipe, f"--gpu={gpu}", *machine, *fix.split(), "--images=1000,1000"])
+        assert "%): fits" in capsys.readouterr().out, fix
+
+
+def test_the_plan_proposes_a_smaller_batch_only_where_nothing_else_fits():
+    # a prime number of pairs is not divisible by more GPUs, and dropout forbids micro-batches
+    odd = {
+        "data.paired_batch": 719,
+        "data.unpaired_batch": 0,
+        "engine.activation_checkpointing": True,
+        "model.text_dropout": 0.1,
+    }
+    planned = plan(override(maskedclip_vitl(), odd), nodes=1, gpus=1, gpu="a10-24")
+    assert planned.fixes == ()
+    flags = dict(flag.lstrip("-").split("=") for flag in remedy(planned).split(": ")[1].split())
+    smaller = {name: int(value) for name, value in flags.items()}
+    fitting = plan(override(maskedclip_vitl(), odd | smaller), nodes=1, gpus=1, gpu="a10-24")
+    assert fitting.fits
+    assert fitting.load.paired > 0
 
 
 def test_the_command_prints_one_json_object(monkeypatch, capsys):
