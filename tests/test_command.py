@@ -32,6 +32,7 @@ from maskedclip.grid.__main__ import CELL
 from maskedclip.grid.ablation_command import read_ablation
 from maskedclip.grid.study_command import read_study
 from maskedclip.grid.sweep_command import read_sweep
+from maskedclip.jobs.submit import submit
 from maskedclip.plan.cost import PlanConfig
 from maskedclip.predict.command import read_predict
 from maskedclip.report.command import read_report
@@ -399,8 +400,11 @@ def test_without_a_recipe_it_is_the_papers():
     assert config.data.paired_batch == config.data.unpaired_batch == 4 * 180
 
 
-def test_a_dry_run_shows_the_sbatch_script_without_a_cluster_and_touches_nothing(tmp_path):
+def test_a_dry_run_shows_the_sbatch_script_without_a_cluster_and_touches_nothing(
+    tmp_path, phantoms
+):
     words = ["--nodes", "2", "--gpus", "4", "--cluster", "slurm", "--partition", "gpu"]
+    words += [f"--data.paired={phantoms['paired']}", f"--data.unpaired={phantoms['unpaired']}"]
     done = run(LAUNCHER, *words, "--dry_run", folder=tmp_path)
     assert done.returncode == 0, done.stderr
     for line in (
@@ -408,6 +412,46 @@ def test_a_dry_run_shows_the_sbatch_script_without_a_cluster_and_touches_nothing
         "#SBATCH --partition=gpu", "#SBATCH --time=1440", "180 images each a step",
     ):  # fmt: skip
         assert line in done.stdout
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ([], "data.paired: no shard directory is named; pass --data.paired=DIR,..."),
+        (["--data.paired=HERE"], "data.unpaired: no shard directory is named"),
+        (
+            ["--data.paired=HERE", "--data.unpaired=HERE", "--after.datasets=shards/odir5k"],
+            "after.datasets: shards/odir5k: no such directory; build it with "
+            "tools/make_shards.py; or name another by --after.datasets=DIR (none: "
+            "--after.datasets=)",
+        ),
+        (
+            ["--data.paired=gone", "--data.unpaired=gone,HERE", "--log.probe=HERE"],
+            "data.paired and data.unpaired: gone: no such directory",
+        ),
+        (["--data.paired=HERE", "--data.unpaired=HERE", "--init_from=no.pth"], "no.pth: no such"),
+        (
+            ["--data.paired=HERE", "--data.unpaired_batch=0", "--data.leave_out_tests_of=gone"],
+            "data.leave_out_tests_of: gone: no such directory",
+        ),
+    ],
+)
+def test_a_dry_run_refuses_what_the_run_refuses_in_the_same_line(
+    words, said, tmp_path, phantoms, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    here = [word.replace("HERE", str(phantoms["paired"])) for word in words]
+    lines = []
+    for more in (["--dry_run"], []):
+        flags = ["maskedclip_vits", "--gpus=0", "--cluster=local", *here, *more]
+        config, launch, *_ = read_config("", LaunchConfig(), "maskedclip_vitl", flags)
+        with pytest.raises(ValueError, match=r"^\S+: .*; ") as refused:
+            submit(config, launch)
+        lines.append(str(refused.value))
+    assert lines[0] == lines[1]
+    assert lines[0].startswith(said)
+    assert capsys.readouterr().out == ""
     assert not list(tmp_path.iterdir())
 
 

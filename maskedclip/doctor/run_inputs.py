@@ -16,9 +16,12 @@ _NO_RECIPE = "name a recipe to check what it reads"
 def directories(config: Config) -> list[Path]:
     """Return every shard directory of a run, each once."""
     data = config.data
-    unpaired = data.unpaired if data.unpaired_batch else ()
+    paired, unpaired = (
+        getattr(data, name) if getattr(data, f"{name}_batch") else ()
+        for name in ("paired", "unpaired")
+    )
     probe = (config.log.probe,) if config.log.probe else ()
-    named = (*data.paired, *unpaired, *config.after.datasets, *probe)
+    named = (*paired, *unpaired, *config.after.datasets, *probe)
     return [Path(p) for p in dict.fromkeys(named)]
 
 
@@ -36,9 +39,11 @@ def shards(config: Config | None) -> Outcome:
         try:
             entries = _describe(directory)["shards"]
         except ValueError as error:
-            return failed(
-                str(error), f"python tools/make_shards.py DATASET --out {quote(str(directory))}"
-            )
+            from maskedclip.pretrain.preflight import fields_by_directory, or_else  # NumPy
+
+            fields = fields_by_directory(config)[directory]
+            build = f"python tools/make_shards.py DATASET --out {quote(str(directory))}"
+            return failed(f"{' and '.join(fields)}: {error}", f"{build}; {or_else(fields)}")
         count += len(entries)
         for entry in entries:
             path = directory / entry["file"] if directory.is_dir() else directory

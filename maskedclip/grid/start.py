@@ -186,8 +186,7 @@ def _grid(
     for line in dict.fromkeys(map(pretraining_on_tests, systems.values())):
         if line:
             logger.warning("%s", line)
-    if not launch.dry_run:
-        _prepare_data(asked, pretrained, _directory(config))
+    _prepare_data(asked, pretrained, _directory(config), launch.dry_run)
     tuned, missing = _finetunings(asked, tunings)
     for line in missing:
         logger.warning("%s", line)
@@ -300,10 +299,13 @@ def _check_share(config: Config, launch: LaunchConfig) -> None:
 
 
 def _prepare_data(
-    asked: AblationStudy | Sweep, pretrained: Sequence[Cell], directory: Path
+    asked: AblationStudy | Sweep, pretrained: Sequence[Cell], directory: Path, dry_run: bool
 ) -> None:
-    """Check what the pre-trainings read, and draw phantoms where some are to be drawn."""
-    from maskedclip.pretrain.preflight import prepare
+    """Check what the pre-trainings read, and draw phantoms where some are to be drawn.
+
+    A dry run draws none.
+    """
+    from maskedclip.pretrain.preflight import check, prepare
 
     drawn = tuple(name for name in asked.config.datasets if Path(name).name.startswith("phantom"))
     for cell in pretrained:
@@ -312,7 +314,7 @@ def _prepare_data(
             continue
         config = override(Config(), cell.config)
         draws = drawn if config.data.draw_phantoms else ()
-        prepare(override(config, {"after.datasets": draws}))
+        (check if dry_run else prepare)(override(config, {"after.datasets": draws}))
 
 
 def _finetunings(

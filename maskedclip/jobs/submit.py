@@ -42,11 +42,12 @@ def submit(config: Config, launch: LaunchConfig) -> None:
     folder = config.directory.resolve() / "jobs"
     if cluster == "slurm":
         check_logs(folder)
+    from maskedclip.pretrain.preflight import check, prepare, pretraining_on_tests
+
     if launch.dry_run:
+        check(config)
         sys.stdout.write(plan(config, launch, cluster, ranks, folder))
         return
-    from maskedclip.pretrain.preflight import prepare, pretraining_on_tests
-
     prepare(config, before_ranks=cluster == "local")
     if cluster == "slurm" and (line := pretraining_on_tests(config)):
         sys.stderr.write(f"WARNING: {line}\n")  # elsewhere the run's own log is shown
@@ -131,15 +132,15 @@ def check_logs(folder: Path) -> None:
 def plan(config: Config, launch: LaunchConfig, cluster: str, ranks: int, folder: Path) -> str:
     """Return what would be submitted, for SLURM with the sbatch script, and on GPUs its cost."""
     from maskedclip.pretrain.methods import method_of
-    from maskedclip.pretrain.preflight import pretraining_on_tests, unnamed
+    from maskedclip.pretrain.preflight import pretraining_on_tests
 
     share = (config.data.paired_batch + config.data.unpaired_batch) / (ranks * launch.nodes)
     lines = [
         f"cluster      {cluster}",
         f"ranks        {launch.nodes} nodes x {ranks}, {share:g} images each a step",
         f"run          {config.directory}",
-        f"paired       {unnamed(config, 'paired') or ', '.join(config.data.paired) or 'none'}",
-        f"unpaired     {unnamed(config, 'unpaired') or ', '.join(config.data.unpaired) or 'none'}",
+        f"paired       {', '.join(config.data.paired) or 'none'}",
+        f"unpaired     {', '.join(config.data.unpaired) or 'none'}",
     ]
     if warning := pretraining_on_tests(config):
         lines.append(f"WARNING      {warning}")

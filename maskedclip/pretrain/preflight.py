@@ -19,7 +19,7 @@ from maskedclip.models import BUILTIN
 from maskedclip.models.checkpoints.files import ENCODER, MODEL, read_checkpoint
 from maskedclip.pretrain.left_out import left_out_datasets
 from maskedclip.pretrain.run_identity import refuse_another
-from maskedclip.shards.image_folders import as_shards
+from maskedclip.shards.image_folders import as_shards, tree_of
 from maskedclip.shards.make import ShardRequest, build
 
 logger = logging.getLogger(__name__)
@@ -35,46 +35,104 @@ def prepare(config: Config, *, before_ranks: bool = False) -> None:
         before_ranks: the run's ranks begin at once on this machine, with the check of the method,
             for which torch has to be loaded: it is then made here only before phantoms are drawn.
     """
-    directories = list(enumerate(map(Path, _all(config))))
-    undrawn = [
-        (number, directory)
-        for number, directory in directories
-        if config.data.draw_phantoms
-        and directory.name.startswith("phantom")
-        and not (directory / MANIFEST).exists()
-    ]
+    undrawn = _undrawn(config)
     if undrawn or not before_ranks:
         from maskedclip.pretrain.methods import method_of  # loads torch, in seconds
 
         method_of(config)
-    for name in ("paired", "unpaired"):
-        if missing := unnamed(config, name):
-            raise ValueError(f"data.{name}: {missing}")
-    refuse_another(config)
-    if config.init_from:
-        _check_weights(config.init_from)
-    for number, directory in undrawn:
+    _check_named(config)
+    _check_datasets(config, build=False)
+    for number, directory in undrawn.items():
         _draw(directory, config, number)
-    for _, directory in directories:
-        describe(directory)
-    _check_tasks(config)
-    for directory in left_out_datasets(config):
-        describe(as_shards(directory))
+    _check_datasets(config, build=True)
     if config.loss.clip and config.model.text != BUILTIN:
         from maskedclip.models.text import check_text
 
         check_text(config.model.text)
 
 
-def _check_tasks(config: Config) -> None:
-    """Raise ValueError, before hours of training, where a dataset lacks what is to be measured."""
-    for name in config.after.datasets:
-        _check_task(Path(name), config.after.task, "after.task")
-    if config.log.probe:
-        _check_task(as_shards(Path(config.log.probe)), config.log.probe_task, "log.probe_task")
+def check(config: Config) -> None:
+    """Raise ValueError as `prepare` does, and write nothing: what is to be drawn is not read.
+
+    Text towers are left out: a plan is made where they are not needed, too.
+    """
+    _check_named(config)
+    _check_datasets(config, build=False)
 
 
-def _check_task(directory: Path, task: str, field: str) -> None:
+def _check_named(config: Config) -> None:
+    for name in ("paired", "unpaired"):
+        if missing := unnamed(config, name):
+            raise ValueError(f"data.{name}: {missing}")
+    refuse_another(config)
+    if config.init_from:
+        _check_weights(config.init_from)
+
+
+def _undrawn(config: Config) -> dict[int, Path]:
+    """Return the directories of phantoms that the run is still to draw, by their number."""
+    return {
+        number: directory
+        for number, directory in enumerate(map(Path, _all(config)))
+        if config.data.draw_phantoms
+        and directory.name.startswith("phantom")
+        and not (directory / MANIFEST).exists()
+    }
+
+
+def _check_datasets(config: Config, *, build: bool) -> None:
+    """Raise ValueError, before hours of training, where a dataset cannot do what it is named for.
+
+    Phantoms that are still to be drawn are left out; so are trees of images, unless `build`.
+    """
+    undrawn = _undrawn(config).values()
+    task_of = {
+        "after.datasets": ("after.task", config.after.task),
+        "log.probe": ("log.probe_task", config.log.probe_task),
+    }
+    for directory, fields in fields_by_directory(config).items():
+        may_be_tree = {"log.probe", "data.leave_out_tests_of"}.issuperset(fields)
+        if directory in undrawn:
+            continue
+        try:
+            if may_be_tree and not build and tree_of(directory) is not None:
+                continue
+            shards = as_shards(directory) if may_be_tree else directory
+            describe(shards)
+        except ValueError as error:
+            raise ValueError(f"{' and '.join(fields)}: {error}; {or_else(fields)}") from None
+        for field in filter(task_of.get, fields):
+            _check_task(shards, *task_of[field])
+
+
+def fields_by_directory(config: Config) -> dict[Path, list[str]]:
+    """Return which fields name each directory that the run reads."""
+    data, found = config.data, dict[Path, list[str]]()
+    named: dict[str, Iterable[str | Path]] = {
+        "data.paired": data.paired if data.paired_batch else (),
+        "data.unpaired": data.unpaired if data.unpaired_batch else (),
+        "after.datasets": config.after.datasets,
+        "log.probe": [config.log.probe] if config.log.probe else [],
+        "data.leave_out_tests_of": left_out_datasets(config),
+    }
+    for field, directories in named.items():
+        for directory in map(Path, directories):
+            if field != "data.leave_out_tests_of" or directory not in found:
+                found.setdefault(directory, []).append(field)
+    return found
+
+
+def or_else(fields: Iterable[str]) -> str:
+    """Return how to name another directory, or none where a run can do without."""
+    needed = ("data.paired", "data.unpaired")
+    ways = [
+        f"--{field}=DIR" if field in needed else f"--{field}=DIR (none: --{field}=)"
+        for field in fields
+    ]
+    return f"or name another by {' and '.join(ways)}"
+
+
+def _check_task(directory: Path, field: str, task: str) -> None:
     found = describe(directory)
     tasks = list(found.get("classes", {}) | found.get("kinds", {}))
     if task and tasks and task not in tasks:
