@@ -13,12 +13,12 @@ from maskedclip.command import CommandLine, Word, log_lines, one_line_errors
 COMPARE = CommandLine(words=[Word("RUN", least=2, most=2)])
 
 if __name__ == "__main__":  # before scikit-learn is imported: --help and mistakes answer at once
-    import shlex
     import sys
     from pathlib import Path
 
     WORDS = COMPARE.read(__doc__).words
 
+    from maskedclip.next_step import next_lines, report_command
     from maskedclip.report.compare_methods import compare
 
     log_lines()
@@ -26,5 +26,5 @@ if __name__ == "__main__":  # before scikit-learn is imported: --help and mistak
         sys.stdout.write(compare(*map(Path, WORDS)))
         sys.stdout.write(
             f"p-values are not adjusted for their number, as those of a report are\n"
-            f"next: python -m maskedclip.report {shlex.join(WORDS)} --out report\n"
+            f"{next_lines(report_command(WORDS))}"
         )

@@ -52,7 +52,7 @@ from maskedclip.grid.status import (
 from maskedclip.grid.status_table import table
 from maskedclip.jobs import processes
 from maskedclip.jobs import slurm_queue as queue
-from maskedclip.jobs.next_step import finetune_command
+from maskedclip.next_step import finetune_command, next_lines, report_command
 
 _ALL = 1 << 20  # bytes of each log that are searched for a cause
 _CHUNK = 200  # jobs that scancel is given at a time
@@ -254,8 +254,8 @@ def _next(target: GridOrRun, name: str, rows: Sequence[CellStatus]) -> str:
             shards = [*fields.get("data.paired", ()), *fields.get("data.unpaired", ())]
             lines.append(finetune_command(target.run, fields.get("after.datasets", ()), shards))
         else:
-            lines.append(f"python -m maskedclip.report {quote(str(runs[0]))} --out report")
-    return "".join(f"{'next: ' if i == 0 else '      '}{line}\n" for i, line in enumerate(lines))
+            lines.append(report_command(runs[:1]))
+    return next_lines(*lines)
 
 
 def _why(name: str, config: StatusConfig) -> int:
@@ -294,7 +294,7 @@ def _why(name: str, config: StatusConfig) -> int:
     if cause is not None and cause.traceback:
         lines += ["", cause.traceback.rstrip()]
     after = f"retry {quote(name)}" if row.state in OPEN else f"status {quote(name)}"
-    sys.stdout.write("\n".join([*lines, "", f"next: {_ME} {after}"]) + "\n")
+    sys.stdout.write("\n".join([*lines, "", next_lines(f"{_ME} {after}")]))
     return 0
 
 
@@ -316,7 +316,7 @@ def _retry(name: str, cells: Sequence[str], changes: dict[str, Any]) -> int:
         sys.stderr.write(f"{row.cell}: is {row.state}{hint}\n")
     if not again:
         sys.stdout.write(f"nothing to submit again: {summary(list(rows.values()))}\n")
-        sys.stdout.write(f"next: {_ME} status {quote(name)}\n")
+        sys.stdout.write(next_lines(f"{_ME} status {quote(name)}"))
         return 1 if lost or others else 0
     if target.run is not None:
         return _retry_run(target, changes)
@@ -324,7 +324,7 @@ def _retry(name: str, cells: Sequence[str], changes: dict[str, Any]) -> int:
         sys.stdout.write(f"again: {row.cell} ({row.state})\n")
     sys.stdout.flush()
     code = _submit_again(target.grid, name, {row.cell for row in again} if cells else None, changes)
-    sys.stdout.write(f"next: {_ME} status {quote(name)}\n")
+    sys.stdout.write(next_lines(f"{_ME} status {quote(name)}"))
     return code or (1 if others else 0)
 
 
@@ -394,7 +394,7 @@ def _cancel(name: str, cells: Sequence[str]) -> int:
         sys.stderr.write(
             f"{job}: not cancelled, as nothing is known of it: {answers[job].reason}\n"
         )
-    sys.stdout.write(f"next: {_ME} status {quote(name)}\n")
+    sys.stdout.write(next_lines(f"{_ME} status {quote(name)}"))
     return 1 if unknown else 0
 
 

@@ -446,7 +446,7 @@ def test_a_dry_run_refuses_what_the_run_refuses_in_the_same_line(
     for more in (["--dry_run"], []):
         flags = ["maskedclip_vits", "--gpus=0", "--cluster=local", *here, *more]
         config, launch, *_ = read_config("", LaunchConfig(), "maskedclip_vitl", flags)
-        with pytest.raises(ValueError, match=r"^\S+: .*; ") as refused:
+        with pytest.raises(ValueError, match=r": .*; ") as refused:
             submit(config, launch)
         lines.append(str(refused.value))
     assert lines[0] == lines[1]

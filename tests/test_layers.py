@@ -19,7 +19,7 @@ VERBS = {
 }  # fmt: skip
 ROOT_FILES = {
     "__init__", "casting", "config", "recipes", "command", "cluster_profile", "inference",
-    "compare", "slurm",
+    "compare", "slurm", "next_step",
 }  # fmt: skip
 # what an import name is called on the package index
 DISTRIBUTIONS = {"cv2": "opencv-python-headless", "PIL": "pillow", "sklearn": "scikit-learn"}

@@ -26,6 +26,7 @@ from maskedclip.command import one_line_errors, read_config, takes_colours
 from maskedclip.config import Config
 from maskedclip.doctor import filesystem, gpus, machine, run_inputs, slurm, torch_probe
 from maskedclip.doctor.outcome import Outcome, not_applicable
+from maskedclip.next_step import next_lines
 
 USAGE = __doc__ or ""
 ROOT = Path(__file__).resolve().parents[2]
@@ -176,11 +177,11 @@ def _of_answers(
     ]  # fmt: skip
 
 
-def report(checks: list[Check], took_s: float, launch: str, coloured: bool) -> str:
+def report(checks: list[Check], took_s: float, arguments: str, coloured: bool) -> str:
     """Return the checks as aligned lines, faults with their fixes, ending in what to do next.
 
     Args:
-        launch: the arguments of submit_pretrain for this run.
+        arguments: the recipe, its changes, nodes and GPUs; "" where none are named.
     """
     width = max(len(check.name) for check in checks)
     lines = []
@@ -198,11 +199,12 @@ def report(checks: list[Check], took_s: float, launch: str, coloured: bool) -> s
         "",
         f"{len(checks)} checks in {took_s:.1f} s: {shown}; "
         f"the slowest: {slowest.name}, {slowest.seconds:.1f} s",
-        f"next: python launchers/submit_pretrain.py {launch} --dry_run"
-        if not counts["failed"]
-        else "next: fix what failed, then run this again",
     ]
-    return "\n".join(lines) + "\n"
+    command = f"python launchers/submit_pretrain.py {arguments or 'demo'} --dry_run"
+    if counts["failed"]:
+        lines.append("fix what failed, then check again")
+        command = f"python tools/doctor.py {arguments}".strip()
+    return "\n".join(lines) + "\n" + next_lines(command)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -222,6 +224,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
             asked = {"nodes": options.nodes, "gpus": options.gpus}
             usual = {"nodes": 1, "gpus": None}
             flags = [f"--{name}={value}" for name, value in asked.items() if value != usual[name]]
-            launch = " ".join([named or "demo", *flags])
-            sys.stdout.write(report(checks, took_s, launch, takes_colours(sys.stdout)))
+            written = " ".join([*([named] if named else []), *flags])
+            sys.stdout.write(report(checks, took_s, written, takes_colours(sys.stdout)))
     return int(any(check.state == "failed" for check in checks))

@@ -44,14 +44,22 @@ OLDER_BUILD = (
 )
 
 
-def find_gpu(name: str) -> Gpu:
-    """Return the GPU of that name; ValueError, with the nearest ones, where it is not known."""
+def find_gpu(name: str, smallest: float | None = None) -> Gpu:
+    """Return the GPU of that name; ValueError, with the nearest ones, where it is not known.
+
+    Args:
+        smallest: bytes of the smallest one there, if they are known: a slice has less memory than
+            the data sheet says.
+    """
     key = name.lower()
     if key not in GPUS:
         same_chip = [known for known in GPUS if known.startswith(f"{key}-")]
         near = same_chip or difflib.get_close_matches(key, GPUS, n=1) or list(GPUS)
         raise ValueError(f"gpu {name!r} is not known; did you mean {' or '.join(near)}?")
-    return GPUS[key]
+    gpu = GPUS[key]
+    return (
+        gpu if smallest is None else gpu._replace(usable_gib=min(gpu.usable_gib, smallest / 2**30))
+    )
 
 
 def bf16_peak(device_name: str) -> float | None:

@@ -4,7 +4,6 @@ import logging
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from shlex import quote
 from typing import Any
 
 from maskedclip.data.folds import folds_line, folds_of
@@ -33,6 +32,7 @@ from maskedclip.finetune.threshold_rows import group_rows, threshold_rows
 from maskedclip.metrics import results
 from maskedclip.metrics.class_groups import ClassGroup, group_of
 from maskedclip.metrics.results import no_order
+from maskedclip.next_step import next_lines, report_command
 from maskedclip.shards.image_folders import as_shards, tree_of
 
 logger = logging.getLogger(__name__)
@@ -56,8 +56,10 @@ def run(options: EvaluateConfig) -> list[dict[str, Any]]:
     rows = evaluate_as_asked(encoder, datasets, protocols, out, options)
     alone = tuple(protocols) == (TRANSFER,) and not options.shots
     protocol = TRANSFER_WHOLE if options.whole else TRANSFER
-    more = f"_{protocol} --protocol={protocol}" if alone else ""
-    sys.stdout.write(f"next: python -m maskedclip.report {quote(str(out))} --out report{more}\n")
+    command = (
+        report_command([out], f"report_{protocol}", protocol) if alone else report_command([out])
+    )
+    sys.stdout.write(next_lines(command))
     return rows
 
 

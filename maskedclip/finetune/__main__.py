@@ -6,7 +6,7 @@ python -m maskedclip.finetune RUN_OR_WEIGHTS --dataset shards/idrid --folds 5
 
 if __name__ == "__main__":  # a config first: --help and mistakes answer before torch is imported
     import sys
-    from shlex import quote
+    from pathlib import Path
 
     from maskedclip.command import log_lines, one_line_errors
     from maskedclip.finetune.command import read_finetune
@@ -21,6 +21,7 @@ if __name__ == "__main__":  # a config first: --help and mistakes answer before 
     from maskedclip.finetune.loop import finetune, planned_memory
     from maskedclip.finetune.measured_rows import measured_rows
     from maskedclip.metrics import results
+    from maskedclip.next_step import next_lines, report_command, tuned_commands
 
     log_lines()
     with one_line_errors():
@@ -29,6 +30,5 @@ if __name__ == "__main__":  # a config first: --help and mistakes answer before 
             sys.exit()
         directory = cross_validate(CONFIG, FOLDS) if FOLDS else finetune(CONFIG)
         sys.stdout.write(results.table(measured_rows(directory)))
-        sys.stdout.write(
-            f"next: python -m maskedclip.report {quote(str(directory))} --out report\n"
-        )
+        use = tuned_commands(directory, Path(CONFIG.dataset))
+        sys.stdout.write(next_lines(report_command([directory]), *use))

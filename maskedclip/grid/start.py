@@ -55,9 +55,9 @@ from maskedclip.grid.study_command import Study
 from maskedclip.grid.sweep_command import FINETUNE_PROTOCOL, Sweep, SweepConfig
 from maskedclip.jobs.code_snapshot import on_code, snapshot_path
 from maskedclip.jobs.job import interpreter
-from maskedclip.jobs.next_step import curves_commands
 from maskedclip.jobs.submit import cluster_of, script
 from maskedclip.metrics.results import in_columns
+from maskedclip.next_step import curves_commands, next_lines
 from maskedclip.pretrain.preflight import pretraining_on_tests
 
 logger = logging.getLogger(__name__)
@@ -381,7 +381,7 @@ def _say_next(grid: Grid) -> None:
     for cell in grid.cells:
         if cell.stage == REPORT and finished(grid, cell):
             sys.stdout.write(f"{_shown(run_of(grid, cell)) / 'index.html'}\n")
-    sys.stdout.write(f"next: python -m maskedclip.slurm status {quote(str(path))}\n")
+    sys.stdout.write(next_lines(f"python -m maskedclip.slurm status {quote(str(path))}"))
 
 
 def _shown(path: Path) -> Path:

@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from shlex import quote
 from typing import NamedTuple
 
 from maskedclip.config import FinetuneConfig
@@ -21,6 +20,7 @@ from maskedclip.grid.study_command import Study
 from maskedclip.metrics.results import read_rows, written
 from maskedclip.metrics.scores import metrics_of
 from maskedclip.models.checkpoints.files import RANDOM, locate
+from maskedclip.next_step import next_lines, report_command
 from maskedclip.shards.image_folders import TASK, as_shards, tree_of
 
 logger = logging.getLogger(__name__)
@@ -59,9 +59,7 @@ def run(study: Study) -> int:
     for name, fault in failed.items():
         sys.stderr.write(f"failed: {name}: {fault}\n")
     if len(failed) < len(cells):
-        sys.stdout.write(
-            f"next: python -m maskedclip.report {quote(str(study.config.out))} --out report\n"
-        )
+        sys.stdout.write(next_lines(report_command([study.config.out])))
     return 1 if failed else 0
 
 

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 from maskedclip.command import log_lines
 from maskedclip.config import Config
 from maskedclip.engine.device_settings import grow_segments
-from maskedclip.jobs.next_step import curves_commands, finetune_command
+from maskedclip.next_step import curves_commands, finetune_command
 
 if TYPE_CHECKING:
     import submitit

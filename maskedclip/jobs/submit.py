@@ -18,10 +18,10 @@ from maskedclip.engine.closed_terminal import stops_as_by_ctrl_c
 from maskedclip.engine.cores import cores
 from maskedclip.jobs.code_snapshot import on_code, snapshot, snapshot_path, this_code
 from maskedclip.jobs.job import NOT_QUEUED, Job, interpreter
-from maskedclip.jobs.next_step import curves_commands
 from maskedclip.jobs.processes import holder
 from maskedclip.jobs.slurm_queue import writing_to
 from maskedclip.metrics.file_lock import locked
+from maskedclip.next_step import curves_commands
 
 _FAILED = "Submitted job triggered an exception"  # submitit's words
 _LOCK = ".lock"  # of who starts a run, in its folder of jobs

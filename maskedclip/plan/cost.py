@@ -116,20 +116,13 @@ def plan(  # noqa: PLR0913 (the run, its machine, what is assumed)
     shard_size: int = 0,
     pue: float = 1.2,
     kg_per_kwh: float = 0.4,
-    smallest: float | None = None,
+    smallest: float | None = None,  # bytes of the smallest card there
 ) -> Plan:
     """Return what `config` costs on nodes x gpus cards of the name `gpu`.
 
-    Args:
-        smallest: bytes of the smallest card that is there, if they are known: a slice of a card
-            has less than its data sheet says.
-
-    Raises ValueError for a card that is not known or lacks the run's precision, a batch that the
-    ranks cannot share, or a text tower whose shape is not known.
+    Raises ValueError for an unknown card, precision or text tower, and a batch not to be shared.
     """
-    card, data, world = find_gpu(gpu), config.data, nodes * gpus
-    if smallest is not None:
-        card = card._replace(usable_gib=min(card.usable_gib, smallest / 2**30))
+    card, data, world = find_gpu(gpu, smallest), config.data, nodes * gpus
     check_divisible((data.paired_batch, data.unpaired_batch), world, config.optim.accumulate)
     value, peak = _precision(config, card, gpu)
     from maskedclip.pretrain.methods import method_of  # loads torch
@@ -147,24 +140,21 @@ def plan(  # noqa: PLR0913 (the run, its machine, what is assumed)
     hours = steps * step_s / 3600
     state = 4 * (3 * network.parameters + network.teacher_parameters)
     exported = 4 * (network.parameters + network.encoder.parameters)
-    carbon = f"CO2e: {card.watts} W a board x PUE {pue:g} x {kg_per_kwh:g} kg/kWh"
-    notes = [*assumed, *said, carbon]
-    if network.contrasts:
-        notes.append(f"captions of {whole.text_tokens} tokens (those of categories have 8 to 23)")
-    notes += _on_scaling(ways, share, step_s)
+    notes = [*assumed, *said]
+    notes.append(f"CO2e: {card.watts} W a board x PUE {pue:g} x {kg_per_kwh:g} kg/kWh")
+    notes += _on_step(network, ways, share, step_s)
     decoded = decoding(data, share.images / step_s, cpus_per_rank, shard_size)
     notes += [f"STARVED: {decoded.starves}"] if decoded.starves else []
     notes.append(f"{_KIND[value]} at {peak / 1e12:g} TFLOP/s a card (data sheet)")
-    memory = footprint.memory(network, share, ways)
-    fits = memory.total <= FULL * card.usable_gib * 2**30
+    memory, room = footprint.memory(network, share, ways), FULL * card.usable_gib * 2**30
     return Plan(
         run=config.name, gpu=gpu, nodes=nodes, gpus=gpus, mfu=mfu,
         load=share, parts=ways.parts,
         parameters=_parameters(network), flops=flops, flops_again=again, traffic=traffic,
         memory=memory,
         usable_bytes=card.usable_gib * 2**30,
-        largest=_largest(network, share, ways, FULL * card.usable_gib * 2**30),
-        fixes=() if fits else _fixes(config, network, card, ways, whole),
+        largest=_largest(network, share, ways, room),
+        fixes=() if memory.total <= room else _fixes(config, network, card, ways, whole),
         snapshot_bytes=state / nodes if config.engine.async_checkpoint else 0.0,
         checkpoint_bytes=state,
         disk_bytes=(config.engine.keep + 1) * state + exported, staged_bytes=_staged_bytes(data),
@@ -193,8 +183,10 @@ def _ways(
     )  # fmt: skip
 
 
-def _on_scaling(ways: Ways, share: BatchShape, step_s: float) -> list[str]:
+def _on_step(network: NetworkShape, ways: Ways, share: BatchShape, step_s: float) -> list[str]:
     notes, launches = [f"sharding {ways.sharding} (docs/plan.md)"], _LAUNCHES_S[ways.is_whole]
+    if network.contrasts:
+        notes.append(f"captions of {share.text_tokens} tokens (those of categories have 8 to 23)")
     if ways.nodes > 1:
         notes.append("exchange at the link's rate; between nodes it is slower")
     if step_s < launches:

@@ -29,6 +29,7 @@ from maskedclip.metrics.cells import safe_path, safe_text
 from maskedclip.metrics.file_lock import locked
 from maskedclip.models.checkpoints.files import locate_classifier, read_header
 from maskedclip.models.classifier import TaskHead
+from maskedclip.next_step import next_lines
 from maskedclip.predict.command import PredictConfig
 from maskedclip.predict.photographs import (
     FolderPictures,
@@ -113,7 +114,7 @@ def run(options: PredictConfig) -> Path:
     except BlockingIOError:
         raise RuntimeError(f"{out}: another process is writing it; wait for it") from None
     sys.stdout.write(_summary(out, found, head))
-    sys.stdout.write(f"next: {_next(options, pictures)}\n")
+    sys.stdout.write(next_lines(_next(options, pictures)))
     return out
 
 

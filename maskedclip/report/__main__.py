@@ -10,7 +10,6 @@ every number, and runs/ with a page a result. Without --out DIR is report/ in th
 
 if __name__ == "__main__":  # options first: --help and mistakes answer before torch is imported
     import logging
-    import shlex
     import sys
 
     from maskedclip.command import one_line_errors
@@ -18,6 +17,7 @@ if __name__ == "__main__":  # options first: --help and mistakes answer before t
 
     RUNS, OPTIONS = read_report(__doc__)
 
+    from maskedclip.next_step import next_lines, report_command
     from maskedclip.report.build import how_to_open, report
 
     logging.basicConfig(level=logging.INFO, format="%(message)s")
@@ -30,7 +30,6 @@ if __name__ == "__main__":  # options first: --help and mistakes answer before t
     for line in WRITTEN.problems:
         sys.stderr.write(line + "\n")
     for protocol in WRITTEN.other_protocols[:1]:
-        words = ["python", "-m", "maskedclip.report", *map(str, RUNS)]
-        words += ["--out", f"{OPTIONS.out}_{protocol}", f"--protocol={protocol}"]
-        sys.stdout.write(f"next: {shlex.join(words)}\n")
+        command = report_command(RUNS, f"{OPTIONS.out}_{protocol}", protocol)
+        sys.stdout.write(next_lines(command))
     sys.exit(1 if WRITTEN.problems else 0)

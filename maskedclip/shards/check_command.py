@@ -1,6 +1,7 @@
 """The command line of check_shards."""
 
 import json
+import shlex
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -8,6 +9,7 @@ from pathlib import Path
 from shlex import quote
 
 from maskedclip.command import ANY, CommandLine, Given, Options, Word, one_line_errors
+from maskedclip.next_step import next_lines, pretrain_command
 from maskedclip.shards.check import CSV_FILE, SHEET_FILE, CheckRequest, Findings, check, summary
 
 HELP = """\
@@ -114,20 +116,48 @@ def _last(findings: Findings) -> list[str]:
         lines.append(f"images of the pairs: {request.out / SHEET_FILE}")
     for directory, count in findings.dropped.items():
         lines.append(f"{directory}: {count} samples added to exclude.csv")
+    return lines + _advice(findings, divide_again)
+
+
+def _advice(findings: Findings, divide_again: list[str]) -> list[str]:
+    """Return what is to be done, and the commands that do it."""
+    request, count = findings.request, summary(findings)["to_drop"]
     damaged = {checked.third_party for checked in findings.checked if checked.problems}
+    lines, commands = [], [*divide_again]
     if False in damaged:
-        lines.append("next: build the damaged shards again with tools/make_shards.py")
+        lines.append("build the damaged shards again with tools/make_shards.py, then check again")
     if True in damaged:
-        lines.append("next: make the damaged tars again; training leaves out what is named above")
-    lines += [f"next: {command}" for command in divide_again]
-    if numbers["to_drop"] and not request.drop:
-        lines.append(f"next: the same command with --drop leaves out {numbers['to_drop']} samples")
+        lines.append("make the damaged tars again; training leaves out what is named above")
+    if count and not request.drop:
+        lines.append(f"--drop leaves out {count} samples")
+        commands.append(_again(request, drop=True))
     elif findings.dropped:
-        lines.append("next: the same command without --drop reports the remaining pairs")
+        lines.append("without --drop the remaining pairs are reported")
+        commands.append(_again(request, drop=False))
+    elif damaged:
+        commands.append(_again(request, drop=request.drop))
     elif findings.clean:
-        out = " --data.leave_out_tests" if _states_tests(findings) else ""
-        lines.append(f"next: python launchers/submit_pretrain.py --data.paired=DIR,...{out}")
-    return lines
+        commands.append(_pretrain(findings))
+    return [*lines, *next_lines(*commands).splitlines()]
+
+
+def _again(request: CheckRequest, *, drop: bool) -> str:
+    words = ["python", "tools/check_shards.py", *map(str, request.directories)]
+    words += ["--against", *map(str, request.against)] if request.against else []
+    words += [f"--out={request.out}"] if request.out != CheckRequest.out else []
+    return shlex.join([*words, *(["--drop"] if drop else [])])
+
+
+def _pretrain(findings: Findings) -> str:
+    from maskedclip.shards.checks.dataset import tables
+
+    own = findings.checked[: findings.own]
+    captioned = {one.directory for one in own if tables(one)["with_caption"]}
+    return pretrain_command(
+        [one.directory for one in own if one.directory in captioned],
+        [one.directory for one in own if one.directory not in captioned],
+        tested=_states_tests(findings),
+    )
 
 
 def _apart(findings: Findings) -> tuple[list[str], list[str]]:

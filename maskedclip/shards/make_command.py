@@ -8,6 +8,7 @@ from shlex import quote
 from typing import Any
 
 from maskedclip.command import CommandLine, Given, Options, Word, one_line_errors
+from maskedclip.next_step import next_lines, pretrain_command, tune_command
 from maskedclip.shards.make import SAID_OF_FOLDERS, ShardRequest, Summary, build
 
 HELP = """\
@@ -326,16 +327,15 @@ def _next(summary: Summary) -> list[str]:
     role = manifest["recipe"]["role"]
     if manifest["recipe"]["name"] in ("folder", "csv"):
         role = "paired" if manifest["counts"]["with_caption"] else "unpaired"
+    # what is tuned below is tested on these images
     tested = any(isinstance(file, Path) for file in summary.splits.values())
-    out = " --data.leave_out_tests" if tested else ""  # what is tuned below is tested on them
-    train = f"python launchers/submit_pretrain.py --data.{role}={quote(str(directory))}{out} ..."
-    tune = [
-        f"python -m maskedclip.finetune RUN --dataset {quote(str(directory))} --task {quote(task)}"
-        for task in [task for task, file in summary.splits.items() if isinstance(file, Path)][:1]
-    ]
+    paired, unpaired = ([directory], []) if role == "paired" else ([], [directory])
+    train = pretrain_command(paired, unpaired, tested=tested)
+    tasks = [task for task, file in summary.splits.items() if isinstance(file, Path)]
+    tune = [tune_command(directory, task) for task in tasks[:1]]
     steps = tune if role == "downstream" else [train, *tune]
     check = f"python tools/check_shards.py {quote(str(directory))}"
-    return [f"next: {check}", *(f"   or: {step}" for step in steps)]
+    return next_lines(check, *steps).splitlines()
 
 
 def _listed(counts: dict[str, int]) -> str:

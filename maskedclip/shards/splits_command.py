@@ -17,10 +17,10 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from shlex import quote
 from typing import TYPE_CHECKING
 
 from maskedclip.command import CommandLine, Options, Word, one_line_errors
+from maskedclip.next_step import next_lines, tune_command
 
 if TYPE_CHECKING:  # these import the rest of the package, and `--help` must not wait for that
     from maskedclip.data.labelled import LabelledSample, Task
@@ -136,9 +136,5 @@ def main(arguments: Sequence[str] | None = None) -> None:
     directory = Path(given.words[0])
     with one_line_errors():
         written = make_splits(directory, given.config())
-        choice = (
-            f" --split={quote(str(written[0]))}" if "seed" in given.changes[0] and written else ""
-        )
-        sys.stdout.write(
-            f"next: python -m maskedclip.finetune RUN --dataset={quote(str(directory))}{choice}\n"
-        )
+        split = written[0] if "seed" in given.changes[0] and written else None
+        sys.stdout.write(next_lines(tune_command(directory, split=split)))

@@ -15,12 +15,12 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from shlex import quote
 
 from maskedclip.command import CommandLine, Options, Word, one_line_errors
 from maskedclip.models.checkpoints.archives import check_archive, is_zip
 from maskedclip.models.checkpoints.file_kinds import SAFETENSORS, TORCH, check_kind
 from maskedclip.models.checkpoints.files import read_safetensors, readable
+from maskedclip.next_step import evaluate_command, next_lines
 
 _SECONDS = 1800
 _CHILD = "maskedclip.weights.convert_child"
@@ -94,5 +94,5 @@ def main(arguments: Sequence[str] | None = None) -> None:
         out = convert(source, options.out or source.with_suffix(".safetensors"))
         sys.stdout.write(
             f"{out}: {len(read_safetensors(out)[0])} tensors, {out.stat().st_size / 1e6:,.1f} MB\n"
-            f"next: python -m maskedclip.evaluate {quote(str(out))} --datasets DIR\n"
+            f"{next_lines(evaluate_command(out))}"
         )

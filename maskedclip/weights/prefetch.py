@@ -25,6 +25,7 @@ from typing import NamedTuple
 from maskedclip.command import one_line_errors, read_config
 from maskedclip.config import Config
 from maskedclip.models import BUILTIN
+from maskedclip.next_step import next_lines
 
 USAGE = __doc__ or ""
 _WAIT_S = 10.0
@@ -102,7 +103,7 @@ def prefetch(config: Config, named: str, options: PrefetchConfig) -> str:
     if not wanted:
         return (
             f"{named}: nothing to fetch, as it takes no text tower and no initial weights from a "
-            f"hub\nnext: python launchers/submit_pretrain.py {named}\n"
+            f"hub\n{_next(config, named)}"
         )
     environment = dict(os.environ)
     if options.cache:
@@ -121,7 +122,18 @@ def prefetch(config: Config, named: str, options: PrefetchConfig) -> str:
         if options.cache:
             lines.append(f"  export TORCH_HOME={shlex.quote(environment['TORCH_HOME'])}")
     lines.append("  export HF_HUB_OFFLINE=1")
-    return "\n".join([*lines, f"next: python launchers/submit_pretrain.py {named}"]) + "\n"
+    return "\n".join([*lines, _next(config, named)])
+
+
+def _next(config: Config, named: str) -> str:
+    """Return what comes next: the run, or where its shards are still to be made, these."""
+    from maskedclip.pretrain.preflight import check  # NumPy, which --help does without
+
+    try:
+        check(config)
+    except ValueError as error:
+        return f"not yet ready to run: {error}\n{next_lines('python tools/make_shards.py --list')}"
+    return next_lines(f"python launchers/submit_pretrain.py {named}")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

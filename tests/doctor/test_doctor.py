@@ -456,7 +456,7 @@ def test_the_report_is_aligned_and_coloured_only_on_a_terminal():
     first, second, fix = plain.splitlines()[:3]
     assert first.index("fine") == second.index("broken") == fix.index("fix: fix it")
     assert "the slowest: longer, 2.0 s" in plain
-    assert plain.splitlines()[-1] == "next: fix what failed, then run this again"
+    assert plain.splitlines()[-1] == "next: python tools/doctor.py demo"
     assert "submit_pretrain.py demo --dry_run" in report(checks[:1], 1.0, "demo", False)
 
 

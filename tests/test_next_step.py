@@ -1,6 +1,7 @@
 """Commands that are printed run as they stand, whatever names are in them."""
 
 import json
+import re
 import shlex
 import subprocess
 import sys
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from maskedclip.finetune.command import read_finetune
-from maskedclip.jobs.next_step import curves_commands, finetune_command
+from maskedclip.next_step import curves_commands, finetune_command
 from maskedclip.slurm import main
 from tests.grid.grids import pretrained
 
@@ -49,7 +50,7 @@ def test_what_status_prints_runs_when_it_is_pasted(tmp_path, capsys, monkeypatch
         (tmp_path / run / "jobs" / name).write_text("")
     main(["status", str(run)])
     shown = capsys.readouterr().out
-    commands = [x.removeprefix("next:").strip() for x in shown.splitlines() if "python -m" in x]
+    commands = re.findall(r"^(?:next:|   or:) (.*)$", shown, re.MULTILINE)
     assert commands
     for command in commands:
         if " retry " in command:  # would begin the run
