@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from maskedclip.data.captions import prompts as prompts_of
+from maskedclip.data.chinese_words import in_chinese
 from maskedclip.data.labelled_views import preparation
 from maskedclip.data.photographs.decoding import UnreadableImage, decode, decode_opened
 from maskedclip.data.photographs.field_of_view import crop_field
@@ -158,8 +159,14 @@ class Model:
         return class_YD
 
     def prompts(self, name: str) -> list[str]:
-        """Return the captions of a class of this name, as the text tower was trained on."""
-        return self.joint.card.prompts(name) if self.joint else prompts_of(name)
+        """Return the captions of a class of this name, as the text tower was trained on.
+
+        A tower that reads Chinese is asked for the categories of the expert dictionary in Chinese.
+        """
+        if self.joint is None:
+            return prompts_of(name)
+        card = self.joint.card
+        return card.prompts(in_chinese(name) if card.language == "Chinese" else name)
 
     def zero_shot(self, image_BD: Tensor, class_YD: Tensor) -> Tensor:
         """Return probability_BY of images over classes, at the trained temperature."""

@@ -90,11 +90,16 @@ class FrozenEncoder:
 
     @cached_property
     def reads_text(self) -> bool:
-        """Whether it can be asked for a dataset's classes, whose names are English."""
+        """Whether it can be asked for a dataset's classes, if it reads their language."""
         if self.is_random or self.header:
             return self._is_own and "classes" not in self.header
-        joint = self.model.joint
-        return joint is not None and not joint.card.language
+        return self.model.joint is not None
+
+    def check_language(self, captions: Sequence[Sequence[str]]) -> None:
+        """Raise ValueError where its text tower does not read a caption of a class."""
+        joint = None if self.is_random or self.header else self.model.joint
+        if joint is not None:
+            joint.card.check_language([caption for each in captions for caption in each])
 
     @property
     def prompts(self) -> Callable[[str], list[str]] | None:

@@ -22,6 +22,7 @@ from maskedclip.evaluate.predicting import (
     ZERO_SHOT,
     Benchmark,
     Evaluation,
+    class_prompts,
 )
 from maskedclip.evaluate.projector import write_projector
 from maskedclip.evaluate.transfer import TRANSFER, TRANSFER_WHOLE, transfer
@@ -147,6 +148,7 @@ def evaluate(  # noqa: PLR0913 (one keyword an option of the command)
         benchmark = _benchmark(directory, name, classes_order)
         joined = _group(group, benchmark.task)
         own, few = for_kind(benchmark.task, frozen, shots)
+        own = _worded(encoder, benchmark, own, few)
         tried = _tried(benchmark, folds, own, fractions, range(seed, seed + seeds), few)
         kept = cache or out / FOLDER
         new = evaluate_tried(encoder, tried, out, kept, threads)
@@ -262,6 +264,27 @@ def unserved(encoder: FrozenEncoder, protocols: Sequence[str]) -> dict[str, str]
     if not encoder.header.get("classes"):
         reasons[TRANSFER] = "no fine-tuned network"
     return {name: reasons[name] for name in protocols if name in reasons}
+
+
+def _worded(
+    encoder: FrozenEncoder, benchmark: Benchmark, protocols: list[str], shots: Sequence[int]
+) -> list[str]:
+    """Return the protocols without zero-shot where the encoder reads another language, said so.
+
+    Raises ValueError where nothing is left.
+    """
+    if ZERO_SHOT not in protocols:
+        return protocols
+    try:
+        encoder.check_language(class_prompts(benchmark, encoder.prompts))
+    except ValueError as error:
+        if len(protocols) == 1 and not shots:
+            raise ValueError(f"{encoder.weights}: {error}") from None
+        logger.warning(
+            "%s: %s: %s; zero-shot is left out", encoder.weights, benchmark.dataset.name, error
+        )
+        return [name for name in protocols if name != ZERO_SHOT]
+    return protocols
 
 
 def for_kind(

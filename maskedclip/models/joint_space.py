@@ -127,8 +127,8 @@ def joint_space(weights: Weights, format: WeightFormat) -> JointSpace | None:
     if card is None:
         return None
     try:
-        if card.kind == "clip":
-            tensors = _with_openai_names(tensors)
+        if card.kind in _OWN_WORDS:
+            tensors = _with_own_names(tensors, card.kind)
         if _EMBEDDINGS[card.kind] not in tensors:
             return None
         image, text = _KINDS[card.kind](card, tensors)
@@ -248,12 +248,20 @@ def _clip(card: TextCard, tensors: Tensors) -> tuple[nn.Module, nn.Module]:
     return _Linear(tensors["visual.proj"]), text
 
 
-def _with_openai_names(tensors: Tensors) -> Tensors:
-    """Return a CLIP of transformers with its words and projections as OpenAI has them."""
-    words_VD = tensors.get("text_model.embeddings.token_embedding.weight")
+_OWN_WORDS = {  # where transformers has the words of a CLIP
+    "clip": "text_model.embeddings.token_embedding.weight",
+    "chinese": "text_model.embeddings.word_embeddings.weight",
+}
+
+
+def _with_own_names(tensors: Tensors, kind: str) -> Tensors:
+    """Return a CLIP of transformers with its words and projections as its own code has them."""
+    words_VD = tensors.get(_OWN_WORDS[kind])
     if words_VD is None:
         return tensors
-    renamed = dict(tensors) | {"token_embedding.weight": words_VD}
+    renamed = dict(tensors) | {_EMBEDDINGS[kind]: words_VD}
+    if kind == "chinese":
+        renamed |= {re.sub(r"^text_model\.", "bert.", name): t for name, t in tensors.items()}
     for theirs, ours in (
         ("text_projection", "text_projection"),
         ("visual_projection", "visual.proj"),

@@ -15,6 +15,9 @@ from maskedclip.metrics.comparison import paired_bootstrap
 from maskedclip.metrics.results import predictions_of, read_rows
 from maskedclip.metrics.seen_images import in_words
 from tests.colours import two_colours
+from tests.evaluate.test_evaluate import write_colours
+from tests.models.checkpoints.test_architectures import written
+from tests.models.test_joint_space import CHINESE, vilref_whole
 from tests.untrained import exported
 
 
@@ -126,3 +129,23 @@ def test_names_that_mean_no_two_encoders_are_refused(asked: EvaluateConfig, tmp_
     ours = asked.weights.split(",")[0]
     with pytest.raises(ValueError, match="are both called ours in tables"):
         run_all(replace(asked, weights=f"{ours},{tmp_path / 'other' / 'ours'}"))
+
+
+def test_a_chinese_text_tower_has_zero_shot_but_where_a_class_has_no_chinese_words(
+    asked: EvaluateConfig, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "vocab.txt").write_text("\n".join(CHINESE) + "\n")
+    vilref = written(tmp_path, "vilref.pt", vilref_whole().content)
+    write_colours(tmp_path / "findings")
+    two_colours(tmp_path / "two", contrast=2)
+    options = replace(
+        asked, weights=f"{vilref},{asked.weights.split(',')[0]}", out=str(tmp_path / "out"),
+        datasets=(str(tmp_path / "findings"), str(tmp_path / "two")),
+    )  # fmt: skip
+    rows = run_all(options)
+    measured = {(row["run"], row["task"]) for row in rows if row["protocol"] == "zeroshot"}
+    assert measured == {("vilref", "disease"), ("ours", "disease"), ("ours", "colour")}
+    assert (
+        "prompt 'green': this text tower reads Chinese; write the prompts in Chinese; zero-shot "
+        "is left out" in caplog.text
+    )

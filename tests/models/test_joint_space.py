@@ -10,12 +10,25 @@ import torch
 import torchvision
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import BertConfig, BertModel, BertTokenizer, CLIPConfig, CLIPModel
+from transformers import (
+    BertConfig,
+    BertModel,
+    BertTokenizer,
+    ChineseCLIPConfig,
+    ChineseCLIPModel,
+    CLIPConfig,
+    CLIPModel,
+)
 
 import maskedclip
-from maskedclip.models.checkpoints.files import Weights
+from maskedclip.data.chinese_words import CHINESE as CHINESE_WORDS
+from maskedclip.data.chinese_words import in_chinese
+from maskedclip.data.expert_dictionary import EXPERT
+from maskedclip.metrics.zero_shot import EDEMA, GRADES
+from maskedclip.models.checkpoints.files import Weights, read_checkpoint
 from maskedclip.models.checkpoints.formats import formats
 from maskedclip.models.joint_space import JointSpace, joint_space
+from maskedclip.models.pretrained import recognise
 from tests.models.checkpoints.test_architectures import SIZE, WIDTH, drawn, renamed, written
 from tests.models.checkpoints.test_weight_cards import CLIPS, IMAGENET, retizero
 
@@ -24,7 +37,7 @@ ENGLISH = [
     *SPECIAL, "a", "fundus", "photograph", "of", "glaucoma", "normal", "macular", "hole",
     "no", "mild", "moderate", "severe", "proliferative", "diabetic", "retinopathy",
 ]  # fmt: skip
-CHINESE = [*SPECIAL, *"青光眼正常黄斑裂孔"]
+CHINESE = [*SPECIAL, *"青光眼正常黄斑裂孔的照片底"]
 JOINT = 32
 
 
@@ -169,6 +182,29 @@ def vilref_whole() -> Theirs:
     return Theirs({"state_dict": tensors}, lambda x: F.normalize(tower(x), dim=-1), rows, 100.0)
 
 
+def transformers_chinese_clip() -> Theirs:
+    """As the hub has OFA-Sys's: transformers' own model."""
+    vision = {"hidden_size": WIDTH, "num_attention_heads": 2, "intermediate_size": 4 * WIDTH}
+    text = {"hidden_size": 64, "num_attention_heads": 1, "intermediate_size": 128}
+    text |= {"vocab_size": len(CHINESE), "max_position_embeddings": 60}
+    config = ChineseCLIPConfig(
+        vision_config=vision | {"num_hidden_layers": 2, "image_size": SIZE, "patch_size": 16},
+        text_config=text | {"num_hidden_layers": 2},
+        projection_dim=JOINT,
+    )
+    model = ChineseCLIPModel(config)
+    drawn(model)
+
+    def rows(texts: list[str]) -> Tensor:
+        state_BLD = model.text_model(**tokens(CHINESE, texts)).last_hidden_state
+        return F.normalize(model.text_projection(state_BLD[:, 0]), dim=-1)
+
+    def image(x: Tensor) -> Tensor:
+        return F.normalize(model.visual_projection(model.vision_model(x).pooler_output), dim=-1)
+
+    return Theirs(dict(model.state_dict()), image, rows, 100.0)
+
+
 def ret_clip_whole() -> Theirs:
     tensors, tower, text = chinese_tower()
     head = drawn(nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, JOINT)))
@@ -198,6 +234,13 @@ MODELS: dict[str, tuple[Callable[[], Theirs], str, Any, list[str]]] = {
         CLIPS,
         ["glaucoma", "normal"],
     ),
+    "Chinese-CLIP": (vilref_whole, "clip_cn_vit-b-16.pt", CLIPS, ["青光眼", "正常", "黄斑裂孔"]),
+    "Chinese-CLIP of transformers": (
+        transformers_chinese_clip,
+        "pytorch_model.bin",
+        CLIPS,
+        ["青光眼", "正常", "黄斑裂孔"],
+    ),
     "ViLReF": (vilref_whole, "vilref.pt", CLIPS, ["青光眼", "正常", "黄斑裂孔"]),
     "RET-CLIP": (ret_clip_whole, "ret-clip.pt", CLIPS, ["青光眼", "正常", "黄斑裂孔"]),
 }
@@ -211,8 +254,11 @@ def test_features_and_logits_of_images_and_prompts_are_those_of_its_own_code(
     theirs = make()
     if "正常" in prompts:
         (folder / "vocab.txt").write_text("\n".join(CHINESE) + "\n")
-    model = maskedclip.load(written(folder, file, theirs.content))
+    path = written(folder, file, theirs.content)
+    model = maskedclip.load(path)
     assert model.reads_text
+    form = recognise(read_checkpoint(path)).info.format
+    assert form in name or name == "a CLIP of transformers"
     value_BCHW = torch.randint(0, 256, (2, 3, SIZE, SIZE), dtype=torch.uint8)
     mean_C11, std_C11 = (torch.tensor(values).view(3, 1, 1) for values in (mean, std))
     captions = [model.prompts(prompt)[0] for prompt in prompts]
@@ -311,6 +357,27 @@ def test_a_chinese_text_tower_refuses_other_prompts(folder: Path) -> None:
     assert joint is not None
     with pytest.raises(ValueError, match=r"'glaucoma': this text tower reads Chinese"):
         joint.text_rows(["glaucoma"])
+
+
+def test_a_chinese_text_tower_is_asked_for_english_categories_in_chinese(folder: Path) -> None:
+    theirs = vilref_whole()
+    (folder / "vocab.txt").write_text("\n".join(CHINESE) + "\n")
+    model = maskedclip.load(written(folder, "vilref.pt", theirs.content))
+    assert model.prompts("glaucoma") == ["青光眼"]
+    value_BCHW = torch.randint(0, 256, (2, 3, SIZE, SIZE), dtype=torch.uint8)
+    found, expected = (
+        model.classify(value_BCHW, prompts)
+        for prompts in (["glaucoma", "normal"], ["青光眼", "正常眼底"])
+    )
+    torch.testing.assert_close(found, expected, rtol=0, atol=0)
+    with pytest.raises(ValueError, match=r"'a green dot': this text tower reads Chinese"):
+        model.classify(value_BCHW, ["glaucoma", "a green dot"])
+
+
+def test_each_category_of_the_expert_dictionary_has_chinese_words_of_its_own() -> None:
+    assert set(EXPERT) | set(EDEMA.values()) | set(GRADES.values()) <= set(CHINESE_WORDS)
+    assert len(set(CHINESE_WORDS.values())) == len(CHINESE_WORDS)
+    assert all(in_chinese(words) == words for words in CHINESE_WORDS.values())
 
 
 def test_a_text_tower_that_tells_nothing_apart_is_refused(folder: Path) -> None:
