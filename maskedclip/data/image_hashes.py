@@ -32,7 +32,7 @@ class ImageFacts(NamedTuple):
     """What is known of all images of a dataset without decoding one."""
 
     hash_N2: np.ndarray  # uint64: source, stored file; 0 where it is not known, of a damaged sample
-    published: np.ndarray  # sorted indices of those whose published split is test
+    published: np.ndarray  # sorted indices of those with a label whose published split is test
     tasks: frozenset[str]
 
 
@@ -46,7 +46,10 @@ def image_facts(dataset: Shards) -> ImageFacts:
         found = _read(dataset, np.arange(len(dataset)))
         source_N = [source for source, *_ in found]
         hash_N2 = np.stack([np.array(source_N, np.uint64), _stored(dataset)], axis=1)
-        published = [i for i, (_, split, _) in enumerate(found) if SPLIT_NAMES.get(split) == "test"]
+        # without a label there is no score that training on an image would spoil
+        published = [
+            i for i, (_, split, own) in enumerate(found) if own and SPLIT_NAMES.get(split) == "test"
+        ]
         tasks = frozenset(task for *_, tasks in found for task in tasks)
         _KNOWN[dataset] = ImageFacts(hash_N2, np.array(published, np.int64), tasks)
     return _KNOWN[dataset]
@@ -125,8 +128,9 @@ class ImageSet:
 def tested_indices(dataset: Shards, task: str) -> np.ndarray:
     """Return the sorted indices of the images that a task of the dataset is tested on.
 
-    Those are the published test split, and of each task that of splits/TASK.csv, or where it is
-    missing that of the rule by which an evaluation would divide. Other split files are not asked.
+    Those are the labelled images of the published test split, and of each task that of
+    splits/TASK.csv, or where it is missing that of the rule by which an evaluation would divide.
+    Other split files are not asked.
 
     Args:
         task: the one that is asked for, "" for all of them.

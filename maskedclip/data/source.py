@@ -79,15 +79,7 @@ class Source:
         if not self._size:
             names = ", ".join(str(dataset.directory) for dataset in self.datasets)
             raise ValueError(
-                f"data.{self.name}: no sample in {names or 'no directory'}"
-                + (
-                    " has a caption; name shards with reports, or build them with words for their "
-                    "classes (--class_words)"
-                    if captioned
-                    else ""
-                )
-                + (f" ({self.excluded} are left out by exclude.csv)" if self.excluded else "")
-                + (f" ({self.held_out} are test images, left out)" if self.held_out else "")
+                f"data.{self.name}: no sample in {names or 'no directory'}{self._why(captioned)}"
             )
         for dataset, samples, weight in zip(self.datasets, kept, weights, strict=bool(weights)):
             if weight and not len(samples):
@@ -95,6 +87,20 @@ class Source:
                     f"data.{self.name}_weights: {dataset.directory} has the weight {weight:g} and "
                     f"no sample to show; leave it out, or give it the weight 0"
                 )
+
+    def _why(self, captioned: bool) -> str:
+        """Return why no sample is left: by what the last of them went, with how to keep them."""
+        if self.held_out:
+            return (
+                f" is left: {self.held_out} are test images; --data.leave_out_tests=false (and "
+                f"--data.leave_out_tests_of=) lets them take part, and scores on them get a dagger"
+            )
+        if captioned and self.left_out:
+            return (
+                " has a caption; name shards with reports, or build them with words for their "
+                "classes (--class_words)"
+            )
+        return f" is left: {self.excluded} stand in exclude.csv; remove it" if self.excluded else ""
 
     def __len__(self) -> int:
         return self._size

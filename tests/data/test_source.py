@@ -60,6 +60,17 @@ def test_datasets_without_samples_take_no_part():
         Source("unpaired", [Computed("a", 0)], 3, False)
 
 
+def test_an_empty_source_says_which_flag_emptied_it():
+    everything = [np.arange(3)]
+    with pytest.raises(ValueError, match=r"3 are test images; --data\.leave_out_tests=false"):
+        Source("unpaired", [Computed("a", 3)], 3, False, tested=everything)
+    with pytest.raises(ValueError, match="has a caption; name shards with reports"):
+        Source("paired", [Computed("a", 3)], 3, True, uncaptioned=everything)
+    # of those with a caption the last are test images
+    with pytest.raises(ValueError, match=r"1 are test images; --data\.leave_out_tests=false"):
+        Source("paired", [Computed("a", 3)], 3, True, uncaptioned=[np.arange(2)], tested=everything)
+
+
 @pytest.mark.parametrize("weights", [(), (2, 1)])
 def test_what_an_unfinished_epoch_did_not_show_is_known(weights):
     source = Source("unpaired", [Computed("a", 7), Computed("b", 4)], 3, False, weights=weights)

@@ -8,6 +8,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from difflib import get_close_matches
 from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -87,16 +88,50 @@ def locate(weights: str | Path, own: Sequence[str] = (ENCODER,)) -> Path:
             f"{path}: a folder without weights (no {' or '.join(own)}); let the run end, or name a "
             f"run or a file of weights"
         )
-    if path.suffix in SUFFIXES or path.is_absolute() or not _is_name(name):
-        raise ValueError(f"{name}: no such run or file of weights; give one, or {RANDOM}")
-    there = _cached(name if "/" in name else f"timm/{name}")
+    repository = name if "/" in name else f"timm/{name}"
+    is_path = path.suffix in SUFFIXES or path.is_absolute() or not _is_name(name)
+    there = [] if is_path else _cached(repository)
     if there:
         return there[0]
-    repository = name if "/" in name else f"timm/{name}"
-    raise ValueError(
-        f"{name}: no such run or file of weights; give one, {RANDOM}, or a name of Hugging Face or "
-        f"timm after: python tools/prefetch.py demo --init_from={repository}"
+    near = nearest_path(name)
+    give = f"did you mean {near}? Else give" if near else "give"
+    of_hub = not is_path and not ("/" in name and Path(path.parts[0]).is_dir())
+    others = (
+        f"one, {RANDOM}, or a name of Hugging Face or timm after: python tools/prefetch.py demo "
+        f"--init_from={repository}"
     )
+    raise ValueError(
+        f"{name}: no such run or file of weights; {give} "
+        f"{others if of_hub else f'one, or {RANDOM}'}"
+    )
+
+
+def nearest_path(name: str) -> str:
+    """Return the existing file or folder whose path is nearest to a mistyped one, "" if none is.
+
+    A name alone may be that of a run; each folder of a path may be mistyped.
+    """
+    path = Path(name)
+    if len(path.parts) == 1:
+        known = [RANDOM, *_listed(Path("runs")), *_listed(Path())]
+        last_of = {Path(one).name: one for one in reversed(known)}
+        near = get_close_matches(name, last_of, n=1)
+        return last_of[near[0]] if near else ""
+    found = Path(path.parts[0]) if path.is_absolute() else Path()
+    for part in path.parts[path.is_absolute() :]:
+        names = [Path(one).name for one in _listed(found)]
+        near = [part] if (found / part).exists() else get_close_matches(part, names, n=1)
+        if not near:
+            return ""
+        found /= near[0]
+    return str(found)
+
+
+def _listed(folder: Path) -> list[str]:
+    try:
+        return sorted(str(path) for path in folder.iterdir() if not path.name.startswith("."))
+    except OSError:  # not there, a file, or not to be read
+        return []
 
 
 def locate_classifier(run: str | Path) -> Path:
@@ -113,7 +148,9 @@ def locate_classifier(run: str | Path) -> Path:
             )
         return path
     if not path.is_dir():
-        raise ValueError(f"{path}: no such run; give a fine-tuned run, or its {FINETUNED}")
+        near = nearest_path(str(run))
+        meant = f"did you mean {near}? Else give" if near else "give"
+        raise ValueError(f"{path}: no such run; {meant} a fine-tuned run, or its {FINETUNED}")
     if (path / FINETUNED).is_file():
         return path / FINETUNED
     below = sorted(
