@@ -43,7 +43,7 @@ from maskedclip.report.pages.tables import (
     tabled_of,
     trained_lines,
 )
-from maskedclip.report.pages.text_tables import csv_table, latex, markdown
+from maskedclip.report.pages.text_tables import csv_table, latex, markdown, plain
 from maskedclip.report.per_label import label_csv, label_tables
 from maskedclip.report.report_board import show_report
 from maskedclip.report.run_curves import PRETRAINING, RunCurves, curves_of, reference_points
@@ -132,9 +132,10 @@ def report(runs: Sequence[Path], config: ReportConfig, absent: Sequence[str] = (
         CURVES if written else "",
     )  # fmt: skip
     (out / INDEX).write_text(page, encoding="utf-8")
-    text = markdown(first, intervals=config.intervals, caption=_caption(first, _METHODS))
-    show_report(out, figure, text)
-    text += f"\n{points.markdown()}" if points.lines else ""
+    marked = _marked_caption(first, _METHODS)
+    show_report(out, figure, markdown(first, intervals=config.intervals, caption=marked))
+    text = plain(first, intervals=config.intervals, caption=_caption(first, _METHODS))
+    text += f"\n{points.plain()}" if points.lines else ""
     text += "".join(f"\n{line}\n" for line in points.remarks if not points.lines)
     text += "".join(f"\n{line}\n" for line in pages.of_one_class)
     text += transfer_lines(collected.transfers)
@@ -226,7 +227,7 @@ def _write_tables(
         ("table2", second, _ABLATION, remarks),
     ]
     for name, content, title, lines in tables:
-        caption = _caption(content, title)
+        caption = _marked_caption(content, title)
         files = {
             "md": markdown(content, link, intervals=config.intervals, caption=caption)
             + "".join(f"\n{line}\n" for line in lines),
@@ -241,8 +242,12 @@ def _write_tables(
 def _caption(content: Table, title: str) -> str:
     words = _PROTOCOLS.get(content.protocol, "")
     protocol = f"{content.protocol} ({words})" if words else content.protocol
+    return f"{title} Protocol: {protocol}."
+
+
+def _marked_caption(content: Table, title: str) -> str:
     without = f", of values without a {DAGGER}" if content.trained_on else ""
-    return f"{title} Protocol: {protocol}. Best bold, second underlined{without}."
+    return f"{_caption(content, title)} Best bold, second underlined{without}."
 
 
 def _index(

@@ -13,13 +13,18 @@ from maskedclip.report.collect import collect
 from maskedclip.report.compare_methods import compare_table
 from maskedclip.report.pages.run_page import address
 from maskedclip.report.pages.tables import METRIC_NAMES, Column, Table, columns_of, table
-from maskedclip.report.pages.text_tables import csv_table, latex, markdown, markdown_table
+from maskedclip.report.pages.text_tables import (
+    csv_table,
+    latex,
+    markdown,
+    markdown_table,
+    plain,
+    plain_table,
+)
 
 NAME = "encoders"  # of the files
-_CAPTION = (
-    "Frozen encoders by protocol. Best bold, second underlined, of values without a dagger; in "
-    "brackets 95 % intervals."
-)
+_TITLE = "Frozen encoders by protocol; in brackets 95 % intervals."
+_CAPTION = f"{_TITLE} Best bold, second underlined, of values without a dagger."
 _TESTED = "Paired by patient, against the best of a block; p adjusted for the encoders (Holm)."
 
 
@@ -45,18 +50,21 @@ def encoder_table(directories: Sequence[Path], out: Path) -> str:
     comparisons, problems = compare_table(content, set(results))
     content = replace(content, comparisons=comparisons)
     text = markdown(content, intervals=True, caption=_CAPTION)
+    shown = plain(content, intervals=True, caption=_TITLE)
     tests = _tests(content)
-    text += f"\n{markdown_table(tests, [_TESTED])}" if len(tests) > 1 else ""
+    if len(tests) > 1:
+        text += f"\n{markdown_table(tests, [_TESTED])}"
+        shown += f"\n{plain_table(tests, [_TESTED])}"
     lines = [*(line for each in collected for line in each.problems), *problems]
-    text += "".join(f"\n{line}\n" for line in dict.fromkeys(lines))
+    below = "".join(f"\n{line}\n" for line in dict.fromkeys(lines))
 
     def link(directory: Path) -> str:
         return address(directory, out)
 
-    write_whole(out / f"{NAME}.md", text)
+    write_whole(out / f"{NAME}.md", text + below)
     write_whole(out / f"{NAME}.tex", latex(content, _CAPTION, f"tab:{NAME}", link, intervals=True))
     write_whole(out / f"{NAME}.csv", csv_table(content, link))
-    return text
+    return shown + below
 
 
 def _title(protocol: str, budget: float | str, words: str) -> str:

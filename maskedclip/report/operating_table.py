@@ -16,7 +16,7 @@ from maskedclip.metrics.results import DAGGER, validation_of
 from maskedclip.metrics.scores import Score, score
 from maskedclip.report.collect import Result, budget_text, read
 from maskedclip.report.pages.tables import below, percent, trained_lines
-from maskedclip.report.pages.text_tables import latex_escaped, markdown_table
+from maskedclip.report.pages.text_tables import latex_escaped, markdown_table, plain_table
 
 HEAD = (
     "method", "task", "positive", "labels", "images (positive)", "ROC", "sensitivity",
@@ -34,6 +34,11 @@ class OperatingTable(NamedTuple):
     def markdown(self) -> str:
         trained = [f"{DAGGER} {line}" for line in self.trained_on]
         return markdown_table([HEAD, *self.lines], [*trained, *self.remarks])
+
+    def plain(self) -> str:
+        """Return the table for a terminal."""
+        trained = [f"{DAGGER} {line}" for line in self.trained_on]
+        return plain_table([HEAD, *self.lines], [*trained, *self.remarks])
 
     def latex(self) -> str:
         """Return the table in LaTeX; it needs booktabs and graphicx."""

@@ -149,7 +149,7 @@ def test_sensitivity_of_images_in_pretraining_has_a_dagger_and_says_how_many(
     # ROC, sensitivity, specificity, PPV and NPV; not the threshold
     assert row.count("\u2020 \\[") == 5
     assert f"\n\u2020 {shown}" in points
-    assert points in after.text
+    assert line in after.text  # as it is, and not escaped for Markdown
     assert f'<p class="soft">&dagger; {line}' in page
     code = (tmp_path / "after" / "operating_points.tex").read_text()
     latex = line.replace("|", r"\textbar{}").replace("_", r"\_")

@@ -5,6 +5,7 @@ import io
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from maskedclip.metrics.results import DAGGER, in_columns
 from maskedclip.report.pages.tables import (
     METRIC_NAMES,
     TABLED,
@@ -36,21 +37,69 @@ _CSV_HEAD = (
 def markdown(
     table: Table, link: Link | None = None, *, intervals: bool = False, caption: str = ""
 ) -> str:
-    """Return a table; without `link` for a terminal: no links, and columns of one width.
+    """Return a table; without `link` no value leads to its run, and columns have one width.
 
     A dagger marks values of test images that were in pre-training.
 
     Args:
         link: a run's directory to the address that leads there.
-        intervals: the 95 % interval stands under each value, on a terminal behind it.
+        intervals: the 95 % interval stands under each value, without `link` behind it.
         caption: stands above.
     """
     if not table.blocks:
         return "No row.\n"
+
+    def text_of(cell: TableCell | Average, mark: str) -> str:
+        text = _value(cell, _MARKDOWN_MARKS[mark])
+        if intervals and cell.interval:
+            low, high = map(cell.shown, cell.interval)
+            text += f"<br>{low} to {high}" if link else f" [{low}, {high}]"
+        return _linked(text, cell, link)
+
     above = f"{_markdown_escaped(caption)}\n\n" if caption else ""
+    rows = _rows(table, _markdown_escaped, text_of)
+    notes = "".join(f"\n{DAGGER} {_markdown_escaped(line)}\n" for line in table.trained_on)
+    notes += "".join(f"\n{_markdown_escaped(line)}\n" for line in table.footnotes)
+    return above + _markdown_lines(rows, padded=link is None) + notes
+
+
+def plain(table: Table, *, intervals: bool = False, caption: str = "") -> str:
+    """Return a table for a terminal, without marks of Markdown.
+
+    A value of one seed has its 95 % interval, as nothing else says how sure it is; that of several
+    seeds has their deviation, and with `intervals` both.
+    """
+    if not table.blocks:
+        return "No row.\n"
+
+    def text_of(cell: TableCell | Average, mark: str) -> str:
+        text = _value(cell, "{}" + ("*" if mark == "best" else ""))
+        if cell.interval and (intervals or cell.deviation is None):
+            text += f" [{', '.join(map(cell.shown, cell.interval))}]"
+        return text
+
+    rows = _rows(table, _plain, text_of)
+    marked = any("*" in cell for row in rows[1:] for cell in row[2:])
+    below = [f"{DAGGER} {line}" for line in table.trained_on] + list(table.footnotes)
+    of = f", of values without {DAGGER}" if table.trained_on else ""
+    below += [f"* the best of its column and block{of}"] if marked else []
+    return (f"{caption}\n\n" if caption else "") + plain_table(rows, below)
+
+
+def plain_table(rows: Sequence[Sequence[str]], below: Sequence[str] = ()) -> str:
+    """Return rows of text, the first the heading, and lines below, for a terminal."""
+    return in_columns(rows) + "".join(f"{line}\n" for line in below)
+
+
+def _rows(
+    table: Table,
+    escaped: Callable[[str], str],
+    text_of: Callable[[TableCell | Average, str], str],
+) -> list[list[str]]:
+    """Return the cells of a table, its heading first; text_of is given a value and its mark."""
     head = ["labels", "method", *(("bridge", "L_mfd") if table.checked else ())]
     average = table.average_name
-    names = [_markdown_escaped(group.name) if group else average for group in table.groups]
+    names = [escaped(group.name) if group else average for group in table.groups]
     head += [
         f"{name} {METRIC_NAMES[metric]}"
         for name, group in zip(names, table.groups, strict=True)
@@ -60,24 +109,19 @@ def markdown(
     for block in table.blocks:
         marks = block.marks(table.groups)
         for line in block.lines:
-            row = [block.name, _markdown_escaped(line.label or line.method)]
+            row = [block.name, escaped(line.label or line.method)]
             row += ["\u2713" if check else "" for check in line.checks]
-            for group in table.groups:
-                for metric in tabled(group):
-                    cell = line.at(group, metric)
-                    text = _markdown_value(cell, marks[line.method, group, metric])
-                    if intervals and cell.interval:
-                        low, high = map(cell.shown, cell.interval)
-                        text += f"<br>{low} to {high}" if link else f" [{low}, {high}]"
-                    row.append(_linked(text, cell, link))
+            row += [
+                text_of(line.at(group, metric), marks[line.method, group, metric])
+                for group in table.groups
+                for metric in tabled(group)
+            ]
             rows.append(row)
-    notes = "".join(f"\n\u2020 {_markdown_escaped(line)}\n" for line in table.trained_on)
-    notes += "".join(f"\n{_markdown_escaped(line)}\n" for line in table.footnotes)
-    return above + _markdown_lines(rows, padded=link is None) + notes
+    return rows
 
 
-def _markdown_value(cell: TableCell | Average, mark: str) -> str:
-    text = _MARKDOWN_MARKS[mark].format(cell.shown(cell.mean)) + ("\u2020" if cell.seen else "")
+def _value(cell: TableCell | Average, form: str) -> str:
+    text = form.format(cell.shown(cell.mean)) + (DAGGER if cell.seen else "")
     if cell.deviation is not None:
         text += f" \u00b1 {cell.shown(cell.deviation)}"
     if isinstance(cell, Average) and cell.mean is not None and not cell.complete:
