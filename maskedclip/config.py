@@ -39,7 +39,8 @@ class DataConfig:
     leave_out_tests_of: tuple[str, ...] = ()  # further datasets whose test images are left out
     window: int = 0  # samples read ahead in large pieces and mixed; 0 mixes all of a source
     crop_area: tuple[float, float] = (0.2, 1.0)  # share of the image that a crop shows
-    caption_template: str = "A fundus photograph of [CLS]"  # [CLS] becomes the finding
+    # [CLS] becomes the finding; empty: each dataset's own, else "A fundus photograph of [CLS]"
+    caption_template: str = ""
     caption_from: Literal["report", "categories", "both"] = "report"  # where a sample has both
     fidelity: Literal["fast", "fine", "exact"] = "fine"  # of a crop: exact equals Pillow's bits
     readers: int | None = None  # reading threads a rank, which wait; None: 16, or 2 a decoding one
@@ -68,7 +69,7 @@ class DataConfig:
                 raise ValueError(f"data.{name} {getattr(self, name)} is negative; use 0 or more")
         if not 0 <= self.max_lost <= 1:
             raise ValueError(f"data.max_lost {self.max_lost}: write a share, 0 to 1")
-        if "[CLS]" not in self.caption_template:
+        if self.caption_template and "[CLS]" not in self.caption_template:
             raise ValueError(
                 f"data.caption_template {self.caption_template!r} has no [CLS]; put it where the "
                 f"finding goes"

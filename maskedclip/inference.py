@@ -4,10 +4,12 @@ model = maskedclip.load("runs/demo")
 model.classify(["eye.jpg"], ["normal", "glaucoma"])
 """
 
+import json
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,11 +17,13 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
+from maskedclip.data.captions import TEMPLATE, Wording, wording_of
 from maskedclip.data.captions import prompts as prompts_of
 from maskedclip.data.chinese_words import in_chinese
 from maskedclip.data.labelled_views import preparation
 from maskedclip.data.photographs.decoding import UnreadableImage, decode, decode_opened
 from maskedclip.data.photographs.field_of_view import crop_field
+from maskedclip.data.storage.open_dataset import describe
 from maskedclip.data.transforms import normalise
 from maskedclip.engine.distributed import autocast
 from maskedclip.engine.visible_gpus import inference_device
@@ -75,11 +79,15 @@ class Model:
         source: str,
         head: TaskHead | None = None,
         joint: JointSpace | None = None,
+        template: str = "",
     ) -> None:
         self.device = inference_device()
         self.network = network.to(self.device).eval()
         self.preparation, self.image_size = preparation, preparation.image_size
         self.classes = tuple(classes)  # of the fine-tuned head, else empty
+        self.wording = Wording(
+            template or TEMPLATE
+        )  # of prompts, as of the captions it learnt from
         self.head = head or TaskHead()  # whether they exclude one another, or are a number
         self._tokenize, self._source = tokenize, source
         self.joint = joint.to(self.device) if joint else None  # of third-party weights with texts
@@ -164,7 +172,7 @@ class Model:
         A tower that reads Chinese is asked for the categories of the expert dictionary in Chinese.
         """
         if self.joint is None:
-            return prompts_of(name)
+            return prompts_of(name, self.wording)
         card = self.joint.card
         return card.prompts(in_chinese(name) if card.language == "Chinese" else name)
 
@@ -292,7 +300,10 @@ def load(path: str | Path, *, image_size: int = 0) -> Model:
         check_image_size(header["image_size"], header)
         network, tokenize = build_saved(header, path)
         load_all(network, resampled_positions(tensors, network.state_dict(), prefix=1), path)
-        return Model(network, tokenize, Preparation(header["image_size"]), (), str(path))
+        return Model(
+            network, tokenize, Preparation(header["image_size"]), (), str(path),
+            template=caption_template(path.parent),
+        )  # fmt: skip
     if "classes" in header:
         classifier, facts = read_classifier(path, image_size=image_size)
         expected = encoder_info(classifier).preparation
@@ -304,6 +315,35 @@ def load(path: str | Path, *, image_size: int = 0) -> Model:
     joint = None if header else joint_space_of(weights, encoder_info(encoder))
     shown = encoder_info(encoder).preparation
     return Model(encoder, None, shown, (), str(weights), joint=joint)
+
+
+def stated_template(run: Path) -> str:
+    """Return the caption template that a run was given, "" where it has none or is not known."""
+    return str(_data_of(run).get("caption_template", ""))
+
+
+def caption_template(run: Path) -> str:
+    """Return the template of the captions that a run has learnt from, "" where it is not known.
+
+    Where it was given none, it is that of the cards of its pairs, if their shards are here and
+    have the same one.
+    """
+    try:
+        cards = [describe(Path(directory)) for directory in _data_of(run).get("paired", ())]
+    except (OSError, ValueError):
+        cards = []  # elsewhere by now
+    own = {wording_of(manifest).template for manifest in cards}
+    return stated_template(run) or (own.pop() if len(own) == 1 else "")
+
+
+def _data_of(run: Path) -> dict[str, Any]:
+    """Return the fields `data` of a run's configuration, none where its weights lie alone."""
+    try:
+        content = json.loads((run / "config.json").read_bytes())
+    except (OSError, ValueError):
+        return {}
+    data = content.get("data") if isinstance(content, dict) else None
+    return data if isinstance(data, dict) else {}
 
 
 def joint_space_of(weights: str | Path, info: EncoderInfo) -> JointSpace | None:

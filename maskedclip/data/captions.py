@@ -22,17 +22,17 @@ class Wording(NamedTuple):
     dictionary: Mapping[str, Sequence[str]] = EXPERT
 
 
-def wording_of(manifest: Mapping[str, Any], template: str = TEMPLATE) -> Wording:
+def wording_of(manifest: Mapping[str, Any], template: str = "") -> Wording:
     """Return a dataset's own wording, as its card states it, over the dictionary's.
 
     Args:
-        template: of the run; another than the usual one is what all datasets get.
+        template: that all datasets get; "": each its own, and where it has none the usual one.
     """
     own = manifest.get("captions") or {}
-    if template == TEMPLATE:
-        template = own.get("template") or TEMPLATE
     words = own.get("dictionary")
-    return Wording(template, {**EXPERT, **words} if words else EXPERT)
+    return Wording(
+        template or own.get("template") or TEMPLATE, {**EXPERT, **words} if words else EXPERT
+    )
 
 
 def keywords_of(text: str) -> list[str]:

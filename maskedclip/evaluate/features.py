@@ -31,7 +31,7 @@ from maskedclip.data.storage.shards import DamagedSample, Shards
 from maskedclip.engine.distributed import autocast, compute_type
 from maskedclip.engine.visible_gpus import inference_device
 from maskedclip.evaluate.token_store import TokenStore, arrays_sha256
-from maskedclip.inference import Model, joint_space_of, load
+from maskedclip.inference import Model, joint_space_of, load, stated_template
 from maskedclip.models.checkpoints.architectures import (
     check_image_size,
     patch_tokens,
@@ -105,6 +105,11 @@ class FrozenEncoder:
     def prompts(self) -> Callable[[str], list[str]] | None:
         """What a third-party text tower is asked for a class; None: a dataset's own captions."""
         return None if self.header else self.model.prompts
+
+    @property
+    def template(self) -> str:
+        """The caption template that a run of ours was given; "": each dataset's own."""
+        return stated_template(self.file.parent) if self.header else ""
 
     @cached_property
     def _own_info(self) -> EncoderInfo:

@@ -217,7 +217,9 @@ def inputs_of(
         list(identity_of(encoder, benchmark, evaluation).items()),
         [benchmark.task.classes, benchmark.task.ordered],
         {name: _facts(benchmark.task, samples) for name, samples in splits.items()},
-        class_prompts(benchmark, encoder.prompts) if evaluation.protocol == ZERO_SHOT else None,
+        class_prompts(benchmark, encoder.prompts, encoder.template)
+        if evaluation.protocol == ZERO_SHOT
+        else None,
     ]
     return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
 

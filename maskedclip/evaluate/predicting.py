@@ -116,7 +116,9 @@ def _attentive(
 def _zero_shot(encoder: FrozenEncoder, benchmark: Benchmark, image_BD: np.ndarray) -> np.ndarray:
     """Return the probability of each class, or of each label against its absence."""
     image = torch.from_numpy(image_BD)
-    embedded_YD = encoder.model.class_embeddings(class_prompts(benchmark, encoder.prompts))
+    embedded_YD = encoder.model.class_embeddings(
+        class_prompts(benchmark, encoder.prompts, encoder.template)
+    )
     if benchmark.task.kind == "class":
         return encoder.model.zero_shot(image, embedded_YD).numpy()
     half = len(embedded_YD) // 2
@@ -126,7 +128,9 @@ def _zero_shot(encoder: FrozenEncoder, benchmark: Benchmark, image_BD: np.ndarra
 
 
 def class_prompts(
-    benchmark: Benchmark, captions: Callable[[str], list[str]] | None = None
+    benchmark: Benchmark,
+    captions: Callable[[str], list[str]] | None = None,
+    template: str = "",
 ) -> list[list[str]]:
     """Return the captions of each class, of whose embeddings zero-shot takes the mean.
 
@@ -136,15 +140,16 @@ def class_prompts(
     Args:
         captions: those of one of these names, of third-party weights by their own template; None:
             by the dataset's wording.
+        template: that a run was given in place of the datasets' own, "" for none.
     """
-    keys, wording = _dictionary_keys(benchmark), _wording(benchmark)
+    keys, wording = _dictionary_keys(benchmark), _wording(benchmark, template)
     if benchmark.task.kind == "labels":
         keys += [absence(key, wording.dictionary) for key in keys]
     return [captions(key) if captions else prompts(key, wording) for key in keys]
 
 
-def _wording(benchmark: Benchmark) -> Wording:
-    return wording_of(benchmark.dataset.manifest)
+def _wording(benchmark: Benchmark, template: str = "") -> Wording:
+    return wording_of(benchmark.dataset.manifest, template)
 
 
 def _dictionary_keys(benchmark: Benchmark) -> list[str]:

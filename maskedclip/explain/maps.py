@@ -10,7 +10,6 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from maskedclip.data.captions import prompts as prompts_of
 from maskedclip.explain import attention
 from maskedclip.explain.command import METHODS, check_methods
 from maskedclip.inference import Model
@@ -78,7 +77,7 @@ def request_maps(
     class_YD = None
     if reads_text:
         prompts = tuple(prompts) or PROMPTS
-        class_YD = model.class_embeddings([prompts_of(name) for name in prompts])
+        class_YD = model.class_embeddings([model.prompts(name) for name in prompts])
     kept = tuple(name for name in METHODS if name in methods and able[name])
     return MapRequest(kept, tuple(prompts), class_YD, tuple(classes))
 

@@ -71,7 +71,8 @@ def fixed_samples(
     different |= dict.fromkeys(_others(config, sources[0]))
     shown = list(different)[:CAPTIONS]
     names = [job.source.datasets[job.ref.dataset].name for job, _ in rows]
-    prefix = config.data.caption_template.partition("[CLS]")[0]
+    manifest = sources[0].datasets[0].manifest if sources[0] is not None else {}
+    prefix = wording_of(manifest, config.data.caption_template).template.partition("[CLS]")[0]
     return FixedSamples(_batch(rows, shown, tokenize), names, own, shown, prefix)
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from maskedclip.config import Config, LaunchConfig, flat, load, override
+from maskedclip.data.captions import TEMPLATE
 from maskedclip.models.checkpoints.files import MODEL
 from maskedclip.recipes import RECIPES
 
@@ -28,6 +29,8 @@ def learnt(config: Config) -> dict[str, Any]:
     for name in _DATASETS:
         fields[name] = tuple(Path(directory).name for directory in fields[name])
     fields["optim.layer_decay"] = config.layer_decay
+    # runs from before it could be empty have the usual one, which meant the same
+    fields["data.caption_template"] = config.data.caption_template or TEMPLATE
     return fields
 
 

@@ -57,7 +57,7 @@ class ShardRequest:
     count: int = 2000  # phantom: how many images are drawn
     seed: int = 0  # phantom: and which
     findings: bool = False  # phantom: label what is drawn (several an image) and a ratio too
-    caption_template: str = "A fundus photograph of [CLS]"  # of the examples that are printed
+    caption_template: str = ""  # of the examples that are printed; empty: of the card
     jobs: int = 1  # that share the build out
     cluster: str = "auto"  # slurm where sbatch is, else local: this machine
     hours: int = 24  # time limit of a job on slurm; a longer build goes on after it
@@ -84,7 +84,7 @@ class ShardRequest:
                 raise ValueError(f"--{flag} {value} is out of range; use {low} to {high}")
         if self.cluster not in ("auto", "slurm", "local"):
             raise ValueError(f"--cluster {self.cluster}: use auto, slurm or local")
-        if "[CLS]" not in self.caption_template:
+        if self.caption_template and "[CLS]" not in self.caption_template:
             raise ValueError(
                 f"--caption_template {self.caption_template!r} has no [CLS]; put it where words go"
             )
@@ -119,8 +119,14 @@ class ShardRequest:
     @property
     def dataset_name(self) -> str:
         """The name that the shards carry: results of two datasets of one name are the same rows."""
-        if self.name or self.out is None or self.dataset not in ("folder", "csv"):
-            return self.name or Path(self.dataset).stem
+        if self.name:
+            return self.name
+        if self.dataset.endswith(".toml"):
+            from maskedclip.shards.downloads.cards import read_card
+
+            return read_card(self.dataset).name
+        if self.out is None or self.dataset not in ("folder", "csv"):
+            return Path(self.dataset).stem
         return re.sub(r"[^A-Za-z0-9_-]+", "_", self.out.resolve().name).strip("_") or self.dataset
 
     @property

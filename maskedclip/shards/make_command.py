@@ -130,6 +130,7 @@ def report(summary: Summary) -> str:
             for reason, sources in sorted(rejected.items())
         ),
         *remark_lines(manifest["remarks"]),
+        *_fundus_words(manifest),
         *_patients(manifest),
         *_published(manifest["against_published"]),
     ]
@@ -144,6 +145,21 @@ def report(summary: Summary) -> str:
         lines += _indented(summary.sizes.get(task, ()))
     lines += [f"contact sheet: {summary.directory / 'contact_sheet.png'}", *_next(summary)]
     return "\n".join(lines) + "\n"
+
+
+def _fundus_words(manifest: Mapping[str, Any]) -> list[str]:
+    """Return a warning where captions would call images of another kind fundus photographs."""
+    own = manifest.get("captions") or {}
+    if (
+        manifest.get("field") != "whole"
+        or own.get("template")
+        or not manifest["counts"]["with_caption"]
+    ):
+        return []
+    return [
+        'WARNING: field = "whole" without a template: captions call these images fundus '
+        'photographs; give the card one, such as template = "An OCT B-scan of [CLS]"'
+    ]
 
 
 def _labels(counts: Mapping[str, Any]) -> list[str]:

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from maskedclip.data.captions import prompts
+from maskedclip.data.captions import TEMPLATE, Wording, prompts
 from maskedclip.data.transforms import MEAN, STD
-from maskedclip.inference import load
+from maskedclip.inference import caption_template, load
 from maskedclip.models import BUILTIN
 from maskedclip.models.checkpoints.sealed import save_sealed
 from maskedclip.models.text import build_text
@@ -27,7 +27,6 @@ from maskedclip.weights.source_run import (
 from maskedclip.weights.to_timm import timm_name
 
 WEIGHTS = "open_clip_model.safetensors"
-_TEXTS = [*prompts("glaucoma")[:2], "A fundus photograph of severe diabetic retinopathy", "normal"]
 
 
 def write(source: SourceRun, folder: Path, final: Path) -> None:
@@ -103,6 +102,13 @@ def _tensors(source: SourceRun) -> dict[str, Tensor]:
     return {name: tensor.float().contiguous() for name, tensor in tensors.items()}
 
 
+def _texts(source: SourceRun) -> list[str]:
+    """Return what a user of the run would ask: captions as it learnt from, and a bare word."""
+    wording = Wording(caption_template(source.file.parent) or TEMPLATE)
+    return [*prompts("glaucoma", wording)[:2], *prompts("severe diabetic retinopathy", wording)[:1],
+            "normal"]  # fmt: skip
+
+
 @torch.no_grad()
 def compare(source: SourceRun, folder: Path) -> list[FeatureCheck]:
     """Return how far open_clip's unit rows are from the run's; none where it is not installed."""
@@ -121,7 +127,8 @@ def compare(source: SourceRun, folder: Path) -> list[FeatureCheck]:
     images = example_images()
     image_BCHW = preprocessed(images, source.image_size)
     whole_BCHW = torch.stack([preprocess(image) for image in images])
-    text_BD = model.encode_text(tokenize(_TEXTS).to(own.device), normalize=True).cpu()
+    texts = _texts(source)
+    text_BD = model.encode_text(tokenize(texts).to(own.device), normalize=True).cpu()
     run_BD = own.features(image_BCHW)
     scale = source.rest["temperature.logit_scale"].exp()
     return [
@@ -136,7 +143,7 @@ def compare(source: SourceRun, folder: Path) -> list[FeatureCheck]:
             None,
         ),
         FeatureCheck(
-            "text features, tokens of open_clip", max_difference(text_BD, own.encode_text(_TEXTS))
+            "text features, tokens of open_clip", max_difference(text_BD, own.encode_text(texts))
         ),
         FeatureCheck("temperature", max_difference(model.logit_scale.exp().cpu().view(1), scale)),
     ]
@@ -152,14 +159,13 @@ def opening_code(source: SourceRun, folder: Path) -> list[str]:
     ]
 
 
-def usage_code(source: SourceRun, folder: Path) -> list[str]:  # noqa: ARG001 (as all targets)
+def usage_code(source: SourceRun, folder: Path) -> list[str]:
     """Return the code that goes on from there."""
     where = quoted(f"local-dir:{folder}")
     return [
         f"tokenizer = open_clip.get_tokenizer({where})",
         "image_row = model.eval().encode_image(preprocess(image)[None], normalize=True)",
-        'text_row = model.encode_text(tokenizer(["A fundus photograph of glaucoma"]), '
-        "normalize=True)",
+        f"text_row = model.encode_text(tokenizer([{_texts(source)[0]!r}]), normalize=True)",
     ]
 
 

@@ -88,6 +88,8 @@ def locate(weights: str | Path, own: Sequence[str] = (ENCODER,)) -> Path:
             f"{path}: a folder without weights (no {' or '.join(own)}); let the run end, or name a "
             f"run or a file of weights"
         )
+    if name == RANDOM:
+        raise ValueError(f"{name}: weights that were not trained cannot be used here; give others")
     repository = name if "/" in name else f"timm/{name}"
     is_path = path.suffix in SUFFIXES or path.is_absolute() or not _is_name(name)
     there = [] if is_path else _cached(repository)

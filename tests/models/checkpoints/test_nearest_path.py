@@ -35,6 +35,11 @@ def test_a_mistyped_name_of_weights(name: str, words: str) -> None:
     assert str(refused.value) == f"{name}: no such run or file of weights; {words}"
 
 
+def test_random_weights_where_there_can_be_none_are_not_what_is_proposed() -> None:
+    with pytest.raises(ValueError, match="were not trained cannot be used here; give others"):
+        locate("random")
+
+
 def test_a_path_from_the_root_is_answered_in_full(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=f"did you mean {tmp_path}/weights/dinov2.pth"):
         locate(tmp_path / "weight" / "dinov2.pth")
