@@ -32,11 +32,14 @@ def shards(config: Config | None) -> Outcome:
     for name in ("paired", "unpaired"):
         if getattr(config.data, f"{name}_batch") and not getattr(config.data, name):
             return failed(f"data.{name} names no shard directory", f"--data.{name}=DIR,...")
-    count = 0
+    count, trees = 0, ""
     for directory in directories(config):
         if _drawn(directory, config):
             continue
         try:
+            if config.log.probe and directory == Path(config.log.probe) and _is_tree(directory):
+                trees = "; log.probe is a folder of images, of which the run makes shards"
+                continue
             entries = _describe(directory)["shards"]
         except ValueError as error:
             from maskedclip.pretrain.preflight import fields_by_directory, or_else  # NumPy
@@ -53,8 +56,8 @@ def shards(config: Config | None) -> Outcome:
                 return failed(
                     f"{path} {state}", f"python tools/check_shards.py {quote(str(directory))}"
                 )
-    number = len(directories(config))
-    return ok(f"{count} shards of {number} directories, each of the length in its manifest")
+    number = len(directories(config)) - bool(trees)
+    return ok(f"{count} shards of {number} directories, each of the length in its manifest{trees}")
 
 
 def test_images(config: Config | None) -> Outcome:
@@ -132,6 +135,12 @@ def _describe(directory: Path) -> Mapping[str, Any]:
     from maskedclip.data.storage.open_dataset import describe  # NumPy, which --help does without
 
     return describe(directory)
+
+
+def _is_tree(directory: Path) -> bool:
+    from maskedclip.shards.image_folders import tree_of  # NumPy, too
+
+    return tree_of(directory) is not None
 
 
 def _drawn(directory: Path, config: Config) -> bool:

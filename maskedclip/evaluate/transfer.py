@@ -4,7 +4,7 @@ import hashlib
 import json
 import logging
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -97,7 +97,7 @@ def transfer(
         method=str(own.get("method") or encoder.name), shards=dataset.directory,
         variant=f"{encoder.info.preparation.image_size}px" if encoder.resized else "",
     )  # fmt: skip
-    note = _note(test)
+    note = _joined(_note(test), framing_note(header, dataset))
     facts: dict[str, Any] = {
         "inputs": inputs,
         "trained_on": str(header.get("dataset", "")),
@@ -243,12 +243,26 @@ def _say(test: TransferTest, header: dict[str, Any], dataset: Shards) -> None:
         logger.info("%s: class %r is taken for %r", dataset.name, theirs, ours)
     if note := _note(test):
         logger.warning("%s: %s", dataset.name, note)
-    stored = photographs_of(dataset.manifest)
-    if "photographs" in header and (header["photographs"] is None) != (stored is None):
-        logger.warning(
-            "%s: images %s cropped to the field of view, and those of training %s", dataset.name,
-            *(("are", "were not") if stored else ("may not be", "were")),
-        )  # fmt: skip
+    if line := framing_note(header, dataset):
+        logger.warning("%s: %s", dataset.name, line)
+
+
+def framing_note(header: Mapping[str, Any], dataset: Shards) -> str:
+    """Return how images are cut otherwise than those of training, "" where they are not.
+
+    Also where the weights, from before it was kept, do not say how those were.
+    """
+    if "photographs" not in header:
+        return ""
+    here = _framing(photographs_of(dataset.manifest))
+    trained = _framing(header["photographs"])
+    return f"its images are {here}, those of training {trained}" if here != trained else ""
+
+
+def _framing(photographs: Mapping[str, int] | None) -> str:
+    if photographs is None:
+        return "as others made them, cut or not"
+    return "whole" if photographs.get("whole") else "cut to the field of view"
 
 
 def _note(test: TransferTest) -> str:
