@@ -23,6 +23,7 @@ from maskedclip.models.shapes import BatchShape, NetworkShape
 from maskedclip.plan import footprint
 from maskedclip.plan.footprint import Memory, Ways
 from maskedclip.plan.loader import Decoding, decoding
+from maskedclip.plan.units import in_bytes, in_column, in_count, in_time, in_weight
 
 USAGE = (__doc__ or "").format(gpus=", ".join(GPUS))
 PAPER_IMAGES = (142_249, 348_481 - 142_249)  # paired, unpaired
@@ -374,22 +375,24 @@ def _cost_by_part(plan: Plan) -> list[str]:
     for name in (part for part in _PARTS if plan.parameters[part]):
         work, bytes_kept = plan.flops.get(name), kept.get(name)
         lines.append(
-            f"{name:12} {_millions(plan.parameters[name]):>10}   {_or_blank(work, 1e12):>12}"
+            f"{name:12} {in_count(plan.parameters[name]):>10}   {_or_blank(work, 1e12):>12}"
             f"   {_or_blank(None if name == 'teacher' else bytes_kept, 1e9):>13}"
         )
     trained = sum(plan.parameters.values()) - plan.parameters["teacher"]
     activations = sum(kept.get(name, 0.0) for name in _PARTS if name != "teacher")
     lines.append(
-        f"{'all trained':12} {_millions(trained):>10}   {sum(plan.flops.values()) / 1e12:12.1f}"
-        f"   {activations / 1e9:13.2f}"
+        f"{'all trained':12} {in_count(trained):>10}"
+        f"   {in_column(sum(plan.flops.values()) / 1e12):>12}   {in_column(activations / 1e9):>13}"
     )
     lines += ["", f"planned memory of a GPU at its fullest, {plan.memory.when}, in GB"]
     held_as = {"teacher": "teacher (shards)"}
     other = {k: v for k, v in kept.items() if k not in _PARTS or k == "teacher"}
-    lines.append(f"  {'activations':28} {activations / 1e9:8.2f}")
-    lines += [f"  {held_as.get(name, name):28} {size / 1e9:8.2f}" for name, size in other.items()]
+    lines.append(f"  {'activations':28} {in_column(activations / 1e9):>8}")
+    lines += [
+        f"  {held_as.get(name, name):28} {in_column(size / 1e9):>8}" for name, size in other.items()
+    ]
     lines.append(
-        f"  {'all':28} {plan.memory.total / 1e9:8.2f} of {plan.usable_bytes / 1e9:.1f}"
+        f"  {'all':28} {in_column(plan.memory.total / 1e9):>8} of {plan.usable_bytes / 1e9:.1f}"
         f" ({plan.memory.total / plan.usable_bytes:.0%}): {_verdict(plan)}"
     )
     return lines
@@ -420,24 +423,24 @@ def _whole_run(plan: Plan) -> list[str]:
     paired, unpaired = plan.largest
     rows = {
         "largest batch that fits": f"{paired} + {unpaired} images a GPU",
-        **{f"{name} a step": f"{size / 1e9:.2f} GB a GPU" for name, size in plan.traffic.items()},
-        "exchange, nothing hidden": f"{plan.exchange_s:.2f} s a step",
-        "done twice to save memory": f"{plan.flops_again / 1e12:.1f} TFLOP a step",
-        "a step": f"{plan.step_s:.2f} s at {plan.mfu:.0%} of the matrix rate",
+        **{f"{name} a step": f"{in_bytes(size)} a GPU" for name, size in plan.traffic.items()},
+        "exchange, nothing hidden": f"{in_time(plan.exchange_s)} a step",
+        "done twice to save memory": f"{in_column(plan.flops_again / 1e12)} TFLOP a step",
+        "a step": f"{in_time(plan.step_s)} at {plan.mfu:.0%} of the matrix rate",
         "the loader must bring": f"{plan.images_per_s:.0f} images/s, "
         f"{plan.images_per_s / world:.0f} a GPU",
         "cores that decode": _cores(plan.decoding),
         "samples": f"{plan.images[0]:,} paired, {plan.images[1]:,} unpaired",
         "length": f"{plan.steps:,} steps, {plan.epochs:.4g} epochs",
-        "time": f"{plan.hours:.1f} hours, {plan.gpu_hours:.0f} GPU-hours",
-        "CO2e": f"{plan.kg_co2e:.0f} kg",
-        "a checkpoint": f"{plan.checkpoint_bytes / 1e9:.2f} GB",
-        "disk, at most": f"{plan.disk_bytes / 1e9:.1f} GB with exported weights",
+        "time": f"{in_time(3600 * plan.hours)}, {in_column(plan.gpu_hours)} GPU-hours",
+        "CO2e": in_weight(1000 * plan.kg_co2e),
+        "a checkpoint": in_bytes(plan.checkpoint_bytes),
+        "disk, at most": f"{in_bytes(plan.disk_bytes)} with exported weights",
     }
     if plan.staged_bytes:
-        rows["disk of each node"] = f"{plan.staged_bytes / 1e9:.1f} GB of staged shards"
+        rows["disk of each node"] = f"{in_bytes(plan.staged_bytes)} of staged shards"
     if plan.snapshot_bytes:
-        rows["host memory while saving"] = f"{plan.snapshot_bytes / 1e9:.1f} GB a node"
+        rows["host memory while saving"] = f"{in_bytes(plan.snapshot_bytes)} a node"
     return ["planned for the run", *(f"  {name:34} {value}" for name, value in rows.items())]
 
 
@@ -451,9 +454,5 @@ def _notes(plan: Plan) -> list[str]:
     return ["assumed", *(f"  {note}" for note in plan.notes)]
 
 
-def _millions(count: int) -> str:
-    return f"{count / 1e6:.1f} M"
-
-
 def _or_blank(value: float | None, unit: float) -> str:
-    return "" if value is None else f"{value / unit:.2f}"
+    return "" if value is None else in_column(value / unit)

@@ -12,6 +12,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from maskedclip.models.adapters import train_only
 from maskedclip.models.pretrained import EncoderInfo, untrained_network
+from maskedclip.plan.units import in_bytes, in_count
 
 _CLASSES = 5  # of a head whose size is next to nothing
 _FP32, _MOMENTS = 4, 8  # bytes of a weight, and of AdamW's two numbers for it
@@ -33,13 +34,13 @@ class FinetuneMemory(NamedTuple):
 
     def __str__(self) -> str:
         parts = (
-            f"{name} {value / 1e9:.2f}"
+            f"{name} {in_bytes(value)}"
             for name, value in self._asdict().items()
             if name not in ("parameters", "trained")
         )
         return (
-            f"{self.trained / 1e6:.2f} M of {self.parameters / 1e6:.2f} M parameters are trained; "
-            f"planned memory of a GPU: {self.total / 1e9:.1f} GB at most ({', '.join(parts)})"
+            f"{in_count(self.trained)} of {in_count(self.parameters)} parameters are trained; "
+            f"planned memory of a GPU: {in_bytes(self.total)} at most ({', '.join(parts)})"
         )
 
 

@@ -8,6 +8,7 @@ from maskedclip.models.adapters import train_only
 from maskedclip.models.classifier import adamw_by_layer, build_classifier
 from maskedclip.models.pretrained import random_info
 from maskedclip.plan.finetuning import FinetuneMemory, finetune_memory
+from maskedclip.plan.units import in_bytes
 
 LORA = {"rank": 4, "alpha": 8.0}
 
@@ -56,4 +57,4 @@ def test_what_is_trained_decides_the_memory():
     assert frozen.kept < 0.05 * whole.kept
     assert frozen.trained < lora.trained < 0.2 * whole.trained
     assert frozen.total < lora.total < whole.total
-    assert f"{lora.total / 1e9:.1f} GB at most" in str(lora)
+    assert f"{in_bytes(lora.total)} at most" in str(lora)
