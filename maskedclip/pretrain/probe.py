@@ -29,6 +29,7 @@ from maskedclip.engine.step_log import rows_until
 from maskedclip.losses.gathering import of_all_ranks
 from maskedclip.metrics import probes
 from maskedclip.metrics.results import written
+from maskedclip.metrics.scores import scores
 from maskedclip.pretrain.methods.protocol import Measured, Method
 from maskedclip.shards.image_folders import as_shards
 
@@ -37,6 +38,7 @@ MOST = 2000  # labelled images
 # fixed, where an evaluation chooses them on validation images: nothing is chosen on what is scored
 NEIGHBOURS, STRENGTH = 20, 0.01
 _BATCH = 64  # images that are encoded at a time
+LOW, HIGH = "_low", "_high"  # behind a score's name: the ends of its 95 % interval
 _WORDS = {"probe_knn": "k-NN", "probe_logistic": "logistic regression"}
 
 
@@ -206,17 +208,34 @@ class OnlineProbe:
             "probe_logistic": partial(probes.logistic, strengths=(STRENGTH,)),
         }
         try:
-            return {
-                name: probe(train, validation, validation[0], classes).validation_score
+            found = {
+                name: probe(train, validation, validation[0], classes)
                 for name, probe in probe_of.items()
             }
+            values = {name: one.validation_score for name, one in found.items()}
+            units = [sample.unit for sample in samples[first:]]
+            for name, one in found.items():
+                values |= _interval(name, validation[1], one.validation_BY, units)
+            return values
         except ValueError as error:  # features that are not finite, a class lost: training goes on
             logger.warning("log.probe: no score now (%s)", str(error).splitlines()[0])
             return {}
 
 
+def _interval(
+    name: str, answer_N: np.ndarray, probability_NY: np.ndarray, units: Sequence[str]
+) -> dict[str, float]:
+    """Return the ends of a score's 95 % interval by patient; nothing where there is none."""
+    score = scores(["auroc"], answer_N, probability_NY, units)["auroc"]
+    if score.low is None or score.high is None:
+        return {}
+    return {f"{name}{LOW}": score.low, f"{name}{HIGH}": score.high}
+
+
 def best_so_far(run: Path, step: int, probed: Probed) -> str:
     """Return in words the best and the last score of each probe up to a step, through restarts.
+
+    With 95 % intervals, by patient where patients are known.
 
     "" where no row has any.
     """
@@ -225,17 +244,24 @@ def best_so_far(run: Path, step: int, probed: Probed) -> str:
     if not lines:
         return ""
     return (
-        f"online probe, {probed.words}: {'; '.join(lines)}. The best of many looks is chosen on "
-        f"the images that it is of: no result, and not one on test images"
+        f"online probe, {probed.words}, in brackets 95 % intervals: {'; '.join(lines)}. "
+        f"The best of many looks is chosen on the images that it is of: no result, and not one on "
+        f"test images"
     )
 
 
 def _best(name: str, rows: Sequence[Mapping[str, Any]]) -> str:
     """Return the best score of a probe and the last one, in words; the first of equal ones."""
-    looks = [(row["step"], row[name]) for row in rows if name in row]
+    looks = [row for row in rows if name in row]
     if not looks:
         return ""
-    step, value = max(looks, key=lambda look: look[1])
-    last_step, last = looks[-1]
-    words = f"{_WORDS[name]} best AUROC {written('auroc', value)} at step {step}"
-    return words if step == last_step else f"{words}, {written('auroc', last)} at {last_step}"
+    best, last = max(looks, key=lambda row: float(row[name])), looks[-1]
+    words = f"{_WORDS[name]} best AUROC {_shown(name, best)} at step {best['step']}"
+    return words if best is last else f"{words}, {_shown(name, last)} at {last['step']}"
+
+
+def _shown(name: str, row: Mapping[str, Any]) -> str:
+    """Return a look's score with its interval, which rows of before 2026-11-30 do not have."""
+    ends = [row[name + end] for end in (LOW, HIGH) if name + end in row]
+    interval = f" [{', '.join(written('auroc', end) for end in ends)}]" if ends else ""
+    return written("auroc", row[name]) + interval

@@ -78,7 +78,11 @@ def test_a_run_of_two_starts_has_each_look_once(run: Path) -> None:
     assert [event.step for event in events.Tensors("probe/probe_logistic")] == looks
     text = events.Tensors("probe/best/text_summary")[-1].tensor_proto.string_val[0].decode()
     best = max((row for row in rows if "probe_knn" in row), key=lambda row: row["probe_knn"])
-    assert f"k-NN best AUROC {100 * best['probe_knn']:.1f} at step {best['step']}" in text
+    low, high = (best[f"probe_knn_{end}"] for end in ("low", "high"))
+    assert 0 <= low <= best["probe_knn"] <= high <= 1
+    assert low < high
+    score = f"{100 * best['probe_knn']:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
+    assert f"k-NN best AUROC {score} at step {best['step']}" in text
     assert "no result" in text
 
 
@@ -195,6 +199,7 @@ def test_a_damaged_image_is_named_and_the_others_are_scored(
     with process_group():
         ours = OnlineProbe(probed_of(config), config, CPU)
         scores = ours.scores(method_of(config)(config, CPU))
-    assert scores.keys() == {"probe_knn", "probe_logistic"}
+    names = {"probe_knn", "probe_logistic"}
+    assert scores.keys() == names | {f"{name}_{end}" for name in names for end in ("low", "high")}
     assert all(0 <= value <= 1 for value in scores.values())
     assert caplog.text.count("log.probe: left out") == 1
