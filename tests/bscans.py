@@ -31,8 +31,13 @@ drusen = ["bumps of the pigment epithelium", "deposits beneath the retina"]
 """
 
 
-def bscan(seed: int, finding: str, height: int = 124, width: int = 192) -> np.ndarray:
-    """Return image_HWC uint8: layers on a dark ground, lit over the whole width, and speckle."""
+def bscan(
+    seed: int, finding: str, height: int = 124, width: int = 192, exposure: int = 0
+) -> np.ndarray:
+    """Return image_HWC uint8: layers on a dark ground, lit over the whole width, and speckle.
+
+    Another exposure has the same layers and other speckle.
+    """
     rng = np.random.default_rng(seed)
     column_W = np.arange(width) / width
     first, second = rng.uniform(0.5, 3, 2)
@@ -51,6 +56,7 @@ def bscan(seed: int, finding: str, height: int = 124, width: int = 192) -> np.nd
         image_HW += light * np.exp(-(((row_H1 - middle_W) / (thick * height)) ** 2))
     floor_W = base_W - (lifted_W if finding == "drusen" else 0)
     image_HW += 200 * np.exp(-(((row_H1 - floor_W) / (0.02 * height)) ** 2))
+    rng = np.random.default_rng((seed, exposure)) if exposure else rng
     image_HW *= rng.gamma(8, 1 / 8, image_HW.shape)
     return np.repeat(image_HW.clip(0, 255).astype(np.uint8)[:, :, None], 3, axis=2)
 

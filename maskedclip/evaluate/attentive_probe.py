@@ -25,7 +25,7 @@ from maskedclip.metrics.probes import Labelled, Probe, best_of, few_threads, of_
 
 RATES = (3e-4, 1e-3, 3e-3, 1e-2)
 DECAYS = (0.4, 0.01)
-HEAD_WIDTH = 64  # channels
+HEAD_WIDTH, _HEADS = 64, 12  # channels of a head at least, heads at most
 _EPOCHS, _WARMUP, _BATCH = 30, 3, 32
 _SPREAD = 0.02  # of the query's first values, as AIM's
 _LEAST = 1e-6  # deviation of a channel
@@ -138,7 +138,8 @@ def _standard(tokens: Tokens, number_B: np.ndarray) -> Standard:
 
 def _first(width: int, num_classes: int, generator: torch.Generator) -> QueryHead:
     """Return the tensors that training begins with, as AIM's and torch's linear layers do."""
-    heads = max(h for h in range(1, max(1, width // HEAD_WIDTH) + 1) if width % h == 0)
+    most = min(_HEADS, max(1, width // HEAD_WIDTH))
+    heads = max(h for h in range(1, most + 1) if width % h == 0)
     channels = width // heads
 
     def uniform(*shape: int) -> Tensor:

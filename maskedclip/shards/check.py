@@ -177,25 +177,39 @@ def _find_pairs(findings: Findings, workers: int, stage: Stage) -> None:
 def _near(
     sets: "Sequence[Sequence[CheckedSample]]", own: int, folder: Path, workers: int, stage: Stage
 ) -> "list[Pair]":
+    """Return the near-duplicates of all pairs of sets, of two without round fields by speckle."""
+    from maskedclip.shards.near_duplicates import search, speckle
     from maskedclip.shards.near_duplicates.leakage import near_pairs
-    from maskedclip.shards.near_duplicates.search import describe_all, likely_pairs, near_duplicates
 
-    described = []
-    with stage("descriptors", sum(map(len, sets))) as done:
-        for number, samples in enumerate(sets):
-            cache = folder / str(number)
-            cache.mkdir()
-            read = partial(_read, samples)
-            described.append(describe_all(read, len(samples), cache, workers, done))
     combinations = [(i, j) for i in range(own) for j in range(i, len(sets)) if sets[i] and sets[j]]
+    whole = {number for number, samples in enumerate(sets) if samples and samples[0].dataset.whole}
     pairs: list[Pair] = []
-    queries = sum(len(sets[i]) + (len(sets[j]) if i != j else 0) for i, j in combinations)
-    with stage("search", queries) as done:
-        likely = [likely_pairs(described[i], described[j], workers, done) for i, j in combinations]
-    with stage("comparison", sum(map(len, likely))) as done:
-        for (i, j), candidates in zip(combinations, likely, strict=True):
-            found = near_duplicates(described[i], described[j], candidates, workers, done)
-            pairs += near_pairs(found, sets[i], sets[j])
+    for method in (search, speckle):
+        by_speckle = method is speckle
+        own_pairs = [pair for pair in combinations if whole.issuperset(pair) == by_speckle]
+        if by_speckle and not own_pairs:
+            continue
+        described = {}
+        members = sorted({number for pair in own_pairs for number in pair})
+        with stage("descriptors", sum(len(sets[number]) for number in members)) as done:
+            for number in members:
+                cache = folder / f"{number}-{method.__name__}"
+                cache.mkdir()
+                read = partial(_read, sets[number])
+                described[number] = method.describe_all(
+                    read, len(sets[number]), cache, workers, done
+                )
+        queries = sum(len(sets[i]) + (len(sets[j]) if i != j else 0) for i, j in own_pairs)
+        with stage("search", queries) as done:
+            likely = [
+                method.likely_pairs(described[i], described[j], workers, done) for i, j in own_pairs
+            ]
+        with stage("comparison", sum(map(len, likely))) as done:
+            for (i, j), candidates in zip(own_pairs, likely, strict=True):
+                found = method.near_duplicates(
+                    described[i], described[j], candidates, workers, done
+                )
+                pairs += near_pairs(found, sets[i], sets[j])
     return pairs
 
 

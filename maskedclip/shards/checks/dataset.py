@@ -36,6 +36,7 @@ class CheckedDataset(NamedTuple):
     excluded: frozenset[str]  # keys that its exclude.csv names
     kinds: Mapping[str, str] = {}  # of its tasks that are no plain class
     third_party: bool = False
+    whole: bool = False  # of images without a round field, as its card says
 
 
 def check_dataset(directory: Path, workers: int, done: Callable[[int], object]) -> CheckedDataset:
@@ -93,6 +94,7 @@ def check_dataset(directory: Path, workers: int, done: Callable[[int], object]) 
         frozenset(keys),
         frozenset(excluded),
         kinds if isinstance(kinds, dict) else {},
+        whole=manifest.get("field") == "whole",
     )
 
 
