@@ -17,7 +17,11 @@ from maskedclip.data.storage.shards import Shards
 FILE = "contact_sheet.png"
 COLUMNS, ROWS = 6, 4  # of the random samples; the worst have a row a reason
 _TILE, _GAP, _LINE = 160, 6, 12  # pixels
-_PATH = 20  # characters of a path that fit, with a value behind them
+# how a quality of a photograph (quality.py) is called
+_VALUES = {
+    "dark": "brightness", "over-exposed": "not clipped", "blurred": "sharpness",
+    "cut off": "of a full disc",
+}  # fmt: skip
 _LINES = 5  # of what is known of a photograph, at most: a report may be long
 
 
@@ -25,7 +29,7 @@ class SampleTile(NamedTuple):
     """One photograph, and below it where it is from and what is known of it."""
 
     image_HWC: np.ndarray
-    lines: tuple[str, str]
+    lines: tuple[str, ...]
 
 
 def write_contact_sheet(shards: Shards, path: Path) -> None:
@@ -46,7 +50,8 @@ def write_contact_sheet(shards: Shards, path: Path) -> None:
     ]
     for reason in reasons:
         shown = [entry for entry in worst if entry["reason"] == reason]
-        values = [f"{entry['value']:.3f}" for entry in shown]
+        name = _VALUES.get(reason, "value")
+        values = [f"{name} {entry['value']:.3f}" for entry in shown]
         rows.append((f"worst: {reason}", [entry["key"] for entry in shown], values))
     parts: list[np.ndarray] = []
     for title, keys, notes in rows:
@@ -60,25 +65,24 @@ def write_contact_sheet(shards: Shards, path: Path) -> None:
 
 
 def tile(shards: Shards, index: int, note: str) -> SampleTile:
-    """Return a sample as the sheet shows it, with the end of its path and a note below."""
+    """Return a sample as the sheet shows it, with its path and a note below."""
     jpeg, metadata = shards.read(index)
     image_HWC = simplejpeg.decode_jpeg(jpeg, "RGB", min_height=_TILE, min_width=_TILE, min_factor=1)
     texts = [*metadata["categories"], *metadata["labels"].values(), metadata["report"] or ""]
     kinds = shards.manifest.get("kinds", {})
     several = [text for task, text in metadata["labels"].items() if kinds.get(task) == "labels"]
     told = next(filter(None, several + texts), "")  # of several labels all, before what they mean
-    return SampleTile(image_HWC, (f"{_shown(shards, index)} {note}", told))
+    return SampleTile(image_HWC, (_shown(shards, index), note, told))
 
 
 def _shown(shards: Shards, index: int) -> str:
-    """Return the end of a sample's path in the download; of an anonymised one its key's begin."""
-    key, source = shards.key(index), shards.metadata(index)["source"] or ""
-    return key[:10] if source in ("", key) else source[-_PATH:]
+    """Return a sample's path in the download; of an anonymised one its key."""
+    return shards.metadata(index)["source"] or shards.key(index)
 
 
 def _row(tiles: Sequence[SampleTile]) -> np.ndarray:
     """Return a row of photographs with their lines below, white where there is none."""
-    words = [[line for text in tile.lines for line in fitted(text)] for tile in tiles]
+    words = [[line for text in tile.lines if text for line in fitted(text)] for tile in tiles]
     below = _LINE * max(map(len, words)) + 4
     strip_HWC = np.full((_TILE + below + _GAP, COLUMNS * (_TILE + _GAP), 3), 255, np.uint8)
     for column, tile in enumerate(tiles):
@@ -96,17 +100,31 @@ def _row(tiles: Sequence[SampleTile]) -> np.ndarray:
 
 
 def fitted(text: str) -> list[str]:
-    """Return a text in lines as wide as a photograph; what is left out of a long one is marked."""
+    """Return a text in lines as wide as a photograph; what is left out of a long one is marked.
+
+    A word that is longer, such as a path, goes on in the next line.
+    """
     font, lines = _font(), [""]
     for word in text.split():
         longer = f"{lines[-1]} {word}".strip()
-        if font.getlength(longer) <= _TILE or not lines[-1]:
+        if font.getlength(longer) <= _TILE:
             lines[-1] = longer
-        else:
-            lines.append(word)
+            continue
+        first, *rest = _pieces(word)
+        lines = [*lines, first, *rest] if lines[-1] else [*lines[:-1], first, *rest]
     if len(lines) > _LINES:
         lines = [*lines[: _LINES - 1], f"{lines[_LINES - 1]} ..."]
     return lines
+
+
+def _pieces(word: str) -> list[str]:
+    """Return a word in pieces as wide as a photograph."""
+    font, pieces = _font(), [""]
+    for character in word:
+        if font.getlength(pieces[-1] + character) > _TILE:
+            pieces.append("")
+        pieces[-1] += character
+    return pieces
 
 
 @cache

@@ -5,8 +5,17 @@ import pytest
 from PIL import Image
 
 from maskedclip.data.storage.shards import DamagedSample, Shards, ShardWriter
-from maskedclip.shards.building.contact_sheet import COLUMNS, fitted, write_contact_sheet
+from maskedclip.shards.building.contact_sheet import (
+    _TILE,
+    _VALUES,
+    COLUMNS,
+    _font,
+    fitted,
+    tile,
+    write_contact_sheet,
+)
 from maskedclip.shards.building.prepare_sample import encode
+from maskedclip.shards.building.quality import REASONS
 
 COLOURS = [(200, 90, 40), (90, 200, 40), (40, 90, 200), (200, 200, 40)]
 
@@ -76,3 +85,16 @@ def test_words_below_a_photograph_are_whole_and_of_a_long_report_the_rest_is_mar
     report = fitted("many words of a long report " * 20)
     assert len(report) == 5
     assert report[-1].endswith(" ...")
+
+
+def test_a_path_is_shown_whole_in_lines_that_fit_and_a_value_has_its_name(tmp_path: Path) -> None:
+    source = "Training Set/images_of_2019/left_eye_of_patient_0123456789_macula_centred.jpg"
+    with ShardWriter(tmp_path / "toy", "toy", worst_looking=[]) as writer:
+        jpeg = encode(np.full((64, 64, 3), COLOURS[0], np.uint8), 95)
+        writer.add("s", jpeg, {"categories": ["drusen"], "labels": {}, "source": source})
+    shown = tile(Shards(tmp_path / "toy"), 0, "brightness 0.100")
+    assert shown.lines == (source, "brightness 0.100", "drusen")
+    lines = fitted(source)
+    assert "".join(lines).replace(" ", "") == source.replace(" ", "")
+    assert all(_font().getlength(line) <= _TILE for line in lines)
+    assert set(_VALUES) == set(REASONS)
