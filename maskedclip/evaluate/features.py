@@ -139,6 +139,14 @@ class FrozenEncoder:
             _ = self.info
 
     @property
+    def own_sizes(self) -> list[tuple[str, int, int]]:
+        """Name, image size as it was trained and patch (1 without one), of each member."""
+        own = self._own_info
+        return [(
+            self.name, own.preparation.image_size, int(own.architecture.get("patch_size", 1)),
+        )]  # fmt: skip
+
+    @property
     def resized(self) -> bool:
         """Whether images have another size than the weights' own."""
         return self.info.preparation.image_size != self._own_info.preparation.image_size
@@ -235,6 +243,10 @@ class Ensemble(FrozenEncoder):
     def check(self) -> None:
         for one in self.members:
             one.check()
+
+    @property
+    def own_sizes(self) -> list[tuple[str, int, int]]:
+        return [sizes for one in self.members for sizes in one.own_sizes]
 
     @property
     def resized(self) -> bool:

@@ -1,6 +1,7 @@
 """Several encoders, and ensembles of them, by the same protocols: each measured, then one table."""
 
 import logging
+import math
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -38,8 +39,7 @@ def run_all(options: EvaluateConfig) -> list[dict[str, Any]]:
     datasets, missing = chosen(options.datasets, options.task, Path(options.shards))
     for line in missing:
         sys.stderr.write(f"{line}\n")
-    for encoder in encoders:
-        encoder.check()
+    _check_sizes(encoders, options.image_size)
     options = replace(options, cache=options.cache or str(out / FOLDER))
     rows: list[dict[str, Any]] = []
     for encoder in encoders:
@@ -50,6 +50,28 @@ def run_all(options: EvaluateConfig) -> list[dict[str, Any]]:
     sys.stdout.write(encoder_table([path for path in folders if path.is_dir()], out))
     sys.stdout.write(f"this table: {out / 'encoders.md'}, .tex and .csv\n")
     return rows
+
+
+def _check_sizes(encoders: Sequence[FrozenEncoder], asked: int) -> None:
+    """Raise ValueError where a patch does not divide the size asked for; name one that all can see.
+
+    Where none is asked for and the encoders' own differ, say so: the table compares both at once,
+    encoders and sizes.
+    """
+    own = dict.fromkeys(sizes for encoder in encoders for sizes in encoder.own_sizes)
+    step = math.lcm(*(patch for *_, patch in own))
+    nearest = max(1, round((asked or min(size for _, size, _ in own)) / step)) * step
+    wrong = [f"{patch} of {name}" for name, _, patch in own if asked % patch]
+    if wrong:
+        raise ValueError(
+            f"--image_size={asked} is not a multiple of the patch {', '.join(wrong)}; use one of "
+            f"{step}, such as {nearest}, which all of these encoders can see"
+        )
+    if not asked and len({size for _, size, _ in own}) > 1:
+        logger.warning(
+            "images are seen as each encoder was trained: %s; --image_size=%d shows all of them "
+            "the same", ", ".join(f"{name} {size} px" for name, size, _ in own), nearest,
+        )  # fmt: skip
 
 
 def _encoder(members: Sequence[str], options: EvaluateConfig) -> FrozenEncoder:
