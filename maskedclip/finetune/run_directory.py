@@ -31,7 +31,7 @@ from maskedclip.metrics.prediction_files import Predictions
 from maskedclip.metrics.result_record import damaged, read_record, write_record
 from maskedclip.metrics.scores import metrics_of
 from maskedclip.metrics.zero_shot import categories
-from maskedclip.models.checkpoints.architectures import Architecture
+from maskedclip.models.checkpoints.architectures import Architecture, check_image_size
 from maskedclip.models.checkpoints.files import (
     FINETUNED,
     RANDOM,
@@ -123,9 +123,14 @@ def resolved(config: FinetuneConfig, labels: Labels, *, to_come: bool = False) -
 
 
 def preparation_of(config: FinetuneConfig) -> Preparation:
-    """Return the preprocessing that the weights expect, at the configured image size."""
-    preparation = encoder_info_of(config).preparation
-    return preparation._replace(image_size=config.image_size or preparation.image_size)
+    """Return the preprocessing that the weights expect, at the configured image size.
+
+    Raises ValueError, before anything is read or queued, where the patch does not divide it.
+    """
+    info = encoder_info_of(config)
+    size = config.image_size or info.preparation.image_size
+    check_image_size(size, info.architecture)
+    return info.preparation._replace(image_size=size)
 
 
 def architecture_of(config: FinetuneConfig) -> Architecture:
