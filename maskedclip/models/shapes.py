@@ -31,6 +31,32 @@ def absent(name: str) -> StackShape:
     return StackShape(name, 0, 0, 0, 0, 0, 0)
 
 
+class CropShape(NamedTuple):
+    """Crops of an image, and the heads that compare them with prototypes (DINOv2)."""
+
+    large: int
+    small: int
+    small_patches: int
+    masked: float  # patches of an image that the heads take, the mean
+    hidden: int  # of a head's two hidden layers
+    bottleneck: int
+    prototypes: int  # of a head
+
+    @property
+    def rows(self) -> float:
+        """Rows of an image that the student's heads take: [CLS] of each crop, masked patches."""
+        return self.large + self.small + self.masked
+
+    @property
+    def teacher_rows(self) -> float:
+        return self.large + self.masked
+
+    def products(self, width: int) -> int:
+        """Return how many numbers a head multiplies for one row."""
+        first, last = width * self.hidden, self.bottleneck * self.prototypes
+        return first + self.hidden**2 + self.hidden * self.bottleneck + last
+
+
 def stack_shape(
     name: str,
     module: nn.Module,
@@ -73,7 +99,7 @@ class NetworkShape(NamedTuple):
     feature_decoder: StackShape
     bridge: StackShape
     text: StackShape
-    projections: int  # parameters of the linear maps into the joint space, and tau
+    projections: int  # parameters of the maps into the joint space and tau, or of a mask token
     projection: int  # features of the joint space
     patches: int
     visible: int
@@ -82,6 +108,8 @@ class NetworkShape(NamedTuple):
     bridge_shared: bool = False  # B runs on the visible tokens of all images too
     distils_hidden: bool = False  # D_F predicts the hidden patches alone
     mask_tokens: bool = False  # E_I runs on all patches, mask tokens in place of the hidden ones
+    crops: CropShape | None = None  # E_I runs on them, mask tokens among their patches
+    heads: StackShape = absent("heads")  # a unit each
 
     @property
     def masks(self) -> bool:
@@ -94,7 +122,20 @@ class NetworkShape(NamedTuple):
 
     @property
     def has_teacher(self) -> bool:
-        return bool(self.feature_decoder.width)
+        return bool(self.feature_decoder.width or self.crops)
+
+    @property
+    def embedded(self) -> int:
+        """Patches of an image that are embedded in a step, by the student."""
+        crops = self.crops
+        if crops is None:
+            return self.patches
+        return crops.large * self.patches + crops.small * crops.small_patches
+
+    @property
+    def cuts(self) -> int:
+        """Crops that are cut from an image."""
+        return self.crops.large + self.crops.small if self.crops else 1
 
     @property
     def students(self) -> tuple[StackShape, ...]:
@@ -104,6 +145,7 @@ class NetworkShape(NamedTuple):
             self.feature_decoder,
             self.bridge,
             self.text,
+            self.heads,
         )
 
     @property
@@ -124,13 +166,18 @@ class NetworkShape(NamedTuple):
 
     @property
     def teacher_parameters(self) -> int:
-        return self.has_teacher * (self.encoder.parameters + self.bridge.parameters)
+        followed = self.encoder, self.bridge, self.heads
+        return self.has_teacher * sum(stack.parameters for stack in followed)
 
     def groups(self, stack: StackShape, batch: BatchShape) -> tuple[tuple[int, int], ...]:
         """Return the (sequences, tokens in one) that `stack` processes in a step."""
         whole = self.patches + 1
         masked = ((batch.images, self.visible + 1),)
         paired = ((batch.paired, whole),) if self.contrasts else ()
+        if self.crops is not None:
+            large = (self.crops.large * batch.images, whole)
+            small = (self.crops.small * batch.images, self.crops.small_patches + 1)
+            return (large, small) if stack is self.encoder else ()
         if self.mask_tokens:  # a linear head has no blocks of its own
             return ((batch.images, whole),) if stack is self.encoder else ()
         if stack is self.encoder:

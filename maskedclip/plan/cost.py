@@ -27,7 +27,7 @@ from maskedclip.plan.units import in_bytes, in_column, in_count, in_time, in_wei
 
 USAGE = (__doc__ or "").format(gpus=", ".join(GPUS))
 PAPER_IMAGES = (142_249, 348_481 - 142_249)  # paired, unpaired
-_PARTS = ("E_I", "D_I", "B", "D_F", "E_T", "projections", "teacher")
+_PARTS = ("E_I", "D_I", "B", "D_F", "E_T", "heads", "projections", "teacher")
 _KIND = {2: "bf16", 4: "fp32"}  # by bytes of a value
 _TIGHT = 0.97  # share of a card's memory beyond which CUDA's own cannot find room
 _LAUNCHES_S = {True: 0.1, False: 0.2}  # of a step of ViT-L, whole on each GPU or not; estimated
@@ -144,7 +144,7 @@ def plan(  # noqa: PLR0913 (the run, its machine, what is assumed)
     notes = [*assumed, *said]
     notes.append(f"CO2e: {card.watts} W a board x PUE {pue:g} x {kg_per_kwh:g} kg/kWh")
     notes += _on_step(network, ways, share, step_s)
-    decoded = decoding(data, share.images / step_s, cpus_per_rank, shard_size)
+    decoded = decoding(data, share.images / step_s, cpus_per_rank, shard_size, network.cuts)
     notes += [f"STARVED: {decoded.starves}"] if decoded.starves else []
     notes.append(f"{_KIND[value]} at {peak / 1e12:g} TFLOP/s a card (data sheet)")
     memory, room = footprint.memory(network, share, ways), FULL * card.usable_gib * 2**30

@@ -8,7 +8,7 @@ holds it against traced runs.
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from maskedclip.models.shapes import BatchShape, NetworkShape, StackShape
+from maskedclip.models.shapes import BatchShape, CropShape, NetworkShape, StackShape
 
 # of a block, in widths of a token: input, norm, q k v, mixed, sum, norm, 4 of fc1, and of a BERT's
 # layer the 4 of its GELU, which our blocks take again in the backward pass
@@ -60,17 +60,23 @@ def flops(network: NetworkShape, load: BatchShape) -> dict[str, float]:
     A product of n x k and k x m counts 2nkm, backward twice the forward; norms, activations, the
     optimizer and anything done twice to save memory are left out, as is usual for MFU.
     """
-    stem = 2 * load.images * network.patches * network.patch_values * network.encoder.width
+    patch = 2 * load.images * network.patch_values * network.encoder.width
     forward = {part.name: _blocks(part, network.groups(part, load)) for part in network.students}
-    forward["E_I"] += stem
+    forward["E_I"] += network.embedded * patch
+    if network.crops:
+        forward["heads"] = _of_heads(network, network.crops.rows * load.images)
     for part, predicted in network.predicted.items():
         ends = (network.visible + 1) * part.width_in + predicted * part.width_out
         forward[part.name] += 2 * load.images * ends * part.width
     operations = {name: 3 * count for name, count in forward.items()}
     if not network.has_teacher:
         return operations
-    whole = ((load.images, network.patches + 1),)
-    teacher = stem + _blocks(network.encoder, whole) + _blocks(network.bridge, whole)
+    crops, large = network.crops, network.crops.large if network.crops else 1
+    whole = ((large * load.images, network.patches + 1),)
+    teacher: float = large * network.patches * patch
+    teacher += _blocks(network.encoder, whole) + _blocks(network.bridge, whole)
+    if crops:
+        teacher += _of_heads(network, crops.teacher_rows * load.images)
     return operations | {"teacher": teacher}
 
 
@@ -79,6 +85,8 @@ def again(network: NetworkShape, load: BatchShape, ways: Ways) -> float:
     more = 0.0
     if ways.recompute:
         more += sum(_blocks(part, network.groups(part, load)) for part in network.students)
+        if network.crops:
+            more += _of_heads(network, network.crops.rows * load.images)
     if ways.parts > 1 and network.contrasts:  # the features of all pairs come first
         whole = ((load.paired, network.patches + 1),)
         more += _blocks(network.encoder, whole) + _blocks(network.bridge, whole)
@@ -91,6 +99,11 @@ def _blocks(part: StackShape, groups: tuple[tuple[int, int], ...]) -> float:
     return part.depth * sum(
         images * length * (linear + 4 * length * part.width) for images, length in groups
     )
+
+
+def _of_heads(network: NetworkShape, rows: float) -> float:
+    assert network.crops is not None
+    return 2 * rows * network.crops.products(network.encoder.width)
 
 
 def traffic(network: NetworkShape, ways: Ways) -> dict[str, float]:
@@ -130,21 +143,12 @@ def _moments(network: NetworkShape, load: BatchShape, ways: Ways) -> Iterator[Me
     if ways.parts > 1:  # added up whole until the last part
         before = _FP32 * network.parameters
 
-    now = fixed | kept | {"gradients": before}
-    if network.has_teacher:
-        teacher_tokens = part_load.images * (network.patches + 1)
-        width = network.encoder.width
-        working: float = (_FORWARD + 2) * width * teacher_tokens * ways.value
-        gathered = 2 * ways.value * network.encoder.unit
-        first = fixed | {"losses": 0.0, "gradients": before}  # nothing is kept yet
-        yield Memory("the teacher's pass", first | {"working": working + gathered})
-        working = 5 * values + width * teacher_tokens * ways.value
-        yield Memory("the loss of eq. 5", now | {"working": working})
-
-    # the slope of eq. 1: a few fp32 copies of what D_I predicted
-    yield Memory("backward of the losses", now | {"working": 3 * pixels})
+    yield from _before_backward(network, part_load, ways, fixed | kept | {"gradients": before})
 
     fixed["losses"] = (values + pixels) * ways.value / _FP32  # their slopes alone are left
+    if network.crops:
+        logits = part_load.images * network.crops.rows * network.crops.prototypes
+        fixed["losses"] = logits * ways.value
     done, outside = 0, network.outside
     left = dict(kept)
     for part in reversed(network.students):
@@ -153,6 +157,8 @@ def _moments(network: NetworkShape, load: BatchShape, ways: Ways) -> Iterator[Me
         if ways.recompute:  # all but the input, which was kept
             work += _block_bytes(part, network, part_load, ways.value)
             work -= part.width * tokens * ways.value
+            if network.crops and part is network.heads:
+                work += _within_heads(network.crops, network.heads, part_load, ways.value)
         # weights of this block and the next, its gradients, and both buffers of the reduction
         shards = _FP32 / ways.shards
         each = 2 * ways.value if ways.is_whole else 4 * ways.value + _FP32 + shards
@@ -168,6 +174,33 @@ def _moments(network: NetworkShape, load: BatchShape, ways: Ways) -> Iterator[Me
     fixed[_HELD] = 0.0
     work = 0 if ways.is_whole else outside * _FP32
     yield Memory("the end of backward", fixed | left | {"gradients": sharded, "working": work})
+
+
+def _before_backward(
+    network: NetworkShape, load: BatchShape, ways: Ways, now: dict[str, float]
+) -> Iterator[Memory]:
+    """Yield the moments of the teacher and of the losses; `now` is what the latter find there."""
+    _, values, pixels = _losses(network, load, ways)
+    width, crops = network.encoder.width, network.crops
+    images = load.images * (crops.large if crops else 1)
+    row: float = width * images * (network.patches + 1) * ways.value
+    if network.has_teacher:
+        gathered = 2 * ways.value * network.encoder.unit
+        kept_later = ("losses", *(part.name for part in network.students))
+        first = {name: size for name, size in now.items() if name not in kept_later}
+        yield Memory("the teacher's pass", first | {"working": (_FORWARD + 2) * row + gathered})
+    if network.feature_decoder.width:
+        yield Memory("the loss of eq. 5", now | {"working": 5 * values + row})
+    if crops:
+        product = _FP32 * load.images * crops.prototypes * crops.masked
+        logits = ways.value * load.images * crops.prototypes * (crops.rows + crops.teacher_rows)
+        with_logits = {"losses": now["losses"] + logits, "working": product}  # of iBOT's sum
+        yield Memory("the losses of prototypes", now | with_logits)
+        # the slopes of iBOT's logarithms, and of the logits that they are of
+        yield Memory("backward of the losses", now | {"working": 2 * product})
+    else:
+        # the slope of eq. 1: a few fp32 copies of what D_I predicted
+        yield Memory("backward of the losses", now | {"working": 3 * pixels})
 
 
 def _fixed(network: NetworkShape, load: BatchShape, ways: Ways) -> dict[str, float]:
@@ -195,6 +228,10 @@ def kept_bytes(part: StackShape, network: NetworkShape, load: BatchShape, ways: 
     row = part.width * ways.value
     block = row * tokens if ways.recompute else _block_bytes(part, network, load, ways.value)
     kept = part.depth * block
+    if network.crops and part is network.heads:
+        kept = load.images * network.crops.rows * row
+        if not ways.recompute:
+            kept += _within_heads(network.crops, part, load, ways.value)
     if part is network.encoder:
         # the last block's output and its norm; patches, which choosing visible ones holds on to
         patches = 0 if network.mask_tokens else load.images * network.patches
@@ -218,11 +255,22 @@ def _block_bytes(part: StackShape, network: NetworkShape, load: BatchShape, valu
     return tokens * (widths * part.width * value + _STATISTICS + part.heads * _FP32)
 
 
+def _within_heads(crops: CropShape, heads: StackShape, load: BatchShape, value: int) -> float:
+    """Return the bytes that heads keep of their rows beside these, and of unit prototypes."""
+    row = 4 * crops.hidden + 2 * crops.bottleneck  # a GELU keeps its input, and is kept
+    units = heads.depth * crops.prototypes * crops.bottleneck
+    return value * (load.images * crops.rows * row + units)
+
+
 def _losses(network: NetworkShape, load: BatchShape, ways: Ways) -> tuple[float, float, float]:
     """Return bytes of what the losses keep, of all patches' features and of hidden pixels in fp32.
 
-    They keep the pixels' targets and differences, and the normed features of both sides.
+    They keep the pixels' targets and differences, and the normed features of both sides; of
+    prototypes targets, logarithms, and DINO's sums of the targets of an image's other crops.
     """
+    if crops := network.crops:
+        rows = crops.rows + crops.teacher_rows + crops.large + 1
+        return _FP32 * load.images * crops.prototypes * rows, 0.0, 0.0
     predicted = network.predicted
     # of a part that is absent, the width is 0
     distilled, hidden = predicted[network.feature_decoder], predicted[network.pixel_decoder]

@@ -10,14 +10,24 @@ import torch
 
 from maskedclip.config import Config, override
 from maskedclip.engine.gpu_specs import GPUS
+from maskedclip.models.dinov2 import DinoTeacher
 from maskedclip.models.maskedclip import build
-from maskedclip.models.shapes import BatchShape
+from maskedclip.models.shapes import BatchShape, parameter_count
 from maskedclip.plan.cost import FULL, PAPER_IMAGES, footprint, main, plan, remedy, report
 from maskedclip.plan.footprint import Ways
 from maskedclip.pretrain.methods import method_of
+from maskedclip.pretrain.methods.dinov2 import DinoV2Method, step_flops, student
 from maskedclip.pretrain.methods.maskedclip import MaskedClipMethod, network_shape
 from maskedclip.pretrain.sources import length
-from maskedclip.recipes import RECIPES, demo, mae, maskedclip_vitb, maskedclip_vitl, maskedclip_vits
+from maskedclip.recipes import (
+    RECIPES,
+    demo,
+    dinov2,
+    mae,
+    maskedclip_vitb,
+    maskedclip_vitl,
+    maskedclip_vits,
+)
 from tests.plan.traced import traced
 
 TOOL = Path(__file__).parents[2] / "tools" / "plan.py"
@@ -33,6 +43,46 @@ def test_operations_by_part_add_up_to_what_the_model_counts(size):
     load = BatchShape(images=12, paired=5, text_tokens=23)
     found = sum(footprint.flops(network, load).values())
     assert found == pytest.approx(model.step_flops(12, 5, 23), rel=1e-12)
+
+
+@pytest.mark.parametrize("changes", [{}, {"dino.separate_heads": False}, {"dino.ibot": 0.0}])
+def test_operations_and_parameters_of_dinov2_are_those_of_its_networks(changes):
+    config = override(small_dinov2(), {"dino.separate_heads": True} | changes)
+    with torch.device("meta"):
+        model = student(build(**DinoV2Method.shape(config))[0], config)
+        teacher = DinoTeacher(model)
+    network, notes = method_of(config).network(config)
+    found = footprint.flops(network, BatchShape(images=12, paired=5, text_tokens=23))
+    assert sum(found.values()) == pytest.approx(step_flops(model, 12, config), rel=1e-12)
+    assert (network.parameters, network.teacher_parameters) == (
+        parameter_count(model), parameter_count(teacher),
+    )  # fmt: skip
+    assert ("58.8 an image" in notes[0]) == bool(config.dino.ibot)
+
+
+def test_planned_memory_and_traffic_are_those_of_a_traced_step_of_a_small_dinov2():
+    changes = {
+        "model.size": "micro", "model.image_size": 96, "dino.local_size": 48,
+        "dino.head_width": 512, "dino.bottleneck": 128, "dino.prototypes": 512,
+    }  # fmt: skip
+    found, planned = traced_and_planned(loaded(override(dinov2(), changes), 2, 8, 8), 2, 8)
+    assert planned == pytest.approx(found, rel=0.1)
+
+
+def test_fewer_prototypes_are_less_memory_and_a_step_of_dinov2_is_never_cut_into_parts():
+    crowded = {"nodes": 1, "gpus": 1, "gpu": "a100-40"}
+    full = plan(dinov2(), **crowded)
+    assert not full.fits
+    assert "accumulate" not in remedy(full)
+    fewer = plan(override(dinov2(), {"dino.prototypes": 16_384}), **crowded)
+    assert fewer.memory.total < 0.75 * full.memory.total
+
+
+def test_several_crops_of_an_image_cost_the_loader_more():
+    one, ten = plan(mae(), **PAPER).decoding, plan(dinov2(), **PAPER).decoding
+    assert ten.ms == pytest.approx(2.6 * one.ms)
+    five = plan(override(dinov2(), {"dino.local_crops": 3}), **PAPER).decoding
+    assert one.ms < five.ms < ten.ms
 
 
 def test_parameters_are_those_of_the_paper_s_networks():
@@ -71,6 +121,10 @@ def traced_and_planned(
     return found.peak, footprint.memory(network, load, ways).total
 
 
+def small_dinov2() -> Config:
+    return override(dinov2(), {"model.size": "small", "dino.separate_heads": False})
+
+
 def loaded(config: Config, world: int, paired: int, unpaired: int) -> Config:
     shares = {"data.paired_batch": world * paired, "data.unpaired_batch": world * unpaired}
     return override(config, shares)
@@ -94,6 +148,8 @@ def test_planned_memory_and_traffic_are_those_of_a_traced_step_of_the_demo():
         (maskedclip_vitl, 4, 180, 180, 77, True, 1),
         (maskedclip_vitl, 4, 180, 180, 77, False, 4),
         (maskedclip_vitl, 16, 8, 24, 20, False, 1),
+        (small_dinov2, 4, 16, 16, 8, False, 1),
+        (dinov2, 4, 180, 180, 8, True, 1),
     ],
 )
 def test_planned_memory_and_traffic_are_those_of_traced_steps(

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
-from torch import nn
+from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.distributed._tools.fsdp2_mem_tracker import FSDPMemTracker
 from torch.distributed.fsdp import FSDPModule
@@ -18,15 +18,18 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import BertConfig, BertModel
 
 from maskedclip.config import Config
+from maskedclip.data.multi_crop import COLOUR_DRAWS, GLOBALS, Crops
 from maskedclip.data.stream import Batch
+from maskedclip.data.transforms import constant
 from maskedclip.engine.distributed import shard
 from maskedclip.engine.optimizer import adamw
 from maskedclip.engine.sharding import Sharding
 from maskedclip.models import blocks
+from maskedclip.models.dinov2 import DinoTeacher
 from maskedclip.models.maskedclip import MaskedCLIP, build
 from maskedclip.models.teacher import Teacher
 from maskedclip.models.text import TextTower
-from maskedclip.pretrain.methods import simmim
+from maskedclip.pretrain.methods import dinov2, simmim
 from maskedclip.pretrain.methods.maskedclip import (
     MaskedClipMethod,
     MaskedClipNetworks,
@@ -64,11 +67,13 @@ def traced(config: Config, *, world: int, text_tokens: int, recompute: bool = Fa
     """Return what a step in bf16 takes of one of `world` ranks."""
     dist.init_process_group("fake", rank=0, world_size=world, store=FakeStore())
     on_processors = blocks.attend
+    constant.cache_clear()  # it keeps tensors, which are fake here
     blocks.attend = F.scaled_dot_product_attention  # what GPUs run, whose memory is planned
     try:
         return _traced(config, world, text_tokens, recompute)
     finally:
         blocks.attend = on_processors
+        constant.cache_clear()
         dist.destroy_process_group()
 
 
@@ -86,7 +91,7 @@ def _traced(config: Config, world: int, text_tokens: int, recompute: bool) -> Tr
     ways = {"activation_checkpointing": recompute, "sharding": shards}
     if isinstance(model, MaskedCLIP):
         ways |= {"exact": model.exact(), "methods": ["features"]}
-    units = model.units() if isinstance(model, MaskedCLIP) else model.encoder.blocks
+    units = model.encoder.blocks if isinstance(model, simmim.SimMimStudent) else model.units()
     shard(model, units, torch.bfloat16, **ways)
     if teacher is not None:
         shard(teacher, teacher.units(), torch.bfloat16, trains=False, sharding=shards)
@@ -110,10 +115,7 @@ def _traced(config: Config, world: int, text_tokens: int, recompute: bool) -> Tr
             if isinstance(module, FSDPModule):
                 forget = partial(_forget, tracker)
                 module.register_forward_pre_hook(forget, prepend=True)
-        if isinstance(model, MaskedCLIP):
-            gradients(MaskedClipNetworks(model, teacher, optimizer), image_BCHW, batch, config)
-        else:
-            simmim.objective(model, image_BCHW, batch.hidden_BN, config)[0].backward()
+        _backward((model, teacher, optimizer), image_BCHW, batch, config)
         optimizer.step()
     kinds = tracker.get_tracker_snapshot("peak")[torch.device("cpu")]
     by_kind = {str(kind): size for kind, size in kinds.items()}
@@ -121,10 +123,24 @@ def _traced(config: Config, world: int, text_tokens: int, recompute: bool) -> Tr
     return Traced(peak, by_kind, round(exchanged.gathered), round(exchanged.reduced))
 
 
+def _backward(networks: tuple[Any, ...], image_BCHW: Tensor, batch: Batch, config: Config) -> None:
+    if config.method == "maskedclip":
+        gradients(MaskedClipNetworks(*networks), image_BCHW, batch, config)
+    elif config.method == "dinov2":
+        assert batch.crops is not None
+        losses, _ = dinov2.objective(dinov2.DinoNetworks(*networks), batch.crops, 0.04, config)
+        losses["loss"].backward()
+    else:
+        simmim.objective(networks[0], image_BCHW, batch.hidden_BN, config)[0].backward()
+
+
 def _networks(config: Config) -> tuple[nn.Module, nn.Module | None]:
     if config.method == "simmim":
         encoder = build(**SimMimMethod.shape(config))[0].encoder
         return simmim.SimMimStudent(encoder, patch_size=config.model.patch_size), None
+    if config.method == "dinov2":
+        student = dinov2.student(build(**SimMimMethod.shape(config))[0], config)
+        return student, DinoTeacher(student)
     model = _build(config)
     return model, Teacher(model.encoder, model.bridge) if config.loss.mfd else None
 
@@ -157,4 +173,23 @@ def _batch(config: Config, world: int, text_tokens: int) -> Batch:
         "token_mask_AL": torch.empty(pairs, text_tokens, dtype=torch.int64),
         "label_A": torch.empty(pairs, dtype=torch.int64),
     }
+    if config.method == "dinov2":
+        tensors["crops"] = _crops(config, images)
     return Batch(**{name: tensors.get(name) for name in Batch._fields})
+
+
+def _crops(config: Config, images: int) -> Crops:
+    cut, patches = (
+        dinov2.multi_crop(config),
+        (config.model.image_size // config.model.patch_size) ** 2,
+    )
+    masked = round(images * patches * sum(cut.mask_ratio) / 2)
+    return Crops(
+        image_BL=torch.empty(images, cut.bytes(config.model.image_size), dtype=torch.uint8),
+        flip_BX=torch.empty(images, cut.crops, dtype=torch.bool),
+        colour_BXF=torch.empty(images, cut.crops, COLOUR_DRAWS),
+        drop_BXF=torch.empty(images, cut.crops, cut.drops),
+        hidden_BGN=torch.empty(images, GLOBALS, patches, dtype=torch.bool),
+        masked_M=torch.empty(masked, dtype=torch.int64),
+        sizes=(config.model.image_size, cut.local_size),
+    )

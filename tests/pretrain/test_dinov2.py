@@ -17,7 +17,6 @@ from maskedclip.engine.distributed import process_group
 from maskedclip.engine.step_guard import StepGuard
 from maskedclip.models.blocks import sincos_positions
 from maskedclip.models.pretrained import load_encoder, read_weights
-from maskedclip.plan.cost import plan
 from maskedclip.pretrain.loop import pretrain
 from maskedclip.pretrain.methods import method_of
 from maskedclip.pretrain.methods.dinov2 import (
@@ -231,10 +230,4 @@ def test_what_is_off_is_not_there(small):
 def test_what_could_not_learn_is_refused_in_one_line(changes, words):
     with pytest.raises(ValueError, match=words) as error:
         method_of(override(dinov2(), changes))
-    assert "\n" not in str(error.value)
-
-
-def test_its_plan_is_refused_by_name():
-    with pytest.raises(ValueError, match="the cost of dinov2 is not counted") as error:
-        plan(dinov2(), nodes=1, gpus=4, gpu="a100-80")
     assert "\n" not in str(error.value)

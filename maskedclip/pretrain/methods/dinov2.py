@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.optim import AdamW
 
-from maskedclip.config import Config
+from maskedclip.config import Config, override
 from maskedclip.data.multi_crop import GLOBALS, Crops, MultiCrop, augment_colours
 from maskedclip.data.rows import View
 from maskedclip.data.stream import Batch
@@ -29,8 +29,14 @@ from maskedclip.engine.optimizer import cosine, layer_scale, scaled_adamw
 from maskedclip.engine.step_guard import StepGuard
 from maskedclip.losses import centred, dino_loss, ibot_loss, koleo_loss, mean_logits, sinkhorn
 from maskedclip.models.dinov2 import DinoTeacher, HeadShape, Student
-from maskedclip.models.maskedclip import SIZES
-from maskedclip.models.shapes import NetworkShape
+from maskedclip.models.maskedclip import SIZES, MaskedCLIP
+from maskedclip.models.shapes import (
+    CropShape,
+    NetworkShape,
+    absent,
+    parameter_count,
+    stack_shape,
+)
 from maskedclip.pretrain.distribution import ways_of
 from maskedclip.pretrain.initial_weights import encoder_shape, initial
 from maskedclip.pretrain.methods.protocol import At, Seen, Shown
@@ -127,17 +133,13 @@ class DinoV2Method:
         "DINOv2: Learning Robust Visual Features without Supervision (Oquab et al., 2024)"
     )
     fields: ClassVar[tuple[str, ...]] = ("dino.",)
-    plannable: ClassVar[bool] = False
 
     def __init__(self, config: Config, device: torch.device) -> None:
         self._config = config
         dino, engine = config.dino, config.engine
         compute = compute_type(engine.precision, device)
         start, self.tokenize = initial(config, self.shape(config))
-        separate = bool(dino.separate_heads and dino.ibot)
-        heads = HeadShape(dino.head_width, dino.bottleneck, dino.prototypes, separate)
-        grid = dino.local_size // config.model.patch_size
-        model = Student(start.encoder, heads, local_grid=grid).to(device)
+        model = student(start, config).to(device)
         teacher = DinoTeacher(model)
         ways = ways_of(engine, device, model, teacher)
         # of a step's patches another number is masked
@@ -205,10 +207,7 @@ class DinoV2Method:
 
     @staticmethod
     def network(config: Config) -> tuple[NetworkShape, list[str]]:
-        raise ValueError(
-            f"{config.name}: the cost of dinov2 is not counted yet; measure a few steps with "
-            f"--optim.steps=20"
-        )
+        return network_shape(config)
 
     def step(self, batch: Batch, at: At, guard: StepGuard) -> dict[str, Tensor]:
         assert batch.crops is not None, "DINOv2 learns from several crops"
@@ -254,6 +253,55 @@ class DinoV2Method:
             (weights[field] * losses[f"loss_{names[field]}"]).backward()
             yield names[field]
         self.optimizer.zero_grad()
+
+
+def student(start: MaskedCLIP, config: Config) -> Student:
+    """Return the network that is trained, its encoder that of `start`."""
+    dino = config.dino
+    separate = bool(dino.separate_heads and dino.ibot)
+    heads = HeadShape(dino.head_width, dino.bottleneck, dino.prototypes, separate)
+    grid = dino.local_size // config.model.patch_size
+    return Student(start.encoder, heads, local_grid=grid)
+
+
+def network_shape(config: Config) -> tuple[NetworkShape, list[str]]:
+    """Return the shapes of encoder and heads, and what was assumed of a step's masks.
+
+    They are read from the networks, built without memory.
+    """
+    dino, shape, size = config.dino, config.model, SIZES[config.model.size]
+    with torch.device("meta"):
+        model = student(
+            initial(override(config, {"init_from": ""}), encoder_shape(config))[0], config
+        )
+    wide = {"width": size.width, "hidden": 4 * size.width, "heads": size.heads}
+    encoder, heads = model.encoder, model.heads()
+    patches = (shape.image_size // shape.patch_size) ** 2
+    masked = patches * sum(dino.mask_ratio) / 2 if dino.ibot else 0.0
+    crops = CropShape(
+        large=GLOBALS, small=dino.local_crops,
+        small_patches=(dino.local_size // shape.patch_size) ** 2, masked=masked,
+        hidden=dino.head_width, bottleneck=dino.bottleneck, prototypes=dino.prototypes,
+    )  # fmt: skip
+    pixels = GLOBALS * shape.image_size**2 + dino.local_crops * dino.local_size**2
+    network = NetworkShape(
+        encoder=stack_shape("E_I", encoder, encoder.blocks, **wide),
+        pixel_decoder=absent("D_I"),
+        feature_decoder=absent("D_F"),
+        bridge=absent("B"),
+        text=absent("E_T"),
+        projections=model.mask_token.numel(),
+        projection=0,
+        patches=patches,
+        visible=patches,
+        patch_values=3 * shape.patch_size**2,
+        image_values=3 * pixels,
+        crops=crops,
+        heads=absent("heads")._replace(
+            depth=len(heads), width=size.width, unit=parameter_count(heads[0])
+        ),
+    )
+    return network, [f"masked patches: {masked:.4g} an image, the mean of dino.mask_ratio"]
 
 
 def multi_crop(config: Config) -> MultiCrop:

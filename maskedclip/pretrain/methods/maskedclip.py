@@ -176,7 +176,6 @@ class MaskedClipMethod:
         "Vision-Language Pre-training (Zhu, Zhou, Goh, Liu)"
     )
     fields: ClassVar[tuple[str, ...]] = ("loss.",)
-    plannable: ClassVar[bool] = True
 
     def __init__(self, config: Config, device: torch.device) -> None:
         self._config = config

@@ -81,7 +81,6 @@ class Method(Protocol):
 
     paper: ClassVar[str]  # title and authors, for the model card
     fields: ClassVar[tuple[str, ...]]  # prefixes of the config fields that it alone reads
-    plannable: ClassVar[bool]  # whether `network` is there for tools/plan.py
     tokenize: Tokenizer
 
     def __init__(self, config: Config, device: torch.device) -> None: ...

@@ -164,7 +164,6 @@ class SimMimMethod:
 
     paper: ClassVar[str] = "SimMIM: A Simple Framework for Masked Image Modeling (Xie et al., 2022)"
     fields: ClassVar[tuple[str, ...]] = ("loss.mim", "loss.normalise_pixels")
-    plannable: ClassVar[bool] = True
 
     def __init__(self, config: Config, device: torch.device) -> None:
         self._config = config
