@@ -44,7 +44,8 @@ class Alarms:
         """Steps of warm-up come before a loss has to fall; least_share is a term's."""
         self._warmup, self._least_share = warmup, least_share
         self._rows: deque[Row] = deque(maxlen=_KEPT)
-        self._first: list[float] = []  # losses that the run began with
+        # what the run began with; DINO's loss may rise, by an entropy that no student lowers
+        self._first: dict[str, list[float]] = {"loss": [], "kl_dino": []}
         self._on: dict[str, Alarm] = {}
         self._values: dict[str, deque[float]] = {}  # the last of each key that is not in all rows
 
@@ -53,8 +54,9 @@ class Alarms:
         for key, value in row.items():
             if isinstance(value, (int, float)):
                 self._values.setdefault(key, deque(maxlen=_KEPT)).append(value)
-        if len(self._first) < _BEGINNING and "loss" in row:
-            self._first.append(row["loss"])
+        for key, first in self._first.items():
+            if len(first) < _BEGINNING and key in row:
+                first.append(row[key])
         found = {
             alarm.name: alarm
             for alarm in (
@@ -129,18 +131,21 @@ class Alarms:
 
     def _not_falling(self, row: Row) -> Alarm | None:
         """Of what has been trained for twice its warm-up, 200 steps and 25 rows."""
-        recent = self._last("loss", _RECENT)
+        key, words = "loss", "the loss"
+        if self._first["kl_dino"]:
+            key, words = "kl_dino", "DINO's divergence from the teacher"
+        recent = self._last(key, _RECENT)
         least_steps = max(_LEAST_STEPS, 2 * self._warmup)
         ready = len(self._rows) >= _RECENT + _BEFORE and row.get("step", 0) >= least_steps
         if not recent or not ready:
             return None
-        first = fmean(self._first)
+        first = fmean(self._first[key])
         least = _LEAST_FALL * (2 if "loss not falling" in self._on else 1)
         if fmean(recent) < first - least * abs(first):
             return None
         return Alarm(
             "loss not falling",
-            f"the loss is {fmean(recent):.4g}, and was {first:.4g} at the beginning",
+            f"{words} is {fmean(recent):.4g}, and was {first:.4g} at the beginning",
             "lower optim.base_lr tenfold; where that changes nothing, look at the pictures of "
             "what is trained on",
         )
@@ -150,7 +155,7 @@ class Alarms:
         if len(before) < _BEFORE or "loss" not in row:
             return None
         usual = median(before)
-        if max(abs(usual), abs(row["loss"])) < _VANISHED * abs(fmean(self._first)):
+        if max(abs(usual), abs(row["loss"])) < _VANISHED * abs(fmean(self._first["loss"])):
             return None  # what is learnt by heart leaves rounding alone
         deviation = max(median([abs(value - usual) for value in before]), 1e-12)
         limit = usual + max(_SPIKE * deviation, _LEAST_SPIKE * abs(usual))

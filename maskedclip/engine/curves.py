@@ -92,8 +92,22 @@ CURVES = (
     ),
     Curve(
         "cls_std", TEACHER, "",
-        "spread of the teacher's [CLS] over a batch times the root of its width; near 0:"
+        "spread of the student's [CLS] over a batch times the root of its width; near 0:"
         " collapse",
+    ),
+    Curve(
+        "entropy_dino", TEACHER, "nats",
+        "entropy of the teacher's targets, a part of loss_dino that no student lowers; it rises"
+        " as the centre takes off what all images have",
+    ),
+    Curve(
+        "kl_dino", TEACHER, "nats",
+        "loss_dino minus that entropy: what the student has still to learn of the targets",
+    ),
+    Curve(
+        "information_dino", TEACHER, "nats",
+        "what a target tells of which image it is of, at most the log of a rank's images; 0:"
+        " all images have one target, and DINO teaches nothing",
     ),
     Curve(
         "feature_rank", FEATURES, "",
@@ -171,6 +185,7 @@ LAYOUT: dict[str, dict[str, tuple[str, ...]]] = {
         "drift": ("teacher_drift",),
         "effective rank of the teacher": ("teacher_rank",),
         "spread of [CLS]": ("cls_std",),
+        "DINO's targets": ("entropy_dino", "kl_dino", "information_dino"),
     },
     FEATURES: {
         "effective rank (RankMe)": ("feature_rank",),

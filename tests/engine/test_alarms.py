@@ -2,6 +2,7 @@
 
 import json
 import logging
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -129,3 +130,16 @@ def test_an_alarm_is_in_the_log_in_the_rows_and_in_tensorboard_and_is_not_said_a
     events = EventAccumulator(str(tmp_path)).Reload()
     (event,) = events.Tensors("alarms/loss not falling/text_summary")
     assert event.step == 326
+
+
+def test_dino_s_loss_may_rise_while_what_it_can_learn_falls() -> None:
+    def named(kl_of: Callable[[int], float]) -> set[str]:
+        alarms, found = Alarms(warmup=10, least_share=0.001), set[str]()
+        for number in range(60):
+            entropy = 4.0 + 2.0 * number / 60  # as the centre takes off what images share
+            row = {"step": 20 * number, "loss": entropy + kl_of(number), "kl_dino": kl_of(number)}
+            found |= {alarm.name for alarm in alarms.check(row)}
+        return found
+
+    assert named(lambda number: 1.0 - number / 100) == set()
+    assert named(lambda _: 1.0) == {"loss not falling"}

@@ -86,6 +86,8 @@ def objective(
         terms["koleo"] = koleo_loss(out.cls_GBD)
     loss = torch.stack([weights[name] * term for name, term in terms.items()]).sum()
     values = {"loss": loss} | {f"loss_{name}": term for name, term in terms.items()}
+    if dino.cls:
+        values |= told_apart(target_GBK, terms["dino"])
     unit_BD = torch.nn.functional.normalize(out.cls_GBD[0].detach().float(), dim=-1)
     values["cls_std"] = unit_BD.std(dim=0, correction=0).mean() * math.sqrt(unit_BD.shape[1])
     return values, means
@@ -106,7 +108,7 @@ def train_step(
         group["lr"] = 0.0 if frozen else at.lr * group["lr_scale"]
         group["weight_decay"] = decay * group["decays"]
     optimizer.zero_grad()
-    losses, means = objective(networks, crops, _temperature(at, config), config)
+    losses, means = objective(networks, crops, teacher_temperature(at, config), config)
     losses["loss"].backward()
     values = mean_over_ranks({name: value.detach() for name, value in losses.items()})
     parts = gradient_norms(model) if at.measured else {}
@@ -118,7 +120,7 @@ def train_step(
     return values
 
 
-def _temperature(at: At, config: Config) -> float:
+def teacher_temperature(at: At, config: Config) -> float:
     """Return the teacher's temperature of a step."""
     dino, epoch = config.dino, at.step / at.total * config.optim.epochs
     warm = min(1.0, epoch / dino.temperature_epochs) if dino.temperature_epochs else 1.0
@@ -246,7 +248,7 @@ class DinoV2Method:
         learnt = [field for field, weight in weights.items() if weight]
         if len(learnt) < 2:
             return
-        temperature = _temperature(at, self._config)
+        temperature = teacher_temperature(at, self._config)
         for field in learnt:
             self.optimizer.zero_grad()
             losses, _ = objective(self.networks, batch.crops, temperature, self._config)
@@ -350,6 +352,18 @@ def _target(logit_BK: Tensor, centre_K: Tensor, temperature: float, config: Conf
     if config.dino.targets == "sinkhorn":
         return sinkhorn(logit_BK, temperature)
     return centred(logit_BK, centre_K, temperature)
+
+
+def told_apart(target_GBK: Tensor, loss: Tensor) -> dict[str, Tensor]:
+    """Return the two parts of DINO's loss, and what the targets tell of which image they are of.
+
+    Information is 0 where all images have one target, be it one prototype or all of them alike,
+    and at most the logarithm of a rank's images.
+    """
+    entropy = torch.special.entr(target_GBK).sum(dim=-1).mean()
+    information = torch.special.entr(target_GBK.mean(dim=1)).sum(dim=-1).mean() - entropy
+    parts = {"entropy_dino": entropy, "kl_dino": loss.detach() - entropy}
+    return parts | {"information_dino": information}
 
 
 def _kept(crops: Crops, rate: float) -> Tensor | None:
