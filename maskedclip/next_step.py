@@ -25,7 +25,7 @@ def report_command(runs: Iterable[str | Path], out: str = "report", protocol: st
 
 
 def pretrain_command(paired: Sequence[Path], unpaired: Sequence[Path], *, tested: bool) -> str:
-    """Return how a small model is pre-trained on shards, one that needs nothing from a hub.
+    """Return how a small model is pre-trained on shards, one that needs no GPU and no hub.
 
     Args:
         paired: shards with captions; without any, MAE learns from images alone.
@@ -35,7 +35,8 @@ def pretrain_command(paired: Sequence[Path], unpaired: Sequence[Path], *, tested
     words = ["python", "launchers/submit_pretrain.py", "maskedclip_vitt" if paired else "mae"]
     words += [f"--data.paired={','.join(map(str, paired))}"] if paired else []
     words += [f"--data.unpaired={','.join(map(str, unpaired or paired))}"]
-    words += [] if paired else ["--data.paired_batch=0", "--model.size=tiny"]
+    words += [f"--data.paired_batch={16 if paired else 0}", "--data.unpaired_batch=16"]
+    words += [] if paired else ["--model.size=tiny"]
     return shlex.join([*words, *(["--data.leave_out_tests"] if tested else [])])
 
 

@@ -41,7 +41,8 @@ def prepare(config: Config, *, before_ranks: bool = False) -> None:
 
         method_of(config)
     _check_named(config)
-    _check_datasets(config, build=False)
+    if undrawn:  # what else is named is looked at before anything is written
+        _check_datasets(config, build=False)
     for number, directory in undrawn.items():
         _draw(directory, config, number)
     _check_datasets(config, build=True)
@@ -91,9 +92,9 @@ def _check_datasets(config: Config, *, build: bool) -> None:
         "log.probe": ("log.probe_task", config.log.probe_task),
     }
     for directory, fields in fields_by_directory(config).items():
-        may_be_tree = {"log.probe", "data.leave_out_tests_of"}.issuperset(fields)
         if directory in undrawn:
             continue
+        may_be_tree = {"log.probe", "data.leave_out_tests_of"}.issuperset(fields)
         try:
             if may_be_tree and not build and tree_of(directory) is not None:
                 continue
