@@ -54,16 +54,21 @@ def draw_run(run: Path, start: Path, dataset: Path, task: str, path: Path) -> No
     labels = labelled(shards, task)
     tested = _tested(shards, labels)
     images = [image for _, image in tested]
+    decodes = isinstance(model.network, MaskedCLIP) and "mim" in model.network.terms
+    searches = model.reads_text and bool(labels.classes)
     with mpl.rc_context(_STYLE):
-        figure = Figure(figsize=(10, 7.2), dpi=110, layout="constrained")
-        (above,), (below,) = figure.subfigures(2, 1, squeeze=False, height_ratios=(1, 1.35))
+        figure = Figure(figsize=(10, 7.2 if decodes or searches else 3.1), dpi=110,
+                        layout="constrained")  # fmt: skip
+        above = figure
+        if decodes or searches:
+            (above,), (below,) = figure.subfigures(2, 1, squeeze=False, height_ratios=(1, 1.35))
+            left, right = below.subfigures(1, 2, squeeze=False, width_ratios=(1, 1.35))[0]
         scores, losses = above.subplots(1, 2)
         _scores(scores, read_rows(run), read_rows(start), _start_of(config))
         _losses(losses, run / "metrics.jsonl")
-        left, right = below.subfigures(1, 2, squeeze=False, width_ratios=(1, 1.35))[0]
-        if isinstance(model.network, MaskedCLIP) and "mim" in model.network.terms:
+        if decodes:
             _reconstructions(left, model, config, images[:_SHOWN])
-        if model.reads_text and labels.classes:
+        if searches:
             names = categories(labels.name, labels.classes)
             truth = [labels.labels_of(sample) for sample, _ in tested]
             wording = wording_of(shards.manifest, config.data.caption_template)
@@ -144,7 +149,8 @@ def _scores(
 def _losses(axes: Axes, path: Path) -> None:
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     words = {"loss_mim": "hidden patches (eq. 1)", "loss_clip": "image-text (eq. 4)",
-             "loss_mfd": "teacher's features (eq. 5)"}  # fmt: skip
+             "loss_mfd": "teacher's features (eq. 5)", "loss_dino": "views (DINO)",
+             "loss_ibot": "hidden patches (iBOT)", "loss_koleo": "spread (KoLeo)"}  # fmt: skip
     for name, label in words.items():
         points = [(row["step"], row[name]) for row in rows if name in row]
         if points:

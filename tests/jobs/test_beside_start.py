@@ -11,6 +11,7 @@ from maskedclip.metrics.results import read_rows
 from maskedclip.pretrain.loop import pretrain
 from maskedclip.pretrain.preflight import prepare
 from maskedclip.shards.make import ShardRequest, build
+from tests.pretrain.test_dinov2 import shrunk
 
 
 @pytest.fixture
@@ -53,6 +54,16 @@ def test_a_run_measured_by_words_alone_is_compared_by_logistic_regression(
     run, _ = measured(override(compared, {"after.protocols": ("zeroshot",)}), capsys)
     assert {row["protocol"] for row in read_rows(run.with_name("small-start"))} == {"logistic"}
     assert (run / "summary.png").is_file()
+
+
+def test_a_run_that_neither_decodes_nor_reads_has_a_summary_of_one_row_and_its_losses(
+    compared: Config, capsys: pytest.CaptureFixture[str]
+) -> None:
+    after = {f"after.{name}": getattr(compared.after, name)
+             for name in ("datasets", "beside_start", "protocols")}  # fmt: skip
+    run, _ = measured(shrunk(compared, **after), capsys)
+    with Image.open(run / "summary.png") as picture:
+        assert picture.width > 2 * picture.height
 
 
 def test_a_task_that_the_measured_dataset_lacks_is_said_before_training(
