@@ -237,13 +237,15 @@ def _report(findings: Findings) -> dict[str, Any]:
     from maskedclip.shards.checks.dataset import tables
 
     return summary(findings) | {
+        # whose own pairs were looked for; those of --against were not compared with one another
+        "searched": [str(one.directory) for one in findings.checked[: findings.own]],
         "datasets": {
             str(checked.directory): {
                 "problems": [problem._asdict() for problem in checked.problems],
                 **tables(checked),
             }
             for checked in findings.checked
-        }
+        },
     }
 
 

@@ -211,4 +211,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if findings.request.json:
         sys.stdout.write(json.dumps(summary(findings)) + "\n")
     if not findings.clean:
+        kinds = Counter(pair.kind for pair in findings.pairs)
+        sys.stdout.write(
+            f"exit code 1: {findings.problems:,} damaged, {kinds['exact'] + kinds['near']:,} pairs "
+            f"of copies, {kinds['patient']:,} pairs of a patient in two splits\n"
+        )
         raise SystemExit(1)

@@ -12,11 +12,13 @@ are equal stay together; --pairs keeps together what tools/check_shards.py found
 pairs, and notes them in DIR/together.csv, so that every later division does.
 """
 
+import json
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING
 
 from maskedclip.command import CommandLine, Options, Word, one_line_errors
@@ -84,7 +86,9 @@ def _pairs(dataset: "Shards", config: SplitsConfig) -> str:
 
     keys = {dataset.key(index) for index in range(len(dataset))}
     if config.pairs:
-        write_together(dataset.directory, read_pairs(config.pairs, dataset.name, keys))
+        found = read_pairs(config.pairs, dataset.name, keys)
+        _refuse_pairs_of_others(config.pairs, dataset.directory, any_found=bool(found))
+        write_together(dataset.directory, found)
     if not (dataset.directory / TOGETHER).is_file():
         return (
             f"copies: equal files stay together; near copies and unclear pairs would with "
@@ -94,6 +98,31 @@ def _pairs(dataset: "Shards", config: SplitsConfig) -> str:
     listed = ", ".join(f"{kind} {count}" for kind, count in sorted(kinds.items()))
     of = f" ({listed})" if listed else ""
     return f"{dataset.directory / TOGETHER}: {kinds.total()} pairs stay in one part{of}\n"
+
+
+def _refuse_pairs_of_others(pairs: Path, directory: Path, *, any_found: bool) -> None:
+    """Raise ValueError where the last check that wrote the table looked at other directories.
+
+    An empty table of another dataset would erase the pairs that are known of this one.
+    """
+    from maskedclip.shards.check import REPORT_FILE
+
+    report = pairs.with_name(REPORT_FILE)
+    fix = f"python tools/check_shards.py {quote(str(directory))}"
+    if not report.is_file():
+        if not any_found:
+            raise ValueError(
+                f"--pairs {pairs}: names no sample of {directory}, and there is no {REPORT_FILE} "
+                f"beside it to say whether it was searched; check it again: {fix}"
+            )
+        return
+    content = json.loads(report.read_bytes())
+    searched = content.get("searched", content["datasets"])
+    if directory.resolve() not in [Path(name).resolve() for name in searched]:
+        raise ValueError(
+            f"--pairs {pairs}: is of {', '.join(searched)}, not of {directory}; check that again: "
+            f"{fix}"
+        )
 
 
 def _parted(task: "Task", division: "Division") -> str:

@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
+from safetensors.torch import save_file
 
 from maskedclip.data.labelled import LabelledSample, labelled
 from maskedclip.data.labelled_views import preparation, prepared_batches
+from maskedclip.data.pretraining_images import PRETRAINING_IMAGES
 from maskedclip.data.storage.shards import Shards
 from maskedclip.evaluate.features import JOINT, PATCHES, FrozenEncoder, features
 from maskedclip.inference import load
@@ -102,6 +104,9 @@ def test_a_file_of_other_weights_under_this_name_is_not_believed(
 def test_weights_that_are_not_there_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="a folder without weights"):
         FrozenEncoder(tmp_path)
+    save_file({"heldout": torch.zeros(4, dtype=torch.int64)}, tmp_path / PRETRAINING_IMAGES)
+    with pytest.raises(ValueError, match=r"a folder without weights.*; let the run end"):
+        FrozenEncoder(tmp_path)  # a run that was stopped has this file alone
 
 
 class Killed(FrozenEncoder):

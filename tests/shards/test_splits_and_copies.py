@@ -49,6 +49,8 @@ def test_the_printed_command_divides_so_that_no_copy_is_apart(
     one, other = found[0].index("key_a"), found[0].index("key_b")
     pairs = [(row[one], row[other]) for row in found[1:]]
     assert len(pairs) == 6
+    said = "exit code 1: 0 damaged, 6 pairs of copies, 0 pairs of a patient in two splits"
+    assert printed.splitlines()[-1] == said
     apart = sum(parts(own)[a] != parts(own)[b] for a, b in pairs)
     assert apart > 0
     assert f"{own / 'splits' / 'g.csv'}: {apart} pairs stand in two parts (near {apart})" in printed
@@ -64,6 +66,33 @@ def test_the_printed_command_divides_so_that_no_copy_is_apart(
     with pytest.raises(SystemExit):
         divide([str(own), f"--pairs={tmp_path / 'none.csv'}"])
     assert "none.csv: no such file; give pairs.csv of check_shards" in capsys.readouterr().err
+
+
+def test_pairs_of_another_dataset_are_refused_and_erase_none(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "check"
+    for name in ("own", "other"):
+        words = ["folder", f"--root={root}", "--classes=g", f"--out={tmp_path / name}"]
+        build([*words, f"--name={name}", "--size=128", "--workers=1"])
+    own, other = tmp_path / "own", tmp_path / "other"
+    run(check, own, f"--out={out}", "--workers=1")
+    divide([str(own), f"--pairs={out / 'pairs.csv'}"])
+    kept = (own / "together.csv").read_bytes()
+    capsys.readouterr()
+    for words in ([other], [other, f"--against={own}"]):
+        run(check, *words, f"--out={out}", "--workers=1")
+        with pytest.raises(SystemExit) as ended:
+            divide([str(own), f"--pairs={out / 'pairs.csv'}"])
+        assert ended.value.code == 2
+        said = f"pairs.csv: is of {other}, not of {own}; check that again: python tools/check_shar"
+        assert said in capsys.readouterr().err
+        assert (own / "together.csv").read_bytes() == kept
+    (out / "report.json").unlink()
+    (out / "pairs.csv").write_text((out / "pairs.csv").read_text().partition("\n")[0] + "\n")
+    with pytest.raises(SystemExit):
+        divide([str(own), f"--pairs={out / 'pairs.csv'}"])
+    assert "names no sample of" in capsys.readouterr().err
 
 
 def test_a_published_split_is_kept_said_and_can_lose_the_training_side(

@@ -36,6 +36,7 @@ SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".tar", ".ckpt", ".npz")
 # where a checkpoint keeps its networks; the first that is there
 _CONTAINERS = ("model", "state_dict", "model_state_dict", "teacher", "module", "student")
 STATED = ".json"  # behind a file's name: what is stated of it, by whoever knows
+_HASHES = "pretraining_images.safetensors"  # of a run, from its start on: no weights
 _SIDECARS = ("open_clip_config.json", "preprocessor_config.json", "config.json")
 
 
@@ -360,7 +361,7 @@ def _whole(folder: Path) -> list[Path]:
     there = [
         file
         for file in folder.iterdir()
-        if file.suffix in SUFFIXES and file.is_file()
+        if file.suffix in SUFFIXES and file.is_file() and file.name != _HASHES
         if file.suffix != ".tar" or Path(file.stem).suffix in SUFFIXES  # not those of shards
     ]
     return sorted(
