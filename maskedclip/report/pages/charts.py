@@ -131,7 +131,7 @@ def _figure_2(table: Table, methods: Sequence[str]) -> Figure:
     for empty in axes.flat[len(columns) :]:
         empty.set_axis_off()
     for bottom in axes.flat[max(0, len(columns) - across) : len(columns)]:
-        bottom.set_xlabel("labels used (%, log scale)")
+        bottom.set_xlabel(f"labels used (%{', log scale' * (len(table.blocks) > 1)})")
     for left in axes[:, 0]:
         left.set_ylabel("AUROC (%)")
     owner: Axes | Figure = axes.flat[-1] if free else figure

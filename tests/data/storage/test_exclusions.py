@@ -103,7 +103,7 @@ def test_labels_of_excluded_samples_take_no_part(tmp_path: Path) -> None:
 def test_a_dataset_of_which_nothing_is_left_is_refused(tmp_path: Path) -> None:
     directory = dataset(tmp_path / "d", 3)
     exclude(directory, 0, 1, 2)
-    with pytest.raises(ValueError, match=r"3 are left out by exclude\.csv"):
+    with pytest.raises(ValueError, match=r"no sample in .* is left: 3 stand in exclude\.csv"):
         Source("unpaired", [Shards(directory)], 0, False)
 
 
