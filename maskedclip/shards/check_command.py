@@ -208,12 +208,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with one_line_errors():
         findings = check(_request(given))
     sys.stdout.write(report(findings))
-    if findings.request.json:
-        sys.stdout.write(json.dumps(summary(findings)) + "\n")
     if not findings.clean:
         kinds = Counter(pair.kind for pair in findings.pairs)
         sys.stdout.write(
             f"exit code 1: {findings.problems:,} damaged, {kinds['exact'] + kinds['near']:,} pairs "
             f"of copies, {kinds['patient']:,} pairs of a patient in two splits\n"
         )
+    if findings.request.json:
+        sys.stdout.write(json.dumps(summary(findings)) + "\n")
+    if not findings.clean:
         raise SystemExit(1)
