@@ -18,8 +18,9 @@ from maskedclip.engine.distributed import process_group
 from maskedclip.engine.hang_watch import HUNG, HangWatch
 
 LIMIT_S = 1.0
-# forked, as importing torch anew takes longer than the tests
-FORK = multiprocessing.get_context("fork")
+# of a server that has imported torch and has no thread: a fork of the test session's own process,
+# which has threads of earlier tests, may wait for ever for a lock that one of them held
+FORK = multiprocessing.get_context("forkserver")
 Step = Callable[[int, HangWatch], None]
 
 
@@ -88,7 +89,7 @@ def holds_the_interpreter(rank: int, _watch: HangWatch) -> None:
 @pytest.mark.parametrize("hangs", [stops, falls_asleep, holds_the_interpreter])
 def test_a_rank_that_hangs_ends_all_ranks_and_every_stack_is_on_disk(hangs, tmp_path):
     processes = start(2, tmp_path, hangs)
-    codes = ends(processes, LIMIT_S + 7)
+    codes = ends(processes, 40)
     assert codes[0] == HUNG
     assert codes[1] == (-signal.SIGKILL if hangs is holds_the_interpreter else HUNG)
     waits, hung = (stacks(tmp_path, rank).read_text() for rank in range(2))
@@ -101,12 +102,13 @@ def test_a_rank_that_hangs_ends_all_ranks_and_every_stack_is_on_disk(hangs, tmp_
     assert ("rank 1 did not answer" in message) == (hangs is not falls_asleep)
 
 
+def alone(_rank: int, watch: HangWatch) -> None:
+    holds_the_interpreter(1, watch)
+
+
 @pytest.mark.slow
 def test_a_lone_rank_whose_interpreter_is_held_ends_too(tmp_path):
-    def alone(_rank: int, watch: HangWatch) -> None:
-        holds_the_interpreter(1, watch)
-
-    assert ends(start(1, tmp_path, alone), LIMIT_S + 15) == [1]
+    assert ends(start(1, tmp_path, alone), 40) == [1]
     assert "in holds_the_interpreter" in stacks(tmp_path, 0).read_text()
 
 
@@ -123,7 +125,7 @@ def beats(_rank: int, watch: HangWatch) -> None:
 
 @pytest.mark.parametrize("steps", [pauses, beats])
 def test_what_is_paused_or_goes_on_is_no_hang_and_leaves_nothing(steps, tmp_path):
-    assert ends(start(2, tmp_path, steps), 4 * LIMIT_S + 5) == [0, 0]
+    assert ends(start(2, tmp_path, steps), 60) == [0, 0]
     assert not (tmp_path / "hang").exists()
     assert not (tmp_path / "stderr-0").read_text()
 
@@ -135,7 +137,7 @@ def test_a_job_that_was_suspended_as_a_whole_goes_on(tmp_path):
         for process in processes:
             os.kill(process.pid, number)
         time.sleep(2 * LIMIT_S)
-    assert ends(processes, 4 * LIMIT_S + 5) == [0, 0]
+    assert ends(processes, 60) == [0, 0]
 
 
 def test_the_first_step_may_take_three_times_as_long(tmp_path):
