@@ -141,7 +141,7 @@ def write_images(run: Path, images: PretrainingImages) -> None:
         for number, dataset in enumerate(images.datasets)
         if dataset.hash_K is not None
     }
-    header = json.dumps(images.facts() | {"sha256": _sha256(arrays)})
+    header = json.dumps(images.facts() | {"sha256": arrays_sha256(arrays)})
     with replacing(run / PRETRAINING_IMAGES) as file:
         file.write(safetensors.numpy.save(arrays, {"maskedclip": header}))
 
@@ -158,7 +158,7 @@ def read_images(run: Path) -> PretrainingImages | None:
         with safe_open(path, framework="np") as file:
             facts = json.loads((file.metadata() or {})["maskedclip"])
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        if facts["format"] != _FORMAT or facts["sha256"] != _sha256(arrays):
+        if facts["format"] != _FORMAT or facts["sha256"] != arrays_sha256(arrays):
             raise ValueError("its content is not what its header says")
         images = from_facts(facts)
     except (SafetensorError, ValueError, KeyError, TypeError) as error:
@@ -172,9 +172,11 @@ def read_images(run: Path) -> PretrainingImages | None:
     return PretrainingImages(tuple(datasets), images.forms, images.unknown)
 
 
-def _sha256(arrays: Mapping[str, np.ndarray]) -> str:
+def arrays_sha256(arrays: Mapping[str, np.ndarray]) -> str:
+    """Return a hash of arrays with their names, kinds and shapes."""
     digest = hashlib.sha256()
     for name in sorted(arrays):
+        array = np.ascontiguousarray(arrays[name])
         digest.update(f"{name} {arrays[name].dtype} {arrays[name].shape}".encode())
-        digest.update(np.ascontiguousarray(arrays[name]).tobytes())
+        digest.update(array.data)
     return digest.hexdigest()

@@ -25,12 +25,12 @@ from tqdm import tqdm
 
 from maskedclip.data.labelled import LabelledSample
 from maskedclip.data.labelled_views import LabelledBatch, preparation, prepared_batches
-from maskedclip.data.pretraining_images import PretrainingImages
+from maskedclip.data.pretraining_images import PretrainingImages, arrays_sha256
 from maskedclip.data.storage.open_dataset import dataset_sha256
 from maskedclip.data.storage.shards import DamagedSample, Shards
 from maskedclip.engine.distributed import autocast, compute_type
 from maskedclip.engine.visible_gpus import inference_device
-from maskedclip.evaluate.token_store import TokenStore, arrays_sha256
+from maskedclip.evaluate.token_store import TokenStore
 from maskedclip.inference import Model, joint_space_of, load, stated_template
 from maskedclip.models.checkpoints.architectures import (
     check_image_size,

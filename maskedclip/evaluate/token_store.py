@@ -6,7 +6,6 @@ the making held, and a damaged chunk alone. No more than a chunk (256 MB) is in 
 are computed, and no more than the rows that are asked for while they are read.
 """
 
-import hashlib
 import json
 import logging
 import secrets
@@ -20,6 +19,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from maskedclip.data.pretraining_images import arrays_sha256
 from maskedclip.engine.whole_file import write_whole
 
 logger = logging.getLogger(__name__)
@@ -94,13 +94,3 @@ class TokenStore:
             return
         tensor = file.get_slice("tokens")
         self._place |= {int(index): (tensor, row) for row, index in enumerate(arrays["index"])}
-
-
-def arrays_sha256(arrays: Mapping[str, np.ndarray]) -> str:
-    """Return a hash of arrays with their names, kinds and shapes."""
-    digest = hashlib.sha256()
-    for name in sorted(arrays):
-        array = np.ascontiguousarray(arrays[name])
-        digest.update(f"{name} {array.dtype} {array.shape}".encode())
-        digest.update(array.data)
-    return digest.hexdigest()
