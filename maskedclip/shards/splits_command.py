@@ -116,8 +116,11 @@ def _refuse_pairs_of_others(pairs: Path, directory: Path, *, any_found: bool) ->
                 f"beside it to say whether it was searched; check it again: {fix}"
             )
         return
-    content = json.loads(report.read_bytes())
-    searched = content.get("searched", content["datasets"])
+    try:
+        content = json.loads(report.read_bytes())
+        searched = list(map(str, content.get("searched", content["datasets"])))
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise ValueError(f"{report}: no report of check_shards; check again: {fix}") from None
     if directory.resolve() not in [Path(name).resolve() for name in searched]:
         raise ValueError(
             f"--pairs {pairs}: is of {', '.join(searched)}, not of {directory}; check that again: "

@@ -88,6 +88,10 @@ def test_pairs_of_another_dataset_are_refused_and_erase_none(
         said = f"pairs.csv: is of {other}, not of {own}; check that again: python tools/check_shar"
         assert said in capsys.readouterr().err
         assert (own / "together.csv").read_bytes() == kept
+    (out / "report.json").write_text("[]")
+    with pytest.raises(SystemExit):
+        divide([str(own), f"--pairs={out / 'pairs.csv'}"])
+    assert "report.json: no report of check_shards; check again: python" in capsys.readouterr().err
     (out / "report.json").unlink()
     (out / "pairs.csv").write_text((out / "pairs.csv").read_text().partition("\n")[0] + "\n")
     with pytest.raises(SystemExit):
