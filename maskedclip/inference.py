@@ -85,9 +85,7 @@ class Model:
         self.network = network.to(self.device).eval()
         self.preparation, self.image_size = preparation, preparation.image_size
         self.classes = tuple(classes)  # of the fine-tuned head, else empty
-        self.wording = Wording(
-            template or TEMPLATE
-        )  # of prompts, as of the captions it learnt from
+        self.wording = Wording(template or TEMPLATE)  # of the captions that it learnt from
         self.head = head or TaskHead()  # whether they exclude one another, or are a number
         self._tokenize, self._source = tokenize, source
         self.joint = joint.to(self.device) if joint else None  # of third-party weights with texts

@@ -61,20 +61,10 @@ def check(config: Config) -> None:
     _check_datasets(config, build=False)
 
 
-def check_sources(config: Config) -> None:
-    """Raise ValueError where shards are not named, not there, or lack what they are named for."""
-    _check_sources_named(config)
-    _check_datasets(config, build=False)
-
-
-def _check_sources_named(config: Config) -> None:
+def _check_named(config: Config) -> None:
     for name in ("paired", "unpaired"):
         if missing := unnamed(config, name):
             raise ValueError(f"data.{name}: {missing}")
-
-
-def _check_named(config: Config) -> None:
-    _check_sources_named(config)
     refuse_another(config)
     if config.init_from:
         _check_weights(config.init_from)

@@ -127,14 +127,14 @@ def prefetch(config: Config, named: str, options: PrefetchConfig) -> str:
 
 def _next(config: Config, named: str) -> str:
     """Return what comes next: the run, or where its shards are still to be made, these."""
-    from maskedclip.pretrain.preflight import check, check_sources  # NumPy: --help does without
+    from maskedclip.pretrain.preflight import check  # NumPy, which --help does without
 
-    steps = (check_sources, next_lines("python tools/make_shards.py --list")), (check, "")
-    for step, following in steps:
-        try:
-            step(config)
-        except ValueError as error:  # of a run that is there already it says itself what to do
-            return f"not yet ready to run: {error}\n{following}"
+    try:
+        check(config)
+    except ValueError as error:
+        # where a run of this name is there, the error says what to do, and shards would not help
+        build = "" if config.directory.exists() else "python tools/make_shards.py --list"
+        return f"not yet ready to run: {error}\n{next_lines(*filter(None, [build]))}"
     return next_lines(f"python launchers/submit_pretrain.py {named}")
 
 
