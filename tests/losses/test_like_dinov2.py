@@ -1,7 +1,7 @@
 """A step's losses, targets, centres and schedules by DINOv2's formulas, written out in numpy.
 
 The formulas are those of facebookresearch/dinov2 at b8931f7, whose own losses gave the same numbers
-on the same tensors within 1e-6, gradients within 1e-7 (docs/dinov2.md).
+on the same tensors within 1e-6, gradients within 1e-7 (docs/recipes.md).
 """
 
 import numpy as np
