@@ -29,7 +29,10 @@ if __name__ == "__main__":  # options first: --help and mistakes answer before t
     sys.stdout.write(f"{how_to_open(WRITTEN.page)}\n")
     for line in WRITTEN.problems:
         sys.stderr.write(line + "\n")
-    for protocol in WRITTEN.other_protocols[:1]:
-        command = report_command(RUNS, f"{OPTIONS.out}_{protocol}", protocol)
-        sys.stdout.write(next_lines(command))
+    if not OPTIONS.protocol:  # one that was asked for has been led to: "next" ends there
+        commands = (
+            report_command(RUNS, f"{OPTIONS.out}_{protocol}", protocol)
+            for protocol in WRITTEN.other_protocols
+        )
+        sys.stdout.write(next_lines(*commands))
     sys.exit(1 if WRITTEN.problems else 0)

@@ -5,6 +5,7 @@ import io
 import json
 import re
 import runpy
+import shlex
 import shutil
 import sys
 from dataclasses import replace
@@ -465,6 +466,26 @@ def test_the_command_prints_table_and_page_and_fails_where_something_is_wrong(
         assert str(tmp_path / "out" / "index.html") in said.out
         assert (str(other) in said.err) == bool(damage)
         assert results.is_file()
+
+
+def test_the_next_commands_of_a_report_name_each_other_protocol_once_and_then_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for protocol in ("knn", "logistic", "linear"):
+        write_run(
+            tmp_path / "r", Place("a", "idrid", protocol=protocol), predicted("idrid", 5, 1.0, 0)
+        )
+    asked, seen = [f"python -m maskedclip.report {tmp_path / 'r'} --out {tmp_path / 'o'}"], []
+    while asked:
+        monkeypatch.setattr(sys, "argv", shlex.split(asked.pop(0))[2:])
+        monkeypatch.delitem(sys.modules, "maskedclip.report", raising=False)
+        with pytest.raises(SystemExit):
+            runpy.run_module("maskedclip.report", run_name="__main__")
+        said = capsys.readouterr().out
+        seen.append(re.findall(r"Protocol: (\w+)", said)[0])
+        asked += re.findall(r"^(?:next:|   or:) (.*)$", said, re.MULTILINE)
+        assert len(seen) < 9
+    assert sorted(seen) == ["knn", "linear", "logistic"]
 
 
 def test_an_undefined_value_is_explained(tmp_path: Path) -> None:
