@@ -26,7 +26,7 @@ OUT = Path("runs") / "encoders"
 def run_all(options: EvaluateConfig) -> list[dict[str, Any]]:
     """Evaluate what `weights` names; of several encoders print one table, too; return the rows.
 
-    Of several each has its rows in OUT/NAME, and the table is OUT/encoders.md, .tex and .csv. A
+    Of several each has its rows in OUT/NAME, and the table is OUT/NAME,NAME.md, .tex and .csv. A
     protocol that an encoder cannot serve, as zero-shot without a text tower, is left out of its
     rows, which is said.
     """
@@ -47,8 +47,8 @@ def run_all(options: EvaluateConfig) -> list[dict[str, Any]]:
         if protocols or options.shots:
             rows += evaluate_as_asked(encoder, datasets, protocols, own, options)
     folders = [out / encoder.name for encoder in encoders]
-    sys.stdout.write(encoder_table([path for path in folders if path.is_dir()], out))
-    sys.stdout.write(f"this table: {out / 'encoders.md'}, .tex and .csv\n")
+    table = encoder_table([path for path in folders if path.is_dir()], out)
+    sys.stdout.write(f"{table.text}this table: {table.path}, .tex and .csv\n")
     return rows
 
 

@@ -317,8 +317,10 @@ def write_rows(directory: Path, rows: Sequence[dict[str, Any]]) -> None:
     """Add rows to a run's results; a row replaces an earlier one of the same identity."""
     for new in rows:
         assert new["value"] is None or math.isfinite(new["value"])
-    replaced = {_identity(new) for new in rows}
-    change_rows(directory, lambda old: [*(o for o in old if _identity(o) not in replaced), *rows])
+    replaced = {row_identity(new) for new in rows}
+    change_rows(
+        directory, lambda old: [*(o for o in old if row_identity(o) not in replaced), *rows]
+    )
 
 
 def change_rows(directory: Path, change: Callable[[list[Row]], Iterable[Row]]) -> None:
@@ -333,7 +335,8 @@ def change_rows(directory: Path, change: Callable[[list[Row]], Iterable[Row]]) -
         temporary.replace(directory / RESULTS)
 
 
-def _identity(row: dict[str, Any]) -> tuple[Any, ...]:
+def row_identity(row: Mapping[str, Any]) -> tuple[Any, ...]:
+    """Return what a row is of: one of the same replaces it."""
     resized = row.get("image_size") if row.get("resized") else None
     return (*(row.get(name) for name in IDENTITY), resized)
 

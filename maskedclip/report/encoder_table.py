@@ -1,8 +1,10 @@
 """One table of several encoders: a block a protocol, intervals, paired tests against the best."""
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 from maskedclip.data.paper_tasks import PAPER
 from maskedclip.engine.whole_file import write_whole
@@ -22,14 +24,35 @@ from maskedclip.report.pages.text_tables import (
     plain_table,
 )
 
-NAME = "encoders"  # of the files
+_LONGEST = 100  # bytes of a table's name
 _TITLE = "Frozen encoders by protocol; in brackets 95 % intervals."
 _CAPTION = f"{_TITLE} Best bold, second underlined, of values without a dagger."
 _TESTED = "Paired by patient, against the best of a block; p adjusted for the encoders (Holm)."
 
 
-def encoder_table(directories: Sequence[Path], out: Path) -> str:
-    """Write encoders.md, .tex and .csv into `out`; return the table and its tests as text.
+class EncoderTable(NamedTuple):
+    """A table that was written, and its text for a terminal."""
+
+    text: str
+    path: Path  # of the Markdown; .tex and .csv are beside it
+
+
+def table_name(encoders: Sequence[str]) -> str:
+    """Return what the table of some encoders is called: by them, so that other ones have another.
+
+    Of many encoders the first, their number, and a hash of all.
+    """
+    name = ",".join(encoders)
+    if len(name.encode()) <= _LONGEST:
+        return name
+    of_all = hashlib.sha256(name.encode()).hexdigest()[:8]
+    return f"{encoders[0][:40]},and-{len(encoders) - 1}-more-{of_all}"
+
+
+def encoder_table(directories: Sequence[Path], out: Path) -> EncoderTable:
+    """Write the table of encoders into `out`, as .md, .tex and .csv, with their paired tests.
+
+    A table of the same encoders is replaced: it has all that is in their directories.
 
     Args:
         directories: each with the results of one encoder, in the order of the lines.
@@ -61,10 +84,11 @@ def encoder_table(directories: Sequence[Path], out: Path) -> str:
     def link(directory: Path) -> str:
         return address(directory, out)
 
-    write_whole(out / f"{NAME}.md", text + below)
-    write_whole(out / f"{NAME}.tex", latex(content, _CAPTION, f"tab:{NAME}", link, intervals=True))
-    write_whole(out / f"{NAME}.csv", csv_table(content, link))
-    return shown + below
+    name = table_name([directory.name for directory in directories])
+    write_whole(out / f"{name}.md", text + below)
+    write_whole(out / f"{name}.tex", latex(content, _CAPTION, f"tab:{name}", link, intervals=True))
+    write_whole(out / f"{name}.csv", csv_table(content, link))
+    return EncoderTable(shown + below, out / f"{name}.md")
 
 
 def _title(protocol: str, budget: float | str, words: str) -> str:

@@ -14,11 +14,14 @@ from maskedclip.finetune.command import EvaluateConfig, encoders_of
 from maskedclip.metrics.comparison import paired_bootstrap
 from maskedclip.metrics.results import predictions_of, read_rows
 from maskedclip.metrics.seen_images import in_words
+from maskedclip.report.encoder_table import table_name
 from tests.colours import two_colours
 from tests.evaluate.test_evaluate import write_colours
 from tests.models.checkpoints.test_architectures import written
 from tests.models.test_joint_space import CHINESE, vilref_whole
 from tests.untrained import exported
+
+TABLE = "ours,random_micro,ours+random_micro"
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +47,7 @@ def test_each_encoder_has_a_line_in_the_block_of_a_protocol(asked: EvaluateConfi
     assert {(row["protocol"], row["run"]) for row in rows} == {
         ("zeroshot", "ours"), *(("knn", name) for name in names),
     }  # fmt: skip
-    text = (Path(asked.out) / "encoders.md").read_text()
+    text = (Path(asked.out) / f"{TABLE}.md").read_text()
     lines = [line.split("|") for line in text.splitlines() if line.startswith("| ")]
     cells = {(line[1].strip(), line[2].strip().replace("\\", "")): line[3] for line in lines}
     for row in rows:
@@ -55,7 +58,7 @@ def test_each_encoder_has_a_line_in_the_block_of_a_protocol(asked: EvaluateConfi
             assert value in cell
             assert f"[{low}, {high}]" in cell
     assert "32 px, ImageNet's colours." in text
-    assert all((Path(asked.out) / f"encoders.{kind}").is_file() for kind in ("tex", "csv"))
+    assert all((Path(asked.out) / f"{TABLE}.{kind}").is_file() for kind in ("tex", "csv"))
 
 
 def test_a_row_is_the_one_of_the_encoder_alone(asked: EvaluateConfig, rows, tmp_path: Path):
@@ -105,7 +108,7 @@ def test_the_tests_of_the_table_are_those_of_the_predictions(asked: EvaluateConf
         if row["metric"] == "auroc" and row["protocol"] == "knn"
     }
     best = max(aurocs, key=lambda name: aurocs[name][0])
-    lines = (out / "encoders.md").read_text().replace("\\", "").splitlines()
+    lines = (out / f"{TABLE}.md").read_text().replace("\\", "").splitlines()
     for name in aurocs.keys() - {best}:
         found = paired_bootstrap("auroc", [aurocs[name][1]], [aurocs[best][1]])
         shown = f"{100 * found.value:+.1f} [{100 * found.low:+.1f}, {100 * found.high:+.1f}]"
@@ -117,6 +120,24 @@ def test_the_same_command_measures_nothing_again(asked: EvaluateConfig, rows, mo
     monkeypatch.setattr("maskedclip.evaluate.measuring.predict", None)
     assert run_all(asked) == rows
     assert len(read_rows(Path(asked.out) / "random_micro")) == len(rows) // 4
+
+
+def test_the_table_of_some_encoders_stays_where_others_are_compared(
+    asked: EvaluateConfig, capsys: pytest.CaptureFixture
+) -> None:
+    run_all(asked)
+    files = [Path(asked.out) / f"{TABLE}.{kind}" for kind in ("md", "tex", "csv")]
+    before = [path.read_bytes() for path in files]
+    run_all(replace(asked, weights=asked.weights.rpartition(",")[0]))
+    assert [path.read_bytes() for path in files] == before
+    assert f"this table: {Path(asked.out) / 'ours,random_micro.md'}" in capsys.readouterr().out
+
+
+def test_tables_of_many_encoders_have_names_that_a_disk_takes_and_that_differ():
+    many = [f"maskedclip_vitb_study_{number}" for number in range(40)]
+    names = {table_name(many[:count]) for count in range(1, 41)}
+    assert len(names) == 40
+    assert max(len(name) for name in names) < 110
 
 
 def test_names_that_mean_no_two_encoders_are_refused(asked: EvaluateConfig, tmp_path: Path):
