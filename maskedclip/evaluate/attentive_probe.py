@@ -13,12 +13,13 @@ and the values' matrix is applied to the weighted mean, which is the same for an
 from collections.abc import Callable
 from functools import partial
 from itertools import product
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from tqdm import tqdm
 
 from maskedclip.engine.optimizer import warmup_cosine
 from maskedclip.metrics.probes import Labelled, Probe, best_of, few_threads, of_two_classes
@@ -88,16 +89,20 @@ def attentive(
     generator = torch.Generator().manual_seed(seed)
     batches = -(-len(number_B) // _BATCH)
     shape = tokens(number_B[:1]).shape
-    with few_threads(_BATCH * shape[1] * shape[2]):
-        standard = _standard(tokens, number_B)
+    images = (2 + _EPOCHS) * len(number_B)  # two passes for the standard, then the epochs
+    with (
+        few_threads(_BATCH * shape[1] * shape[2]),
+        tqdm(total=images, desc=f"attentive probe, seed {seed}", unit=" images") as bar,
+    ):
+        standard = _standard(tokens, number_B, bar)
         first = _first(shape[2], num_classes, generator)
         knobs = list(product(RATES, DECAYS))
         heads = [QueryHead(*(tensor.clone().requires_grad_() for tensor in first)) for _ in knobs]
-        optimizer = torch.optim.AdamW(
-            [{"params": head, "lr": 0.0, "weight_decay": decay}
-             for head, (_, decay) in zip(heads, knobs, strict=True)],
-            fused=True,  # of 2,048 channels a sixth of the time
-        )  # fmt: skip
+        groups = [
+            {"params": head, "lr": 0.0, "weight_decay": decay}
+            for head, (_, decay) in zip(heads, knobs, strict=True)
+        ]
+        optimizer = torch.optim.AdamW(groups, fused=True)  # of 2,048 channels a sixth of the time
         for step in range(_EPOCHS * batches):
             if step % batches == 0:
                 order = torch.randperm(len(label_B), generator=generator).tensor_split(batches)
@@ -109,27 +114,39 @@ def attentive(
             optimizer.zero_grad()
             torch.stack(losses).sum().backward()
             optimizer.step()
-
-        @torch.no_grad()
-        def probabilities(head: QueryHead, numbers: np.ndarray) -> np.ndarray:
-            parts = np.array_split(numbers, -(-len(numbers) // _BATCH))
-            logits = [head.logits(tokens(part), standard) for part in parts]
-            logit_BY = torch.cat(logits).double()
-            return (logit_BY.sigmoid() if several else logit_BY.softmax(dim=-1)).numpy()
+            bar.update(len(index_B))
 
         candidates = {
-            f"lr={rate:g} decay={decay:g}": partial(probabilities, head)
+            f"lr={rate:g} decay={decay:g}": partial(_probabilities, head, tokens, standard, several)
             for head, (rate, decay) in zip(heads, knobs, strict=True)
         }
         return best_of(candidates, train, validation, test_B)
 
 
-def _standard(tokens: Tokens, number_B: np.ndarray) -> Standard:
+@torch.no_grad()
+def _probabilities(
+    head: QueryHead, tokens: Tokens, standard: Standard, several: bool, numbers: np.ndarray
+) -> np.ndarray:
+    """Return probability_BY, or that of each label on its own where an image has several."""
+    parts = np.array_split(numbers, -(-len(numbers) // _BATCH))
+    logits = [head.logits(tokens(part), standard) for part in parts]
+    logit_BY = torch.cat(logits).double()
+    return (logit_BY.sigmoid() if several else logit_BY.softmax(dim=-1)).numpy()
+
+
+def attentive_settings() -> list[Any]:
+    """Return what decides the numbers of a probe beside its arguments."""
+    return [RATES, DECAYS, HEAD_WIDTH, _HEADS, _EPOCHS, _WARMUP, _BATCH, _SPREAD, _LEAST]
+
+
+def _standard(tokens: Tokens, number_B: np.ndarray, bar: "tqdm[Any]") -> Standard:
     """Return mean and deviation over all training tokens, in two passes."""
 
     def mean(of: Callable[[Tensor], Tensor]) -> Tensor:
-        each = np.split(number_B, len(number_B))
-        means = [of(tokens(one)).double().mean(dim=(0, 1)) for one in each]
+        means = []
+        for one in np.split(number_B, len(number_B)):
+            means.append(of(tokens(one)).double().mean(dim=(0, 1)))
+            bar.update()
         return torch.stack(means).mean(dim=0).float()
 
     mean_D = mean(lambda token_BND: token_BND)

@@ -1,17 +1,21 @@
 """MAE's linear probe: a linear layer on frozen features, trained by SGD."""
 
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from tqdm import trange
 
 from maskedclip.engine.optimizer import warmup_cosine
 from maskedclip.metrics.probes import Labelled, Probe, best_of, few_threads, of_two_classes
 
 RATES = (0.01, 0.03, 0.1, 0.3, 1.0)  # learning rates
 _EPOCHS, _WARMUP, _BATCH, _MOMENTUM = 90, 10, 256, 0.9  # epochs as MAE's
+_SPREAD = 0.01  # of the first weights
+_BRIEF = 2.0  # seconds without a progress bar
 
 
 def linear(
@@ -35,14 +39,14 @@ def linear(
     loss_of = F.binary_cross_entropy_with_logits if several else F.cross_entropy
     generator = torch.Generator().manual_seed(seed)
     norm = nn.BatchNorm1d(feature_BD.shape[1], affine=False, eps=1e-6)
-    first_DY = torch.randn(feature_BD.shape[1], num_classes, generator=generator) * 0.01
+    first_DY = torch.randn(feature_BD.shape[1], num_classes, generator=generator) * _SPREAD
     heads = [(first_DY.clone().requires_grad_(), torch.zeros(num_classes, requires_grad=True))
              for _ in RATES]  # fmt: skip
     groups = [{"params": head, "lr": 0.0} for head in heads]
     optimizer = torch.optim.SGD(groups, momentum=_MOMENTUM)
     batches = -(-len(label_B) // _BATCH)
     with few_threads(_BATCH * feature_BD.shape[1]):
-        for step in range(_EPOCHS * batches):
+        for step in trange(_EPOCHS * batches, desc=f"linear probe, seed {seed}", delay=_BRIEF):
             if step % batches == 0:  # equal parts: batch norm cannot do with one row
                 order = torch.randperm(len(label_B), generator=generator).tensor_split(batches)
             index_B = order[step % batches]
@@ -66,3 +70,8 @@ def linear(
         for rate, head in zip(RATES, heads, strict=True)
     }
     return best_of(candidates, train, validation, test_BD)
+
+
+def linear_settings() -> list[Any]:
+    """Return what decides the numbers of a probe beside its arguments."""
+    return [RATES, _EPOCHS, _WARMUP, _BATCH, _MOMENTUM, _SPREAD]

@@ -17,12 +17,14 @@ from maskedclip.evaluate.predicting import (
     Evaluation,
     class_prompts,
     predict,
+    settings_of,
 )
 from maskedclip.finetune.run_directory import LOADED, seen_fields
 from maskedclip.metrics import results
 from maskedclip.metrics.operating_points import OPERATING
 from maskedclip.metrics.pooled_folds import folds_protocol, pooled, with_spread
 from maskedclip.metrics.prediction_files import Predictions
+from maskedclip.metrics.results import row_identity
 from maskedclip.metrics.scores import metrics_of
 
 logger = logging.getLogger(__name__)
@@ -62,6 +64,8 @@ def _evaluate_all(
         if not results.is_complete(out, stored.get(k, ()), metrics)
     }
     if missing:
+        names = {k: identity_of(encoder, benchmark, e) for k, e in missing.items()}
+        _say_replaced(encoder, names, out)
         table = _features(encoder, benchmark, list(missing.values()), out, cache, threads)
     rows: list[dict[str, Any]] = []
     for number, (inputs, evaluation) in enumerate(by_inputs.items(), 1):
@@ -82,6 +86,29 @@ def _evaluate_all(
             _in_words(evaluation, knob),
         )  # fmt: skip
     return rows
+
+
+def _say_replaced(
+    encoder: FrozenEncoder, identities: Mapping[str, dict[str, Any]], out: Path
+) -> None:
+    """Warn of rows of the same name that other weights, images or settings gave.
+
+    Args:
+        identities: of what is to be measured, by the hash of what decides it.
+    """
+    old = [
+        row
+        for row in results.read_rows(out)
+        for inputs, one in identities.items()
+        if row_identity(row) == row_identity(one | {"metric": row["metric"]} | encoder.shown())
+        and row.get("inputs") != inputs
+    ]
+    if old:
+        logger.warning(
+            "%s: %d rows of %s on %s are replaced: they are of other weights, images or settings, "
+            "or of another version; another --out keeps both",
+            out, len(old), encoder.name, old[0]["dataset"],
+        )  # fmt: skip
 
 
 def _in_words(evaluation: Evaluation, knob: str) -> str:
@@ -118,13 +145,14 @@ def _evaluate_folds(
         if of_now and results.is_complete(out, there, metrics, ("predictions",)):
             rows += there
             continue
+        identity = identity_of(encoder, first, evaluations[0])
+        identity["protocol"] = folds_protocol(identity["protocol"], len(tried))
+        _say_replaced(encoder, {inputs: identity}, out)
         if table is None:
             table = _features(encoder, first, tried[0][1], out, cache, threads)
         found = [predict(encoder, bench, one, table) for bench, one in parts]
         tests = [test for test, _, _ in found]
         every = pooled(tests)
-        identity = identity_of(encoder, first, evaluations[0])
-        identity["protocol"] = folds_protocol(identity["protocol"], len(tried))
         new = _scored(encoder, first, identity, every, out, None)
         facts = {"chosen": "; ".join(knob for _, _, knob in found), "inputs": inputs}
         facts |= encoder.shown() | {"folds": len(tried)}
@@ -213,6 +241,7 @@ def inputs_of(
     splits = {"train": evaluation.train, "val": val, "test": test}
     inputs = [
         _VERSION,
+        settings_of(evaluation.protocol),
         features_key,
         list(identity_of(encoder, benchmark, evaluation).items()),
         [benchmark.task.classes, benchmark.task.ordered],

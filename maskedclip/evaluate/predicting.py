@@ -1,7 +1,7 @@
 """What a protocol answers: probes of frozen features, and the text tower without training."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -11,10 +11,10 @@ from maskedclip.data.expert_dictionary import EXPERT
 from maskedclip.data.labelled import LabelledSample, Task
 from maskedclip.data.splits import Division
 from maskedclip.data.storage.shards import Shards
-from maskedclip.evaluate.attentive_probe import attentive
+from maskedclip.evaluate.attentive_probe import attentive, attentive_settings
 from maskedclip.evaluate.features import JOINT, PATCHES, Features, FrozenEncoder
-from maskedclip.evaluate.linear_probe import linear
-from maskedclip.metrics import results
+from maskedclip.evaluate.linear_probe import linear, linear_settings
+from maskedclip.metrics import probes, results
 from maskedclip.metrics.prediction_files import Predictions
 from maskedclip.metrics.probes import Labelled, Probe, logistic, nearest, ridge
 from maskedclip.metrics.scores import chosen_thresholds, metrics_of
@@ -98,6 +98,19 @@ def _probe(
     if evaluation.protocol == RIDGE:
         return ridge(train, validation, test_BD)
     return logistic(train, validation, test_BD, num_classes)
+
+
+def settings_of(protocol: str) -> list[Any]:
+    """Return the grid of a probe's knob and what else decides its numbers; [] without training."""
+    if protocol == ZERO_SHOT:
+        return []
+    own = {
+        LINEAR: linear_settings,
+        ATTENTIVE: attentive_settings,
+        RIDGE: probes.ridge_settings,
+        "knn": probes.nearest_settings,
+    }
+    return own.get(protocol, probes.logistic_settings)()  # shots are logistic, too
 
 
 def _attentive(

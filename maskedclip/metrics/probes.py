@@ -7,7 +7,7 @@ told one against the rest, with one knob for all; their thresholds are chosen on
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 from torch import Tensor
 from torch.nn import functional as F
+from tqdm import tqdm
 
 from maskedclip.metrics.scores import LOWER_IS_BETTER, chosen_thresholds, macro
 
@@ -27,6 +28,7 @@ _ITERATIONS = 2000  # of logistic regression, at most
 _TEMPERATURE = 0.07  # of the votes (DINOv2)
 _SMALL = 4_000_000  # values of a training set, below which threads cost more than they give
 _ROWS = 2048  # compared with all training rows at a time
+_BRIEF = 2.0  # seconds without a progress bar
 
 Labelled = tuple[np.ndarray, np.ndarray]  # (feature_BD, label_B, or label_BY, or numbers)
 Predict = Callable[[np.ndarray], np.ndarray]
@@ -82,7 +84,10 @@ def logistic(
 
     one = fit if label_B.ndim == 1 else fit_labels
     with few_threads(feature_BD.size):
-        return best_of({f"C={c:g}": one(c) for c in strengths}, train, validation, test_BD)
+        fits = tqdm(
+            strengths, "logistic regression", unit=" fits", delay=_BRIEF, disable=len(strengths) < 2
+        )
+        return best_of({f"C={c:g}": one(c) for c in fits}, train, validation, test_BD)
 
 
 def ridge(train: Labelled, validation: Labelled, test_BD: np.ndarray) -> Probe:
@@ -133,6 +138,21 @@ def nearest(
 
     metric = "mae" if is_number else "auroc"
     return best_of({f"k={k}": vote(k) for k in neighbours}, train, validation, test_BD, metric)
+
+
+def logistic_settings() -> list[Any]:
+    """Return what decides the numbers of logistic regression beside its arguments."""
+    return [STRENGTHS, _ITERATIONS]
+
+
+def ridge_settings() -> list[Any]:
+    """Return what decides the numbers of ridge regression beside its arguments."""
+    return [ALPHAS]
+
+
+def nearest_settings() -> list[Any]:
+    """Return what decides the votes of neighbours beside the arguments."""
+    return [NEIGHBOURS, _TEMPERATURE]
 
 
 def best_of(

@@ -48,6 +48,13 @@ def probed(token_BND: Tensor, label_B: np.ndarray, seed: int = 0) -> Probe:
     )  # fmt: skip
 
 
+def test_progress_reaches_its_end_with_all_passes_over_the_training_images(capsys):
+    probed(*marked_tokens(60))
+    bar = capsys.readouterr().err.rpartition("\r")[2]
+    assert bar.startswith("attentive probe, seed 0: 100%")
+    assert "640/640 [" in bar  # 20 images: two passes for the standard, 30 epochs
+
+
 def test_a_head_is_cross_attention_of_one_query_over_standardised_tokens() -> None:
     generator = torch.Generator().manual_seed(1)
     token_BND = torch.randn(4, PATCHES_OF_ONE, WIDTH, generator=generator) * 3 + 1
@@ -132,7 +139,7 @@ def test_of_several_encoders_an_ensemble_has_no_line_which_is_said(
         assert row["low"] < row["value"] < row["high"]
         assert row["chosen"].startswith("lr=")
     assert "ours+random_micro: pooled features of several encoders, no patch tokens" in caplog.text
-    assert "attentive, 100 %" in (tmp_path / "encoders.md").read_text()
+    assert "attentive, 100 %" in (tmp_path / "ours,random_micro,ours+random_micro.md").read_text()
 
 
 def test_an_ensemble_alone_is_refused_in_a_line(root: Path, tmp_path: Path) -> None:

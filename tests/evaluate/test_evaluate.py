@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 import shutil
 import subprocess
 import sys
@@ -15,10 +16,11 @@ from sklearn.metrics import roc_auc_score
 
 from maskedclip.data.captions import prompts
 from maskedclip.data.labelled import labelled
-from maskedclip.data.splits import Division
+from maskedclip.data.splits import Division, division_of
 from maskedclip.data.storage.shards import Shards, ShardWriter
-from maskedclip.evaluate.measuring import LOST
-from maskedclip.evaluate.predicting import Benchmark, class_prompts
+from maskedclip.evaluate.features import FrozenEncoder
+from maskedclip.evaluate.measuring import LOST, inputs_of
+from maskedclip.evaluate.predicting import Benchmark, Evaluation, class_prompts
 from maskedclip.evaluate.protocols import evaluate
 from maskedclip.evaluate.protocols import run as run_evaluate
 from maskedclip.finetune.command import EvaluateConfig, read_evaluate
@@ -141,7 +143,7 @@ def test_a_second_protocol_and_seed_read_no_image(root: Path, tmp_path: Path) ->
 
 
 def test_a_finished_evaluation_is_not_run_again_unless_something_of_it_changes(
-    root: Path, tmp_path: Path
+    root: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     cache = tmp_path / "features"
     rows = evaluate(root / "ours", colours(root), ("knn",), tmp_path, cache=cache)
@@ -160,13 +162,44 @@ def test_a_finished_evaluation_is_not_run_again_unless_something_of_it_changes(
     other = tmp_path / "changed" / "encoder.safetensors"
     other.parent.mkdir()
     header = {"format": "pt", "maskedclip": json.dumps(SHAPE)}
+    said = []
+    assert "are replaced" not in caplog.text
     for step in (0.0, 0.5):  # a file of the same name with other content
         moved = {name: (value + step).contiguous() for name, value in weights.items()}
         save_file(moved, other, metadata=header)
         rows = evaluate(other, colours(root), ("knn",), tmp_path, cache=cache)
         assert len(list(cache.iterdir())) == (2 if step == 0 else 3)
+        said.append(re.findall(r"(\d+) rows of changed on colours are replaced", caplog.text))
     assert {row["run"] for row in read_rows(tmp_path)} == {"ours", "changed"}
     assert len(read_rows(tmp_path)) == 2 * len(rows)
+    assert said == [[], [str(len(rows))]]  # the rows of another file of the same name
+
+
+@pytest.mark.parametrize(
+    ("protocol", "grid"),
+    [
+        ("logistic", "maskedclip.metrics.probes.STRENGTHS"),
+        ("2-shot", "maskedclip.metrics.probes.STRENGTHS"),
+        ("ridge", "maskedclip.metrics.probes.ALPHAS"),
+        ("knn", "maskedclip.metrics.probes.NEIGHBOURS"),
+        ("linear", "maskedclip.evaluate.linear_probe.RATES"),
+        ("attentive", "maskedclip.evaluate.attentive_probe.RATES"),
+        ("attentive", "maskedclip.evaluate.attentive_probe.DECAYS"),
+    ],
+)
+def test_a_result_of_another_grid_is_not_the_one_that_is_stored(
+    root: Path, monkeypatch: pytest.MonkeyPatch, protocol: str, grid: str
+) -> None:
+    dataset = Shards(root / "colours")
+    task = labelled(dataset, "disease")
+    benchmark = Benchmark(dataset, task, division_of(dataset, task))
+    encoder = FrozenEncoder(root / "ours")
+    key = encoder.cache_key(dataset)
+    asked = Evaluation(protocol, 1.0, 0, benchmark.division.parts["train"])
+    before = inputs_of(key, encoder, benchmark, asked)
+    assert inputs_of(key, encoder, benchmark, asked) == before
+    monkeypatch.setattr(grid, (0.5, 2.0))
+    assert inputs_of(key, encoder, benchmark, asked) != before
 
 
 def test_results_that_their_predictions_do_not_give_are_said_and_measured_again(
