@@ -104,6 +104,7 @@ class ModelConfig:
     size: Literal["micro", "tiny", "small", "base", "large"] = "large"  # of E_I
     image_size: int = 224  # pixels, square
     patch_size: int = 16  # pixels, square
+    registers: int = 0  # tokens of E_I beside [CLS] that nothing reads (RETFound-Green has 4)
     mask_ratio: float = 0.75  # share of the patches hidden from E_I
     mask_unit: int = 1  # patches along the side of what is hidden as one; method simmim alone
     bridge_depth: int = 4  # blocks of B, of the encoder's width; 0: no bridge at all
@@ -126,6 +127,8 @@ class ModelConfig:
             )
         if not 0 < self.mask_ratio < 1:
             raise ValueError(f"model.mask_ratio {self.mask_ratio}: write a share between 0 and 1")
+        if self.registers < 0:
+            raise ValueError(f"model.registers {self.registers}: use 0 or more")
         if self.mask_unit < 1:
             raise ValueError(f"model.mask_unit {self.mask_unit}: use 1 or more")
 

@@ -104,7 +104,10 @@ def set_rates(
 
 
 _BLOCK = re.compile(r"(encoder\.blocks|text\.bert\.encoder\.layer)\.(\d+)\.")
-_FIRST = ("encoder.patch_embed.", "encoder.cls_token", "mask_token", "text.bert.embeddings.")
+_FIRST = (
+    "encoder.patch_embed.", "encoder.cls_token", "encoder.reg_token", "mask_token",
+    "text.bert.embeddings.",
+)  # fmt: skip
 
 
 def layer_scale(names: Iterable[str], decay: float) -> Callable[[str], float]:

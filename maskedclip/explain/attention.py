@@ -2,8 +2,9 @@
 
 The network is not changed. Attention is recomputed from a layer's queries and keys, and its
 gradient from that of the layer's mixed values, so fused kernels stay in use. Layers are timm's
-attention or ours: `qkv`, heads that mix values, `proj`. Axes: B images, H heads, L tokens ([CLS]
-first), N patches, D features, Y classes.
+attention or ours: `qkv`, heads that mix values, `proj`. Axes: B images, H heads, L tokens ([CLS],
+registers, patches; our encoder hands no registers on to the bridge), N patches, D features,
+Y classes.
 """
 
 import math
@@ -74,8 +75,15 @@ def rollout(attentions: Sequence[Tensor]) -> Tensor:
     identity_LL = torch.eye(length, dtype=torch.float64, device=attentions[0].device)
     mixing_BLL = identity_LL.expand(len(attentions[0]), -1, -1)
     for attention_BHLL in attentions:
-        mixing_BLL = (attention_BHLL.double().mean(dim=1) + identity_LL) / 2 @ mixing_BLL
+        mixing_BLL = _handed_on(mixing_BLL, attention_BHLL.shape[-1])
+        mixing_BLL = (attention_BHLL.double().mean(dim=1) @ mixing_BLL + mixing_BLL) / 2
     return mixing_BLL
+
+
+def _handed_on(pair_BLL: Tensor, length: int) -> Tensor:
+    """Return the rows of the tokens that reach a layer of `length` tokens: registers do not."""
+    dropped = pair_BLL.shape[1] - length
+    return torch.cat([pair_BLL[:, :1], pair_BLL[:, 1 + dropped :]], dim=1)
 
 
 def relevance(score_B: Tensor, records: Sequence[LayerRecord]) -> Tensor:
@@ -93,19 +101,20 @@ def relevance(score_B: Tensor, records: Sequence[LayerRecord]) -> Tensor:
     identity_LL = torch.eye(length, dtype=torch.float64, device=score_B.device)
     relevance_BLL = identity_LL.expand(images, -1, -1)
     for layer, gradient_BLD in zip(records, gradients, strict=True):
+        relevance_BLL = _handed_on(relevance_BLL, layer.value_BHLD.shape[2])
         owed_BHLL = (layer.attention_gradient(gradient_BLD) * layer.attention()).clamp(min=0)
         relevance_BLL = relevance_BLL + owed_BHLL.double().mean(dim=1) @ relevance_BLL
-    return relevance_BLL - identity_LL
+    return relevance_BLL - _handed_on(identity_LL[None], relevance_BLL.shape[1])
 
 
-def mean_over_patches(pair_BLL: Tensor) -> Tensor:
-    """Return map_BN for a score that pools the patch tokens: the mean of their rows."""
-    return pair_BLL[:, 1:, 1:].mean(dim=1)
+def mean_over_patches(pair_BLL: Tensor, patches: int) -> Tensor:
+    """Return map_BN for a score that pools the patch tokens, the last: the mean of their rows."""
+    return pair_BLL[:, -patches:, -patches:].mean(dim=1)
 
 
-def cls_row(attention_BHLL: Tensor) -> Tensor:
+def cls_row(attention_BHLL: Tensor, patches: int) -> Tensor:
     """Return map_BHN: what [CLS] takes from each patch, a head."""
-    return attention_BHLL[:, :, 0, 1:]
+    return attention_BHLL[:, :, 0, -patches:]
 
 
 def similarity(patch_BND: Tensor, class_YD: Tensor) -> Tensor:

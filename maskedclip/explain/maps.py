@@ -89,12 +89,12 @@ def maps_of(model: Model, image_1CHW: Tensor, request: MapRequest) -> list[Map]:
     with torch.enable_grad(), attention.recorded(layers, images=1, heads=heads) as records:
         patch_ND, score_Y = _scores(network, image_1CHW, request)
     assert len(records) == len(layers)
-    maps: list[Map] = []
+    maps, patches = list[Map](), len(patch_ND)
     if "rollout" in request.methods:
         mixing = attention.rollout([layer.attention() for layer in records])
-        maps.append(Map("rollout", "", _grid(attention.mean_over_patches(mixing)[0])))
+        maps.append(Map("rollout", "", _grid(attention.mean_over_patches(mixing, patches)[0])))
     if "cls" in request.methods:
-        head_HRC = _grid(attention.cls_row(records[last].attention())[0])
+        head_HRC = _grid(attention.cls_row(records[last].attention(), patches)[0])
         maps.append(Map("cls", "", head_HRC.mean(axis=0), head_HRC=head_HRC))
     probability_Y = _probabilities(model, score_Y)
     single = len(probability_Y) == 1  # one prompt: its probability would always be 1
@@ -106,7 +106,7 @@ def maps_of(model: Model, image_1CHW: Tensor, request: MapRequest) -> list[Map]:
         for name in chosen:
             index = names.index(name)
             pair_1LL = attention.relevance(score_Y[index], records)
-            value_RC = _grid(attention.mean_over_patches(pair_1LL)[0])
+            value_RC = _grid(attention.mean_over_patches(pair_1LL, patches)[0])
             share = None if single else float(probability_Y[index])
             maps.append(Map("relevance", name, value_RC, share))
     if "text" in request.methods:

@@ -1,8 +1,8 @@
 """DINOv2's networks: our encoder with heads for [CLS] and patches, and the teacher that leads it.
 
-The encoder is that of the other methods, so that a comparison is one of methods: fixed sine
-positions, for local crops at the positions that their patches have on the global grid, and no
-layer scale. Global and local crops pass the blocks packed in one tensor.
+The encoder is that of the other methods, so that a comparison is one of methods: fixed
+positions, for local crops those that their patches have on the global grid, and no layer scale.
+Global and local crops pass the blocks packed in one tensor.
 """
 
 import copy
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from maskedclip.models.blocks import Group, run, sincos_positions
+from maskedclip.models.blocks import sincos_positions
 from maskedclip.models.encoder import Encoder
 from maskedclip.models.moving_average import follow
 
@@ -71,7 +71,7 @@ class _Headed(nn.Module):
     def __init__(self, encoder: Encoder, heads: HeadShape) -> None:
         super().__init__()
         self.encoder, self.shape = encoder, heads
-        width = encoder.cls_token.shape[-1]
+        width = encoder.width
         sizes = {
             "hidden": heads.hidden,
             "bottleneck": heads.bottleneck,
@@ -108,10 +108,10 @@ class Student(_Headed):
 
     def __init__(self, encoder: Encoder, heads: HeadShape, *, local_grid: int) -> None:
         super().__init__(encoder, heads)
-        width, patches = encoder.cls_token.shape[-1], encoder.pos_embed.shape[1] - 1
-        self.mask_token = nn.Parameter(torch.zeros(1, 1, width))
-        position = sincos_positions(width, local_grid, of=math.isqrt(patches))
-        self.register_buffer("local_position", position, persistent=False)
+        self.mask_token = nn.Parameter(torch.zeros(1, 1, encoder.width))
+        self.register_buffer(
+            "local_position", _local_positions(encoder, local_grid), persistent=False
+        )
 
     def forward(
         self,
@@ -131,23 +131,13 @@ class Student(_Headed):
         large_RND = encoder.patch_embed(global_RCHW)
         mask_11D = self.mask_token.to(large_RND.dtype)
         large_RND = torch.where(hidden_RN[:, :, None], mask_11D, large_RND)
-        crops = [
-            self._sequence(large_RND, encoder.pos_embed),
-            self._sequence(encoder.patch_embed(local_RCHW), self.local_position),
-        ]
-        groups = tuple(Group(*crop.shape[:2]) for crop in crops)
-        width = large_RND.shape[-1]
-        x_TD = torch.cat([crop.reshape(-1, width) for crop in crops])
-        kept_JT = None if kept_JR is None else _of_tokens(kept_JR, groups)
-        x_TD = encoder.norm(run(encoder.blocks, x_TD, groups, kept_JT))
-        large_RND, small_RND = (
-            part_TD.view(group.images, group.length, width)
-            for group, part_TD in zip(
-                groups, x_TD.split([group.tokens for group in groups]), strict=True
-            )
+        small_RND = encoder.patch_embed(local_RCHW)
+        small_RND = small_RND + self.local_position.to(small_RND.dtype)
+        large_RND, small_RND = encoder.through(
+            [encoder.with_positions(large_RND), small_RND], kept_JR
         )
         images = len(global_RCHW) // 2
-        masked_MD = large_RND[:, 1:].reshape(-1, width).index_select(0, masked_M)
+        masked_MD = large_RND[:, 1:].flatten(0, 1).index_select(0, masked_M)
         cls_RD = torch.cat([large_RND[:, 0], small_RND[:, 0]])
         cls_RK, patch_MK = self.logits(cls_RD, masked_MD)
         return StudentOutputs(
@@ -156,9 +146,6 @@ class Student(_Headed):
             patch_MK=patch_MK,
         )
 
-    def _sequence(self, patch_RND: Tensor, position_1ND: Tensor) -> Tensor:
-        return self.encoder.with_class(patch_RND + position_1ND[:, 1:].to(patch_RND.dtype))
-
     def step_flops(self, images: int, local_crops: int, masked: float) -> float:
         """Return the floating point operations of one training step, teacher included.
 
@@ -166,20 +153,33 @@ class Student(_Headed):
         here, and counted.
         """
         encoder = self.encoder
-        width, stem = encoder.cls_token.shape[-1], encoder.patch_embed.proj.weight.numel()
+        width, stem = encoder.width, encoder.patch_embed.proj.weight.numel()
 
         def tokens(crops: int, patches: int) -> float:
-            length = patches + 1
+            length = patches + 1 + encoder.registers
             block = length * (24 * width**2 + 4 * length * width)
             return images * crops * (2.0 * patches * stem + len(encoder.blocks) * block)
 
         cls, patch = self.heads()[0].products, self.heads()[-1].products
-        large = tokens(2, encoder.pos_embed.shape[1] - 1)
-        small = tokens(local_crops, self.local_position.shape[1] - 1)
+        large = tokens(2, encoder.patches)
+        small = tokens(local_crops, self.local_position.shape[1])
         teacher = large + 2 * images * (2 * cls + masked * patch)
         return (
             3 * (large + small + 2 * images * ((2 + local_crops) * cls + masked * patch)) + teacher
         )
+
+
+def _local_positions(encoder: Encoder, local_grid: int) -> Tensor:
+    """Return position_1ND of a local crop's patches: those of their places on the global grid.
+
+    Sines are taken there; the learnt positions of third-party weights are resampled as timm does.
+    """
+    grid, ours_1ND = math.isqrt(encoder.patches), encoder.patch_positions
+    if ours_1ND.is_meta or ours_1ND.cpu().equal(sincos_positions(encoder.width, grid)[:, 1:]):
+        return sincos_positions(encoder.width, local_grid, of=grid)[:, 1:]
+    from timm.layers import resample_abs_pos_embed  # in seconds; learnt ones were read by timm
+
+    return resample_abs_pos_embed(ours_1ND, [local_grid, local_grid], num_prefix_tokens=0)
 
 
 class DinoTeacher(_Headed):
@@ -216,12 +216,3 @@ class DinoTeacher(_Headed):
         follow(pairs, momentum, skip)
         for centre_K, mean_K in zip((self.cls_centre, self.patch_centre), means, strict=True):
             centre_K.lerp_(mean_K, (1 - CENTRE_MOMENTUM) * (1 - skip))
-
-
-def _of_tokens(kept_JR: Tensor, groups: tuple[Group, ...]) -> Tensor:
-    """Return kept_JT: a crop's factors at each of its tokens."""
-    parts = kept_JR.split([group.images for group in groups], dim=1)
-    return torch.cat(
-        [part.repeat_interleave(g.length, dim=1) for part, g in zip(parts, groups, strict=True)],
-        dim=1,
-    )

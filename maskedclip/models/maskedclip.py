@@ -118,6 +118,7 @@ class MaskedCLIP(nn.Module):
         feature_patches: str = "all",
         pooling: str = "mean",
         contrast: str = "softmax",
+        registers: int = 0,
         terms: Collection[str] = TERMS,
     ) -> None:
         super().__init__()
@@ -131,7 +132,7 @@ class MaskedCLIP(nn.Module):
         with drawn_from(of_encoder):
             self.encoder = Encoder(
                 image_size=image_size, patch_size=patch_size,
-                width=shape.width, depth=shape.depth, heads=shape.heads,
+                width=shape.width, depth=shape.depth, heads=shape.heads, registers=registers,
             )  # fmt: skip
         depth = bridge_depth if "clip" in self.terms else 0
         with drawn_from(of_bridge):
@@ -223,7 +224,9 @@ class MaskedCLIP(nn.Module):
         A product of n x k and k x m counts 2nkm, backward twice the forward; norms, activations and
         the optimizer are left out, as is usual for MFU. text_tokens are those of one caption.
         """
-        patches, width = self.encoder.pos_embed.shape[1] - 1, self.encoder.pos_embed.shape[2]
+        patches, width, registers = (
+            self.encoder.patches, self.encoder.width, self.encoder.registers
+        )  # fmt: skip
         visible, hidden = self.visible, patches - self.visible
         embed = 2.0 * images * patches * 3 * self.patch_size**2 * width
 
@@ -237,20 +240,20 @@ class MaskedCLIP(nn.Module):
 
         student, teacher = embed, 0.0
         if self.masks:
-            student += blocks(self.encoder.blocks, images, visible + 1)
+            student += blocks(self.encoder.blocks, images, visible + 1 + registers)
         if self.bridge_shared:
             student += blocks(self.bridge.blocks, images, visible + 1)
         if "mim" in self.terms:
             student += decoder(self.pixel_decoder, hidden)
         if "mfd" in self.terms:
             student += decoder(self.feature_decoder, hidden if self.hides else patches)
-            teacher = embed + blocks(self.encoder.blocks, images, patches + 1)
+            teacher = embed + blocks(self.encoder.blocks, images, patches + 1 + registers)
             teacher += blocks(self.bridge.blocks, images, patches + 1)
         if "clip" in self.terms:
             bert = self.text.bert.config
             token = 4 * bert.hidden_size**2 + 2 * bert.hidden_size * bert.intermediate_size
             token += 2 * text_tokens * bert.hidden_size
-            student += blocks(self.encoder.blocks, paired, patches + 1)
+            student += blocks(self.encoder.blocks, paired, patches + 1 + registers)
             student += blocks(self.bridge.blocks, paired, patches + 1)
             student += 2 * paired * text_tokens * bert.num_hidden_layers * token
         return 3 * student + teacher

@@ -380,34 +380,48 @@ def _check_geometry(
     theirs, ours = _geometry(tensors), _geometry(wanted)
     if theirs is None or theirs == ours:
         return
-    width, depth, patch = theirs
+    width, depth, patch, registers = theirs
     sizes = [name for name, size in SIZES.items() if (size.width, size.depth) == (width, depth)]
     what = f"init_from {source}: its encoder has {depth} blocks of width {width}"
     if not sizes:
         known = ", ".join(f"{name} {size.depth} of {size.width}" for name, size in SIZES.items())
         raise ValueError(f"{what}, and model.size none such ({known}); begin from another one")
+    flags = f"--model.size={sizes[0]} --model.patch_size={patch}"
+    patches = f"patches of {patch} pixels"
+    if registers or (ours and ours.registers):
+        patches += f" and {registers} registers"
+        flags += f" --model.registers={registers}"
     raise ValueError(
-        f"{what} and patches of {patch} pixels; set --model.size={sizes[0]} "
-        f"--model.patch_size={patch} --model.image_size={224 // patch * patch} (or another "
+        f"{what} and {patches}; set {flags} --model.image_size={224 // patch * patch} (or another "
         f"multiple of {patch})"
     )
 
 
-def _geometry(tensors: Mapping[str, Tensor]) -> tuple[int, int, int] | None:
-    """Return the width, blocks and pixels of a patch's side of an encoder; None without one."""
+class _Geometry(NamedTuple):
+    """What an encoder's weights have to have in common with the network that takes them."""
+
+    width: int
+    depth: int
+    patch: int  # pixels of its side
+    registers: int
+
+
+def _geometry(tensors: Mapping[str, Tensor]) -> _Geometry | None:
+    """Return the geometry of an encoder; None without one."""
     embedding = tensors.get("encoder.patch_embed.proj.weight")
     if embedding is None or embedding.ndim != 4:
         return None
     blocks = {name.split(".")[2] for name in tensors if name.startswith("encoder.blocks.")}
-    return embedding.shape[0], len(blocks), embedding.shape[-1]
+    register_1RD = tensors.get("encoder.reg_token")
+    registers = 0 if register_1RD is None else register_1RD.shape[1]
+    return _Geometry(embedding.shape[0], len(blocks), embedding.shape[-1], registers)
 
 
 def _as_ours(recognised: Recognised, model: MaskedCLIP, source: str) -> dict[str, Tensor]:
     """Return tensors that give in our encoder what the encoder's own give in its own network."""
     architecture, tensors = recognised.info.architecture, dict(recognised.tensors)
     plain = plain_architecture(0, 0, 0)
-    fields = ("family", "mlp", "activation", "qkv_bias", "registers", "class_position", "pre_norm")
-    for field in fields:
+    for field in ("family", "mlp", "activation", "pre_norm"):
         theirs = architecture[field if architecture["family"] != "resnet50" else "family"]
         if theirs != plain[field]:
             raise ValueError(
@@ -415,17 +429,33 @@ def _as_ours(recognised: Recognised, model: MaskedCLIP, source: str) -> dict[str
                 f"{theirs!r} and ours {plain[field]!r}; begin from a plain ViT such as "
                 f"MAE, RETFound or ImageNet-21K"
             )
+    _fold_layer_scale(tensors)
+    for number in range(architecture["depth"]):  # a bias that is left out is zero
+        stem = f"blocks.{number}.attn.qkv"
+        weight_ED = tensors[f"{stem}.weight"]
+        tensors.setdefault(f"{stem}.bias", weight_ED.new_zeros(len(weight_ED)))
+    grid, prefix = math.isqrt(model.encoder.patches), prefix_positions(architecture)
+    position = resample_abs_pos_embed(tensors["pos_embed"], [grid, grid], num_prefix_tokens=prefix)
+    before, position = position[:, :prefix], position[:, prefix:]
+    # a position of [CLS] or of a register is added to the token for good
+    if prefix:
+        tensors["cls_token"] = tensors["cls_token"] + before[:, :1]
+    if architecture["registers"] and prefix:
+        tensors["reg_token"] = tensors["reg_token"] + before[:, 1:]
+    if not architecture["registers"]:
+        position = torch.cat([torch.zeros_like(position[:, :1]), position], dim=1)
+    tensors["pos_embed"] = position
+    _fold_normalisation(tensors, recognised.info.preparation)
+    return tensors
+
+
+def _fold_layer_scale(tensors: dict[str, Tensor]) -> None:
+    """Let layer scale be part of the weights that it follows."""
     for name in [name for name in tensors if ".ls" in name and name.endswith(".gamma")]:
         stem = name.replace(".ls1.gamma", ".attn.proj").replace(".ls2.gamma", ".mlp.fc2")
         gamma_D = tensors.pop(name)
         tensors[f"{stem}.weight"] = gamma_D[:, None] * tensors[f"{stem}.weight"]
         tensors[f"{stem}.bias"] = gamma_D * tensors[f"{stem}.bias"]
-    grid = math.isqrt(model.encoder.pos_embed.shape[1] - 1)
-    position = resample_abs_pos_embed(tensors["pos_embed"], [grid, grid])
-    tensors["cls_token"] = tensors["cls_token"] + position[:, :1]
-    tensors["pos_embed"] = torch.cat([torch.zeros_like(position[:, :1]), position[:, 1:]], dim=1)
-    _fold_normalisation(tensors, recognised.info.preparation)
-    return tensors
 
 
 def _fold_normalisation(tensors: dict[str, Tensor], theirs: Preparation) -> None:

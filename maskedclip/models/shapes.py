@@ -110,6 +110,7 @@ class NetworkShape(NamedTuple):
     mask_tokens: bool = False  # E_I runs on all patches, mask tokens in place of the hidden ones
     crops: CropShape | None = None  # E_I runs on them, mask tokens among their patches
     heads: StackShape = absent("heads")  # a unit each
+    registers: int = 0  # tokens of E_I alone
 
     @property
     def masks(self) -> bool:
@@ -169,14 +170,19 @@ class NetworkShape(NamedTuple):
         followed = self.encoder, self.bridge, self.heads
         return self.has_teacher * sum(stack.parameters for stack in followed)
 
+    def first_tokens(self, stack: StackShape) -> int:
+        """Return the tokens of a sequence before its patches: [CLS], of E_I registers."""
+        return 1 + (self.registers if stack is self.encoder else 0)
+
     def groups(self, stack: StackShape, batch: BatchShape) -> tuple[tuple[int, int], ...]:
         """Return the (sequences, tokens in one) that `stack` processes in a step."""
-        whole = self.patches + 1
-        masked = ((batch.images, self.visible + 1),)
+        first = self.first_tokens(stack)
+        whole = self.patches + first
+        masked = ((batch.images, self.visible + first),)
         paired = ((batch.paired, whole),) if self.contrasts else ()
         if self.crops is not None:
             large = (self.crops.large * batch.images, whole)
-            small = (self.crops.small * batch.images, self.crops.small_patches + 1)
+            small = (self.crops.small * batch.images, self.crops.small_patches + first)
             return (large, small) if stack is self.encoder else ()
         if self.mask_tokens:  # a linear head has no blocks of its own
             return ((batch.images, whole),) if stack is self.encoder else ()

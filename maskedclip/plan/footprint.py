@@ -72,9 +72,8 @@ def flops(network: NetworkShape, load: BatchShape) -> dict[str, float]:
     if not network.has_teacher:
         return operations
     crops, large = network.crops, network.crops.large if network.crops else 1
-    whole = ((large * load.images, network.patches + 1),)
     teacher: float = large * network.patches * patch
-    teacher += _blocks(network.encoder, whole) + _blocks(network.bridge, whole)
+    teacher += _of_whole(network, large * load.images)
     if crops:
         teacher += _of_heads(network, crops.teacher_rows * load.images)
     return operations | {"teacher": teacher}
@@ -88,8 +87,7 @@ def again(network: NetworkShape, load: BatchShape, ways: Ways) -> float:
         if network.crops:
             more += _of_heads(network, network.crops.rows * load.images)
     if ways.parts > 1 and network.contrasts:  # the features of all pairs come first
-        whole = ((load.paired, network.patches + 1),)
-        more += _blocks(network.encoder, whole) + _blocks(network.bridge, whole)
+        more += _of_whole(network, load.paired)
         more += _blocks(network.text, network.groups(network.text, load))
     return more
 
@@ -98,6 +96,14 @@ def _blocks(part: StackShape, groups: tuple[tuple[int, int], ...]) -> float:
     linear = 8 * part.width**2 + 4 * part.width * part.hidden
     return part.depth * sum(
         images * length * (linear + 4 * length * part.width) for images, length in groups
+    )
+
+
+def _of_whole(network: NetworkShape, images: int) -> float:
+    """Return the operations of whole images through E_I and B, the patch embedding left out."""
+    return sum(
+        _blocks(part, ((images, network.patches + network.first_tokens(part)),))
+        for part in (network.encoder, network.bridge)
     )
 
 
@@ -183,7 +189,8 @@ def _before_backward(
     _, values, pixels = _losses(network, load, ways)
     width, crops = network.encoder.width, network.crops
     images = load.images * (crops.large if crops else 1)
-    row: float = width * images * (network.patches + 1) * ways.value
+    tokens = network.patches + network.first_tokens(network.encoder)
+    row: float = width * images * tokens * ways.value
     if network.has_teacher:
         gathered = 2 * ways.value * network.encoder.unit
         kept_later = ("losses", *(part.name for part in network.students))

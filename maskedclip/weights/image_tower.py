@@ -2,21 +2,22 @@
 
 open_clip builds its image tower by a timm name alone. timm's own names have no blocks behind the
 final norm, as the bridge has, and are of 224 pixels; `maskedclip_vit.SIZE_pPATCH_PIXELS_bDEPTH` is
-complete.
+complete, with `_rREGISTERS` behind it where there are any.
 """
 
 import re
 from functools import partial
 from typing import Any
 
+import torch
 from timm.models import register_model
-from timm.models.vision_transformer import Block, VisionTransformer
+from timm.models.vision_transformer import Block, VisionTransformer, global_pool_nlc
 from torch import Tensor, nn
 
 from maskedclip.models.maskedclip import SIZES
 
 _NORM: Any = partial(nn.LayerNorm, eps=1e-6)
-_TAG = re.compile(r"(\w+)_p(\d+)_(\d+)_b(\d+)")
+_TAG = re.compile(r"(\w+)_p(\d+)_(\d+)_b(\d+)(?:_r(\d+))?")
 
 
 class TimmBridge(nn.Module):
@@ -35,7 +36,7 @@ class TimmBridge(nn.Module):
 
 
 class BridgedTransformer(VisionTransformer):
-    """timm's ViT whose tokens, behind its final norm, pass the bridge."""
+    """timm's ViT whose tokens, behind its final norm, pass the bridge; registers do not."""
 
     def __init__(self, *, bridge_depth: int, **shape: Any) -> None:
         super().__init__(**shape)
@@ -45,15 +46,33 @@ class BridgedTransformer(VisionTransformer):
 
     def forward_features(self, x: Tensor, *arguments: Any, **options: Any) -> Tensor:
         """Return the bridge's tokens of an image BCHW, [CLS] first."""
-        return self.bridge(super().forward_features(x, *arguments, **options))
+        token_BND = super().forward_features(x, *arguments, **options)
+        return self.bridge(without_registers(token_BND, self))
+
+    def pool(self, x: Tensor, pool_type: str | None = None) -> Tensor:
+        """Return a row an image, of the bridge's tokens."""
+        return global_pool_nlc(x, pool_type=self.global_pool if pool_type is None else pool_type)
 
 
-def tower_name(*, size: str, patch_size: int, image_size: int, bridge_depth: int) -> str:
+def without_registers(token_BLD: Tensor, network: VisionTransformer) -> Tensor:
+    """Return [CLS] and the patches of what `forward_features` of a ViT of timm gives."""
+    first = network.num_prefix_tokens
+    if first == 1:
+        return token_BLD
+    return torch.cat([token_BLD[:, :1], token_BLD[:, first:]], dim=1)
+
+
+def tower_name(
+    *, size: str, patch_size: int, image_size: int, bridge_depth: int, registers: int
+) -> str:
     """Return the name by which timm builds a tower of this shape."""
-    return f"maskedclip_vit.{size}_p{patch_size}_{image_size}_b{bridge_depth}"
+    name = f"maskedclip_vit.{size}_p{patch_size}_{image_size}_b{bridge_depth}"
+    return f"{name}_r{registers}" if registers else name
 
 
-def build_tower(*, size: str, patch_size: int, image_size: int, bridge_depth: int) -> Any:
+def build_tower(
+    *, size: str, patch_size: int, image_size: int, bridge_depth: int, registers: int
+) -> Any:
     """Return the untrained tower; its pooled features are the mean of the bridge's patches."""
     kind = SIZES[size]
     shape: dict[str, Any] = {
@@ -65,6 +84,8 @@ def build_tower(*, size: str, patch_size: int, image_size: int, bridge_depth: in
         "num_classes": 0,
         "global_pool": "avg",
         "fc_norm": False,
+        "reg_tokens": registers,
+        "no_embed_class": bool(registers),
     }
     if not bridge_depth:
         return VisionTransformer(**shape)
@@ -78,9 +99,10 @@ def maskedclip_vit(pretrained_cfg: Any = None, **_options: Any) -> VisionTransfo
     match = _TAG.fullmatch(tag)
     if match is None or match[1] not in SIZES:
         raise ValueError(f"maskedclip_vit.{tag}: write it as maskedclip_vit.large_p16_224_b4")
-    size, patch_size, image_size, depth = match[1], *map(int, match.groups()[1:])
+    patch_size, image_size, depth, registers = (int(number or 0) for number in match.groups()[1:])
     network = build_tower(
-        size=size, patch_size=patch_size, image_size=image_size, bridge_depth=depth
-    )
+        size=match[1], patch_size=patch_size, image_size=image_size, bridge_depth=depth,
+        registers=registers,
+    )  # fmt: skip
     network.default_cfg = network.pretrained_cfg = {"pool_size": None}
     return network

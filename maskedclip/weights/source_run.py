@@ -21,7 +21,7 @@ from maskedclip.shards.phantoms.phantom import draw
 
 # of a ViT as MAE and timm have it; other libraries' plain ViTs have nothing else
 _PLAIN = re.compile(
-    r"cls_token|pos_embed|patch_embed\.proj\.(weight|bias)|norm\.(weight|bias)"
+    r"cls_token|reg_token|pos_embed|patch_embed\.proj\.(weight|bias)|norm\.(weight|bias)"
     r"|blocks\.\d+\.(norm1|norm2|attn\.qkv|attn\.proj|mlp\.fc1|mlp\.fc2)\.(weight|bias)"
 )
 _EXAMPLES = 3  # phantoms that are compared
@@ -74,6 +74,11 @@ class SourceRun(NamedTuple):
         return int(self.header["patch_size"])
 
     @property
+    def registers(self) -> int:
+        """Register tokens; headers from before they were have none."""
+        return int(self.header.get("registers", 0))
+
+    @property
     def pools_cls(self) -> bool:
         """Whether the joint space is of [CLS] instead of the mean of the patches."""
         return self.header.get("pooling") == "cls"
@@ -87,6 +92,7 @@ class SourceRun(NamedTuple):
             "patch_size": self.patch_size,
             "image_size": self.image_size,
             "bridge_depth": len({name.split(".")[0] for name in names}),
+            "registers": self.registers,
         }
 
     @property
@@ -153,6 +159,7 @@ def run_encoder(source: SourceRun) -> Encoder:
         width=kind.width,
         depth=kind.depth,
         heads=kind.heads,
+        registers=source.registers,
     )
     load_all(network, source.encoder, source.file)
     return network.eval()

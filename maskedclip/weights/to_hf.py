@@ -1,5 +1,7 @@
 """Weights for transformers: a ViTModel folder, and one of ViTMAEForPreTraining below it.
 
+With register tokens it is a Dinov2WithRegistersModel, of layer scale 1, and ViTMAE has none.
+
 Files have the names of the models on the hub, which every version of transformers reads.
 """
 
@@ -14,6 +16,7 @@ from transformers import (
     AutoImageProcessor,
     AutoModel,
     BitImageProcessor,
+    Dinov2WithRegistersConfig,
     ViTConfig,
     ViTMAEConfig,
     ViTMAEForPreTraining,
@@ -46,10 +49,16 @@ _BLOCK = {  # of a block: ours, theirs; qkv is three of theirs
     "mlp.fc1": "intermediate.dense",
     "mlp.fc2": "output.dense",
 }
+_BLOCK_OF_DINOV2 = {name: name for name in _BLOCK} | {"attn.proj": "attention.output.dense"}
 
 
 def write(source: SourceRun, folder: Path, final: Path) -> None:  # noqa: ARG001 (as all targets)
     """Write weights, configurations and the image processor's."""
+    _processor(source).save_pretrained(folder)
+    if source.registers:
+        save_sealed(_with_registers(source), folder / WEIGHTS, images=source.images)
+        _config_of_registers(source).save_pretrained(folder)
+        return
     width = source.size.width
     encoder = _encoder(source.encoder)
     # ViTModel always has a pooler: the identity, so that it gives [CLS]
@@ -57,7 +66,6 @@ def write(source: SourceRun, folder: Path, final: Path) -> None:  # noqa: ARG001
     save_sealed(encoder | pooler, folder / WEIGHTS, images=source.images)
     config = ViTConfig(**_shape(source), pooler_act="linear", architectures=["ViTModel"])
     config.save_pretrained(folder)
-    _processor(source).save_pretrained(folder)
     if decoder := _decoder_of(source):
         (folder / MAE).mkdir()
         named = {f"vit.{name}": tensor for name, tensor in encoder.items()}
@@ -69,7 +77,8 @@ def write(source: SourceRun, folder: Path, final: Path) -> None:  # noqa: ARG001
 
 def _decoder_of(source: SourceRun) -> dict[str, Tensor]:
     """Return the tensors of the pixel decoder where MAE's reads the same: the encoder's tokens."""
-    return {} if source.header.get("bridge_shared") else source.tensors("pixel_decoder.")
+    lacks = source.header.get("bridge_shared") or source.registers
+    return {} if lacks else source.tensors("pixel_decoder.")
 
 
 def _shape(source: SourceRun) -> dict[str, Any]:
@@ -112,14 +121,40 @@ def _processor(source: SourceRun) -> BitImageProcessor:
 
 
 def _encoder(ours: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    tensors = {
-        "embeddings.cls_token": ours["cls_token"],
-        "embeddings.position_embeddings": ours["pos_embed"],
-    }
+    tensors = _embedded(ours) | {"embeddings.position_embeddings": ours["pos_embed"]}
+    return tensors | _blocks(ours, "encoder.layer.")
+
+
+def _embedded(ours: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return what is outside of the blocks, less the positions."""
+    tensors = {"embeddings.cls_token": ours["cls_token"]}
     for kind in ("weight", "bias"):
         tensors[f"embeddings.patch_embeddings.projection.{kind}"] = ours[f"patch_embed.proj.{kind}"]
         tensors[f"layernorm.{kind}"] = ours[f"norm.{kind}"]
-    return tensors | _blocks(ours, "encoder.layer.")
+    return tensors
+
+
+def _config_of_registers(source: SourceRun) -> Dinov2WithRegistersConfig:
+    shape = {name: value for name, value in _shape(source).items() if name != "intermediate_size"}
+    return Dinov2WithRegistersConfig(
+        **shape, num_register_tokens=source.registers, layerscale_value=1.0,
+        architectures=["Dinov2WithRegistersModel"],
+    )  # fmt: skip
+
+
+def _with_registers(source: SourceRun) -> dict[str, Tensor]:
+    """Return the tensors of Dinov2WithRegistersModel; its [CLS] has a position, here 0."""
+    ours, width = source.encoder, source.size.width
+    tensors = _embedded(ours) | _blocks(ours, "encoder.layer.", _BLOCK_OF_DINOV2)
+    tensors["embeddings.register_tokens"] = ours["reg_token"]
+    tensors["embeddings.mask_token"] = torch.zeros(1, width)
+    positions = torch.zeros(1, 1, width), ours["pos_embed"]
+    tensors["embeddings.position_embeddings"] = torch.cat(positions, dim=1)
+    for number in range(source.size.depth):
+        for place in (1, 2):
+            name = f"encoder.layer.{number}.layer_scale{place}.lambda1"
+            tensors[name] = torch.ones(width)
+    return tensors
 
 
 def _decoder(ours: Mapping[str, Tensor], grid: int) -> dict[str, Tensor]:
@@ -133,7 +168,9 @@ def _decoder(ours: Mapping[str, Tensor], grid: int) -> dict[str, Tensor]:
     return tensors | _blocks(ours, "decoder.decoder_layers.")
 
 
-def _blocks(ours: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+def _blocks(
+    ours: Mapping[str, Tensor], prefix: str, names: Mapping[str, str] = _BLOCK
+) -> dict[str, Tensor]:
     tensors = {}
     for name, tensor in ours.items():
         if not name.startswith("blocks."):
@@ -145,7 +182,7 @@ def _blocks(ours: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
                 name = f"{prefix}{number}.attention.attention.{which}.{kind}"
                 tensors[name] = part.contiguous()
         else:
-            tensors[f"{prefix}{number}.{_BLOCK[module]}.{kind}"] = tensor
+            tensors[f"{prefix}{number}.{names[module]}.{kind}"] = tensor
     return tensors
 
 
@@ -156,12 +193,13 @@ def compare(source: SourceRun, folder: Path) -> list[FeatureCheck]:
     model = _opened(AutoModel, folder)
     image_BCHW = preprocessed(example_images(), source.image_size)
     run_BD = run_features(source, image_BCHW)
-    checks = [FeatureCheck("features", max_difference(_features(model, image_BCHW), run_BD))]
+    first = 1 + source.registers
+    checks = [FeatureCheck("features", max_difference(_features(model, image_BCHW, first), run_BD))]
     for backend, shape, limit in (("pil", "square", 1e-4), ("torchvision", "square", None),
                                   ("pil", "oblong", None)):  # fmt: skip
         images = example_images(oblong=shape == "oblong")
         run_BD = run_features(source, preprocessed(images, source.image_size))
-        theirs_BD = _features(model, _prepared_by(folder, backend, images))
+        theirs_BD = _features(model, _prepared_by(folder, backend, images), first)
         what = f"features, {shape} images prepared by AutoImageProcessor ({backend})"
         checks.append(FeatureCheck(what, max_difference(theirs_BD, run_BD), limit))
     if (folder / MAE).is_dir():
@@ -179,8 +217,8 @@ def _opened(kind: Any, folder: Path) -> Any:
     return model.eval()
 
 
-def _features(model: Any, image_BCHW: Tensor) -> Tensor:
-    return model(pixel_values=image_BCHW).last_hidden_state[:, 1:].mean(dim=1)
+def _features(model: Any, image_BCHW: Tensor, first: int) -> Tensor:
+    return model(pixel_values=image_BCHW).last_hidden_state[:, first:].mean(dim=1)
 
 
 def _prepared_by(folder: Path, backend: str, images: list[Image.Image]) -> Tensor:
@@ -224,22 +262,27 @@ def opening_code(source: SourceRun, folder: Path) -> list[str]:  # noqa: ARG001 
 
 def usage_code(source: SourceRun, folder: Path) -> list[str]:
     """Return the code that goes on from there."""
+    first = 1 + source.registers
     mae = f'mae = ViTMAEForPreTraining.from_pretrained({quoted(folder)}, subfolder="{MAE}")'
     return [
         f'processor = AutoImageProcessor.from_pretrained({quoted(folder)}, backend="pil")',
-        'feature = model(**processor(image, return_tensors="pt")).last_hidden_state[:, 1:].mean(1)',
+        'state = model(**processor(image, return_tensors="pt")).last_hidden_state',
+        f"feature = state[:, {first}:].mean(1)",
         *([mae] if _decoder_of(source) else []),
     ]
 
 
 def notes(source: SourceRun) -> list[str]:
     """Return what a user of the export should know."""
+    before = f"first {1 + source.registers} tokens" if source.registers else "first token"
     lines = [
-        "features are the mean of last_hidden_state without its first token; pooler_output is [CLS]"
+        f"features are the mean of last_hidden_state without its {before}; pooler_output is [CLS]"
     ]
     if not _decoder_of(source):
         why = "its pixel decoder reads tokens that passed the bridge"
-        if not source.tensors("pixel_decoder."):
+        if source.registers:
+            why = "it has no register tokens"
+        elif not source.tensors("pixel_decoder."):
             why = "these weights have no pixel decoder"
         lines.append(f"no {MAE}/ for ViTMAEForPreTraining: {why}")
     return lines

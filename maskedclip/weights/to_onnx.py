@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from maskedclip.data.transforms import MEAN, STD
 from maskedclip.inference import load
-from maskedclip.weights.image_tower import BridgedTransformer, build_tower
+from maskedclip.weights.image_tower import BridgedTransformer, build_tower, without_registers
 from maskedclip.weights.source_run import (
     FeatureCheck,
     SourceRun,
@@ -48,9 +48,10 @@ class _Outputs(nn.Module):
         tower = self.tower
         if isinstance(tower, BridgedTransformer):
             token_BND = super(BridgedTransformer, tower).forward_features(image)
+            token_BND = without_registers(token_BND, tower)
             last_BND = tower.bridge(token_BND)
         else:
-            token_BND = last_BND = tower.forward_features(image)
+            token_BND = last_BND = without_registers(tower.forward_features(image), tower)
         feature_BD = token_BND[:, 1:].mean(dim=1)
         if self.projection is None:
             return (feature_BD,)

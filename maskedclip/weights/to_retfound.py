@@ -28,7 +28,12 @@ def file_name(source: SourceRun) -> str:
 
 
 def write(source: SourceRun, folder: Path, final: Path) -> None:  # noqa: ARG001 (as all targets)
-    """Write the .pth."""
+    """Write the .pth; ValueError where RETFound's network has no place for these weights."""
+    if source.registers:
+        raise ValueError(
+            f"{source.file}: {source.registers} register tokens, which RETFound's network has not; "
+            f"use --to timm, hf, onnx or open_clip"
+        )
     torch.save({"model": source.encoder}, folder / file_name(source))
 
 

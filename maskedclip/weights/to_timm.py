@@ -39,6 +39,8 @@ def timm_name(source: SourceRun) -> tuple[str, dict[str, Any]]:
         other["img_size"] = source.image_size
     if source.patch_size != 16:
         other["patch_size"] = source.patch_size
+    if source.registers:
+        other |= {"reg_tokens": source.registers, "no_embed_class": True}
     if kind != SIZES[named]:
         other |= {"embed_dim": kind.width, "depth": kind.depth, "num_heads": kind.heads}
     return f"vit_{named}_patch16_224", other

@@ -136,6 +136,16 @@ class OneHead(nn.Module):
         return self.proj(value_BL1.mean(dim=1, keepdim=True).expand_as(value_BL1))
 
 
+def test_registers_end_with_the_encoder_and_what_they_took_is_still_counted() -> None:
+    first = torch.rand(1, 2, 6, 6).softmax(dim=-1)  # [CLS], two registers, three patches
+    second = torch.rand(1, 2, 4, 4).softmax(dim=-1)
+    mixing_BLL, kept = rollout([first, second]), [0, 3, 4, 5]
+    by_hand = (second.double().mean(dim=1)[0] + torch.eye(4)) / 2
+    by_hand = by_hand @ ((first.double().mean(dim=1)[0] + torch.eye(6)) / 2)[kept]
+    torch.testing.assert_close(mixing_BLL[0], by_hand)
+    torch.testing.assert_close(mean_over_patches(mixing_BLL, 3)[0], by_hand[1:, 3:].mean(dim=0))
+
+
 def test_relevance_of_a_linear_score_is_weight_times_attention_times_value_where_positive() -> None:
     layer, x_BL1 = OneHead(), torch.tensor([[[4.0], [1.0], [-2.0], [6.0]]])
     weight_L = torch.tensor([0.0, 1.0, 2.0, 3.0])
@@ -148,7 +158,7 @@ def test_relevance_of_a_linear_score_is_weight_times_attention_times_value_where
             assert relevance_BLL[0, row, column].item() == pytest.approx(by_hand)
     # patches are tokens 1 to 3, and token 2 (value -2) speaks against the score
     torch.testing.assert_close(
-        mean_over_patches(relevance_BLL)[0], torch.tensor([0.5, 0.0, 3.0], dtype=torch.float64)
+        mean_over_patches(relevance_BLL, 3)[0], torch.tensor([0.5, 0.0, 3.0], dtype=torch.float64)
     )
 
 
@@ -169,7 +179,7 @@ def test_relevance_of_two_layers_is_what_both_add_and_what_passes_through_both()
 
 def test_the_class_token_is_read_a_head_and_without_itself() -> None:
     attention_BHLL = torch.rand(2, HEADS, 5, 5)
-    torch.testing.assert_close(cls_row(attention_BHLL)[1, 2], attention_BHLL[1, 2, 0, 1:])
+    torch.testing.assert_close(cls_row(attention_BHLL, 4)[1, 2], attention_BHLL[1, 2, 0, 1:])
 
 
 def test_similarity_is_the_cosine_of_each_patch_with_each_text() -> None:

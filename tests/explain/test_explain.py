@@ -103,6 +103,22 @@ def test_prompts_and_classes_have_the_probabilities_that_the_model_gives(
             assert only.probability == pytest.approx(probability_Y.max().item())
 
 
+def test_maps_of_networks_with_registers_are_of_the_patches(
+    photographs: tuple[str, ...], tmp_path: Path
+) -> None:
+    exported(tmp_path / "whole", patch_size=8, registers=3)
+    for weights in (tmp_path / "whole", tmp_path / "whole" / "encoder.safetensors"):
+        model = load(weights)
+        whole = weights.is_dir()
+        image_BCHW = preparation(32)(Image.open(photographs[0]))[None]
+        methods = ("rollout", "cls", *(("relevance", "text") if whole else ()))
+        request = request_maps(model, methods, PROMPTS if whole else (), ())
+        maps = maps_of(model, image_BCHW, request)
+        assert {one.value_RC.shape for one in maps} == {(4, 4)}
+        # of what patches took some went to registers and [CLS]
+        assert 0.5 < maps[0].value_RC.sum() < 1
+
+
 def test_the_image_embedding_is_the_mean_of_the_patches_that_text_maps_compare(
     runs: dict[str, Path], photographs: tuple[str, ...]
 ) -> None:

@@ -1,3 +1,4 @@
+import pytest
 import timm
 import torch
 from timm.models.vision_transformer import VisionTransformer
@@ -10,13 +11,31 @@ from maskedclip.models.patches import (
     patchify,
     pixel_target,
     split_patches,
+    take,
     unpatchify,
 )
 
 
-def encoder() -> Encoder:
+def encoder(**changes) -> Encoder:
     torch.manual_seed(0)
-    return Encoder(image_size=64, patch_size=16, width=48, depth=3, heads=3)
+    return Encoder(image_size=64, patch_size=16, width=48, depth=3, heads=3, **changes)
+
+
+def of_timm(ours: Encoder) -> VisionTransformer:
+    """timm's network with the same weights, under the same names."""
+    theirs = VisionTransformer(
+        img_size=64, patch_size=16, embed_dim=48, depth=3, num_heads=3, num_classes=0,
+        reg_tokens=ours.registers, no_embed_class=bool(ours.registers),
+    ).eval()  # fmt: skip
+    theirs.load_state_dict(ours.state_dict(), strict=True)
+    return theirs
+
+
+def without_registers(token_BLD: torch.Tensor, registers: int) -> torch.Tensor:
+    return torch.cat([token_BLD[:, :1], token_BLD[:, 1 + registers :]], dim=1)
+
+
+REGISTERS = pytest.mark.parametrize("registers", [0, 3])
 
 
 def images(batch: int = 4) -> torch.Tensor:
@@ -28,8 +47,9 @@ def some_hidden(batch: int = 4, patches: int = 16, hidden: int = 12) -> torch.Te
     return order < hidden
 
 
-def test_the_packed_pass_equals_two_separate_passes():
-    model, image_BCHW = encoder(), images()
+@REGISTERS
+def test_the_packed_pass_equals_two_separate_passes(registers):
+    model, image_BCHW = encoder(registers=registers), images()
     visible_BK, _ = split_patches(some_hidden(), 4)
     masked, whole = model(image_BCHW, visible_BK, 2)
     alone, _ = model(image_BCHW, visible_BK, 0)
@@ -38,8 +58,9 @@ def test_the_packed_pass_equals_two_separate_passes():
     torch.testing.assert_close(whole, unmasked, rtol=0, atol=1e-5)
 
 
-def test_the_packed_pass_has_the_gradients_of_two_separate_passes():
-    together, apart = encoder(), encoder()
+@REGISTERS
+def test_the_packed_pass_has_the_gradients_of_two_separate_passes(registers):
+    together, apart = encoder(registers=registers), encoder(registers=registers)
     image_BCHW = images()
     visible_BK, _ = split_patches(some_hidden(), 4)
     masked, whole = together(image_BCHW, visible_BK, 2)
@@ -50,14 +71,40 @@ def test_the_packed_pass_has_the_gradients_of_two_separate_passes():
         torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-4, atol=1e-5)
 
 
-def test_the_whole_pass_is_timms_vision_transformer():
-    ours = encoder().eval()
-    theirs = VisionTransformer(
-        img_size=64, patch_size=16, embed_dim=48, depth=3, num_heads=3, num_classes=0
-    ).eval()
-    theirs.load_state_dict(ours.state_dict(), strict=True)
+@REGISTERS
+def test_the_whole_pass_is_timms_vision_transformer(registers):
+    ours = encoder(registers=registers).eval()
     _, whole = ours(images(), None, 4)
-    torch.testing.assert_close(whole, theirs.forward_features(images()), rtol=0, atol=1e-5)
+    theirs = without_registers(of_timm(ours).forward_features(images()), registers)
+    torch.testing.assert_close(whole, theirs, rtol=0, atol=1e-5)
+
+
+@REGISTERS
+def test_the_masked_pass_is_timms_on_the_visible_patches_and_all_registers(registers):
+    ours = encoder(registers=registers).eval()
+    theirs, first = of_timm(ours), 1 + registers
+    visible_BV, _ = split_patches(some_hidden(), 4)
+    masked, _ = ours(images(), visible_BV, 0)
+    token_BLD = theirs._pos_embed(theirs.patch_embed(images()))
+    token_BLD = torch.cat([token_BLD[:, :first], take(token_BLD[:, first:], visible_BV)], dim=1)
+    token_BLD = theirs.norm(theirs.blocks(token_BLD))
+    torch.testing.assert_close(masked, without_registers(token_BLD, registers), rtol=0, atol=1e-5)
+
+
+def test_registers_change_what_patches_see_and_are_not_handed_on():
+    model, visible_BV = encoder(registers=3), split_patches(some_hidden(), 4)[0]
+    masked, whole = model(images(), visible_BV, 2)
+    assert (masked.shape, whole.shape) == ((4, 5, 48), (2, 17, 48))
+    masked.square().mean().backward()
+    assert model.reg_token.grad.abs().min() > 0
+    assert model.pos_embed.shape == (1, 16, 48)
+
+
+def test_without_registers_names_and_first_weights_are_as_they_were():
+    plain, others = encoder().state_dict(), encoder(registers=3).state_dict()
+    assert others.keys() - plain.keys() == {"reg_token"}
+    assert plain["pos_embed"].shape == (1, 17, 48)
+    assert all(plain[name].equal(others[name]) for name in plain if name != "pos_embed")
 
 
 def test_parameter_names_and_shapes_are_those_of_timms_large():

@@ -1,21 +1,29 @@
 """Networks that begin from third-party weights."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
+import timm
 import torch
 from safetensors.torch import save_file
 from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor
 
+from maskedclip.data.transforms import MEAN, STD
+from maskedclip.models.checkpoints.architectures import Network
 from maskedclip.models.maskedclip import MaskedCLIP, build
-from maskedclip.models.pretrained import begin_from, export
+from maskedclip.models.patches import take
+from maskedclip.models.pretrained import begin_from, encoder_info, export, load_encoder
+from tests.models.checkpoints.test_architectures import drawn, renamed
 
 
-def network(size: str = "micro", image_size: int = 32) -> MaskedCLIP:
-    model, _ = build(
-        size=size, image_size=image_size, patch_size=16, mask_ratio=0.75, bridge_depth=1,
-        feature_decoder_depth=1, projection=16, text="builtin", text_tokens=16, text_dropout=0.0,
-    )  # fmt: skip
+def network(size: str = "micro", image_size: int = 32, **changes: Any) -> MaskedCLIP:
+    shape = {
+        "patch_size": 16, "mask_ratio": 0.75, "bridge_depth": 1, "feature_decoder_depth": 1,
+        "projection": 16, "text": "builtin", "text_tokens": 16, "text_dropout": 0.0,
+    }  # fmt: skip
+    model, _ = build(size=size, image_size=image_size, **(shape | changes))
     return model
 
 
@@ -89,3 +97,90 @@ def test_weights_of_a_size_that_there_is_not_are_refused_with_those_that_there_a
     ) as error:
         begin_from(network("tiny"), tmp_path / "vit.safetensors")
     assert "micro 4 of 128, tiny 12 of 192" in str(error.value)
+
+
+def retfound_green(layout: str = "retfound") -> dict[str, Tensor]:
+    """RETFound-Green's ViT-S/14 with values that show; 392 px, no position of [CLS]."""
+    tensors = drawn(
+        timm.create_model("vit_small_patch14_reg4_dinov2", img_size=(392, 392), num_classes=0)
+    )
+    if layout == "timm":
+        return tensors.state_dict()
+    place_11D = torch.full((1, 1, 384), 0.3)  # DINOv2's own has one, and none of the registers
+    renamed_tensors = renamed(tensors, ("reg_token", "register_tokens"))
+    renamed_tensors["cls_token"] = renamed_tensors["cls_token"] - place_11D
+    renamed_tensors["pos_embed"] = torch.cat([place_11D, renamed_tensors["pos_embed"]], dim=1)
+    return renamed_tensors
+
+
+def both(
+    ours: MaskedCLIP, theirs: Network, image_size: int, visible_BV: Tensor
+) -> list[tuple[Tensor, Tensor]]:
+    """Return ours and theirs of one image in its own colours: all tokens, and the visible ones."""
+    value_BCHW = torch.rand(
+        2, 3, image_size, image_size, generator=torch.Generator().manual_seed(1)
+    )
+    preparation = encoder_info(theirs).preparation
+    colours = (MEAN, STD), (preparation.mean, preparation.std)
+    ours_BCHW, theirs_BCHW = (
+        (value_BCHW - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(3, 1, 1)
+        for mean, std in colours
+    )
+    first = theirs.num_prefix_tokens
+    with torch.no_grad():
+        masked, whole = ours.eval().encoder(ours_BCHW, visible_BV, 2)
+        token_BLD = theirs.eval().forward_features(theirs_BCHW)
+        few_BLD = theirs._pos_embed(theirs.patch_embed(theirs_BCHW))
+        few_BLD = torch.cat([few_BLD[:, :first], take(few_BLD[:, first:], visible_BV)], dim=1)
+        few_BLD = theirs.norm(theirs.blocks(few_BLD))
+    pairs = (whole, token_BLD), (masked, few_BLD)
+    return [(own, torch.cat([x[:, :1], x[:, first:]], dim=1)) for own, x in pairs]
+
+
+@pytest.mark.parametrize("layout", ["retfound", "timm"])
+def test_an_encoder_begun_from_registers_gives_the_features_of_timms_own(
+    tmp_path: Path, layout: str
+) -> None:
+    path = tmp_path / "RETFoundGreen.pth"
+    torch.save(retfound_green(layout), path)
+    model = network("small", 56, patch_size=14, registers=4)
+    report = begin_from(model, path)
+    assert (report.format, report.missing) == ("RETFound-Green", [])
+    visible_BV = torch.tensor([[0, 3, 9], [2, 7, 15]])
+    timms, _ = load_encoder(path, image_size=56, global_pool="token")
+    for ours, theirs in both(model, timms, 56, visible_BV):
+        assert theirs.std() > 0.1
+        assert (ours - theirs).abs().max() < 1e-5
+
+
+def test_registers_are_asked_for_by_the_flags_that_fit(tmp_path: Path) -> None:
+    torch.save(retfound_green("timm"), tmp_path / "RETFoundGreen.pth")
+    said = r"patches of 14 pixels and 4 registers; set --model\.size=small --model\.patch_size=14 "
+    with pytest.raises(ValueError, match=said + r"--model\.registers=4 --model\.image_size=224 "):
+        begin_from(network("small", 56, patch_size=14), tmp_path / "RETFoundGreen.pth")
+    save_file(third_party().state_dict(), tmp_path / "vit.safetensors")
+    with pytest.raises(ValueError, match=r"and 0 registers; set .* --model\.registers=0 "):
+        begin_from(network(registers=4), tmp_path / "vit.safetensors")
+
+
+def test_a_run_with_registers_is_read_by_timm_as_it_is(tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    model = network(registers=2)
+    export(model.state_dict(), {"size": "micro", "image_size": 32, "registers": 2}, tmp_path)
+    timms, report = load_encoder(tmp_path, global_pool="token")
+    assert (report.missing, report.unexpected) == ([], [])
+    for ours, theirs in both(model, timms, 32, torch.tensor([[0, 3], [2, 1]])):
+        assert (ours - theirs).abs().max() < 1e-5
+
+
+def test_a_bias_that_an_encoder_leaves_out_begins_as_zero(tmp_path: Path) -> None:
+    other = VisionTransformer(
+        img_size=32, embed_dim=128, depth=4, num_heads=4, num_classes=0, qkv_bias=False,
+        no_embed_class=True,
+    )  # fmt: skip
+    save_file(other.state_dict(), tmp_path / "vit.safetensors")
+    model = network()
+    begin_from(model, tmp_path / "vit.safetensors")
+    image_BCHW = torch.randn(2, 3, 32, 32)
+    _, ours_BND = model.encoder(image_BCHW, None, 2)
+    torch.testing.assert_close(ours_BND, other.eval().forward_features(image_BCHW))

@@ -34,9 +34,15 @@ TOOL = Path(__file__).parents[2] / "tools" / "plan.py"
 PAPER = {"nodes": 1, "gpus": 4, "gpu": "a100-80"}
 
 
-@pytest.mark.parametrize("size", ["micro", "tiny", "small", "base", "large"])
-def test_operations_by_part_add_up_to_what_the_model_counts(size):
-    config = override(demo(), {"model.size": size, "model.image_size": 224})
+@pytest.mark.parametrize(
+    ("size", "registers"),
+    [("micro", 0), ("tiny", 0), ("small", 4), ("base", 0), ("large", 0)],
+)
+def test_operations_by_part_add_up_to_what_the_model_counts(size, registers):
+    config = override(
+        demo(),
+        {"model.size": size, "model.image_size": 224, "model.registers": registers},
+    )
     with torch.device("meta"):
         model, _ = build(**MaskedClipMethod.shape(config))
     network, _ = network_shape(config)
@@ -45,7 +51,9 @@ def test_operations_by_part_add_up_to_what_the_model_counts(size):
     assert found == pytest.approx(model.step_flops(12, 5, 23), rel=1e-12)
 
 
-@pytest.mark.parametrize("changes", [{}, {"dino.separate_heads": False}, {"dino.ibot": 0.0}])
+@pytest.mark.parametrize(
+    "changes", [{}, {"dino.separate_heads": False}, {"dino.ibot": 0.0}, {"model.registers": 4}]
+)
 def test_operations_and_parameters_of_dinov2_are_those_of_its_networks(changes):
     config = override(small_dinov2(), {"dino.separate_heads": True} | changes)
     with torch.device("meta"):

@@ -16,6 +16,8 @@ from maskedclip.engine.checkpoint import full_weights, restore
 from maskedclip.engine.distributed import process_group
 from maskedclip.engine.step_guard import StepGuard
 from maskedclip.models.blocks import sincos_positions
+from maskedclip.models.dinov2 import HeadShape, Student
+from maskedclip.models.encoder import Encoder
 from maskedclip.models.pretrained import load_encoder, read_weights
 from maskedclip.pretrain.loop import pretrain
 from maskedclip.pretrain.methods import method_of
@@ -141,8 +143,13 @@ def test_with_centres_the_loss_rises_by_the_targets_entropy_while_the_student_le
 
 @pytest.mark.parametrize(
     "changes",
-    [{}, {"dino.separate_heads": False}, {"dino.ibot": 0.0, "dino.drop_path": 0.0}],
-    ids=["as it is", "one head", "nothing masked"],
+    [
+        {},
+        {"dino.separate_heads": False},
+        {"dino.ibot": 0.0, "dino.drop_path": 0.0},
+        {"model.registers": 4},
+    ],
+    ids=["as it is", "one head", "nothing masked", "registers"],
 )
 def test_every_weight_of_dinov2_learns_and_the_operations_are_those_that_torch_counts(
     small, changes
@@ -156,7 +163,7 @@ def test_every_weight_of_dinov2_learns_and_the_operations_are_those_that_torch_c
     with process_group() as device:
         networks = DinoV2Method(config, device).networks
         heads = {name.split(".")[0] for name, _ in networks.model.named_parameters()}
-        assert ("patch_head" in heads) == (not changes)
+        assert ("patch_head" in heads) == bool(config.dino.separate_heads and config.dino.ibot)
         with FlopCounterMode(display=False) as counter:
             losses, _ = objective(networks, crops, 0.05, config)
             losses["loss"].backward()
@@ -167,8 +174,21 @@ def test_every_weight_of_dinov2_learns_and_the_operations_are_those_that_torch_c
         assert planned == pytest.approx(counter.get_total_flops(), rel=0.06)
 
 
+def test_local_crops_have_learnt_positions_where_the_global_ones_have():
+    torch.manual_seed(0)
+    encoder = Encoder(image_size=64, patch_size=16, width=32, depth=1, heads=2, registers=2)
+    heads = HeadShape(8, 8, 16, separate=True)
+    between_1ND = sincos_positions(32, 2, of=4)[:, 1:]
+    assert Student(encoder, heads, local_grid=2).local_position.equal(between_1ND)
+    encoder.pos_embed += 1.0  # as of weights that others trained
+    learnt_1ND = Student(encoder, heads, local_grid=2).local_position
+    assert learnt_1ND.shape == (1, 4, 32)
+    torch.testing.assert_close(learnt_1ND.mean(), encoder.pos_embed.mean(), rtol=0, atol=0.1)
+    assert Student(encoder, heads, local_grid=4).local_position.equal(encoder.pos_embed)
+
+
 def test_rates_follow_the_layers_and_the_step(small):
-    config = shrunk(small, **{"optim.epochs": 20, "optim.warmup_epochs": 2})
+    config = shrunk(small, **{"optim.epochs": 20, "optim.warmup_epochs": 2, "model.registers": 2})
     with process_group() as device:
         networks = DinoV2Method(config, device).networks
         names = {id(p): name for name, p in networks.model.named_parameters()}
@@ -177,6 +197,7 @@ def test_rates_follow_the_layers_and_the_step(small):
         assert scale["cls_head.prototypes"] == scale["encoder.norm.weight"] == 1
         assert scale["encoder.blocks.3.mlp.fc1.weight"] == pytest.approx(0.9)
         assert scale["encoder.cls_token"] == scale["mask_token"] == pytest.approx(0.9**5)
+        assert scale["encoder.reg_token"] == scale["mask_token"]
         assert scale["encoder.patch_embed.proj.weight"] == pytest.approx(0.2 * 0.9**5)
         guard = StepGuard(networks.optimizer, device, spike=0.0)
         before = full_weights(networks.model)["cls_head.prototypes"].clone()

@@ -92,8 +92,11 @@ def test_the_encoder_sees_nothing_of_hidden_patches_and_everything_of_the_others
         assert not predicted(torch.where(mask, image_BCHW, torch.zeros(()))).equal(before)
 
 
-def test_every_weight_of_simmim_learns_and_its_operations_are_those_that_torch_counts(small):
-    config = shrunk(small)
+@pytest.mark.parametrize("registers", [0, 3])
+def test_every_weight_of_simmim_learns_and_its_operations_are_those_that_torch_counts(
+    small, registers
+):
+    config = shrunk(small, **{"model.registers": registers})
     image_BCHW, hidden_BN = drawn(config)
     with process_group() as device:
         method = SimMimMethod(config, device)

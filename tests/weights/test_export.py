@@ -168,6 +168,32 @@ def test_the_class_token_and_the_sigmoids_bias_go_to_open_clip(tmp_path: Path) -
     assert load_file(folder / target.WEIGHTS)["logit_bias"].item() == -10.0
 
 
+@pytest.mark.parametrize("depth", [1, 0])
+@pytest.mark.parametrize("to", ["timm", "hf", "onnx", "open_clip"])
+def test_registers_go_out_and_are_no_patches(to: str, depth: int, tmp_path: Path) -> None:
+    if to == "onnx":
+        pytest.importorskip("onnxruntime")
+    if to == "open_clip":
+        pytest.importorskip("open_clip")
+    run = tmp_path / "run"
+    exported(run, registers=3, bridge_depth=depth)
+    target, source, folder = written(run, to, tmp_path / to)
+    assert_equal(target, source, folder)
+    if to in ("timm", "hf"):
+        named = run_code(target, source, folder, image=example_images()[0])
+        run_BD = run_features(source, preprocessed(example_images()[:1], 32))
+        assert max_difference(named["feature"], run_BD) <= 1e-5
+    if to == "hf":
+        assert type(named["model"]).__name__ == "Dinov2WithRegistersModel"
+        assert "model = AutoModel" in target.opening_code(source, folder)[-1]
+
+
+def test_retfounds_network_has_no_registers(tmp_path: Path) -> None:
+    exported(tmp_path / "run", registers=3)
+    with pytest.raises(ValueError, match="3 register tokens, which RETFound's network has not; "):
+        export(tmp_path / "run", "retfound")
+
+
 def test_a_run_without_text_is_no_open_clip_model_but_everything_else(tmp_path: Path) -> None:
     run = tmp_path / "mae"
     exported(run, terms=("mim",))

@@ -299,6 +299,7 @@ def network_shape(config: Config) -> tuple[NetworkShape, list[str]]:
         patch_values=3 * shape.patch_size**2,
         image_values=3 * pixels,
         crops=crops,
+        registers=shape.registers,
         heads=absent("heads")._replace(
             depth=len(heads), width=size.width, unit=parameter_count(heads[0])
         ),

@@ -387,6 +387,7 @@ def network_shape(config: Config) -> tuple[NetworkShape, list[str]]:
         patch_values=values,
         image_values=3 * shape.image_size**2,
         bridge_shared=shape.bridge_shared,
+        registers=shape.registers,
         distils_hidden=shape.feature_patches == "hidden",
     )
     assert network.parameters == parameter_count(model)

@@ -28,7 +28,6 @@ from maskedclip.engine.distributed import (
 )
 from maskedclip.engine.optimizer import adamw
 from maskedclip.engine.step_guard import StepGuard
-from maskedclip.models.blocks import Group, run
 from maskedclip.models.encoder import Encoder
 from maskedclip.models.maskedclip import SIZES
 from maskedclip.models.patches import pixel_target, split_patches, take
@@ -47,7 +46,7 @@ class SimMimStudent(nn.Module):
     def __init__(self, encoder: Encoder, *, patch_size: int) -> None:
         super().__init__()
         self.encoder = encoder
-        width = encoder.cls_token.shape[-1]
+        width = encoder.width
         self.mask_token = nn.Parameter(torch.empty(1, 1, width))
         nn.init.trunc_normal_(self.mask_token, std=0.02, a=-0.02, b=0.02)
         self.head = nn.Linear(width, 3 * patch_size**2)
@@ -58,10 +57,7 @@ class SimMimStudent(nn.Module):
         patch_BND = encoder.patch_embed(image_BCHW)
         mask_11D = self.mask_token.to(patch_BND.dtype)
         patch_BND = torch.where(hidden_BN[:, :, None], mask_11D, patch_BND)
-        token_BND = encoder.with_class(patch_BND + encoder.pos_embed[:, 1:].to(patch_BND.dtype))
-        images, length, width = token_BND.shape
-        token_TD = run(encoder.blocks, token_BND.reshape(-1, width), (Group(images, length),))
-        token_BND = encoder.norm(token_TD).view(images, length, width)
+        (token_BND,) = encoder.through([encoder.with_positions(patch_BND)])
         return self.head(take(token_BND[:, 1:], hidden_BM))
 
     def patch_features(self, image_BCHW: Tensor) -> Tensor:
@@ -71,8 +67,8 @@ class SimMimStudent(nn.Module):
     def step_flops(self, images: int, hidden: int) -> float:
         """Return the floating point operations of a training step, counted as in MaskedCLIP."""
         encoder = self.encoder
-        length, width = encoder.pos_embed.shape[1], encoder.pos_embed.shape[2]
-        stem = (length - 1) * encoder.patch_embed.proj.weight.numel()
+        length, width = encoder.patches + 1 + encoder.registers, encoder.width
+        stem = encoder.patches * encoder.patch_embed.proj.weight.numel()
         block = length * (12 * width**2 + 2 * length * width)
         head = hidden * self.head.weight.numel()
         return 3 * 2.0 * images * (stem + len(encoder.blocks) * block + head)
@@ -156,6 +152,7 @@ def network_shape(config: Config) -> NetworkShape:
         patch_values=values,
         image_values=3 * shape.image_size**2,
         mask_tokens=True,
+        registers=shape.registers,
     )
 
 
