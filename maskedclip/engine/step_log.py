@@ -213,6 +213,7 @@ class StepLog:
                 self._alarms.check(row)
             self._recorder = Recorder(directory, done, spacing=total / POINTS)
             self._progress = ProgressLine(done, total)
+            self._has_beginning = any(row["step"] == 0 for row in kept)
         self.reset()
 
     def reset(self, *, lost: bool = False) -> None:
@@ -250,6 +251,17 @@ class StepLog:
             self._sums[name] = self._sums.get(name, 0) + value.float().sum()
             self._counts[name] = self._counts.get(name, 0) + 1
         self._steps += 1
+
+    def write_beginning(self, measure: Callable[[], Mapping[str, float]]) -> None:
+        """Write what `measure` finds before the first step, where no earlier start has."""
+        answer = [self._recorder is not None and self._has_beginning]
+        dist.broadcast_object_list(answer)
+        if answer[0]:
+            return
+        with self.spending(MEASURING):
+            measured = measure()
+        if self._recorder is not None and measured:
+            self._recorder.record(0, {"epoch": 0.0, **measured})
 
     def write(
         self, step: int, lr: float, measure: Callable[[], Mapping[str, float]] = dict

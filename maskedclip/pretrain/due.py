@@ -24,7 +24,4 @@ class Looks:
         pictures = config.engine.pictures_every
         self.pictures = pictures > 0 and due(step, pictures, total)
         self.shares = first_row_since(log.shares_every)
-        # at the first row, too: near what the run began with
-        self.probe = bool(log.probe) and (
-            first_row_since(log.probe_every) or (log.probe_every > 0 and self.row and step < every)
-        )
+        self.probe = bool(log.probe) and first_row_since(log.probe_every)

@@ -139,6 +139,8 @@ def train(
         step = done
         if step < total:
             batches.seek(step)
+        if not step:
+            monitor.begin(log)
         while step < total:
             batch = log.wait_for(batches.next)
             # before the copies: the exchange of the ranks would wait for them

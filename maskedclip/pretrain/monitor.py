@@ -1,5 +1,7 @@
 """What is measured and drawn beside the steps of a run, with no effect on what is learnt."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -42,6 +44,14 @@ class Monitor:
         draws = config.engine.pictures_every and isinstance(method, Measured)
         self._fixed = fixed_samples(config, sources, method.tokenize) if draws else None
 
+    def begin(self, log: StepLog) -> None:
+        """Probe the weights that the run begins with, before its first step."""
+        if (probe := self._probe) is None or not isinstance(self._method, Measured):
+            return
+        method = self._method
+        with _aside(self._device):
+            log.write_beginning(lambda: probe.scores(method))
+
     def measure(self, batch: Batch, at: At, looks: Looks) -> dict[str, float]:
         """Return what is measured after a step on its batch."""
         return health(self._method, batch, at, self._device, looks, self._probe)
@@ -53,14 +63,19 @@ class Monitor:
             log.text(step, "probe/best", words, "the best look so far, and the last")
         if not looks.pictures or self._fixed is None or not isinstance(self._method, Measured):
             return
-        with (
-            log.spending(MEASURING),
-            torch.random.fork_rng([self._device] if self._device.type == "cuda" else []),
-            # of shapes that training has not: compiled blocks would be compiled anew
-            torch.compiler.set_stance("force_eager"),
-        ):
+        with log.spending(MEASURING), _aside(self._device):
             shown = self._method.show(self._fixed.on(self._device))
             if dist.get_rank() == 0:
                 normalised = self._loss.normalise_pixels
                 picture = sheet(self._fixed, shown, self._model.patch_size, normalised)
                 log.image(step, PICTURES, picture, _SHOWN)
+
+
+@contextmanager
+def _aside(device: torch.device) -> Iterator[None]:
+    """Draw no number of the training's, and compile nothing for shapes that it has not."""
+    with (
+        torch.random.fork_rng([device] if device.type == "cuda" else []),
+        torch.compiler.set_stance("force_eager"),
+    ):
+        yield

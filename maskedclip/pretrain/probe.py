@@ -233,7 +233,7 @@ def _interval(
 
 
 def best_so_far(run: Path, step: int, probed: Probed) -> str:
-    """Return in words the best and the last score of each probe up to a step, through restarts.
+    """Return in words the best, first and last score of each probe up to a step, over restarts.
 
     With 95 % intervals, by patient where patients are known.
 
@@ -251,13 +251,15 @@ def best_so_far(run: Path, step: int, probed: Probed) -> str:
 
 
 def _best(name: str, rows: Sequence[Mapping[str, Any]]) -> str:
-    """Return the best score of a probe and the last one, in words; the first of equal ones."""
+    """Return a probe's best score (of equal ones the first), its first and its last, in words."""
     looks = [row for row in rows if name in row]
     if not looks:
         return ""
-    best, last = max(looks, key=lambda row: float(row[name])), looks[-1]
+    first, best, last = looks[0], max(looks, key=lambda row: float(row[name])), looks[-1]
     words = f"{_WORDS[name]} best AUROC {_shown(name, best)} at step {best['step']}"
-    return words if best is last else f"{words}, {_shown(name, last)} at {last['step']}"
+    if first is not best:
+        words += f", {_shown(name, first)} at {first['step']}"
+    return words if last in (best, first) else f"{words}, {_shown(name, last)} at {last['step']}"
 
 
 def _shown(name: str, row: Mapping[str, Any]) -> str:

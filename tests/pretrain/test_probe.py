@@ -53,27 +53,15 @@ def probed_of(config: Config) -> Probed:
 def test_the_last_scores_are_those_of_an_evaluation_with_the_same_knobs(
     run: Path, phantoms: dict[str, Path], tmp_path: Path
 ) -> None:
-    dataset = Shards(phantoms["heldout"])
-    task = labelled(dataset)
-    parts = division_of(dataset, task).parts
-    samples = [*parts["train"], *parts["val"]]
-    table = features(FrozenEncoder(run), dataset, samples, tmp_path, 0)
-    own = {}
-    for name in ("train", "val"):
-        kept, feature_BD = table.of(parts[name], PATCHES)
-        own[name] = feature_BD, task.answers(kept)
     last = json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])
-    for name, found in (
-        ("probe_knn", nearest(own["train"], own["val"], own["val"][0], 5, (probe.NEIGHBOURS,))),
-        ("probe_logistic", logistic(own["train"], own["val"], own["val"][0], 5, (probe.STRENGTH,))),
-    ):
-        assert last[name] == pytest.approx(found.validation_score, abs=0.02)
+    for name, score in scores_of(run, phantoms, tmp_path).items():
+        assert last[name] == pytest.approx(score, abs=0.02)
 
 
 def test_a_run_of_two_starts_has_each_look_once(run: Path) -> None:
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     looks = [row["step"] for row in rows if "probe_knn" in row]
-    assert looks == [1, 3, 4]
+    assert looks == [0, 3, 4]
     events = EventAccumulator(str(run)).Reload()
     assert [event.step for event in events.Tensors("probe/probe_logistic")] == looks
     text = events.Tensors("probe/best/text_summary")[-1].tensor_proto.string_val[0].decode()
@@ -83,7 +71,62 @@ def test_a_run_of_two_starts_has_each_look_once(run: Path) -> None:
     assert low < high
     score = f"{100 * best['probe_knn']:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
     assert f"k-NN best AUROC {score} at step {best['step']}" in text
+    first = rows[0]
+    low, high = (f"{100 * first[f'probe_knn_{end}']:.1f}" for end in ("low", "high"))
+    began = f"{100 * first['probe_knn']:.1f} [{low}, {high}]"
+    assert first is best or f", {began} at 0" in text
     assert "no result" in text
+
+
+def scores_of(weights: Path, phantoms: dict[str, Path], cache: Path) -> dict[str, float]:
+    """Return what an evaluation with the probe's fixed knobs gives, on validation images."""
+    dataset = Shards(phantoms["heldout"])
+    task = labelled(dataset)
+    parts = division_of(dataset, task).parts
+    samples = [*parts["train"], *parts["val"]]
+    table = features(FrozenEncoder(weights), dataset, samples, cache, 0)
+    train, val = (
+        (feature_BD, task.answers(kept))
+        for kept, feature_BD in (table.of(parts[name], PATCHES) for name in ("train", "val"))
+    )
+    neighbours, strengths = (probe.NEIGHBOURS,), (probe.STRENGTH,)
+    return {
+        "probe_knn": nearest(train, val, val[0], 5, neighbours).validation_score,
+        "probe_logistic": logistic(train, val, val[0], 5, strengths).validation_score,
+    }
+
+
+def test_the_first_look_is_at_the_weights_that_the_run_begins_with(
+    run: Path, phantoms: dict[str, Path], tmp_path: Path
+) -> None:
+    begun = {"name": "begun", "init_from": str(run), "optim.steps": 1}
+    rows = pretrain(probing(phantoms, tmp_path, **begun)) / "metrics.jsonl"
+    first = json.loads(rows.read_text().splitlines()[0])
+    assert first["step"] == 0
+    for name, score in scores_of(run, phantoms, tmp_path / "features").items():
+        assert first[name] == pytest.approx(score, abs=0.02)
+
+
+def test_a_run_killed_before_its_first_checkpoint_keeps_the_first_look(
+    phantoms: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks: list[float] = []
+
+    def counted(_ours: OnlineProbe, _method: Any) -> dict[str, float]:
+        looks.append(len(looks) / 10)
+        return {"probe_knn": looks[-1]}
+
+    monkeypatch.setattr(OnlineProbe, "scores", counted)
+    config = probing(phantoms, tmp_path, **{"optim.steps": 2})
+    with monkeypatch.context() as broken:
+        broken.setattr("maskedclip.pretrain.loop.warmup_cosine", lambda *_: {}["killed"])
+        with pytest.raises(KeyError, match="killed"):
+            pretrain(config)
+    directory = pretrain(config)
+    rows = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
+    assert [(row["step"], row.get("probe_knn")) for row in rows] == [(0, 0.0), (1, None), (2, 0.1)]
+    events = EventAccumulator(str(directory)).Reload()
+    assert [event.step for event in events.Tensors("probe/probe_knn")] == [0, 2]
 
 
 def test_no_test_image_is_among_those_that_are_read(
