@@ -83,7 +83,7 @@ class FrozenEncoder:
             self.header: dict[str, Any] = {}  # ours; empty for third-party weights
             self._is_own = False
             return
-        self.file = locate(weights, OWN)
+        self.file = locate(weights, OWN, or_random=True)
         self.header, names = read_header(self.file)
         # more than a bare encoder
         self._is_own = "temperature.logit_scale" in names or "classes" in self.header

@@ -176,7 +176,7 @@ def check_weights(weights: str) -> None:
     if not weights:
         raise ValueError(WEIGHTS.missing)
     if weights != RANDOM:
-        locate(weights, OWN)
+        locate(weights, OWN, or_random=True)
 
 
 def encoders_of(weights: str) -> list[list[str]]:

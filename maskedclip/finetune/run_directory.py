@@ -142,7 +142,7 @@ def encoder_info_of(config: FinetuneConfig) -> EncoderInfo:
     """Return what is known of the encoder that is fine-tuned."""
     if config.weights == RANDOM:
         return random_info(config.size)
-    file = locate(config.weights)
+    file = locate(config.weights, or_random=True)
     facts = file.stat()
     return _recognised(config.weights, file.resolve(), facts.st_mtime_ns, facts.st_size)
 

@@ -68,13 +68,16 @@ def export(
         save_sealed(tensors, run / name, shape, images)
 
 
-def locate(weights: str | Path, own: Sequence[str] = (ENCODER,)) -> Path:
+def locate(
+    weights: str | Path, own: Sequence[str] = (ENCODER,), *, or_random: bool = False
+) -> Path:
     """Return the file of a run directory, a file, or a name that a hub's cache holds.
 
     A name is ORG/NAME of Hugging Face, or timm's name of a model. Nothing is fetched.
 
     Args:
         own: the files of a run that can serve, the best first.
+        or_random: untrained weights would serve, too, which the error then offers.
 
     Raises ValueError where there is no such thing.
     """
@@ -96,27 +99,58 @@ def locate(weights: str | Path, own: Sequence[str] = (ENCODER,)) -> Path:
     there = [] if is_path else _cached(repository)
     if there:
         return there[0]
-    near = nearest_path(name)
+    near = nearest_path(name, [RANDOM] if or_random else [])
     give = f"did you mean {near}? Else give" if near else "give"
     of_hub = not is_path and not ("/" in name and Path(path.parts[0]).is_dir())
-    others = (
-        f"one, {RANDOM}, or a name of Hugging Face or timm after: python tools/prefetch.py demo "
-        f"--init_from={repository}"
-    )
+    ways = ["one", *([RANDOM] if or_random else []), *([_of_hub(name, near)] if of_hub else [])]
     raise ValueError(
-        f"{name}: no such run or file of weights; {give} "
-        f"{others if of_hub else f'one, or {RANDOM}'}"
+        f"{name}: no such run or file of weights; {give} {', '.join(ways[:-1])}"
+        f"{', or ' if ways[1:] else ''}{ways[-1]}"
     )
 
 
-def nearest_path(name: str) -> str:
+def _of_hub(name: str, near: str) -> str:
+    """Return in words which names of a hub serve in place of one that its cache does not hold.
+
+    Of Hugging Face the name itself, as an owner is in it; of timm those that its registry has.
+
+    Args:
+        near: a path that is there and was probably meant; then timm is not asked.
+    """
+    fetched = "python tools/prefetch.py demo --init_from="
+    if "/" in name:
+        return f"this name of Hugging Face after: {fetched}{name}"
+    known = [] if near else _of_timm(name.lower())
+    if not known:
+        return "a name of Hugging Face, ORG/NAME, or of timm, that tools/prefetch.py has fetched"
+    more = f" (or {', '.join(known[1:3])}{', ...' if known[3:] else ''})" if known[1:] else ""
+    return f"timm's {known[0]}{more} after: {fetched}{known[0]}"
+
+
+def _of_timm(name: str) -> list[str]:
+    """Return timm's plain ViTs of this name, else with it in theirs, that timm has on the hub."""
+    from timm import get_pretrained_cfg, list_pretrained  # takes seconds
+
+    there = [
+        one
+        for one in list_pretrained("vit_*")
+        if name in one
+        and str(getattr(get_pretrained_cfg(one), "hf_hub_id", "")).startswith("timm/")
+    ]
+    return [one for one in there if name in (one, one.partition(".")[0])] or there
+
+
+def nearest_path(name: str, others: Sequence[str] = ()) -> str:
     """Return the existing file or folder whose path is nearest to a mistyped one, "" if none is.
 
     A name alone may be that of a run; each folder of a path may be mistyped.
+
+    Args:
+        others: words that serve where a name alone is mistyped.
     """
     path = Path(name)
     if len(path.parts) == 1:
-        known = [RANDOM, *_listed(Path("runs")), *_listed(Path())]
+        known = [*others, *_listed(Path("runs")), *_listed(Path())]
         last_of = {Path(one).name: one for one in reversed(known)}
         near = get_close_matches(name, last_of, n=1)
         return last_of[near[0]] if near else ""
