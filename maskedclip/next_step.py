@@ -4,10 +4,11 @@ import json
 import os
 import shlex
 import socket
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from shlex import quote
 
+LEAST = 160  # images of a source: with fewer than ten batches they are soon known by heart
 _PORT = 6006  # TensorBoard's, unless another uses it already: it says which one it took
 _ENCODER = "encoder.safetensors"  # of a finished run
 _TUNED = "finetuned.safetensors"  # of a fine-tuning
@@ -24,20 +25,40 @@ def report_command(runs: Iterable[str | Path], out: str = "report", protocol: st
     return shlex.join([*words, *([f"--protocol={protocol}"] if protocol else [])])
 
 
-def pretrain_command(paired: Sequence[Path], unpaired: Sequence[Path], *, tested: bool) -> str:
+def pretrain_command(
+    paired: Mapping[Path, int], unpaired: Mapping[Path, int], *, tested: bool
+) -> str:
     """Return how a small model is pre-trained on shards, one that needs no GPU and no hub.
 
+    "" where they have fewer than LEAST images.
+
     Args:
-        paired: shards with captions; without any, MAE learns from images alone.
-        unpaired: shards without; where there are none, images of the paired ones take their place.
+        paired: shards with captions, and how many images can be trained on; where these are too
+            few, MAE learns from images alone.
+        unpaired: shards without; where these are too few, images of the paired ones join them.
         tested: test images are among them, and are to stay out.
     """
+    if sum(paired.values()) < LEAST:
+        paired, unpaired = {}, {**paired, **unpaired}
+    elif sum(unpaired.values()) < LEAST:
+        unpaired = {**paired, **unpaired}
+    if sum(unpaired.values()) < LEAST:
+        return ""
     words = ["python", "launchers/submit_pretrain.py", "maskedclip_vitt" if paired else "mae"]
     words += [f"--data.paired={','.join(map(str, paired))}"] if paired else []
-    words += [f"--data.unpaired={','.join(map(str, unpaired or paired))}"]
+    words += [f"--data.unpaired={','.join(map(str, unpaired))}"]
     words += [f"--data.paired_batch={16 if paired else 0}", "--data.unpaired_batch=16"]
     words += [] if paired else ["--model.size=tiny"]
     return shlex.join([*words, *(["--data.leave_out_tests"] if tested else [])])
+
+
+def too_few(directories: Iterable[Path], images: int) -> str:
+    """Return in words why no pre-training on so few images is proposed."""
+    names = ",".join(map(str, directories))
+    return (
+        f"{images} images to train on are too few for a pre-training of their own: name them "
+        f"beside other shards, as in --data.unpaired={quote(names)},shards/more"
+    )
 
 
 def tune_command(dataset: Path, task: str = "", split: Path | None = None) -> str:

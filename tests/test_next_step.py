@@ -5,12 +5,13 @@ import re
 import shlex
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from maskedclip.finetune.command import read_finetune
-from maskedclip.next_step import curves_commands, finetune_command
+from maskedclip.next_step import curves_commands, finetune_command, pretrain_command
 from maskedclip.slurm import main
 from tests.grid.grids import pretrained
 
@@ -30,6 +31,20 @@ def test_a_dataset_that_is_there_is_named_and_not_one_of_the_training(tmp_path: 
     words = shlex.split(finetune_command(run, (), [trained]))
     assert words[3:] == [str(run), "--dataset", labelled]
     assert shlex.split(finetune_command(run, ["other"], [trained]))[-1] == "other"
+
+
+def test_sets_too_small_for_some_batches_join_others_or_are_not_proposed():
+    small, large, reports = Path("drive"), Path("eyepacs"), Path("odir5k")
+    proposed = partial(pretrain_command, tested=False)
+    assert proposed({}, {small: 12}) == proposed({reports: 90}, {small: 12}) == ""
+    words = proposed({reports: 100}, {large: 500}).split()
+    assert words[2] == "mae"
+    assert "--data.unpaired=odir5k,eyepacs" in words
+    words = proposed({reports: 500}, {small: 12}).split()
+    assert words[2:5] == [
+        "maskedclip_vitt", "--data.paired=odir5k", "--data.unpaired=odir5k,drive",
+    ]  # fmt: skip
+    assert proposed({reports: 500}, {large: 500}).split()[4] == "--data.unpaired=eyepacs"
 
 
 def test_without_labelled_shards_the_command_tells_how_they_are_named(capsys):

@@ -9,7 +9,7 @@ from pathlib import Path
 from shlex import quote
 
 from maskedclip.command import ANY, CommandLine, Given, Options, Word, one_line_errors
-from maskedclip.next_step import next_lines, pretrain_command
+from maskedclip.next_step import next_lines, pretrain_command, too_few
 from maskedclip.shards.check import CSV_FILE, SHEET_FILE, CheckRequest, Findings, check, summary
 
 HELP = """\
@@ -137,7 +137,8 @@ def _advice(findings: Findings, divide_again: list[str]) -> list[str]:
     elif damaged:
         commands.append(_again(request, drop=request.drop))
     elif findings.clean:
-        commands.append(_pretrain(findings))
+        more, command = _pretrain(findings)
+        lines, commands = lines + more, commands + command
     return [*lines, *next_lines(*commands).splitlines()]
 
 
@@ -148,16 +149,21 @@ def _again(request: CheckRequest, *, drop: bool) -> str:
     return shlex.join([*words, *(["--drop"] if drop else [])])
 
 
-def _pretrain(findings: Findings) -> str:
+def _pretrain(findings: Findings) -> tuple[list[str], list[str]]:
+    """Return the command of a pre-training on what was checked, or a line on why there is none."""
+    from maskedclip.data.stated_tests import stated_tests  # NumPy, which --help does without
     from maskedclip.shards.checks.dataset import tables
 
     own = findings.checked[: findings.own]
+    tests = {one.directory: stated_tests(one.directory) for one in own}  # are left out
     captioned = {one.directory for one in own if tables(one)["with_caption"]}
-    return pretrain_command(
-        [one.directory for one in own if one.directory in captioned],
-        [one.directory for one in own if one.directory not in captioned],
-        tested=_states_tests(findings),
+    images = {one.directory: len(one.samples) - tests[one.directory] for one in own}
+    command = pretrain_command(
+        {path: count for path, count in images.items() if path in captioned},
+        {path: count for path, count in images.items() if path not in captioned},
+        tested=any(tests.values()),
     )
+    return ([], [command]) if command else ([too_few(images, sum(images.values()))], [])
 
 
 def _apart(findings: Findings) -> tuple[list[str], list[str]]:
@@ -179,13 +185,6 @@ def _apart(findings: Findings) -> tuple[list[str], list[str]]:
         f"python tools/make_splits.py {quote(str(path))} --pairs={quote(str(found))}"
         for path in again
     ]
-
-
-def _states_tests(findings: Findings) -> bool:
-    """Return whether what is to be pre-trained on has test images: they are left out then."""
-    from maskedclip.data.stated_tests import stated_tests  # NumPy, which --help does without
-
-    return any(stated_tests(one.directory) for one in findings.checked[: findings.own])
 
 
 def _crossing(findings: Findings) -> list[str]:

@@ -8,7 +8,7 @@ from shlex import quote
 from typing import Any
 
 from maskedclip.command import CommandLine, Given, Options, Word, one_line_errors
-from maskedclip.next_step import next_lines, pretrain_command, tune_command
+from maskedclip.next_step import next_lines, pretrain_command, too_few, tune_command
 from maskedclip.shards.make import SAID_OF_FOLDERS, ShardRequest, Summary, build
 
 HELP = """\
@@ -339,19 +339,24 @@ def _indented(lines: Iterable[str]) -> list[str]:
 
 def _next(summary: Summary) -> list[str]:
     """Return the commands that this dataset is good for, by what the paper uses it for."""
+    from maskedclip.data.stated_tests import stated_tests  # NumPy, which --help does without
+
     manifest, directory = summary.manifest, summary.directory
     role = manifest["recipe"]["role"]
     if manifest["recipe"]["name"] in ("folder", "csv"):
         role = "paired" if manifest["counts"]["with_caption"] else "unpaired"
     # what is tuned below is tested on these images
     tested = any(isinstance(file, Path) for file in summary.splits.values())
-    paired, unpaired = ([directory], []) if role == "paired" else ([], [directory])
+    images = manifest["samples"] - (stated_tests(directory) if tested else 0)
+    own, none = {directory: images}, dict[Path, int]()
+    paired, unpaired = (own, none) if role == "paired" else (none, own)
     train = pretrain_command(paired, unpaired, tested=tested)
     tasks = [task for task, file in summary.splits.items() if isinstance(file, Path)]
     tune = [tune_command(directory, task) for task in tasks[:1]]
-    steps = tune if role == "downstream" else [train, *tune]
+    steps = tune if role == "downstream" or not train else [train, *tune]
     check = f"python tools/check_shards.py {quote(str(directory))}"
-    return next_lines(check, *steps).splitlines()
+    why = [] if role == "downstream" or train else [too_few([directory], images)]
+    return [*why, *next_lines(check, *steps).splitlines()]
 
 
 def _listed(counts: dict[str, int]) -> str:

@@ -100,12 +100,14 @@ def here(tmp_path: Path, phantoms: dict[str, Path], monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.usefixtures("here")
 def test_what_shards_print_as_next_can_be_carried_out() -> None:
-    made = run("tools/make_shards.py", "phantom", "--count=40", "--out=shards/drawn", "--size=64")
+    made = run("tools/make_shards.py", "phantom", "--count=240", "--out=shards/drawn", "--size=64")
     checked = run("tools/check_shards.py", "shards/drawn")
     divided = run("tools/make_splits.py", "shards/drawn", "--seed=1", "--task=disease")
     for line in (*made, *checked, *divided):
         check_command(line)
     assert "shards/drawn" in " ".join(made)
+    assert any("submit_pretrain.py" in line for line in made)
+    assert any("submit_pretrain.py" in line for line in checked)
     for more in ([], ["--drop"]):  # all of it leaks
         words = ["shards/it's a copy", "--against", "shards/paired", *more]
         for line in run("tools/check_shards.py", *words, code=1):
