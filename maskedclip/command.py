@@ -42,11 +42,15 @@ from maskedclip.casting import cast_value, did_you_mean
 from maskedclip.cluster_profile import profiled
 from maskedclip.config import Config, FinetuneConfig, LaunchConfig, field_kinds, override
 from maskedclip.data.control_characters import escaped
+from maskedclip.models.checkpoints.files import nearest_path
 from maskedclip.recipes import RECIPES
 
 T = TypeVar("T")
 HELP, HELP_ALL = "help", "help all"
 _PACKAGE = str(Path(__file__).parent) + os.sep
+_ABSENT = re.compile(
+    r"(?:^|: )(?:--\w+[ =])?(?P<path>[^:;]+): no such (?:directory|folder or image|image|file)"
+)
 _BROKEN_PIPE = 141  # exit code that a shell shows for SIGPIPE
 ANY = sys.maxsize  # words
 COMMON: Mapping[type, Sequence[str]] = {  # what --help shows of the large ones; --help all has all
@@ -444,8 +448,24 @@ def stop(message: object) -> NoReturn:
     Of torchrun's ranks on a machine the first to end says why: the others end for that reason.
     """
     if _first_to_end():
-        sys.stderr.write(shown(" ".join(str(message).split())) + "\n")
+        sys.stderr.write(shown(with_nearest(" ".join(str(message).split()))) + "\n")
     raise SystemExit(2)
+
+
+def with_nearest(message: str) -> str:
+    """Return an error on a path that is not there with the nearest path that is, for any command.
+
+    Files and folders that the program itself looked for, and no argument names, stay as they are.
+    """
+    found = _ABSENT.search(message)
+    if not found or "did you mean" in message:
+        return message
+    typed = found["path"]
+    near = nearest_path(typed, folders=("shards", "runs"))
+    if not near or not any(typed in argument for argument in sys.argv[1:]):
+        return message
+    rest = message[found.end() :].removeprefix("; ")
+    return f"{message[: found.end()]}; did you mean {near}?" + (f" Else {rest}" if rest else "")
 
 
 def shown(text: str) -> str:

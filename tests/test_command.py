@@ -324,6 +324,40 @@ def test_a_launcher_runs_the_code_of_its_own_checkout(tmp_path):
         assert (done.returncode, done.stderr) == (0, "")
 
 
+@pytest.mark.parametrize(
+    ("words", "near"),
+    [
+        (["-m", "maskedclip.evaluate", "random", "--datasets=shards/idird"], "shards/idrid"),
+        (["-m", "maskedclip.finetune", "random", "--dataset=idird"], "shards/idrid"),
+        (["tools/check_shards.py", "shards/idrid", "--against", "shards/idird"], "shards/idrid"),
+        (["tools/make_shards.py", "folder", "--root=downlaods/clinic", "--name=x"],
+         "downloads/clinic"),
+        (["launchers/submit_pretrain.py", "mae", "--data.paired_batch=0",
+          "--data.unpaired=shards/idird", "--cluster=local"], "shards/idrid"),
+        (["tools/plan.py", "mae", "--data.paired_batch=0", "--data.unpaired=shards/idird"],
+         "shards/idrid"),
+        (["-m", "maskedclip.report", "rnus"], "runs"),
+        (["-m", "maskedclip.predict", "runs/tuned", "downloads/clnic"], "downloads/clinic"),
+    ],
+)  # fmt: skip
+def test_a_mistyped_directory_is_answered_with_the_nearest_by_every_command(words, near, tmp_path):
+    for name in ("shards/idrid", "downloads/clinic", "runs/tuned"):
+        (tmp_path / name).mkdir(parents=True)
+    (tmp_path / "shards" / "idrid" / "manifest.json").write_text('{"classes": {}, "shards": []}')
+    (tmp_path / "runs" / "tuned" / "finetuned.safetensors").touch()
+    done = run(*(str(ROOT / w) if w.endswith(".py") else w for w in words), folder=tmp_path)
+    assert done.returncode == 2
+    assert f"; did you mean {near}? Else " in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_file_that_nobody_typed_is_not_answered_with_another(tmp_path):
+    (tmp_path / "runs" / "mine").mkdir(parents=True)
+    (tmp_path / "runs" / "mine" / "encoder.safetensors").touch()
+    done = run("-m", "maskedclip.predict", "runs/mine", "runs", folder=tmp_path)
+    assert "did you mean" not in done.stderr
+
+
 def run(*words: str, folder: Path) -> subprocess.CompletedProcess:
     return subprocess.run(
         [sys.executable, *words], cwd=folder, capture_output=True, text=True, check=False

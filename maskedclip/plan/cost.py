@@ -270,9 +270,10 @@ def _count(paths: tuple[str, ...], data: DataConfig) -> int | None:
         elif data.draw_phantoms and path.name.startswith("phantom_"):
             total += data.draw_phantoms
         else:
+            absent = f"no {manifest.name} here" if path.is_dir() else "no such directory"
             raise ValueError(
-                f"{path}: no {manifest.name} here to count samples by; make its shards, or give "
-                f"--images=PAIRED,UNPAIRED"
+                f"{path}: {absent}; make its shards, or give --images=PAIRED,UNPAIRED to plan "
+                f"without them"
             )
     return total if paths else None
 

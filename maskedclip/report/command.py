@@ -6,7 +6,6 @@ from pathlib import Path
 
 from maskedclip.command import ANY, CommandLine, Options, Word, one_line_errors
 from maskedclip.finetune.command import check_threshold
-from maskedclip.models.checkpoints.files import nearest_path
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,9 +56,7 @@ def with_place(runs: Sequence[Path], config: ReportConfig) -> ReportConfig:
         raise ValueError("report: no run given; name run directories, or folders that hold some")
     for run in runs:
         if not run.is_dir():
-            near = nearest_path(str(run))
-            name = f"did you mean {near}? Else name" if near else "name"
-            raise ValueError(f"{run}: no such directory; {name} a run, or a folder of runs")
+            raise ValueError(f"{run}: no such directory; name a run, or a folder of runs")
     return config if config.out else replace(config, out=str(_usual_out(runs)))
 
 

@@ -140,17 +140,21 @@ def _of_timm(name: str) -> list[str]:
     return [one for one in there if name in (one, one.partition(".")[0])] or there
 
 
-def nearest_path(name: str, others: Sequence[str] = ()) -> str:
+def nearest_path(
+    name: str, others: Sequence[str] = (), *, folders: Sequence[str] = ("runs",)
+) -> str:
     """Return the existing file or folder whose path is nearest to a mistyped one, "" if none is.
 
     A name alone may be that of a run; each folder of a path may be mistyped.
 
     Args:
         others: words that serve where a name alone is mistyped.
+        folders: where one of that name may lie.
     """
     path = Path(name)
     if len(path.parts) == 1:
-        known = [*others, *_listed(Path("runs")), *_listed(Path())]
+        inside = (one for folder in folders for one in _listed(Path(folder)))
+        known = [*others, *inside, *_listed(Path())]
         last_of = {Path(one).name: one for one in reversed(known)}
         near = get_close_matches(name, last_of, n=1)
         return last_of[near[0]] if near else ""
