@@ -457,7 +457,7 @@ def test_a_dry_run_shows_the_sbatch_script_without_a_cluster_and_touches_nothing
         (
             ["--data.paired=HERE", "--data.unpaired=HERE", "--after.datasets=shards/odir5k"],
             "after.datasets: shards/odir5k: no such directory; build it with "
-            "tools/make_shards.py; or name another by --after.datasets=DIR (none: "
+            "tools/make_shards.py; or name another as --after.datasets (none: "
             "--after.datasets=)",
         ),
         (

@@ -99,9 +99,12 @@ def locks(folder: Path) -> Outcome:
     except OSError as error:
         return warning(
             f"{folder}: no flock ({error.strerror}); two reports at once may mix",
-            "mount with -o flock (Lustre), or start one report at a time",
+            "have it mounted with -o flock (Lustre), or start one report at a time",
         )
-    return failed(f"{folder}: two holders of one flock", "mount with -o flock, or another --out")
+    return failed(
+        f"{folder}: two holders of one flock",
+        "have it mounted with -o flock, or name another --out",
+    )
 
 
 def room(folder: Path, needed: float | None, run: str) -> Outcome:

@@ -74,7 +74,7 @@ def visible(listed: Sequence[ListedGpu], environment: Mapping[str, str] = os.env
     if not chosen or missing:
         return failed(
             f"CUDA_VISIBLE_DEVICES={value!r}: hides GPUs (there are {len(listed)})",
-            "unset CUDA_VISIBLE_DEVICES, or name those that exist",
+            "name GPUs that exist in CUDA_VISIBLE_DEVICES, or unset it",
         )
     return ok(f"CUDA_VISIBLE_DEVICES={value}")
 
@@ -89,7 +89,7 @@ def driver(listed: Sequence[ListedGpu], probe: Mapping[str, Any]) -> Outcome:
     if not cuda:
         return failed(
             f"torch {probe.get('torch')} is built without CUDA, and {len(listed)} GPUs are here",
-            "pip install --force-reinstall torch torchvision (a CUDA build: pytorch.org)",
+            "pip install --force-reinstall torch torchvision    # a CUDA build: pytorch.org",
         )
     least = LEAST_DRIVER.get(int(cuda.split(".")[0]))
     if least and int(version.split(".")[0]) < least:
@@ -138,7 +138,7 @@ def nccl(probe: Mapping[str, Any], wanted: int | None) -> Outcome:
     if not probe.get("nccl"):
         return failed(
             f"torch {probe.get('torch')} has no NCCL",
-            "pip install --force-reinstall torch (a CUDA build: pytorch.org)",
+            "pip install --force-reinstall torch    # a CUDA build: pytorch.org",
         )
     return ok(f"NCCL {probe['nccl']}")
 

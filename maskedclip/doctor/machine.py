@@ -93,7 +93,8 @@ def open_files(limits: tuple[int, int], shards: int) -> Outcome:
     raisable = hard == resource.RLIM_INFINITY or hard >= needed
     return failed(
         f"{soft:,}, {needed} needed: reading ends with 'Too many open files'",
-        f"ulimit -n {needed}" + ("" if raisable else " (ask the admin: the hard limit is lower)"),
+        ("" if raisable else "ask the admin for a higher hard limit, then: ")
+        + f"ulimit -n {needed}",
     )
 
 
@@ -107,14 +108,20 @@ def host_name(name: str, nodes: int) -> Outcome:
     message = f"{name} is {', '.join(sorted(addresses))}"
     loopback = all(address.startswith("127.") or address == "::1" for address in addresses)
     if nodes > 1 and loopback:
-        fix = f"give {name} its own address in /etc/hosts, or export GLOO_SOCKET_IFNAME=DEVICE"
+        fix = (
+            f"give {name} its own address in /etc/hosts, or set GLOO_SOCKET_IFNAME to the network "
+            f"device that reaches the other nodes"
+        )
         return failed(f"{message} alone: other nodes cannot reach it", fix)
     return ok(message)
 
 
 def network_devices(present: Sequence[str], environment: Mapping[str, str], nodes: int) -> Outcome:
     """Judge the network devices that gloo and NCCL are set to use."""
-    fix = f"export GLOO_SOCKET_IFNAME=DEVICE NCCL_SOCKET_IFNAME=DEVICE, of {', '.join(present)}"
+    fix = (
+        f"set GLOO_SOCKET_IFNAME and NCCL_SOCKET_IFNAME to the device that reaches the other "
+        f"nodes, of {', '.join(present)}"
+    )
     variables = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
     chosen = {name: environment[name] for name in variables if name in environment}
     for name, value in chosen.items():

@@ -5,6 +5,7 @@ from pathlib import Path
 from shlex import quote
 from typing import Any
 
+from maskedclip.command import with_nearest
 from maskedclip.config import Config, check_divisible
 from maskedclip.doctor.filesystem import shared
 from maskedclip.doctor.outcome import Outcome, failed, not_applicable, ok, warning
@@ -13,40 +14,32 @@ from maskedclip.weights.prefetch import holds, needs
 _NO_RECIPE = "name a recipe to check what it reads"
 
 
-def directories(config: Config) -> list[Path]:
-    """Return every shard directory of a run, each once."""
-    data = config.data
-    paired, unpaired = (
-        getattr(data, name) if getattr(data, f"{name}_batch") else ()
-        for name in ("paired", "unpaired")
-    )
-    probe = (config.log.probe,) if config.log.probe else ()
-    named = (*paired, *unpaired, *config.after.datasets, *probe)
-    return [Path(p) for p in dict.fromkeys(named)]
-
-
 def shards(config: Config | None) -> Outcome:
     """Judge whether the shards are there and as long as their manifests say; no tar is read."""
     if config is None:
         return not_applicable(_NO_RECIPE)
+    from maskedclip.pretrain.preflight import MAY_BE_TREES, fields_by_directory, or_else  # NumPy
+
     for name in ("paired", "unpaired"):
         if getattr(config.data, f"{name}_batch") and not getattr(config.data, name):
-            return failed(f"data.{name} names no shard directory", f"--data.{name}=DIR,...")
-    count, trees = 0, ""
-    for directory in directories(config):
+            return failed(
+                f"data.{name} names no shard directory",
+                f"name some as --data.{name}, or train without by --data.{name}_batch=0",
+            )
+    count, trees, named = 0, list[str](), fields_by_directory(config)
+    for directory, fields in named.items():
         if _drawn(directory, config):
             continue
         try:
-            if config.log.probe and directory == Path(config.log.probe) and _is_tree(directory):
-                trees = "; log.probe is a folder of images, of which the run makes shards"
+            if MAY_BE_TREES.issuperset(fields) and _is_tree(directory):
+                trees += fields
                 continue
             entries = _describe(directory)["shards"]
         except ValueError as error:
-            from maskedclip.pretrain.preflight import fields_by_directory, or_else  # NumPy
-
-            fields = fields_by_directory(config)[directory]
-            build = f"python tools/make_shards.py DATASET --out {quote(str(directory))}"
-            return failed(f"{' and '.join(fields)}: {error}", f"{build}; {or_else(fields)}")
+            return failed(
+                with_nearest(f"{' and '.join(fields)}: {error}"),
+                f"python tools/make_shards.py --list    # how to build it, {or_else(fields)}",
+            )
         count += len(entries)
         for entry in entries:
             path = directory / entry["file"] if directory.is_dir() else directory
@@ -56,8 +49,11 @@ def shards(config: Config | None) -> Outcome:
                 return failed(
                     f"{path} {state}", f"python tools/check_shards.py {quote(str(directory))}"
                 )
-    number = len(directories(config)) - bool(trees)
-    return ok(f"{count} shards of {number} directories, each of the length in its manifest{trees}")
+    made = f"; {' and '.join(trees)}: folders of images, of which the run makes shards"
+    return ok(
+        f"{count} shards of {len(named) - len(trees)} directories, each of the length in its "
+        f"manifest{made if trees else ''}"
+    )
 
 
 def test_images(config: Config | None) -> Outcome:
@@ -78,8 +74,10 @@ def shard_count(config: Config | None) -> int:
     """Return how many shards a rank keeps open; 0 where they cannot be counted."""
     if config is None:
         return 0
+    from maskedclip.pretrain.preflight import fields_by_directory  # NumPy
+
     total = 0
-    for directory in directories(config):
+    for directory in fields_by_directory(config):
         try:
             total += len(_describe(directory)["shards"])
         except (ValueError, OSError):
@@ -110,9 +108,13 @@ def batch_split(config: Config | None, ranks: int) -> Outcome:
 
 def file_systems(config: Config | None, mounts: str, nodes: int) -> Outcome:
     """Judge the file systems of the shards; the first that other nodes do not see counts."""
-    if config is None or not directories(config):
-        return not_applicable(_NO_RECIPE if config is None else "no shard directory is named")
-    outcomes = [shared(path, mounts, nodes, "the shards") for path in directories(config)]
+    if config is None:
+        return not_applicable(_NO_RECIPE)
+    from maskedclip.pretrain.preflight import fields_by_directory  # NumPy
+
+    outcomes = [shared(path, mounts, nodes, "the shards") for path in fields_by_directory(config)]
+    if not outcomes:
+        return not_applicable("no shard directory is named")
     states = ("failed", "warning", "ok")
     return min(outcomes, key=lambda outcome: states.index(outcome.state))
 

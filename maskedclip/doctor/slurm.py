@@ -52,7 +52,10 @@ def commands(cluster: Cluster) -> Outcome:
     if len(missing) == len(_COMMANDS):
         return not_applicable("no SLURM here: runs use this machine (--cluster local)")
     if missing:
-        return failed(f"no {', '.join(missing)}", "module load slurm, or add its bin to PATH")
+        return failed(
+            f"no {', '.join(missing)}",
+            "add its bin to PATH, on many clusters by: module load slurm",
+        )
     return ok(", ".join(cluster.commands))
 
 
@@ -62,7 +65,9 @@ def controller(cluster: Cluster) -> Outcome:
         return not_applicable("no SLURM here")
     answer = (cluster.ping.strip().splitlines() or ["no answer"])[-1]
     if not _up(cluster.ping):
-        return failed(answer, "try later, export SLURM_CONF=FILE, or use --cluster local")
+        return failed(
+            answer, "try later, set SLURM_CONF to the cluster's file, or use --cluster local"
+        )
     return ok(f"{answer}, SLURM {cluster.config.get('SLURM_VERSION', 'of unknown version')}")
 
 

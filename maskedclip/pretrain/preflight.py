@@ -23,6 +23,8 @@ from maskedclip.shards.image_folders import as_shards, tree_of
 from maskedclip.shards.make import ShardRequest, build
 
 logger = logging.getLogger(__name__)
+# fields that take folders of images, too, of which the run makes shards
+MAY_BE_TREES = frozenset({"log.probe", "data.leave_out_tests_of"})
 
 
 def prepare(config: Config, *, before_ranks: bool = False) -> None:
@@ -94,7 +96,7 @@ def _check_datasets(config: Config, *, build: bool) -> None:
     for directory, fields in fields_by_directory(config).items():
         if directory in undrawn:
             continue
-        may_be_tree = {"log.probe", "data.leave_out_tests_of"}.issuperset(fields)
+        may_be_tree = MAY_BE_TREES.issuperset(fields)
         try:
             if may_be_tree and not build and tree_of(directory) is not None:
                 continue
@@ -127,10 +129,9 @@ def or_else(fields: Iterable[str]) -> str:
     """Return how to name another directory, or none where a run can do without."""
     needed = ("data.paired", "data.unpaired")
     ways = [
-        f"--{field}=DIR" if field in needed else f"--{field}=DIR (none: --{field}=)"
-        for field in fields
+        f"--{field}" if field in needed else f"--{field} (none: --{field}=)" for field in fields
     ]
-    return f"or name another by {' and '.join(ways)}"
+    return f"or name another as {' and '.join(ways)}"
 
 
 def _check_task(directory: Path, field: str, task: str) -> None:

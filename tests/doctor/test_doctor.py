@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import resource
 import socket
 import subprocess
@@ -30,6 +31,17 @@ def faulty(outcome: Outcome, state: str, *words: str) -> None:
     assert "\n" not in outcome.message + outcome.fix
     for word in words:
         assert word in outcome.message + outcome.fix, outcome
+    runs_or_is_in_words(outcome.fix)
+
+
+def runs_or_is_in_words(fix: str) -> None:
+    """Nothing in capitals is to be filled in, and what begins as a command is one to its end."""
+    assert not re.search(r"(?<![/\w])(?:DIR|DEVICE|FILE|DATASET|N|NAME)\b(?! )", fix), fix
+    program, _, rest = fix.partition(" ")
+    if program in ("python", "pip", "export", "unset", "ulimit", "mount", "srun"):
+        done = subprocess.run(["bash", "-n", "-c", fix], capture_output=True, check=False)
+        assert done.returncode == 0, fix
+        assert not re.search(r"[,;] (?:or|and) ", rest.partition(" # ")[0]), fix
 
 
 def fine(*outcomes: Outcome) -> None:
@@ -326,7 +338,11 @@ def test_shards_that_are_missing_cut_or_not_there_fail(phantoms: dict[str, Path]
         "failed",
         "no such",
     )
-    faulty(run_inputs.shards(recipe(phantoms, data__unpaired=())), "failed", "--data.unpaired=DIR")
+    faulty(
+        run_inputs.shards(recipe(phantoms, data__unpaired=())),
+        "failed",
+        "name some as --data.unpaired",
+    )
     assert run_inputs.shards(None).state == "not applicable"
 
 

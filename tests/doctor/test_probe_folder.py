@@ -27,9 +27,9 @@ def test_a_probe_on_a_folder_of_images_is_no_fault_and_one_on_nothing_is(
     found = run_inputs.shards(config)
     assert found.state == "ok", found
     assert "of 2 directories" in found.message
-    assert "log.probe is a folder of images, of which the run makes shards" in found.message
+    assert "log.probe: folders of images, of which the run makes shards" in found.message
     assert sorted(tmp_path.rglob("*")) == before  # and makes none itself
     gone = run_inputs.shards(override(config, {"log.probe": str(tmp_path / "gone")}))
     assert gone.state == "failed"
     assert gone.message.startswith("log.probe: ")
-    assert "--log.probe=DIR (none: --log.probe=)" in gone.fix
+    assert "another as --log.probe (none: --log.probe=)" in gone.fix
