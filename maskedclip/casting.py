@@ -2,6 +2,7 @@
 
 import difflib
 import math
+import re
 import types
 from collections.abc import Iterable
 from pathlib import Path
@@ -64,7 +65,7 @@ def _cast_plain(value: Any, kind: type, wrong: ValueError) -> Any:
         try:
             number = math.nan if isinstance(value, bool) else float(value)
         except (TypeError, ValueError):
-            raise wrong from None
+            raise _of_percent(value, wrong) if kind is float else wrong from None
         if not math.isfinite(number) or (kind is int and number != int(number)):
             raise wrong
         return kind(number)
@@ -73,6 +74,15 @@ def _cast_plain(value: Any, kind: type, wrong: ValueError) -> Any:
     if not isinstance(value, kind):
         raise wrong
     return value
+
+
+def _of_percent(value: Any, wrong: ValueError) -> ValueError:
+    """Return the error of a number that is none, with the share that 10% is."""
+    found = re.fullmatch(r"([\d.]+) *%", str(value))
+    try:
+        return ValueError(f"{wrong}; write {float(found[1]) / 100:.12g}") if found else wrong
+    except ValueError:  # 1.2.3%
+        return wrong
 
 
 def _kind_in_words(kind: Any) -> str:

@@ -405,7 +405,9 @@ class FinetuneConfig:
         refuse_repeated(self.classes_order)
         check_folder_name(self.name or "made of others")
         if not 0 < self.fraction <= 1:
-            raise ValueError(f"fraction {self.fraction}: write a share of the labels, 0 < f <= 1")
+            raise ValueError(
+                f"fraction {self.fraction}: write a share of the labels, 0 < f <= 1; 10 % is 0.1"
+            )
         if self.batch < 1 or self.epochs < 1:
             raise ValueError(f"batch {self.batch}, epochs {self.epochs}: both are at least 1")
         if not 0 <= self.warmup_epochs < self.epochs:

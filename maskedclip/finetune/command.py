@@ -51,7 +51,9 @@ class EvaluateConfig:
     def __post_init__(self) -> None:
         for fraction in self.fractions:
             if not 0 < fraction <= 1:
-                raise ValueError(f"fractions {fraction}: write shares of the labels, 0 < f <= 1")
+                raise ValueError(
+                    f"fractions {fraction}: write shares of the labels, 0 < f <= 1; 10 % is 0.1"
+                )
         if self.seeds < 1 or any(number < 1 for number in self.shots):
             raise ValueError(f"seeds {self.seeds}, shots {self.shots}: all are at least 1")
         if self.seed < 0:

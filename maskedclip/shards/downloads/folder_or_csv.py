@@ -418,10 +418,12 @@ def _rows_with_columns(file: Path, columns: Columns) -> list[Row]:
     present = lacking.partition("; it has ")[2].split(", ")
     for flag, name in flags.items() if any(present) else ():
         if names_of(name)[0] not in names_of(present):
-            near = difflib.get_close_matches(name.lower(), names_of(present), n=1) or present
+            titles = dict(zip(names_of(present), present, strict=True))
+            near = difflib.get_close_matches(name.lower(), titles, n=1)
+            meant = f"did you mean {titles[near[0]]}? It has" if near else "it has"
             first = [title for title in present if ending_of(title) in ENDINGS]
             hint = f"; is its heading missing? {first[0]} is an image" if first else ""
-            raise ValueError(f"{flag} is not in {file}; it has {', '.join(near)}{hint}")
+            raise ValueError(f"{flag} is not in {file}; {meant} {', '.join(present)}{hint}")
     raise ValueError(f"--csv {file}: {lacking}")
 
 

@@ -78,7 +78,9 @@ def test_columns_that_are_not_of_0_and_1_are_refused(rows: str, words: str, tmp_
 
 
 def test_a_missing_label_column_is_named_with_the_nearest(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"--label_columns: 'AMD' is not in .* it has armd"):
+    with pytest.raises(
+        ValueError, match=r"--label_columns: 'AMD' is not in .*; did you mean ARMD\? It has \w+,"
+    ):
         read(tmp_path, "image,DR,ARMD,MH\n0,1,0,0\n", FLAGS)
 
 

@@ -80,7 +80,9 @@ def test_a_csv_gives_what_its_columns_say(tmp_path: Path) -> None:
 def test_a_column_that_is_not_there_is_told_the_nearest(tmp_path: Path) -> None:
     draw(tmp_path, "1.png")
     table(tmp_path, "labels.csv", ["image", "grade"], ["1", "0"])
-    with pytest.raises(ValueError, match=r"--image_column 'imag' is not in .*; it has image"):
+    with pytest.raises(
+        ValueError, match=r"--image_column 'imag' is not in .*; did you mean image\? It has image,"
+    ):
         read_csv(read_card("csv"), tmp_path, tmp_path / "labels.csv", Columns("imag"))
     with pytest.raises(ValueError, match="no such file"):
         read_csv(read_card("csv"), tmp_path, tmp_path / "none.csv", Columns("image"))
