@@ -6,6 +6,7 @@ import pytest
 import simplejpeg
 import torch
 from PIL import Image
+from torch._subclasses.fake_tensor import FakeTensorMode, is_fake
 from torchvision.transforms.functional import InterpolationMode, resized_crop
 
 from maskedclip.data.transforms import (
@@ -166,6 +167,18 @@ def test_every_row_hides_the_patches_of_its_lowest_draws() -> None:
         shown_BN = np.where(hidden_BN, np.inf, draw_BN)
         assert (np.where(hidden_BN, draw_BN, -1).max(axis=1) <= shown_BN.min(axis=1)).all()
         assert abs(hidden_BN.mean(axis=0) - ratio).max() < 0.1
+
+
+def test_a_plan_made_of_fake_tensors_leaves_real_steps_of_the_process_as_they_were() -> None:
+    image_BCHW = torch.full((2, 3, 4, 4), 128, dtype=torch.uint8)
+    with FakeTensorMode() as mode:  # before any real step, and after one
+        assert is_fake(normalise(mode.from_tensor(image_BCHW), std=(0.5, 0.25, 0.125)))
+    real_BCHW = normalise(image_BCHW, std=(0.5, 0.25, 0.125))
+    assert not is_fake(real_BCHW)
+    assert real_BCHW.isfinite().all()
+    with FakeTensorMode() as mode:
+        assert is_fake(normalise(mode.from_tensor(image_BCHW), std=(0.5, 0.25, 0.125)))
+    assert normalise(image_BCHW, std=(0.5, 0.25, 0.125)).equal(real_BCHW)
 
 
 def test_values_are_normalised_and_mirrored_on_the_device_from_uint8() -> None:

@@ -20,7 +20,6 @@ from transformers import BertConfig, BertModel
 from maskedclip.config import Config
 from maskedclip.data.multi_crop import COLOUR_DRAWS, GLOBALS, Crops
 from maskedclip.data.stream import Batch
-from maskedclip.data.transforms import constant
 from maskedclip.engine.distributed import shard
 from maskedclip.engine.optimizer import adamw
 from maskedclip.engine.sharding import Sharding
@@ -67,13 +66,11 @@ def traced(config: Config, *, world: int, text_tokens: int, recompute: bool = Fa
     """Return what a step in bf16 takes of one of `world` ranks."""
     dist.init_process_group("fake", rank=0, world_size=world, store=FakeStore())
     on_processors = blocks.attend
-    constant.cache_clear()  # it keeps tensors, which are fake here
     blocks.attend = F.scaled_dot_product_attention  # what GPUs run, whose memory is planned
     try:
         return _traced(config, world, text_tokens, recompute)
     finally:
         blocks.attend = on_processors
-        constant.cache_clear()
         dist.destroy_process_group()
 
 
