@@ -26,7 +26,7 @@ _LINES = 5  # of what is known of a photograph, at most: a report may be long
 
 
 class SampleTile(NamedTuple):
-    """One photograph, and below it where it is from and what is known of it."""
+    """One photograph, and below it the name of its file, its key and what is known of it."""
 
     image_HWC: np.ndarray
     lines: tuple[str, ...]
@@ -65,19 +65,21 @@ def write_contact_sheet(shards: Shards, path: Path) -> None:
 
 
 def tile(shards: Shards, index: int, note: str) -> SampleTile:
-    """Return a sample as the sheet shows it, with its path and a note below."""
+    """Return a sample as the sheet shows it, with its file's name, key and a note below."""
     jpeg, metadata = shards.read(index)
     image_HWC = simplejpeg.decode_jpeg(jpeg, "RGB", min_height=_TILE, min_width=_TILE, min_factor=1)
     texts = [*metadata["categories"], *metadata["labels"].values(), metadata["report"] or ""]
     kinds = shards.manifest.get("kinds", {})
     several = [text for task, text in metadata["labels"].items() if kinds.get(task) == "labels"]
     told = next(filter(None, several + texts), "")  # of several labels all, before what they mean
-    return SampleTile(image_HWC, (_shown(shards, index), note, told))
+    key = shards.key(index)
+    return SampleTile(image_HWC, (without_folders(metadata["source"] or ""), key, note, told))
 
 
-def _shown(shards: Shards, index: int) -> str:
-    """Return a sample's path in the download; of an anonymised one its key."""
-    return shards.metadata(index)["source"] or shards.key(index)
+def without_folders(source: str) -> str:
+    """Return a path in the download without its folders, which may be called after patients."""
+    folders, _, name = source.rpartition("/")
+    return f".../{name}" if folders else name
 
 
 def _row(tiles: Sequence[SampleTile]) -> np.ndarray:

@@ -13,6 +13,7 @@ import numpy as np
 from maskedclip.data.storage.shard_writer import replacing
 from maskedclip.data.together import Together
 from maskedclip.metrics.cells import safe_path
+from maskedclip.shards.building.contact_sheet import without_folders
 from maskedclip.shards.checks.third_party import read_square
 from maskedclip.shards.near_duplicates.descriptors import decode_square
 from maskedclip.shards.near_duplicates.leakage import Pair
@@ -95,21 +96,19 @@ def write_images(path: Path, pairs: Sequence[Pair]) -> None:
     for pair in pairs[:SHOWN]:
         row, sides = _row(pair), (pair.one, pair.other)
         names = [f"{m.dataset.name} {m.sample.metadata.split or ''} " for m in sides]
-        tails = [
-            m.sample.metadata.source[-(55 - len(n)) :] for m, n in zip(sides, names, strict=True)
-        ]
+        texts = [f"{m.sample.key} {without_folders(m.sample.metadata.source)}" for m in sides]
         differ = " LABELS DIFFER" if pair.labels_agree is False else ""
         turned = f" {row['score']} {row['angle']} deg" if pair.match else ""
         mirrored = " mirrored" if pair.match and pair.match.mirrored else ""
         reads = [partial(read_square, m.dataset.directory, m.sample) for m in sides]
         lines = [f"{pair.kind}{turned}{mirrored}{differ} {row['remark']}"]
-        lines += [name + tail for name, tail in zip(names, tails, strict=True)]
+        lines += [f"{name}{text}"[:_WIDE] for name, text in zip(names, texts, strict=True)]
         tiles.append(PairTile((reads[0], reads[1]), lines))
     if tiles:
         write_sheet(path, tiles)
 
 
-_SIDE, _LINE, _IN_A_ROW = 192, 15, 4  # pixels, pixels, pairs
+_SIDE, _LINE, _IN_A_ROW, _WIDE = 192, 15, 4, 55  # pixels, pixels, pairs, characters
 
 
 class PairTile(NamedTuple):

@@ -12,6 +12,7 @@ from maskedclip.shards.building.contact_sheet import (
     _font,
     fitted,
     tile,
+    without_folders,
     write_contact_sheet,
 )
 from maskedclip.shards.building.prepare_sample import encode
@@ -87,14 +88,20 @@ def test_words_below_a_photograph_are_whole_and_of_a_long_report_the_rest_is_mar
     assert report[-1].endswith(" ...")
 
 
-def test_a_path_is_shown_whole_in_lines_that_fit_and_a_value_has_its_name(tmp_path: Path) -> None:
-    source = "Training Set/images_of_2019/left_eye_of_patient_0123456789_macula_centred.jpg"
+def test_no_folder_is_shown_that_may_be_called_after_a_patient(tmp_path: Path) -> None:
+    name = "left_eye_of_2019_0123456789_macula_centred.jpg"
+    source = f"Patients/Jane Doe/{name}"
     with ShardWriter(tmp_path / "toy", "toy", worst_looking=[]) as writer:
         jpeg = encode(np.full((64, 64, 3), COLOURS[0], np.uint8), 95)
         writer.add("s", jpeg, {"categories": ["drusen"], "labels": {}, "source": source})
     shown = tile(Shards(tmp_path / "toy"), 0, "brightness 0.100")
-    assert shown.lines == (source, "brightness 0.100", "drusen")
-    lines = fitted(source)
-    assert "".join(lines).replace(" ", "") == source.replace(" ", "")
+    assert shown.lines == (f".../{name}", "s", "brightness 0.100", "drusen")
+    assert without_folders(name) == name
+
+
+def test_the_name_of_a_file_is_shown_whole_in_lines_that_fit_and_a_value_has_its_name() -> None:
+    name = ".../left_eye_of_2019_0123456789_macula_centred.jpg"
+    lines = fitted(name)
+    assert "".join(lines) == name
     assert all(_font().getlength(line) <= _TILE for line in lines)
     assert set(_VALUES) == set(REASONS)
