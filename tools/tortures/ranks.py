@@ -1,8 +1,7 @@
-"""One rank stops, a loss or a gradient is not a number, bits flip on one rank: found, handled."""
+"""One rank stops, a pixel, a loss or a gradient is nan, bits flip on one rank: found, handled."""
 
 import json
 import logging
-import math
 import random
 import shutil
 import signal
@@ -11,10 +10,12 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+from unittest.mock import patch
 
 import torch
 import torch.distributed as dist
+from torch import nn
 from tortures.commands import Running
 from tortures.kills import of_pretraining
 from tortures.trials import OURS, Trial, Verdict
@@ -23,6 +24,7 @@ from maskedclip.config import Config, override
 from maskedclip.engine.hang_watch import HUNG
 from maskedclip.pretrain.loop import pretrain
 from maskedclip.pretrain.methods import METHODS
+from maskedclip.pretrain.methods import maskedclip as method
 from maskedclip.pretrain.methods.maskedclip import MaskedClipMethod
 from tests.conftest import a_small_run, small_phantoms
 from tests.jobs.test_torchrun import flags
@@ -32,6 +34,7 @@ NUMBER = 60
 SECONDS = 900.0
 HANG_MINUTES = 0.25
 FAULTY = 3  # the step, from 0, in which a value is spoilt
+HIGHEST = 30  # bit of an exponent
 
 
 class Flipped(MaskedClipMethod):
@@ -47,45 +50,78 @@ class Flipped(MaskedClipMethod):
         return stepped
 
 
-class Spoilt(MaskedClipMethod):
-    """Spoils the gradient that leaves the encoder, on one rank, in one step, so many times."""
+class Fault(NamedTuple):
+    """A value that is spoilt on one rank in one step, so many times."""
 
-    spoil: Callable[[torch.Tensor], torch.Tensor]
-    times, rank = 1, 0
+    what: str  # pixels, loss, or the gradient that leaves the encoder's first block
+    by: str  # nan, inf: all values; flip: the highest bit of one value's exponent
+    times: int
+
+
+class Spoilt(MaskedClipMethod):
+    """Has a fault."""
+
+    fault = Fault("", "", 0)
+    times, rank = 0, 0
 
     def step(self, batch: Any, at: Any, guard: Any) -> Any:
         if at.step != FAULTY or not Spoilt.times or dist.get_rank() != Spoilt.rank:
             return super().step(batch, at, guard)
         Spoilt.times -= 1
-
-        def hook(_: Any, __: Any, found: Any) -> None:
-            tensor = found[0] if isinstance(found, tuple) else found
-            tensor.register_hook(Spoilt.spoil)
-
-        handle = self.model.encoder.blocks[0].register_forward_hook(hook)
-        try:
+        with PLACES[Spoilt.fault.what](self.model.encoder):
             return super().step(batch, at, guard)
-        finally:
-            handle.remove()
 
 
-def flip(bit: int) -> Callable[[torch.Tensor], torch.Tensor]:
-    """Return what flips a bit of one value of a gradient."""
+def spoil(x: torch.Tensor) -> torch.Tensor:
+    """Return x with the fault. The value nearest to 1 is flipped: it becomes huge, or inf."""
+    if Spoilt.fault.by != "flip":
+        return x * float(Spoilt.fault.by)
+    changed = x.clone()
+    flat = changed.view(-1)
+    place = int((flat.abs() - 1).abs().argmin())
+    (number,) = struct.unpack("<I", struct.pack("<f", float(flat[place])))
+    flat[place] = struct.unpack("<f", struct.pack("<I", number ^ 1 << HIGHEST))[0]
+    return changed
 
-    def spoil(gradient: torch.Tensor) -> torch.Tensor:
-        changed = gradient.clone()
-        flat = changed.view(-1)
-        (number,) = struct.unpack("<I", struct.pack("<f", float(flat[0])))
-        flat[0] = struct.unpack("<f", struct.pack("<I", number ^ 1 << bit))[0]
-        return changed
 
-    return spoil
+@contextmanager
+def spoilt_pixels(encoder: nn.Module) -> Iterator[None]:
+    handle = encoder.get_submodule("patch_embed").register_forward_pre_hook(
+        lambda _, given: (spoil(given[0]),)
+    )
+    yield
+    handle.remove()
 
 
-def train_spoilt(rank: int, config: Config, out: Path, bit: int, times: int, victim: int) -> None:
+@contextmanager
+def spoilt_gradient(encoder: nn.Module) -> Iterator[None]:
+    def hook(_: Any, __: Any, found: Any) -> None:
+        found.register_hook(spoil)
+
+    handle = encoder.get_submodule("blocks.0").register_forward_hook(hook)
+    yield
+    handle.remove()
+
+
+@contextmanager
+def spoilt_loss(_: nn.Module) -> Iterator[None]:
+    whole = method.objective
+
+    def objective(*given: Any) -> Any:
+        terms, out = whole(*given)
+        loss = terms["loss"].detach()
+        return terms | {"loss": terms["loss"] * (spoil(loss) / loss)}, out
+
+    with patch.object(method, "objective", objective):
+        yield
+
+
+PLACES = {"pixels": spoilt_pixels, "gradient": spoilt_gradient, "loss": spoilt_loss}
+
+
+def train_spoilt(rank: int, config: Config, out: Path, fault: Fault, victim: int) -> None:
     """Train with the fault; write what it ended with."""
-    Spoilt.spoil = staticmethod(flip(bit) if bit >= 0 else lambda g: g * math.nan)
-    Spoilt.times, Spoilt.rank = times, victim
+    Spoilt.fault, Spoilt.times, Spoilt.rank = fault, fault.times, victim
     train_as(Spoilt, rank, config, out)
 
 
@@ -95,8 +131,8 @@ def train_flipped(rank: int, config: Config, out: Path, victim: int) -> None:
     train_as(Flipped, rank, config, out)
 
 
-def train_as(method: type[MaskedClipMethod], rank: int, config: Config, out: Path) -> None:
-    METHODS["maskedclip"] = method
+def train_as(faulty: type[MaskedClipMethod], rank: int, config: Config, out: Path) -> None:
+    METHODS["maskedclip"] = faulty
     logging.disable(logging.WARNING)
     message = ""
     try:
@@ -157,12 +193,12 @@ def stopped(place: Path, config: Callable, wanted: Mapping, rng: random.Random) 
     return Verdict("refused", f"rank {victim} named, codes {codes}; the same command went on")
 
 
-def spoilt(bit: int, times: int, on_fault: str, answers: list[str]) -> Callable:
-    """Return the case of a gradient that is spoilt on one rank; what faults.jsonl then says."""
+def spoilt(fault: Fault, on_fault: str, answers: list[str]) -> Callable:
+    """Return the case of a value that is spoilt on one rank; answers: of faults.jsonl then."""
 
     def attempt(place: Path, config: Callable, wanted: Mapping, rng: random.Random) -> Verdict:
         own = config(place, **{"engine.on_fault": on_fault})
-        started = start_ranks(2, train_spoilt, own, place, bit, times, rng.randrange(2))
+        started = start_ranks(2, train_spoilt, own, place, fault, rng.randrange(2))
         while not started.join(timeout=1):
             pass
         said = [(place / f"said-{rank}").read_text() for rank in range(2)]
@@ -178,7 +214,7 @@ def spoilt(bit: int, times: int, on_fault: str, answers: list[str]) -> Callable:
             return Verdict("refused" if named else "LOST", said[0])
         if any(said) or [answer.split(":")[0] for answer in found] != answers:
             return Verdict("LOST", f"answers {found}, said {said}")
-        if times == 1 and of_pretraining(place) != wanted:
+        if fault.times == 1 and of_pretraining(place) != wanted:
             return Verdict("SILENT", "other values than without the fault")
         return Verdict("refused", f"{found}")
 
@@ -206,11 +242,18 @@ def flipped(place: Path, config: Callable, wanted: Mapping, rng: random.Random) 
 
 
 ONCE = ["repeated", "well when repeated"]
+ALWAYS = ["repeated", "skipped"]
 CASES: Mapping[str, Callable[..., Verdict]] = {
     "a rank is stopped": stopped,
     "a bit of one copy of the weights flips": flipped,
-    "a gradient is nan on one rank": spoilt(-1, 99, "stop", []),
-    "a batch whose gradient is nan is skipped": spoilt(-1, 99, "skip", ["repeated", "skipped"]),
-    "a gradient is nan once": spoilt(-1, 1, "skip", ONCE),
-    "the highest bit of an exponent flips once": spoilt(30, 1, "skip", ONCE),
+    "a gradient is nan on one rank": spoilt(Fault("gradient", "nan", 99), "stop", []),
+    "a batch whose gradient is nan is skipped": spoilt(
+        Fault("gradient", "nan", 99), "skip", ALWAYS
+    ),
+    "a gradient is nan once": spoilt(Fault("gradient", "nan", 1), "skip", ONCE),
+    "the highest bit of a gradient flips once": spoilt(Fault("gradient", "flip", 1), "skip", ONCE),
+    "an image is nan on one rank": spoilt(Fault("pixels", "nan", 99), "stop", []),
+    "the highest bit of a pixel flips once": spoilt(Fault("pixels", "flip", 1), "skip", ONCE),
+    "a batch whose loss is nan is skipped": spoilt(Fault("loss", "nan", 99), "skip", ALWAYS),
+    "a loss is inf once": spoilt(Fault("loss", "inf", 1), "skip", ONCE),
 }

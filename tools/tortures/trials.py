@@ -2,6 +2,7 @@
 
 import os
 import random
+import resource
 import signal
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ OUTCOMES = get_args(Outcome)
 OURS = "maskedclip"
 # all that a program may raise that is not about to end; DCP's is no Exception
 ERRORS = (Exception, CheckpointException)
+MEMORY_B = 8 << 30  # of address space, that a trial may take
 Tensors = Mapping[str, torch.Tensor]
 
 
@@ -67,17 +69,24 @@ class Hung(Exception):  # noqa: N818 (what is said of it)
 
 @contextmanager
 def within(seconds: float) -> Iterator[None]:
-    """Raise Hung in the block after so many seconds; of the main thread alone."""
+    """Raise Hung in the block after so many seconds; of the main thread alone.
+
+    What would take more than MEMORY_B beyond what the process has ends in a MemoryError.
+    """
 
     def over(*_: object) -> None:
         raise Hung(f"no end after {seconds:g} s")
 
     before = signal.signal(signal.SIGALRM, over)
+    limits = resource.getrlimit(resource.RLIMIT_AS)
+    size_B = 4096 * int(Path("/proc/self/statm").read_text().split()[0])
+    resource.setrlimit(resource.RLIMIT_AS, (size_B + MEMORY_B, limits[1]))
     signal.setitimer(signal.ITIMER_REAL, seconds)
     try:
         yield
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
+        resource.setrlimit(resource.RLIMIT_AS, limits)
         signal.signal(signal.SIGALRM, before)
 
 
@@ -132,11 +141,13 @@ def same_bits(one: torch.Tensor, other: torch.Tensor) -> bool:
 
 
 def of_an_anchor(load: Callable[[], Any], judge: Callable[[Any], Verdict]) -> Verdict:
-    """Return the verdict of another system: whatever it raises is a refusal."""
+    """Return the verdict of another system: whatever it raises is a refusal, but of memory."""
     try:
         found = load()
     except Hung as error:
         return Verdict("LOST", str(error))
+    except MemoryError:
+        return Verdict("LOST", f"it asks for more than {MEMORY_B >> 30} GiB")
     except ERRORS as error:
         return Verdict("refused", f"{type(error).__name__}: {error}"[:200])
     return judge(found)
