@@ -70,6 +70,7 @@ def finetune(config: FinetuneConfig, *, rest: float = 0.0, protocol: str = PROTO
         rest: the runs that wait behind this one, as a multiple of it, for the time left.
         protocol: of the rows, of a fold its own.
     """
+    augmentation(config.image_size or 224, config.augmentation)  # or a ValueError, before any note
     labels = read_labels(config)
     if config.balance != "none" and labels.task.kind != "class":
         raise ValueError(
