@@ -8,6 +8,7 @@ import multiprocessing
 import os
 import resource
 import runpy
+import shutil
 import signal
 import socket
 import subprocess
@@ -17,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from tortures.trials import Hung, Verdict
+from tortures.trials import Hung, Unavailable, Verdict
 
 import tests.conftest  # noqa: F401 (it states what forked processes have imported)
 
@@ -122,6 +123,15 @@ class Running:
 def run(words: Sequence[str], folder: Path, seconds: float = 300.0) -> Ended:
     """Run a command to its end."""
     return Running(words, folder).wait(seconds)[0]
+
+
+def built(folder: Path, name: str) -> Path:
+    """Return the library of NAME.c here, to be preloaded; raises Unavailable without a compiler."""
+    if shutil.which("gcc") is None:
+        raise Unavailable("no gcc")
+    library, source = folder / f"{name}.so", Path(__file__).with_name(f"{name}.c")
+    subprocess.run(["gcc", "-shared", "-fPIC", "-O1", "-o", library, source, "-ldl"], check=True)
+    return library
 
 
 def enter(words: list[str], folder: str, variables: Mapping[str, str], log: str) -> None:

@@ -149,8 +149,11 @@ def encoded(seed: int) -> bytes:
 
 
 def of_pretraining(place: Path) -> Mapping[str, object]:
+    return of_run(place / "runs" / "small")
+
+
+def of_run(run: Path) -> Mapping[str, object]:
     """Return the values of each row, and the bytes of each tensor."""
-    run = place / "runs" / "small"
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     found: dict[str, object] = {
         f"row {number}, {key}": value

@@ -20,9 +20,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-from tortures.commands import ROOT
+from tortures.commands import ROOT, built
 from tortures.saved_things import SAVES, Save
-from tortures.trials import OURS, Hung, Trial, Unavailable, Verdict
+from tortures.trials import OURS, Hung, Trial, Verdict
 
 from maskedclip.engine.distributed import process_group
 
@@ -35,12 +35,7 @@ WHAT = tuple(SAVES)
 @contextmanager
 def trials(folder: Path) -> Iterator[Trial]:
     """Ask one worker for each failing call; another is started where one ends."""
-    library = folder / "fail_calls.so"
-    if shutil.which("gcc") is None:
-        raise Unavailable("no gcc")
-    source = Path(__file__).with_name("fail_calls.c")
-    subprocess.run(["gcc", "-shared", "-fPIC", "-O1", "-o", library, source, "-ldl"], check=True)
-    worker = Worker(library, folder)
+    worker = Worker(built(folder, "fail_calls"), folder)
     calls_of = {what: worker.calls(what) for what in WHAT}
 
     def trial(_: random.Random, number: int) -> Mapping[str, Verdict]:

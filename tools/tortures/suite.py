@@ -68,6 +68,8 @@ class Suite:
             row.add(number, verdict)
             if self._number is not None:
                 print(f"{system}: {verdict.outcome} {verdict.note}")
+            elif system == OURS and number in row.failing:  # hours before the table
+                print("\n".join(self._failure(row, number)), file=sys.stderr, flush=True)
         self.rows[section, OURS].seconds += time.monotonic() - begun
 
     def _tell(self, section: str, most: int, begun: float, share: float) -> None:
@@ -99,9 +101,13 @@ class Suite:
         for row in self.rows.values():
             if row.system != OURS:
                 continue
-            for number, verdict in list(row.failing.items())[:SHOWN]:
-                command = f"python tools/torture.py --only={row.section} --seed={self._seed}"
-                lines += [f"{verdict.outcome}: {verdict.note}", f"  {command} --number={number}"]
+            for number in list(row.failing)[:SHOWN]:
+                lines += self._failure(row, number)
             if len(row.failing) > SHOWN:
                 lines.append(f"{row.section}: {len(row.failing) - SHOWN} more")
         return lines
+
+    def _failure(self, row: Row, number: int) -> list[str]:
+        outcome, note = row.failing[number]
+        command = f"python tools/torture.py --only={row.section} --seed={self._seed}"
+        return [f"{outcome}: {note}", f"  {command} --number={number}"]
