@@ -5,6 +5,7 @@ group waits as well: so the group is aborted. The words of the first rank to end
 where the ranks have met, for those that only see a lost connection.
 """
 
+import threading
 import time
 from datetime import timedelta
 
@@ -14,6 +15,7 @@ from torch.distributed.distributed_c10d import _abort_process_group, _get_defaul
 _COUNT, _WORDS = "maskedclip/ended", "maskedclip/ended_by"
 _TOGETHER_S = 2.0  # within which ranks that end alike have all come, and others have read the words
 _ANSWER = timedelta(seconds=2)
+_EVERY_S = 1.0  # between questions whether a rank has ended
 
 
 def leave(error: BaseException) -> str:
@@ -51,22 +53,32 @@ def leave(error: BaseException) -> str:
 
 
 class EndedRanks:
-    """Asks whether a rank has ended by an error: from another thread than that of training."""
+    """Asks whether a rank has ended by an error, in a thread of its own.
+
+    Where the process of rank 0 is stopped, or its node is gone without a word, the store does not
+    answer, and who asked waits: so nobody does who has something else to watch.
+    """
 
     def __init__(self) -> None:
-        # a store answers one question at a time, and that of training may be a long one
-        self._store = _get_default_store().clone() if dist.get_world_size() > 1 else None
-        if self._store is not None:
+        self.words = ""  # of the first of them; "" where none has ended or the store is gone
+        self._left = threading.Event()
+        if dist.get_world_size() > 1:
+            # a store answers one question at a time, and that of training may be a long one
+            self._store = _get_default_store().clone()
             self._store.set_timeout(_ANSWER)
+            threading.Thread(target=self._ask, name="ended ranks", daemon=True).start()
 
-    def words(self) -> str:
-        """Return what the first of them said, "" where none has ended or the store is gone."""
-        try:
-            if self._store is None or not self._store.check([_WORDS]):
-                return ""
-            return self._store.get(_WORDS).decode()
-        except RuntimeError:
-            return ""
+    def stop(self) -> None:
+        """Ask no more."""
+        self._left.set()
+
+    def _ask(self) -> None:
+        while not self.words and not self._left.wait(_EVERY_S):
+            try:
+                if self._store.check([_WORDS]):
+                    self.words = self._store.get(_WORDS).decode()
+            except RuntimeError:  # the store is gone
+                return
 
 
 def _all_come(store: dist.Store, world: int) -> bool:

@@ -89,6 +89,7 @@ class HangWatch:
 
     def __exit__(self, *_: object) -> None:
         self._ended.set()
+        self._others.stop()
         if self._thread.is_alive():
             self._thread.join()
         if self._file is not None:
@@ -154,7 +155,7 @@ class HangWatch:
 
     def _follow_ended(self) -> None:
         """End, in its words, where another rank has ended by an error and this one stays."""
-        if not (words := self._others.words()):
+        if not (words := self._others.words):
             return
         now = time.monotonic()
         self._alone_since = now if self._alone_since is None else self._alone_since

@@ -76,6 +76,10 @@ def stops(rank: int, _watch: HangWatch) -> None:
         time.sleep(0.2)  # woken, it is still here while another thread takes the signal
 
 
+def first_stops(rank: int, watch: HangWatch) -> None:
+    stops(1 - rank, watch)  # the store is in the process of rank 0, and stands still with it
+
+
 def falls_asleep(rank: int, _watch: HangWatch) -> None:
     if rank == 1:
         time.sleep(60)
@@ -86,20 +90,22 @@ def holds_the_interpreter(rank: int, _watch: HangWatch) -> None:
         ctypes.PyDLL(None).read(os.pipe()[0], ctypes.create_string_buffer(1), 1)
 
 
-@pytest.mark.parametrize("hangs", [stops, falls_asleep, holds_the_interpreter])
+@pytest.mark.parametrize("hangs", [stops, first_stops, falls_asleep, holds_the_interpreter])
 def test_a_rank_that_hangs_ends_all_ranks_and_every_stack_is_on_disk(hangs, tmp_path):
+    victim = 0 if hangs is first_stops else 1
+    other = 1 - victim
     processes = start(2, tmp_path, hangs)
     codes = ends(processes, 40)
-    assert codes[0] == HUNG
-    assert codes[1] == (-signal.SIGKILL if hangs is holds_the_interpreter else HUNG)
-    waits, hung = (stacks(tmp_path, rank).read_text() for rank in range(2))
+    assert codes[other] == HUNG
+    assert codes[victim] == (-signal.SIGKILL if hangs is holds_the_interpreter else HUNG)
+    waits, hung = (stacks(tmp_path, rank).read_text() for rank in (other, victim))
     assert "in all_reduce" in waits
     assert f"in {hangs.__name__}" in hung
-    message = (tmp_path / "stderr-0").read_text()
+    message = (tmp_path / f"stderr-{other}").read_text()
     assert message.count("\n") == 1
-    for fact in ("rank 0 of 2", "after step 3", str(stacks(tmp_path, 0))):
+    for fact in (f"rank {other} of 2", "after step 3", str(stacks(tmp_path, other))):
         assert fact in message
-    assert ("rank 1 did not answer" in message) == (hangs is not falls_asleep)
+    assert (f"rank {victim} did not answer" in message) == (hangs is not falls_asleep)
 
 
 def alone(_rank: int, watch: HangWatch) -> None:

@@ -1,6 +1,7 @@
 """Commands that are killed at random instants and given again: the results are those of one start.
 
-Killed are all processes of a command, or one rank alone, whose others must then end by themselves.
+Killed are all processes of a command, or one rank alone, whose others must then end by themselves
+if they have met; else they would wait for it for ten minutes, and are ended as srun ends them.
 Ten of eleven commands run in a fork of a process that has imported torch, so that the instants
 fall into the work; the eleventh is a fresh interpreter.
 """
@@ -35,6 +36,7 @@ SECONDS = 1200.0
 TURNS = (0, 1, 2, 0, 1, 3) * 5 + (4, 4)  # of the kinds
 WAIT_S = 600.0  # for a command to end
 LEARNT = ("step", "epoch", "loss", "lr", "logit_scale", "grad_norm")  # of a row; others are times
+MET = "ranks on 1 nodes"  # what a run says when its ranks have met
 IMPORTS_S = 4.0  # of a fresh interpreter on a quiet machine
 
 
@@ -90,6 +92,8 @@ def killed(
         victims = [rng.randrange(kind.ranks)] if kind.ranks > 1 and rng.random() < 0.5 else []
         time.sleep(instants[-1])
         running.signal(signal.SIGKILL, *victims)
+        if victims and not any(MET in one.err for one in running.ended()):
+            running.signal(signal.SIGKILL)  # a launcher ends who would wait for a rank to come
         running.wait(WAIT_S)
     said = f"killed after {', '.join(map(str, instants))} s of {lasts_s:.2f}"
     ended = Running(words, place, ranks=kind.ranks, fresh=fresh).wait(WAIT_S)
