@@ -104,6 +104,7 @@ class ModelConfig:
     size: Literal["micro", "tiny", "small", "base", "large"] = "large"  # of E_I
     image_size: int = 224  # pixels, square
     patch_size: int = 16  # pixels, square
+    positions: Literal["sine", "rotary"] = "sine"  # of E_I: added (those of init_from), or DINOv3's
     registers: int = 0  # tokens of E_I beside [CLS] that nothing reads (RETFound-Green has 4)
     mask_ratio: float = 0.75  # share of the patches hidden from E_I
     mask_unit: int = 1  # patches along the side of what is hidden as one; method simmim alone

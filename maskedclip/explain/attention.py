@@ -53,7 +53,12 @@ def recorded(
         query, key, value = heads_BL3HD.detach().permute(2, 0, 3, 1, 4).unbind()
         records.append(LayerRecord(query, key, value, given[0]))
 
-    hooks = [layer.get_submodule("qkv").register_forward_hook(keep) for layer in layers]
+    # rotary positions turn what `qkv` gives
+    last = ["qkv" if getattr(layer, "rotary", None) is None else "rotary" for layer in layers]
+    hooks = [
+        layer.get_submodule(name).register_forward_hook(keep)
+        for layer, name in zip(layers, last, strict=True)
+    ]
     hooks += [layer.get_submodule("proj").register_forward_pre_hook(mix) for layer in layers]
     try:
         yield records

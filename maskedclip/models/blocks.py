@@ -37,17 +37,27 @@ class Group(NamedTuple):
 class Attention(nn.Module):
     kernel = "sdpa"  # or cudnn, varlen: see `attend_by`
 
-    def __init__(self, *, width: int, heads: int) -> None:
+    def __init__(self, *, width: int, heads: int, rotary: bool = False) -> None:
         super().__init__()
         self.heads = heads
-        self.qkv = nn.Linear(width, 3 * width)
+        self.qkv = _KeysWithoutBias(width, 3 * width) if rotary else nn.Linear(width, 3 * width)
+        self.rotary = Rotary(heads) if rotary else None
         self.proj = nn.Linear(width, width)
 
     def forward(
-        self, x_TD: Tensor, groups: tuple[Group, ...], start_S: Tensor | None = None
+        self,
+        x_TD: Tensor,
+        groups: tuple[Group, ...],
+        start_S: Tensor | None = None,
+        turn_2TC: Tensor | None = None,
     ) -> Tensor:
-        """start_S: of kernel varlen, the first token of each sequence and the end of the last."""
+        """start_S: of kernel varlen, the first token of each sequence and the end of the last.
+
+        turn_2TC: of rotary positions, cosine and sine of each token's angles.
+        """
         qkv_TE = self.qkv(x_TD)
+        if self.rotary is not None:
+            qkv_TE = self.rotary(qkv_TE, turn_2TC)
         if self.kernel == "varlen":
             return self.proj(attend_packed(qkv_TE, self.heads, start_S, groups))
         parts = _OfGroups.apply(qkv_TE, groups, self.heads)
@@ -57,6 +67,54 @@ class Attention(nn.Module):
             for number, group in enumerate(groups)
         ]
         return self.proj(torch.cat(mixed) if len(mixed) > 1 else mixed[0])
+
+
+class _KeysWithoutBias(nn.Linear):
+    """Queries, keys and values, with the keys' part of the bias left at 0 (DINOv3)."""
+
+    def forward(self, x_TD: Tensor) -> Tensor:
+        query_D, key_D, value_D = self.bias.chunk(3)
+        bias_E = torch.cat([query_D, torch.zeros_like(key_D), value_D])
+        return F.linear(x_TD, self.weight, bias_E)
+
+
+class Rotary(nn.Module):
+    """Queries and keys turned by the angles of their tokens; a module, so that it can be hooked."""
+
+    def __init__(self, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+
+    def forward(self, qkv_TE: Tensor, turn_2TC: Tensor) -> Tensor:
+        """Return qkv_TE; channel c of a head's first half turns with that of its second half."""
+        turned_TE: Tensor = _Turned.apply(qkv_TE, turn_2TC, self.heads)
+        return turned_TE
+
+
+class _Turned(torch.autograd.Function):
+    """The backward pass turns back, and keeps nothing but the angles."""
+
+    @staticmethod
+    def forward(ctx: Any, qkv_TE: Tensor, turn_2TC: Tensor, heads: int) -> Tensor:
+        ctx.save_for_backward(turn_2TC)
+        ctx.heads = heads
+        return _turned(qkv_TE, turn_2TC[0], turn_2TC[1], heads)
+
+    @staticmethod
+    def backward(ctx: Any, slope_TE: Tensor) -> tuple[Tensor, None, None]:
+        (turn_2TC,) = ctx.saved_tensors
+        return _turned(slope_TE.contiguous(), turn_2TC[0], -turn_2TC[1], ctx.heads), None, None
+
+
+def _turned(qkv_TE: Tensor, cos_TC: Tensor, sin_TC: Tensor, heads: int) -> Tensor:
+    out_TE = torch.empty_like(qkv_TE)
+    x, out = (tensor.view(len(tensor), 3, heads, 2, -1) for tensor in (qkv_TE, out_TE))
+    cos_T11C, sin_T11C = cos_TC[:, None, None], sin_TC[:, None, None]
+    first, second = x[:, :2, :, 0], x[:, :2, :, 1]
+    out[:, :2, :, 0] = first * cos_T11C - second * sin_T11C
+    out[:, :2, :, 1] = second * cos_T11C + first * sin_T11C
+    out[:, 2] = x[:, 2]
+    return out_TE
 
 
 class _OfGroups(torch.autograd.Function):
@@ -202,11 +260,13 @@ class _LinearOfGelu(torch.autograd.Function):
 
 
 class Block(nn.Module):
-    def __init__(self, *, width: int, heads: int) -> None:
+    def __init__(
+        self, *, width: int, heads: int, rotary: bool = False, epsilon: float = 1e-6
+    ) -> None:
         super().__init__()
-        self.norm1 = nn.LayerNorm(width, eps=1e-6)
-        self.attn = Attention(width=width, heads=heads)
-        self.norm2 = nn.LayerNorm(width, eps=1e-6)
+        self.norm1 = nn.LayerNorm(width, eps=epsilon)
+        self.attn = Attention(width=width, heads=heads, rotary=rotary)
+        self.norm2 = nn.LayerNorm(width, eps=epsilon)
         self.mlp = Mlp(width=width, hidden=4 * width)
 
     def forward(
@@ -215,9 +275,10 @@ class Block(nn.Module):
         groups: tuple[Group, ...],
         kept_2T: Tensor | None = None,
         start_S: Tensor | None = None,
+        turn_2TC: Tensor | None = None,
     ) -> Tensor:
         """kept_2T: factors of what attention and MLP add at each token; None adds all of it."""
-        mixed_TD = self.attn(self.norm1(x_TD), groups, start_S)
+        mixed_TD = self.attn(self.norm1(x_TD), groups, start_S, turn_2TC)
         x_TD = x_TD + (mixed_TD if kept_2T is None else mixed_TD * kept_2T[0, :, None])
         mixed_TD = self.mlp(self.norm2(x_TD))
         return x_TD + (mixed_TD if kept_2T is None else mixed_TD * kept_2T[1, :, None])
@@ -228,13 +289,18 @@ def run(
     x_TD: Tensor,
     groups: tuple[Group, ...],
     kept_JT: Tensor | None = None,
+    angle_TC: Tensor | None = None,
 ) -> Tensor:
-    """Pass packed tokens through `blocks`; kept_JT has two rows of factors for each of them."""
+    """Pass packed tokens through `blocks`; kept_JT has two rows of factors for each of them.
+
+    angle_TC: of rotary blocks, by which a token's queries and keys are turned; 0 leaves them.
+    """
     packed = len(blocks) and blocks[0].get_submodule("attn").kernel == "varlen"
     start_S = starts(groups, x_TD.device) if packed else None
+    turn_2TC = None if angle_TC is None else torch.stack([angle_TC.cos(), angle_TC.sin()])
     for number, block in enumerate(blocks):
         kept_2T = None if kept_JT is None else kept_JT[2 * number : 2 * number + 2]
-        x_TD = block(x_TD, groups, kept_2T, start_S)
+        x_TD = block(x_TD, groups, kept_2T, start_S, turn_2TC)
     return x_TD
 
 
@@ -283,3 +349,19 @@ def sincos_positions(width: int, grid: int, of: int | None = None) -> Tensor:
     row = coded[:, None, :].expand(grid, grid, -1)
     patches_ND = torch.cat([column, row], dim=-1).reshape(grid * grid, width)
     return torch.cat([torch.zeros(1, width), patches_ND.float()])[None]
+
+
+def rotary_angles(grid: int, head_width: int) -> Tensor:
+    """Return angle_1NC of the patches, C half the channels of a head (DINOv3, axial).
+
+    A patch's centre lies between -1 and 1 on both axes of any grid, and turns by 2 pi of it over
+    periods of 100^(k / (head_width / 4)): those of the row first, then those of the column.
+    """
+    if head_width % 4:
+        raise ValueError(f"heads of {head_width} channels: rotary positions need a multiple of 4")
+    quarter = head_width // 4
+    period = 100.0 ** (torch.arange(quarter, dtype=torch.float64) / quarter)
+    centre = (torch.arange(grid, dtype=torch.float64) + 0.5) / grid * 2 - 1
+    angle = 2 * math.pi * centre[:, None] / period
+    row, column = angle[:, None].expand(grid, grid, -1), angle[None].expand(grid, grid, -1)
+    return torch.cat([row, column], dim=-1).reshape(1, grid * grid, 2 * quarter).float()

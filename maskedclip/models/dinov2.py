@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from maskedclip.models.blocks import sincos_positions
+from maskedclip.models.blocks import rotary_angles, sincos_positions
 from maskedclip.models.encoder import Encoder
 from maskedclip.models.moving_average import follow
 
@@ -131,11 +131,8 @@ class Student(_Headed):
         large_RND = encoder.patch_embed(global_RCHW)
         mask_11D = self.mask_token.to(large_RND.dtype)
         large_RND = torch.where(hidden_RN[:, :, None], mask_11D, large_RND)
-        small_RND = encoder.patch_embed(local_RCHW)
-        small_RND = small_RND + self.local_position.to(small_RND.dtype)
-        large_RND, small_RND = encoder.through(
-            [encoder.with_positions(large_RND), small_RND], kept_JR
-        )
+        small = encoder.placed(encoder.patch_embed(local_RCHW), self.local_position)
+        large_RND, small_RND = encoder.through([encoder.placed(large_RND), small], kept_JR)
         images = len(global_RCHW) // 2
         masked_MD = large_RND[:, 1:].flatten(0, 1).index_select(0, masked_M)
         cls_RD = torch.cat([large_RND[:, 0], small_RND[:, 0]])
@@ -170,10 +167,13 @@ class Student(_Headed):
 
 
 def _local_positions(encoder: Encoder, local_grid: int) -> Tensor:
-    """Return position_1ND of a local crop's patches: those of their places on the global grid.
+    """Return position_1NX of a local crop's patches: those of their places on the global grid.
 
-    Sines are taken there; the learnt positions of third-party weights are resampled as timm does.
+    Sines and angles are taken there; the learnt positions of third-party weights are resampled as
+    timm does.
     """
+    if encoder.rotary:  # any grid lies between -1 and 1
+        return rotary_angles(local_grid, 2 * encoder.angle_1NC.shape[-1])
     grid, ours_1ND = math.isqrt(encoder.patches), encoder.patch_positions
     if ours_1ND.is_meta or ours_1ND.cpu().equal(sincos_positions(encoder.width, grid)[:, 1:]):
         return sincos_positions(encoder.width, local_grid, of=grid)[:, 1:]

@@ -1,21 +1,49 @@
 """E_I: a ViT whose parameter names equal timm's, run once a step over masked and whole images."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from maskedclip.models.blocks import Block, Group, initialise, run, sincos_positions
+from maskedclip.models.blocks import (
+    Block,
+    Group,
+    initialise,
+    rotary_angles,
+    run,
+    sincos_positions,
+)
 from maskedclip.models.patches import take
 
 
+class Placed(NamedTuple):
+    """Patches with their positions: added to them, or the angles by which blocks turn them."""
+
+    patch_BND: Tensor
+    angle_BNC: Tensor | None
+
+    def visible(self, index_BV: Tensor) -> "Placed":
+        """Return the patches index_BV of each image."""
+        angle_BVC = None if self.angle_BNC is None else take(self.angle_BNC, index_BV)
+        return Placed(take(self.patch_BND, index_BV), angle_BVC)
+
+    def of_first(self, images: int) -> "Placed":
+        """Return the patches of the first images."""
+        angle_BNC = None if self.angle_BNC is None else self.angle_BNC[:images]
+        return Placed(self.patch_BND[:images], angle_BNC)
+
+
 class Encoder(nn.Module):
-    """ViT with fixed 2-D sine positions, [CLS] token, register tokens and a final norm.
+    """ViT with fixed positions, [CLS] token, register tokens and a final norm.
 
     Registers pass the blocks between [CLS] and the patches, and are left out of what is returned.
+    Positions are sines that are added, or rotary: DINOv3's blocks, whose keys have no bias.
     """
 
     pos_embed: Tensor
+    angle_1NC: Tensor
 
     def __init__(
         self,
@@ -26,17 +54,25 @@ class Encoder(nn.Module):
         depth: int,
         heads: int,
         registers: int = 0,
+        positions: str = "sine",
     ) -> None:
         super().__init__()
-        self.width, self.registers = width, registers
+        self.width, self.registers, self.rotary = width, registers, positions == "rotary"
+        grid, epsilon = image_size // patch_size, 1e-5 if self.rotary else 1e-6  # DINOv3's, MAE's
         self.patch_embed = PatchEmbed(patch_size=patch_size, width=width)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, width))
-        position_1ND = sincos_positions(width, image_size // patch_size)
-        # a buffer of timm's name and shape: with registers there is none for [CLS]; fixed here,
-        # trainable where timm loads it
-        self.register_buffer("pos_embed", position_1ND[:, 1:] if registers else position_1ND)
-        self.blocks = nn.ModuleList(Block(width=width, heads=heads) for _ in range(depth))
-        self.norm = nn.LayerNorm(width, eps=1e-6)
+        if self.rotary:
+            self.register_buffer("angle_1NC", rotary_angles(grid, width // heads), persistent=False)
+        else:
+            position_1ND = sincos_positions(width, grid)
+            # a buffer of timm's name and shape: with registers there is none for [CLS]; fixed
+            # here, trainable where timm loads it
+            self.register_buffer("pos_embed", position_1ND[:, 1:] if registers else position_1ND)
+        self.blocks = nn.ModuleList(
+            Block(width=width, heads=heads, rotary=self.rotary, epsilon=epsilon)
+            for _ in range(depth)
+        )
+        self.norm = nn.LayerNorm(width, eps=epsilon)
         initialise(self)
         nn.init.xavier_uniform_(self.patch_embed.proj.weight.view(width, -1))
         nn.init.normal_(self.cls_token, std=0.02)
@@ -52,29 +88,30 @@ class Encoder(nn.Module):
         visible_BV holds the patch indices that each image keeps; None skips the masked pass, and
         whole = 0 the other. Each result leads with [CLS]: shapes (B, 1 + V, D), (whole, 1 + N, D).
         """
-        patch_BND = self.with_positions(self.patch_embed(image_BCHW))
+        placed = self.placed(self.patch_embed(image_BCHW))
         sequences = []
         if visible_BV is not None:
-            sequences.append(take(patch_BND, visible_BV))
+            sequences.append(placed.visible(visible_BV))
         if whole:
-            sequences.append(patch_BND[:whole])
+            sequences.append(placed.of_first(whole))
         assert sequences, "neither a masked nor a whole pass was asked for"
         parts = self.through(sequences)
         masked = parts.pop(0) if visible_BV is not None else None
         return masked, parts.pop(0) if parts else None
 
-    def through(self, sequences: Sequence[Tensor], kept_JR: Tensor | None = None) -> list[Tensor]:
+    def through(self, sequences: Sequence[Placed], kept_JR: Tensor | None = None) -> list[Tensor]:
         """Return the tokens of several batches of patches, [CLS] first, by one pass of the blocks.
 
-        Each patch_BVD has its positions. kept_JR holds two rows of factors a block (`blocks.run`)
-        for every image, those of the first batch first.
+        kept_JR holds two rows of factors a block (`blocks.run`) for every image, those of the first
+        batch first.
         """
-        led = [self._led(patch_BVD) for patch_BVD in sequences]
+        led = [self._led(placed.patch_BND) for placed in sequences]
         groups = tuple(Group(*token_BLD.shape[:2]) for token_BLD in led)
         packed = [token_BLD.reshape(-1, self.width) for token_BLD in led]
         x_TD = torch.cat(packed) if len(packed) > 1 else packed[0]
         kept_JT = None if kept_JR is None else _of_tokens(kept_JR, groups)
-        x_TD = self.norm(run(self.blocks, x_TD, groups, kept_JT))
+        angle_TC = self._angles(sequences) if self.rotary else None
+        x_TD = self.norm(run(self.blocks, x_TD, groups, kept_JT, angle_TC))
         split = x_TD.split([group.tokens for group in groups])
         parts = [part.view_as(token_BLD) for part, token_BLD in zip(split, led, strict=True)]
         if self.registers:
@@ -90,7 +127,9 @@ class Encoder(nn.Module):
 
     @property
     def patch_positions(self) -> Tensor:
-        """The positions of the patches alone."""
+        """The positions of the patches alone: position_1ND, or angle_1NC of rotary ones."""
+        if self.rotary:
+            return self.angle_1NC
         return self.pos_embed if self.registers else self.pos_embed[:, 1:]
 
     @property
@@ -98,9 +137,21 @@ class Encoder(nn.Module):
         """Patches of an image."""
         return self.patch_positions.shape[1]
 
-    def with_positions(self, patch_BND: Tensor) -> Tensor:
-        """Return all patches of images with their positions added."""
-        return patch_BND + self.patch_positions.to(patch_BND.dtype)
+    def placed(self, patch_BND: Tensor, position_1NX: Tensor | None = None) -> Placed:
+        """Return all patches of images at their positions, or at those given in their place."""
+        position_1NX = self.patch_positions if position_1NX is None else position_1NX
+        if self.rotary:
+            return Placed(patch_BND, position_1NX.expand(len(patch_BND), -1, -1))
+        return Placed(patch_BND + position_1NX.to(patch_BND.dtype), None)
+
+    def _angles(self, sequences: Sequence[Placed]) -> Tensor:
+        """Return angle_TC of packed tokens: [CLS] and registers are not turned."""
+        padded = [
+            F.pad(placed.angle_BNC, (0, 0, 1 + self.registers, 0)).flatten(0, 1)
+            for placed in sequences
+            if placed.angle_BNC is not None
+        ]
+        return torch.cat(padded)
 
     def _led(self, patch_BVD: Tensor) -> Tensor:
         """Return the tokens led by [CLS] and the registers."""

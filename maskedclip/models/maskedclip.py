@@ -119,6 +119,7 @@ class MaskedCLIP(nn.Module):
         pooling: str = "mean",
         contrast: str = "softmax",
         registers: int = 0,
+        positions: str = "sine",
         terms: Collection[str] = TERMS,
     ) -> None:
         super().__init__()
@@ -131,8 +132,8 @@ class MaskedCLIP(nn.Module):
         of_encoder, of_bridge, of_pixels, of_features, of_projection = drawn_seeds(5)
         with drawn_from(of_encoder):
             self.encoder = Encoder(
-                image_size=image_size, patch_size=patch_size,
-                width=shape.width, depth=shape.depth, heads=shape.heads, registers=registers,
+                image_size=image_size, patch_size=patch_size, width=shape.width, depth=shape.depth,
+                heads=shape.heads, registers=registers, positions=positions,
             )  # fmt: skip
         depth = bridge_depth if "clip" in self.terms else 0
         with drawn_from(of_bridge):
@@ -161,9 +162,7 @@ class MaskedCLIP(nn.Module):
             self.temperature = Temperature(10.0 if contrast == "sigmoid" else 1 / 0.07)
             if contrast == "sigmoid":
                 self.bias = Bias()
-        assert (text is not None) == ("clip" in self.terms), (
-            "a text tower is there for the contrast"
-        )
+        assert (text is not None) == ("clip" in self.terms), "E_T is there for the contrast"
 
     def forward(
         self, image_BCHW: Tensor, hidden_BN: Tensor, token_AL: Tensor, token_mask_AL: Tensor

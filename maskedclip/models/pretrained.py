@@ -22,6 +22,7 @@ from maskedclip.models.checkpoints.architectures import (
     build_network,
     check_depth,
     family_of,
+    from_eva_names,
     has_pooled_norm,
     infer_architecture,
     known_depth,
@@ -65,6 +66,7 @@ __all__ = [
     "LoadReport",
     "Network",
     "begin_from",
+    "check_start",
     "encoder_info",
     "export",
     "load_encoder",
@@ -346,12 +348,15 @@ def begin_from(model: MaskedCLIP, path: str | Path) -> LoadReport:
     weights = read_checkpoint(path, (MODEL, ENCODER))
     tensors, format = weights.tensors, ""
     trained_on: tuple[str, ...] = ()
-    if not (weights.header and any(name.startswith("encoder.") for name in tensors)):
+    if not _is_whole(weights):
         recognised = recognise(weights)
+        _check_kind(recognised, str(path))
         _, _, format, trained_on = recognised.info
-        tensors = {f"encoder.{k}": v for k, v in _as_ours(recognised, model, str(path)).items()}
+        tensors = {f"encoder.{k}": v for k, v in _as_ours(recognised, model).items()}
     wanted = model.state_dict()
-    _check_geometry(tensors, wanted, str(path))
+    ours = _geometry(wanted)
+    assert ours is not None
+    _check_geometry(tensors, ours, str(path))
     begun = "encoder." if all(name.startswith("encoder.") for name in tensors) else ""
     fits = {k: v for k, v in tensors.items() if k in wanted and v.shape == wanted[k].shape}
     report = LoadReport(
@@ -373,30 +378,6 @@ def begin_from(model: MaskedCLIP, path: str | Path) -> LoadReport:
     return report
 
 
-def _check_geometry(
-    tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor], source: str
-) -> None:
-    """Raise ValueError, with the flags to set, where encoders differ in size or patches."""
-    theirs, ours = _geometry(tensors), _geometry(wanted)
-    if theirs is None or theirs == ours:
-        return
-    width, depth, patch, registers = theirs
-    sizes = [name for name, size in SIZES.items() if (size.width, size.depth) == (width, depth)]
-    what = f"init_from {source}: its encoder has {depth} blocks of width {width}"
-    if not sizes:
-        known = ", ".join(f"{name} {size.depth} of {size.width}" for name, size in SIZES.items())
-        raise ValueError(f"{what}, and model.size none such ({known}); begin from another one")
-    flags = f"--model.size={sizes[0]} --model.patch_size={patch}"
-    patches = f"patches of {patch} pixels"
-    if registers or (ours and ours.registers):
-        patches += f" and {registers} registers"
-        flags += f" --model.registers={registers}"
-    raise ValueError(
-        f"{what} and {patches}; set {flags} --model.image_size={224 // patch * patch} (or another "
-        f"multiple of {patch})"
-    )
-
-
 class _Geometry(NamedTuple):
     """What an encoder's weights have to have in common with the network that takes them."""
 
@@ -404,6 +385,54 @@ class _Geometry(NamedTuple):
     depth: int
     patch: int  # pixels of its side
     registers: int
+    positions: str  # sine, of those that are added, or rotary
+
+
+def check_start(
+    path: str | Path, *, size: str, patch_size: int, registers: int, positions: str
+) -> None:
+    """Raise ValueError where `begin_from` would refuse weights, or cannot read them.
+
+    The others are what a model of ours is built from. No network is built.
+    """
+    weights = read_checkpoint(path, (MODEL, ENCODER))
+    tensors = weights.tensors
+    if not _is_whole(weights):
+        recognised = recognise(weights)
+        _check_kind(recognised, str(path))
+        tensors = {f"encoder.{name}": tensor for name, tensor in recognised.tensors.items()}
+    kind = SIZES[size]
+    ours = _Geometry(kind.width, kind.depth, patch_size, registers, positions)
+    _check_geometry(tensors, ours, str(path))
+
+
+def _is_whole(weights: Weights) -> bool:
+    """Whether they are all networks of a run of ours."""
+    return bool(weights.header) and any(name.startswith("encoder.") for name in weights.tensors)
+
+
+def _check_geometry(tensors: Mapping[str, Tensor], ours: _Geometry, source: str) -> None:
+    """Raise ValueError, with the flags to set, where encoders differ in what they are built of."""
+    theirs = _geometry(tensors)
+    if theirs is None or theirs == ours:
+        return
+    sizes = [n for n, size in SIZES.items() if (size.width, size.depth) == theirs[:2]]
+    what = f"init_from {source}: its encoder has {theirs.depth} blocks of width {theirs.width}"
+    if not sizes:
+        known = ", ".join(f"{name} {size.depth} of {size.width}" for name, size in SIZES.items())
+        raise ValueError(f"{what}, and model.size none such ({known}); begin from another one")
+    patch, others = theirs.patch, list[str]()
+    what += f" and patches of {patch} pixels"
+    if theirs.registers != ours.registers:
+        what += f" and {theirs.registers} registers"
+        others.append(f"--model.registers={theirs.registers}")
+    if theirs.positions != ours.positions:
+        what += f" and {theirs.positions} positions"
+        others.append(f"--model.positions={theirs.positions}")
+    if theirs[:3] != ours[:3]:
+        others = [f"--model.size={sizes[0]}", f"--model.patch_size={patch}", *others]
+        others.append(f"--model.image_size={224 // patch * patch} (or another multiple of {patch})")
+    raise ValueError(f"{what}; set {' '.join(others)}")
 
 
 def _geometry(tensors: Mapping[str, Tensor]) -> _Geometry | None:
@@ -414,39 +443,54 @@ def _geometry(tensors: Mapping[str, Tensor]) -> _Geometry | None:
     blocks = {name.split(".")[2] for name in tensors if name.startswith("encoder.blocks.")}
     register_1RD = tensors.get("encoder.reg_token")
     registers = 0 if register_1RD is None else register_1RD.shape[1]
-    return _Geometry(embedding.shape[0], len(blocks), embedding.shape[-1], registers)
+    positions = "sine" if "encoder.pos_embed" in tensors else "rotary"
+    return _Geometry(embedding.shape[0], len(blocks), embedding.shape[-1], registers, positions)
 
 
-def _as_ours(recognised: Recognised, model: MaskedCLIP, source: str) -> dict[str, Tensor]:
-    """Return tensors that give in our encoder what the encoder's own give in its own network."""
-    architecture, tensors = recognised.info.architecture, dict(recognised.tensors)
-    plain = plain_architecture(0, 0, 0)
-    for field in ("family", "mlp", "activation", "pre_norm"):
-        theirs = architecture[field if architecture["family"] != "resnet50" else "family"]
+def _check_kind(recognised: Recognised, source: str) -> None:
+    """Raise ValueError where an encoder has modules that ours lacks."""
+    architecture, plain = recognised.info.architecture, plain_architecture(0, 0, 0)
+    resnet = architecture["family"] == "resnet50"
+    for field in ("family",) if resnet else ("mlp", "activation", "pre_norm"):
+        theirs = architecture[field]
         if theirs != plain[field]:
             raise ValueError(
                 f"init_from {source}: {recognised.info.format or 'its encoder'} has {field} "
                 f"{theirs!r} and ours {plain[field]!r}; begin from a plain ViT such as "
                 f"MAE, RETFound or ImageNet-21K"
             )
+
+
+def _as_ours(recognised: Recognised, model: MaskedCLIP) -> dict[str, Tensor]:
+    """Return tensors that give in our encoder what the encoder's own give in its own network."""
+    architecture, tensors = recognised.info.architecture, dict(recognised.tensors)
+    if architecture["family"] == "eva":
+        tensors = from_eva_names(tensors)
     _fold_layer_scale(tensors)
     for number in range(architecture["depth"]):  # a bias that is left out is zero
         stem = f"blocks.{number}.attn.qkv"
         weight_ED = tensors[f"{stem}.weight"]
         tensors.setdefault(f"{stem}.bias", weight_ED.new_zeros(len(weight_ED)))
-    grid, prefix = math.isqrt(model.encoder.patches), prefix_positions(architecture)
-    position = resample_abs_pos_embed(tensors["pos_embed"], [grid, grid], num_prefix_tokens=prefix)
-    before, position = position[:, :prefix], position[:, prefix:]
-    # a position of [CLS] or of a register is added to the token for good
-    if prefix:
-        tensors["cls_token"] = tensors["cls_token"] + before[:, :1]
-    if architecture["registers"] and prefix:
-        tensors["reg_token"] = tensors["reg_token"] + before[:, 1:]
-    if not architecture["registers"]:
-        position = torch.cat([torch.zeros_like(position[:, :1]), position], dim=1)
-    tensors["pos_embed"] = position
+    if "pos_embed" in tensors:
+        _fit_positions(tensors, architecture, math.isqrt(model.encoder.patches))
     _fold_normalisation(tensors, recognised.info.preparation)
     return tensors
+
+
+def _fit_positions(tensors: dict[str, Tensor], architecture: Architecture, grid: int) -> None:
+    """Resample positions to a grid; those of [CLS] and registers are added to these for good."""
+    prefix = prefix_positions(architecture)
+    position_1ND = resample_abs_pos_embed(
+        tensors["pos_embed"], [grid, grid], num_prefix_tokens=prefix
+    )
+    before_1RD, position_1ND = position_1ND[:, :prefix], position_1ND[:, prefix:]
+    if prefix:
+        tensors["cls_token"] = tensors["cls_token"] + before_1RD[:, :1]
+    if prefix > 1:
+        tensors["reg_token"] = tensors["reg_token"] + before_1RD[:, 1:]
+    if not architecture["registers"]:
+        position_1ND = torch.cat([torch.zeros_like(position_1ND[:, :1]), position_1ND], dim=1)
+    tensors["pos_embed"] = position_1ND
 
 
 def _fold_layer_scale(tensors: dict[str, Tensor]) -> None:

@@ -16,7 +16,6 @@ from maskedclip.data.storage.shard_writer import MANIFEST
 from maskedclip.data.storage.shards import Shards
 from maskedclip.metrics.results import seen_words
 from maskedclip.models import BUILTIN
-from maskedclip.models.checkpoints.files import ENCODER, MODEL, read_checkpoint
 from maskedclip.pretrain.left_out import left_out_datasets
 from maskedclip.pretrain.run_identity import refuse_another
 from maskedclip.shards.image_folders import as_shards, tree_of
@@ -69,7 +68,7 @@ def _check_named(config: Config) -> None:
             raise ValueError(f"data.{name}: {missing}")
     refuse_another(config)
     if config.init_from:
-        _check_weights(config.init_from)
+        _check_weights(config)
 
 
 def _undrawn(config: Config) -> dict[int, Path]:
@@ -144,11 +143,15 @@ def _check_task(directory: Path, field: str, task: str) -> None:
         )
 
 
-def _check_weights(init_from: str) -> None:
-    """Raise ValueError where weights are missing, damaged, or no encoder."""
-    from maskedclip.models.pretrained import recognise
+def _check_weights(config: Config) -> None:
+    """Raise ValueError where weights are missing, damaged, no encoder, or of another geometry."""
+    from maskedclip.models.pretrained import check_start
 
-    recognise(read_checkpoint(init_from, (MODEL, ENCODER)))
+    model = config.model
+    check_start(
+        config.init_from, size=model.size, patch_size=model.patch_size, registers=model.registers,
+        positions=model.positions,
+    )  # fmt: skip
 
 
 def unnamed(config: Config, source: str) -> str:

@@ -2,7 +2,7 @@
 
 open_clip builds its image tower by a timm name alone. timm's own names have no blocks behind the
 final norm, as the bridge has, and are of 224 pixels; `maskedclip_vit.SIZE_pPATCH_PIXELS_bDEPTH` is
-complete, with `_rREGISTERS` behind it where there are any.
+complete, with `_rREGISTERS` behind it where there are any, and `_rotary`.
 """
 
 import re
@@ -11,13 +11,15 @@ from typing import Any
 
 import torch
 from timm.models import register_model
+from timm.models.eva import Eva
 from timm.models.vision_transformer import Block, VisionTransformer, global_pool_nlc
 from torch import Tensor, nn
 
+from maskedclip.models.checkpoints.architectures import DINOV3
 from maskedclip.models.maskedclip import SIZES
 
 _NORM: Any = partial(nn.LayerNorm, eps=1e-6)
-_TAG = re.compile(r"(\w+)_p(\d+)_(\d+)_b(\d+)(?:_r(\d+))?")
+_TAG = re.compile(r"(\w+)_p(\d+)_(\d+)_b(\d+)(?:_r(\d+))?(_rotary)?")
 
 
 class TimmBridge(nn.Module):
@@ -35,26 +37,35 @@ class TimmBridge(nn.Module):
         return self.norm(self.blocks(token_BND))
 
 
-class BridgedTransformer(VisionTransformer):
-    """timm's ViT whose tokens, behind its final norm, pass the bridge; registers do not."""
+class Bridged:
+    """A ViT of timm whose tokens, behind its final norm, pass the bridge; registers do not."""
 
-    def __init__(self, *, bridge_depth: int, **shape: Any) -> None:
-        super().__init__(**shape)
-        self.bridge = TimmBridge(
-            width=shape["embed_dim"], depth=bridge_depth, heads=shape["num_heads"]
-        )
+    bridge: TimmBridge
+    global_pool: Any
+
+    def encoded(self, x: Tensor, *arguments: Any, **options: Any) -> Tensor:
+        """Return the encoder's own tokens of an image BCHW, [CLS] first."""
+        encoder: Any = super()
+        return without_registers(encoder.forward_features(x, *arguments, **options), self)
 
     def forward_features(self, x: Tensor, *arguments: Any, **options: Any) -> Tensor:
         """Return the bridge's tokens of an image BCHW, [CLS] first."""
-        token_BND = super().forward_features(x, *arguments, **options)
-        return self.bridge(without_registers(token_BND, self))
+        return self.bridge(self.encoded(x, *arguments, **options))
 
     def pool(self, x: Tensor, pool_type: str | None = None) -> Tensor:
         """Return a row an image, of the bridge's tokens."""
         return global_pool_nlc(x, pool_type=self.global_pool if pool_type is None else pool_type)
 
 
-def without_registers(token_BLD: Tensor, network: VisionTransformer) -> Tensor:
+class BridgedTransformer(Bridged, VisionTransformer):
+    """With positions that are added."""
+
+
+class BridgedRotary(Bridged, Eva):
+    """With DINOv3's."""
+
+
+def without_registers(token_BLD: Tensor, network: Any) -> Tensor:
     """Return [CLS] and the patches of what `forward_features` of a ViT of timm gives."""
     first = network.num_prefix_tokens
     if first == 1:
@@ -63,15 +74,28 @@ def without_registers(token_BLD: Tensor, network: VisionTransformer) -> Tensor:
 
 
 def tower_name(
-    *, size: str, patch_size: int, image_size: int, bridge_depth: int, registers: int
+    *,
+    size: str,
+    patch_size: int,
+    image_size: int,
+    bridge_depth: int,
+    registers: int,
+    positions: str,
 ) -> str:
     """Return the name by which timm builds a tower of this shape."""
     name = f"maskedclip_vit.{size}_p{patch_size}_{image_size}_b{bridge_depth}"
-    return f"{name}_r{registers}" if registers else name
+    name += f"_r{registers}" if registers else ""
+    return f"{name}_rotary" if positions == "rotary" else name
 
 
 def build_tower(
-    *, size: str, patch_size: int, image_size: int, bridge_depth: int, registers: int
+    *,
+    size: str,
+    patch_size: int,
+    image_size: int,
+    bridge_depth: int,
+    registers: int,
+    positions: str,
 ) -> Any:
     """Return the untrained tower; its pooled features are the mean of the bridge's patches."""
     kind = SIZES[size]
@@ -83,26 +107,30 @@ def build_tower(
         "num_heads": kind.heads,
         "num_classes": 0,
         "global_pool": "avg",
-        "fc_norm": False,
-        "reg_tokens": registers,
-        "no_embed_class": bool(registers),
     }
-    if not bridge_depth:
-        return VisionTransformer(**shape)
-    return BridgedTransformer(bridge_depth=bridge_depth, **shape)
+    if positions == "rotary":
+        network: Any = BridgedRotary if bridge_depth else Eva
+        shape |= DINOV3 | {"num_reg_tokens": registers}
+    else:
+        network = BridgedTransformer if bridge_depth else VisionTransformer
+        shape |= {"fc_norm": False, "reg_tokens": registers, "no_embed_class": bool(registers)}
+    tower = network(**shape)
+    if bridge_depth:
+        tower.bridge = TimmBridge(width=kind.width, depth=bridge_depth, heads=kind.heads)
+    return tower
 
 
 @register_model
-def maskedclip_vit(pretrained_cfg: Any = None, **_options: Any) -> VisionTransformer:
+def maskedclip_vit(pretrained_cfg: Any = None, **_options: Any) -> VisionTransformer | Eva:
     """Return the tower that the tag behind the dot describes; ValueError for another tag."""
     tag = str(pretrained_cfg)
     match = _TAG.fullmatch(tag)
     if match is None or match[1] not in SIZES:
         raise ValueError(f"maskedclip_vit.{tag}: write it as maskedclip_vit.large_p16_224_b4")
-    patch_size, image_size, depth, registers = (int(number or 0) for number in match.groups()[1:])
+    patch_size, image_size, depth, registers = (int(number or 0) for number in match.groups()[1:5])
     network = build_tower(
         size=match[1], patch_size=patch_size, image_size=image_size, bridge_depth=depth,
-        registers=registers,
+        registers=registers, positions="rotary" if match[6] else "sine",
     )  # fmt: skip
     network.default_cfg = network.pretrained_cfg = {"pool_size": None}
     return network

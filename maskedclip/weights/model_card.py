@@ -80,6 +80,8 @@ def card(
         "Made by": _made_by(source),
     }
     size = f"ViT {source.header['size']}, patch {source.patch_size}, {source.image_size} pixels"
+    if source.positions == "rotary":
+        size += ", rotary positions"
     if source.registers:
         size += f", {source.registers} register tokens"
     lines = [*_front_matter(to), "", f"# {source.name}", "", f"An image encoder ({size}) "

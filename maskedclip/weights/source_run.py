@@ -11,6 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from maskedclip.data.labelled_views import preparation
+from maskedclip.models.checkpoints.architectures import to_eva_names
 from maskedclip.models.checkpoints.files import read_facts
 from maskedclip.models.checkpoints.load_report import load_all
 from maskedclip.models.classifier import FINETUNED
@@ -79,6 +80,16 @@ class SourceRun(NamedTuple):
         return int(self.header.get("registers", 0))
 
     @property
+    def positions(self) -> str:
+        """Kind of positions: sine, or rotary as DINOv3's."""
+        return str(self.header.get("positions", "sine"))
+
+    @property
+    def timms(self) -> dict[str, Tensor]:
+        """The encoder's tensors under the names of the timm network that it is."""
+        return to_eva_names(self.encoder) if self.positions == "rotary" else self.encoder
+
+    @property
     def pools_cls(self) -> bool:
         """Whether the joint space is of [CLS] instead of the mean of the patches."""
         return self.header.get("pooling") == "cls"
@@ -93,12 +104,13 @@ class SourceRun(NamedTuple):
             "image_size": self.image_size,
             "bridge_depth": len({name.split(".")[0] for name in names}),
             "registers": self.registers,
+            "positions": self.positions,
         }
 
     @property
     def tower(self) -> dict[str, Tensor]:
         """The tensors of encoder and bridge, under the names of `image_tower.build_tower`."""
-        return self.encoder | {f"bridge.{k}": v for k, v in self.tensors("bridge.").items()}
+        return self.timms | {f"bridge.{k}": v for k, v in self.tensors("bridge.").items()}
 
     def tensors(self, prefix: str) -> dict[str, Tensor]:
         """Return the tensors of a network beside the encoder, their names without `prefix`."""
@@ -160,6 +172,7 @@ def run_encoder(source: SourceRun) -> Encoder:
         depth=kind.depth,
         heads=kind.heads,
         registers=source.registers,
+        positions=source.positions,
     )
     load_all(network, source.encoder, source.file)
     return network.eval()

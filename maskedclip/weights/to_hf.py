@@ -1,6 +1,7 @@
 """Weights for transformers: a ViTModel folder, and one of ViTMAEForPreTraining below it.
 
-With register tokens it is a Dinov2WithRegistersModel, of layer scale 1, and ViTMAE has none.
+With register tokens it is a Dinov2WithRegistersModel, with rotary positions a DINOv3ViTModel, of
+layer scale 1, and without ViTMAE.
 
 Files have the names of the models on the hub, which every version of transformers reads.
 """
@@ -17,6 +18,7 @@ from transformers import (
     AutoModel,
     BitImageProcessor,
     Dinov2WithRegistersConfig,
+    DINOv3ViTConfig,
     ViTConfig,
     ViTMAEConfig,
     ViTMAEForPreTraining,
@@ -49,12 +51,23 @@ _BLOCK = {  # of a block: ours, theirs; qkv is three of theirs
     "mlp.fc1": "intermediate.dense",
     "mlp.fc2": "output.dense",
 }
+_BLOCK_OF_DINOV3 = {
+    "norm1": "norm1",
+    "attn.proj": "attention.o_proj",
+    "norm2": "norm2",
+    "mlp.fc1": "mlp.up_proj",
+    "mlp.fc2": "mlp.down_proj",
+}
 _BLOCK_OF_DINOV2 = {name: name for name in _BLOCK} | {"attn.proj": "attention.output.dense"}
 
 
 def write(source: SourceRun, folder: Path, final: Path) -> None:  # noqa: ARG001 (as all targets)
     """Write weights, configurations and the image processor's."""
     _processor(source).save_pretrained(folder)
+    if source.positions == "rotary":
+        save_sealed(_rotary(source), folder / WEIGHTS, images=source.images)
+        _config_of_rotary(source).save_pretrained(folder)
+        return
     if source.registers:
         save_sealed(_with_registers(source), folder / WEIGHTS, images=source.images)
         _config_of_registers(source).save_pretrained(folder)
@@ -77,7 +90,7 @@ def write(source: SourceRun, folder: Path, final: Path) -> None:  # noqa: ARG001
 
 def _decoder_of(source: SourceRun) -> dict[str, Tensor]:
     """Return the tensors of the pixel decoder where MAE's reads the same: the encoder's tokens."""
-    lacks = source.header.get("bridge_shared") or source.registers
+    lacks = source.header.get("bridge_shared") or source.registers or source.positions == "rotary"
     return {} if lacks else source.tensors("pixel_decoder.")
 
 
@@ -150,11 +163,48 @@ def _with_registers(source: SourceRun) -> dict[str, Tensor]:
     tensors["embeddings.mask_token"] = torch.zeros(1, width)
     positions = torch.zeros(1, 1, width), ours["pos_embed"]
     tensors["embeddings.position_embeddings"] = torch.cat(positions, dim=1)
+    return tensors | _scales(source, "encoder.layer.")
+
+
+def _scales(source: SourceRun, prefix: str) -> dict[str, Tensor]:
+    """Return layer scale that changes nothing."""
+    return {
+        f"{prefix}{number}.layer_scale{place}.lambda1": torch.ones(source.size.width)
+        for number in range(source.size.depth)
+        for place in (1, 2)
+    }
+
+
+def _config_of_rotary(source: SourceRun) -> DINOv3ViTConfig:
+    return DINOv3ViTConfig(
+        **(_shape(source) | {"layer_norm_eps": 1e-5}), num_register_tokens=source.registers,
+        rope_theta=100.0, query_bias=True, key_bias=False, value_bias=True, layerscale_value=1.0,
+        pos_embed_rescale=None, architectures=["DINOv3ViTModel"],
+    )  # fmt: skip
+
+
+def _rotary(source: SourceRun) -> dict[str, Tensor]:
+    """Return the tensors of DINOv3ViTModel, under the names of those on the hub."""
+    ours, width = source.encoder, source.size.width
+    tensors = {
+        "embeddings.cls_token": ours["cls_token"],
+        "embeddings.register_tokens": ours.get("reg_token", torch.zeros(1, 0, width)),
+        "embeddings.mask_token": torch.zeros(1, 1, width),
+    }
+    for kind in ("weight", "bias"):
+        tensors[f"embeddings.patch_embeddings.{kind}"] = ours[f"patch_embed.proj.{kind}"]
+        tensors[f"norm.{kind}"] = ours[f"norm.{kind}"]
     for number in range(source.size.depth):
-        for place in (1, 2):
-            name = f"encoder.layer.{number}.layer_scale{place}.lambda1"
-            tensors[name] = torch.ones(width)
-    return tensors
+        for kind in ("weight", "bias"):
+            fused = ours[f"blocks.{number}.attn.qkv.{kind}"]
+            for which, part in zip("qkv", fused.chunk(3), strict=True):
+                if (which, kind) != ("k", "bias"):
+                    name = f"layer.{number}.attention.{which}_proj.{kind}"
+                    tensors[name] = part.contiguous()
+            for mine, theirs in _BLOCK_OF_DINOV3.items():
+                name = f"layer.{number}.{theirs}.{kind}"
+                tensors[name] = ours[f"blocks.{number}.{mine}.{kind}"]
+    return tensors | _scales(source, "layer.")
 
 
 def _decoder(ours: Mapping[str, Tensor], grid: int) -> dict[str, Tensor]:
@@ -280,7 +330,9 @@ def notes(source: SourceRun) -> list[str]:
     ]
     if not _decoder_of(source):
         why = "its pixel decoder reads tokens that passed the bridge"
-        if source.registers:
+        if source.positions == "rotary":
+            why = "it has no rotary positions"
+        elif source.registers:
             why = "it has no register tokens"
         elif not source.tensors("pixel_decoder."):
             why = "these weights have no pixel decoder"

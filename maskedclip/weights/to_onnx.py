@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from maskedclip.data.transforms import MEAN, STD
 from maskedclip.inference import load
-from maskedclip.weights.image_tower import BridgedTransformer, build_tower, without_registers
+from maskedclip.weights.image_tower import Bridged, build_tower, without_registers
 from maskedclip.weights.source_run import (
     FeatureCheck,
     SourceRun,
@@ -46,9 +46,8 @@ class _Outputs(nn.Module):
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         tower = self.tower
-        if isinstance(tower, BridgedTransformer):
-            token_BND = super(BridgedTransformer, tower).forward_features(image)
-            token_BND = without_registers(token_BND, tower)
+        if isinstance(tower, Bridged):
+            token_BND = tower.encoded(image)
             last_BND = tower.bridge(token_BND)
         else:
             token_BND = last_BND = without_registers(tower.forward_features(image), tower)

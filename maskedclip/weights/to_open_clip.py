@@ -81,7 +81,8 @@ def _local(text: str) -> bool:
 
 def _is_plain(source: SourceRun) -> bool:
     """Whether one of timm's own names is enough: no bridge, and no further arguments."""
-    return not source.tensors("bridge.") and not timm_name(source)[1]
+    extra = source.tensors("bridge.") or timm_name(source)[1] or source.positions == "rotary"
+    return not extra
 
 
 def _vision_name(source: SourceRun) -> str:

@@ -29,10 +29,11 @@ def file_name(source: SourceRun) -> str:
 
 def write(source: SourceRun, folder: Path, final: Path) -> None:  # noqa: ARG001 (as all targets)
     """Write the .pth; ValueError where RETFound's network has no place for these weights."""
-    if source.registers:
+    if source.registers or source.positions == "rotary":
+        what = f"{source.registers} register tokens" if source.registers else "rotary positions"
         raise ValueError(
-            f"{source.file}: {source.registers} register tokens, which RETFound's network has not; "
-            f"use --to timm, hf, onnx or open_clip"
+            f"{source.file}: {what}, which RETFound's network has not; use --to timm, hf, onnx or "
+            f"open_clip"
         )
     torch.save({"model": source.encoder}, folder / file_name(source))
 

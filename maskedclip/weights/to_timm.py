@@ -14,6 +14,7 @@ from timm.data import create_transform, resolve_model_data_config
 
 from maskedclip.data.labelled_views import RESIZE
 from maskedclip.data.transforms import MEAN, STD
+from maskedclip.models.checkpoints.architectures import with_layer_scale
 from maskedclip.models.checkpoints.sealed import save_sealed
 from maskedclip.models.maskedclip import SIZES
 from maskedclip.weights.source_run import (
@@ -35,26 +36,37 @@ def timm_name(source: SourceRun) -> tuple[str, dict[str, Any]]:
     kind, size = source.size, str(source.header["size"])
     named = size if size in _NAMED else "tiny"
     other: dict[str, Any] = {}
-    if source.image_size != 224:
+    if source.image_size != 224 or source.positions == "rotary":
         other["img_size"] = source.image_size
     if source.patch_size != 16:
         other["patch_size"] = source.patch_size
-    if source.registers:
+    if source.positions == "rotary":
+        if source.registers != 4:
+            other["num_reg_tokens"] = source.registers
+    elif source.registers:
         other |= {"reg_tokens": source.registers, "no_embed_class": True}
     if kind != SIZES[named]:
         other |= {"embed_dim": kind.width, "depth": kind.depth, "num_heads": kind.heads}
-    return f"vit_{named}_patch16_224", other
+    kind_of_name = "dinov3_qkvb" if source.positions == "rotary" else "224"
+    return f"vit_{named}_patch16_{kind_of_name}", other
+
+
+def _unpooled(source: SourceRun) -> dict[str, Any]:
+    """Return the arguments that keep the encoder's own norm before the mean of the patches."""
+    # DINOv3's does so of itself
+    return {"global_pool": "avg"} | ({} if source.positions == "rotary" else {"fc_norm": False})
 
 
 def write(source: SourceRun, folder: Path, final: Path) -> None:  # noqa: ARG001 (as all targets)
     """Write the weights, and config.json as timm's hub folders have it."""
     name, other = timm_name(source)
-    save_sealed(source.encoder, folder / WEIGHTS, images=source.images)
+    tensors = with_layer_scale(source.timms) if source.positions == "rotary" else source.timms
+    save_sealed(tensors, folder / WEIGHTS, images=source.images)
     config: dict[str, Any] = {
         "architecture": name,
         "num_classes": 0,
         "num_features": source.size.width,
-        "model_args": {"global_pool": "avg", "fc_norm": False, **other},
+        "model_args": {**_unpooled(source), **other},
         "pretrained_cfg": {
             "tag": source.name,
             "input_size": [3, source.image_size, source.image_size],
@@ -78,9 +90,8 @@ def compare(source: SourceRun, folder: Path) -> list[FeatureCheck]:
     """Return how far timm's features are from the run's, by both ways of opening."""
     name, other = timm_name(source)
     by_name = timm.create_model(
-        name, checkpoint_path=str(folder / WEIGHTS), num_classes=0, global_pool="avg",
-        fc_norm=False, **other,
-    ).eval()  # fmt: skip
+        name, checkpoint_path=str(folder / WEIGHTS), num_classes=0, **_unpooled(source), **other
+    ).eval()
     by_folder = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
     images = example_images()
     image_BCHW = preprocessed(images, source.image_size)
@@ -114,10 +125,11 @@ def usage_code(source: SourceRun, folder: Path) -> list[str]:  # noqa: ARG001 (a
 def notes(source: SourceRun) -> list[str]:
     """Return what a user of the export should know."""
     name, other = timm_name(source)
-    more = "".join(f", {key}={value}" for key, value in other.items())
+    arguments = (_unpooled(source) | other).items()
+    more = "".join(f', {k}="{v}"' if isinstance(v, str) else f", {k}={v}" for k, v in arguments)
+    trainable = "the positions, fixed sines in the run, are a parameter in timm and may be trained"
     return [
-        "the positions, fixed sines in the run, are a parameter in timm and may be trained",
-        f'opened by name ("{name}", checkpoint_path=..., num_classes=0, global_pool="avg", '
-        f"fc_norm=False{more}) the network is the same, but timm knows no colours and crop of the "
-        f"run: its transform gives other features",
+        *([] if source.positions == "rotary" else [trainable]),
+        f'opened by name ("{name}", checkpoint_path=..., num_classes=0{more}) the network is the '
+        f"same, but timm knows no colours and crop of the run: its transform gives other features",
     ]

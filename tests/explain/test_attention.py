@@ -17,6 +17,7 @@ from maskedclip.explain.attention import (
     similarity,
 )
 from maskedclip.explain.pointing_game import pointing
+from maskedclip.models.blocks import Attention, Group
 from maskedclip.models.maskedclip import build
 
 HEADS = 4
@@ -92,6 +93,19 @@ def test_our_blocks_are_recorded_as_the_same_weights_in_timm_are() -> None:
         timm.forward_features(some_images())
     for layer, other in zip(records, by_timm, strict=True):
         torch.testing.assert_close(layer.attention(), other.attention())
+
+
+def test_turned_queries_and_keys_are_recorded_of_rotary_blocks() -> None:
+    torch.manual_seed(0)
+    layer, groups = Attention(width=32, heads=HEADS, rotary=True), (Group(2, 5),)
+    angle_TC = torch.randn(10, 4)
+    x_TD, turn_2TC = torch.randn(10, 32), torch.stack([angle_TC.cos(), angle_TC.sin()])
+    with recorded([layer], images=2, heads=HEADS) as records:
+        layer(x_TD, groups, None, turn_2TC)
+    mixed_BHLD = records[0].attention() @ records[0].value_BHLD
+    torch.testing.assert_close(
+        mixed_BHLD.transpose(1, 2).reshape(10, -1), records[0].mixed_BLD.detach()
+    )
 
 
 def test_a_network_is_as_before_once_it_was_recorded() -> None:

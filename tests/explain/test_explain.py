@@ -103,11 +103,13 @@ def test_prompts_and_classes_have_the_probabilities_that_the_model_gives(
             assert only.probability == pytest.approx(probability_Y.max().item())
 
 
+@pytest.mark.parametrize("positions", ["sine", "rotary"])
 def test_maps_of_networks_with_registers_are_of_the_patches(
-    photographs: tuple[str, ...], tmp_path: Path
+    photographs: tuple[str, ...], tmp_path: Path, positions: str
 ) -> None:
-    exported(tmp_path / "whole", patch_size=8, registers=3)
-    for weights in (tmp_path / "whole", tmp_path / "whole" / "encoder.safetensors"):
+    exported(tmp_path / "whole", patch_size=8, registers=3, positions=positions)
+    alone = [tmp_path / "whole" / "encoder.safetensors"] if positions == "sine" else []
+    for weights in (tmp_path / "whole", *alone):
         model = load(weights)
         whole = weights.is_dir()
         image_BCHW = preparation(32)(Image.open(photographs[0]))[None]

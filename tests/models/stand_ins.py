@@ -41,6 +41,19 @@ def retfound_green() -> dict[str, Any]:
     return network.state_dict()
 
 
+def dinov3() -> dict[str, Any]:
+    """ViT-S/16, with the names of its own code."""
+    network = timm.create_model("vit_small_patch16_dinov3_qkvb", num_classes=0)
+    tensors = renamed(network, (r"\.gamma_(\d)", r".ls\1.gamma"), ("reg_token", "storage_tokens"))
+    for block in range(12):
+        stem = f"blocks.{block}.attn"
+        query_D, value_D = tensors.pop(f"{stem}.q_bias"), tensors.pop(f"{stem}.v_bias")
+        key_D = torch.full_like(query_D, torch.nan)  # which its mask leaves out
+        tensors[f"{stem}.qkv.bias"] = torch.cat([query_D, torch.zeros_like(query_D), value_D])
+        tensors[f"{stem}.qkv.bias_mask"] = torch.cat([query_D * 0 + 1, key_D, value_D * 0 + 1])
+    return tensors | {"rope_embed.periods": 100 ** (torch.arange(16) / 16)}
+
+
 def flair() -> dict[str, Any]:
     network = torchvision.models.resnet50()
     network.fc = nn.Identity()
@@ -67,6 +80,7 @@ def eyeclip() -> dict[str, Any]:
 # by card: the name of the file, its content, its vocabulary
 STAND_INS: dict[str, tuple[str, Callable[[], dict[str, Any]], Sequence[str]]] = {
     "RETFound-Green": ("random_retfound_green.pth", retfound_green, ()),
+    "DINOv3": ("random_dinov3_vits16.pth", dinov3, ()),
     "FLAIR": ("random_flair.pth", flair, ENGLISH),
     "EyeCLIP": ("random_eyeclip.pt", eyeclip, ()),
 }

@@ -76,16 +76,18 @@ def test_starts_are_of_each_sequence_and_the_end_of_the_last():
 def grads(blocks: torch.nn.ModuleList, x_TD: Tensor, groups: tuple[Group, ...]) -> list[Tensor]:
     blocks.zero_grad()
     leaf_TD = x_TD.clone().requires_grad_()
-    out_TD = run(blocks, leaf_TD, groups)
+    angle_TC = x_TD[:, :8].cos() if blocks[0].attn.rotary else None
+    out_TD = run(blocks, leaf_TD, groups, angle_TC=angle_TC)
     out_TD.backward(x_TD.sin())
     return [out_TD, leaf_TD.grad, *(parameter.grad.clone() for parameter in blocks.parameters())]
 
 
 @pytest.mark.usefixtures("kernel_of_processors")
+@pytest.mark.parametrize("rotary", [False, True])
 @pytest.mark.parametrize("groups", [(Group(4, 6),), (Group(3, 5), Group(2, 9))])
-def test_one_kernel_gives_the_values_and_gradients_of_attention_by_group(groups):
+def test_one_kernel_gives_the_values_and_gradients_of_attention_by_group(groups, rotary):
     torch.manual_seed(0)
-    blocks = torch.nn.ModuleList(Block(width=32, heads=2) for _ in range(2))
+    blocks = torch.nn.ModuleList(Block(width=32, heads=2, rotary=rotary) for _ in range(2))
     x_TD = torch.randn(sum(group.tokens for group in groups), 32)
     expected = grads(blocks, x_TD, groups)
     assert not CALLS
@@ -127,9 +129,10 @@ def test_the_encoder_s_masked_and_whole_tokens_pass_one_kernel_a_block():
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("kernel_of_processors")
-def test_compiled_blocks_attend_by_one_kernel_in_one_graph():
+@pytest.mark.parametrize("rotary", [False, True])
+def test_compiled_blocks_attend_by_one_kernel_in_one_graph(rotary):
     torch.manual_seed(0)
-    blocks = torch.nn.ModuleList(Block(width=32, heads=2) for _ in range(2))
+    blocks = torch.nn.ModuleList(Block(width=32, heads=2, rotary=rotary) for _ in range(2))
     attend_by("varlen", [blocks], BF16, HOPPER)
     groups = (Group(3, 5), Group(2, 9))
     x_TD = torch.randn(33, 32)

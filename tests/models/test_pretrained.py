@@ -7,15 +7,24 @@ import pytest
 import timm
 import torch
 from safetensors.torch import save_file
+from timm.models.eva import Eva
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
+from transformers import DINOv3ViTConfig, DINOv3ViTModel
 
 from maskedclip.data.transforms import MEAN, STD
 from maskedclip.models.checkpoints.architectures import Network
 from maskedclip.models.maskedclip import MaskedCLIP, build
 from maskedclip.models.patches import take
-from maskedclip.models.pretrained import begin_from, encoder_info, export, load_encoder
+from maskedclip.models.pretrained import (
+    begin_from,
+    check_start,
+    encoder_info,
+    export,
+    load_encoder,
+)
 from tests.models.checkpoints.test_architectures import drawn, renamed
+from tests.models.test_encoder import timms_blocks
 
 
 def network(size: str = "micro", image_size: int = 32, **changes: Any) -> MaskedCLIP:
@@ -130,9 +139,12 @@ def both(
     with torch.no_grad():
         masked, whole = ours.eval().encoder(ours_BCHW, visible_BV, 2)
         token_BLD = theirs.eval().forward_features(theirs_BCHW)
-        few_BLD = theirs._pos_embed(theirs.patch_embed(theirs_BCHW))
+        few_BLD, rope = theirs._pos_embed(theirs.patch_embed(theirs_BCHW)), None
+        if isinstance(theirs, Eva):
+            few_BLD, rope_NC = few_BLD
+            rope = rope_NC[visible_BV][:, None]  # an axis of heads
         few_BLD = torch.cat([few_BLD[:, :first], take(few_BLD[:, first:], visible_BV)], dim=1)
-        few_BLD = theirs.norm(theirs.blocks(few_BLD))
+        few_BLD = timms_blocks(theirs, few_BLD, rope)
     pairs = (whole, token_BLD), (masked, few_BLD)
     return [(own, torch.cat([x[:, :1], x[:, first:]], dim=1)) for own, x in pairs]
 
@@ -155,18 +167,96 @@ def test_an_encoder_begun_from_registers_gives_the_features_of_timms_own(
 
 def test_registers_are_asked_for_by_the_flags_that_fit(tmp_path: Path) -> None:
     torch.save(retfound_green("timm"), tmp_path / "RETFoundGreen.pth")
-    said = r"patches of 14 pixels and 4 registers; set --model\.size=small --model\.patch_size=14 "
-    with pytest.raises(ValueError, match=said + r"--model\.registers=4 --model\.image_size=224 "):
+    with pytest.raises(ValueError, match=r"14 pixels and 4 registers; set --model\.registers=4$"):
         begin_from(network("small", 56, patch_size=14), tmp_path / "RETFoundGreen.pth")
     save_file(third_party().state_dict(), tmp_path / "vit.safetensors")
-    with pytest.raises(ValueError, match=r"and 0 registers; set .* --model\.registers=0 "):
+    with pytest.raises(ValueError, match=r"and 0 registers; set --model\.registers=0$"):
         begin_from(network(registers=4), tmp_path / "vit.safetensors")
 
 
-def test_a_run_with_registers_is_read_by_timm_as_it_is(tmp_path: Path) -> None:
+@pytest.mark.parametrize("layout", ["meta", "timm", "timm without biases", "transformers"])
+def test_an_encoder_begun_from_dinov3_gives_the_features_of_timms_own(
+    tmp_path: Path, layout: str
+) -> None:
+    path = tmp_path / "dinov3_vits16_pretrain.pth"
+    torch.save(dinov3(layout), path)
+    model = network("small", 64, registers=4, positions="rotary")
+    report = begin_from(model, path)
+    assert (report.format, report.missing) == ("DINOv3", [])
+    visible_BV = torch.tensor([[0, 3, 9], [2, 7, 15]])
+    timms, _ = load_encoder(path, image_size=64, global_pool="token")
+    for ours, theirs in both(model, timms, 64, visible_BV):
+        assert theirs.std() > 0.1
+        assert (ours - theirs).abs().max() < 1e-5
+
+
+def test_an_encoder_begun_from_dinov3_gives_the_features_of_transformers_own(
+    tmp_path: Path,
+) -> None:
+    theirs = transformers_dinov3()
+    torch.save(theirs.state_dict(), tmp_path / "dinov3.pth")
+    model = network("small", 96, registers=4, positions="rotary")  # it was made for 64
+    begin_from(model, tmp_path / "dinov3.pth")
+    image_BCHW = torch.randn(2, 3, 96, 96, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        _, ours_BND = model.eval().encoder(image_BCHW, None, 2)
+        theirs_BND = theirs(image_BCHW)[0][:, [0, *range(5, 41)]]
+    assert theirs_BND.std() > 0.1
+    assert (ours_BND - theirs_BND).abs().max() < 1e-5
+
+
+def transformers_dinov3() -> Any:
+    config = DINOv3ViTConfig(
+        image_size=64, patch_size=16, hidden_size=384, num_hidden_layers=12,
+        num_attention_heads=6, intermediate_size=1536, num_register_tokens=4,
+    )  # fmt: skip
+    return drawn(DINOv3ViTModel(config))
+
+
+def dinov3(layout: str) -> dict[str, Tensor]:
+    """DINOv3's ViT-S/16 with values that show."""
+    if layout == "transformers":
+        return transformers_dinov3().state_dict()
+    bias = "" if "without" in layout else "_qkvb"
+    timms = drawn(timm.create_model(f"vit_small_patch16_dinov3{bias}", num_classes=0))
+    if layout != "meta":
+        return timms.state_dict()
+    tensors = renamed(timms, (r"\.gamma_(\d)", r".ls\1.gamma"), ("reg_token", "storage_tokens"))
+    for block in range(12):
+        stem = f"blocks.{block}.attn"
+        query_D, value_D = tensors.pop(f"{stem}.q_bias"), tensors.pop(f"{stem}.v_bias")
+        nothing_D = torch.full_like(query_D, torch.nan)  # which their mask leaves out
+        tensors[f"{stem}.qkv.bias"] = torch.cat([query_D, torch.zeros_like(query_D), value_D])
+        tensors[f"{stem}.qkv.bias_mask"] = torch.cat([query_D * 0, nothing_D, value_D * 0])
+    return tensors | {"rope_embed.periods": torch.ones(16), "mask_token": torch.zeros(1, 384)}
+
+
+def test_rotary_positions_are_asked_for_by_the_flags_that_fit(tmp_path: Path) -> None:
+    torch.save(dinov3("timm"), tmp_path / "dinov3.pth")
+    shape = {"size": "small", "patch_size": 16, "registers": 0, "positions": "sine"}
+    said = r"4 registers and rotary positions; set --model\.registers=4 --model\.positions=rotary$"
+    with pytest.raises(ValueError, match=said):
+        begin_from(network("small", 64), tmp_path / "dinov3.pth")
+    with pytest.raises(ValueError, match=said):
+        check_start(tmp_path / "dinov3.pth", **shape)
+    check_start(tmp_path / "dinov3.pth", **(shape | {"registers": 4, "positions": "rotary"}))
+    save_file(third_party().state_dict(), tmp_path / "vit.safetensors")
+    with pytest.raises(ValueError, match=r"and sine positions; set --model\.positions=sine$"):
+        begin_from(network(positions="rotary"), tmp_path / "vit.safetensors")
+
+
+@pytest.mark.parametrize(
+    "kind", [{"registers": 2}, {"positions": "rotary"}, {"registers": 2, "positions": "rotary"}]
+)
+def test_a_run_with_registers_or_rotary_positions_is_read_by_timm_as_it_is(
+    tmp_path: Path, kind: dict[str, Any]
+) -> None:
     torch.manual_seed(1)
-    model = network(registers=2)
-    export(model.state_dict(), {"size": "micro", "image_size": 32, "registers": 2}, tmp_path)
+    model = network(**kind)
+    export(model.state_dict(), {"size": "micro", "image_size": 32, **kind}, tmp_path)
+    again = network(**kind)
+    assert begin_from(again, tmp_path / "encoder.safetensors").missing == []
+    assert again.encoder.norm.eps == model.encoder.norm.eps
     timms, report = load_encoder(tmp_path, global_pool="token")
     assert (report.missing, report.unexpected) == ([], [])
     for ours, theirs in both(model, timms, 32, torch.tensor([[0, 3], [2, 1]])):

@@ -138,9 +138,10 @@ def loaded(config: Config, world: int, paired: int, unpaired: int) -> Config:
     return override(config, shares)
 
 
-def test_planned_memory_and_traffic_are_those_of_a_traced_step_of_the_demo():
+@pytest.mark.parametrize("kind", [{}, {"model.registers": 4, "model.positions": "rotary"}])
+def test_planned_memory_and_traffic_are_those_of_a_traced_step_of_the_demo(kind):
     shallow = {"model.bridge_depth": 1, "model.feature_decoder_depth": 1}  # a trace takes seconds
-    found, planned = traced_and_planned(loaded(override(demo(), shallow), 2, 8, 8), 2, 12)
+    found, planned = traced_and_planned(loaded(override(demo(), shallow | kind), 2, 8, 8), 2, 12)
     assert planned == pytest.approx(found, rel=0.1)
 
 

@@ -15,7 +15,7 @@ from maskedclip.data.multi_crop import Crops
 from maskedclip.engine.checkpoint import full_weights, restore
 from maskedclip.engine.distributed import process_group
 from maskedclip.engine.step_guard import StepGuard
-from maskedclip.models.blocks import sincos_positions
+from maskedclip.models.blocks import rotary_angles, sincos_positions
 from maskedclip.models.dinov2 import HeadShape, Student
 from maskedclip.models.encoder import Encoder
 from maskedclip.models.pretrained import load_encoder, read_weights
@@ -148,8 +148,9 @@ def test_with_centres_the_loss_rises_by_the_targets_entropy_while_the_student_le
         {"dino.separate_heads": False},
         {"dino.ibot": 0.0, "dino.drop_path": 0.0},
         {"model.registers": 4},
+        {"model.positions": "rotary"},
     ],
-    ids=["as it is", "one head", "nothing masked", "registers"],
+    ids=["as it is", "one head", "nothing masked", "registers", "rotary"],
 )
 def test_every_weight_of_dinov2_learns_and_the_operations_are_those_that_torch_counts(
     small, changes
@@ -185,6 +186,8 @@ def test_local_crops_have_learnt_positions_where_the_global_ones_have():
     assert learnt_1ND.shape == (1, 4, 32)
     torch.testing.assert_close(learnt_1ND.mean(), encoder.pos_embed.mean(), rtol=0, atol=0.1)
     assert Student(encoder, heads, local_grid=4).local_position.equal(encoder.pos_embed)
+    rotary = Encoder(image_size=64, patch_size=16, width=32, depth=1, heads=2, positions="rotary")
+    assert Student(rotary, heads, local_grid=2).local_position.equal(rotary_angles(2, 16))
 
 
 def test_rates_follow_the_layers_and_the_step(small):

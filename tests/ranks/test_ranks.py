@@ -114,6 +114,15 @@ def test_a_run_on_two_ranks_is_the_run_of_one(together, alone):
         torch.testing.assert_close(trained[name], tensor, rtol=1e-3, atol=1e-5)
 
 
+def test_registers_and_rotary_positions_on_two_ranks_are_those_of_one(small):
+    kind = {"model.registers": 3, "model.positions": "rotary", "engine.sharding": "shard"}
+    config = override(small, kind)
+    reference = pretrain(override(config, {"name": "alone"}))
+    on_ranks(2, pretrain_on_a_rank, config)
+    for row, expected in zip(losses(config.directory), losses(reference), strict=True):
+        assert row == pytest.approx(expected, rel=1e-5, abs=1e-6)
+
+
 def test_two_ranks_of_two_parts_each_are_the_run_of_one(small, alone):
     on_ranks(2, pretrain_on_a_rank, override(small, {"optim.accumulate": 2}))
     for row, expected in zip(losses(small.directory), losses(alone), strict=True):

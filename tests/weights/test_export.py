@@ -170,27 +170,40 @@ def test_the_class_token_and_the_sigmoids_bias_go_to_open_clip(tmp_path: Path) -
 
 @pytest.mark.parametrize("depth", [1, 0])
 @pytest.mark.parametrize("to", ["timm", "hf", "onnx", "open_clip"])
-def test_registers_go_out_and_are_no_patches(to: str, depth: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "kind", [{"registers": 3}, {"positions": "rotary"}, {"positions": "rotary", "registers": 3}]
+)
+def test_registers_go_out_and_are_no_patches_and_rotary_positions_are_dinov3s(
+    to: str, depth: int, kind: dict[str, Any], tmp_path: Path
+) -> None:
     if to == "onnx":
         pytest.importorskip("onnxruntime")
     if to == "open_clip":
         pytest.importorskip("open_clip")
     run = tmp_path / "run"
-    exported(run, registers=3, bridge_depth=depth)
+    exported(run, patch_size=8, bridge_depth=depth, **kind)
     target, source, folder = written(run, to, tmp_path / to)
     assert_equal(target, source, folder)
+    assert len(target.notes(source)) > 0
     if to in ("timm", "hf"):
         named = run_code(target, source, folder, image=example_images()[0])
         run_BD = run_features(source, preprocessed(example_images()[:1], 32))
         assert max_difference(named["feature"], run_BD) <= 1e-5
     if to == "hf":
-        assert type(named["model"]).__name__ == "Dinov2WithRegistersModel"
+        name = "DINOv3ViTModel" if "positions" in kind else "Dinov2WithRegistersModel"
+        assert type(named["model"]).__name__ == name
         assert "model = AutoModel" in target.opening_code(source, folder)[-1]
 
 
-def test_retfounds_network_has_no_registers(tmp_path: Path) -> None:
-    exported(tmp_path / "run", registers=3)
-    with pytest.raises(ValueError, match="3 register tokens, which RETFound's network has not; "):
+@pytest.mark.parametrize(
+    ("kind", "what"),
+    [({"registers": 3}, "3 register tokens"), ({"positions": "rotary"}, "rotary positions")],
+)
+def test_retfounds_network_has_no_registers_nor_rotary_positions(
+    kind: dict[str, Any], what: str, tmp_path: Path
+) -> None:
+    exported(tmp_path / "run", **kind)
+    with pytest.raises(ValueError, match=f"{what}, which RETFound's network has not; "):
         export(tmp_path / "run", "retfound")
 
 

@@ -6,6 +6,7 @@ from functools import partial
 from typing import Any, Literal, NamedTuple, cast
 
 import timm
+import torch
 from timm.layers import LayerNorm, Mlp, SwiGLU, SwiGLUPacked, resample_abs_pos_embed
 from timm.models.eva import Eva
 from timm.models.resnet import ResNet
@@ -25,6 +26,12 @@ _DEPTHS = {
     4096: ("ViT-7B", 40),
 }  # fmt: skip
 _RESNET50 = (3, 4, 6, 3)  # blocks of its four stages
+# of timm's vit_*_patch16_dinov3: what none of its sizes changes
+DINOV3: dict[str, Any] = {
+    "use_rot_pos_emb": True, "use_abs_pos_emb": False, "rope_type": "dinov3",
+    "rope_temperature": 100.0, "rope_rotate_half": True, "use_fc_norm": False,
+    "dynamic_img_size": True, "norm_layer": partial(LayerNorm, eps=1e-5),
+}  # fmt: skip
 _MLPS: dict[str, Any] = {"plain": Mlp, "packed": SwiGLUPacked, "gated": SwiGLU}
 
 
@@ -248,23 +255,24 @@ def _dinov3(
     drop_path: float,
     global_pool: Pool,
 ) -> Eva:
-    bias = "_qkvb" if architecture["qkv_bias"] else ""
-    network = timm.create_model(
-        f"vit_small_patch16_dinov3{bias}",  # its other sizes differ in these numbers alone
+    gated = architecture["mlp"] == "gated"
+    return Eva(
         img_size=image_size,
         patch_size=architecture["patch_size"],
         embed_dim=architecture["width"],
         depth=architecture["depth"],
         num_heads=architecture["heads"],
         mlp_ratio=(architecture["hidden"] + 0.5) / architecture["width"],
-        swiglu_mlp=architecture["mlp"] == "gated",
-        swiglu_align_to=int(architecture["mlp"] == "gated"),  # else timm packs both halves into one
+        qkv_bias=architecture["qkv_bias"],
+        init_values=1e-5 if architecture["layer_scale"] else None,
+        swiglu_mlp=gated,
+        swiglu_align_to=int(gated),  # else timm packs both halves into one
         num_reg_tokens=architecture["registers"],
         num_classes=num_classes,
         drop_path_rate=drop_path,
         global_pool=global_pool,
+        **DINOV3,
     )
-    return cast(Eva, network)
 
 
 def pooled(network: nn.Module, image_BCHW: Tensor) -> Tensor:
@@ -307,6 +315,34 @@ def to_eva_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
             renamed[name.replace("qkv.bias", "v_bias")] = value_D
             continue
         renamed[name.replace(".ls1.gamma", ".gamma_1").replace(".ls2.gamma", ".gamma_2")] = tensor
+    return renamed
+
+
+def with_layer_scale(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return tensors of timm's DINOv3 with layer scale, of 1 where they have none.
+
+    timm's names always build it.
+    """
+    scales = {
+        name.replace("norm1.weight", f"gamma_{place}"): torch.ones_like(tensor)
+        for name, tensor in tensors.items()
+        if name.startswith("blocks.") and name.endswith(".norm1.weight")
+        for place in (1, 2)
+    }
+    return scales | dict(tensors)
+
+
+def from_eva_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the tensors of `to_eva_names` as they were, the keys' bias 0."""
+    renamed: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        if name.endswith(".attn.q_bias"):
+            value_D = tensors[name.replace("q_bias", "v_bias")]
+            bias_E = torch.cat([tensor, torch.zeros_like(tensor), value_D])
+            renamed[name.replace("q_bias", "qkv.bias")] = bias_E
+        elif not name.endswith(".attn.v_bias"):
+            name = name.replace(".gamma_1", ".ls1.gamma").replace(".gamma_2", ".ls2.gamma")
+            renamed[name] = tensor
     return renamed
 
 

@@ -57,7 +57,7 @@ class SimMimStudent(nn.Module):
         patch_BND = encoder.patch_embed(image_BCHW)
         mask_11D = self.mask_token.to(patch_BND.dtype)
         patch_BND = torch.where(hidden_BN[:, :, None], mask_11D, patch_BND)
-        (token_BND,) = encoder.through([encoder.with_positions(patch_BND)])
+        (token_BND,) = encoder.through([encoder.placed(patch_BND)])
         return self.head(take(token_BND[:, 1:], hidden_BM))
 
     def patch_features(self, image_BCHW: Tensor) -> Tensor:

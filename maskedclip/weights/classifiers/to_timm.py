@@ -8,7 +8,7 @@ import timm
 import torch
 from timm.data import create_transform, resolve_model_data_config
 
-from maskedclip.models.checkpoints.architectures import plain_architecture
+from maskedclip.models.checkpoints.architectures import plain_architecture, with_layer_scale
 from maskedclip.models.checkpoints.files import read_facts
 from maskedclip.models.checkpoints.sealed import save_sealed
 from maskedclip.models.maskedclip import SIZES
@@ -73,7 +73,10 @@ def timm_model(source: ClassifierSource) -> tuple[str, dict[str, Any]]:
 def write(source: ClassifierSource, folder: Path, final: Path) -> None:  # noqa: ARG001 (as all)
     """Write the weights, and config.json as timm's hub folders have it."""
     name, arguments = timm_model(source)
-    save_sealed(source.tensors, folder / WEIGHTS, images=read_facts(source.file)[1])
+    tensors = source.tensors
+    if source.info.architecture["family"] == "eva":
+        tensors = with_layer_scale(tensors)
+    save_sealed(tensors, folder / WEIGHTS, images=read_facts(source.file)[1])
     preparation, count = source.info.preparation, len(source.classes)
     stem = {"first_conv": "conv1", "classifier": "fc"}
     if name != "resnet50":
