@@ -30,6 +30,7 @@ LEFT_OUT = {
     "submit_finetune.py": "tests/grid runs it",
     "submit_sweep.py": "tests/grid runs it",
     "tools/prefetch.py": "it needs a network",
+    "maskedclip_vits_continue --gpus 0": "its weights come from a hub",
     "mae_pretrain_vit_large.pth": "the file is not here",
     "maskedclip_vitl --nodes 1 --gpus 4": "counts for minutes; tests/plan and tests/doctor",
     "--cluster slurm": "plans for minutes; tests/jobs",
@@ -101,6 +102,12 @@ def test_the_commands_of_the_readme_run_in_their_order_on_drawn_data(tmp_path: P
     assert done.stdout.startswith("eye.jpg ")
     assert (tmp_path / "report" / "index.html").is_file()
     assert (tmp_path / "runs" / "small" / "export" / "timm").is_dir()
+    shutil.copy(ROOT / ".gitignore", tmp_path)
+    subprocess.run(["git", "init", "-q"], cwd=tmp_path, check=True)
+    status = ["git", "status", "--porcelain", "--untracked-files=normal"]
+    changed = subprocess.run(status, cwd=tmp_path, capture_output=True, text=True, check=True)
+    given = {".gitignore", "data/", "launchers", "my_images/", "tools"}
+    assert {line.split()[1] for line in changed.stdout.splitlines()} == given
 
 
 @pytest.mark.parametrize("part", LEFT_OUT)
