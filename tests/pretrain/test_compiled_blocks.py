@@ -31,6 +31,10 @@ def maskedclip(small: Config) -> Config:
     return test_methods.shrunk(small, "maskedclip")
 
 
+def rotary(small: Config) -> Config:
+    return override(maskedclip(small), {"model.positions": "rotary", "model.registers": 2})
+
+
 def mae(small: Config) -> Config:
     return test_methods.shrunk(small, "mae")
 
@@ -39,9 +43,10 @@ def clip(small: Config) -> Config:
     return test_methods.shrunk(small, "clip")
 
 
-# E_I of both groups, B, D_I, D_F and the teacher, whose blocks are all of one shape; E_T twice, as
-# captions have several lengths. In parts the pairs pass alone, too, without gradients. The heads of
-# DINOv2 are a graph of the first number of masked patches, then one of any.
+# E_I of both groups, B, D_I, D_F and the teacher, whose blocks are all of one shape (but where E_I
+# is rotary, and the teacher's B is not); E_T twice, as captions have several lengths. In parts the
+# pairs pass alone, too, without gradients. The heads of DINOv2 are a graph of the first number of
+# masked patches, then one of any.
 @pytest.mark.usefixtures("traced")
 @pytest.mark.parametrize(
     ("shrunk", "accumulate", "graphs"),
@@ -52,6 +57,7 @@ def clip(small: Config) -> Config:
         pytest.param(mae, 2, 2, marks=SLOW),
         pytest.param(clip, 1, 3, marks=SLOW),
         pytest.param(clip, 2, 6, marks=SLOW),
+        pytest.param(rotary, 1, 8, marks=SLOW),
         pytest.param(test_simmim.shrunk, 1, 1, marks=SLOW),
         pytest.param(test_simmim.shrunk, 2, 1, marks=SLOW),
         pytest.param(test_dinov2.shrunk, 1, 5, marks=SLOW),

@@ -46,6 +46,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "features alone": {"loss.mim": 0.0, "loss.clip": 0.0, "model.bridge_depth": 0},
     "two blocks of bridge": {"model.bridge_depth": 2},
     "fewer hidden": {"model.mask_ratio": 0.5},
+    "registers": {"model.registers": 3},
+    "rotary positions": {"model.positions": "rotary", "model.registers": 2},
 }
 ALL = [(name, {}) for name in METHODS] + [("maskedclip", changes) for changes in OPTIONS.values()]
 NAMES = [*METHODS, *OPTIONS]

@@ -32,6 +32,7 @@ FORMS: dict[str, dict[str, Any]] = {  # what sets other encoders apart from ours
     "packed": {"mlp": "packed", "hidden": 128, "layer_scale": True},
     "dinov3": {"family": "eva", "epsilon": 1e-5, "registers": 4, "mlp": "gated", "hidden": 64,
                "class_position": False, "layer_scale": True},
+    "rotary": {"family": "eva", "epsilon": 1e-5, "registers": 2, "class_position": False},
     "resnet50": {"family": "resnet50"},
 }  # fmt: skip
 IN_TRANSFORMERS = ("plain", "layer scale", "no bias, no class position")
