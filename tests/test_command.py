@@ -25,6 +25,7 @@ from maskedclip.command import (
 )
 from maskedclip.compare import COMPARE
 from maskedclip.config import Config, FinetuneConfig, LaunchConfig, field_kinds
+from maskedclip.data.storage.shards import ShardWriter
 from maskedclip.doctor.examine import DoctorConfig
 from maskedclip.explain.command import read_explain
 from maskedclip.finetune.command import read_evaluate, read_finetune
@@ -314,6 +315,12 @@ def test_help_of_a_recipe_shows_its_values(capsys):
         assert f"--model.size{value}" in capsys.readouterr().out
 
 
+MAE_ON_DRIVE = [
+    "launchers/submit_pretrain.py", "mae", "--gpus=0", "--cluster=local", "--data.paired_batch=0",
+    "--data.unpaired_batch=4", "--data.unpaired=shards/drive",
+]  # fmt: skip
+
+
 def test_a_launcher_runs_the_code_of_its_own_checkout(tmp_path):
     other = tmp_path / "maskedclip"
     other.mkdir()
@@ -352,6 +359,27 @@ def test_a_mistyped_directory_is_answered_with_the_nearest_by_every_command(word
     assert done.returncode == 2
     assert f"; did you mean {near}? Else " in done.stderr
     assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["-m", "maskedclip.evaluate", "random", "--datasets=shards/drive"],
+        ["-m", "maskedclip.finetune", "random", "--dataset=shards/drive"],
+        ["launchers/submit_finetune.py", "random", "--datasets=shards/drive", "--cluster=local"],
+        [*MAE_ON_DRIVE, "--after.datasets=shards/drive"],
+        [*MAE_ON_DRIVE, "--log.probe=shards/drive"],
+    ],
+)
+def test_a_dataset_without_a_label_is_refused_before_anything_else_is_said(words, tmp_path):
+    with ShardWriter(tmp_path / "shards" / "drive", "drive", counts={"labelled": 0}) as writer:
+        for number in range(4):
+            writer.add(f"s{number}", b"jpeg", {"labels": {}})
+    done = run(*(str(ROOT / w) if w.endswith(".py") else w for w in words), folder=tmp_path)
+    assert done.returncode == 2
+    assert "shards/drive: no sample has a label; choose a labelled dataset" in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert not (tmp_path / "runs").exists()
 
 
 def test_a_file_that_nobody_typed_is_not_answered_with_another(tmp_path):

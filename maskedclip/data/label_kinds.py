@@ -7,10 +7,18 @@ examined has no entry. The manifest names the kind of a task under `kinds` where
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 KINDS = ("class", "labels", "number")
 SEPARATOR = "|"  # no label holds it
+NO_LABEL = "no sample has a label; choose a labelled dataset"
+
+
+def refuse_unlabelled(directory: Path, manifest: Mapping[str, Any]) -> None:
+    """Raise ValueError where a manifest counts no sample with a label, before any is read."""
+    if manifest.get("counts", {}).get("labelled") == 0:
+        raise ValueError(f"{directory}: {NO_LABEL}")
 
 
 def kind_of(manifest: Mapping[str, Any], task: str) -> str:

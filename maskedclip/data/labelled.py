@@ -17,7 +17,7 @@ import numpy as np
 
 from maskedclip.data.class_names import joined_spellings
 from maskedclip.data.class_order import in_order, is_ordered
-from maskedclip.data.label_kinds import SEPARATOR, kind_of, labels_in, number_text
+from maskedclip.data.label_kinds import NO_LABEL, SEPARATOR, kind_of, labels_in, number_text
 from maskedclip.data.order import number
 from maskedclip.data.storage.shards import DamagedSample, Shards
 from maskedclip.data.stratified import chosen_units
@@ -101,17 +101,12 @@ def labelled(dataset: Shards, task: str = "", classes_order: Sequence[str] = ())
     entries, lost, unread = _entries(dataset)
     tasks = sorted({name for entry in entries for name in entry.labels})
     if not tasks:
-        raise ValueError(f"{dataset.directory}: no sample has a label; choose a labelled dataset")
+        raise ValueError(f"{dataset.directory}: {NO_LABEL}")
     if task and task not in tasks:
         near = difflib.get_close_matches(task, tasks, n=1)
         hint = f"did you mean {near[0]}? " if near else ""
         raise ValueError(f"{dataset.directory}: no task {task!r}; {hint}it has {', '.join(tasks)}")
     name = task or tasks[0]
-    if not task and len(tasks) > 1:
-        others = ", ".join(tasks[1:])
-        logger.info(
-            "%s: task %s, the first by name; --task has %s", dataset.directory, name, others
-        )
     if unread[name]:
         logger.warning(
             "%s: %d samples have a %s that is neither a text nor a list of texts: left out",
@@ -128,6 +123,11 @@ def labelled(dataset: Shards, task: str = "", classes_order: Sequence[str] = ())
             dataset.directory, whole[0], name,
         )  # fmt: skip
     together = _together(dataset)
+    if not task and len(tasks) > 1:  # behind what is refused, whose line stands alone
+        others = ", ".join(tasks[1:])
+        logger.info(
+            "%s: task %s, the first by name; --task has %s", dataset.directory, name, others
+        )
     return Task(name, classes or (name,), samples, lost, ordered, kind, together)
 
 

@@ -196,6 +196,7 @@ def encoders_of(weights: str) -> list[list[str]]:
 
 def check_dataset(directory: Path, task: str) -> None:
     """Raise ValueError where a dataset or a tree of images, or its task, does not exist."""
+    from maskedclip.data.label_kinds import refuse_unlabelled
     from maskedclip.data.storage.open_dataset import describe  # numpy, too
     from maskedclip.shards.image_folders import TASK, tree_of
 
@@ -205,6 +206,7 @@ def check_dataset(directory: Path, task: str) -> None:
         raise ValueError(f"{directory}: is a file of weights, not a dataset; name shards")
     tree = tree_of(directory)
     found = {} if tree else describe(directory)
+    refuse_unlabelled(directory, found)
     tasks = [TASK] if tree else list(found.get("classes", {}) | found.get("kinds", {}))
     if task and tasks and task not in tasks:
         hint = f"{did_you_mean(task, tasks, '')} it has {', '.join(tasks)}".strip()

@@ -8,6 +8,7 @@ import numpy as np
 
 from maskedclip.config import Config
 from maskedclip.data.image_hashes import tested_indices
+from maskedclip.data.label_kinds import refuse_unlabelled
 from maskedclip.data.pretraining_images import PretrainingImages
 from maskedclip.data.source import Source
 from maskedclip.data.stated_tests import stated_tests
@@ -100,7 +101,9 @@ def _check_datasets(config: Config, *, build: bool) -> None:
             if may_be_tree and not build and tree_of(directory) is not None:
                 continue
             shards = as_shards(directory) if may_be_tree else directory
-            describe(shards)
+            manifest = describe(shards)
+            if task_of.keys() & {*fields}:
+                refuse_unlabelled(shards, manifest)
         except ValueError as error:
             raise ValueError(f"{' and '.join(fields)}: {error}; {or_else(fields)}") from None
         for field in filter(task_of.get, fields):

@@ -83,8 +83,6 @@ def test_the_commands_of_the_readme_run_in_their_order_on_drawn_data(tmp_path: P
     for line in steps():
         words = words_of(line.replace("/data/", f"{tmp_path}/data/"))
         program = words[2] if words[1] == "-m" else words[1]
-        if "runs/other" in words:  # a second run: the first one's copy under another name
-            shutil.copytree(tmp_path / "runs" / "small", tmp_path / "runs" / "other")
         more = [] if words[-1] == "--help" else SHORTER.get(program, [])
         done = subprocess.run(
             [sys.executable, *words[1:], *more],
