@@ -16,6 +16,7 @@ OURS = ("maskedclip/report/new.py", "maskedclip/weights/new.py", "tests/report/t
 # written without an --out: a run, shards, their key, a check, a report's next, its other protocols
 USUAL = ("runs/small/metrics.jsonl", "shards/idrid/manifest.json", "shards/.maskedclip_key",
          "check/pairs.csv", "report/index.html", "report_knn/index.html",
+         "predictions.rows.jsonl",
          "RETFound_mae_natureCFP.pth", "eyeclip_visual.pt")  # fmt: skip
 
 
