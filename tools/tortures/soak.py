@@ -20,8 +20,7 @@ from tests.jobs.test_torchrun import flags
 NUMBER = 360  # windows
 SECONDS = 300.0
 WINDOW_S, EVERY_S = 10.0, 0.5
-WARM_UP_S = 60.0  # of which nothing is judged: caches fill
-LEAST_STEPS = 2000  # after the warm-up; fewer say nothing of a thousand
+LEAST_STEPS = 5000  # of the second half, which is judged: in the first, caches and pools fill
 LIMIT = 1.0  # MB a thousand steps, that the slope is surely above, is a leak
 SHM = Path("/dev/shm")
 
@@ -86,22 +85,23 @@ def taken(pid: int, rows: Path, seconds: float) -> Sample:
 
 
 def judged(samples: list[Sample]) -> Verdict:
-    warm = [sample for sample in samples if sample.seconds - samples[0].seconds > WARM_UP_S]
-    if len(warm) < 20 or warm[-1].step - warm[0].step < LEAST_STEPS:
-        return Verdict("harmless", f"not judged yet: {warm[-1].step if warm else 0} steps")
+    last = samples[-1].step if samples else 0
+    warm = [sample for sample in samples if 2 * sample.step > last]
+    if last < 2 * LEAST_STEPS:
+        return Verdict("harmless", f"not judged before step {2 * LEAST_STEPS}: at {last}")
     kilosteps = np.array([sample.step for sample in warm]) / 1000
     slope, half = slope_of(kilosteps, np.array([sample.memory_mb for sample in warm]))
     said = (
-        f"{warm[-1].step} steps in {warm[-1].seconds / 60:.1f} min: memory {slope:+.2f} "
+        f"steps {warm[0].step} to {last}, {warm[-1].seconds / 60:.1f} min: memory {slope:+.2f} "
         f"[{slope - half:+.2f}, {slope + half:+.2f}] MB a thousand steps, {warm[-1].memory_mb:.0f} "
         f"MB"
     )
     for name in ("handles", "threads", "shared_mb"):
         values = [getattr(sample, name) for sample in warm]
         third = len(values) // 3
-        first, last = max(values[:third]), max(values[-third:])
-        said += f"; {name} {first:g} -> {last:g}"
-        if last > first + 2 and name != "shared_mb":  # which is the machine's, not the run's
+        early, late = max(values[:third]), max(values[-third:])
+        said += f"; {name} {early:g} -> {late:g}"
+        if late > early + 2 and name != "shared_mb":  # which is the machine's, not the run's
             return Verdict("LOST", said)
     return Verdict("LOST" if slope - half > LIMIT else "harmless", said)
 
