@@ -15,14 +15,10 @@ def _tools(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(TOOLS))
 
 
-QUICK = {"checkpoints": 4, "shards": 41, "images": 12, "weights": 8}  # trials
+QUICK = {"checkpoints": 4, "shards": 41, "images": 12, "weights": 140}  # trials
 
 
-@pytest.mark.parametrize(
-    "section",
-    # test_damaged_weights.py has some of the weights' in the quick tests
-    [pytest.param(name, marks=pytest.mark.slow) if name == "weights" else name for name in QUICK],
-)
+@pytest.mark.parametrize("section", QUICK)
 def test_a_few_trials_of_a_section_find_nothing(section: str) -> None:
     from tortures.suite import Suite
     from tortures.trials import OURS
