@@ -127,12 +127,12 @@ def adamw_by_layer(model: nn.Module, *, layer_decay: float, weight_decay: float)
     """Return AdamW whose groups have an lr_scale: layer_decay^(blocks + 1 - layer), as in MAE.
 
     Layer 0 is patch embedding, positions and [CLS], then the blocks, then the head with its norm.
-    Nothing 1-D decays, nor positions and [CLS]. A ResNet has one rate (RETFound).
+    Nothing 1-D decays, nor positions, [CLS] and registers. A ResNet has one rate (RETFound).
     """
     groups = param_groups_layer_decay(
         model,
         weight_decay=weight_decay,
-        no_weight_decay_list=("pos_embed", "cls_token"),
+        no_weight_decay_list=("pos_embed", "cls_token", "reg_token"),
         layer_decay=layer_decay if hasattr(model, "blocks") else 1.0,
     )
     return AdamW(groups, lr=0.0, betas=(0.9, 0.999), fused=True)

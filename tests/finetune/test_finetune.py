@@ -206,8 +206,12 @@ def micro() -> VisionTransformer:
     return model
 
 
-def test_layer_decay_scales_are_maes() -> None:
-    model = micro()
+@pytest.mark.parametrize("registers", [0, 4])
+def test_layer_decay_scales_are_maes(registers: int) -> None:
+    model = VisionTransformer(
+        img_size=32, embed_dim=64, depth=3, num_heads=2, num_classes=3, reg_tokens=registers,
+        global_pool="avg",
+    )  # fmt: skip
     scales, decays = {}, {}
     for group in adamw_by_layer(model, layer_decay=0.65, weight_decay=0.05).param_groups:
         for parameter in group["params"]:
@@ -215,7 +219,7 @@ def test_layer_decay_scales_are_maes() -> None:
             decays[id(parameter)] = group["weight_decay"]
     depth = len(model.blocks)
     for name, parameter in model.named_parameters():
-        if name.startswith(("cls_token", "pos_embed", "patch_embed")):
+        if name.startswith(("cls_token", "reg_token", "pos_embed", "patch_embed")):
             layer = 0
         elif name.startswith("blocks."):
             layer = int(name.split(".")[1]) + 1
@@ -223,7 +227,7 @@ def test_layer_decay_scales_are_maes() -> None:
             assert name.startswith(("fc_norm.", "head."))
             layer = depth + 1
         assert scales[id(parameter)] == pytest.approx(0.65 ** (depth + 1 - layer)), name
-        vector = parameter.ndim == 1 or name in ("cls_token", "pos_embed")
+        vector = parameter.ndim == 1 or name in ("cls_token", "reg_token", "pos_embed")
         assert decays[id(parameter)] == (0.0 if vector else 0.05), name
 
 

@@ -219,7 +219,7 @@ def test_cells_that_a_spreadsheet_would_run_are_made_text() -> None:
     [
         (["cells", "images"], "cells: holds 2 fine-tuned runs; give one of them: cells/a, cells/b"),
         (["pretrained", "images"], "pretrained: a pre-training run, which has no classes"),
-        (["empty", "images"], "finetuned.safetensors: no such file; let the fine-tuning end"),
+        (["empty", "images"], "holds no finetuned.safetensors; name a fine-tuned run, or let"),
         (["images/x.jpg", "images"], "images/x.jpg: no fine-tuned network of ours"),
         (["nothing", "images"], "nothing: no such run; give a fine-tuned run"),
         (["cells/a", "pictures"], "pictures: no such folder or image"),

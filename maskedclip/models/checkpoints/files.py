@@ -207,7 +207,7 @@ def locate_classifier(run: str | Path) -> Path:
             f"python -m maskedclip.finetune {quote(str(path))} --dataset DIR"
         )
     raise ValueError(
-        f"{path / FINETUNED}: no such file; let the fine-tuning end, or name another run"
+        f"{path}: holds no {FINETUNED}; name a fine-tuned run, or let its fine-tuning end"
     )
 
 
