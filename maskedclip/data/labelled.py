@@ -10,6 +10,7 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from shlex import quote
 from sys import intern
 from typing import Any, NamedTuple
 
@@ -92,14 +93,20 @@ def labelled(dataset: Shards, task: str = "", classes_order: Sequence[str] = ())
     """Return the samples that have a label of `task`; an empty name takes the dataset's first.
 
     Those that exclude.csv names take no part. Classes are in the order that `classes_order` or the
-    dataset's card states, else in that of data/class_order.py. Raises ValueError where there are
-    no labels, no such task, a split of an unknown name, or a class that `classes_order` lacks.
+    dataset's card states, else in that of data/class_order.py. Raises ValueError where no sample
+    can be read or has a label, where there is no such task, a split of an unknown name, or a class
+    that `classes_order` lacks.
 
     Args:
         classes_order: the classes as grades, the lowest first.
     """
     entries, lost, unread = _entries(dataset)
     tasks = sorted({name for entry in entries for name in entry.labels})
+    if lost and not entries:
+        raise ValueError(
+            f"{dataset.directory}: none of its {len(lost)} samples can be read, the first: "
+            f"{lost[0]}; see python tools/check_shards.py {quote(str(dataset.directory))}"
+        )
     if not tasks:
         raise ValueError(f"{dataset.directory}: {NO_LABEL}")
     if task and task not in tasks:

@@ -27,7 +27,10 @@ from maskedclip.report.pages.text_tables import (
 _LONGEST = 100  # bytes of a table's name
 _TITLE = "Frozen encoders by protocol; in brackets 95 % intervals."
 _CAPTION = f"{_TITLE} Best bold, second underlined, of values without a dagger."
-_TESTED = "Paired by patient, against the best of a block; p adjusted for the encoders (Holm)."
+_TESTED = (
+    "Paired by patient where known, else by image, against the best of a block; p adjusted for the "
+    "encoders (Holm)."
+)
 
 
 class EncoderTable(NamedTuple):

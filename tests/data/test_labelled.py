@@ -136,6 +136,11 @@ def test_what_cannot_be_divided_is_refused_in_one_line(tmp_path: Path) -> None:
         labelled(dataset, "grades")
     with pytest.raises(ValueError, match="no sample has a label"):
         labelled(build(tmp_path / "none", [{}]))
+    gone = build(tmp_path / "gone", [graded(0), graded(1)])
+    for tar in gone.directory.glob("*.tar"):
+        tar.unlink()
+    with pytest.raises(ValueError, match=r"none of its 2 samples can be read, the first: .*\.tar"):
+        labelled(Shards(gone.directory))
     with pytest.raises(ValueError, match="is in split 'fold1'"):
         labelled(build(tmp_path / "odd", [graded(0, split="fold1")]))
     samples = [graded(i % 2, split="train") for i in range(8)] + [graded(0, split="val")]
