@@ -355,13 +355,18 @@ def rotary_angles(grid: int, head_width: int) -> Tensor:
     """Return angle_1NC of the patches, C half the channels of a head (DINOv3, axial).
 
     A patch's centre lies between -1 and 1 on both axes of any grid, and turns by 2 pi of it over
-    periods of 100^(k / (head_width / 4)): those of the row first, then those of the column.
+    `rotary_periods`: those of the row first, then those of the column.
     """
-    if head_width % 4:
-        raise ValueError(f"heads of {head_width} channels: rotary positions need a multiple of 4")
-    quarter = head_width // 4
-    period = 100.0 ** (torch.arange(quarter, dtype=torch.float64) / quarter)
+    period = rotary_periods(head_width)
     centre = (torch.arange(grid, dtype=torch.float64) + 0.5) / grid * 2 - 1
     angle = 2 * math.pi * centre[:, None] / period
     row, column = angle[:, None].expand(grid, grid, -1), angle[None].expand(grid, grid, -1)
-    return torch.cat([row, column], dim=-1).reshape(1, grid * grid, 2 * quarter).float()
+    return torch.cat([row, column], dim=-1).reshape(1, grid * grid, 2 * len(period)).float()
+
+
+def rotary_periods(head_width: int) -> Tensor:
+    """Return the periods of rotary positions, 100^(k / (head_width / 4)), in float64 (DINOv3)."""
+    if head_width % 4:
+        raise ValueError(f"heads of {head_width} channels: rotary positions need a multiple of 4")
+    quarter = head_width // 4
+    return 100.0 ** (torch.arange(quarter, dtype=torch.float64) / quarter)

@@ -21,6 +21,7 @@ from maskedclip.models.checkpoints.architectures import (
     Pool,
     build_network,
     check_depth,
+    check_rotary,
     family_of,
     from_eva_names,
     has_pooled_norm,
@@ -53,7 +54,7 @@ from maskedclip.models.checkpoints.formats import (
     training_datasets,
     with_stated_normalisation,
 )
-from maskedclip.models.checkpoints.key_mapping import to_timm_names
+from maskedclip.models.checkpoints.key_mapping import rotary_of, to_timm_names
 from maskedclip.models.checkpoints.load_report import LoadReport, load_into
 from maskedclip.models.maskedclip import SIZES, MaskedCLIP
 
@@ -126,6 +127,9 @@ def recognise(weights: Weights) -> Recognised:
         check_depth(tensors, family, _depth(weights, tensors))
         architecture = header.get("network") or infer_architecture(tensors, format, heads)
         architecture = architecture | {"pooled_norm": has_pooled_norm(tensors)}
+        check_rotary(rotary_of(weights.tensors), architecture)
+        if family == "eva":
+            _check_base(weights.sidecar)
         _check_finite(tensors)
     except ValueError as error:
         raise ValueError(f"{weights.name}: {error}") from error
@@ -240,6 +244,17 @@ def _check_finite(tensors: Mapping[str, Tensor]) -> None:
                 f"{name} holds values that are no finite numbers: its training diverged, or it is "
                 f"damaged; take earlier weights"
             )
+
+
+def _check_base(sidecar: Mapping[str, Any]) -> None:
+    """Raise ValueError where transformers' config.json states rotary positions of another base."""
+    stated = sidecar.get("rope_parameters")
+    base = (stated if isinstance(stated, dict) else sidecar).get("rope_theta", 100)
+    if base != 100:
+        raise ValueError(
+            f"config.json beside it: rope_theta {base}; rotary positions are read with base 100 "
+            f"alone; give weights of that"
+        )
 
 
 def encoder_info(network: nn.Module) -> EncoderInfo:

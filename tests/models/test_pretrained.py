@@ -26,6 +26,8 @@ from maskedclip.models.pretrained import (
 from tests.models.checkpoints.test_architectures import drawn, renamed
 from tests.models.test_encoder import timms_blocks
 
+PERIODS = 100 ** (torch.arange(16) / 16)  # of rotary positions of heads of 64 channels
+
 
 def network(size: str = "micro", image_size: int = 32, **changes: Any) -> MaskedCLIP:
     shape = {
@@ -228,7 +230,7 @@ def dinov3(layout: str) -> dict[str, Tensor]:
         nothing_D = torch.full_like(query_D, torch.nan)  # which their mask leaves out
         tensors[f"{stem}.qkv.bias"] = torch.cat([query_D, torch.zeros_like(query_D), value_D])
         tensors[f"{stem}.qkv.bias_mask"] = torch.cat([query_D * 0, nothing_D, value_D * 0])
-    return tensors | {"rope_embed.periods": torch.ones(16), "mask_token": torch.zeros(1, 384)}
+    return tensors | {"rope_embed.periods": PERIODS, "mask_token": torch.zeros(1, 384)}
 
 
 def test_rotary_positions_are_asked_for_by_the_flags_that_fit(tmp_path: Path) -> None:

@@ -13,18 +13,21 @@ from timm.models.resnet import ResNet
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
+from maskedclip.models.blocks import rotary_periods
 from maskedclip.models.checkpoints.formats import Family, WeightFormat
 
 Network = VisionTransformer | Eva | ResNet
 Pool = Literal["", "avg", "token"]
 Architecture = dict[str, Any]  # plain values, so that a header can hold them
-_HEADS = {1280: 16, 1408: 16, 1664: 16}  # by width, of ViT-H, -g and -bigG
+# by width, where they are not of 64 channels: of ViT-H, -g and -bigG, and of DINOv3's 7B
+_HEADS = {"vit": {1280: 16, 1408: 16, 1664: 16}, "eva": {4096: 32}}
 # published depths by width: no shape shows that blocks at the end are missing
 _DEPTHS = {
     192: ("ViT-Ti", 12), 384: ("ViT-S", 12), 768: ("ViT-B", 12), 1024: ("ViT-L", 24),
     1280: ("ViT-H", 32), 1408: ("ViT-g", 40), 1536: ("ViT-g", 40), 1664: ("ViT-bigG", 48),
     4096: ("ViT-7B", 40),
 }  # fmt: skip
+_ROUNDING = 0.025  # of published periods, of bf16: of the exponent up to 1.8 %, then of the power
 _RESNET50 = (3, 4, 6, 3)  # blocks of its four stages
 # of timm's vit_*_patch16_dinov3: what none of its sizes changes
 DINOV3: dict[str, Any] = {
@@ -117,12 +120,13 @@ def infer_architecture(
     hidden = second.shape[1] if first is None else first.shape[0]
     pre_norm = "norm_pre.weight" in tensors
     registers = tensors["reg_token"].shape[1] if "reg_token" in tensors else 0
+    usual = _HEADS[format.family].get(width, max(1, width // 64))
     architecture = {
         "family": format.family,
         "patch_size": patch_size,
         "width": width,
         "depth": depth,
-        "heads": heads or format.heads.get(width) or _HEADS.get(width) or max(1, width // 64),
+        "heads": heads or format.heads.get(width) or usual,
         "hidden": hidden,
         "mlp": mlp,
         "activation": "quick_gelu" if format.quick_gelu else "gelu",
@@ -146,6 +150,35 @@ def _check_positions(tensors: Mapping[str, Tensor], architecture: Architecture) 
             f"pos_embed has positions for {count} patches, which make no square; give an encoder "
             f"of square images"
         )
+
+
+def check_rotary(stored: Mapping[str, Tensor], architecture: Architecture) -> None:
+    """Raise ValueError where what a file stores of rotary positions is not what we turn by.
+
+    Args:
+        stored: as `rotary_of` returns it: periods (DINOv3's own code), or one over them
+            (`inv_freq`, transformers').
+    """
+    for name, tensor in stored.items():
+        if architecture["family"] != "eva":
+            raise ValueError(
+                f"{name}: rotary positions besides added ones, which no encoder that is read has; "
+                f"give one with either"
+            )
+        head_width = architecture["width"] // architecture["heads"]
+        wanted = rotary_periods(head_width)
+        found = tensor.double().flatten()
+        if name.endswith(".inv_freq"):
+            found = 1 / found
+        elif not name.endswith(".periods"):
+            raise ValueError(f"{name}: rotary positions other than DINOv3's, which alone are read")
+        if found.shape != wanted.shape or not torch.allclose(found, wanted, rtol=_ROUNDING, atol=0):
+            span = f" from {found.min():.4g} to {found.max():.4g}" if len(found) else ""
+            raise ValueError(
+                f"{name}: {len(found)} periods{span}; rotary positions are read with the "
+                f"{len(wanted)} of base 100 alone, from 1 to {wanted[-1]:.4g} (heads of "
+                f"{head_width} channels); give weights of those"
+            )
 
 
 def plain_architecture(width: int, depth: int, heads: int, patch_size: int = 16) -> Architecture:

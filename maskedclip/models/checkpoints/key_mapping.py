@@ -23,7 +23,8 @@ _FIRST = (
 )
 # of several encoders in a file, one with none of these words in its prefix is taken
 _OTHERS = ("momentum", "student", "ema", "decoder", "text")
-_CONSTANTS = (".bias_mask", "rope_embed.periods")  # of DINOv3: made anew by any network
+_CONSTANTS = ".bias_mask"  # of DINOv3: made anew by any network
+_ROTARY = re.compile(r"(?<![^.])(rope|rotary)\w*\.")  # the module that turns queries and keys
 
 _TIMM = (
     (r"^blocks\.\d+\.(\d+)\.", r"blocks.\1."),  # DINOv2's chunks; the second number counts through
@@ -88,17 +89,18 @@ def without_wrappers(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def to_timm_names(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
     """Return the encoder's tensors under timm's names, and the names of the file's other tensors.
 
-    Those of text towers and second encoders keep their own names. Raises ValueError where no
-    ViT or ResNet begins.
+    Those of text towers and second encoders keep their own names; what `rotary_of` returns is left
+    out. Raises ValueError where no ViT or ResNet begins.
     """
     plain = without_wrappers(tensors)
     prefix = _prefix(plain)
+    turning = rotary_of(tensors)
     inside = {
         name.removeprefix(prefix): tensor
         for name, tensor in plain.items()
-        if name.startswith(prefix) and not name.endswith(_CONSTANTS)
+        if name.startswith(prefix) and not name.endswith(_CONSTANTS) and name not in turning
     }
-    others = [name for name in plain if not name.startswith(prefix)]
+    others = [name for name in plain if not name.startswith(prefix) and name not in turning]
     first = next(name for name in _LAYOUTS if name in inside)
     renamed: dict[str, Tensor] = {}
     gated = any(".mlp.gate_proj." in name for name in inside)
@@ -111,6 +113,25 @@ def to_timm_names(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], lis
     _fuse(renamed)
     _shape(renamed)
     return renamed, others
+
+
+def rotary_of(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return what a file stores of its encoder's rotary positions, by the file's own names.
+
+    It lies in the encoder, in a block of it or in what holds the encoder. Raises ValueError where
+    no ViT or ResNet begins.
+    """
+    plain = without_wrappers(tensors)
+    prefix = _prefix(plain)
+
+    def is_ours(module: str) -> bool:
+        within = module.startswith(prefix)
+        if within:  # a decoder or text tower may be in there, too
+            return not any(word in module.removeprefix(prefix) for word in _OTHERS)
+        return prefix.startswith(module)
+
+    found = ((name, _ROTARY.search(name)) for name in plain)
+    return {name: plain[name] for name, match in found if match and is_ours(name[: match.start()])}
 
 
 def _prefix(names: Collection[str]) -> str:

@@ -132,7 +132,7 @@ def dinov3() -> Given:
         query_D, value_D = tensors.pop(f"{stem}q_bias"), tensors.pop(f"{stem}v_bias")
         tensors[f"{stem}qkv.bias"] = torch.cat([query_D, torch.ones(WIDTH), value_D])
         tensors[f"{stem}qkv.bias_mask"] = torch.ones(3 * WIDTH)
-    return {**tensors, "rope_embed.periods": torch.ones(16)}, tokens_of(network)
+    return {**tensors, "rope_embed.periods": 100 ** (torch.arange(16) / 16)}, tokens_of(network)
 
 
 def imagenet_21k() -> Given:
