@@ -10,7 +10,6 @@ import simplejpeg
 import torch
 from PIL import Image
 from torch import Tensor
-from torch._subclasses.fake_tensor import is_fake
 
 from maskedclip.data.photographs.decoding import PIXEL_LIMIT, is_plain_jpeg
 from maskedclip.data.photographs.decoding import decode as decode_file
@@ -284,12 +283,12 @@ def denormalise(image_BCHW: Tensor) -> Tensor:
 def constant(values: tuple[float, ...], device: torch.device) -> Tensor:
     """Return values on a device, copied there once: such a copy waits for all that is queued.
 
-    Of a FakeTensorMode they are its own, and not kept: a later step has to have values.
+    Those of a FakeTensorMode are its own: a real step has to have values.
     """
-    return _kept.__wrapped__(values, device) if is_fake(torch.empty(0)) else _kept(values, device)
+    return _kept(values, device, getattr(torch.empty(0), "fake_mode", None))
 
 
 @cache
-def _kept(values: tuple[float, ...], device: torch.device) -> Tensor:
+def _kept(values: tuple[float, ...], device: torch.device, _: object) -> Tensor:
     with torch.inference_mode(False):
         return torch.tensor(values, device=device)

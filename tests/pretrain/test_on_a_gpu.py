@@ -15,7 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 
 from maskedclip.config import Config, override
-from maskedclip.data.transforms import constant, normalise
+from maskedclip.data.transforms import normalise
 from maskedclip.engine.optimizer import adamw, scaled_adamw
 from maskedclip.engine.step_guard import StepGuard
 from maskedclip.models.blocks import attend_by
@@ -61,9 +61,7 @@ class Waits(TorchDispatchMode):
 @pytest.fixture
 def fake_cuda():
     dist.init_process_group("fake", rank=0, world_size=4, store=FakeStore())
-    constant.cache_clear()
     yield FakeTensorMode()
-    constant.cache_clear()  # it holds fake tensors
     dist.destroy_process_group()
 
 
