@@ -371,7 +371,8 @@ def begin_from(model: MaskedCLIP, path: str | Path) -> LoadReport:
     wanted = model.state_dict()
     ours = _geometry(wanted)
     assert ours is not None
-    _check_geometry(tensors, ours, str(path))
+    image_size = math.isqrt(model.encoder.patches) * ours.patch
+    _check_geometry(tensors, ours, image_size, str(path))
     begun = "encoder." if all(name.startswith("encoder.") for name in tensors) else ""
     fits = {k: v for k, v in tensors.items() if k in wanted and v.shape == wanted[k].shape}
     report = LoadReport(
@@ -404,7 +405,13 @@ class _Geometry(NamedTuple):
 
 
 def check_start(
-    path: str | Path, *, size: str, patch_size: int, registers: int, positions: str
+    path: str | Path,
+    *,
+    size: str,
+    image_size: int,
+    patch_size: int,
+    registers: int,
+    positions: str,
 ) -> None:
     """Raise ValueError where `begin_from` would refuse weights, or cannot read them.
 
@@ -418,7 +425,7 @@ def check_start(
         tensors = {f"encoder.{name}": tensor for name, tensor in recognised.tensors.items()}
     kind = SIZES[size]
     ours = _Geometry(kind.width, kind.depth, patch_size, registers, positions)
-    _check_geometry(tensors, ours, str(path))
+    _check_geometry(tensors, ours, image_size, str(path))
 
 
 def _is_whole(weights: Weights) -> bool:
@@ -426,7 +433,9 @@ def _is_whole(weights: Weights) -> bool:
     return bool(weights.header) and any(name.startswith("encoder.") for name in weights.tensors)
 
 
-def _check_geometry(tensors: Mapping[str, Tensor], ours: _Geometry, source: str) -> None:
+def _check_geometry(
+    tensors: Mapping[str, Tensor], ours: _Geometry, image_size: int, source: str
+) -> None:
     """Raise ValueError, with the flags to set, where encoders differ in what they are built of."""
     theirs = _geometry(tensors)
     if theirs is None or theirs == ours:
@@ -446,7 +455,9 @@ def _check_geometry(tensors: Mapping[str, Tensor], ours: _Geometry, source: str)
         others.append(f"--model.positions={theirs.positions}")
     if theirs[:3] != ours[:3]:
         others = [f"--model.size={sizes[0]}", f"--model.patch_size={patch}", *others]
-        others.append(f"--model.image_size={224 // patch * patch} (or another multiple of {patch})")
+    if image_size % patch:
+        near = max(1, round(image_size / patch)) * patch
+        others.append(f"--model.image_size={near} (or another multiple of {patch})")
     raise ValueError(f"{what}; set {' '.join(others)}")
 
 

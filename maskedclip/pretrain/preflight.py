@@ -152,8 +152,8 @@ def _check_weights(config: Config) -> None:
 
     model = config.model
     check_start(
-        config.init_from, size=model.size, patch_size=model.patch_size, registers=model.registers,
-        positions=model.positions,
+        config.init_from, size=model.size, image_size=model.image_size,
+        patch_size=model.patch_size, registers=model.registers, positions=model.positions,
     )  # fmt: skip
 
 

@@ -93,9 +93,16 @@ def test_weights_of_another_size_are_refused_in_one_line(tmp_path: Path) -> None
 def test_weights_of_other_patches_are_refused_with_the_flags_that_fit(tmp_path: Path) -> None:
     other = VisionTransformer(img_size=28, patch_size=14, embed_dim=192, depth=12, num_heads=3)
     save_file(other.state_dict(), tmp_path / "vit.safetensors")
-    flags = "set --model.size=tiny --model.patch_size=14 --model.image_size=224 "
+    size = r"set --model\.size=tiny --model\.patch_size=14"
+    flags = rf"{size} --model\.image_size=28 \(or another multiple of 14\)$"
     with pytest.raises(ValueError, match=flags):
         begin_from(network("tiny"), tmp_path / "vit.safetensors")
+    shape: dict[str, Any] = {"size": "small", "patch_size": 16}
+    shape |= {"registers": 0, "positions": "sine"}
+    for given, wanted in ((224, ""), (112, ""), (240, "238"), (8, "14")):
+        more = rf" --model\.image_size={wanted} \(or another multiple of 14\)" if wanted else ""
+        with pytest.raises(ValueError, match=f"{size}{more}$"):
+            check_start(tmp_path / "vit.safetensors", image_size=given, **shape)
 
 
 def test_weights_of_a_size_that_there_is_not_are_refused_with_those_that_there_are(
@@ -235,7 +242,8 @@ def dinov3(layout: str) -> dict[str, Tensor]:
 
 def test_rotary_positions_are_asked_for_by_the_flags_that_fit(tmp_path: Path) -> None:
     torch.save(dinov3("timm"), tmp_path / "dinov3.pth")
-    shape = {"size": "small", "patch_size": 16, "registers": 0, "positions": "sine"}
+    shape: dict[str, Any] = {"size": "small", "image_size": 64, "patch_size": 16}
+    shape |= {"registers": 0, "positions": "sine"}
     said = r"4 registers and rotary positions; set --model\.registers=4 --model\.positions=rotary$"
     with pytest.raises(ValueError, match=said):
         begin_from(network("small", 64), tmp_path / "dinov3.pth")

@@ -17,7 +17,9 @@ from tests.models.stand_ins import dinov3
 from tests.models.test_pretrained import dinov3 as in_layout
 from tests.models.test_pretrained import network, third_party
 
-START: dict[str, Any] = {"size": "small", "patch_size": 16, "registers": 4, "positions": "rotary"}
+START: dict[str, Any] = {
+    "size": "small", "image_size": 64, "patch_size": 16, "registers": 4, "positions": "rotary",
+}  # fmt: skip
 NAME = "rope_embed.periods"
 
 
