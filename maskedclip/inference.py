@@ -87,7 +87,7 @@ class Model:
         self.classes = tuple(classes)  # of the fine-tuned head, else empty
         self.wording = Wording(template or TEMPLATE)  # of the captions that it learnt from
         self.head = head or TaskHead()  # whether they exclude one another, or are a number
-        self._tokenize, self._source = tokenize, source
+        self._tokenize, self.source = tokenize, source  # source: path or name, for messages
         self.joint = joint.to(self.device) if joint else None  # of third-party weights with texts
 
     def prepare(self, image: Image.Image) -> Tensor:
@@ -106,7 +106,7 @@ class Model:
         """Return a unit row a text; ValueError where the weights have no text tower."""
         if not self.reads_text:
             raise ValueError(
-                f"{self._source}: no text tower, or none that is read; load a run with {MODEL}, or "
+                f"{self.source}: no text tower, or none that is read; load a run with {MODEL}, or "
                 f"weights whose card has one (docs/weights.md)"
             )
         batches = [list(texts[first : first + _BATCH]) for first in range(0, len(texts), _BATCH)]
@@ -138,7 +138,7 @@ class Model:
         """
         if prompts is None:
             if not self.classes:
-                raise ValueError(f"{self._source}: no fine-tuned head; give prompts")
+                raise ValueError(f"{self.source}: no fine-tuned head; give prompts")
             return self._batched(self.predict, images, field_of_view)
         if isinstance(prompts, str) or not prompts:
             raise ValueError(f"prompts: found {prompts!r}; give a list or a dict of them")
@@ -155,11 +155,11 @@ class Model:
             return class_embeddings(self.encode_text, prompts)
         card = self.joint.card
         if card.note:
-            say_once(f"{self._source}: {card.note}")
+            say_once(f"{self.source}: {card.note}")
         class_YD = class_embeddings(self.encode_text, prompts, unit=card.unit_classes)
         if len(class_YD) > 1 and (class_YD - class_YD[0]).abs().max() < _ALIKE:
             raise ValueError(
-                f"{self._source}: its text tower gives the same row for all {len(class_YD)} "
+                f"{self.source}: its text tower gives the same row for all {len(class_YD)} "
                 f"classes (that of EyeCLIP's eyeclip_visual.pt is said to); use its images alone"
             )
         return class_YD

@@ -8,6 +8,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from shlex import quote
 
+from maskedclip.models.checkpoints.files import read_header
+
 LEAST = 160  # images of a source: with fewer than ten batches they are soon known by heart
 _PORT = 6006  # TensorBoard's, unless another uses it already: it says which one it took
 _ENCODER = "encoder.safetensors"  # of a finished run
@@ -84,12 +86,27 @@ def tuned_commands(run: Path, dataset: Path) -> list[str]:
     if not (run / _TUNED).is_file():
         return []
     own, images = quote(str(run)), quote(str(dataset))
-    explain = f"python -m maskedclip.explain {own} --dataset {images}"
+    is_shards = (dataset / "manifest.json").is_file()  # not a folder of images
     return [
-        *([explain] if (dataset / "manifest.json").is_file() else []),  # not of a folder of images
+        *(explain_commands(run / _TUNED, own, "--dataset", images) if is_shards else []),
         f"python -m maskedclip.predict {own} {images} --out predictions.csv",
         f"python tools/export_weights.py {own} --to timm",
     ]
+
+
+def explain_commands(file: Path, *words: str) -> list[str]:
+    """Return how maps of a fine-tuned network are drawn; nothing where they are not.
+
+    They are of the attention of ViTs with added positions: not of rotary ones, nor of ResNets.
+
+    Args:
+        file: the network's.
+        words: of the command, each quoted.
+    """
+    header, _ = read_header(file)
+    if header.get("network", {}).get("family", "vit") != "vit":
+        return []
+    return [" ".join(["python -m maskedclip.explain", *words])]
 
 
 def finetune_command(run: Path, measured: Iterable[str], trained_on: Iterable[str]) -> str:

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from timm.models.resnet import ResNet
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
@@ -49,9 +50,11 @@ def request_maps(
     """
     check_methods(methods)
     if not isinstance(model.network, MaskedCLIP | VisionTransformer):
+        if isinstance(model.network, ResNet):
+            raise ValueError(f"{model.source}: a ResNet, without attention to draw; use a ViT")
         raise ValueError(
-            f"{type(model.network).__name__}: maps are of the attention of a plain ViT, which this "
-            f"network has not; use weights of one"
+            f"{model.source}: rotary positions, of which maps are drawn in a whole run with a text "
+            f"tower alone; use such a run, or weights without them"
         )
     pools_cls = isinstance(model.network, MaskedCLIP) and model.network.pools_cls
     reads_text = isinstance(model.network, MaskedCLIP)  # maps of third-party texts: not made

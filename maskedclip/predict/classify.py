@@ -29,7 +29,7 @@ from maskedclip.metrics.cells import safe_path, safe_text
 from maskedclip.metrics.file_lock import locked
 from maskedclip.models.checkpoints.files import locate_classifier, read_header
 from maskedclip.models.classifier import TaskHead
-from maskedclip.next_step import next_lines
+from maskedclip.next_step import explain_commands, next_lines
 from maskedclip.predict.command import PredictConfig
 from maskedclip.predict.photographs import (
     FolderPictures,
@@ -114,7 +114,7 @@ def run(options: PredictConfig) -> Path:
     except BlockingIOError:
         raise RuntimeError(f"{out}: another process is writing it; wait for it") from None
     sys.stdout.write(_summary(out, found, head))
-    sys.stdout.write(next_lines(_next(options, pictures)))
+    sys.stdout.write(next_lines(*_next(options, file, pictures)))
     return out
 
 
@@ -292,11 +292,11 @@ def _summary(out: Path, found: Predicted, head: PredictingHead) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _next(options: PredictConfig, pictures: PictureSource) -> str:
-    """Return the command that shows where the network looked."""
+def _next(options: PredictConfig, file: Path, pictures: PictureSource) -> list[str]:
+    """Return the command that shows where the network looked, if it can be shown."""
     run = shlex.quote(options.run)
     if not isinstance(pictures, FolderPictures):
-        return f"python -m maskedclip.explain {run} --dataset {shlex.quote(options.folder)}"
+        return explain_commands(file, run, "--dataset", shlex.quote(options.folder))
     first = shlex.quote(str(pictures.file(pictures.pictures[0])))
-    crop = " --field_of_view" if pictures.crops else ""
-    return f"python -m maskedclip.explain {run} --images {first}{crop}"
+    crop = ["--field_of_view"] if pictures.crops else []
+    return explain_commands(file, run, "--images", first, *crop)

@@ -26,13 +26,14 @@ from maskedclip.shards.check_command import parse as read_check
 from maskedclip.shards.splits_command import SPLITS
 from maskedclip.weights.export import EXPORT
 from tests.docs.pages import ROOT
+from tests.untrained import exported
 
 SAID = re.compile(r"^(?:next:|   or:) (.*)$", re.MULTILINE)
 HELP = ["python", "tools/make_shards.py", "--list"]
 
 
-def run(*words: str, code: int = 0) -> list[str]:
-    """Return the commands that a command prints as next."""
+def run(*words: str, code: int = 0, none: bool = False) -> list[str]:
+    """Return the commands that a command prints as next; none: there are to be none."""
     script = ROOT / words[0]
     first = [str(script)] if script.suffix == ".py" else ["-m", words[0]]
     path = f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
@@ -42,7 +43,7 @@ def run(*words: str, code: int = 0) -> list[str]:
     )  # fmt: skip
     assert done.returncode == code, done.stderr
     found = SAID.findall(done.stdout)
-    assert found, done.stdout
+    assert bool(found) != none, done.stdout
     return found
 
 
@@ -140,6 +141,21 @@ def test_what_runs_print_as_next_can_be_carried_out() -> None:
     state = load_file(directory / "finetuned.safetensors")
     torch.save({"model": state}, "theirs.pth")
     for line in run("tools/convert_weights.py", "theirs.pth", "--i_trust_this_file"):
+        check_command(line)
+
+
+@pytest.mark.usefixtures("here")
+def test_no_maps_are_proposed_of_networks_of_which_none_are_drawn() -> None:
+    exported(Path("runs/d3"), positions="rotary", registers=2)
+    small = ["--image_size=32", "--task=disease", "--fraction=1"]
+    fast = ["--epochs=1", "--warmup_epochs=0"]
+    tuned = run("maskedclip.finetune", "runs/d3", "--dataset=shards/heldout", *small, *fast)
+    assert [shlex.split(line)[2] for line in tuned if " -m " in line] == [
+        "maskedclip.report", "maskedclip.predict",
+    ]  # fmt: skip
+    (file,) = Path("runs").glob("*/finetuned.safetensors")
+    assert run("maskedclip.predict", str(file.parent), "shards/heldout", none=True) == []
+    for line in tuned:
         check_command(line)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torchvision
 from PIL import Image
 
 from maskedclip.data.labelled_views import preparation
@@ -17,6 +18,7 @@ from maskedclip.explain.overlays import as_seen, center_crop_box, explain
 from maskedclip.explain.pointing_game import TABLE, play, reinitialise
 from maskedclip.inference import load
 from maskedclip.models.classifier import FINETUNED, build_classifier, write_classifier
+from maskedclip.next_step import explain_commands
 from maskedclip.shards.phantoms.phantom import draw
 from tests.untrained import exported
 
@@ -119,6 +121,35 @@ def test_maps_of_networks_with_registers_are_of_the_patches(
         assert {one.value_RC.shape for one in maps} == {(4, 4)}
         # of what patches took some went to registers and [CLS]
         assert 0.5 < maps[0].value_RC.sum() < 1
+
+
+def test_what_has_no_maps_is_named_with_its_path_and_the_reason(tmp_path: Path) -> None:
+    exported(tmp_path / "d3", positions="rotary", terms=["mim"])  # mae: no text tower
+    tuned = (str(tmp_path / "d3"), tmp_path / "tuned" / FINETUNED)
+    resnet = (str(write_resnet(tmp_path / "resnet50.pth")), tmp_path / "resnet" / FINETUNED)
+    for weights, file in (tuned, resnet):
+        classifier, _ = build_classifier(
+            weights, image_size=32, num_classes=3, drop_path=0.0, size="micro"
+        )
+        file.parent.mkdir()
+        write_classifier(classifier, file, CLASSES, {"task": "disease"})
+    rotary = "rotary positions, of which maps are drawn in a whole run with a text tower alone"
+    for path, reason in (
+        (tmp_path / "d3", rotary),
+        (tmp_path / "d3" / "encoder.safetensors", rotary),
+        (tuned[1], rotary),
+        (resnet[1], "a ResNet, without attention"),
+    ):
+        with pytest.raises(ValueError, match=f"^{path}: {reason}") as error:
+            request_maps(load(path), ("rollout", "cls"), (), ())
+        assert "\n" not in str(error.value)
+    for file in (tuned[1], resnet[1]):
+        assert explain_commands(file, "run") == []
+
+
+def write_resnet(path: Path) -> Path:
+    torch.save(torchvision.models.resnet50().state_dict(), path)
+    return path
 
 
 def test_the_image_embedding_is_the_mean_of_the_patches_that_text_maps_compare(
