@@ -6,7 +6,7 @@ import random
 import shutil
 import signal
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -83,7 +83,8 @@ def path(config: Config, place: Path, rng: random.Random) -> list[int]:
             while not started.join(timeout=0.02):
                 if done < STEPS and last_step(record.with_name(f"{record.name}-0")) >= done:
                     for pid in started.pids():
-                        os.kill(pid, signal.SIGKILL)
+                        with suppress(ProcessLookupError):  # one ends as another is gone
+                            os.kill(pid, signal.SIGKILL)
         except ProcessExitedException:  # killed; one rank may end by itself before the others
             for process in started.processes:
                 process.kill()
