@@ -202,7 +202,8 @@ def test_a_name_is_found_in_the_cache_and_nothing_is_fetched(
     network, report = load_encoder(name)
     assert (report.format, encoder_info(network).preparation.mean[0]) == ("OpenAI CLIP", 0.48145466)
     assert encoder_info(network).architecture["activation"] == "quick_gelu"
-    for absent, hint in (("facebook/dino-x", "facebook/dino-x"), ("vit_x.y", "timm/vit_x.y")):
+    known = "vit_base_patch16_224.mae"  # of timm's registry
+    for absent, hint in (("facebook/dino-x", "facebook/dino-x"), (known, known)):
         with pytest.raises(ValueError, match=rf"prefetch\.py demo --init_from={hint}") as error:
             check_weights(absent)
         assert "\n" not in str(error.value)
