@@ -77,8 +77,8 @@ class EndedRanks:
             try:
                 if self._store.check([_WORDS]):
                     self.words = self._store.get(_WORDS).decode()
-            except RuntimeError:  # the store is gone
-                return
+            except RuntimeError:  # the store is late, or gone
+                continue
 
 
 def _all_come(store: dist.Store, world: int) -> bool:
