@@ -7,7 +7,7 @@ complete, with `_rREGISTERS` behind it where there are any, and `_rotary`.
 
 import re
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from timm.models import register_model
@@ -73,50 +73,45 @@ def without_registers(token_BLD: Tensor, network: Any) -> Tensor:
     return torch.cat([token_BLD[:, :1], token_BLD[:, first:]], dim=1)
 
 
-def tower_name(
-    *,
-    size: str,
-    patch_size: int,
-    image_size: int,
-    bridge_depth: int,
-    registers: int,
-    positions: str,
-) -> str:
+class TowerShape(NamedTuple):
+    """What decides the network of an image tower."""
+
+    size: str
+    patch_size: int  # pixels, as image_size
+    image_size: int
+    bridge_depth: int
+    registers: int
+    positions: str
+
+
+def tower_name(of: TowerShape) -> str:
     """Return the name by which timm builds a tower of this shape."""
-    name = f"maskedclip_vit.{size}_p{patch_size}_{image_size}_b{bridge_depth}"
-    name += f"_r{registers}" if registers else ""
-    return f"{name}_rotary" if positions == "rotary" else name
+    name = f"maskedclip_vit.{of.size}_p{of.patch_size}_{of.image_size}_b{of.bridge_depth}"
+    name += f"_r{of.registers}" if of.registers else ""
+    return f"{name}_rotary" if of.positions == "rotary" else name
 
 
-def build_tower(
-    *,
-    size: str,
-    patch_size: int,
-    image_size: int,
-    bridge_depth: int,
-    registers: int,
-    positions: str,
-) -> Any:
+def build_tower(of: TowerShape) -> Any:
     """Return the untrained tower; its pooled features are the mean of the bridge's patches."""
-    kind = SIZES[size]
+    kind = SIZES[of.size]
     shape: dict[str, Any] = {
-        "img_size": image_size,
-        "patch_size": patch_size,
+        "img_size": of.image_size,
+        "patch_size": of.patch_size,
         "embed_dim": kind.width,
         "depth": kind.depth,
         "num_heads": kind.heads,
         "num_classes": 0,
         "global_pool": "avg",
     }
-    if positions == "rotary":
-        network: Any = BridgedRotary if bridge_depth else Eva
-        shape |= DINOV3 | {"num_reg_tokens": registers}
+    if of.positions == "rotary":
+        network: Any = BridgedRotary if of.bridge_depth else Eva
+        shape |= DINOV3 | {"num_reg_tokens": of.registers}
     else:
-        network = BridgedTransformer if bridge_depth else VisionTransformer
-        shape |= {"fc_norm": False, "reg_tokens": registers, "no_embed_class": bool(registers)}
+        network = BridgedTransformer if of.bridge_depth else VisionTransformer
+        shape |= {"fc_norm": False, "reg_tokens": of.registers, "no_embed_class": of.registers > 0}
     tower = network(**shape)
-    if bridge_depth:
-        tower.bridge = TimmBridge(width=kind.width, depth=bridge_depth, heads=kind.heads)
+    if of.bridge_depth:
+        tower.bridge = TimmBridge(width=kind.width, depth=of.bridge_depth, heads=kind.heads)
     return tower
 
 
@@ -128,9 +123,7 @@ def maskedclip_vit(pretrained_cfg: Any = None, **_options: Any) -> VisionTransfo
     if match is None or match[1] not in SIZES:
         raise ValueError(f"maskedclip_vit.{tag}: write it as maskedclip_vit.large_p16_224_b4")
     patch_size, image_size, depth, registers = (int(number or 0) for number in match.groups()[1:5])
-    network = build_tower(
-        size=match[1], patch_size=patch_size, image_size=image_size, bridge_depth=depth,
-        registers=registers, positions="rotary" if match[6] else "sine",
-    )  # fmt: skip
+    positions = "rotary" if match[6] else "sine"
+    network = build_tower(TowerShape(match[1], patch_size, image_size, depth, registers, positions))
     network.default_cfg = network.pretrained_cfg = {"pool_size": None}
     return network

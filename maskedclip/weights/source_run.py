@@ -19,6 +19,7 @@ from maskedclip.models.encoder import Encoder
 from maskedclip.models.maskedclip import SIZES, Size
 from maskedclip.models.pretrained import ENCODER, MODEL, read_weights
 from maskedclip.shards.phantoms.phantom import draw
+from maskedclip.weights.image_tower import TowerShape
 
 # of a ViT as MAE and timm have it; other libraries' plain ViTs have nothing else
 _PLAIN = re.compile(
@@ -95,17 +96,14 @@ class SourceRun(NamedTuple):
         return self.header.get("pooling") == "cls"
 
     @property
-    def tower_shape(self) -> dict[str, Any]:
-        """The keywords of `image_tower.build_tower` for encoder and bridge."""
+    def tower_shape(self) -> TowerShape:
+        """The shape of encoder and bridge."""
         names = self.tensors("bridge.blocks.")
-        return {
-            "size": str(self.header["size"]),
-            "patch_size": self.patch_size,
-            "image_size": self.image_size,
-            "bridge_depth": len({name.split(".")[0] for name in names}),
-            "registers": self.registers,
-            "positions": self.positions,
-        }
+        depth = len({name.split(".")[0] for name in names})
+        return TowerShape(
+            str(self.header["size"]), self.patch_size, self.image_size, depth, self.registers,
+            self.positions,
+        )  # fmt: skip
 
     @property
     def tower(self) -> dict[str, Tensor]:

@@ -38,7 +38,7 @@ class _Outputs(nn.Module):
 
     def __init__(self, source: SourceRun) -> None:
         super().__init__()
-        self.tower = build_tower(**source.tower_shape)
+        self.tower = build_tower(source.tower_shape)
         self.tower.load_state_dict(source.tower)
         self.projection: Tensor | None
         self.register_buffer("projection", source.rest.get("image_projection.weight"))

@@ -88,7 +88,7 @@ def _is_plain(source: SourceRun) -> bool:
 def _vision_name(source: SourceRun) -> str:
     if _is_plain(source):
         return timm_name(source)[0]
-    return tower_name(**source.tower_shape)
+    return tower_name(source.tower_shape)
 
 
 def _tensors(source: SourceRun) -> dict[str, Tensor]:
