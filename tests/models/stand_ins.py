@@ -41,9 +41,9 @@ def retfound_green() -> dict[str, Any]:
     return network.state_dict()
 
 
-def dinov3() -> dict[str, Any]:
-    """ViT-S/16, with the names of its own code."""
-    network = timm.create_model("vit_small_patch16_dinov3_qkvb", num_classes=0)
+def dinov3(network: nn.Module | None = None) -> dict[str, Any]:
+    """ViT-S/16, with the names of its own code; of timm's network, by default as it is drawn."""
+    network = network or timm.create_model("vit_small_patch16_dinov3_qkvb", num_classes=0)
     tensors = renamed(network, (r"\.gamma_(\d)", r".ls\1.gamma"), ("reg_token", "storage_tokens"))
     for block in range(12):
         stem = f"blocks.{block}.attn"

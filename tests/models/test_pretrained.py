@@ -23,10 +23,9 @@ from maskedclip.models.pretrained import (
     export,
     load_encoder,
 )
+from tests.models import stand_ins
 from tests.models.checkpoints.test_architectures import drawn, renamed
 from tests.models.test_encoder import timms_blocks
-
-PERIODS = 100 ** (torch.arange(16) / 16)  # of rotary positions of heads of 64 channels
 
 
 def network(size: str = "micro", image_size: int = 32, **changes: Any) -> MaskedCLIP:
@@ -131,6 +130,14 @@ def retfound_green(layout: str = "retfound") -> dict[str, Tensor]:
     return renamed_tensors
 
 
+def assert_as_timms(model: MaskedCLIP, path: Path, image_size: int) -> None:
+    timms, _ = load_encoder(path, image_size=image_size, global_pool="token")
+    visible_BV = torch.tensor([[0, 3, 9], [2, 7, 15]])
+    for ours, theirs in both(model, timms, image_size, visible_BV):
+        assert theirs.std() > 0.1
+        assert (ours - theirs).abs().max() < 1e-5
+
+
 def both(
     ours: MaskedCLIP, theirs: Network, image_size: int, visible_BV: Tensor
 ) -> list[tuple[Tensor, Tensor]]:
@@ -167,11 +174,7 @@ def test_an_encoder_begun_from_registers_gives_the_features_of_timms_own(
     model = network("small", 56, patch_size=14, registers=4)
     report = begin_from(model, path)
     assert (report.format, report.missing) == ("RETFound-Green", [])
-    visible_BV = torch.tensor([[0, 3, 9], [2, 7, 15]])
-    timms, _ = load_encoder(path, image_size=56, global_pool="token")
-    for ours, theirs in both(model, timms, 56, visible_BV):
-        assert theirs.std() > 0.1
-        assert (ours - theirs).abs().max() < 1e-5
+    assert_as_timms(model, path, 56)
 
 
 def test_registers_are_asked_for_by_the_flags_that_fit(tmp_path: Path) -> None:
@@ -192,11 +195,7 @@ def test_an_encoder_begun_from_dinov3_gives_the_features_of_timms_own(
     model = network("small", 64, registers=4, positions="rotary")
     report = begin_from(model, path)
     assert (report.format, report.missing) == ("DINOv3", [])
-    visible_BV = torch.tensor([[0, 3, 9], [2, 7, 15]])
-    timms, _ = load_encoder(path, image_size=64, global_pool="token")
-    for ours, theirs in both(model, timms, 64, visible_BV):
-        assert theirs.std() > 0.1
-        assert (ours - theirs).abs().max() < 1e-5
+    assert_as_timms(model, path, 64)
 
 
 def test_an_encoder_begun_from_dinov3_gives_the_features_of_transformers_own(
@@ -230,14 +229,7 @@ def dinov3(layout: str) -> dict[str, Tensor]:
     timms = drawn(timm.create_model(f"vit_small_patch16_dinov3{bias}", num_classes=0))
     if layout != "meta":
         return timms.state_dict()
-    tensors = renamed(timms, (r"\.gamma_(\d)", r".ls\1.gamma"), ("reg_token", "storage_tokens"))
-    for block in range(12):
-        stem = f"blocks.{block}.attn"
-        query_D, value_D = tensors.pop(f"{stem}.q_bias"), tensors.pop(f"{stem}.v_bias")
-        nothing_D = torch.full_like(query_D, torch.nan)  # which their mask leaves out
-        tensors[f"{stem}.qkv.bias"] = torch.cat([query_D, torch.zeros_like(query_D), value_D])
-        tensors[f"{stem}.qkv.bias_mask"] = torch.cat([query_D * 0, nothing_D, value_D * 0])
-    return tensors | {"rope_embed.periods": PERIODS, "mask_token": torch.zeros(1, 384)}
+    return stand_ins.dinov3(timms) | {"mask_token": torch.zeros(1, 384)}
 
 
 def test_rotary_positions_are_asked_for_by_the_flags_that_fit(tmp_path: Path) -> None:
