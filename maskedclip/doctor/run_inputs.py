@@ -36,9 +36,10 @@ def shards(config: Config | None) -> Outcome:
                 continue
             entries = _describe(directory)["shards"]
         except ValueError as error:
+            way = f"how to build it, {or_else(fields, config)}"
             return failed(
                 with_nearest(f"{' and '.join(fields)}: {error}"),
-                f"python tools/make_shards.py --list    # how to build it, {or_else(fields)}",
+                f"python tools/make_shards.py --list    # {way}",
             )
         count += len(entries)
         for entry in entries:

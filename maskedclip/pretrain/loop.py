@@ -66,6 +66,7 @@ def pretrain(config: Config) -> Path:
     with process_group(timeout) as device:
         kind = method_of(config)
         sources, probed = read_sources(config), read_probed(config, kind)
+        method = kind(config, device)  # refuses weights, so before the run has a directory
         claim(config)
         keep_uncaptioned(sources[0], run)
         if dist.get_rank() == 0:
@@ -77,7 +78,6 @@ def pretrain(config: Config) -> Path:
         warn_of_tests(config, sources, images)
         if probed is not None and dist.get_rank() == 0:
             say_probed(probed, images)
-        method = kind(config, device)
         lease = RunLease(run)
         lease.take()  # from here on an earlier attempt publishes no checkpoint
         done = restore(

@@ -3,6 +3,8 @@
 import logging
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from shlex import quote
+from typing import Any
 
 import numpy as np
 
@@ -43,15 +45,15 @@ def prepare(config: Config, *, before_ranks: bool = False) -> None:
 
         method_of(config)
     _check_named(config)
+    if config.loss.clip and config.model.text != BUILTIN:
+        from maskedclip.models.text import check_text
+
+        check_text(config.model.text)
     if undrawn:  # what else is named is looked at before anything is written
         _check_datasets(config, build=False)
     for number, directory in undrawn.items():
         _draw(directory, config, number)
     _check_datasets(config, build=True)
-    if config.loss.clip and config.model.text != BUILTIN:
-        from maskedclip.models.text import check_text
-
-        check_text(config.model.text)
 
 
 def check(config: Config) -> None:
@@ -105,7 +107,8 @@ def _check_datasets(config: Config, *, build: bool) -> None:
             if task_of.keys() & {*fields}:
                 refuse_unlabelled(shards, manifest)
         except ValueError as error:
-            raise ValueError(f"{' and '.join(fields)}: {error}; {or_else(fields)}") from None
+            way = or_else(fields, config)
+            raise ValueError(f"{' and '.join(fields)}: {error}; {way}") from None
         for field in filter(task_of.get, fields):
             _check_task(shards, *task_of[field])
 
@@ -127,18 +130,37 @@ def fields_by_directory(config: Config) -> dict[Path, list[str]]:
     return found
 
 
-def or_else(fields: Iterable[str]) -> str:
+def or_else(fields: Iterable[str], config: Config) -> str:
     """Return how to name another directory, or none where a run can do without."""
     needed = ("data.paired", "data.unpaired")
     ways = [
-        f"--{field}" if field in needed else f"--{field} (none: --{field}=)" for field in fields
+        f"--{field}" if field in needed else f"--{field}{_own(field, config)} (none: --{field}=)"
+        for field in fields
     ]
     return f"or name another as {' and '.join(ways)}"
 
 
+def _own(field: str, config: Config) -> str:
+    """Return "=DIR --after.task=TASK" of the run's own first labelled shards; "" for others."""
+    if field != "after.datasets":
+        return ""
+    for directory in dict.fromkeys((*config.data.paired, *config.data.unpaired)):
+        try:
+            tasks = _tasks(describe(Path(directory)))
+        except ValueError:  # it is refused by its own field
+            continue
+        if tasks:
+            task = config.after.task if config.after.task in tasks else tasks[0]
+            return f"={quote(directory)} --after.task={quote(task)}"
+    return ""
+
+
+def _tasks(manifest: Mapping[str, Any]) -> list[str]:
+    return list(manifest.get("classes", {}) | manifest.get("kinds", {}))
+
+
 def _check_task(directory: Path, field: str, task: str) -> None:
-    found = describe(directory)
-    tasks = list(found.get("classes", {}) | found.get("kinds", {}))
+    tasks = _tasks(describe(directory))
     if task and tasks and task not in tasks:
         raise ValueError(
             f"{field} {task!r}: {directory} has {', '.join(tasks)}; pass one of them as "

@@ -1,5 +1,7 @@
 """What a finished run is measured beside: the weights it began from, on the same test images."""
 
+import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -66,11 +68,44 @@ def test_a_run_that_neither_decodes_nor_reads_has_a_summary_of_one_row_and_its_l
         assert picture.width > 2 * picture.height
 
 
+def drawn(built: Path) -> Path:
+    build(ShardRequest(dataset="phantom", out=built, name="phantom", size=48, count=12, seed=5))
+    return built
+
+
 def test_a_task_that_the_measured_dataset_lacks_is_said_before_training(
     small: Config, tmp_path: Path
 ) -> None:
-    built = tmp_path / "phantom"
-    build(ShardRequest(dataset="phantom", out=built, name="phantom", size=48, count=12, seed=5))
+    built = drawn(tmp_path / "phantom")
     config = override(small, {"after.datasets": (str(built),), "after.task": "elsewhere"})
     with pytest.raises(ValueError, match=r"after\.task 'elsewhere': .* has .*disease"):
         prepare(config)
+
+
+def test_where_the_recipes_dataset_is_not_there_the_runs_own_labelled_shards_are_named(
+    small: Config, tmp_path: Path
+) -> None:
+    own = drawn(tmp_path / "my eyes")
+    changes = {"data.paired": (str(own),), "after.datasets": ("shards/odir5k",)}
+    with pytest.raises(ValueError, match="no such directory") as refused:
+        prepare(override(small, changes | {"after.task": "diseases"}))
+    (given,) = re.findall(r"as --after\.datasets=(.*) --after\.task=(\w+) ", str(refused.value))
+    directory, task = shlex.split(given[0])[0], given[1]
+    after = {"after.datasets": (directory,), "after.task": task}
+    prepare(override(small, changes | after))
+
+
+def test_a_text_tower_that_is_missing_is_said_before_phantoms_are_drawn(
+    small: Config, tmp_path: Path
+) -> None:
+    undrawn = tmp_path / "phantom_paired"
+    changes = {"data.paired": (str(undrawn),), "data.draw_phantoms": 8, "model.text": "no/bert"}
+    with pytest.raises(ValueError, match=r"model\.text no/bert is not on this machine"):
+        prepare(override(small, changes))
+    assert not undrawn.exists()
+
+
+def test_a_run_whose_weights_are_refused_leaves_no_directory(small: Config) -> None:
+    with pytest.raises(ValueError, match="nowhere"):
+        pretrain(override(small, {"init_from": "nowhere.pth"}))
+    assert not small.directory.exists()
