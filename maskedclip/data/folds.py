@@ -25,7 +25,10 @@ def folds_of(task: Task, folds: int, *, seed: int = 0) -> list[dict[str, list[La
     group_of = groups_of(task)
     fold_of = _dealt(samples, group_of, folds, seed)
     if len(fold_of) < folds:
-        raise ValueError(f"folds {folds}: there are {len(fold_of)} patients; use fewer folds")
+        raise ValueError(
+            f"folds {folds}: there are {len(fold_of)} patients (images, where none is known); use "
+            f"fewer folds"
+        )
     divided = []
     for fold in range(folds):
         own = [

@@ -201,7 +201,9 @@ def test_what_folds_cannot_do_is_refused(
     config = config_for(tmp_path, data)
     with pytest.raises(ValueError, match="folds 2 with split: leave one out"):
         cross_validate(replace(config, split="a.csv"), 2)
-    with pytest.raises(ValueError, match="there are 24 patients; use fewer folds"):
+    with pytest.raises(
+        ValueError, match=r"there are 24 patients \(images, where none is known\); use fewer folds"
+    ):
         cross_validate(config, 30)
     findings = config_for(tmp_path, write_findings(tmp_path / "findings"))
     with pytest.raises(ValueError, match="have several labels; leave --folds out"):
