@@ -115,8 +115,10 @@ def say_probed(probed: Probed, images: PretrainingImages) -> None:
         else f"no validation split is published: parted off its training images, {whole}, {by}"
     )
     logger.info(
-        "%s: %s, fitted on %d training images, scored on %d (%s); no test image is read",
-        where, probed.task.name, len(probed.train), len(probed.validation), how,
+        "%s: %s, fitted on %d training images, scored on %d (%s); no test image is read; "
+        "%d neighbours and C %g are fixed, where evaluate chooses them",
+        where, probed.task.name, len(probed.train), len(probed.validation), how, NEIGHBOURS,
+        STRENGTH,
     )  # fmt: skip
     seen = images.seen(probed.dataset, [sample.index for sample in probed.validation])
     of = f"of the {len(probed.validation)} images that are scored"
