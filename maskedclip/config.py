@@ -77,6 +77,12 @@ class DataConfig:
         _check_weights("paired", self.paired, self.paired_weights)
         _check_weights("unpaired", self.unpaired, self.unpaired_weights)
 
+    @property
+    def read(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """The paired and the unpaired directories of which a step has images."""
+        unpaired = self.unpaired if self.unpaired_batch else ()
+        return self.paired if self.paired_batch else (), unpaired
+
 
 def _check_weights(name: str, datasets: tuple[str, ...], weights: tuple[float, ...]) -> None:
     shown = ",".join(f"{weight:g}" for weight in weights)

@@ -134,12 +134,13 @@ def plan(config: Config, launch: LaunchConfig, cluster: str, ranks: int, folder:
     from maskedclip.pretrain.preflight import pretraining_on_tests
 
     share = (config.data.paired_batch + config.data.unpaired_batch) / (ranks * launch.nodes)
+    paired, unpaired = map(", ".join, config.data.read)
     lines = [
         f"cluster      {cluster}",
         f"ranks        {launch.nodes} nodes x {ranks}, {share:g} images each a step",
         f"run          {config.directory}",
-        f"paired       {', '.join(config.data.paired) or 'none'}",
-        f"unpaired     {', '.join(config.data.unpaired) or 'none'}",
+        f"paired       {paired or 'none'}",
+        f"unpaired     {unpaired or 'none'}",
     ]
     if warning := pretraining_on_tests(config):
         lines.append(f"WARNING      {warning}")

@@ -12,7 +12,7 @@ import math
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -215,7 +215,7 @@ def _samples(config: Config, images: tuple[int, ...]) -> tuple[tuple[int, int], 
     data = config.data
     if images:
         return (images[0], images[1]), ["samples: as given by --images"]
-    counts = [_count(paths, data) for paths in (data.paired, data.unpaired)]
+    counts = [_count(paths, data) for paths in data.read]
     paired, unpaired = counts
     wanted = zip(counts, (data.paired_batch, data.unpaired_batch), strict=True)
     if any(count is None and size for count, size in wanted):
@@ -232,16 +232,13 @@ def _staged_bytes(data: DataConfig) -> float:
     """Return the bytes of the tars that are copied to each node, as far as shards are here."""
     if data.stage is None:
         return 0.0
-    sources = (("paired", data.paired_batch), ("unpaired", data.unpaired_batch))
-    named = {directory for name, size in sources if size for directory in getattr(data, name)}
+    named = set(chain(*data.read))
     return float(sum(tar.stat().st_size for one in named for tar in Path(one).glob("*.tar")))
 
 
 def _to_be_drawn(data: DataConfig) -> bool:
     """Return whether a source is not there yet."""
-    sources = (("paired", data.paired_batch), ("unpaired", data.unpaired_batch))
-    names = [directory for name, size in sources if size for directory in getattr(data, name)]
-    return not all(Path(directory).exists() for directory in names)
+    return not all(Path(directory).exists() for directory in chain(*data.read))
 
 
 def _taking_part(config: Config) -> tuple[tuple[int, int], list[str]]:

@@ -1,7 +1,7 @@
 """The cores that a GPU needs for its images, and whether those of its rank are enough."""
 
 import json
-from itertools import pairwise
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -81,7 +81,7 @@ def _advice(data: DataConfig, images_per_s: float, usable: int, side: int, crops
 def _stated_side(data: DataConfig) -> int:
     """Return the largest side that manifests of the run's shards state, 0 where none does."""
     sides = [0]
-    for name in (*data.paired, *data.unpaired):
+    for name in chain(*data.read):
         manifest = Path(name) / "manifest.json"
         if manifest.is_file():
             settings = json.loads(manifest.read_text()).get("settings", {})

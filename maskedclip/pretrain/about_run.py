@@ -79,8 +79,9 @@ def first_captions(source: Source | None, data: DataConfig) -> list[tuple[str, s
 
 def uses_of(data: DataConfig, probe: str = "") -> dict[str, str]:
     """Return what the datasets of a pre-training, and of its probe, are used for."""
-    uses = dict.fromkeys(data.unpaired, "unpaired") | dict.fromkeys(data.paired, "paired")
-    uses |= dict.fromkeys(set(data.paired) & set(data.unpaired), "paired and unpaired")
+    paired, unpaired = data.read
+    uses = dict.fromkeys(unpaired, "unpaired") | dict.fromkeys(paired, "paired")
+    uses |= dict.fromkeys(set(paired) & set(unpaired), "paired and unpaired")
     return uses | ({probe: f"{uses[probe]}, probe" if probe in uses else "probe"} if probe else {})
 
 

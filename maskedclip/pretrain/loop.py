@@ -196,7 +196,7 @@ def claim(config: Config) -> None:
     """Write config.json and provenance.json; ValueError where the directory is another run's."""
     path = config.directory / "config.json"
     refuse_another(config)  # by every rank, so that all of them stop
-    directories = [Path(p) for p in (*config.data.paired, *config.data.unpaired)]
+    directories = [Path(name) for names in config.data.read for name in names]
     check_data(config.directory / "provenance.json", directories, dataset_sha256)
     barrier()
     if dist.get_rank() == 0:

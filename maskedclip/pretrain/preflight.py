@@ -76,10 +76,12 @@ def _check_named(config: Config) -> None:
 
 def _undrawn(config: Config) -> dict[int, Path]:
     """Return the directories of phantoms that the run is still to draw, by their number."""
+    read = fields_by_directory(config)
     return {
         number: directory
         for number, directory in enumerate(map(Path, _all(config)))
         if config.data.draw_phantoms
+        and directory in read
         and directory.name.startswith("phantom")
         and not (directory / MANIFEST).exists()
     }
@@ -115,10 +117,11 @@ def _check_datasets(config: Config, *, build: bool) -> None:
 
 def fields_by_directory(config: Config) -> dict[Path, list[str]]:
     """Return which fields name each directory that the run reads."""
-    data, found = config.data, dict[Path, list[str]]()
+    paired, unpaired = config.data.read
+    found = dict[Path, list[str]]()
     named: dict[str, Iterable[str | Path]] = {
-        "data.paired": data.paired if data.paired_batch else (),
-        "data.unpaired": data.unpaired if data.unpaired_batch else (),
+        "data.paired": paired,
+        "data.unpaired": unpaired,
         "after.datasets": config.after.datasets,
         "log.probe": [config.log.probe] if config.log.probe else [],
         "data.leave_out_tests_of": left_out_datasets(config),

@@ -23,6 +23,7 @@ _FREE = (
     "engine",
     "model.feature_decoder",
 )
+_OF_REPEATS = ("name", "out", "seed", "after", "engine")
 
 
 class Components(NamedTuple):
@@ -33,16 +34,24 @@ class Components(NamedTuple):
 
 
 def ablation(first: Table) -> tuple[Table, list[str]]:
-    """Return Table 2 of the methods in Table 1, and a line for what is missing or not the same."""
+    """Return Table 2 of the methods in Table 1, and a line for what is missing or not the same.
+
+    Pre-trainings of one method that differ in their seed alone are its repeats.
+    """
     components: dict[str, Components] = {}
     configs: dict[str, dict[str, Any]] = {}
     remarks: list[str] = []
     for method, runs in _by_method(first).items():
         sources = dict(source for run in runs if (source := pretraining(run.directory)))
-        if len(sources) > 1:
-            remarks.append(f"{method}: its runs start from {len(sources)} pre-trainings; left out.")
+        repeats = {str(directory): flat(config) for directory, config in sources.items()}
+        if unlike := differences(repeats, _OF_REPEATS):
+            remarks.append(
+                f"{method}: its runs start from {len(sources)} pre-trainings that differ in "
+                f"{', '.join(unlike)}; left out."
+            )
             continue
-        for config in sources.values():
+        first_seed = sorted(sources.values(), key=lambda config: int(config.get("seed", 0)))[:1]
+        for config in first_seed:
             own = components_of(config)
             if own:
                 components[method], configs[method] = own, flat(config)
@@ -108,17 +117,19 @@ def absent(components: Mapping[str, Components]) -> list[str]:
     return [name for row, name in ROWS.items() if row not in components.values()]
 
 
-def differences(configs: Mapping[str, Mapping[str, Any]]) -> list[str]:
+def differences(
+    configs: Mapping[str, Mapping[str, Any]], free: tuple[str, ...] = _FREE
+) -> list[str]:
     """Return the fields in which the pre-trainings differ besides those that Table 2 is about.
 
     Args:
         configs: the values of each method's pre-training by dotted name.
+        free: beginnings of fields in which they may differ.
     """
     fields: Sequence[Mapping[str, Any]] = list(configs.values())
     names = sorted({name for own in fields for name in own})
     return [
         name
         for name in names
-        if not name.startswith(_FREE)
-        and any(own.get(name) != fields[0].get(name) for own in fields)
+        if not name.startswith(free) and any(own.get(name) != fields[0].get(name) for own in fields)
     ]

@@ -262,13 +262,14 @@ def _row(cells: Sequence[str]) -> str:
 
 
 def datasets(source: SourceRun) -> list[Dataset]:
-    """Return the sources of a run, in the order of its configuration; none where it has none."""
+    """Return the sources that a run read, in the order of its configuration; none of no run."""
     data = source.config.get("data", {})
     attempts = _attempts(source)
     digests = attempts[-1].get("manifests_sha256", {}) if attempts else {}
     return [
         _dataset(source.run, str(directory), use, digests)
         for use in ("paired", "unpaired")
+        if data.get(f"{use}_batch", 1)  # of 0 a step has no image of them
         for directory in data.get(use, ())
     ]
 

@@ -105,6 +105,18 @@ def test_a_text_tower_that_is_missing_is_said_before_phantoms_are_drawn(
     assert not undrawn.exists()
 
 
+def test_phantoms_of_which_a_step_has_no_image_are_neither_drawn_nor_recorded(
+    small: Config, tmp_path: Path
+) -> None:
+    undrawn = tmp_path / "phantom_unpaired"
+    changes = {"data.unpaired": (str(undrawn),), "data.draw_phantoms": 8, "optim.steps": 2}
+    config = override(small, changes | {"data.unpaired_batch": 0, "loss.mim": 0.0})
+    prepare(config)
+    run = pretrain(config)
+    assert not undrawn.exists()
+    assert str(undrawn) not in (run / "provenance.json").read_text()
+
+
 def test_a_run_whose_weights_are_refused_leaves_no_directory(small: Config) -> None:
     with pytest.raises(ValueError, match="nowhere"):
         pretrain(override(small, {"init_from": "nowhere.pth"}))

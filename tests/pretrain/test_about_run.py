@@ -73,3 +73,8 @@ def test_a_dataset_that_is_both_sources_is_said_to_be_both() -> None:
     assert uses_of(data) == {
         "shards/a": "paired", "shards/b": "paired and unpaired", "shards/c": "unpaired",
     }  # fmt: skip
+
+
+def test_a_source_of_which_a_step_has_no_image_is_no_data_of_the_run() -> None:
+    data = DataConfig(paired=("shards/a",), unpaired=("shards/a", "shards/c"), unpaired_batch=0)
+    assert uses_of(data) == {"shards/a": "paired"}

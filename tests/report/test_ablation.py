@@ -1,10 +1,13 @@
 """Which row of Table 2 a method is, is read from the configuration of its pre-training."""
 
 from dataclasses import asdict
+from pathlib import Path
 
-from maskedclip.config import flat, override
-from maskedclip.recipes import clip, demo, maskedclip_vitl
-from maskedclip.report.ablation import absent, components_of, differences, table_2
+import pytest
+
+from maskedclip.config import flat, override, save
+from maskedclip.recipes import clip, demo, mae_clip, maskedclip_vitl
+from maskedclip.report.ablation import ablation, absent, components_of, differences, table_2
 from maskedclip.report.pages.tables import table
 from tests.report.pages.test_tables import PAPER, result
 
@@ -53,3 +56,28 @@ def test_two_methods_of_one_row_are_told_apart() -> None:
 def test_other_differences_between_the_pretrainings_are_named() -> None:
     configs = {"a": flat(config(0, 0.0)), "b": flat(config(4, 0.01, optim_epochs=100.0))}
     assert differences(configs) == ["optim.epochs"]
+
+
+@pytest.mark.parametrize(
+    ("unlike", "rows", "said"),
+    [
+        ({}, ["MAE+CLIP"], []),
+        ({"optim.steps": 9}, [], ["m: its runs start from 2 pre-trainings that differ in "]),
+        ({"loss.mfd": 0.5}, [], ["m: its runs start from 2 pre-trainings that differ in "]),
+    ],
+)
+def test_pretrainings_of_a_method_are_one_row_if_they_differ_in_their_seed_alone(
+    unlike: dict[str, float], rows: list[str], said: list[str], tmp_path: Path
+) -> None:
+    runs = []
+    for seed in (1, 0):
+        directory = tmp_path / f"seed{seed}"
+        directory.mkdir()
+        own = override(mae_clip(), {"name": f"run{seed}", "seed": seed} | (unlike if seed else {}))
+        save(own, directory / "config.json")
+        runs.append(result("m", "idrid", 0.8 + seed / 10, directory=directory, seed=seed))
+    second, remarks = ablation(table(runs, PAPER))
+    assert [line.label for block in second.blocks for line in block.lines] == rows
+    assert [line for line in remarks if line.startswith("m:")] == [
+        f"{line}{', '.join(unlike)}; left out." for line in said
+    ]

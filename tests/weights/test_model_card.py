@@ -121,6 +121,15 @@ def test_data_have_the_licences_of_their_manifests_and_of_their_cards(run: Path)
     assert "Began from: `mae.pth`, licence not known." in text
 
 
+def test_a_source_of_which_a_step_had_no_image_is_left_out(run: Path) -> None:
+    leave_records(run)
+    data = CONFIG["data"] | {"unpaired_batch": 0}
+    run.joinpath("config.json").write_text(json.dumps(CONFIG | {"data": data}))
+    text = written(run)
+    assert "`shards/odir5k`: ODIR-5K" in text
+    assert "clinic" not in text
+
+
 def test_shards_that_changed_after_the_run_are_noted(run: Path) -> None:
     leave_records(run)
     digest = shards(run)
