@@ -4,6 +4,7 @@ import logging
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 from benches.turns import OtherWork, called
 
@@ -80,7 +81,7 @@ def random_run(directory: Path, size: str) -> Path:
     from maskedclip.models.checkpoints.files import export
     from maskedclip.models.maskedclip import build
 
-    shape = {
+    shape: dict[str, Any] = {
         "size": size, "image_size": 224, "patch_size": 16, "mask_ratio": 0.75, "bridge_depth": 4,
         "feature_decoder_depth": 4, "projection": 512, "text": "builtin", "text_tokens": 77,
         "text_dropout": 0.0,

@@ -191,10 +191,10 @@ def finetuning(row: Row, device: torch.device) -> dict[str, Any]:
     from maskedclip.models.classifier import TaskHead, adamw_by_layer, build_classifier, on_device
 
     config, head = override(FinetuneConfig(), dict(row.changes)), TaskHead()
-    model, _ = build_classifier(
+    built, _ = build_classifier(
         "random", image_size=224, num_classes=5, drop_path=config.drop_path, size=row.size
     )
-    model = on_device(model, device).train()
+    model = on_device(built, device).train()
     optimizer = adamw_by_layer(
         model, layer_decay=config.layer_decay, weight_decay=config.weight_decay
     )
@@ -294,7 +294,8 @@ def drawn(config: Config, tokens: int, seed: int, device: torch.device) -> Batch
         lost=[],
     )
     fields = batch._asdict().items()
-    batch = batch._replace(**{k: pinned(v, device) for k, v in fields if isinstance(v, Tensor)})
+    tensors: dict[str, Any] = {k: pinned(v, device) for k, v in fields if isinstance(v, Tensor)}
+    batch = batch._replace(**tensors)
     return batch._replace(image_BCHW=batch.image_BCHW.permute(0, 3, 1, 2))
 
 

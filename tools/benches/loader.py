@@ -100,7 +100,7 @@ def write(directory: Path, size: int) -> Path:
     samples = 2048 if size <= 1024 else 256
     with ShardWriter(directory, "bench", samples_per_shard=samples // 8) as writer:
         for number in range(samples):
-            metadata = {
+            metadata: dict[str, Any] = {
                 "dataset": "bench", "source": f"{number:05d}.jpg", "patient": None, "eye": "L",
                 "split": None, "labels": {}, "categories": ["glaucoma"], "report": None,
                 "width": 2048, "height": 1536, "sha256": "0" * 64, "phash": "0" * 16,
@@ -126,7 +126,7 @@ def rate(batches: Iterator[Any], batch: int, stored: int, seconds: float = SECON
 
 def best_workers(directory: Path, batch: int) -> int:
     """Return how many workers, of 0 to 4, make the reference fastest; the best of two tries."""
-    found = {}
+    found: dict[int, float] = {}
     for workers in (*range(5), *range(5)):
         speed = rate(reference(directory, batch, workers), batch, stored=3 * workers)
         found[workers] = max(speed, found.get(workers, 0.0))
@@ -180,7 +180,8 @@ def decoded(jpegs: list[bytes], threads: int, fidelity: str, seconds: float = SE
                 crop_of(jpeg, IMAGE, AREA, draws.random((TRIES, 4)), fidelity)
             count += len(chunk)
             if time.perf_counter() > end:
-                return count
+                break
+        return count
 
     start = time.perf_counter()
     end = start + seconds

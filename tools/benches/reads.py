@@ -51,11 +51,11 @@ def raw_reads(tar: Path, rounds: int = 5) -> dict[str, float | str | None]:
     for turn in range(-1, rounds):
         for name, way in ways.items():
             start = time.perf_counter()
-            found = list(way())
+            read = list(way())
             seconds = time.perf_counter() - start
-            sizes[name] = (len(found), sum(found))
+            sizes[name] = (len(read), sum(read))
             if turn >= 0:
-                rates[name].append(len(found) / seconds)
+                rates[name].append(len(read) / seconds)
     share = others.share()
     assert len(set(sizes.values())) == 1, f"the ways read different samples: {sizes}"
     count, total = sizes["ours"]

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import cv2
 from benches.photographs import photographs
@@ -91,22 +92,22 @@ def _stages(paths: list[Path]) -> dict[str, float]:
     cv2.setNumThreads(1)
     took: dict[str, list[float]] = {}
 
-    def timed(name: str, work: Callable[[], object]) -> object:
+    def timed(name: str, work: Callable[[], Any]) -> Any:
         start = time.perf_counter()
         found = work()
         took.setdefault(name, []).append(1000 * (time.perf_counter() - start))
         return found
 
-    samples = []
+    samples: list[tuple[str, bytes, dict[str, Any]]] = []
     for path in paths:
         content = timed("read", path.read_bytes)
-        picture = timed("decode", lambda content=content: decode(content, SIZE)).image_HWC
-        box = timed("field", lambda p=picture: find_field(p))
-        square = timed("crop_resize", lambda p=picture, b=box: square_field(p, b, SIZE))
-        timed("look", lambda s=square: quality_of(s))
-        timed("phash", lambda s=square: perceptual_hash(s))
-        timed("sha256", lambda c=content: hashlib.sha256(c).hexdigest())
-        samples.append((path.stem, timed("encode", lambda s=square: encode(s, 95)), {}))
+        picture = timed("decode", partial(decode, content, SIZE)).image_HWC
+        box = timed("field", partial(find_field, picture))
+        square = timed("crop_resize", partial(square_field, picture, box, SIZE))
+        timed("look", partial(quality_of, square))
+        timed("phash", partial(perceptual_hash, square))
+        timed("sha256", partial(hashlib.sha256, content))
+        samples.append((path.stem, timed("encode", partial(encode, square, 95)), {}))
     with tempfile.TemporaryDirectory() as place:
         start = time.perf_counter()
         write_shard(Path(place), "bench", samples)

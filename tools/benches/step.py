@@ -21,7 +21,7 @@ import torch
 from benches.turns import OtherWork, called, child_environment
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import BertConfig, BertModel, BertTokenizerFast
+from transformers import BertConfig, BertModel, BertTokenizer
 
 from maskedclip.config import Config, override
 from maskedclip.data.stream import Batch
@@ -105,11 +105,11 @@ def child(side: str, size: str, paired: int, unpaired: int) -> dict[str, Any]:
             config = override(config, {"model.text": place})
             networks = MaskedClipMethod(config, device).networks
             flops = networks.model.step_flops(paired + unpaired, paired, TOKENS)
-            parts: list[nn.Module] = [networks.model, networks.teacher]
+            parts: list[nn.Module] = [part for part in networks[:2] if part is not None]
             guard = StepGuard(networks.optimizer, device, spike=0.0)
 
             def work() -> Tensor:
-                return train_step(networks, guard, image_BCHW, batch, At(0, 1, 1e-4), config)[0][
+                return train_step(networks, guard, image_BCHW, batch, At(0, 1, 1e-4), config)[
                     "loss"
                 ]
 
@@ -184,7 +184,7 @@ def write_bert(place: Path) -> None:
     BertModel(BertConfig(vocab_size=28996), add_pooling_layer=False).save_pretrained(place)
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"word{i}" for i in range(28991))]
     (place / "vocab.txt").write_text("\n".join(words) + "\n")
-    BertTokenizerFast(vocab=str(place / "vocab.txt")).save_pretrained(place)
+    BertTokenizer(vocab=str(place / "vocab.txt")).save_pretrained(place)
 
 
 class Plain(nn.Module):
@@ -276,7 +276,7 @@ class Plain(nn.Module):
     def filled(self, latent: Any) -> Tensor:
         """Return the latent tokens in their places, the mask token elsewhere (as in MAE)."""
         token_BKD, restore_BN = latent.last_hidden_state, latent.ids_restore
-        batch, patches, width = *restore_BN.shape, token_BKD.shape[-1]
+        (batch, patches), width = restore_BN.shape, token_BKD.shape[-1]
         masks = self.feature_mask.expand(batch, patches + 1 - token_BKD.shape[1], -1)
         x_BND = torch.cat([token_BKD[:, 1:], masks.to(token_BKD.dtype)], dim=1)
         x_BND = x_BND.gather(1, restore_BN[:, :, None].expand(-1, -1, width))
@@ -292,7 +292,7 @@ class Plain(nn.Module):
                 ours.mul_(self.momentum).add_(theirs, alpha=1 - self.momentum)
 
 
-def whole(vit: nn.Module, image_BCHW: Tensor) -> Tensor:
+def whole(vit: Any, image_BCHW: Tensor) -> Tensor:
     """Return all tokens of whole images: transformers' ViTMAE has no pass that hides nothing."""
     embeddings = vit.embeddings
     x_BND = embeddings.patch_embeddings(image_BCHW) + embeddings.position_embeddings[:, 1:]

@@ -3,9 +3,10 @@
 import logging
 import random
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed.checkpoint as dcp
@@ -119,7 +120,7 @@ class Anchors:
             "safetensors": self._one(self._safe, seed, lambda: load_file(self._safe)),
         }
 
-    def _one(self, path: Path, seed: int, load) -> Verdict:
+    def _one(self, path: Path, seed: int, load: Callable[[], Any]) -> Verdict:
         path.write_bytes(damaged(self._whole[path], random.Random(seed)))
         try:
             return of_an_anchor(load, lambda found: compared(found, self._values))

@@ -15,6 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import NamedTuple
 
@@ -59,7 +60,8 @@ class Running:
         environment = dict(variables or {})
         if ranks > 1:
             environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
-        self._forked, self._fresh = [], []
+        self._forked: list[ForkServerProcess] = []
+        self._fresh: list[subprocess.Popen] = []
         for rank in range(ranks):
             own = environment
             if ranks > 1:
@@ -71,7 +73,8 @@ class Running:
             process = FORKS.Process(target=enter, args=arguments)
             process.start()
             self._forked.append(process)
-        self.pids: list[int] = [process.pid for process in (*self._forked, *self._fresh)]
+        pids = [*(process.pid for process in self._forked), *(one.pid for one in self._fresh)]
+        self.pids = [pid for pid in pids if pid is not None]  # of one that is not started
 
     def _interpreter(
         self, words: Sequence[str], folder: Path, own: Mapping[str, str], rank: int

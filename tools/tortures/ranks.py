@@ -45,7 +45,7 @@ class Flipped(MaskedClipMethod):
     def step(self, batch: Any, at: Any, guard: Any) -> Any:
         stepped = super().step(batch, at, guard)
         if at.step == FAULTY and dist.get_rank() == Flipped.victim:
-            parameter = self.model.encoder.blocks[0].attn.qkv.weight
+            parameter = self.model.get_parameter("encoder.blocks.0.attn.qkv.weight")
             parameter.detach().view(-1).view(torch.int32)[7] ^= 1
         return stepped
 

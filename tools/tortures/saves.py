@@ -155,14 +155,14 @@ def answer(answers: IO[str], found: Verdict, calls: Calls, at: int) -> None:
 
 
 def tried(
-    save: Callable[[Path], Save], place: Path, calls: Calls, lines: Lines, failing: tuple
+    save: Callable[[Path], Save], place: Path, calls: Calls, lines: Lines, failing: tuple[Any, ...]
 ) -> Verdict:
     """Have one save fail, then look at what is left (saved_things.py)."""
     steps = save(place)
     next(steps)
     try:
         with calls.failing(*failing):
-            message = steps.send(None)
+            message = next(steps)
         said = [*lines.said, *filter(None, [message])]
         if wide := [text for text in said if "\n" in text]:
             return Verdict("LOST", f"more than a line: {wide[0]!r}")

@@ -23,7 +23,10 @@ def trials(folder: Path) -> Iterator[Trial]:
     directory = folder / "toy"
     other, files = write(folder / "other" / "toy", 2), write(directory, 1)
     shards = Shards(directory)
-    samples = [(shards.key(i), *shards.read_members(i)) for i in range(len(shards))]
+    samples = []
+    for index in range(len(shards)):
+        jpeg, metadata = shards.read_members(index)
+        samples.append((shards.key(index), jpeg, metadata))
     written = Written(directory, files, other, samples)
 
     def trial(rng: random.Random, number: int) -> Mapping[str, Verdict]:
