@@ -5,7 +5,7 @@ import io
 import json
 import zipfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -99,11 +99,14 @@ def _json_lines(path: Path, text: str) -> list[list[str]]:
 
 
 def _separator(text: str) -> str:
-    """Return the sign that stands equally often in the most of the first lines; " " for blanks."""
+    """Return the sign that parts the most of the first rows into equally many; " " for blanks.
+
+    A sign within quotes parts nothing: reports have commas and semicolons.
+    """
     lines = [line for line in text.splitlines()[: 2 * _FIRST_LINES] if line.strip()][:_FIRST_LINES]
     best, score = ",", (0, 0)
     for sign in (",", ";", "\t", "|"):
-        counts = Counter(number for line in lines if (number := line.count(sign)))
+        counts = Counter(number for line in _split(lines, sign) if (number := len(line) - 1))
         for number, agreeing in counts.most_common(1):
             if (agreeing, number) > score:
                 best, score = sign, (agreeing, number)
@@ -111,6 +114,13 @@ def _separator(text: str) -> str:
         widths = {len(line.split()) for line in lines}
         return " " if len(widths) == 1 and widths != {1} else ","
     return best
+
+
+def _split(lines: Sequence[str], sign: str) -> list[list[str]]:
+    try:
+        return list(csv.reader(lines, delimiter=sign, skipinitialspace=True))
+    except csv.Error:  # a quote that is not closed, which is refused when all is read
+        return [line.split(sign) for line in lines]
 
 
 def _csv_lines(path: Path, text: str) -> Iterator[list[str]]:

@@ -231,3 +231,15 @@ def test_folders_called_as_splits_are_said_where_no_column_says_splits(tmp_path:
     )
     found = read(tmp_path, "image,grade,split\n" + rows, *images)
     assert "folders_of_splits_not_taken" not in found.remarks
+
+
+def test_signs_within_quotes_part_no_columns(tmp_path: Path) -> None:
+    reports = ['"Exsudate; Blutung"', '"Blutung; Drusen; Narben"', "ohne Befund", "unklar"]
+    rows = [f"{number:03d};0,{number};{text};0" for number, text in enumerate(reports)]
+    found = read(tmp_path, "\n".join(["image;Visus;note;grade", *rows]))
+    assert [record.source for record in found.records] == list(IMAGES)
+    columns = Columns("image", "grade", "dr", report="note")
+    path = tmp_path / "t.csv"
+    found = read_csv(read_card("csv"), tmp_path / "img", path, columns, lost_zeros=False)
+    assert found.records[0].report == "Exsudate; Blutung"
+    assert found.records[3].labels == {"dr": "0"}
