@@ -161,7 +161,8 @@ def reporting(cells: Sequence[Cell], directory: Path) -> list[Cell]:
 def joined(before: Path, cells: Sequence[Cell]) -> list[Cell]:
     """Return the cells of the grid in `before`, if it is one, and the new ones; no report.
 
-    Raises ValueError where a cell would be another one under the same name.
+    Raises ValueError where a cell would be another one under the same name, or a repeat of one
+    with more than another seed.
     """
     old = read(before).cells if (before / MANIFEST).is_file() else ()
     known = {cell.name: cell for cell in old if cell.stage != REPORT}
@@ -171,17 +172,29 @@ def joined(before: Path, cells: Sequence[Cell]) -> list[Cell]:
                 f"{before}: has a cell {cell.name} with another {field}; choose another --name, or "
                 f"remove that grid"
             )
+        for repeat in (one for one in known.values() if _are_repeats(one, cell)):
+            if field := _difference(repeat, cell, free=("seed",)):
+                raise ValueError(
+                    f"{before}: {repeat.name} has another {field} than {cell.name} would have, and "
+                    f"a table takes the mean of both; choose another --name"
+                )
     return list((known | {cell.name: cell for cell in cells}).values())
 
 
-def _difference(old: Cell, new: Cell) -> str:
+def _are_repeats(old: Cell, new: Cell) -> bool:
+    """Return whether two pre-trainings are of one method, with other seeds."""
+    both = old.stage == new.stage == PRETRAIN and old.name != new.name
+    return both and old.config["name"] == new.config["name"]
+
+
+def _difference(old: Cell, new: Cell, free: Collection[str] = ()) -> str:
     """Return the first field in which what is learnt differs; "" where it is the same."""
     if old.stage != new.stage:
         return "stage"
     if old.stage == EVALUATE:
         return ""  # other protocols or datasets are measured beside those of before
     then, now = (_learnt(cell) for cell in (old, new))
-    return next((name for name in now if now[name] != then.get(name)), "")
+    return next((name for name in now if now[name] != then.get(name) and name not in free), "")
 
 
 def _learnt(cell: Cell) -> dict[str, Any]:

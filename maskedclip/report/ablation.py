@@ -5,8 +5,9 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 from maskedclip.config import flat
-from maskedclip.report.collect import Result, pretraining
 from maskedclip.report.pages.tables import LabelBlock, Line, Table, tabled
+from maskedclip.report.repeats import pretraining
+from maskedclip.report.result import Result
 
 # (bridge, distillation) -> the paper's name
 ROWS = {

@@ -17,13 +17,7 @@ from maskedclip.engine.whole_file import write_whole
 from maskedclip.metrics.results import DAGGER, in_columns, written
 from maskedclip.pretrain.reference import reference_of
 from maskedclip.report.ablation import ablation
-from maskedclip.report.collect import (
-    Collected,
-    Result,
-    budget_text,
-    collect,
-    run_directories,
-)
+from maskedclip.report.collect import Collected, collect, run_directories
 from maskedclip.report.command import ReportConfig
 from maskedclip.report.compare_methods import compare_table
 from maskedclip.report.operating_table import HEAD, OperatingTable, operating_table
@@ -39,13 +33,13 @@ from maskedclip.report.pages.tables import (
     below,
     columns_of,
     table,
-    tabled,
     tabled_of,
     trained_lines,
 )
 from maskedclip.report.pages.text_tables import csv_table, latex, markdown, plain
 from maskedclip.report.per_label import label_csv, label_tables
 from maskedclip.report.report_board import show_report
+from maskedclip.report.result import Result, budget_text
 from maskedclip.report.run_curves import PRETRAINING, RunCurves, curves_of, reference_points
 
 _PROTOCOLS = {
@@ -278,7 +272,7 @@ def _index(
         title=f"Results by {_PROTOCOLS.get(collected.protocol, collected.protocol)}",
         summary=f"{summary}, {cells - len(missing)} of {cells} cells measured.",
         problems=problems, table_1=first, table_2=second, remarks=remarks, figure=figure,
-        missing=missing, missing_by_line=missing_by_line, fewer_seeds=_fewer_seeds(first),
+        missing=missing, missing_by_line=missing_by_line,
         transfers=collected.transfers, apart=APART,
         transfer_notes=_transfer_notes(collected.transfers),
         other_protocols=collected.other_protocols, listed=results, addresses=addresses,
@@ -292,15 +286,3 @@ def _index(
             name for name in METRIC_NAMES if any(name in run.scores for run in collected.transfers)
         ],
     )  # fmt: skip
-
-
-def _fewer_seeds(first: Table) -> str:
-    """Return how many cells have fewer seeds than the most that a cell has."""
-    counts = [
-        len(line.cells[column, tabled(column)[0]].runs)
-        for block in first.blocks
-        for line in block.lines
-        for column in first.columns
-    ]
-    short = sum(0 < count < max(counts) for count in counts)
-    return f"{short} cells are of fewer seeds than the {max(counts)} of others." if short else ""

@@ -1,13 +1,12 @@
 """Finished runs: what they scored on each test split, checked against their own predictions."""
 
 import difflib
-import json
 import math
 import os
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -17,91 +16,21 @@ from maskedclip.finetune.measured_rows import measured_predictions, measured_row
 from maskedclip.finetune.recipes import BALANCES
 from maskedclip.metrics.known_patients import drawn_in_words
 from maskedclip.metrics.operating_points import OPERATING
-from maskedclip.metrics.pooled_folds import FOLDS, is_one_fold
+from maskedclip.metrics.pooled_folds import is_one_fold
 from maskedclip.metrics.prediction_files import Predictions
 from maskedclip.metrics.result_record import RESULTS
-from maskedclip.metrics.results import agree, seen_words, value_of
+from maskedclip.metrics.results import agree, value_of
 from maskedclip.metrics.scores import KINDS, Score
 from maskedclip.metrics.seen_images import in_words
 from maskedclip.models.checkpoints.formats import training_datasets
+from maskedclip.report.repeats import made_otherwise_apart
+from maskedclip.report.result import Result
 
 T = TypeVar("T")
 USUAL_PROTOCOL = "finetune"
-_TRANSFER = "transfer"  # how such protocols begin
 _USUAL_RECIPE = "paper"  # of fine-tuning: not written after the method
 _TEXTS = ("run", "dataset", "task", "protocol", "metric")
 _NUMBERS = ("fraction", "seed", "n")
-
-
-@dataclass(frozen=True, eq=False)
-class Result:
-    """The scores of one run on one test split, as its rows of results.jsonl state them."""
-
-    directory: Path  # of the run
-    method: str
-    run: str
-    dataset: str
-    task: str
-    protocol: str
-    fraction: float
-    seed: int
-    n: int  # images
-    scores: Mapping[str, Score]
-    predictions: str = ""  # path in the run directory; empty where its rows name none
-    shards: str = ""  # the dataset's directory when it was evaluated
-    # datasets of pre-training that hold test images, or the form of third-party weights that were
-    # trained on images of this dataset; None: the rows do not say
-    seen: str | None = None
-    seen_images: int | None = None  # of the test images; None: not known
-    seen_note: str = ""  # why not
-    # whether the classes are grades in order; None: the rows do not say
-    ordered: bool | None = None
-    untrained: tuple[str, ...] = ()  # classes without training images
-    image_size: int = 0  # pixels, square; 0: the rows do not say
-    validation: str = ""  # predictions of the validation split; empty: an older version kept none
-    group_of: str = ""  # the task whose classes were joined into two
-    images_seen: str = ""  # size and colours in words; empty: the rows do not say
-    few_images: str = ""  # the classes with few test images, in words
-    drawn: str = ""  # by intervals, in words; empty: patients alone, or the rows do not say
-    kind: str = "class"  # of the task; or "labels", "number"
-    thresholds: tuple[float, ...] = ()  # of labels, chosen on validation
-    # of a network tested on another dataset than it learnt: its class -> that dataset's name of it
-    renamed: Mapping[str, str] = field(default_factory=dict)
-
-    @property
-    def transferred(self) -> bool:
-        """Whether a fine-tuned network was tested on another dataset than it learnt."""
-        return self.protocol.startswith(_TRANSFER)
-
-    @property
-    def cell(self) -> tuple[Any, ...]:
-        """What one cell of a table is made of; several seeds share it."""
-        return self.method, self.dataset, self.task, self.protocol, self.budget
-
-    @property
-    def seen_words(self) -> str:
-        """What is known of its test images in pre-training; "" where none of them was."""
-        return seen_words(self.seen or "", self.seen_images, self.n, self.seen_note)
-
-    def noted(self, metric: str) -> str:
-        """Return what a value leaves out or why there is none, without the values of its folds."""
-        if metric not in self.scores:
-            return ""
-        score = self.scores[metric]
-        notes = [score.note.partition(FOLDS)[0].rstrip("; ")]
-        if score.low is not None and score.low == score.high:
-            notes.append("an interval without width: all resamples give the same value")
-        return "; ".join(filter(None, notes))
-
-    @property
-    def budget(self) -> float | str:
-        """Labels used for training: a share, or as many a class as the protocol says."""
-        return self.protocol if self.protocol.endswith("-shot") else self.fraction
-
-    @property
-    def title(self) -> str:
-        parts = [self.method, self.dataset, self.task, self.protocol, budget_text(self.budget)]
-        return ", ".join([*parts, f"seed {self.seed}"])
 
 
 class Collected(NamedTuple):
@@ -154,10 +83,11 @@ def collect(roots: Sequence[Path], protocol: str) -> Collected:
             f"try --protocol={near[0]}"
         )
     chosen = _by_size([_with_contamination(result) for result in chosen])
+    chosen, unlike = made_otherwise_apart(chosen)
     kept, repeated = _without_repeats(chosen)
     others = {name: count for name, count in sorted(counts.items()) if name != protocol}
     apart = [r for r in results if r.transferred and r.protocol != protocol]
-    return Collected(protocol, kept, others, problems + repeated, apart)
+    return Collected(protocol, kept, others, problems + unlike + repeated, apart)
 
 
 def run_directories(roots: Iterable[Path]) -> Iterator[Path]:
@@ -287,13 +217,6 @@ def _without_repeats(results: Sequence[Result]) -> tuple[list[Result], list[str]
     return list(kept.values()), problems
 
 
-def budget_text(budget: float | str) -> str:
-    """Return a share of labels in per cent, or the labels a class of an N-shot protocol."""
-    if isinstance(budget, str):
-        return f"{budget.removesuffix('-shot')} a class"
-    return f"{100 * budget:g} %" if budget else "none"
-
-
 def read(result: Result) -> tuple[Predictions, list[str]]:
     """Return the predictions behind a result, and the classes; ValueError where there are none."""
     row: dict[str, Any] = {"predictions": result.predictions, "untrained": result.untrained}
@@ -316,34 +239,6 @@ def disagreements(result: Result, predictions: Predictions) -> list[str]:
                 f"says {score.value}; measure again"
             )
     return problems
-
-
-def pretraining(run: Path) -> tuple[Path, dict[str, Any]] | None:
-    """Return (directory, config.json) of the pre-training that a run's weights come from.
-
-    None where that is not known: other weights, or their directory is no longer there.
-    """
-    config = _config(run)
-    if config is None or "weights" not in config:
-        return (run, config) if config is not None else None
-    weights = Path(str(config["weights"]))
-    # a relative path was relative to where the command ran: the run lies below that
-    for base in (Path(), *run.parents):
-        directory = base / weights
-        if directory.is_file():
-            directory = directory.parent
-        pretrained = _config(directory) if directory.is_dir() else None
-        if pretrained is not None:
-            return directory.resolve(), pretrained
-    return None
-
-
-def _config(directory: Path) -> dict[str, Any] | None:
-    try:
-        config = json.loads((directory / "config.json").read_text())
-    except (OSError, ValueError):
-        return None  # no run of ours, or a damaged one: nothing is known of it
-    return config if isinstance(config, dict) else None
 
 
 def progress(items: Sequence[T], what: str) -> Iterator[T]:

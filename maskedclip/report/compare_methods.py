@@ -28,8 +28,9 @@ from maskedclip.metrics.prediction_files import Predictions
 from maskedclip.metrics.result_record import RESULTS
 from maskedclip.metrics.scores import NEED_TWO_CLASSES, macro, metrics_of, point
 from maskedclip.metrics.seen_images import in_words, input_lines
-from maskedclip.report.collect import Result, progress, read, run_directories
+from maskedclip.report.collect import progress, read, run_directories
 from maskedclip.report.pages.tables import CellKey, Column, Comparison, LabelBlock, Table, tabled
+from maskedclip.report.result import Result
 
 Split = tuple[str, str, str, float]  # dataset, task, protocol, fraction
 Sides = dict[Split, dict[int, "Side"]]  # by the size of the images; 0: not stated
@@ -57,22 +58,26 @@ class Side(NamedTuple):
     pretraining: list[str]  # what its runs say of test images in pre-training
 
 
-def compare(first: Path, second: Path) -> str:
+def compare(first: Path | Sequence[Path], second: Path | Sequence[Path]) -> str:
     """Return a table a test split (dataset, task, protocol, fraction) that both have results of.
 
     Folds by themselves are left out where there is anything else, such as their pooled value.
     Results of the same image size are compared where both sides have some, else it is said.
     A run on both sides is named. Raises ValueError where there is none, where a side has two runs
     of one seed, and where the two sides are not of the same test images.
+
+    Args:
+        first, second: runs, and folders of runs; those of one split differ in their seed.
     """
-    sides = [_sides(root) for root in (first, second)]
-    own = [{*run_directories([root])} for root in (first, second)]
+    named = [[one] if isinstance(one, Path) else [*one] for one in (first, second)]
+    sides = [_sides(roots) for roots in named]
+    own = [{*run_directories(roots)} for roots in named]
     twice = "".join(f"{run}: this run is on both sides.\n" for run in sorted(own[0] & own[1]))
     both = [split for split in sides[0] if split in sides[1]]
     if not both:
         raise ValueError(
-            f"{first} and {second} have measured nothing in common: {_some(sides[0])} and "
-            f"{_some(sides[1])}"
+            f"{' and '.join(map(_named, named))} have measured nothing in common: "
+            f"{_some(sides[0])} and {_some(sides[1])}"
         )
     whole = [split for split in both if not is_one_fold(split[2])]
     pairs = [(split, *pair) for split in whole or both for pair in _of_one_size(split, sides)]
@@ -93,11 +98,16 @@ def _of_one_size(split: Split, sides: Sequence[Sides]) -> list[tuple[Side, Side]
     )
 
 
-def _sides(root: Path) -> Sides:
-    if not root.is_dir():
-        raise ValueError(f"{root}: no such directory; name a run, or a folder of runs")
+def _named(roots: Sequence[Path]) -> str:
+    return ",".join(map(str, roots))
+
+
+def _sides(roots: Sequence[Path]) -> Sides:
+    for root in roots:
+        if not root.is_dir():
+            raise ValueError(f"{root}: no such directory; name a run, or a folder of runs")
     sides: Sides = {}
-    for run in run_directories([root]):
+    for run in run_directories(roots):
         for row in measured_rows(run):
             if row["metric"] != metrics_of(str(row.get("kind") or "class"))[0]:
                 continue
@@ -108,15 +118,15 @@ def _sides(root: Path) -> Sides:
             side = by_size.setdefault(size, Side(classes, {}, in_words(row), []))
             if row["seed"] in side.runs or side.classes != classes:
                 raise ValueError(
-                    f"{root}: {_title(split)} has two runs of seed {row['seed']}, or other "
-                    f"classes; name one run, or a folder of runs that differ in their seed"
+                    f"{_named(roots)}: {_title(split)} has two runs of seed {row['seed']}, or "
+                    f"other classes; name one run, or runs that differ in their seed: A,B"
                 )
             side.runs[row["seed"]] = predictions
             side.pretraining.append(results.seen_line(row))
             if row.get("trained_on"):
                 side.pretraining.append(f"fine-tuned on {row['trained_on']}")
     if not sides:
-        raise ValueError(f"{root}: no {RESULTS}; fine-tune or evaluate first")
+        raise ValueError(f"{_named(roots)}: no {RESULTS}; fine-tune or evaluate first")
     return sides
 
 

@@ -14,9 +14,10 @@ from maskedclip.metrics.operating_points import OPERATING, OperatingPoint, rule_
 from maskedclip.metrics.prediction_files import Predictions
 from maskedclip.metrics.results import DAGGER, validation_of
 from maskedclip.metrics.scores import Score, score
-from maskedclip.report.collect import Result, budget_text, read
+from maskedclip.report.collect import read
 from maskedclip.report.pages.tables import below, percent, trained_lines
 from maskedclip.report.pages.text_tables import latex_escaped, markdown_table, plain_table
+from maskedclip.report.result import Result, budget_text
 
 HEAD = (
     "method", "task", "positive", "labels", "images (positive)", "ROC", "sensitivity",

@@ -9,9 +9,9 @@ from typing import NamedTuple
 
 from maskedclip.metrics.results import DAGGER
 from maskedclip.metrics.scores import Score
-from maskedclip.report.collect import Result, budget_text
 from maskedclip.report.pages.run_statistics import LabelScores
 from maskedclip.report.pages.tables import TABLED, below, percent, trained_lines
+from maskedclip.report.result import Result, budget_text
 
 ByResult = Mapping[Result, Sequence[LabelScores]]
 _HEAD = (

@@ -21,7 +21,8 @@ from maskedclip.metrics.scores import metrics_of
 from maskedclip.metrics.seen_images import in_words
 from maskedclip.models import BUILTIN
 from maskedclip.pretrain.methods import METHODS
-from maskedclip.report.collect import pretraining, run_directories
+from maskedclip.report.collect import run_directories
+from maskedclip.report.repeats import pretraining
 from maskedclip.shards.check import REPORT_FILE
 from maskedclip.shards.downloads.cards import card_names, read_card
 from maskedclip.weights.source_run import FeatureCheck, SourceRun, read_json

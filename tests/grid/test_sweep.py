@@ -133,6 +133,20 @@ def test_a_grid_takes_a_point_whose_value_is_spelt_otherwise_for_the_cell_that_i
     }  # fmt: skip
 
 
+def test_a_later_seed_of_a_point_with_another_field_is_refused(
+    small: Config, phantoms: dict[str, Path], tmp_path: Path
+) -> None:
+    asked = a_sweep(small, phantoms["heldout"], tmp_path)
+    write(sweep_grid(asked)[0])
+    later = {name: replace(own, seed=2) for name, own in asked.systems.items()}
+    assert sweep_grid(asked._replace(systems=later))[0]
+    longer = {name: replace(own, optim=replace(own.optim, steps=9)) for name, own in later.items()}
+    with pytest.raises(
+        ValueError, match=r"-seed0 has another optim\.steps than clip=.*-seed2 would"
+    ):
+        sweep_grid(asked._replace(systems=longer))
+
+
 @pytest.mark.slow
 def test_the_rows_of_a_table_are_points_over_their_seeds_and_results_that_are_lost_are_missed(
     small: Config, phantoms: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -60,6 +60,8 @@ def test_folders_of_runs_are_compared_by_their_means_over_seeds(tmp_path: Path) 
     assert difference.startswith(f"{100 * found.value:+.1f} [{100 * found.low:+.1f}, ")
     assert " +- " in first
     assert "DeLong" not in text  # which is of two runs
+    each = [sorted((tmp_path / name).iterdir()) for name in ("ours", "theirs")]
+    assert compare(*each) == text  # one by one, as the seeds of a sweep's point lie
 
 
 def test_only_what_both_have_measured_is_compared(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from maskedclip.metrics.confusion import confusion
 from maskedclip.metrics.prediction_files import Predictions
 from maskedclip.metrics.results import file_name
 from maskedclip.metrics.zero_shot import categories
-from maskedclip.report.collect import Result, budget_text, disagreements, progress, read
+from maskedclip.report.collect import disagreements, progress, read
 from maskedclip.report.pages import charts, page_charts
 from maskedclip.report.pages.html import render
 from maskedclip.report.pages.run_statistics import (
@@ -33,6 +33,7 @@ from maskedclip.report.pages.run_statistics import (
     worst_of_labels,
     worst_of_numbers,
 )
+from maskedclip.report.result import Result, budget_text
 
 _LONG_NAMES = {
     "auroc": "ROC: area under the curve, mean over classes against the rest",

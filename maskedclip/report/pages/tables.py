@@ -14,7 +14,7 @@ from maskedclip.metrics.known_patients import drawn_lines
 from maskedclip.metrics.results import written
 from maskedclip.metrics.scores import LOWER_IS_BETTER, METRICS
 from maskedclip.metrics.seen_images import input_lines
-from maskedclip.report.collect import Result, budget_text
+from maskedclip.report.result import Result, budget_text
 
 METRIC_NAMES = dict(
     zip(
@@ -253,14 +253,37 @@ class Table:
 
     @property
     def footnotes(self) -> list[str]:
-        """The lines under the table, as `below` has them."""
-        return below(
+        """The lines under the table: of cells with fewer seeds, and those of `below`."""
+        own = below(
             (line.label or line.method, column.name, run)
             for block in self.blocks
             for line in block.lines
             for column in self.columns
             for run in line.cells[column, tabled(column)[0]].runs
         )
+        return [*self._fewer_seeds(), *own]
+
+    def _fewer_seeds(self) -> Iterator[str]:
+        """Yield a line for the cells of equal seeds which are fewer than others of their column."""
+        cells: dict[tuple[str, str], list[str]] = {}
+        for block in self.blocks:
+            for column in self.columns:
+                first = tabled(column)[0]
+                seeds = {
+                    line.label or line.method: {run.seed for run in line.cells[column, first].runs}
+                    for line in block.lines
+                }
+                every = set[int]().union(*seeds.values())
+                of = f", {block.name}" if len(self.blocks) > 1 else ""
+                for name, own in seeds.items():
+                    if own and own != every:
+                        key = _listed(own), _listed(every)
+                        cells.setdefault(key, []).append(f"{name}, {column.name}{of}")
+        for (own_seeds, all_seeds), where in cells.items():
+            yield (
+                f"Over seeds {own_seeds} where others are over {all_seeds}, differences from the "
+                f"best, too: {'; '.join(where)}."
+            )
 
     @property
     def missing(self) -> list[tuple[str, str, str]]:
@@ -278,6 +301,10 @@ class Table:
         """What the average is called: by its number of tasks, which may not be the paper's."""
         counted = [c for c in self.columns if c.of_paper] or self.columns
         return f"Average of {sum(column.kind != 'number' for column in counted)}"
+
+
+def _listed(seeds: Iterable[int]) -> str:
+    return " ".join(map(str, sorted(seeds)))
 
 
 def below(runs: Iterable[tuple[str, str, Result]]) -> list[str]:

@@ -8,9 +8,10 @@ import pytest
 
 from maskedclip.metrics.comparison import over_seeds
 from maskedclip.metrics.scores import Score
-from maskedclip.report.collect import Result, results_of
+from maskedclip.report.collect import results_of
 from maskedclip.report.pages.tables import Column, columns_of, marks, percent, table
 from maskedclip.report.pages.text_tables import csv_table, latex, markdown
+from maskedclip.report.result import Result
 
 PAPER = (Column("APTOS", "aptos2019", "grade"), Column("IDRiD", "idrid", "grade"))
 
