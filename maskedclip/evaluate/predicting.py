@@ -155,7 +155,7 @@ def class_prompts(
             by the dataset's wording.
         template: that a run was given in place of the datasets' own, "" for none.
     """
-    keys, wording = _dictionary_keys(benchmark), _wording(benchmark, template)
+    keys, wording = class_keys(benchmark), _wording(benchmark, template)
     if benchmark.task.kind == "labels":
         keys += [absence(key, wording.dictionary) for key in keys]
     return [captions(key) if captions else prompts(key, wording) for key in keys]
@@ -165,7 +165,8 @@ def _wording(benchmark: Benchmark, template: str = "") -> Wording:
     return wording_of(benchmark.dataset.manifest, template)
 
 
-def _dictionary_keys(benchmark: Benchmark) -> list[str]:
+def class_keys(benchmark: Benchmark) -> list[str]:
+    """Return what captions call each class: the dictionary's key for it, else its name."""
     published = benchmark.dataset.manifest.get("classes", {}).get(benchmark.task.name)
     mapping = published if isinstance(published, dict) else None
     names = categories(benchmark.task.name, benchmark.task.classes, mapping)
@@ -177,7 +178,7 @@ def without_words(benchmark: Benchmark) -> tuple[int, ...]:
     """Return the labels, such as "other", that the dictionary has no words for; of classes none."""
     if benchmark.task.kind != "labels":
         return ()
-    keys, known = _dictionary_keys(benchmark), _wording(benchmark).dictionary
+    keys, known = class_keys(benchmark), _wording(benchmark).dictionary
     return tuple(label for label, key in enumerate(keys) if key not in known)
 
 

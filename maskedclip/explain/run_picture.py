@@ -2,36 +2,42 @@
 
 import json
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import matplotlib as mpl
 import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
+from matplotlib.ticker import MaxNLocator
 from PIL import Image
 from torch import Tensor
 
 from maskedclip.config import Config
 from maskedclip.config import load as load_config
 from maskedclip.data.captions import wording_of
-from maskedclip.data.labelled import LabelledSample, Task, labelled
+from maskedclip.data.labelled import LabelledSample, labelled
 from maskedclip.data.labelled_views import sample_image
 from maskedclip.data.splits import division_of
 from maskedclip.data.storage.shards import DamagedSample, Shards
 from maskedclip.data.transforms import denormalise, hidden_patches
+from maskedclip.evaluate.predicting import Benchmark, class_keys
 from maskedclip.inference import Model, load
 from maskedclip.metrics.comparison import paired_bootstrap
-from maskedclip.metrics.results import predictions_of, read_rows
-from maskedclip.metrics.zero_shot import categories
+from maskedclip.metrics.known_patients import images_in_words
+from maskedclip.metrics.results import DAGGER, predictions_of, seen_line, written
+from maskedclip.metrics.scores import NOT_IN_PER_CENT, metrics_of
 from maskedclip.models.maskedclip import MaskedCLIP
 from maskedclip.models.patches import masked_and_filled, split_patches
 
 _SHOWN, _CAPTIONS, _FOUND = 4, 3, 5
 _SEARCHED = 1000  # test images at most among which a caption's nearest are shown
+_NOTE_WIDTH = 105  # letters of a line below the scores
+_NAMES = {"auroc": "AUROC", "mae": "MAE (less is better)"}  # the first metric of each kind
+_AXES = _NAMES | {"auroc": "macro AUROC (50: chance)"}
 _RIGHT, _WRONG, _INK, _SOFT = "#1a7f37", "#b0bac4", "#1b2733", "#9aa7b4"
 _STYLE: dict[Any, Any] = {
     "text.parse_math": False, "font.size": 8, "axes.titlesize": 9, "axes.linewidth": 0.6,
@@ -39,110 +45,186 @@ _STYLE: dict[Any, Any] = {
 }  # fmt: skip
 
 
-def draw_run(run: Path, start: Path, dataset: Path, task: str, path: Path) -> None:
+class Scored(NamedTuple):
+    """What weights score in one measuring, all of it on the same datasets."""
+
+    name: str  # in legends and lines
+    directory: Path  # of results.jsonl and the predictions
+    rows: Sequence[dict[str, Any]]
+
+    def of(self, dataset: str, task: str, metric: str) -> dict[str, dict[str, Any]]:
+        """Return the rows of a metric on a task, by their protocol."""
+        chosen = (dataset, task, metric)
+        return {
+            row["protocol"]: row
+            for row in self.rows
+            if (row["dataset"], row["task"], row["metric"]) == chosen
+        }
+
+
+def draw_run(own: Scored, before: Scored, dataset: Path, task: str, path: Path) -> None:
     """Draw what a run has learnt, beside the weights it began from, into a PNG.
 
-    Scores with their 95 % intervals, the losses, what is predicted of hidden patches of test
-    images, and the test images that lie nearest to captions of some classes. What a run has not
-    (a text tower, a decoder of pixels, a task of classes) leaves its panel out.
+    All of it on one dataset and task: scores with their 95 % intervals, what is predicted of hidden
+    patches of test images, and the test images that lie nearest to captions of some classes; and
+    the losses. What a run has not (a text tower, a decoder of pixels, a task of classes) leaves its
+    panel out.
 
     Args:
-        start: directory of the results of the weights that the run began from.
+        own: of the run; its directory is the run's.
+        before: of the weights that it began from.
     """
+    run = own.directory
     config, model = load_config(run / "config.json", Config), load(run)
     shards = Shards(dataset)
     labels = labelled(shards, task)
-    tested = _tested(shards, labels)
+    benchmark = Benchmark(shards, labels, division_of(shards, labels))
+    tested = _tested(benchmark)
     images = [image for _, image in tested]
     decodes = isinstance(model.network, MaskedCLIP) and "mim" in model.network.terms
-    searches = model.reads_text and bool(labels.classes)
+    searches = model.reads_text and labels.kind != "number"
+    metric = metrics_of(labels.kind)[0]
+    sides = {side.name: side.of(shards.name, labels.name, metric) for side in (before, own)}
     with mpl.rc_context(_STYLE):
-        figure = Figure(figsize=(10, 7.2 if decodes or searches else 3.1), dpi=110,
+        figure = Figure(figsize=(10, 7.5 if decodes or searches else 3.4), dpi=110,
                         layout="constrained")  # fmt: skip
         above = figure
         if decodes or searches:
-            (above,), (below,) = figure.subfigures(2, 1, squeeze=False, height_ratios=(1, 1.35))
-            left, right = below.subfigures(1, 2, squeeze=False, width_ratios=(1, 1.35))[0]
+            (above,), (below,) = figure.subfigures(2, 1, squeeze=False, height_ratios=(1, 1.25))
+            ratios = [1.0] * decodes + [1.35] * searches
+            panels = below.subfigures(1, len(ratios), squeeze=False, width_ratios=ratios)[0]
+        (one, *_) = sides[own.name].values()
+        counted = images_in_words(*_keys_and_units(run, one))
+        title = f"Tested on {shards.name}, {labels.name}: {counted}"
+        figure.suptitle(textwrap.fill(title, 120), fontsize=9)
         scores, losses = above.subplots(1, 2)
-        _scores(scores, read_rows(run), read_rows(start), _start_of(config))
+        _scores(scores, sides, own.name, metric)
         _losses(losses, run / "metrics.jsonl")
         if decodes:
-            _reconstructions(left, model, config, images[:_SHOWN])
+            _reconstructions(panels[0], model, config, images[:_SHOWN])
         if searches:
-            names = categories(labels.name, labels.classes)
             truth = [labels.labels_of(sample) for sample, _ in tested]
             wording = wording_of(shards.manifest, config.data.caption_template)
-            _found(right, model, wording.template, names, images, truth)
+            _found(panels[-1], model, wording.template, class_keys(benchmark), images, truth)
         figure.savefig(path, metadata={"Software": None})
 
 
-def _tested(shards: Shards, labels: Task) -> list[tuple[LabelledSample, Image.Image]]:
+def _keys_and_units(run: Path, row: dict[str, Any]) -> tuple[list[str], list[str]]:
+    predictions, _ = predictions_of(run, row)
+    return list(predictions.keys), list(predictions.units)
+
+
+def _tested(benchmark: Benchmark) -> list[tuple[LabelledSample, Image.Image]]:
     """Return test images, of many each nth one; which are damaged the evaluation has said."""
-    every = division_of(shards, labels).parts["test"]
+    every = benchmark.division.parts["test"]
     found = []
     for sample in every[:: len(every) // _SEARCHED + 1]:
         with suppress(DamagedSample):
-            found.append((sample, sample_image(shards, sample.index)))
+            found.append((sample, sample_image(benchmark.dataset, sample.index)))
     return found
 
 
-def _start_of(config: Config) -> str:
-    return "weights it began from" if config.init_from else "untrained encoder"
+def differences(own: Scored, before: Scored) -> list[str]:
+    """Return a line for every evaluation of a run: how it differs from the weights it began from.
 
-
-def differences(run: Path, start: Path) -> list[str]:
-    """Return a line for every AUROC that both have, with the paired 95 % interval."""
-    before = {_split(row): row for row in read_rows(start) if row["metric"] == "auroc"}
-    against = _start_of(load_config(run / "config.json", Config))
-    lines = []
-    for row in read_rows(run):
-        other = before.get(_split(row))
-        if row["metric"] != "auroc" or other is None:
+    In the first metric of the task's kind, with the paired 95 % interval; where there is nothing to
+    compare, why. A dagger marks test images that were in pre-training, and a line says how many.
+    """
+    theirs = {_split(row): row for row in before.rows}
+    lines, seen = list[str](), list[dict[str, dict[str, Any]]]()
+    for row in own.rows:
+        if row["metric"] != metrics_of(str(row.get("kind") or "class"))[0]:
             continue
-        own, theirs = (predictions_of(*pair)[0] for pair in ((run, row), (start, other)))
-        found = paired_bootstrap("auroc", [own], [theirs])
-        interval = (
-            f" [{100 * found.low:+.1f}, {100 * found.high:+.1f}]"
-            if found.low is not None and found.high is not None
-            else ""
-        )
-        lines.append(
-            f"{row['dataset']}, {row['protocol']}: AUROC {100 * found.value:+.1f}{interval} "
-            f"against the {against}, on the same {len(own.label_B)} images"
-        )
-    return lines
+        where = f"{row['dataset']} {row['task']}, {row['protocol']}"
+        other = theirs.get(_split(row))
+        if other is None:
+            lines.append(f"{where}: not compared: no {row['protocol']} of the {before.name}")
+            continue
+        if row["value"] is None or other["value"] is None:
+            lines.append(f"{where}: not compared: {row['note'] or other['note']}")
+            continue
+        both = {before.name: other, own.name: row}
+        lines.append(f"{where}: {_difference(own, before, both)}")
+        seen.append(both)
+    sides = {name: [both[name] for both in seen] for name in (before.name, own.name)}
+    return [*lines, *_seen_lines(sides)]
+
+
+def _difference(own: Scored, before: Scored, both: Mapping[str, dict[str, Any]]) -> str:
+    row = both[own.name]
+    ours, theirs = (predictions_of(one.directory, both[one.name])[0] for one in (own, before))
+    found = paired_bootstrap(metric := row["metric"], [ours], [theirs])
+    ends = ", ".join(written(metric, end, "+") for end in found[1:3] if end is not None)
+    mark = DAGGER * any(one.get("seen") for one in both.values())
+    return (
+        f"{_NAMES[metric]} {written(metric, found.value, '+')}{mark}"
+        f"{f' [{ends}]' if ends else ''} against the {before.name}, on the same "
+        f"{images_in_words(ours.keys, ours.units)}"
+    )
 
 
 def _split(row: Mapping[str, Any]) -> tuple[Any, ...]:
-    return tuple(row[name] for name in ("dataset", "task", "protocol", "fraction", "seed"))
+    names = ("dataset", "task", "protocol", "fraction", "seed", "metric")
+    return tuple(row[name] for name in names)
+
+
+def _seen_lines(sides: Mapping[str, Iterable[Mapping[str, Any]]]) -> list[str]:
+    """Return what rows say of test images in pre-training; of whose, where not all weights do."""
+    named: dict[str, list[str]] = {}
+    for name, rows in sides.items():
+        for line in dict.fromkeys(filter(None, map(seen_line, rows))):
+            named.setdefault(line, []).append(name)
+    return [
+        line if len(names) == len(sides) else f"{', '.join(names)}: {line}"
+        for line, names in named.items()
+    ]
 
 
 def _scores(
-    axes: Axes, own: Sequence[Mapping[str, Any]], before: Sequence[Mapping[str, Any]], start: str
+    axes: Axes, sides: Mapping[str, Mapping[str, dict[str, Any]]], own: str, metric: str
 ) -> None:
-    """Draw the AUROC of each protocol, pre-trained beside what it began from."""
-    sides = [
-        ({row["protocol"]: row for row in rows if row["metric"] == "auroc"}, colour, name)
-        for rows, colour, name in ((before, _SOFT, start), (own, _RIGHT, "pre-trained"))
-    ]
-    protocols = [name for name, row in sides[1][0].items() if row["value"] is not None]
+    """Draw the score of each protocol that a run has, beside what it began from.
+
+    Args:
+        sides: of each weights their rows by protocol; those of the run, called `own`, are green.
+    """
+    base, unit = (0.0, 1.0) if metric in NOT_IN_PER_CENT else (50.0, 100.0)
+    protocols, ends = list(sides[own]), [base]
+    sides = {name: {p: of[p] for p in protocols if p in of} for name, of in sides.items()}
+    notes = _seen_lines({name: of.values() for name, of in sides.items()})
     for at, protocol in enumerate(protocols):
-        shown = [side for side in sides if (side[0].get(protocol) or {}).get("value") is not None]
-        for place, (by_protocol, colour, name) in enumerate(shown):
-            row = by_protocol[protocol]
-            x = at + 0.38 * (place - (len(shown) - 1) / 2)
-            value, low, high = (100 * row[end] for end in ("value", "low", "high"))
-            axes.bar(x, value - 50, 0.36, bottom=50, color=colour, label=name)
-            axes.errorbar(x, value, [[value - low], [high - value]], color=_INK, lw=0.9, capsize=3)
-            axes.annotate(f"{value:.1f}", (x, 51), ha="center", color="white", fontweight="bold")
-    axes.axhline(50, color=_INK, lw=0.6)
+        rows = {name: of[protocol] for name, of in sides.items() if protocol in of}
+        notes += [f"{protocol}: {row['note']}" for row in rows.values() if row["value"] is None]
+        shown = {name: row for name, row in rows.items() if row["value"] is not None}
+        for place, (name, row) in enumerate(shown.items()):
+            x, value = at + 0.38 * (place - (len(shown) - 1) / 2), unit * row["value"]
+            interval = [unit * row[end] for end in ("low", "high") if row[end] is not None]
+            mark = DAGGER * bool(row.get("seen"))
+            colour = _RIGHT if name == own else _SOFT
+            axes.bar(x, value - base, 0.36, bottom=base, color=colour, label=name)
+            if interval:
+                axes.vlines(x, *interval, color=_INK, lw=1.2)
+            ends += [value, *interval]
+            axes.annotate(
+                f"{written(metric, row['value'])}{mark}", (x, max(base, value, *interval)),
+                (0, 2), textcoords="offset points", ha="center", fontweight="bold",
+            )  # fmt: skip
+    axes.axhline(base, color=_INK, lw=0.6)
+    low, high = (
+        (0.0, max(ends) or 1.0) if not base else (min(45.0, *(end - 3 for end in ends)), 100.0)
+    )
+    if base:
+        axes.set_yticks(range(100, int(low), -10))
     axes.set(
-        ylim=(45, 100), ylabel="macro AUROC (50: chance), 95 % interval",
-        title="Held-out images, frozen encoder",
+        ylim=(low, high + 0.22 * (high - low)),  # above there is room for the legend
+        title="Frozen encoder on these test images", ylabel=f"{_AXES[metric]}, 95 % interval",
     )  # fmt: skip
     axes.set_xticks(range(len(protocols)), protocols)
     handles = dict(zip(*axes.get_legend_handles_labels()[::-1], strict=True))
-    axes.legend(handles.values(), handles.keys(), loc="upper right", ncols=2)
+    names = [name for name in sides if name in handles]
+    axes.legend([handles[name] for name in names], names, loc="upper right", ncols=2)
+    below = "\n".join(textwrap.fill(line, _NOTE_WIDTH) for line in dict.fromkeys(notes))
+    axes.set_xlabel(below, fontsize=6.5, loc="left")
     axes.spines[["top", "right"]].set_visible(False)
 
 
@@ -153,9 +235,11 @@ def _losses(axes: Axes, path: Path) -> None:
              "loss_ibot": "hidden patches (iBOT)", "loss_koleo": "spread (KoLeo)"}  # fmt: skip
     for name, label in words.items():
         points = [(row["step"], row[name]) for row in rows if name in row]
-        if points:
-            axes.plot(*zip(*points, strict=True), label=label, lw=1.4)
-    axes.set(xlabel="step", title="Losses, as they are before their weights")
+        if points:  # of one row there is no line
+            marker = "o" if len(points) == 1 else ""
+            axes.plot(*zip(*points, strict=True), label=label, lw=1.4, marker=marker)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    axes.set(xlabel="step", title="Losses of the training, before their weights")
     axes.legend()
     axes.spines[["top", "right"]].set_visible(False)
 
@@ -210,6 +294,8 @@ def _found(
             fontsize=7.5,
         )  # fmt: skip
         axes = row.subplots(1, _FOUND)
+        for spare in axes[len(images) :]:
+            spare.set_axis_off()
         for place, index in zip(axes, score_B.topk(min(_FOUND, len(images))).indices, strict=False):
             own = truth[int(index)]
             right = label in own

@@ -106,28 +106,36 @@ class Job(Repeatable):
             from maskedclip.evaluate.protocols import evaluate
 
             datasets = [(Path(directory), after.task) for directory in after.datasets]
-            evaluate(run, datasets, after.protocols, run)
+            rows = evaluate(run, datasets, after.protocols, run)
             if after.beside_start:
-                self._measure_start(run, datasets)
+                self._measure_start(run, rows, datasets)
         data = self.config.data
         tune = finetune_command(run, after.datasets, (*data.paired, *data.unpaired))
         curves = "".join(f"  {line}\n" for line in curves_commands(Path(self.config.out)))
         sys.stdout.write(f"\n{run} is done. Next:\n{curves}  {tune}\n{self._said_of_tests()}")
         sys.stdout.flush()
 
-    def _measure_start(self, run: Path, datasets: list[tuple[Path, str]]) -> None:
-        """Print what the weights scored that it began from, and the differences; draw a picture."""
+    def _measure_start(
+        self, run: Path, rows: list[dict[str, Any]], datasets: list[tuple[Path, str]]
+    ) -> None:
+        """Print what the weights scored that it began from, and the differences; draw a picture.
+
+        Args:
+            rows: what the run has just scored; results.jsonl may hold those of other commands, too.
+        """
         from maskedclip.evaluate.protocols import evaluate
-        from maskedclip.explain.run_picture import differences, draw_run
+        from maskedclip.explain.run_picture import Scored, differences, draw_run
 
         start, model = run.with_name(f"{run.name}-start"), self.config.model
         protocols = [name for name in self.config.after.protocols if name != "zeroshot"]
-        evaluate(
+        begun = evaluate(
             self.config.init_from or "random", datasets, protocols or ["logistic"], start,
             size=model.size, image_size=model.image_size,
         )  # fmt: skip
-        sys.stdout.writelines(f"{line}\n" for line in differences(run, start))
-        draw_run(run, start, *datasets[0], run / "summary.png")
+        name = "weights it began from" if self.config.init_from else "untrained encoder"
+        own, before = Scored("pre-trained", run, rows), Scored(name, start, begun)
+        sys.stdout.writelines(f"{line}\n" for line in differences(own, before))
+        draw_run(own, before, *datasets[0], run / "summary.png")
         sys.stdout.write(f"picture: {run / 'summary.png'}\n")
 
     def _said_of_tests(self) -> str:

@@ -32,7 +32,7 @@ def test_the_demo_trains_measures_and_says_what_to_do_next(tmp_path):
     assert "left" in done.stderr
     for part in (
         "AUROC", "logistic", "zeroshot", "tensorboard --logdir", "maskedclip.finetune",
-        "phantom_heldout, logistic: AUROC ", " against the untrained encoder, on the same ",
+        "phantom_heldout disease, logistic: AUROC ", " against the untrained encoder, on the same ",
         "picture: runs/demo/summary.png",
     ):  # fmt: skip
         assert part in done.stdout
@@ -43,7 +43,7 @@ def test_the_demo_trains_measures_and_says_what_to_do_next(tmp_path):
     }
     assert len(list((run / "predictions").glob("*-test.csv"))) == 2
     with Image.open(run / "summary.png") as picture:
-        assert picture.size == (1100, 792)
+        assert picture.size == (1100, 825)
         colours = picture.convert("RGB").getcolors(1 << 20)
     assert colours
     assert len(colours) > 1000  # photographs are on it

@@ -5,14 +5,19 @@ import shlex
 from pathlib import Path
 
 import pytest
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from PIL import Image
 
 from maskedclip.config import Config, override
+from maskedclip.evaluate.protocols import evaluate
+from maskedclip.explain import run_picture
 from maskedclip.jobs.job import Job
-from maskedclip.metrics.results import read_rows
+from maskedclip.metrics.results import DAGGER, read_rows
 from maskedclip.pretrain.loop import pretrain
 from maskedclip.pretrain.preflight import prepare
 from maskedclip.shards.make import ShardRequest, build
+from tests.kinds_of_tasks import write_ages
 from tests.pretrain.test_dinov2 import shrunk
 
 
@@ -48,6 +53,147 @@ def test_a_run_is_measured_beside_untrained_weights_and_one_that_goes_on_beside_
     before = {row["metric"]: row["value"] for row in read_rows(first)}
     start = {row["metric"]: row["value"] for row in read_rows(second.with_name("again-start"))}
     assert start == before  # of the first run, whose weights the second began from
+
+
+def drawn_figure(run: Path, config: Config, monkeypatch: pytest.MonkeyPatch) -> Figure:
+    """Measure a run, and return its summary.png as a figure of which the parts can be read."""
+    figures: list[Figure] = []
+    save = Figure.savefig
+
+    def keep(figure: Figure, path: Path, **options: object) -> None:
+        save(figure, path, **options)
+        figures.append(figure)
+
+    monkeypatch.setattr(Figure, "savefig", keep)
+    Job(config).measure(run)
+    (figure,) = figures
+    return figure
+
+
+def words_of(figure: Figure) -> str:
+    """Return all text of a figure, with the labels of its axes and legends."""
+    found = {text.get_text() for text in figure.findobj(lambda one: hasattr(one, "get_text"))}
+    return "\n".join(found)
+
+
+def bars_of(figure: Figure) -> dict[str, list[float]]:
+    """Return the ends of the bars of a figure's first axes, by what its legend calls them."""
+    handles, names = figure.axes[0].get_legend_handles_labels()
+    found: dict[str, list[float]] = {}
+    for bars, name in zip(handles, names, strict=True):
+        found.setdefault(name, []).extend(bar.get_y() + bar.get_height() for bar in bars)
+    return found
+
+
+def values_of(run: Path, dataset: str, metric: str = "auroc") -> list[float]:
+    chosen = [row for row in read_rows(run) if (row["dataset"], row["metric"]) == (dataset, metric)]
+    return [row["value"] for row in chosen if row["fraction"] == 1]
+
+
+def test_the_picture_is_of_the_first_dataset_whatever_else_the_results_hold(
+    compared: Config, phantoms: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    datasets = (str(phantoms["heldout"]), str(phantoms["unpaired"]))
+    config = override(compared, {"after.datasets": datasets})
+    run = pretrain(config)
+    start = run.with_name("small-start")
+    figure = drawn_figure(run, config, monkeypatch)
+    own, begun = (values_of(one, "heldout") for one in (run, start))
+    assert values_of(run, "unpaired") != own
+    expected = {"pre-trained": own, "untrained encoder": begun}
+    assert bars_of(figure) == {k: pytest.approx([100 * v for v in e]) for k, e in expected.items()}
+    assert "Tested on heldout, disease: 12 images (patients unknown" in words_of(figure)
+
+    evaluate(run, [(phantoms["paired"], "disease")], ["logistic"], run)  # as a later command does
+    evaluate(run, [(phantoms["heldout"], "disease")], ["logistic"], run, fractions=[0.5])
+    again = drawn_figure(run, config, monkeypatch)
+    assert bars_of(again) == bars_of(figure)
+
+
+def test_values_of_images_that_were_in_pretraining_have_a_dagger_and_its_note(
+    compared: Config,
+    phantoms: dict[str, Path],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    datasets = (str(phantoms["paired"]), str(phantoms["heldout"]))
+    config = override(compared, {"after.datasets": datasets})
+    run = pretrain(config)
+    capsys.readouterr()
+    figure = drawn_figure(run, config, monkeypatch)
+    note = f"pre-trained: {DAGGER} paired: 4 of 4 test images were in pre-training (paired)"
+    texts = [text.get_text() for text in figure.axes[0].texts]
+    assert [text.endswith(DAGGER) for text in texts] == [False, True]  # the start has seen none
+    assert note in words_of(figure)
+    assert "Held-out" not in words_of(figure)
+    out = capsys.readouterr().out.splitlines()
+    (seen,) = (line for line in out if line.startswith("paired disease, logistic: AUROC"))
+    (unseen,) = (line for line in out if line.startswith("heldout disease, logistic: AUROC"))
+    assert re.search(rf"AUROC [+-][\d.]+{DAGGER} \[", seen)
+    assert DAGGER not in unseen
+    assert note in out
+
+
+def test_numbers_are_compared_by_their_error_and_what_is_not_compared_is_said(
+    compared: Config,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    ages = write_ages(tmp_path / "klinik", images=60)
+    datasets = (str(ages), *compared.after.datasets)
+    changes = {"after.datasets": datasets, "after.task": "", "model.image_size": 32}
+    config = override(compared, changes | {"after.protocols": ("zeroshot", "logistic")})
+    run = pretrain(config)
+    capsys.readouterr()
+    figure = drawn_figure(run, config, monkeypatch)
+    out = capsys.readouterr().out
+    assert re.search(r"klinik age, ridge: MAE \(less is better\) [+-][\d.]+ \[", out)
+    assert re.search(r"heldout diabetic_retinopathy, logistic: AUROC [+-]", out)
+    assert "retinopathy, zeroshot: not compared: no zeroshot of the untrained encoder" in out
+    assert bars_of(figure)["pre-trained"] == pytest.approx(values_of(run, "klinik", "mae"))
+    assert figure.axes[0].get_ylim()[0] == 0
+    assert "MAE (less is better), 95 % interval" in words_of(figure)
+    assert "A fundus photograph of" not in words_of(figure)  # a number has no caption
+
+
+def test_bars_below_chance_and_their_intervals_are_whole_and_values_stand_above_them() -> None:
+    axes = Figure().subplots()
+    row = {"dataset": "d", "n": 9, "note": "", "value": 0.3, "low": 0.02, "high": 0.6}
+    alone = row | {"value": 0.52, "low": None, "high": None}  # of one patient
+    sides = {"start": {"knn": alone}, "pre-trained": {"knn": row}}
+    run_picture._scores(axes, sides, "pre-trained", "auroc")
+    low, high = axes.get_ylim()
+    assert low <= 2
+    assert high > 100
+    below, above = (_place(axes, text) for text in ("30.0", "52.0"))
+    assert below == 60
+    assert above == 52
+
+
+def _place(axes: Axes, text: str) -> float:
+    (one,) = (one for one in axes.texts if one.get_text() == text)
+    return float(one.xy[1])
+
+
+def test_the_losses_of_a_run_of_one_row_are_points(
+    compared: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = override(compared, {"engine.log_every": 10})
+    figure = drawn_figure(pretrain(config), config, monkeypatch)
+    lines = figure.axes[1].get_lines()
+    assert [len(line.get_xdata()) for line in lines] == [1, 1, 1]
+    assert {line.get_marker() for line in lines} == {"o"}
+
+
+def test_a_caption_has_no_empty_frame_where_there_are_fewer_images(
+    compared: Config, phantoms: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = override(compared, {"after.datasets": (str(phantoms["paired"]),)})
+    figure = drawn_figure(pretrain(config), config, monkeypatch)
+    empty = [axes for axes in figure.axes if not axes.has_data()]
+    assert empty
+    assert not any(axes.axison for axes in empty)
 
 
 def test_a_run_measured_by_words_alone_is_compared_by_logistic_regression(
