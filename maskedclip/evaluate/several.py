@@ -64,8 +64,8 @@ def _check_sizes(encoders: Sequence[FrozenEncoder], asked: int) -> None:
     wrong = [f"{patch} of {name}" for name, _, patch in own if asked % patch]
     if wrong:
         raise ValueError(
-            f"--image_size={asked} is not a multiple of the patch {', '.join(wrong)}; use one of "
-            f"{step}, such as {nearest}, which all of these encoders can see"
+            f"--image_size={asked} is not a multiple of the patch {', '.join(wrong)}; use a "
+            f"multiple of {step}, such as {nearest}, which all of these encoders can see"
         )
     if not asked and len({size for _, size, _ in own}) > 1:
         logger.warning(
