@@ -40,7 +40,9 @@ from maskedclip.grid.status import (
     DONE,
     FAILED,
     LOST,
+    MISSING,
     OPEN,
+    PENDING,
     STATES,
     CellStatus,
     Logs,
@@ -267,13 +269,15 @@ def _why(name: str, config: StatusConfig) -> int:
     )
     answers = queue.ask([one.job for one in mine])
     counts = counting(mine, answers).get(cell.name)
+    if row.state == PENDING and not row.job:  # what ended before is not what it waits for
+        counts = None
     logs = Logs(target.grid).of(counts) if counts else []
     answer = answers[counts.job] if counts else queue.JobState("", "was never submitted")
     facts: dict[str, Any] = {"cell": row.cell, "stage": row.stage, "state": row.state}
     facts |= {"note": row.note, "job": row.job, "attempt": row.attempt, "slurm": answer._asdict()}
     cause = None
-    if row.state in OPEN and counts:
-        cause = cause_of(evidence(logs, answer, _ALL))
+    if row.state in OPEN and row.state != MISSING and counts:
+        cause = cause_of(evidence(counts, logs, answer, _ALL))
         facts |= cause._asdict()
     facts["logs"] = [str(path) for path in logs]
     if config.json:
@@ -300,6 +304,11 @@ def _why(name: str, config: StatusConfig) -> int:
 
 def _retry(name: str, cells: Sequence[str], changes: dict[str, Any]) -> int:
     target = opened(name)
+    if target.run is None:
+        from maskedclip.grid.slurm_arrays import held
+
+        with held(target.grid):  # refused before anything is said of its cells
+            pass
     override(LaunchConfig(), changes)  # a wrong value is reported before anything is submitted
     rows = {row.cell: row for row in current_status(target.grid, target.submitted)}
     if changes and target.grid.cluster == "local":

@@ -96,6 +96,12 @@ _BY_SIGNAL = re.compile(
     r"Killed|Segmentation|Bus error|Aborted|Illegal|SIG(?:KILL|SEGV|BUS|ABRT|ILL)"
 )
 _WARNED = re.compile(r"User defined signal 2")  # before the job could take the warning
+_NOTED = re.compile(  # by grid/local_pool.py
+    r"^(?P<asked>asked to stop with its launcher: )?"
+    r"ended (?:by Signal (?P<signal>\d+) \(SIG\w+\)|with exit code (?P<code>\d+))$"
+)
+_ASKED_TO = ("2", "15")  # SIGINT, SIGTERM
+_MISTAKE = "2:0"  # of a command that stops with one line
 _SIGNALS = {"0:9": "signal 9 (SIGKILL)", "0:11": "signal 11 (SIGSEGV)", "0:7": "signal 7 (SIGBUS)"}
 _SHELL_ENDED = re.compile(r"\*\*\* STEP \S+ ON \S+ FAILED \(non-zero exit code")
 _WARNED_CODES = ("0:12", "140:0")  # SIGUSR2, of the batch shell and of a task
@@ -122,18 +128,24 @@ _ERROR_LINE = re.compile(r"^\[E\S*(?: \S+)? \w+\.cpp:\d+\]|NCCL WARN|\bwhat\(\):
 _USELESS = re.compile(
     r"^\s*$|^submitit |^srun: |^slurmstepd|^frame #\d+|^Bypassing signal|^Caught signal|^\s+[\^~]+"
     r"|^Exception raised from|^Submitted job triggered an exception"
+    r"|^asked to stop with its launcher|^ended with exit code \d+$"
 )
 _EMPTY = re.compile(r"^\s*$|^submitit ")
 _MESSAGE_LINES = 12
 
 
 class Evidence(NamedTuple):
-    """What there is to judge from: (file name, text) of the logs, and SLURM's words or ""."""
+    """What there is to judge from: (file name, text) of the logs, and SLURM's words or "".
+
+    Of a process of this machine, where no SLURM is, `reason` says what is known of it.
+    """
 
     logs: tuple[tuple[str, str], ...]
     state: str
     exit_code: str
     reason: str
+    is_process: bool = False
+    is_noted: bool = False  # it is over, and who started it writes into its log how it ended
 
 
 class Cause(NamedTuple):
@@ -168,14 +180,23 @@ def cause_of(evidence: Evidence) -> Cause:
     lines = [line for log in logs for line in log.lines]
     failures = sorted((f for log in logs for f in _failures(log)), key=lambda failure: failure.time)
     ends = [match for line in lines if (match := _ENDED.search(line))]
+    noted = _noted(lines)
+    if evidence.is_process and noted is not None and noted["code"] == "2":
+        evidence = evidence._replace(exit_code=_MISTAKE)
     if (due := [match for match in ends if match["why"]]) and (stamp := _stamp(due[0].string)):
         failures = [f for f in failures if f.time == "~" or f.time <= stamp]
     return (
         _certain(evidence, lines, failures)
         or _ended(evidence, lines, ends, failures)
         or _by_others(evidence, lines, failures)
+        or (_with_launcher(logs) if evidence.is_noted and noted is None else None)
         or _unknown(evidence, logs)
     )
+
+
+def _noted(lines: Sequence[str]) -> re.Match[str] | None:
+    """Return the line with which the launcher here has noted how a cell ended, None: it has not."""
+    return next((match for line in reversed(lines) if (match := _NOTED.match(line))), None)
 
 
 def _certain(
@@ -227,7 +248,9 @@ def _ended(
             return _cause(STOPPED, end.string)
     if by := _by_signal(evidence, lines):
         return by
-    line = _first(_SAVED, lines)
+    noted = _noted(lines) if evidence.is_process else None
+    asked = noted and (noted["asked"] or noted["signal"] in _ASKED_TO)
+    line = _first(_SAVED, lines) or (noted.string if noted and asked else "")
     return _cause(STOPPED, line) if line else None
 
 
@@ -263,29 +286,47 @@ def _by_others(
         return _of(lost[0], NETWORK)
     if evidence.exit_code == "75:0":
         return _cause(HANG, "ended by the hang watch (exit code 75), whose line is not in the logs")
-    # the one line with which a command of this package stops; a local process has no exit code here
+    # the one line with which a command of this package stops; not always is an exit code known
     last = next((line for line in reversed(lines) if not _USELESS.match(line)), "")
-    if evidence.exit_code not in ("2:0", "") or not last or _PROGRESS.match(last):
+    if evidence.exit_code not in (_MISTAKE, "") or not last or _PROGRESS.match(last):
         return None
     kind = _kind(last)
     if kind in REMEDIES and kind != EXCEPTION:
         return _cause(kind, last)
-    return _cause(EXCEPTION, last) if evidence.exit_code == "2:0" else None
+    return _cause(EXCEPTION, last) if evidence.exit_code == _MISTAKE else None
+
+
+def _with_launcher(logs: Sequence[_Log]) -> Cause:
+    """Return what is known of a cell here that ended, and whose launcher has not noted how."""
+    line = (
+        "the launcher that ran it here ended without a word of it: killed, or the machine restarted"
+    )
+    if last := _last_words(logs):
+        line += f"; its last words: {last[0]}"
+    return Cause(KILLED, _short(line), "", "give the same command again, or retry: it goes on")
 
 
 def _unknown(evidence: Evidence, logs: Sequence[_Log]) -> Cause:
     said = " ".join(filter(None, (evidence.state, evidence.exit_code))) or "nothing"
+    said = evidence.reason if evidence.is_process else f"SLURM says {said}"
+    if last := _last_words(logs):
+        line = _short(f"not known: {said}; the last words: {last[0]}")
+        return Cause(UNKNOWN, line, "", f"read {last[1]}")
+    if not evidence.logs:
+        line = f"not known: {said}; there are no logs, it may never have begun"
+        where = "the machine that it ran on" if evidence.is_process else "its node"
+        return Cause(UNKNOWN, line, "", f"see that {where} is well, then retry")
+    line = f"not known: {said}; the logs say nothing"
+    return Cause(UNKNOWN, line, "", f"read {evidence.logs[0][0]}")
+
+
+def _last_words(logs: Sequence[_Log]) -> tuple[str, str] | None:
+    """Return (line, file name) of the last words in the logs, None where there are none."""
     for useless in (_USELESS, _EMPTY):
         for log in logs:
-            last = next((line for line in reversed(log.lines) if not useless.match(line)), "")
-            if last:
-                line = _short(f"not known: SLURM says {said}; the last words: {last}")
-                return Cause(UNKNOWN, line, "", f"read {log.name}")
-    if not evidence.logs:
-        line = f"not known: SLURM says {said}; there are no logs, it may never have begun"
-        return Cause(UNKNOWN, line, "", "see that its node is well, then retry")
-    line = f"not known: SLURM says {said}; the logs say nothing"
-    return Cause(UNKNOWN, line, "", f"read {evidence.logs[0][0]}")
+            if last := next((line for line in reversed(log.lines) if not useless.match(line)), ""):
+                return last, log.name
+    return None
 
 
 def _first(pattern: re.Pattern[str], lines: Sequence[str]) -> str:

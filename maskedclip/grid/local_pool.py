@@ -22,6 +22,7 @@ from maskedclip.grid.manifest import (
     LOGS,
     PRETRAIN,
     REPORT,
+    TURNS,
     Cell,
     Grid,
     Submission,
@@ -29,6 +30,7 @@ from maskedclip.grid.manifest import (
     finished,
     run_of,
     submissions,
+    write_turns,
 )  # fmt: skip
 from maskedclip.grid.slurm_arrays import code_of, held, missing, run_cell, waits_for
 from maskedclip.grid.status import clock, fields_of, progress_of
@@ -36,6 +38,7 @@ from maskedclip.jobs import processes
 
 logger = logging.getLogger(__name__)
 _POLL_S = 0.2  # between checks of the processes
+_ASKED = "asked to stop with its launcher: "
 _SHOW_S = 60.0  # between lines of progress where they go to a file
 
 
@@ -75,6 +78,9 @@ class _Pool:
             elif self.devices_of[cell.stage] <= len(self.free):
                 self.waiting.remove(cell)
                 self.launch(cell)
+            else:
+                continue
+            write_turns(self.grid, self.waiting)
 
     def launch(self, cell: Cell) -> None:
         """Start a cell's process, and write down that it was."""
@@ -91,12 +97,12 @@ class _Pool:
                 # out of the terminal's reach: it is this process that answers Ctrl-C
                 env=self.environment(devices), start_new_session=True,
             )  # fmt: skip
+        self.running.append(_Running(cell, process, log, time.monotonic(), devices))
         try:
             name = processes.named(process.pid)
         except RuntimeError:  # over before it could be named
             name = ""
         append(self.grid, [Submission(cell.name, name, attempt, time.time(), relative)])
-        self.running.append(_Running(cell, process, log, time.monotonic(), devices))
 
     def environment(self, devices: tuple[str, ...]) -> Mapping[str, str]:
         """Return a cell's environment: its GPUs, its share of the cores, the code."""
@@ -121,14 +127,13 @@ class _Pool:
             self.running.remove(one)
             self.free = [*self.free, *one.devices]
             seconds = time.monotonic() - one.start
+            why = _last_words(one.log) if code > 0 else _ending(code)
+            _note(one.log, _ending(code))
             if code == 0 and finished(self.grid, one.cell):
                 self.seconds.setdefault(one.cell.stage, []).append(seconds)
                 _say(f"{one.cell.name}: done, {seconds:.0f} s\n")
             else:
-                if code < 0:  # a process that is killed leaves no word: `--why` reads this one
-                    with one.log.open("a", encoding="utf-8") as file:
-                        file.write(f"ended by Signal {-code} ({signal.Signals(-code).name})\n")
-                why = _last_words(one.log) if code else "ended without its results"
+                why = why if code else "ended without its results"
                 self.fail(one.cell, f"{why} (log: {one.log})")
 
     def fail(self, cell: Cell, why: str) -> None:
@@ -138,14 +143,19 @@ class _Pool:
     def stop(self) -> None:
         """Let what runs save and leave; a second Ctrl-C does not wait for it."""
         _say("stopping: cells save what they have; a second Ctrl-C does not wait for it\n")
-        for one in self.running:
+        left = list(self.running)
+        for one in left:
             one.process.terminate()
         try:
-            for one in self.running:
-                one.process.wait()
+            while left:
+                for one in [one for one in left if one.process.poll() is not None]:
+                    left.remove(one)
+                    _note(one.log, f"{_ASKED}{_ending(one.process.returncode)}")
+                time.sleep(_POLL_S)
         finally:
-            for one in self.running:
+            for one in left:
                 one.process.kill()
+                _note(one.log, f"{_ASKED}{_ending(one.process.wait())}")
 
     def progress(self) -> str:
         """Return a line on how far it is, with the time left."""
@@ -181,7 +191,12 @@ def run(grid: Grid, names: Collection[str] | None = None) -> int:
     submitted by another process, or was asked to stop.
     """
     with held(grid):
-        return _run(grid, names)
+        turns = grid.directory / TURNS
+        turns.unlink(missing_ok=True)  # of one that was killed
+        try:
+            return _run(grid, names)
+        finally:
+            turns.unlink(missing_ok=True)
 
 
 def _run(grid: Grid, names: Collection[str] | None) -> int:
@@ -194,6 +209,7 @@ def _run(grid: Grid, names: Collection[str] | None) -> int:
         logger.warning("%d cells wait or run already, and are left alone", len(active))
     _say(f"cells: {len(grid.cells)}, to run: {len(cells)}\n")
     pool = _Pool(grid, cells, devices, code_of(grid))
+    write_turns(grid, cells)
     try:
         with stops_as_by_ctrl_c():
             try:
@@ -227,6 +243,22 @@ def _until_done(pool: _Pool) -> None:
 def _say(line: str) -> None:
     sys.stderr.write(f"\r\x1b[K{line}" if sys.stderr.isatty() else line)
     sys.stderr.flush()
+
+
+def _ending(code: int) -> str:
+    """Return how a process ended, as grid/diagnosis.py reads it."""
+    if code >= 0:
+        return f"ended with exit code {code}"
+    return f"ended by Signal {-code} ({signal.Signals(-code).name})"
+
+
+def _note(log: Path, line: str) -> None:
+    """Add how a cell ended to its log: one that is killed leaves no word of its own.
+
+    A log without such a line is one whose launcher was killed, which `--why` says.
+    """
+    with log.open("a", encoding="utf-8") as file:
+        file.write(f"{line}\n")
 
 
 def _last_words(log: Path) -> str:

@@ -3,6 +3,7 @@
     OUT/grids/NAME/grid.json    the cells: pre-trainings, evaluations, fine-tunings, the report
     OUT/grids/NAME/jobs.jsonl   a line each time a cell was submitted
     OUT/grids/NAME/waiting.json cells that a limit on submitted jobs has left no room for
+    OUT/grids/NAME/turns.json   cells that the process which runs the grid here is still to start
     OUT/grids/NAME/logs/        what the jobs wrote
     OUT/grids/NAME/code/        the package as it was when they were submitted
 
@@ -26,6 +27,7 @@ from maskedclip.models.checkpoints.verified import is_intact
 from maskedclip.pretrain.run_identity import learnt
 
 WAITING = "waiting.json"  # the cells that a limit on submitted jobs has left no room for
+TURNS = "turns.json"  # the cells that the process which runs the grid here is still to start
 WAITS = 3  # exit code of a cell whose needs are not finished
 MANIFEST, JOBS, LOGS, CODE, LOCK = "grid.json", "jobs.jsonl", "logs", "code", ".lock"
 PRETRAIN, EVALUATE, FINETUNE, REPORT = STAGES = ("pretrain", "evaluate", "finetune", "report")
@@ -135,6 +137,23 @@ def write_waiting(grid: Grid, cells: Mapping[str, Mapping[str, Any]]) -> None:
     write_whole(path, json.dumps(cells, indent=1) + "\n")
 
 
+def turns(grid: Grid) -> frozenset[str]:
+    """Return the cells that the process which runs the grid here is still to start.
+
+    All, as long as it has not written down which. What a process that was killed has left here says
+    nothing: ask first whether one holds LOCK.
+    """
+    try:
+        return frozenset(json.loads((grid.directory / TURNS).read_text("utf-8")))
+    except (OSError, ValueError):
+        return frozenset(cell.name for cell in grid.cells)
+
+
+def write_turns(grid: Grid, cells: Iterable[Cell]) -> None:
+    """Write down, in one rename, which cells this process is still to start."""
+    write_whole(grid.directory / TURNS, json.dumps([cell.name for cell in cells]) + "\n")
+
+
 def cell_of(grid: Grid, name: str) -> Cell:
     """Return the cell of a name; ValueError with the nearest where there is none."""
     for cell in grid.cells:
@@ -239,6 +258,30 @@ def _evaluated(cell: Cell, run: Path) -> bool:
     if done["options"] != json.loads(json.dumps(cell.config)):
         return False
     return not damaged(run, done)
+
+
+def asked_since(grid: Grid, cell: Cell, submitted_s: float) -> str:
+    """Return what an evaluation or a report lacks that was whole when its last job ended, or "".
+
+    Options that were given since, and results that came since.
+
+    Args:
+        submitted_s: when that job was submitted, in seconds since 1970: what a later one has not
+            added was not asked for since.
+    """
+    record = {EVALUATE: EVALUATED, REPORT: SHOWN}.get(cell.stage)
+    path = run_of(grid, cell) / str(record)
+    try:
+        if record is None or path.stat().st_mtime < submitted_s:
+            return ""
+        content = json.loads(path.read_text("utf-8"))
+        if record == SHOWN:
+            return "results came since; it is made again" * (content["results"] != results_of(cell))
+        before, now = content["options"], json.loads(json.dumps(cell.config))
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
+    names = [name for name in now if now[name] != before.get(name)]
+    return f"measured before other {', '.join(names)} were asked for" if names else ""
 
 
 def write_evaluated(cell: Cell, run: Path, predictions: Iterable[str]) -> None:

@@ -43,6 +43,7 @@ from maskedclip.grid.slurm_arrays import (
     Submitted,
     array_limit,
     arrays_of,
+    held,
     jobs_before,
     missing,
     no_room,
@@ -354,7 +355,8 @@ def start(grid: Grid, costs: Mapping[str, Cost] | None = None, card: str = "") -
     if costs is not None:
         sys.stdout.write(plan(grid, costs, card))
         return 0
-    write(grid)
+    with held(grid):  # or another process would run cells that are not as it knows them
+        write(grid)
     if grid.cluster == "slurm":
         _say_submitted(grid, submit(grid))
         return 0

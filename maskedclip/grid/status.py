@@ -22,6 +22,7 @@ from maskedclip.grid.manifest import (
     EVALUATE,
     FINETUNE,
     LOCK,
+    LOGS,
     PRETRAIN,
     REPORT,
     STAGES,
@@ -29,11 +30,13 @@ from maskedclip.grid.manifest import (
     Cell,
     Grid,
     Submission,
+    asked_since,
     finished,
     present,
     run_of,
     submissions,
     tail_of,
+    turns,
     waiting,
 )
 from maskedclip.jobs.processes import holder, is_name
@@ -99,7 +102,6 @@ class _Facts(NamedTuple):
     quiet_s: float  # since it last wrote; infinite: never
     unfinished: list[str]  # needs
     now: float
-    is_handed_out: bool  # by a process of this machine, cell by cell
     turn: str  # of a cell in a job of several: _TO_COME, _OVER, or "" where it may be running
     left_here: bool  # a run of this machine that no process holds
 
@@ -146,7 +148,7 @@ def status_of(
     now = time.time() if now is None else now
     latest = counting(submitted, answers)
     done = {cell.name for cell in grid.cells if finished(grid, cell)}
-    is_handed_out = grid.cluster == "local" and holder(grid.directory / LOCK) is not None
+    to_come = _to_come(grid)
     logs, no_room = Logs(grid), waiting(grid)
     rows = []
     for cell in sorted(grid.cells, key=lambda cell: STAGES.index(cell.stage)):
@@ -167,21 +169,40 @@ def status_of(
             needs = [] if cell.stage == REPORT else [n for n in cell.needs if n not in done]
             room = cell.name in no_room
             facts = _Facts(
-                cell, last, answer, progress, quiet_s, needs, now, is_handed_out,
+                cell, last, answer, progress, quiet_s, needs, now,
                 _turn(latest, cell.name, logs), last is None and _left_here(cell, run),
             )  # fmt: skip
             state, note = _state(facts)
             if room and answer.state not in ACTIVE_JOB:
                 state, note = PENDING, _NO_ROOM
-            if state == FAILED:
-                cause = cause_of(evidence(mine, answer, _TAIL))
-                note = note if cause.kind == UNKNOWN else cause.line
-                if cause.kind == STOPPED:
-                    state, note = ASKED_TO_STOP, f"a retry {_next_start(facts)}"
+            if cell.name in to_come and state in OPEN and state != LOST:
+                state, note = PENDING, f"waits for {needs[0]}" if needs else "for its turn"
+            if state == FAILED and last is not None:
+                state, note = _failed(grid, facts, mine, note)
         job, attempt = ("", 0) if last is None else (last.job, last.attempt)
+        if cell.name in to_come and state == PENDING:
+            job = ""  # that of before is over
         row = cell.name, cell.stage, state, one_line(note), job, attempt, *progress[:-1]
         rows.append(CellStatus(*row))
     return rows
+
+
+def _to_come(grid: Grid) -> frozenset[str]:
+    """Return the cells that a process of this machine, which holds the grid, is still to start."""
+    if grid.cluster != "local" or holder(grid.directory / LOCK) is None:
+        return frozenset()
+    return turns(grid)
+
+
+def _failed(grid: Grid, facts: _Facts, logs: Sequence[Path], note: str) -> tuple[str, str]:
+    """Return the state and the note of a cell whose job has ended without all of its results."""
+    assert facts.submission is not None
+    if since := asked_since(grid, facts.cell, facts.submission.time_s):
+        return MISSING, since
+    cause = cause_of(evidence(facts.submission, logs, facts.answer, _TAIL))
+    if cause.kind == STOPPED:
+        return ASKED_TO_STOP, f"a retry {_next_start(facts)}"
+    return FAILED, note if cause.kind == UNKNOWN else cause.line
 
 
 def fields_of(cell: Cell) -> dict[str, Any]:
@@ -200,7 +221,7 @@ def _state(facts: _Facts) -> tuple[str, str]:
         return _running(facts)
     if answer.state in _ENDS:
         return _ended(facts)
-    local = is_name(facts.submission.job)
+    local = is_process(facts.submission)
     if writes and not (local and answer.state == GONE):
         return GOING, f"it writes, though {_unknown(answer)}"
     if answer.state == GONE:
@@ -215,8 +236,6 @@ def _state(facts: _Facts) -> tuple[str, str]:
 def _unsubmitted(facts: _Facts) -> tuple[str, str]:
     if facts.quiet_s < _RECENT_S and not facts.left_here:
         return GOING, "by no job of this grid"
-    if facts.is_handed_out:
-        return PENDING, f"waits for {facts.unfinished[0]}" if facts.unfinished else "for its turn"
     if facts.quiet_s < math.inf:
         return ASKED_TO_STOP, f"no process of it is left; its command {_next_start(facts)}"
     return MISSING, "was never submitted"
@@ -512,11 +531,19 @@ def _in_order(name: str) -> list[tuple[int, str]]:
     ]
 
 
-def evidence(logs: Iterable[Path], answer: JobState, most: int) -> Evidence:
+def is_process(one: Submission) -> bool:
+    """Return whether what was submitted is a process of a machine, and no job of SLURM."""
+    return not one.job or is_name(one.job)
+
+
+def evidence(one: Submission, logs: Iterable[Path], answer: JobState, most: int) -> Evidence:
     """Return what there is to judge an end by; of each log its last `most` bytes."""
     texts = tuple((path.name, _text(path, most)) for path in logs)
     state = "" if answer.state == GONE else answer.state  # which is no word of SLURM's
-    return Evidence(texts, state, answer.exit_code, answer.reason)
+    local = is_process(one)
+    # `local_pool` alone notes how its cells end, not submitit over a single run
+    noted = local and answer.state == GONE and one.logs.startswith(f"{LOGS}/")
+    return Evidence(texts, state, answer.exit_code, answer.reason, local, noted)
 
 
 def _text(path: Path, most: int) -> str:

@@ -10,8 +10,16 @@ import numpy as np
 import pytest
 import torch
 
-from maskedclip.grid.manifest import Cell, Grid, forget_damaged, write_evaluated, write_shown
+from maskedclip.grid.manifest import (
+    Cell,
+    Grid,
+    Submission,
+    forget_damaged,
+    write_evaluated,
+    write_shown,
+)
 from maskedclip.grid.status import DONE, FAILED, status_of
+from maskedclip.jobs.slurm_queue import GONE, JobState
 from maskedclip.metrics.prediction_files import Predictions, write_test_split
 from maskedclip.metrics.result_record import write_record
 from maskedclip.metrics.results import read_rows, write_rows
@@ -212,6 +220,25 @@ def test_failed_is_said_of_damaged_results_whose_job_is_over(made: tuple[Grid, d
     rows = status_of(grid, answers, [Submission("trained", "7", 1, 0.0, "")], 1e12)
     assert rows[0].state == FAILED
     path.write_bytes(whole)
+
+
+def test_what_was_asked_for_after_a_cell_was_done_is_missing_and_not_failed(
+    made: tuple[Grid, dict[str, Path]],
+) -> None:
+    grid, _ = made
+    more = {"measured": {"protocols": ["knn", "linear"]}, "report": {"runs": []}}
+    grid = grid._replace(
+        cells=tuple(c._replace(config=c.config | more.get(c.name, {})) for c in grid.cells)
+    )
+    over = {"h:4711:1": JobState(GONE, ""), "7_1": JobState("COMPLETED", "", "0:0")}
+    for job in over:
+        sent = [Submission(cell, job, 1, 0.0, "logs/none") for cell in more]
+        rows = {row.cell: (row.state, row.note) for row in status_of(grid, over, sent, 1e12)}
+        assert rows["measured"] == ("missing", "measured before other protocols were asked for")
+        assert rows["report"] == ("missing", "results came since; it is made again")
+        later = [one._replace(time_s=1e12) for one in sent]  # it was asked for those, and failed
+        rows = {row.cell: (row.state, row.note) for row in status_of(grid, over, later, 2e12)}
+        assert {rows[cell][0] for cell in more} == {"failed"}
 
 
 def test_rows_that_are_not_as_they_were_written_go_before_a_cell_is_measured_again(

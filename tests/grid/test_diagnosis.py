@@ -159,6 +159,51 @@ def test_the_line_with_which_a_command_stops_is_the_cause_and_a_line_of_progress
     assert local.kind == "disk full"
 
 
+def of_a_process(text: str, *, is_noted: bool = True) -> Cause:
+    logs = (("a-1.log", text),)
+    return cause_of(Evidence(logs, "", "", "the process has ended", True, is_noted))
+
+
+@pytest.mark.parametrize("text", ["", "step 3/9 loss 1.0\n", "reading shards\n"])
+def test_a_cell_here_whose_end_no_one_noted_was_ended_with_its_launcher(text):
+    cause = of_a_process(text)
+    assert (cause.kind, cause.remedy) == (
+        "killed", "give the same command again, or retry: it goes on",
+    )  # fmt: skip
+    assert "the launcher that ran it here ended without a word" in cause.line
+    assert text.strip() in cause.line
+    assert of_a_process(text + "ended with exit code 1\n").kind == UNKNOWN
+    assert of_a_process(text, is_noted=False).kind == UNKNOWN  # a single run: no one notes its end
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        "asked to stop with its launcher: ended by Signal 15 (SIGTERM)",
+        "asked to stop with its launcher: ended by Signal 9 (SIGKILL)",
+        "asked to stop with its launcher: ended with exit code 1",
+        "ended by Signal 15 (SIGTERM)",
+    ],
+)
+def test_a_cell_here_that_was_asked_to_leave_before_it_could_save_is_stopped(end):
+    assert of_a_process(f"reading shards\n{end}\n").kind == "stopped"
+    failed = f"Traceback (most recent call last):\n  File 'x'\nKeyError: 'eye'\n{end}\n"
+    assert of_a_process(failed).kind == "exception"
+
+
+def test_of_a_process_here_nothing_is_said_of_slurm_and_its_exit_code_counts():
+    for text in ("", "reading shards\n", "reading shards\nended with exit code 1\n"):
+        for is_noted in (True, False):
+            cause = of_a_process(text, is_noted=is_noted)
+            assert "SLURM" not in cause.line + cause.remedy
+    assert of_a_process("reading shards\nended with exit code 1\n").line.endswith("reading shards")
+    nothing = cause_of(Evidence((), "", "", "runs on other; ask there", True))
+    assert nothing.line.startswith("not known: runs on other; ask there; there are no logs")
+    assert "SLURM" not in nothing.line + nothing.remedy
+    mistake = of_a_process("runs/a: holds another run\nended with exit code 2\n")
+    assert (mistake.kind, mistake.line) == ("exception", "runs/a: holds another run")
+
+
 def test_what_an_earlier_attempt_wrote_is_no_cause():
     out = "submitit INFO ({},1) - Starting with JobEnvironment(job_id=7, global_rank=0(1))\n"
     starts = "".join(out.format(f"2026-11-24 1{hour}:00:00") for hour in (7, 8))
@@ -207,7 +252,7 @@ def test_no_order_cut_or_mixture_of_logs_is_too_much_for_it():
         )
         half = len(text) // 2
         logs = ((names[0], text[:half]), (names[1], text[half:]))
-        words = [generator.choice(case)[:9] for case in (c[1:] for c in chosen)]
+        words = [generator.choice(case)[:9] for case in (c[1:4] for c in chosen)]
         cause = cause_of(Evidence(logs, words[0], words[1], generator.choice(words)))
         assert cause.kind in (*REMEDIES, UNKNOWN)
         assert cause.line

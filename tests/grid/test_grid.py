@@ -12,6 +12,7 @@ from maskedclip.grid.cells import finetunings, grid_of, pretrainings, run_direct
 from maskedclip.grid.local_pool import run
 from maskedclip.grid.manifest import (
     JOBS,
+    LOCK,
     Grid,
     Submission,
     append,
@@ -32,6 +33,7 @@ from maskedclip.grid.slurm_arrays import (
 )  # fmt: skip
 from maskedclip.grid.start import start
 from maskedclip.jobs.submit import script
+from maskedclip.metrics.file_lock import locked
 from maskedclip.pretrain.loop import pretrain
 from maskedclip.recipes import demo
 
@@ -179,6 +181,19 @@ def test_submitting_another_table_adds_cells_and_other_cells_of_a_name_are_refus
         grid_of(grid.directory, other, LAUNCH, 1.0, "local", None)
     speed = pretrainings({"whole": override(small, {"data.threads": 2})}, grid.directory / "runs")
     grid_of(grid.directory, speed, LAUNCH, 1.0, "local", None)
+
+
+def test_a_grid_that_another_process_runs_gets_no_other_cells(grid: Grid, small: Config) -> None:
+    write(grid)
+    before = read(grid.directory)
+    more = pretrainings({"third": small}, grid.directory / "runs")
+    joined = grid_of(grid.directory, more, LAUNCH, 1.0, "local", None)
+    with (
+        locked(grid.directory / LOCK, wait=False, without=""),
+        pytest.raises(RuntimeError, match="another process submits or runs it"),
+    ):
+        start(joined)
+    assert read(grid.directory) == before
 
 
 def test_a_plan_shows_every_script_and_touches_nothing(

@@ -154,6 +154,35 @@ def test_a_cell_whose_process_is_killed_here_says_by_which_signal(
     assert "ended by Signal 9 (SIGKILL)" in out
 
 
+def test_a_cell_that_is_stopped_with_its_launcher_before_it_could_save_is_stopped(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    grid = grid_of(tmp_path / "grids" / "g", [finetuning("a")], "local")
+    grid = grid._replace(launch={"finetune": asdict(LaunchConfig(gpus=0))})
+    pool = _Pool(grid, list(grid.cells), [], ROOT)
+    pool.start()
+    pool.stop()
+    assert current_status(grid)[0].state == "stopped"
+    _, out, _ = said(capsys, "status", grid.directory, "--why=a")
+    assert "cause   stopped: asked to stop with its launcher: ended by Signal 15 (SIGTERM)" in out
+
+
+def test_a_cell_whose_launcher_is_killed_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    grid = grid_of(tmp_path / "grids" / "g", [finetuning("a")], "local")
+    grid = grid._replace(launch={"finetune": asdict(LaunchConfig(gpus=0))})
+    pool = _Pool(grid, list(grid.cells), [], ROOT)
+    pool.start()
+    pool.running[0].process.kill()
+    pool.running[0].process.wait()  # and nobody notes it
+    _, out, _ = said(capsys, "status", grid.directory, "--why=a")
+    assert out.startswith("a: failed: the launcher that ran it here ended without a word of it")
+    assert "cause   killed: the launcher that ran it here" in out
+    assert "fix     give the same command again, or retry: it goes on\n" in out
+    assert "SLURM" not in out
+
+
 def test_a_run_of_its_own_that_no_process_holds_is_stopped(tmp_path: Path) -> None:
     run = tmp_path / "alone"
     run.mkdir()

@@ -7,12 +7,21 @@ import struct
 import subprocess
 import sys
 import termios
+import time
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
-from maskedclip.grid.manifest import LOCK, Grid, submissions
+from maskedclip.grid.manifest import (
+    LOCK,
+    Grid,
+    Submission,
+    append,
+    submissions,
+    write,
+    write_turns,
+)
 from maskedclip.grid.status import CellStatus, span, status_of
 from maskedclip.grid.status_table import table
 from maskedclip.jobs import processes
@@ -57,6 +66,62 @@ def test_cells_that_a_process_here_hands_out_wait_for_their_turn(grid: Grid):
     assert rows["never"][2:4] == ("pending", "for its turn")
     assert rows["half-tuned"][2:4] == ("pending", "waits for half")
     assert status_of(local, {}, [], LATER)[-1].state == "missing"
+
+
+def test_a_cell_that_was_done_before_the_grid_was_extended_waits_for_its_turn(grid: Grid):
+    grid = grid._replace(cluster="local")
+    write(grid)
+    append(grid, [Submission("half", "host:1234:5", 1, 0.0, "logs/half-1.log")])
+    (grid.directory / "logs").mkdir()
+    (grid.directory / "logs" / "half-1.log").write_text("step 7/8 loss 0.2\n")
+    over = {"host:1234:5": JobState(GONE, "the process has ended")}
+
+    def rows() -> dict[str, CellStatus]:
+        return {row.cell: row for row in status_of(grid, over, submissions(grid), LATER)}
+
+    assert rows()["half"].state == "failed"
+    with locked(grid.directory / LOCK, wait=False, without=""):
+        assert rows()["half"][2:5] == ("pending", "for its turn", "")
+        write_turns(grid, [cell for cell in grid.cells if cell.name == "half-tuned"])
+        assert rows()["half"].state == "failed"  # the launcher had its turn with it
+        assert rows()["half-tuned"].note == "waits for half"
+        assert rows()["never"].state == "missing"  # retry of one cell runs no others
+    assert rows()["half"].state == "failed"  # what is left of a launcher that was killed
+
+
+def test_retry_says_nothing_of_cells_where_another_process_runs_the_grid(grid: Grid, capsys):
+    for cluster in ("local", "slurm"):
+        write(grid._replace(cluster=cluster))
+        with (
+            locked(grid.directory / LOCK, wait=False, without=""),
+            pytest.raises(SystemExit) as stopped,
+        ):
+            main(["retry", str(grid.directory)])
+        assert stopped.value.code == 2
+        said = capsys.readouterr()
+        assert said.out == ""
+        assert said.err == f"{grid.directory}: another process submits or runs it; wait for it\n"
+
+
+@pytest.mark.parametrize("job", ["", "host:1234:5"])
+def test_of_a_cell_here_nothing_is_said_of_slurm(grid: Grid, capsys, job: str):
+    grid = grid._replace(cluster="local")
+    write(grid)
+    (grid.directory / "logs").mkdir()
+    log = grid.directory / "logs" / "half-1.log"
+    log.write_text("")
+    append(grid, [Submission("half", job, 1, time.time(), "logs/half-1.log")])
+    over = {job: JobState(GONE, "the process has ended")}
+    (row,) = (r for r in status_of(grid, over, submissions(grid)) if r.cell == "half")
+    assert row.state == "failed"  # however lately it wrote: the process is over
+    assert row.note.startswith("the launcher that ran it here ended without a word")
+    log.write_text("ended by Signal 15 (SIGTERM)\n")
+    for words in (["status"], ["status", "--why=half"], ["log"], ["cancel"]):
+        verb, *rest = words
+        cells = ["half"] if verb == "log" else []
+        main([verb, str(grid.directory), *cells, *rest])
+        said = capsys.readouterr()
+        assert not re.search("SLURM|squeue|sacct", said.out + said.err)
 
 
 def test_a_waiting_job_says_for_what(grid: Grid):
