@@ -63,6 +63,7 @@ class AblationStudy(NamedTuple):
     launch: LaunchConfig
     systems: dict[str, Config]
     finetuning: FinetuneConfig
+    command: str = ""  # of a sweep alone, which has protocols to add
 
 
 ABLATION = CommandLine(

@@ -3,6 +3,7 @@
 Paths in a manifest are absolute: jobs start elsewhere, and later.
 """
 
+import shlex
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -28,6 +29,8 @@ TABLES = {
     "2": ("mae_clip", "mae_clip_bridge", "maskedclip"),
 }
 REPORTED = "report"  # the cell, and its folder in the grid
+_SHOT = "-shot"
+_MEASURES = ("protocols", "shots")  # flags of submit_sweep
 _NOWHERE = Grid(Path(), (), {}, "")  # the paths of new cells are absolute
 _PATHS = ("data.paired", "data.unpaired", "data.leave_out_tests_of")
 # of a fine-tuning: paths, whose content counts, and speed
@@ -142,8 +145,7 @@ def reporting(cells: Sequence[Cell], directory: Path) -> list[Cell]:
             measured.setdefault("", []).append(cell)
     for cell in cells:
         if cell.stage == EVALUATE:
-            shots = [f"{number}-shot" for number in cell.config["shots"]]
-            for protocol in [*cell.config["protocols"], *shots]:
+            for protocol in _protocols(cell):
                 measured.setdefault(protocol, []).append(cell)
     reports: list[Cell] = []
     for protocol, mine in measured.items():
@@ -156,6 +158,74 @@ def reporting(cells: Sequence[Cell], directory: Path) -> list[Cell]:
         config |= {"protocol": protocol} if protocol else {}
         reports.append(Cell(name, REPORT, config, tuple(cell.name for cell in mine)))
     return reports
+
+
+def not_measured(grid: Grid, protocol: str = "") -> list[str]:
+    """Return in lines which pre-trainings a report lacks, as no cell measures them, and the remedy.
+
+    So it is with points of an earlier command where a later one adds a protocol, and other points.
+
+    Args:
+        protocol: of the report, as of `evaluate` or finetune; empty: of every report.
+    """
+    by_run = _measures(grid.cells)
+    every = dict.fromkeys(name for measures in by_run.values() for name in measures)
+    lacking: dict[tuple[tuple[str, ...], str], list[str]] = {}
+    for cell in grid.cells:
+        if cell.name not in by_run:
+            continue
+        missed = [name for name in every if name not in by_run[cell.name]]
+        absent = tuple(name for name in missed if name != "zeroshot" or _reads_text(cell))
+        if protocol in absent or (absent and not protocol):
+            command = grid.commands.get(cell.name, "")
+            lacking.setdefault((absent, command), []).append(cell.name)
+    return [
+        f"not measured by {', '.join(absent)}: {_some(names)}; to add "
+        f"{'them' if names[1:] else 'it'}: {_measuring(command, every)}"
+        for (absent, command), names in lacking.items()
+    ]
+
+
+def _measures(cells: Sequence[Cell]) -> dict[str, list[str]]:
+    """Return by what each pre-training is measured: protocols, N-shot, finetune."""
+    by_run: dict[str, list[str]] = {}
+    for cell in cells:
+        if cell.stage == EVALUATE:
+            by_run.setdefault(cell.needs[0], []).extend(_protocols(cell))
+        if cell.stage == FINETUNE and cell.needs and FINETUNE not in by_run.get(cell.needs[0], ()):
+            by_run.setdefault(cell.needs[0], []).append(FINETUNE)
+    return by_run
+
+
+def _protocols(evaluation: Cell) -> list[str]:
+    shots = [f"{number}{_SHOT}" for number in evaluation.config["shots"]]
+    return [*evaluation.config["protocols"], *shots]
+
+
+def _measuring(command: str, measures: Collection[str]) -> str:
+    """Return a command of submit_sweep as it was, but for what it measures by."""
+    shots = [name.removesuffix(_SHOT) for name in measures if name.endswith(_SHOT)]
+    protocols = [name for name in measures if not name.endswith(_SHOT)]
+    flags = [
+        f"--protocols={','.join(protocols)}",
+        *([f"--shots={','.join(shots)}"] if shots else []),
+    ]
+    if not command:  # of a grid of an earlier version
+        return f"give the command that began this again with {' '.join(flags)}"
+    words: list[str] = []
+    rest = shlex.split(command)
+    while rest:
+        word = rest.pop(0)
+        name, equals, _ = word.partition("=")
+        if name.lstrip("-") not in _MEASURES:
+            words.append(word)
+        elif not equals:
+            rest.pop(0)  # its value
+    return shlex.join([*words, *flags])
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 def joined(before: Path, cells: Sequence[Cell]) -> list[Cell]:
@@ -225,9 +295,17 @@ def launches(launch: Mapping[str, Any], hours: float) -> dict[str, dict[str, Any
 
 def grid_of(
     directory: Path, cells: Sequence[Cell], launch: Mapping[str, Any], hours: float,
-    cluster: str, parallelism: int | None, pack: int = 1,
+    cluster: str, parallelism: int | None, pack: int = 1, command: str = "",
 ) -> Grid:  # fmt: skip
-    """Return the grid of a directory: its cells of before, `cells`, and a report on all."""
+    """Return the grid of a directory: its cells of before, `cells`, and a report on all.
+
+    Args:
+        command: the command line that asks for `cells`.
+    """
     every = joined(directory, cells)
     every += reporting(every, directory)
-    return Grid(directory, tuple(every), launches(launch, hours), cluster, parallelism, pack)
+    commands = dict(read(directory).commands) if (directory / MANIFEST).is_file() else {}
+    commands |= {cell.name: command for cell in cells if cell.stage == PRETRAIN and command}
+    return Grid(
+        directory, tuple(every), launches(launch, hours), cluster, parallelism, pack, commands
+    )

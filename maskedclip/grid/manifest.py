@@ -58,6 +58,7 @@ class Grid(NamedTuple):
     cluster: str  # slurm or local
     parallelism: int | None = None  # jobs at a time; None: on SLURM any number, here one
     pack: int = 1  # evaluations or fine-tunings a job of SLURM, one after another
+    commands: Mapping[str, str] = {}  # pre-training -> the last command line that asked for it
 
 
 class Submission(NamedTuple):
@@ -86,7 +87,8 @@ def read(directory: Path) -> Grid:
         )
         launch, cluster = dict(content["launch"]), str(content["cluster"])
         pack = int(content.get("pack", 1))  # not before 2026-11-29
-        return Grid(directory, cells, launch, cluster, content["parallelism"], pack)
+        commands = dict(content.get("commands", {}))  # not before 2026-12-01
+        return Grid(directory, cells, launch, cluster, content["parallelism"], pack, commands)
     except (OSError, ValueError, KeyError, TypeError) as error:
         what = " ".join(str(error).split())
         raise ValueError(f"{path}: is no manifest of a grid ({what}); submit it again") from None
@@ -101,6 +103,7 @@ def write(grid: Grid) -> None:
         "parallelism": grid.parallelism,
         "pack": grid.pack,
         "launch": grid.launch,
+        "commands": dict(grid.commands),
         "cells": [cell._asdict() for cell in grid.cells],
     }
     write_whole(grid.directory / MANIFEST, json.dumps(content, indent=1) + "\n")

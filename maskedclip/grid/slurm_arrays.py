@@ -23,6 +23,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from maskedclip.command import log_lines
 from maskedclip.config import Config, FinetuneConfig, LaunchConfig, override
+from maskedclip.grid.cells import not_measured
 from maskedclip.grid.manifest import (
     CODE,
     EVALUATE,
@@ -213,6 +214,7 @@ def _report(grid: Grid, cell: Cell, run: Path) -> None:
         for other in grid.cells
         if other.stage != REPORT and not finished(grid, other)
     ]
+    absent += not_measured(grid, cell.config.get("protocol", FINETUNE))
     shown = results_of(cell)
     options = {k: v for k, v in cell.config.items() if k not in ("runs", "out")}
     config = override(ReportConfig(), {**options, "out": str(run)})

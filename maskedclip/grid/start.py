@@ -18,6 +18,7 @@ from maskedclip.grid.cells import (
     evaluations,
     finetunings,
     grid_of,
+    not_measured,
     pretrainings,
     run_directory,
 )
@@ -196,7 +197,7 @@ def _grid(
     costs = {one.name: _planned_cost(one, systems) for one in tuned}
     grid = grid_of(
         _directory(config), cells, asdict(launch), config.finetune_hours, cluster,
-        config.parallelism, config.pack or _usual_pack(cells, costs, launch),
+        config.parallelism, config.pack or _usual_pack(cells, costs, launch), asked.command,
     )  # fmt: skip
     return grid, costs if launch.dry_run else None
 
@@ -352,6 +353,8 @@ def start(grid: Grid, costs: Mapping[str, Cost] | None = None, card: str = "") -
 
     costs: of the fine-tunings, where the grid shall only be planned; card is the GPU's name.
     """
+    for line in not_measured(grid):
+        logger.warning("%s", line)
     if costs is not None:
         sys.stdout.write(plan(grid, costs, card))
         return 0

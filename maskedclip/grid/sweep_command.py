@@ -1,6 +1,7 @@
 """The command line of submit_sweep: recipes, values of fields, seeds; checked before torch."""
 
 import re
+import shlex
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -80,6 +81,7 @@ class Sweep(NamedTuple):
     finetuning: FinetuneConfig
     evaluation: EvaluateConfig
     swept: tuple[str, ...] = ()  # the fields
+    command: str = ""  # the command line itself
 
 
 def sweep_line(recipe: str) -> CommandLine:
@@ -128,7 +130,8 @@ def read_sweep(usage: str | None, arguments: Sequence[str] | None = None) -> Swe
             )
         tuning = tuning_of(config.recipe, systems, tuned)
         swept = tuple(line.partition("=")[0] for line in config.sweep)
-        return Sweep(config, launch, systems, tuning, _evaluation(config), swept)
+        command = shlex.join(["python", sys.argv[0], *arguments])
+        return Sweep(config, launch, systems, tuning, _evaluation(config), swept, command)
 
 
 def _evaluation(config: SweepConfig) -> EvaluateConfig:

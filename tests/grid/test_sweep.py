@@ -1,7 +1,10 @@
 """A sweep pre-trains every point with every seed, measures each, and puts them into one table."""
 
 import csv
+import html
 import json
+import logging
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,9 +13,10 @@ import pytest
 from maskedclip.config import Config, LaunchConfig
 from maskedclip.finetune.command import EvaluateConfig
 from maskedclip.finetune.recipes import finetune_recipe
+from maskedclip.grid.cells import not_measured
 from maskedclip.grid.manifest import REPORT, cell_of, finished, read, run_of, write
 from maskedclip.grid.slurm_arrays import run_cell
-from maskedclip.grid.start import sweep_grid
+from maskedclip.grid.start import start, sweep_grid
 from maskedclip.grid.sweep_command import Sweep, SweepConfig, points, read_sweep
 from maskedclip.slurm import main
 
@@ -145,6 +149,63 @@ def test_a_later_seed_of_a_point_with_another_field_is_refused(
         ValueError, match=r"-seed0 has another optim\.steps than clip=.*-seed2 would"
     ):
         sweep_grid(asked._replace(systems=longer))
+
+
+def test_points_that_an_added_protocol_does_not_measure_are_named_with_the_command_that_adds_them(
+    small: Config, phantoms: dict[str, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    first = a_sweep(small, phantoms["heldout"], tmp_path, protocols=("knn", "zeroshot"), seeds=1)
+    first = first._replace(swept=("loss.clip",))
+    first = measured_by(
+        first, ("knn", "zeroshot"), (), "python submit_sweep.py demo --protocols knn --seeds=1"
+    )
+    before, _ = sweep_grid(first)
+    assert not_measured(before) == []
+    write(before)
+    two = {"clip=0": replace(small, name="clip=0", loss=replace(small.loss, clip=0.0))}
+    more = measured_by(first._replace(systems=two), ("knn", "linear"), (8,), "python the_second")
+    grid, costs = sweep_grid(more)
+    (line,) = not_measured(grid)
+    assert line == (
+        "not measured by linear, 8-shot: clip=0.1-seed0, clip=1.0-seed0; to add them: python "
+        "submit_sweep.py demo --seeds=1 --protocols=knn,zeroshot,linear --shots=8"
+    )
+    assert not_measured(grid, "linear") == [line]
+    assert not_measured(grid, "knn") == []
+    assert not_measured(grid, "zeroshot") == []  # clip=0 reads no text
+    (without,) = not_measured(grid._replace(commands={}))  # of an earlier version
+    assert without.endswith(
+        "to add them: give the command that began this again with "
+        "--protocols=knn,zeroshot,linear --shots=8"
+    )
+    with caplog.at_level(logging.WARNING):
+        start(grid, costs)
+    assert line in caplog.messages
+    write(grid)
+    assert read(grid.directory) == read(grid.directory)._replace(commands=grid.commands)
+    run_cell(grid, cell_of(grid, "report-linear"))  # nothing is measured yet
+    assert line in html.unescape((grid.directory / "report-linear" / "index.html").read_text())
+    run_cell(grid, cell_of(grid, "report"))
+    assert "not measured by" not in (grid.directory / "report" / "index.html").read_text()
+    every = ("knn", "zeroshot", "linear")  # as the line says
+    write(sweep_grid(measured_by(first, every, (8,), "python the_first"))[0])
+    assert not_measured(read(grid.directory)) == []
+
+
+def measured_by(
+    asked: Sweep, protocols: Sequence[str], shots: Sequence[int], command: str
+) -> Sweep:
+    evaluation = replace(asked.evaluation, protocols=tuple(protocols), shots=tuple(shots))
+    return asked._replace(evaluation=evaluation, command=command)
+
+
+def test_the_command_of_a_sweep_is_kept_as_it_was_typed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.argv", ["launchers/submit_sweep.py"])
+    words = ["demo", "--sweep", "loss.clip=0.1,1", "--datasets=a b"]
+    asked = read_sweep("", words)
+    assert asked.command == (
+        "python launchers/submit_sweep.py demo --sweep loss.clip=0.1,1 '--datasets=a b'"
+    )
 
 
 @pytest.mark.slow
