@@ -19,8 +19,10 @@ from maskedclip.data.storage.shard_writer import MANIFEST
 from maskedclip.data.storage.shards import Shards
 from maskedclip.metrics.results import seen_words
 from maskedclip.models import BUILTIN
+from maskedclip.models.checkpoints.files import locate
 from maskedclip.pretrain.left_out import left_out_datasets
 from maskedclip.pretrain.run_identity import refuse_another
+from maskedclip.recipes import RECIPES
 from maskedclip.shards.image_folders import as_shards, tree_of
 from maskedclip.shards.make import ShardRequest, build
 
@@ -175,11 +177,37 @@ def _check_weights(config: Config) -> None:
     """Raise ValueError where weights are missing, damaged, no encoder, or of another geometry."""
     from maskedclip.models.pretrained import check_start
 
+    if fetch := _fetched_by_recipe(config):
+        _check_fetched(config.init_from, fetch)
     model = config.model
     check_start(
         config.init_from, size=model.size, image_size=model.image_size,
         patch_size=model.patch_size, registers=model.registers, positions=model.positions,
     )  # fmt: skip
+
+
+def _fetched_by_recipe(config: Config) -> str:
+    """Return what fetches the weights of a recipe, and its text tower; "" for those of none."""
+    for name, recipe in RECIPES.items():
+        own = recipe()
+        if own.init_from and own.init_from == config.init_from:
+            text = config.model.text
+            other = "" if text == own.model.text else f" --model.text={quote(text)}"
+            return f"python tools/prefetch.py {name}{other}"
+    return ""
+
+
+def _check_fetched(name: str, fetch: str) -> None:
+    """Raise ValueError, with the command to run, where a hub's weights are not on this machine."""
+    if Path(name).exists():
+        return
+    try:
+        locate(name)
+    except ValueError:
+        raise ValueError(
+            f"init_from {name} is not on this machine; on one with network run `{fetch}`, or give "
+            f"a run or a file of weights"
+        ) from None
 
 
 def unnamed(config: Config, source: str) -> str:

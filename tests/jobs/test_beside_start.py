@@ -9,14 +9,18 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 
+from maskedclip.command import read_config
 from maskedclip.config import Config, override
 from maskedclip.evaluate.protocols import evaluate
 from maskedclip.explain import run_picture
 from maskedclip.jobs.job import Job
 from maskedclip.metrics.results import DAGGER, read_rows
+from maskedclip.models.checkpoints import files
 from maskedclip.pretrain.loop import pretrain
 from maskedclip.pretrain.preflight import prepare
+from maskedclip.recipes import maskedclip_vits_continue
 from maskedclip.shards.make import ShardRequest, build
+from maskedclip.weights.prefetch import PrefetchConfig, needs
 from tests.kinds_of_tasks import write_ages
 from tests.pretrain.test_dinov2 import shrunk
 
@@ -249,6 +253,23 @@ def test_a_text_tower_that_is_missing_is_said_before_phantoms_are_drawn(
     with pytest.raises(ValueError, match=r"model\.text no/bert is not on this machine"):
         prepare(override(small, changes))
     assert not undrawn.exists()
+
+
+@pytest.mark.parametrize("changed", [{}, {"model.text": "my tower"}])
+def test_weights_of_a_recipe_that_are_missing_are_fetched_by_it_with_its_text_tower(
+    changed: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(files, "_cached", lambda _: [])
+    config = override(maskedclip_vits_continue(), {"out": str(tmp_path / "runs"), **changed})
+    with pytest.raises(ValueError, match="init_from facebook/dinov2-small is not on") as refused:
+        prepare(config)
+    (command,) = re.findall("run `(.*?)`", str(refused.value))
+    words = shlex.split(command)
+    assert words[:3] == ["python", "tools/prefetch.py", "maskedclip_vits_continue"]
+    assert words[3:] == [f"--{field}={value}" for field, value in changed.items()]
+    read, *_ = read_config("", PrefetchConfig(), "demo", words[2:])
+    fetched = {need.name for need in needs(read)}
+    assert fetched == {config.init_from, config.model.text}
 
 
 def test_phantoms_of_which_a_step_has_no_image_are_neither_drawn_nor_recorded(
