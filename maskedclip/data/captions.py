@@ -13,6 +13,23 @@ from maskedclip.data.expert_dictionary import CLASS_NAMES, EXPERT, KEYWORDS, NOT
 TEMPLATE = "A fundus photograph of [CLS]"
 _KEYS = {key.lower(): key for key in EXPERT}
 _OTHER_NAMES = KEYWORDS | CLASS_NAMES
+# as the paper's datasets have them: the international scale, and IDRiD's risk
+_RETINOPATHY = {
+    "0": "no diabetic retinopathy",
+    "1": "mild diabetic retinopathy",
+    "2": "moderate diabetic retinopathy",
+    "3": "severe diabetic retinopathy",
+    "4": "proliferative diabetic retinopathy",
+}
+_EDEMA = {
+    "0": "no referable diabetic macular edema",
+    "1": "non clinically significant diabetic macular edema",
+    "2": "diabetic macular edema",
+}
+_GRADED: dict[str, Mapping[str, str]] = {
+    "diabetic_retinopathy": _RETINOPATHY,
+    "macular_edema": _EDEMA,
+}
 
 
 class Wording(NamedTuple):
@@ -48,6 +65,19 @@ def categories_of(text: str) -> list[str]:
     """Return the findings of a keyword string: keys of EXPERT, own words where there is no key."""
     words = (_OTHER_NAMES.get(word, word) for word in keywords_of(text))
     return list(dict.fromkeys(_KEYS.get(word.lower(), word) for word in words))
+
+
+def class_categories(task: str, classes: Sequence[str], published: object = None) -> list[str]:
+    """Return what each class is called in captions.
+
+    Args:
+        published: the task's classes as the manifest has them: class -> category where the dataset
+            says it, or names alone. Grades of known tasks have categories here, and any other class
+            is called as it is.
+    """
+    own = published if isinstance(published, dict) else {}
+    names = dict(_GRADED.get(task, {})) | own
+    return [names.get(name, name) for name in classes]
 
 
 _USUAL = Wording(TEMPLATE)

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from maskedclip.data.captions import Wording, prompts, wording_of
+from maskedclip.data.captions import Wording, class_categories, prompts, wording_of
 from maskedclip.data.expert_dictionary import EXPERT
 from maskedclip.data.labelled import LabelledSample, Task
 from maskedclip.data.splits import Division
@@ -18,7 +18,6 @@ from maskedclip.metrics import probes, results
 from maskedclip.metrics.prediction_files import Predictions
 from maskedclip.metrics.probes import Labelled, Probe, logistic, nearest, ridge
 from maskedclip.metrics.scores import chosen_thresholds, metrics_of
-from maskedclip.metrics.zero_shot import categories
 from maskedclip.shards.downloads.class_words import words_of_class
 
 ZERO_SHOT, RIDGE, LINEAR, ATTENTIVE = "zeroshot", "ridge", "linear", "attentive"
@@ -168,8 +167,7 @@ def _wording(benchmark: Benchmark, template: str = "") -> Wording:
 def class_keys(benchmark: Benchmark) -> list[str]:
     """Return what captions call each class: the dictionary's key for it, else its name."""
     published = benchmark.dataset.manifest.get("classes", {}).get(benchmark.task.name)
-    mapping = published if isinstance(published, dict) else None
-    names = categories(benchmark.task.name, benchmark.task.classes, mapping)
+    names = class_categories(benchmark.task.name, benchmark.task.classes, published)
     known = _wording(benchmark).dictionary
     return [name if name in known else _dictionary_key(name) for name in names]
 

@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from maskedclip.config import FinetuneConfig
 from maskedclip.config import load as load_config
+from maskedclip.data.captions import class_categories
 from maskedclip.data.labelled import LabelledSample, Task, labelled
 from maskedclip.data.labelled_views import LabelledBatch, preparation, prepared_batches
 from maskedclip.data.lost_samples import Ledger
@@ -37,7 +38,6 @@ from maskedclip.finetune.run_directory import (
 from maskedclip.metrics import results
 from maskedclip.metrics.prediction_files import Predictions
 from maskedclip.metrics.scores import metrics_of
-from maskedclip.metrics.zero_shot import categories
 from maskedclip.models.classifier import TaskHead
 from maskedclip.shards.image_folders import as_shards
 
@@ -205,8 +205,8 @@ def _test_samples(dataset: Shards, task: Task) -> list[LabelledSample]:
 def _meanings(header: dict[str, Any], dataset: Shards, task: Task) -> tuple[list[str], list[str]]:
     """Return what the classes of both sides are called in captions."""
     published = dataset.manifest.get("classes", {}).get(task.name)
-    theirs = categories(task.name, task.classes, published if isinstance(published, dict) else None)
-    ours = header.get("meanings") or categories(str(header.get("task")), header["classes"])
+    theirs = class_categories(task.name, task.classes, published)
+    ours = header.get("meanings") or class_categories(str(header.get("task")), header["classes"])
     return list(ours), theirs
 
 

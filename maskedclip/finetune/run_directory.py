@@ -14,6 +14,7 @@ import numpy as np
 from torch import nn
 
 from maskedclip.config import FinetuneConfig, load, save
+from maskedclip.data.captions import class_categories
 from maskedclip.data.labelled import LabelledSample, Task, labelled
 from maskedclip.data.pretraining_images import PretrainingImages, write_images
 from maskedclip.data.splits import division_of, split_file, training_share
@@ -30,7 +31,6 @@ from maskedclip.metrics.file_lock import locked
 from maskedclip.metrics.prediction_files import Predictions
 from maskedclip.metrics.result_record import damaged, read_record, write_record
 from maskedclip.metrics.scores import metrics_of
-from maskedclip.metrics.zero_shot import categories
 from maskedclip.models.checkpoints.architectures import Architecture, check_image_size
 from maskedclip.models.checkpoints.files import (
     FINETUNED,
@@ -338,7 +338,7 @@ def write_results(
         **labels.head.facts,
     }
     published = labels.dataset.manifest.get("classes", {}).get(task.name)
-    named = categories(task.name, task.classes, published if isinstance(published, dict) else None)
+    named = class_categories(task.name, task.classes, published)
     if named != list(task.classes):
         header["meanings"] = named  # what tells a class from that of another dataset's same name
     if task.kind == "labels":

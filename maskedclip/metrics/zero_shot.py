@@ -1,37 +1,10 @@
 """Classes by their descriptions alone: the nearest of the class texts, without a label."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-
-GRADES = {
-    "0": "no diabetic retinopathy",
-    "1": "mild diabetic retinopathy",
-    "2": "moderate diabetic retinopathy",
-    "3": "severe diabetic retinopathy",
-    "4": "proliferative diabetic retinopathy",
-}
-EDEMA = {
-    "0": "no referable diabetic macular edema",
-    "1": "non clinically significant diabetic macular edema",
-    "2": "diabetic macular edema",
-}
-_TASKS: dict[str, Mapping[str, str]] = {"diabetic_retinopathy": GRADES, "macular_edema": EDEMA}
-
-
-def categories(
-    task: str, classes: Sequence[str], published: Mapping[str, str] | None = None
-) -> list[str]:
-    """Return what each class is called in captions.
-
-    Args:
-        published: class -> category as the dataset says; grades of known tasks have theirs here,
-            and any other class is called as it is.
-    """
-    names = dict(_TASKS.get(task, {})) | dict(published or {})
-    return [names.get(name, name) for name in classes]
 
 
 def class_embeddings(

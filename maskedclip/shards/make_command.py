@@ -137,7 +137,7 @@ def report(summary: Summary) -> str:
     if manifest["duplicates"]:
         lines.append(f"groups of equal files, all kept: {len(manifest['duplicates'])}")
     for task, words in summary.words.items():
-        lines += _worded(task, words, manifest["counts"])
+        lines += _worded(task, words, manifest)
     for source, possible in summary.captions:
         lines += [f"a caption of {source} is one of {len(possible)}:", *_indented(possible)]
     for task, file in summary.splits.items():
@@ -199,15 +199,26 @@ def _grades(manifest: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def _worded(task: str, words: Mapping[str, Sequence[str]], counts: Mapping[str, Any]) -> list[str]:
-    """Return what captions call the classes of a task, and which of them have no caption."""
+def _worded(
+    task: str, words: Mapping[str, Sequence[str]], manifest: Mapping[str, Any]
+) -> list[str]:
+    """Return what captions call the classes of a task, and which of them have no caption.
+
+    Zero-shot has words for some of these, by the task's name; no images are paired with a guess.
+    """
+    from maskedclip.data.captions import class_categories  # NumPy, which --help does without
+
+    counts, published = manifest["counts"], manifest["classes"].get(task)
     images = dict(counts["labels"].get(task, {}))
     bare = counts.get("labels_an_image", {}).get(task, {}).get("0", 0)
     if bare:  # examined, and none of the labels
         images |= {"": bare}
     said = {name: ", ".join(words.get(name, ())) for name in images}
+    called = class_categories(task, [*images], published)
+    guessed = {n: word for n, word in zip(images, called, strict=True) if not said[n] and word != n}
     lines = [
         f"{name or '(none of them)'} -> {said[name] or 'NO CAPTION'} ({count:,} images)"
+        + (f"; zero-shot takes it for {guessed[name]!r}" if name in guessed else "")
         for name, count in images.items()
     ]
     more = [f"and {len(lines) - MOST_CLASSES} more"] if lines[MOST_CLASSES:] else []
@@ -219,6 +230,11 @@ def _worded(task: str, words: Mapping[str, Sequence[str]], counts: Mapping[str, 
             f"no caption for {len(silent)} of these classes: {counts['without_caption']:,} images "
             f"cannot be paired; --class_words=FILE words them, a CSV with the columns class and "
             f"words: {names}"
+        )
+    if guessed:
+        lines.append(
+            f"zero-shot takes them for the grades that public datasets have, as the task is called "
+            f"{task}; captions of pre-training need words that are stated"
         )
     return lines
 

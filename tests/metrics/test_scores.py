@@ -13,6 +13,7 @@ from sklearn.metrics import (
     roc_auc_score,
 )
 
+from maskedclip.data.captions import class_categories
 from maskedclip.metrics.scores import (
     METRICS,
     NEED_TWO_CLASSES,
@@ -22,7 +23,6 @@ from maskedclip.metrics.scores import (
     resampled,
     score,
 )
-from maskedclip.metrics.zero_shot import categories
 
 
 def example(images: int = 60, classes: int = 4, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -239,12 +239,12 @@ def test_ninety_five_of_a_hundred_intervals_hold_the_truth(metric: str) -> None:
 
 
 def test_grades_are_called_by_their_names_and_other_classes_as_they_are() -> None:
-    assert categories("diabetic_retinopathy", ["0", "4"]) == [
+    assert class_categories("diabetic_retinopathy", ["0", "4"]) == [
         "no diabetic retinopathy",
         "proliferative diabetic retinopathy",
     ]
-    assert categories("disease", ["glaucoma", "normal"]) == ["glaucoma", "normal"]
-    assert categories("disease", ["x"], {"x": "cataract"}) == ["cataract"]
+    assert class_categories("disease", ["glaucoma", "normal"]) == ["glaucoma", "normal"]
+    assert class_categories("disease", ["x"], {"x": "cataract"}) == ["cataract"]
 
 
 def test_a_class_without_training_images_takes_no_part_in_a_mean_over_classes() -> None:

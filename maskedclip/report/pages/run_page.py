@@ -12,12 +12,12 @@ from urllib.parse import quote
 import numpy as np
 from PIL import Image
 
+from maskedclip.data.captions import class_categories
 from maskedclip.data.labelled_views import sample_image
 from maskedclip.data.storage.shards import DamagedSample, Shards
 from maskedclip.metrics.confusion import confusion
 from maskedclip.metrics.prediction_files import Predictions
 from maskedclip.metrics.results import file_name
-from maskedclip.metrics.zero_shot import categories
 from maskedclip.report.collect import disagreements, progress, read
 from maskedclip.report.pages import charts, page_charts
 from maskedclip.report.pages.html import render
@@ -203,7 +203,7 @@ def _worst(found: Predictions, classes: Sequence[str], most: int) -> list[Mistak
 
 def _with_meaning(task: str, classes: Sequence[str]) -> list[str]:
     """Return the classes with the meaning of their grades, where that is known."""
-    meanings = categories(task, classes)
+    meanings = class_categories(task, classes)
     return [a if a == b else f"{a}: {b}" for a, b in zip(classes, meanings, strict=True)]
 
 

@@ -1,11 +1,15 @@
 """What classes are called in captions: by their names, or as a user's file says."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from maskedclip.data.labelled import labelled
+from maskedclip.data.splits import division_of
 from maskedclip.data.storage.shards import Shards
+from maskedclip.evaluate.predicting import Benchmark, class_prompts
 from maskedclip.shards.downloads.class_words import (
     read_class_words,
     unused_words,
@@ -123,6 +127,29 @@ def test_a_build_says_what_each_class_is_called_and_which_have_no_caption(tmp_pa
     shards = Shards(tmp_path / "with")
     found = {tuple(shards.metadata(i)["categories"]) for i in range(len(shards))}
     assert found == {(), ("no diabetic retinopathy",), ("retinoschisis",)}
+
+
+def test_a_build_says_what_zero_shot_takes_grades_for_that_have_no_caption(tmp_path: Path) -> None:
+    draw(tmp_path / "tree", *(f"{c}/{n}.png" for c in "01234" for n in range(6)))
+    words = write(tmp_path, "words.csv", "class,words\n3,severe\n")
+    request = ShardRequest(
+        dataset="folder", root=tmp_path / "tree", out=tmp_path / "out", workers=1, size=32,
+        classes="diabetic_retinopathy",
+    )  # fmt: skip
+    said = report(build(request, progress=False))
+    shards = Shards(tmp_path / "out")
+    task = labelled(shards, "diabetic_retinopathy")
+    prompts = class_prompts(Benchmark(shards, task, division_of(shards, task)))
+    for name, (caption, *_) in zip(task.classes, prompts, strict=True):
+        called = caption.removeprefix("A fundus photograph of ")
+        assert f"    {name} -> NO CAPTION (6 images); zero-shot takes it for {called!r}" in said
+    assert "captions of pre-training need words that are stated" in said
+
+    stated = replace(request, out=tmp_path / "stated", class_words=words)
+    said = report(build(stated, progress=False))
+    assert "    3 -> severe (6 images)\n" in said
+    assert "    4 -> NO CAPTION (6 images)\n" in said  # a file that leaves a class out says so
+    assert "zero-shot" not in said
 
 
 @pytest.mark.parametrize(
