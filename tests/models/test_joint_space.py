@@ -21,10 +21,10 @@ from transformers import (
 )
 
 import maskedclip
+from maskedclip.data.captions import class_categories
 from maskedclip.data.chinese_words import CHINESE as CHINESE_WORDS
 from maskedclip.data.chinese_words import in_chinese
 from maskedclip.data.expert_dictionary import EXPERT
-from maskedclip.metrics.zero_shot import EDEMA, GRADES
 from maskedclip.models.checkpoints.files import Weights, read_checkpoint
 from maskedclip.models.checkpoints.formats import formats
 from maskedclip.models.joint_space import JointSpace, joint_space
@@ -375,7 +375,9 @@ def test_a_chinese_text_tower_is_asked_for_english_categories_in_chinese(folder:
 
 
 def test_each_category_of_the_expert_dictionary_has_chinese_words_of_its_own() -> None:
-    assert set(EXPERT) | set(EDEMA.values()) | set(GRADES.values()) <= set(CHINESE_WORDS)
+    grades = class_categories("diabetic_retinopathy", "01234")
+    risks = class_categories("macular_edema", "012")
+    assert {*EXPERT, *grades, *risks} <= set(CHINESE_WORDS)
     assert len(set(CHINESE_WORDS.values())) == len(CHINESE_WORDS)
     assert all(in_chinese(words) == words for words in CHINESE_WORDS.values())
 
