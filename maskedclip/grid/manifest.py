@@ -87,7 +87,7 @@ def read(directory: Path) -> Grid:
         )
         launch, cluster = dict(content["launch"]), str(content["cluster"])
         pack = int(content.get("pack", 1))  # not before 2026-11-29
-        commands = dict(content.get("commands", {}))  # not before 2026-12-01
+        commands = dict(content.get("commands", {}))  # not before 2026-11-30
         return Grid(directory, cells, launch, cluster, content["parallelism"], pack, commands)
     except (OSError, ValueError, KeyError, TypeError) as error:
         what = " ".join(str(error).split())

@@ -12,7 +12,14 @@ import pytest
 
 from maskedclip.config import LaunchConfig
 from maskedclip.grid.local_pool import _Pool
-from maskedclip.grid.manifest import Submission, append, submissions, write_waiting
+from maskedclip.grid.manifest import (
+    Cell,
+    Grid,
+    Submission,
+    append,
+    submissions,
+    write_waiting,
+)
 from maskedclip.grid.slurm_arrays import forget_waiting
 from maskedclip.grid.start import start_study
 from maskedclip.grid.status import current_status, status_of
@@ -138,13 +145,19 @@ def test_what_was_terminated_here_is_stopped(tmp_path: Path) -> None:
     assert [row.state for row in rows] == ["stopped", "missing"]
 
 
+def begun(folder: Path, cell: Cell) -> tuple[Grid, _Pool]:
+    """Return a grid of one cell, and the pool that has started it on this machine."""
+    grid = grid_of(folder / "grids" / "g", [cell], "local")
+    grid = grid._replace(launch={cell.stage: asdict(LaunchConfig(gpus=0))})
+    pool = _Pool(grid, list(grid.cells), [], ROOT)
+    pool.start()
+    return grid, pool
+
+
 def test_a_cell_whose_process_is_killed_here_says_by_which_signal(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    grid = grid_of(tmp_path / "grids" / "g", [pretraining("a")], "local")
-    grid = grid._replace(launch={"pretrain": asdict(LaunchConfig(gpus=0))})
-    pool = _Pool(grid, list(grid.cells), [], ROOT)
-    pool.start()
+    grid, pool = begun(tmp_path, pretraining("a"))
     os.kill(pool.running[0].process.pid, signal.SIGKILL)
     pool.running[0].process.wait()
     pool.poll()
@@ -157,10 +170,7 @@ def test_a_cell_whose_process_is_killed_here_says_by_which_signal(
 def test_a_cell_that_is_stopped_with_its_launcher_before_it_could_save_is_stopped(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    grid = grid_of(tmp_path / "grids" / "g", [finetuning("a")], "local")
-    grid = grid._replace(launch={"finetune": asdict(LaunchConfig(gpus=0))})
-    pool = _Pool(grid, list(grid.cells), [], ROOT)
-    pool.start()
+    grid, pool = begun(tmp_path, finetuning("a"))
     pool.stop()
     assert current_status(grid)[0].state == "stopped"
     _, out, _ = said(capsys, "status", grid.directory, "--why=a")
@@ -170,10 +180,7 @@ def test_a_cell_that_is_stopped_with_its_launcher_before_it_could_save_is_stoppe
 def test_a_cell_whose_launcher_is_killed_says_so(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    grid = grid_of(tmp_path / "grids" / "g", [finetuning("a")], "local")
-    grid = grid._replace(launch={"finetune": asdict(LaunchConfig(gpus=0))})
-    pool = _Pool(grid, list(grid.cells), [], ROOT)
-    pool.start()
+    grid, pool = begun(tmp_path, finetuning("a"))
     pool.running[0].process.kill()
     pool.running[0].process.wait()  # and nobody notes it
     _, out, _ = said(capsys, "status", grid.directory, "--why=a")
