@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from maskedclip.config import flat
 from maskedclip.report.pages.tables import LabelBlock, Line, Table, tabled
-from maskedclip.report.repeats import pretraining
+from maskedclip.report.repeats import differing, made, pretraining
 from maskedclip.report.result import Result
 
 # (bridge, distillation) -> the paper's name
@@ -24,7 +24,6 @@ _FREE = (
     "engine",
     "model.feature_decoder",
 )
-_OF_REPEATS = ("name", "out", "seed", "after", "engine")
 
 
 class Components(NamedTuple):
@@ -44,15 +43,13 @@ def ablation(first: Table) -> tuple[Table, list[str]]:
     remarks: list[str] = []
     for method, runs in _by_method(first).items():
         sources = dict(source for run in runs if (source := pretraining(run.directory)))
-        repeats = {str(directory): flat(config) for directory, config in sources.items()}
-        if unlike := differences(repeats, _OF_REPEATS):
+        if unlike := differing(filter(None, map(made, sources))):
             remarks.append(
                 f"{method}: its runs start from {len(sources)} pre-trainings that differ in "
                 f"{', '.join(unlike)}; left out."
             )
             continue
-        first_seed = sorted(sources.values(), key=lambda config: int(config.get("seed", 0)))[:1]
-        for config in first_seed:
+        for config in list(sources.values())[:1]:
             own = components_of(config)
             if own:
                 components[method], configs[method] = own, flat(config)
@@ -62,9 +59,8 @@ def ablation(first: Table) -> tuple[Table, list[str]]:
             f"Not measured: {', '.join(missing)}. A method is recognised by model.bridge_depth and "
             f"loss.mfd in the config.json of the pre-training that its runs start from."
         )
-    differing = differences(configs)
-    if differing:
-        remarks.append(f"These pre-trainings also differ in {', '.join(differing)}.")
+    if others := differences(configs):
+        remarks.append(f"These pre-trainings also differ in {', '.join(others)}.")
     return table_2(first, components), remarks
 
 
@@ -118,19 +114,17 @@ def absent(components: Mapping[str, Components]) -> list[str]:
     return [name for row, name in ROWS.items() if row not in components.values()]
 
 
-def differences(
-    configs: Mapping[str, Mapping[str, Any]], free: tuple[str, ...] = _FREE
-) -> list[str]:
+def differences(configs: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """Return the fields in which the pre-trainings differ besides those that Table 2 is about.
 
     Args:
         configs: the values of each method's pre-training by dotted name.
-        free: beginnings of fields in which they may differ.
     """
     fields: Sequence[Mapping[str, Any]] = list(configs.values())
     names = sorted({name for own in fields for name in own})
     return [
         name
         for name in names
-        if not name.startswith(free) and any(own.get(name) != fields[0].get(name) for own in fields)
+        if not name.startswith(_FREE)
+        and any(own.get(name) != fields[0].get(name) for own in fields)
     ]

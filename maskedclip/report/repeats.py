@@ -27,7 +27,7 @@ def made_otherwise_apart(results: Sequence[Result]) -> tuple[list[Result], list[
     one cell that do, each carries its values of these fields in the method's name. Runs without a
     readable config.json are taken as they are called.
     """
-    pretrained = {run: _pretrained(run) for run in {one.directory for one in results}}
+    pretrained = {run: made(run) for run in {one.directory for one in results}}
     finetuned = {run: _finetuned(run) for run in pretrained}
     results, lines = _apart(results, pretrained, lambda one: one.method)
     results, more = _apart(results, finetuned, lambda one: one.cell)
@@ -46,12 +46,11 @@ def _apart(
     names: dict[int, str] = {}
     lines: dict[str, None] = {}
     for own in groups.values():
-        made = [settings[one.directory] or {} for one in own]
-        fields = [name for name in made[0] if any(each[name] != made[0][name] for each in made)]
-        if not fields:
+        each = [settings[one.directory] or {} for one in own]
+        if not (fields := differing(each)):
             continue
-        for one, each in zip(own, made, strict=True):
-            names[id(one)] = f"{one.method}, {_words(fields, each, made)}"
+        for one, its in zip(own, each, strict=True):
+            names[id(one)] = f"{one.method}, {_words(fields, its, each)}"
         lines[
             f"{own[0].method}: its runs differ in {', '.join(fields)}, not in their seed alone; "
             f"they have rows of their own"
@@ -60,12 +59,18 @@ def _apart(
     return named, list(lines)
 
 
-def _words(fields: Sequence[str], own: Settings, made: Iterable[Settings]) -> str:
+def differing(each: Iterable[Settings]) -> list[str]:
+    """Return the fields whose values are not the same in all of these settings."""
+    first, *others = [*each] or [{}]
+    return [name for name in first if any(other[name] != first[name] for other in others)]
+
+
+def _words(fields: Sequence[str], own: Settings, every: Iterable[Settings]) -> str:
     """Return the first fields with their values; a number too, where others share these."""
     shown = fields[:_SHOWN]
     words = ", ".join(f"{name}={_text(own[name])}" for name in shown)
     alike: list[Settings] = []
-    for each in made:
+    for each in every:
         if all(each[name] == own[name] for name in shown) and each not in alike:
             alike.append(each)
     return words if len(alike) == 1 else f"{words} ({alike.index(own) + 1} of {len(alike)})"
@@ -75,13 +80,17 @@ def _text(value: Any) -> str:
     return ",".join(map(str, value)) if isinstance(value, tuple | list) else str(value)
 
 
-def _pretrained(run: Path) -> Settings | None:
+def made(run: Path) -> Settings | None:
+    """Return what decides what a run's pre-training has learnt, but for its seed.
+
+    None where that is not known: of another version, or no pre-training of ours.
+    """
     if (found := pretraining(run)) is None:
         return None
     try:
         fields = learnt(load(found[0] / "config.json", Config))
     except (OSError, ValueError, TypeError):
-        return None  # of another version, or no pre-training of ours: nothing is known of it
+        return None
     for name in ("init_from", "model.text"):  # the same weights at another place
         fields[name] = Path(fields[name]).name
     return {name: value for name, value in fields.items() if name != "seed"}
