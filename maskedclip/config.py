@@ -21,6 +21,7 @@ from maskedclip.casting import Lines, cast_value, did_you_mean
 from maskedclip.engine.whole_file import read_json, write_whole
 
 T = TypeVar("T")
+FrozenProtocol = Literal["logistic", "ridge", "linear", "attentive", "knn", "zeroshot"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -278,8 +279,15 @@ class AfterConfig:
 
     datasets: tuple[str, ...] = ()  # shard directories with labels
     task: str = ""  # label of those datasets; empty: their first
-    protocols: tuple[str, ...] = ("zeroshot", "logistic")
+    protocols: tuple[FrozenProtocol, ...] = ("zeroshot", "logistic")
     beside_start: bool = False  # and init_from (random ones if empty), the difference, a picture
+
+    def __post_init__(self) -> None:
+        if self.datasets and not self.protocols:
+            raise ValueError(
+                "after.protocols: none is named; name some, such as logistic,knn, or measure "
+                "nothing: --after.datasets="
+            )
 
 
 _CONTINUED = 0.75  # layer_decay of weights to begin from

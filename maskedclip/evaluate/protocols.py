@@ -10,7 +10,6 @@ from maskedclip.data.folds import folds_line, folds_of
 from maskedclip.data.labelled import Task, labelled
 from maskedclip.data.paper_tasks import chosen
 from maskedclip.data.splits import Division, division_of, few_shots, training_share
-from maskedclip.data.storage.open_dataset import describe
 from maskedclip.data.storage.shards import Shards
 from maskedclip.engine.cores import decoding_threads
 from maskedclip.evaluate.features import FOLDER, FrozenEncoder
@@ -18,7 +17,6 @@ from maskedclip.evaluate.measuring import evaluate_tried
 from maskedclip.evaluate.predicting import (
     ATTENTIVE,
     LINEAR,
-    RIDGE,
     ZERO_SHOT,
     Benchmark,
     Evaluation,
@@ -33,11 +31,13 @@ from maskedclip.finetune.threshold_rows import group_rows, threshold_rows
 from maskedclip.metrics import results
 from maskedclip.metrics.class_groups import ClassGroup, group_of
 from maskedclip.metrics.results import no_order
+from maskedclip.metrics.scores import protocols_of_kind
 from maskedclip.next_step import next_lines, report_command
-from maskedclip.shards.image_folders import as_shards, tree_of
+from maskedclip.shards.dataset_names import refuse_one_name
+from maskedclip.shards.image_folders import as_shards
 
 logger = logging.getLogger(__name__)
-SHOTS, LOGISTIC = "-shot", "logistic"
+SHOTS = "-shot"
 
 
 def run(options: EvaluateConfig) -> list[dict[str, Any]]:
@@ -45,7 +45,7 @@ def run(options: EvaluateConfig) -> list[dict[str, Any]]:
     datasets, missing = chosen(options.datasets, options.task, Path(options.shards))
     for line in missing:
         sys.stderr.write(f"{line}\n")
-    _refuse_one_name([directory for directory, _ in datasets])
+    refuse_one_name("datasets", [directory for directory, _ in datasets])
     if options.out:
         out = Path(options.out)
     elif Path(options.weights).is_dir():
@@ -80,20 +80,6 @@ def evaluate_as_asked(
         group=options.group, at_sensitivity=options.at_sensitivity,
         whole=options.whole, folds=options.folds, images=options.images,
     )  # fmt: skip
-
-
-def _refuse_one_name(directories: Sequence[Path]) -> None:
-    """Raise ValueError where two datasets have one name: their results would be the same rows."""
-    by_name: dict[str, Path] = {}
-    for directory in (path for path in directories if not tree_of(path)):
-        name = str(describe(directory).get("name", directory))  # third-party tars have none
-        other = by_name.setdefault(name, directory)
-        if other.resolve() != directory.resolve():
-            raise ValueError(
-                f"--datasets: {other} and {directory} are both called {name}, so that one's "
-                f"results would replace the other's; build one again with another --name, or "
-                f"evaluate it with another --out"
-            )
 
 
 def evaluate(  # noqa: PLR0913 (one keyword an option of the command)
@@ -294,13 +280,11 @@ def for_kind(
 
     Logistic regression becomes ridge regression where the task is a number, and the reverse.
     """
-    replaced = {LOGISTIC: RIDGE} if task.kind == "number" else {RIDGE: LOGISTIC}
-    own = list(dict.fromkeys(replaced.get(name, name) for name in protocols))
+    own = protocols_of_kind(task.kind, protocols)
     if task.kind != "number":
         return own, shots
-    left_out = [name for name in own if name not in (RIDGE, "knn")]
+    left_out = [name for name in protocols if not protocols_of_kind(task.kind, [name])]
     left_out += [f"{number}{SHOTS}" for number in shots]
-    own = [name for name in own if name in (RIDGE, "knn")]
     if not own:
         raise ValueError(
             f"{task.name} is a number: {', '.join(left_out)} tell classes apart; use "

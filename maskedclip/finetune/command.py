@@ -4,15 +4,15 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 from maskedclip.casting import did_you_mean
 from maskedclip.command import CommandLine, Options, Word, one_line_errors, recipe_lines
-from maskedclip.config import FinetuneConfig, refuse_repeated
+from maskedclip.config import FinetuneConfig, FrozenProtocol, refuse_repeated
 from maskedclip.finetune.recipes import FINETUNE_RECIPES, finetune_recipe, following_warmup
 from maskedclip.models.checkpoints.files import OWN, RANDOM, SUFFIXES, locate
 
-PROTOCOLS = ("logistic", "ridge", "linear", "attentive", "knn", "zeroshot", "transfer")
+PROTOCOLS = (*get_args(FrozenProtocol), "transfer")  # transfer: of fine-tuned networks
 USUAL_PROTOCOLS = ("logistic", "knn", "zeroshot")  # of weights that are not fine-tuned
 WEIGHTS = Word(
     "RUN_OR_WEIGHTS",

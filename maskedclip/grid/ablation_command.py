@@ -1,5 +1,7 @@
 """The command line of submit_ablation: systems, tasks and launch, checked before torch."""
 
+import shlex
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
@@ -63,7 +65,7 @@ class AblationStudy(NamedTuple):
     launch: LaunchConfig
     systems: dict[str, Config]
     finetuning: FinetuneConfig
-    command: str = ""  # of a sweep alone, which has protocols to add
+    command: str = ""  # the command line itself
 
 
 ABLATION = CommandLine(
@@ -85,13 +87,16 @@ ABLATION = CommandLine(
 
 def read_ablation(usage: str | None, arguments: Sequence[str] | None = None) -> AblationStudy:
     """Return what the command line asks for; mistakes end the program in one line."""
+    arguments = sys.argv[1:] if arguments is None else arguments
     given = ABLATION.read(usage, arguments)
     with one_line_errors():
         config: AblationConfig = given.config()
         _, launched, tuned, changes = given.changes
         launch = given.config(1, profiled(launched.get("profile", "")))
         systems = _systems(config, changes)
-        return AblationStudy(config, launch, systems, tuning_of(config.recipe, systems, tuned))
+        tuning = tuning_of(config.recipe, systems, tuned)
+        command = shlex.join(["python", sys.argv[0], *arguments])
+        return AblationStudy(config, launch, systems, tuning, command)
 
 
 def tuning_of(

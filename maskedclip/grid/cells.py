@@ -117,6 +117,8 @@ def evaluations(config: EvaluateConfig, pretrained: Sequence[Cell]) -> list[Cell
         }
         if not _reads_text(cell):
             own["protocols"] = tuple(name for name in config.protocols if name != "zeroshot")
+            if not own["protocols"] and not config.shots:  # evaluate's own choice was not asked for
+                continue
         cells.append(Cell(f"{cell.name}-{EVALUATE}", EVALUATE, own, (cell.name,)))
     return cells
 

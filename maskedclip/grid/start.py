@@ -60,7 +60,9 @@ from maskedclip.jobs.job import interpreter
 from maskedclip.jobs.submit import cluster_of, script
 from maskedclip.metrics.results import in_columns
 from maskedclip.next_step import curves_commands, next_lines
+from maskedclip.pretrain.measured_after import refuse_unsuited
 from maskedclip.pretrain.preflight import pretraining_on_tests
+from maskedclip.shards.dataset_names import refuse_one_name
 
 logger = logging.getLogger(__name__)
 GRIDS, RUNS = "grids", "runs"
@@ -329,6 +331,10 @@ def _finetunings(
         planned = launch.dry_run and not directory.exists()
         if not (planned and any(system.data.draw_phantoms for system in systems.values())):
             check_dataset(directory, task)
+    refuse_one_name("datasets", [directory for directory, _ in datasets])
+    if isinstance(asked, Sweep) and asked.evaluation.protocols:
+        for directory, task in datasets:
+            refuse_unsuited("protocols", asked.evaluation.protocols, directory, task)
     opened: OpenedDatasets = {}
     tuned = [
         tuned_of(

@@ -106,12 +106,14 @@ def plan(study: StudyConfig, changes: Mapping[str, Any]) -> tuple[list[FinetuneC
     if not study.datasets:
         raise ValueError("no dataset given; add --datasets=DIR,DIR, or --datasets=paper")
     from maskedclip.data.paper_tasks import chosen  # numpy, for which --help does not wait
+    from maskedclip.shards.dataset_names import refuse_one_name
 
     datasets, missing = chosen(study.datasets, study.task, Path(study.shards))
     for weights in study.weights:
         check_weights(weights)
     for directory, task in datasets:
         check_dataset(directory, task)
+    refuse_one_name("datasets", [directory for directory, _ in datasets])
     recipe = replace(override(finetune_recipe(study.recipe), changes), out=study.out)
     cells = [
         replace(

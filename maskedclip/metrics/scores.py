@@ -82,6 +82,17 @@ def metrics_of(kind: str) -> tuple[str, ...]:
     return _OF_KIND[kind]
 
 
+def protocols_of_kind(kind: str, protocols: Sequence[str]) -> list[str]:
+    """Return the protocols of frozen encoders that score a kind of task, of those that are named.
+
+    Logistic regression becomes ridge regression where the task is a number, and the reverse.
+    """
+    if kind == "number":
+        own = ("ridge" if name == "logistic" else name for name in protocols)
+        return list(dict.fromkeys(name for name in own if name in ("ridge", "knn")))
+    return list(dict.fromkeys("logistic" if name == "ridge" else name for name in protocols))
+
+
 def point(
     metric: str,
     label_B: np.ndarray,

@@ -21,6 +21,7 @@ from maskedclip.metrics.results import seen_words
 from maskedclip.models import BUILTIN
 from maskedclip.models.checkpoints.files import locate
 from maskedclip.pretrain.left_out import left_out_datasets
+from maskedclip.pretrain.measured_after import check_measured
 from maskedclip.pretrain.run_identity import refuse_another
 from maskedclip.recipes import RECIPES
 from maskedclip.shards.image_folders import as_shards, tree_of
@@ -115,6 +116,7 @@ def _check_datasets(config: Config, *, build: bool) -> None:
             raise ValueError(f"{' and '.join(fields)}: {error}; {way}") from None
         for field in filter(task_of.get, fields):
             _check_task(shards, *task_of[field])
+    check_measured(config, undrawn)
 
 
 def fields_by_directory(config: Config) -> dict[Path, list[str]]:

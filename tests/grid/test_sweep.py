@@ -4,6 +4,7 @@ import csv
 import html
 import json
 import logging
+import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +20,7 @@ from maskedclip.grid.slurm_arrays import run_cell
 from maskedclip.grid.start import start, sweep_grid
 from maskedclip.grid.sweep_command import Sweep, SweepConfig, points, read_sweep
 from maskedclip.slurm import main
+from tests.kinds_of_tasks import write_ages
 
 
 def test_a_point_is_every_combination_and_is_named_after_what_differs() -> None:
@@ -149,6 +151,33 @@ def test_a_later_seed_of_a_point_with_another_field_is_refused(
         ValueError, match=r"-seed0 has another optim\.steps than clip=.*-seed2 would"
     ):
         sweep_grid(asked._replace(systems=longer))
+
+
+def test_zero_shot_alone_leaves_a_point_without_text_unmeasured_and_not_by_other_protocols(
+    small: Config, phantoms: dict[str, Path], tmp_path: Path
+) -> None:
+    asked = a_sweep(small, phantoms["heldout"], tmp_path, protocols=("zeroshot",), seeds=1)
+    no_text = replace(small, name="mae", loss=replace(small.loss, clip=0.0, mfd=0.0))
+    asked = measured_by(
+        asked._replace(systems=asked.systems | {"mae": no_text}), ("zeroshot",), (), ""
+    )
+    grid, _ = sweep_grid(asked)
+    assert [cell.needs for cell in grid.cells if cell.stage == "evaluate"] == [
+        ("clip=0.1-seed0",), ("clip=1.0-seed0",),
+    ]  # fmt: skip
+
+
+def test_what_its_protocols_cannot_score_is_refused_before_any_training(
+    small: Config, phantoms: dict[str, Path], tmp_path: Path
+) -> None:
+    heldout, ages = phantoms["heldout"], write_ages(tmp_path / "ages")
+    asked = measured_by(a_sweep(small, ages, tmp_path, task="age"), ("linear",), (), "")
+    with pytest.raises(ValueError, match=r"protocols linear: age of .* is a number"):
+        sweep_grid(asked)
+    copy = shutil.copytree(heldout, tmp_path / "elsewhere")
+    asked = a_sweep(small, heldout, tmp_path, datasets=(str(heldout), str(copy)))
+    with pytest.raises(ValueError, match=r"--datasets: .* are both called heldout"):
+        sweep_grid(asked)
 
 
 def test_points_that_an_added_protocol_does_not_measure_are_named_with_the_command_that_adds_them(
