@@ -194,10 +194,12 @@ def _panel(axes: Axes, table: Table, column: Column, methods: Sequence[str]) -> 
     handles: dict[str, Artist] = {}
     lines = _lines(table, column)
     shares = sorted({point.share for points in lines.values() for point in points})
-    for method, points in lines.items():
+    for place, (method, points) in enumerate(lines.items()):
         index = methods.index(method)
         colour = COLOURS[index % len(COLOURS)]
-        share = [point.share for point in points]
+        # of one share the methods stand beside each other; their intervals would hide one another
+        aside = 2 ** ((place + 0.5) / len(lines) - 0.5) if len(shares) == 1 else 1.0
+        share = [aside * point.share for point in points]
         (handles[method],) = axes.plot(
             share, [point.mean for point in points], color=colour, markersize=3.6,
             marker=_MARKERS[index % len(_MARKERS)],

@@ -7,6 +7,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 
 from maskedclip.report.pages.charts import RenderedFigure, label_efficiency
@@ -54,8 +55,25 @@ def test_the_words_name_tasks_methods_and_bands() -> None:
     assert "over 2 seeds; where there is one seed, 95" in figure_of({"a": 1, "b": 2}).words
 
 
-def test_one_share_of_labels_is_drawn_too() -> None:
-    assert figure_of({"a": 1}, shares=(0.1,)) is not None
+def test_methods_of_one_share_of_labels_stand_beside_each_other(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    drawn: list[Figure] = []
+    save = Figure.savefig
+
+    def keep(figure: Figure, *where: object, **how: object) -> None:
+        save(figure, *where, **how)
+        drawn.append(figure)
+
+    monkeypatch.setattr(Figure, "savefig", keep)
+    assert figure_of({"a": 1, "b": 1, "c": 1}, shares=(0.1,)) is not None
+    (axes,) = drawn[0].axes
+    places = [float(line.get_xdata()[0]) for line in axes.lines]
+    assert places == sorted(set(places))
+    assert places[1] == 10.0  # per cent, where the tick is
+    low, high = axes.get_xlim()
+    assert low < places[0] < places[2] < high
+    assert [tick.get_text() for tick in axes.get_xticklabels()] == ["10"]
 
 
 def test_without_labels_there_is_no_figure() -> None:
