@@ -343,7 +343,7 @@ def divide(
     own = {sample.key: sample for sample in task.samples}
     parts = {name: [own[sample.key] for sample in samples] for name, samples in parts.items()}
     for name, samples in parts.items():
-        _refuse_too_few(task, name, samples)
+        refuse_too_few(task, name, samples)
     return parts
 
 
@@ -372,7 +372,7 @@ def groups_of(task: Task) -> dict[str, str]:
     return {key: min(units_of[groups.of(unit)]) for key, unit in own.items()}
 
 
-def _refuse_too_few(task: Task, name: str, samples: Sequence[LabelledSample]) -> None:
+def refuse_too_few(task: Task, name: str, samples: Sequence[LabelledSample]) -> None:
     """Raise ValueError for a split from which nothing can be learned or, but for test, judged."""
     what = "classes"
     count = len({sample.label for sample in samples})

@@ -11,7 +11,14 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from maskedclip.data.labelled import LabelledSample, Task, divide, labelled, share_of
+from maskedclip.data.labelled import (
+    LabelledSample,
+    Task,
+    divide,
+    labelled,
+    refuse_too_few,
+    share_of,
+)
 from maskedclip.data.order import number
 from maskedclip.data.storage.shard_writer import replacing
 from maskedclip.data.storage.shards import Shards
@@ -115,13 +122,20 @@ def split_rows(path: Path) -> list[list[str]]:
 def division_of(dataset: Shards, task: Task, file: Path | None = None) -> Division:
     """Return the division that `file` names, or the dataset's own file, or else the rule.
 
-    Raises ValueError as `read_split` and `divide` do.
+    Raises ValueError as `read_split` and `divide` do; a file, too, may leave a split too few
+    samples, as where it names none or exclude.csv takes them.
     """
-    own = split_file(dataset.directory, task.name)
-    if file or own.is_file():
-        excluded = {dataset.key(index) for index in dataset.excluded}
-        return read_split(file or own, task, excluded)
-    return Division(divide(task), {})
+    path = file or split_file(dataset.directory, task.name)
+    if not file and not path.is_file():
+        return Division(divide(task), {})
+    excluded = {dataset.key(index) for index in dataset.excluded}
+    division = read_split(path, task, excluded)
+    for name, samples in division.parts.items():
+        try:
+            refuse_too_few(task, name, samples)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from None
+    return division
 
 
 def training_share(division: Division, fraction: float, seed: int) -> list[LabelledSample]:

@@ -183,6 +183,29 @@ def test_a_sample_without_a_row_and_a_missing_file_are_told(tmp_path: Path) -> N
         division_of(shards, labelled(shards), tmp_path / "none.csv")
 
 
+@pytest.mark.parametrize("part", ["train", "val", "test"])
+def test_a_file_that_leaves_a_split_no_samples_is_refused_before_anything_learns_from_it(
+    part: str, tmp_path: Path
+) -> None:
+    shards = dataset(tmp_path / "d", ["a", "b"] * 20)
+    task, path = labelled(shards), tmp_path / "own.csv"
+    parts = divide(task)
+    other = "val" if part == "train" else "train"
+    write_split(path, task, {**parts, other: parts[other] + parts[part], part: []})
+    with pytest.raises(ValueError, match=rf"own.csv: task grade: 0 samples .* left for {part}"):
+        division_of(shards, task, path)
+
+
+def test_a_split_whose_test_samples_are_all_excluded_is_refused(tmp_path: Path) -> None:
+    shards = dataset(tmp_path / "d", ["a", "b"] * 20)
+    write_missing_splits(shards)
+    tested = division_of(shards, labelled(shards)).parts["test"]
+    write_exclusions(shards.directory, [Exclusion(s.key, "a copy", "toy/x") for s in tested])
+    again = Shards(shards.directory)
+    with pytest.raises(ValueError, match=r"grade.csv: task grade: 0 samples .* left for test"):
+        division_of(again, labelled(again))
+
+
 def test_a_task_that_cannot_be_divided_says_why(tmp_path: Path) -> None:
     found = write_missing_splits(dataset(tmp_path / "d", ["a"] * 20))
     assert "two classes are needed" in str(found["grade"])
