@@ -5,7 +5,10 @@ from pathlib import Path
 
 from maskedclip.config import Config
 from maskedclip.data.label_kinds import kind_of
+from maskedclip.data.labelled import labelled
+from maskedclip.data.splits import division_of
 from maskedclip.data.storage.open_dataset import describe
+from maskedclip.data.storage.shards import Shards
 from maskedclip.metrics.scores import protocols_of_kind
 from maskedclip.shards.dataset_names import refuse_one_name
 from maskedclip.shards.image_folders import tree_of
@@ -13,6 +16,8 @@ from maskedclip.shards.image_folders import tree_of
 
 def check_measured(config: Config, drawn_later: Iterable[Path]) -> None:
     """Raise ValueError where no protocol of `after` would score the encoder, or two share rows.
+
+    Also where a dataset cannot be divided into images to learn from and to be tested on.
 
     Args:
         drawn_later: phantoms that are not there yet.
@@ -30,6 +35,12 @@ def check_measured(config: Config, drawn_later: Iterable[Path]) -> None:
         )
     for directory in datasets:
         refuse_unsuited("after.protocols", protocols, directory, after.task)
+        try:
+            check_labels(directory, after.task)
+        except ValueError as error:
+            raise ValueError(
+                f"after.datasets: {error}; or measure nothing: --after.datasets="
+            ) from None
 
 
 def refuse_unsuited(field: str, protocols: Sequence[str], directory: Path, task: str) -> None:
@@ -49,6 +60,18 @@ def refuse_unsuited(field: str, protocols: Sequence[str], directory: Path, task:
             f"{field} {','.join(protocols)}: {name} of {directory} is a number, and they tell "
             f"classes apart; pass --{field}=ridge,knn"
         )
+
+
+def check_labels(directory: Path, task: str) -> None:
+    """Raise ValueError where a dataset's labels, or their split, are none to be measured on.
+
+    They are read, where a manifest alone does not tell: of third-party tars, of a stale split file.
+
+    Args:
+        task: "" for the dataset's first.
+    """
+    dataset = Shards(directory)
+    division_of(dataset, labelled(dataset, task))
 
 
 def reads_text(config: Config) -> bool:

@@ -219,7 +219,7 @@ def test_a_run_that_neither_decodes_nor_reads_has_a_summary_of_one_row_and_its_l
 
 
 def drawn(built: Path) -> Path:
-    build(ShardRequest(dataset="phantom", out=built, name="phantom", size=48, count=12, seed=5))
+    build(ShardRequest(dataset="phantom", out=built, name="phantom", size=48, count=40, seed=5))
     return built
 
 

@@ -1,6 +1,9 @@
 """What cannot be measured when a run ends is refused before it begins."""
 
+import io
+import json
 import shutil
+import tarfile
 from itertools import product
 from pathlib import Path
 
@@ -8,6 +11,9 @@ import numpy as np
 import pytest
 
 from maskedclip.config import Config, override
+from maskedclip.data.labelled import divide, labelled
+from maskedclip.data.splits import split_file, write_split
+from maskedclip.data.storage.shards import Shards, ShardWriter
 from maskedclip.pretrain.preflight import check
 from maskedclip.shards.building.prepare_sample import encode
 from maskedclip.shards.dataset_names import refuse_one_name
@@ -60,6 +66,48 @@ def test_two_datasets_of_one_name_are_refused_before_training(
     copy = shutil.copytree(first, tmp_path / "elsewhere")
     with pytest.raises(ValueError, match=r"--after.datasets: .* are both called heldout"):
         check(override(measured, {"after.datasets": (first, str(copy))}))
+
+
+def test_labels_that_cannot_be_divided_are_refused_before_training(
+    small: Config, tmp_path: Path
+) -> None:
+    image = encode(np.full((40, 40, 3), 90, np.uint8), 90)
+    with ShardWriter(tmp_path / "all_test", "all_test") as writer:
+        for i in range(12):
+            writer.add(f"s{i}", image, {"labels": {"grade": "ab"[i % 2]}, "split": "test"})
+    asked = {"after.datasets": str(tmp_path / "all_test"), "after.task": ""}
+    with pytest.raises(ValueError, match=r"after.datasets: .* are left for train.*datasets="):
+        check(override(small, asked))
+
+
+def test_a_split_file_of_other_samples_is_refused_before_training(
+    measured: Config, tmp_path: Path
+) -> None:
+    copy = Path(shutil.copytree(measured.after.datasets[0], tmp_path / "heldout"))
+    task = labelled(Shards(copy), measured.after.task)
+    path = split_file(copy, task.name)
+    write_split(path, task, divide(task))
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[:-1]))
+    with pytest.raises(ValueError, match=r"after.datasets: .*1 samples, .* are in no row"):
+        check(override(measured, {"after.datasets": str(copy)}))
+
+
+def test_a_task_that_tars_without_a_manifest_lack_is_refused_before_training(
+    small: Config, tmp_path: Path
+) -> None:
+    image = encode(np.full((40, 40, 3), 90, np.uint8), 90)
+    (tmp_path / "tars").mkdir()
+    with tarfile.open(tmp_path / "tars" / "0.tar", "w") as tar:
+        for i in range(40):
+            facts = json.dumps({"labels": {"grade": "ab"[i % 2]}}).encode()
+            for name, content in ((f"{i:02d}.jpg", image), (f"{i:02d}.json", facts)):
+                member = tarfile.TarInfo(name)
+                member.size = len(content)
+                tar.addfile(member, io.BytesIO(content))
+    asked = {"after.datasets": str(tmp_path / "tars"), "after.protocols": "logistic"}
+    check(override(small, asked | {"after.task": "grade"}))
+    with pytest.raises(ValueError, match=r"no task 'graed'; did you mean grade\?"):
+        check(override(small, asked | {"after.task": "graed"}))
 
 
 def test_two_trees_of_images_of_one_name_are_refused(tmp_path: Path) -> None:
