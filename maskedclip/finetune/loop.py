@@ -72,11 +72,6 @@ def finetune(config: FinetuneConfig, *, rest: float = 0.0, protocol: str = PROTO
     """
     augmentation(config.image_size or 224, config.augmentation)  # or a ValueError, before any note
     labels = read_labels(config)
-    if config.balance != "none" and labels.task.kind != "class":
-        raise ValueError(
-            f"balance {config.balance}: {labels.task.name} has not one class an image; use "
-            f"--balance=none"
-        )
     config = resolved(config, labels)
     run = Path(config.out) / config.name
     with lock_run(run):

@@ -95,12 +95,16 @@ def read_labels(config: FinetuneConfig) -> Labels:
     task = labelled(dataset, config.task, config.classes_order)
     division = division_of(dataset, task, Path(config.split) if config.split else None)
     share = training_share(division, config.fraction, config.seed)
-    check_selection(config, task)
+    check_kind(config, task)
     return Labels(dataset, task, division.parts | {"train": share})
 
 
-def check_selection(config: FinetuneConfig, task: Task) -> None:
-    """Raise ValueError where the score that selects an epoch has no meaning for the task."""
+def check_kind(config: FinetuneConfig, task: Task) -> None:
+    """Raise ValueError where the balance, or what selects an epoch, has no meaning for the task."""
+    if config.balance != "none" and task.kind != "class":
+        raise ValueError(
+            f"balance {config.balance}: {task.name} has not one class an image; use --balance=none"
+        )
     if config.selection == "retfound" and task.kind != "class":
         raise ValueError(
             f"{config.dataset}: selection retfound is of classes, and {task.name} is of kind "

@@ -51,7 +51,14 @@ from maskedclip.grid.slurm_arrays import (
     parameters,
     submit,
 )
-from maskedclip.grid.study import OpenedDatasets, Tuned, check_names, check_readable, tuned_of
+from maskedclip.grid.study import (
+    OpenedDatasets,
+    Tuned,
+    check_names,
+    check_readable,
+    check_tunable,
+    tuned_of,
+)
 from maskedclip.grid.study import run as run_study
 from maskedclip.grid.study_command import Study
 from maskedclip.grid.sweep_command import FINETUNE_PROTOCOL, Sweep, SweepConfig
@@ -60,9 +67,10 @@ from maskedclip.jobs.job import interpreter
 from maskedclip.jobs.submit import cluster_of, script
 from maskedclip.metrics.results import in_columns
 from maskedclip.next_step import curves_commands, next_lines
-from maskedclip.pretrain.measured_after import refuse_unsuited
+from maskedclip.pretrain.measured_after import check_labels, refuse_unsuited
 from maskedclip.pretrain.preflight import pretraining_on_tests
 from maskedclip.shards.dataset_names import refuse_one_name
+from maskedclip.shards.image_folders import as_shards, tree_of
 
 logger = logging.getLogger(__name__)
 GRIDS, RUNS = "grids", "runs"
@@ -332,10 +340,18 @@ def _finetunings(
         if not (planned and any(system.data.draw_phantoms for system in systems.values())):
             check_dataset(directory, task)
     refuse_one_name("datasets", [directory for directory, _ in datasets])
-    if isinstance(asked, Sweep) and asked.evaluation.protocols:
-        for directory, task in datasets:
-            refuse_unsuited("protocols", asked.evaluation.protocols, directory, task)
     opened: OpenedDatasets = {}
+    for directory, task in datasets:
+        if isinstance(asked, Sweep) and _is_evaluated(asked):
+            own = asked.evaluation
+            refuse_unsuited("protocols", own.protocols, directory, task, own.shots)
+        if launch.dry_run and (not directory.exists() or tree_of(directory)):
+            continue  # it is drawn, or made into shards, when the grid starts
+        if measured:
+            patches = {cell.config["model.patch_size"] for cell, _ in measured}
+            check_tunable(replace(recipe, dataset=str(directory), task=task), patches, opened)
+        else:
+            check_labels(as_shards(directory), task)
     tuned = [
         tuned_of(
             replace(

@@ -4,27 +4,36 @@ import logging
 import sys
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
 from maskedclip.config import FinetuneConfig
+from maskedclip.data.augmentation import augmentation
 from maskedclip.data.labelled import Task, labelled
 from maskedclip.data.splits import Division, division_of, training_share
 from maskedclip.data.storage.shards import Shards
 from maskedclip.engine.preemption import Preempted
 from maskedclip.finetune.loop import finetune
-from maskedclip.finetune.run_directory import Labels, finished, preparation_of, resolved, run_name
+from maskedclip.finetune.run_directory import (
+    Labels,
+    check_kind,
+    finished,
+    preparation_of,
+    resolved,
+    run_name,
+)
 from maskedclip.grid.study_command import Study
 from maskedclip.metrics.results import read_rows, written
 from maskedclip.metrics.scores import metrics_of
+from maskedclip.models.checkpoints.architectures import check_image_size
 from maskedclip.models.checkpoints.files import RANDOM, locate
 from maskedclip.next_step import next_lines, report_command
 from maskedclip.shards.image_folders import TASK, as_shards, tree_of
 
 logger = logging.getLogger(__name__)
-OpenedDatasets = dict[tuple[str, str, tuple[str, ...]], tuple[Shards, Task, Division]]
+OpenedDatasets = dict[tuple[str, str, tuple[str, ...], str], tuple[Shards, Task, Division]]
 _TRAINED = 3  # passes that learning from an image costs, where telling its class costs one
 
 
@@ -122,6 +131,22 @@ def tuned_of(config: FinetuneConfig, opened: OpenedDatasets, *, build: bool) -> 
     return Tuned(config, config.name, done, config.epochs * (_TRAINED * train + val) + test)
 
 
+def check_tunable(config: FinetuneConfig, patches: Collection[int], opened: OpenedDatasets) -> None:
+    """Raise ValueError where a fine-tuning would refuse its fields or its labels when it begins.
+
+    Args:
+        config: whose weights are to come, behind a pre-training.
+        patches: the sizes of these weights' patches, in pixels.
+    """
+    try:
+        for patch in sorted(patches) if config.image_size else ():
+            check_image_size(config.image_size, {"patch_size": patch})
+        augmentation(config.image_size or 224, config.augmentation)
+        _labels(config, opened)
+    except ValueError as error:
+        raise ValueError(f"fine-tuning: {error}") from None
+
+
 def _is_there(weights: str) -> bool:
     try:
         return weights == RANDOM or locate(weights).is_file()
@@ -130,12 +155,14 @@ def _is_there(weights: str) -> bool:
 
 
 def _labels(config: FinetuneConfig, opened: OpenedDatasets) -> Labels:
-    key = config.dataset, config.task, config.classes_order
+    key = config.dataset, config.task, config.classes_order, config.split
     if key not in opened:
         dataset = Shards(as_shards(Path(config.dataset)))
         task = labelled(dataset, config.task, config.classes_order)
-        opened[key] = dataset, task, division_of(dataset, task)
+        split = Path(config.split) if config.split else None
+        opened[key] = dataset, task, division_of(dataset, task, split)
     dataset, task, division = opened[key]
+    check_kind(config, task)
     share = training_share(division, config.fraction, config.seed)
     return Labels(dataset, task, division.parts | {"train": share})
 

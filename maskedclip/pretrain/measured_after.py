@@ -43,21 +43,26 @@ def check_measured(config: Config, drawn_later: Iterable[Path]) -> None:
             ) from None
 
 
-def refuse_unsuited(field: str, protocols: Sequence[str], directory: Path, task: str) -> None:
+def refuse_unsuited(
+    field: str, protocols: Sequence[str], directory: Path, task: str, shots: Sequence[int] = ()
+) -> None:
     """Raise ValueError where a task is a number and none of the protocols scores numbers.
 
     Args:
         field: that names the protocols, as the command line writes it.
         directory: a dataset; one that is not there yet, or a tree of images, has no numbers.
         task: "" for the dataset's first.
+        shots: labels a class, which measure classes, too.
     """
     if not directory.exists() or tree_of(directory):
         return
     manifest = describe(directory)
     name = task or min(manifest.get("classes", {}) | manifest.get("kinds", {}), default="")
-    if not protocols_of_kind(kind_of(manifest, name), protocols):
+    kind = kind_of(manifest, name)
+    if not protocols_of_kind(kind, protocols) and not (shots and kind != "number"):
+        named = ",".join([*protocols, *(f"{number}-shot" for number in shots)])
         raise ValueError(
-            f"{field} {','.join(protocols)}: {name} of {directory} is a number, and they tell "
+            f"{field} {named}: {name} of {directory} is a number, and they tell "
             f"classes apart; pass --{field}=ridge,knn"
         )
 

@@ -9,9 +9,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from maskedclip.config import Config, LaunchConfig
+from maskedclip.data.storage.shards import ShardWriter
 from maskedclip.finetune.command import EvaluateConfig
 from maskedclip.finetune.recipes import finetune_recipe
 from maskedclip.grid.cells import not_measured
@@ -19,8 +21,9 @@ from maskedclip.grid.manifest import REPORT, cell_of, finished, read, run_of, wr
 from maskedclip.grid.slurm_arrays import run_cell
 from maskedclip.grid.start import start, sweep_grid
 from maskedclip.grid.sweep_command import Sweep, SweepConfig, points, read_sweep
+from maskedclip.shards.building.prepare_sample import encode
 from maskedclip.slurm import main
-from tests.kinds_of_tasks import write_ages
+from tests.kinds_of_tasks import write_ages, write_findings
 
 
 def test_a_point_is_every_combination_and_is_named_after_what_differs() -> None:
@@ -178,6 +181,55 @@ def test_what_its_protocols_cannot_score_is_refused_before_any_training(
     asked = a_sweep(small, heldout, tmp_path, datasets=(str(heldout), str(copy)))
     with pytest.raises(ValueError, match=r"--datasets: .* are both called heldout"):
         sweep_grid(asked)
+
+
+def test_shots_alone_of_a_number_are_refused_before_any_training(
+    small: Config, tmp_path: Path
+) -> None:
+    asked = a_sweep(small, write_ages(tmp_path / "ages"), tmp_path, task="age")
+    with pytest.raises(ValueError, match=r"protocols 5-shot: age of .* is a number"):
+        sweep_grid(measured_by(asked, (), (5,), ""))
+
+
+def test_labels_that_cannot_be_divided_are_refused_before_any_training(
+    small: Config, tmp_path: Path
+) -> None:
+    image = encode(np.full((40, 40, 3), 90, np.uint8), 90)
+    with ShardWriter(tmp_path / "all_test", "all_test") as writer:
+        for i in range(12):
+            writer.add(f"s{i}", image, {"labels": {"disease": "ab"[i % 2]}, "split": "test"})
+    for protocols in (("knn",), ("finetune",)):
+        asked = a_sweep(small, tmp_path / "all_test", tmp_path, protocols=protocols)
+        with pytest.raises(ValueError, match=r"task disease: .* are left for train"):
+            sweep_grid(asked)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"augmentation": "rnad-m9"}, "augmentation 'rnad-m9': timm does not know it"),
+        ({"image_size": 40}, "image_size 40 is not a multiple of 16, the patch; use 32"),
+        ({"classes_order": ("a", "b")}, "classes_order a,b has not age related macular"),
+        ({"split": "no.csv"}, r"no\.csv: no such file"),
+    ],
+)
+def test_what_every_fine_tuning_would_refuse_is_refused_before_any_pre_training(
+    changes: dict[str, object], message: str,
+    small: Config, phantoms: dict[str, Path], tmp_path: Path,
+) -> None:  # fmt: skip
+    asked = a_sweep(small, phantoms["heldout"], tmp_path, protocols=("finetune",))
+    sweep_grid(asked)
+    with pytest.raises(ValueError, match=f"fine-tuning: .*{message}"):
+        sweep_grid(asked._replace(finetuning=replace(asked.finetuning, **changes)))
+
+
+def test_a_balance_of_several_labels_an_image_is_refused_before_any_pre_training(
+    small: Config, tmp_path: Path
+) -> None:
+    findings = write_findings(tmp_path / "findings")
+    asked = a_sweep(small, findings, tmp_path, task="findings", protocols=("finetune",))
+    with pytest.raises(ValueError, match="balance sampling: findings has not one class an image"):
+        sweep_grid(asked._replace(finetuning=replace(asked.finetuning, balance="sampling")))
 
 
 def test_points_that_an_added_protocol_does_not_measure_are_named_with_the_command_that_adds_them(
