@@ -272,6 +272,14 @@ class EngineConfig:
     )
     pictures_every: int = 500  # steps between pictures of fixed samples in TensorBoard; 0: none
 
+    def __post_init__(self) -> None:
+        for name in ("log_every", "save_every", "keep"):  # none kept: a stop would lose the run
+            if getattr(self, name) < 1:
+                raise ValueError(f"engine.{name} {getattr(self, name)}: use 1 or more")
+        for name in ("spike", "hang_minutes", "pictures_every"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"engine.{name} {getattr(self, name)} is negative; use 0 or more")
+
 
 @dataclass(frozen=True, kw_only=True)
 class AfterConfig:

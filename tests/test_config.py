@@ -138,3 +138,15 @@ def test_a_negative_length_rate_or_seed_is_refused(change):
 def test_a_negative_rate_or_seed_of_a_fine_tuning_is_refused(change):
     with pytest.raises(ValueError, match="is negative; use 0 or more"):
         override(FinetuneConfig(), change)
+
+
+@pytest.mark.parametrize("name", ["log_every", "save_every", "keep"])
+def test_a_run_that_would_keep_no_checkpoint_or_write_none_is_refused(name):
+    with pytest.raises(ValueError, match=rf"engine\.{name} 0: use 1 or more"):
+        override(Config(), {f"engine.{name}": 0})
+
+
+@pytest.mark.parametrize("name", ["spike", "hang_minutes", "pictures_every"])
+def test_a_negative_watch_of_a_run_is_refused(name):
+    with pytest.raises(ValueError, match=rf"engine\.{name} -1.* is negative"):
+        override(Config(), {f"engine.{name}": -1})
