@@ -23,7 +23,7 @@ from maskedclip.evaluate.predicting import (
     class_prompts,
 )
 from maskedclip.evaluate.projector import write_projector
-from maskedclip.evaluate.transfer import TRANSFER, TRANSFER_WHOLE, transfer
+from maskedclip.evaluate.transfer import TRANSFER, TRANSFER_WHOLE, transfer, transfer_test
 from maskedclip.finetune.command import USUAL_PROTOCOLS, EvaluateConfig, check_protocols
 from maskedclip.finetune.measured_rows import with_patients
 from maskedclip.finetune.result_board import write_board
@@ -126,16 +126,23 @@ def evaluate(  # noqa: PLR0913 (one keyword an option of the command)
     encoder = _frozen(weights, size, image_size)
     protocols = _with_folds(_possible(encoder, protocols, shots), folds)
     frozen = [name for name in protocols if name != TRANSFER]
-    rows: list[dict[str, Any]] = []
+    # all datasets are read before the first is measured: what one of them lacks is said at once
+    tests = []
     for one in datasets if TRANSFER in protocols else ():
         _refuse_thresholds(group, at_sensitivity)
-        rows += transfer(encoder, *one, out, whole=whole, threads=threads, order=classes_order)
+        tests.append(transfer_test(encoder, *one, whole=whole, order=classes_order))
+    planned = []
     for directory, name in datasets if frozen or shots else ():
         benchmark = _benchmark(directory, name, classes_order)
         joined = _group(group, benchmark.task)
         own, few = for_kind(benchmark.task, frozen, shots)
         own = _worded(encoder, benchmark, own, few)
         tried = _tried(benchmark, folds, own, fractions, range(seed, seed + seeds), few)
+        planned.append((benchmark, joined, tried))
+    rows: list[dict[str, Any]] = []
+    for test in tests:
+        rows += transfer(encoder, test, out, whole=whole, threads=threads)
+    for benchmark, joined, tried in planned:
         kept = cache or out / FOLDER
         new = evaluate_tried(encoder, tried, out, kept, threads)
         write_projector(encoder, benchmark, out, kept, images=images)

@@ -57,20 +57,10 @@ class TransferTest(NamedTuple):
     left_out: dict[str, int]  # images (of labels: labels) of classes that the network has not
 
 
-def transfer(
-    encoder: FrozenEncoder,
-    directory: Path,
-    task: str,
-    out: Path,
-    *,
-    whole: bool,
-    threads: int,
-    order: Sequence[str] = (),
-) -> list[dict[str, Any]]:
-    """Score a fine-tuned network on a dataset that it was not trained on; return the rows.
-
-    They are in `out` too, and are not measured again. Probabilities are those among the classes
-    that both have.
+def transfer_test(
+    encoder: FrozenEncoder, directory: Path, task: str, *, whole: bool, order: Sequence[str] = ()
+) -> TransferTest:
+    """Return what a fine-tuned network is tested on, and say it.
 
     Args:
         task: "" for the one that the network learnt, else the dataset's first.
@@ -82,9 +72,20 @@ def transfer(
     """
     header, dataset = encoder.header, Shards(as_shards(directory))
     _check_other(encoder, dataset)
-    own_task = _task(header, dataset, task, order)
-    test = _test_of(encoder, header, dataset, own_task, whole=whole)
+    test = _test_of(encoder, header, dataset, _task(header, dataset, task, order), whole=whole)
     _say(test, header, dataset)
+    return test
+
+
+def transfer(
+    encoder: FrozenEncoder, test: TransferTest, out: Path, *, whole: bool, threads: int
+) -> list[dict[str, Any]]:
+    """Score a fine-tuned network on a dataset that it was not trained on; return the rows.
+
+    They are in `out` too, and are not measured again. Probabilities are those among the classes
+    that both have.
+    """
+    header, dataset = encoder.header, test.dataset
     identity = _identity(encoder, test, whole=whole)
     inputs = _inputs(encoder, test, identity)
     stored = [row for row in results.read_rows(out) if row.get("inputs") == inputs]

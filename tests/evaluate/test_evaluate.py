@@ -368,3 +368,25 @@ def test_two_datasets_of_one_name_are_refused_as_their_results_would_be_the_same
     with pytest.raises(ValueError, match="are both called heldout"):
         run_evaluate(options)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"group": "normal|glaucoma,no glaucoma"}, "no class 'no glaucoma'"),
+        ({"classes_order": CLASSES[::-1]}, "classes_order .* has not other"),
+        ({}, "are left for val"),
+    ],
+)
+def test_what_the_last_dataset_lacks_is_said_before_the_first_is_measured(
+    options: dict[str, object], message: str, root: Path, tmp_path: Path
+) -> None:
+    with ShardWriter(tmp_path / "last", "last") as writer:
+        for i in range(40 if options else 2):
+            image = encode(np.full((40, 40, 3), i, np.uint8), 90)
+            name = ("glaucoma", "normal", "other")[i % 3]
+            writer.add(f"s{i:02d}", image, {"labels": {"disease": name}, "sha256": str(i)})
+    datasets = [*colours(root), (tmp_path / "last", "disease")]
+    with pytest.raises(ValueError, match=message):
+        evaluate(root / "ours", datasets, ("knn",), tmp_path / "out", **options)
+    assert not (tmp_path / "out").exists()
