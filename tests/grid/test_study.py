@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from maskedclip.data.storage.shards import ShardWriter
+from maskedclip.data.storage.shards import Shards, ShardWriter
 from maskedclip.engine.preemption import Preempted
 from maskedclip.finetune import loop as module
 from maskedclip.finetune.loop import finetune
@@ -212,7 +212,11 @@ def test_the_command_line_is_checked_before_anything_is_touched(
 
 
 def test_two_cells_of_one_name_are_refused_before_any_runs(colours: Path, tmp_path: Path) -> None:
-    two_colours(tmp_path / "colours")
+    other = Shards(colours)
+    with ShardWriter(tmp_path / "colours", "others") as writer:  # than its folder is called
+        for i in range(40):
+            facts = {"labels": {"colour": ("red", "green")[i % 2]}, "sha256": str(i)}
+            writer.add(f"s{i:02d}", other.read(0)[0], facts)
     study = asked(Path(f"{colours},{tmp_path / 'colours'}"), tmp_path / "runs", "--seeds=1")
     with pytest.raises(ValueError, match="2 fine-tunings would be called random_micro-colours"):
         run(study)
