@@ -144,7 +144,8 @@ def check_tunable(config: FinetuneConfig, patches: Collection[int], opened: Open
         augmentation(config.image_size or 224, config.augmentation)
         _labels(config, opened)
     except ValueError as error:
-        raise ValueError(f"fine-tuning: {error}") from None
+        words = str(error).removeprefix(f"{config.dataset}: ")
+        raise ValueError(f"fine-tuning on {config.dataset}: {words}") from None
 
 
 def _is_there(weights: str) -> bool:

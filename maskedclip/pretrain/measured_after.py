@@ -76,7 +76,11 @@ def check_labels(directory: Path, task: str) -> None:
         task: "" for the dataset's first.
     """
     dataset = Shards(directory)
-    division_of(dataset, labelled(dataset, task))
+    try:
+        division_of(dataset, labelled(dataset, task))
+    except ValueError as error:
+        words = str(error).removeprefix(f"{directory}: ")
+        raise ValueError(f"{directory}: {words}") from None
 
 
 def reads_text(config: Config) -> bool:

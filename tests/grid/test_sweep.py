@@ -200,7 +200,7 @@ def test_labels_that_cannot_be_divided_are_refused_before_any_training(
             writer.add(f"s{i}", image, {"labels": {"disease": "ab"[i % 2]}, "split": "test"})
     for protocols in (("knn",), ("finetune",)):
         asked = a_sweep(small, tmp_path / "all_test", tmp_path, protocols=protocols)
-        with pytest.raises(ValueError, match=r"task disease: .* are left for train"):
+        with pytest.raises(ValueError, match=r"all_test: task disease: .* left for train"):
             sweep_grid(asked)
 
 
@@ -219,7 +219,7 @@ def test_what_every_fine_tuning_would_refuse_is_refused_before_any_pre_training(
 ) -> None:  # fmt: skip
     asked = a_sweep(small, phantoms["heldout"], tmp_path, protocols=("finetune",))
     sweep_grid(asked)
-    with pytest.raises(ValueError, match=f"fine-tuning: .*{message}"):
+    with pytest.raises(ValueError, match=f"fine-tuning on .*heldout: .*{message}"):
         sweep_grid(asked._replace(finetuning=replace(asked.finetuning, **changes)))
 
 
