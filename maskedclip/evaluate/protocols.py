@@ -105,9 +105,9 @@ def evaluate(  # noqa: PLR0913 (one keyword an option of the command)
 ) -> list[dict[str, Any]]:
     """Evaluate frozen weights on the test split of each dataset; return the rows, also in `out`.
 
-    Prints them as a table. Zero-shot is left out, with a warning, where weights read no text.
-    Raises ValueError for weights, datasets, tasks, protocols or classes that are not there, and for
-    an image size that the patch does not divide.
+    Prints them as a table; all are read before one is measured. Zero-shot is left out, with a
+    warning, where weights read no text. Raises ValueError for weights, datasets, tasks, protocols
+    or classes that are not there, and for an image size that the patch does not divide.
 
     Args:
         datasets: (directory, task), the task "" for the first of the dataset.
@@ -122,28 +122,21 @@ def evaluate(  # noqa: PLR0913 (one keyword an option of the command)
         images: photographs in TensorBoard's projector whatever their licence says.
     """
     check_protocols(protocols)
-    threads = decoding_threads(threads)
+    threads, kept = decoding_threads(threads), cache or out / FOLDER
     encoder = _frozen(weights, size, image_size)
     protocols = _with_folds(_possible(encoder, protocols, shots), folds)
     frozen = [name for name in protocols if name != TRANSFER]
-    # all datasets are read before the first is measured: what one of them lacks is said at once
     tests = []
     for one in datasets if TRANSFER in protocols else ():
         _refuse_thresholds(group, at_sensitivity)
         tests.append(transfer_test(encoder, *one, whole=whole, order=classes_order))
-    planned = []
-    for directory, name in datasets if frozen or shots else ():
-        benchmark = _benchmark(directory, name, classes_order)
-        joined = _group(group, benchmark.task)
-        own, few = for_kind(benchmark.task, frozen, shots)
-        own = _worded(encoder, benchmark, own, few)
-        tried = _tried(benchmark, folds, own, fractions, range(seed, seed + seeds), few)
-        planned.append((benchmark, joined, tried))
-    rows: list[dict[str, Any]] = []
-    for test in tests:
-        rows += transfer(encoder, test, out, whole=whole, threads=threads)
+    planned, drawn = [], range(seed, seed + seeds)
+    for one in datasets if frozen or shots else ():
+        benchmark = _benchmark(*one, classes_order)
+        tried = _tried(encoder, benchmark, folds, frozen, fractions, drawn, shots)
+        planned.append((benchmark, _group(group, benchmark.task), tried))
+    rows = [r for test in tests for r in transfer(encoder, test, out, whole=whole, threads=threads)]
     for benchmark, joined, tried in planned:
-        kept = cache or out / FOLDER
         new = evaluate_tried(encoder, tried, out, kept, threads)
         write_projector(encoder, benchmark, out, kept, images=images)
         rows += _with_thresholds(out, new, joined, at_sensitivity)
@@ -169,6 +162,7 @@ def _benchmark(directory: Path, name: str, classes_order: Sequence[str]) -> Benc
 
 
 def _tried(
+    encoder: FrozenEncoder,
     benchmark: Benchmark,
     folds: int,
     protocols: Sequence[str],
@@ -176,9 +170,11 @@ def _tried(
     seeds: Sequence[int],
     shots: Sequence[int],
 ) -> list[tuple[Benchmark, list[Evaluation]]]:
-    """Return the evaluations of the split, or of each fold."""
+    """Return the evaluations of the split, or of each fold, that encoder and task have."""
+    own, few = for_kind(benchmark.task, protocols, shots)
+    own = _worded(encoder, benchmark, own, few)
     return [
-        (one, list(evaluations_of(one.division, protocols, fractions, seeds, shots)))
+        (one, list(evaluations_of(one.division, own, fractions, seeds, few)))
         for one in _folds_of(benchmark, folds)
     ]
 
