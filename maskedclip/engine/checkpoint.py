@@ -46,6 +46,7 @@ from maskedclip.engine.checkpoint_origin import (
     of_another,
     run_of,
 )
+from maskedclip.engine.checkpoint_room import free_space
 from maskedclip.engine.run_lease import RunLease, Superseded
 
 logger = logging.getLogger(__name__)
@@ -217,14 +218,6 @@ def _reason(error: OSError | dcp.api.CheckpointException) -> str:
     if not isinstance(cause, OSError | RuntimeError):
         raise error
     return f"rank {rank}: {cause}".splitlines()[0]
-
-
-def free_space(target: Path) -> str:
-    """Return in words how much room there is where a path is, or is to be."""
-    # torch's own message for a full disk does not say that it is full
-    existing = next(path for path in target.absolute().parents if path.exists())
-    free_mb = shutil.disk_usage(existing).free / 1e6
-    return f"{free_mb:,.0f} MB free" if free_mb >= 1 else "the disk is full"
 
 
 def _state(model: nn.Module, teacher: nn.Module | None, optimizer: Optimizer) -> dict[str, Any]:

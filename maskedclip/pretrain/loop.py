@@ -14,7 +14,8 @@ from maskedclip.config import Config, save
 from maskedclip.data.source import Source
 from maskedclip.data.storage.open_dataset import dataset_sha256
 from maskedclip.engine.alarms import Alarms
-from maskedclip.engine.checkpoint import Checkpoints, free_space, restore
+from maskedclip.engine.checkpoint import Checkpoints, restore
+from maskedclip.engine.checkpoint_room import free_space, refuse_without_room
 from maskedclip.engine.distributed import barrier, compute_type, process_group
 from maskedclip.engine.goodput import SAVING
 from maskedclip.engine.hang_watch import HangWatch
@@ -57,7 +58,7 @@ def pretrain(config: Config) -> Path:
 
     Every rank calls it. Raises ValueError for shards that are not there, a directory of another run
     or what the method cannot do, RuntimeError where the loss is not finite, more samples are lost
-    than data.max_lost allows, or the last checkpoint cannot be written; Preempted where a signal
+    than data.max_lost allows, or the disk cannot take a checkpoint; Preempted where a signal
     asked to stop.
     """
     run = config.directory
@@ -84,10 +85,12 @@ def pretrain(config: Config) -> Path:
             run / "checkpoints", method.model, method.teacher, method.optimizer,
             config=learnt(config), trusted=config.i_trust_this_directory,
         )  # fmt: skip
+        total = length(config, *sources)[1]
+        if done < total:
+            refuse_without_room(run / "checkpoints", method.model, method.teacher)
         with staged(config, sources):
             monitor = Monitor(config, method, sources, probed, device)
             train(config, method, sources, done, device, lease, monitor)
-            total = length(config, *sources)[1]
             lease.check(total)
             weights = method.exported()  # of all ranks: none reads a sample any more
         if dist.get_rank() == 0:
