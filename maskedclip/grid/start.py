@@ -57,6 +57,7 @@ from maskedclip.grid.study import (
     check_names,
     check_readable,
     check_tunable,
+    refuse_failing,
     tuned_of,
 )
 from maskedclip.grid.study import run as run_study
@@ -241,6 +242,8 @@ def start_study(study: Study) -> int:
     opened: OpenedDatasets = {}
     tuned = [tuned_of(cell, opened, build=not config.dry_run) for cell in study.cells]
     check_names(tuned)
+    if cluster == "slurm" and not config.dry_run:
+        refuse_failing(tuned)
     for line in study.missing:
         logger.warning("%s", line)
     cells = finetunings([replace(one.config, name=one.name) for one in tuned], [])

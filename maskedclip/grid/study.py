@@ -88,6 +88,16 @@ def check_names(cells: Sequence[Tuned]) -> None:
         )
 
 
+def refuse_failing(cells: Sequence[Tuned]) -> None:
+    """Raise ValueError where some would refuse their data as they begin: after hours in a queue."""
+    failing = [cell for cell in cells if cell.unknown and not cell.finished]
+    if failing:
+        raise ValueError(
+            f"{len(failing)} of {len(cells)} fine-tunings would be refused as they begin, "
+            f"{failing[0].name}: {failing[0].unknown}; correct it, or leave the dataset out"
+        )
+
+
 def _run_all(cells: Sequence[Tuned]) -> dict[str, str]:
     """Run them and return what went wrong, by name."""
     failed: dict[str, str] = {}

@@ -93,6 +93,25 @@ def test_a_cell_that_fails_is_named_and_stops_no_other(
     assert all("two classes are needed" in line for line in failed)
 
 
+def test_a_cell_that_would_fail_is_refused_before_it_waits_in_a_queue(
+    colours: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "bin").mkdir()
+    for name in ("sbatch", "scontrol"):  # a SLURM that answers; nothing is submitted
+        (tmp_path / "bin" / name).write_text("#!/bin/sh\n")
+        (tmp_path / "bin" / name).chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"), prepend=os.pathsep)
+    with ShardWriter(tmp_path / "few", "few") as writer:
+        for i in range(6):
+            image_HWC = np.full((40, 40, 3), 30 * i, dtype=np.uint8)
+            writer.add(f"s{i}", encode(image_HWC, 90), {"labels": {"colour": "red"}})
+    both = Path(f"{colours},{tmp_path / 'few'}")
+    study = asked(both, tmp_path / "runs", "--seeds=1", "--cluster=slurm", "--gpus=0")
+    with pytest.raises(ValueError, match=r"^2 of 4 fine-tunings .* random_micro-few.* two classes"):
+        start_study(study)
+    assert not (tmp_path / "runs").exists()
+
+
 def test_a_study_that_was_killed_goes_on_where_it_was(colours: Path, tmp_path: Path) -> None:
     study = asked(colours, tmp_path / "killed", "--seeds=1", "--fractions=0.5,1")
     first, second = (
