@@ -499,14 +499,17 @@ class LaunchConfig:
                     f"anyway: {', '.join(_SET_BY_US)}"
                 )
         _check_command(self.python)
-        if self.nodes < 1 or self.cpu_ranks < 1 or (self.gpus or 0) < 0 or self.hours <= 0:
-            raise ValueError(
-                "nodes and cpu_ranks are at least 1, hours more than 0, gpus at least 0"
-            )
-        if round(self.hours * 60) < 1:  # 0 minutes are no limit to SLURM, or wait for ever
-            raise ValueError(
-                f"hours {self.hours:g}: SLURM counts whole minutes; use 0.02 (one minute) or more"
-            )
+        if self.nodes < 1 or self.cpu_ranks < 1 or (self.gpus or 0) < 0:
+            raise ValueError("nodes and cpu_ranks are at least 1, gpus at least 0")
+        check_hours("hours", self.hours)
+
+
+def check_hours(name: str, hours: float) -> None:
+    """Raise ValueError where a time limit is below a minute: 0 of them are none to SLURM."""
+    if round(hours * 60) < 1:
+        raise ValueError(
+            f"{name} {hours:g}: SLURM counts whole minutes; use 0.02 (one minute) or more"
+        )
 
 
 def _check_command(python: str) -> None:

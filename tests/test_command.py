@@ -406,6 +406,7 @@ def run(*words: str, folder: Path) -> subprocess.CompletedProcess:
         (["demo", "--optim.steps=soon"], "not a whole number"),
         (["demo", "--gpus=99"], "this machine has"),
         (["demo", "--hours=0.005"], "whole minutes; use 0.02"),
+        (["demo", "--hours=-1"], "whole minutes; use 0.02"),
         (["demo", "--name=run-%j"], "% has a meaning of its own to SLURM"),
         (["demo", "--out=%j", "--cluster=slurm", "--dry_run"], "use an --out without %"),
         (["demo", "--cpu_ranks=7", "--gpus=0"], "not divisible by world size 7"),

@@ -40,8 +40,13 @@ logger = logging.getLogger(__name__)
 SHOTS = "-shot"
 
 
-def run(options: EvaluateConfig) -> list[dict[str, Any]]:
-    """Run all evaluations that `options` asks for, print them and what is next; return the rows."""
+def run(options: EvaluateConfig, protocols: Sequence[str] | None = None) -> list[dict[str, Any]]:
+    """Run all evaluations that `options` asks for, print them and what is next; return the rows.
+
+    Args:
+        protocols: none where shots alone are asked for; None: those of `options`, or where it has
+            none the usual ones of the encoder.
+    """
     datasets, missing = chosen(options.datasets, options.task, Path(options.shards))
     for line in missing:
         sys.stderr.write(f"{line}\n")
@@ -53,7 +58,8 @@ def run(options: EvaluateConfig) -> list[dict[str, Any]]:
     else:
         out = Path("runs") / FrozenEncoder(options.weights, options.size).name
     encoder = FrozenEncoder(options.weights, options.size, options.image_size)
-    protocols = options.protocols or usual_protocols(encoder)
+    if protocols is None:
+        protocols = options.protocols or usual_protocols(encoder)
     rows = evaluate_as_asked(encoder, datasets, protocols, out, options)
     alone = tuple(protocols) == (TRANSFER,) and not options.shots
     protocol = TRANSFER_WHOLE if options.whole else TRANSFER

@@ -9,7 +9,14 @@ from typing import Any, Literal, NamedTuple
 from maskedclip.casting import did_you_mean
 from maskedclip.cluster_profile import profiled
 from maskedclip.command import CommandLine, Options, Word, one_line_errors
-from maskedclip.config import Config, FinetuneConfig, LaunchConfig, check_folder_name, override
+from maskedclip.config import (
+    Config,
+    FinetuneConfig,
+    LaunchConfig,
+    check_folder_name,
+    check_hours,
+    override,
+)
 from maskedclip.finetune.recipes import finetune_recipe, following_warmup
 from maskedclip.grid.cells import REPORTED, TABLES, system
 from maskedclip.recipes import RECIPES
@@ -26,8 +33,9 @@ def check_study(name: str, fractions: Sequence[float], hours: float, *counts: in
     Args:
         counts: its seeds, parallelism and pack; None where one is not given.
     """
-    if min(1 if count is None else count for count in counts) < 1 or hours <= 0:
-        raise ValueError("seeds, parallelism and pack are at least 1, finetune_hours above 0")
+    if min(1 if count is None else count for count in counts) < 1:
+        raise ValueError("seeds, parallelism and pack are at least 1")
+    check_hours("finetune_hours", hours)
     if not fractions:
         raise ValueError("fractions: name at least one, such as 0.1,1.0")
     check_folder_name(name)

@@ -146,7 +146,7 @@ def _evaluate(cell: Cell, run: Path, gpus: int | None) -> None:
     check_gpus(gpus)
     config = override(EvaluateConfig(), cell.config)
     forget_damaged(run)
-    rows = evaluate(config)
+    rows = evaluate(config, config.protocols)  # none of them: shots alone
     write_evaluated(cell, run, [str(row["predictions"]) for row in rows])
 
 

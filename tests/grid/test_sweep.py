@@ -21,6 +21,7 @@ from maskedclip.grid.manifest import REPORT, cell_of, finished, read, run_of, wr
 from maskedclip.grid.slurm_arrays import run_cell
 from maskedclip.grid.start import start, sweep_grid
 from maskedclip.grid.sweep_command import Sweep, SweepConfig, points, read_sweep
+from maskedclip.metrics.results import read_rows
 from maskedclip.shards.building.prepare_sample import encode
 from maskedclip.slurm import main
 from tests.kinds_of_tasks import write_ages, write_findings
@@ -76,6 +77,7 @@ def test_the_command_line_is_checked_before_anything_is_touched(
         (["demo", "--sweep=data.paired="], "write --sweep 'data.paired=DIR,DIR;DIR'"),
         (["demo", "--protocols=logistc"], "did you mean logistic?"),
         (["demo", "--protocols=transfer"], "use some of"),
+        (["demo", "--finetune_hours=0.001"], "finetune_hours 0.001: SLURM counts whole minutes"),
         (["mae"], "no dataset given"),
         (["demo", "--seeds=0"], "at least 1"),
         (["demo", "--finetune.seed=1"], "unknown flag --finetune.seed"),
@@ -278,6 +280,18 @@ def measured_by(
 ) -> Sweep:
     evaluation = replace(asked.evaluation, protocols=tuple(protocols), shots=tuple(shots))
     return asked._replace(evaluation=evaluation, command=command)
+
+
+def test_shots_alone_are_all_that_a_point_is_measured_by(
+    small: Config, phantoms: dict[str, Path], tmp_path: Path
+) -> None:
+    asked = measured_by(a_sweep(small, phantoms["heldout"], tmp_path, seeds=1), (), (2,), "")
+    grid, _ = sweep_grid(asked)
+    cell = cell_of(grid, "clip=1.0-seed0-evaluate")
+    untrained = cell._replace(config=cell.config | {"weights": "random", "size": "micro"}, needs=())
+    run_cell(grid._replace(cells=(untrained,)), untrained)
+    rows = read_rows(run_of(grid, untrained))
+    assert {row["protocol"] for row in rows} == {"2-shot"}
 
 
 def test_the_command_of_a_sweep_is_kept_as_it_was_typed(monkeypatch: pytest.MonkeyPatch) -> None:
