@@ -135,6 +135,10 @@ def _pooled_rows(
     )
     facts = {name: rows[0][name] for name in _SHARED if name in rows[0]}
     facts |= {"folds": len(tests)}
+    unlearnt = [
+        f"fold {fold}: {row['unlearnt']}" for fold, row in enumerate(rows, 1) if "unlearnt" in row
+    ]
+    facts |= {"unlearnt": "; ".join(unlearnt)} if unlearnt else {}
     facts |= seen_fields(images_behind(config.weights), dataset, tested, every.keys)
     return [with_spread(row | facts, tests, classes) for row in new]
 

@@ -22,6 +22,7 @@ from maskedclip.engine.hang_watch import HangWatch
 from maskedclip.engine.preemption import Preempted, Preemption
 from maskedclip.engine.run_lease import RunLease, Superseded
 from maskedclip.engine.step_log import Recorder
+from maskedclip.finetune.constant_answers import learnt_nothing, start_at_frequencies
 from maskedclip.finetune.epoch import (
     EvaluationBatches,
     learning_rate,
@@ -91,10 +92,17 @@ def finetune(config: FinetuneConfig, *, rest: float = 0.0, protocol: str = PROTO
                 predictions = predictions._replace(thresholds=thresholds)
             if other := lease.other_holder():
                 raise Superseded(run, config.epochs * steps_per_epoch(labels, config), other)
-            write_results(config, run, labels, model, predictions, validation, protocol)
+            if note := learnt_nothing(run, labels, config):
+                logger.warning("%s: %s; %s", run, note, _lower(config))
+            write_results(config, run, labels, model, predictions, validation, protocol, note)
         write_board(run)
         shutil.rmtree(run / STATES, ignore_errors=True)
     return run
+
+
+def _lower(config: FinetuneConfig) -> str:
+    whole = "" if config.encoder == "frozen" else ", --recipe=frozen or lora"
+    return f"try a lower rate (--lr={config.lr / 10:g}){whole}, more epochs or more labels"
 
 
 def train(
@@ -104,7 +112,7 @@ def train(
 
     Raises Superseded where a later start of this run has taken its lease.
     """
-    model, report = build(config, len(labels.task.classes))
+    model, report = build(config, labels)
     with process_group() as device:
         model = on_device(model, device)
         best: BestWeights[nn.Module] = BestWeights(model)
@@ -166,14 +174,15 @@ def restored(
     return restore(run / STATES, model, best, optimizer, config=learnt(config), trusted=trusted)
 
 
-def build(config: FinetuneConfig, num_classes: int) -> tuple[nn.Module, LoadReport]:
-    """Return the network, a pure function of the configuration, and how its weights were loaded."""
+def build(config: FinetuneConfig, labels: Labels) -> tuple[nn.Module, LoadReport]:
+    """Return the network, the same for equal arguments, and how its weights were loaded."""
     torch.manual_seed(config.seed)
     model, report = build_classifier(
-        config.weights, image_size=config.image_size, num_classes=num_classes,
+        config.weights, image_size=config.image_size, num_classes=len(labels.task.classes),
         drop_path=config.drop_path, size=config.size,
     )  # fmt: skip
     logger.info("%s", report)  # loaded.json lists the names
+    start_at_frequencies(model.get_classifier(), labels, config)
     train_only(model, config.encoder, rank=config.lora_rank, alpha=config.lora_alpha)
     return model, report
 

@@ -19,7 +19,7 @@ from maskedclip.finetune.confusion_picture import confusion_png
 from maskedclip.metrics.confusion import confusion
 from maskedclip.metrics.file_lock import locked
 from maskedclip.metrics.prediction_files import Predictions
-from maskedclip.metrics.results import predictions_of, read_rows
+from maskedclip.metrics.results import predictions_of, read_rows, remark
 
 if TYPE_CHECKING:
     from tensorboard.compat.proto.summary_pb2 import Summary
@@ -166,8 +166,8 @@ def _notes(rows: Sequence[Mapping[str, Any]]) -> "Summary":
     for row in rows:
         value = "-" if row["value"] is None else str(row["value"])
         ends = "-" if row["low"] is None else f"{row['low']:.4g} to {row['high']:.4g}"
-        remark = " ".join(str(row.get("note") or "").replace("|", "/").split())
-        lines.append(f"| {row['metric']} | {value} | {ends} | {row['n']} | {remark} |")
+        beside = " ".join(remark(row).replace("|", "/").split())
+        lines.append(f"| {row['metric']} | {value} | {ends} | {row['n']} | {beside} |")
     return text("scores", "\n".join(lines), "as results.jsonl has them")
 
 

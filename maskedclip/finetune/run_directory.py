@@ -326,12 +326,14 @@ def write_results(
     predictions: Predictions,
     validation: Predictions,
     protocol: str = PROTOCOL,
+    unlearnt: str = "",
 ) -> None:
     """Write weights, predictions, and last the rows, which mark the run as finished.
 
     Args:
         predictions: of the test split; `validation` of the other, on which thresholds are chosen.
         protocol: of the rows, of a fold its own.
+        unlearnt: where nothing was learnt, the words for it that stand beside all its scores.
     """
     task, name = labels.task, labels.dataset.name
     predictions = predictions._replace(ordered=task.ordered, untrained=labels.untrained)
@@ -375,6 +377,7 @@ def write_results(
         "colours": shown.colours,
     }
     facts |= seen_fields(before, labels.dataset, labels.parts["test"], predictions.keys)
+    facts |= {"unlearnt": unlearnt} if unlearnt else {}
     rows = [row | facts for row in rows]
     write_record(run, rows)  # not of the thresholds, which people choose again
     results.write_rows(run, [*threshold_rows(run, rows[0]), *rows])

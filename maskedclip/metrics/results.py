@@ -412,6 +412,11 @@ def _point_line(by_metric: Mapping[str, dict[str, Any]]) -> str:
     )
 
 
+def remark(row: Mapping[str, Any]) -> str:
+    """Return what is to stand beside a value: its own note, and that its run learnt nothing."""
+    return "; ".join(filter(None, (str(row.get(name) or "") for name in ("note", "unlearnt"))))
+
+
 def seen_line(row: Mapping[str, Any]) -> str:
     """Return what a row says of test images among those of pre-training, "" where there are none.
 

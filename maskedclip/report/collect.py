@@ -19,7 +19,7 @@ from maskedclip.metrics.operating_points import OPERATING
 from maskedclip.metrics.pooled_folds import is_one_fold
 from maskedclip.metrics.prediction_files import Predictions
 from maskedclip.metrics.result_record import RESULTS
-from maskedclip.metrics.results import agree, value_of
+from maskedclip.metrics.results import agree, remark, value_of
 from maskedclip.metrics.scores import KINDS, Score
 from maskedclip.metrics.seen_images import in_words
 from maskedclip.models.checkpoints.formats import training_datasets
@@ -133,7 +133,7 @@ def results_of(directory: Path, rows: Iterable[Any]) -> tuple[list[Result], list
         scores = {
             row["metric"]: Score(
                 row["value"], row.get("low"), row.get("high"), int(row["n"]),
-                note=str(row.get("note") or ""),
+                note=remark(row),
             )
             for row in group
         }  # fmt: skip

@@ -123,6 +123,7 @@ def _sides(roots: Sequence[Path]) -> Sides:
                 )
             side.runs[row["seed"]] = predictions
             side.pretraining.append(results.seen_line(row))
+            side.pretraining.append(str(row.get("unlearnt") or ""))
             if row.get("trained_on"):
                 side.pretraining.append(f"fine-tuned on {row['trained_on']}")
     if not sides:

@@ -16,7 +16,7 @@ from maskedclip.data.storage.shard_writer import MANIFEST
 from maskedclip.engine.provenance import EXCLUSIONS
 from maskedclip.finetune.measured_rows import measured_rows
 from maskedclip.metrics.known_patients import drawn_in_words, drawn_lines
-from maskedclip.metrics.results import DAGGER, seen_line, written
+from maskedclip.metrics.results import DAGGER, remark, seen_line, written
 from maskedclip.metrics.scores import metrics_of
 from maskedclip.metrics.seen_images import in_words
 from maskedclip.models import BUILTIN
@@ -189,7 +189,7 @@ def measured_lines(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     for row in rows:
         by_kind.setdefault(str(row.get("kind") or "class"), []).append(row)
     tables = [line for kind, own in by_kind.items() for line in ["", *_measured(kind, own)]]
-    notes = sorted({f"- {row['dataset']}: {row['note']}" for row in rows if row.get("note")})
+    notes = sorted({f"- {row['dataset']}: {line}" for row in rows if (line := remark(row))})
     notes += sorted({f"- {line}" for row in rows if (line := seen_line(row))})
     drawn = drawn_lines((f"{row['dataset']} {row['task']}", drawn_in_words(row)) for row in rows)
     few = ((f"{row['dataset']} {row['task']}", str(row.get("few_images") or "")) for row in rows)
