@@ -9,6 +9,7 @@ import torch
 
 from maskedclip.config import FinetuneConfig
 from maskedclip.finetune.constant_answers import constant_loss, learnt_nothing
+from maskedclip.finetune.cross_validation import cross_validate
 from maskedclip.finetune.epoch import class_weights
 from maskedclip.finetune.loop import build, finetune
 from maskedclip.finetune.run_directory import read_labels
@@ -104,3 +105,12 @@ def test_a_fine_tuning_that_learnt_nothing_says_so_beside_every_score_and_how_to
 def test_one_that_learns_has_no_such_note(root: Path) -> None:
     run = finetune(replace(config_of(root), name="something", augmentation="", re_prob=0.0))
     assert not any("unlearnt" in row for row in read_rows(run))
+
+
+def test_pooled_folds_name_those_that_learnt_nothing(root: Path) -> None:
+    config = replace(config_of(root), name="", lr=1e-9, min_lr=0.0, epochs=1, warmup_epochs=0)
+    run = cross_validate(config, 2)
+    for row in read_rows(run):
+        first, second = row["unlearnt"].split("; ")
+        assert first.startswith("fold 1: the training loss ended at 0.69")
+        assert second.startswith("fold 2: ")
