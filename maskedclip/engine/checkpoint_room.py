@@ -1,6 +1,7 @@
 """Whether a disk has room for a checkpoint, asked before a run trains for hours to write one."""
 
 import shutil
+from contextlib import suppress
 from pathlib import Path
 
 import torch.distributed as dist
@@ -23,8 +24,7 @@ def refuse_without_room(folder: Path, model: nn.Module, teacher: nn.Module | Non
     answer = [""]
     if dist.get_rank() == 0:
         needed = checkpoint_bytes(model, teacher)
-        leftover = (file for aside in folder.glob("step-*.tmp") for file in aside.rglob("*"))
-        free = _free_bytes(folder / "step") + sum(file.lstat().st_size for file in leftover)
+        free = _free_bytes(folder / "step") + _leftover_bytes(folder)
         if free < needed:
             answer = [
                 f"{folder}: a checkpoint of this run takes {needed / 1e6:,.0f} MB, and there is "
@@ -33,6 +33,14 @@ def refuse_without_room(folder: Path, model: nn.Module, teacher: nn.Module | Non
     dist.broadcast_object_list(answer)
     if answer[0]:
         raise RuntimeError(answer[0])
+
+
+def _leftover_bytes(folder: Path) -> int:
+    size = 0
+    with suppress(OSError):  # an earlier start may still write there, or remove it
+        for aside in folder.glob("step-*.tmp"):
+            size += sum(file.lstat().st_size for file in aside.rglob("*"))
+    return size
 
 
 def checkpoint_bytes(model: nn.Module, teacher: nn.Module | None) -> int:

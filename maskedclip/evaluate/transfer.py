@@ -104,7 +104,7 @@ def transfer(
         "trained_on": str(header.get("dataset", "")),
         **encoder.shown(),
     }
-    facts |= {"recipe": own["recipe"]} if "recipe" in own else {}
+    facts |= {name: own[name] for name in ("recipe", "unlearnt") if name in own}
     facts |= {"renamed": test.mapping.renamed} if test.mapping.renamed else {}
     facts |= {"left_out": test.left_out} if test.left_out else {}
     facts |= seen_fields(encoder.images, dataset, test.task.samples, predictions.keys)

@@ -101,8 +101,11 @@ def finetune(config: FinetuneConfig, *, rest: float = 0.0, protocol: str = PROTO
 
 
 def _lower(config: FinetuneConfig) -> str:
-    whole = "" if config.encoder == "frozen" else ", --recipe=frozen or lora"
-    return f"try a lower rate (--lr={config.lr / 10:g}){whole}, more epochs or more labels"
+    fewer = {"trained": ", --recipe=frozen or lora", "lora": ", --recipe=frozen"}
+    return (
+        f"try a lower rate (--lr={config.lr / 10:g}){fewer.get(config.encoder, '')}, more epochs "
+        f"or more labels"
+    )
 
 
 def train(

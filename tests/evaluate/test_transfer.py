@@ -125,6 +125,17 @@ def test_what_is_measured_is_not_measured_again_and_other_weights_are(
     assert (root / "runs" / "ours" / "results.jsonl").read_bytes() == before
 
 
+def test_a_network_that_learnt_nothing_says_so_on_other_datasets_too(
+    root: Path, tmp_path: Path
+) -> None:
+    config = config_of(root)
+    run = finetune(replace(config, out=str(tmp_path), lr=1e-9, min_lr=0.0, epochs=2))
+    own = read_rows(run)[0]["unlearnt"]
+    run_evaluate(EvaluateConfig(weights=str(run), datasets=(str(root / "other"),)))
+    rows = [row for row in read_rows(run) if row["protocol"] == "transfer"]
+    assert {row["unlearnt"] for row in rows} == {own}
+
+
 def test_rows_of_another_size_stand_beside_those_of_the_networks_own(
     root: Path, tmp_path: Path
 ) -> None:
