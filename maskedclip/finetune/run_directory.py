@@ -368,19 +368,23 @@ def write_results(
         identity, task.classes, predictions, run, method=encoder_name(config),
         shards=labels.dataset.directory, validation=validation,
     )  # fmt: skip
+    facts = _made(config, model) | ({"unlearnt": unlearnt} if unlearnt else {})
+    facts |= seen_fields(before, labels.dataset, labels.parts["test"], predictions.keys)
+    rows = [row | facts for row in rows]
+    write_record(run, rows)  # not of the thresholds, which people choose again
+    results.write_rows(run, [*threshold_rows(run, rows[0]), *rows])
+
+
+def _made(config: FinetuneConfig, model: nn.Module) -> dict[str, Any]:
+    """Return the fields of a row that say how its network was trained, and what it is shown."""
     shown = encoder_info(model).preparation
-    facts: dict[str, Any] = {
+    return {
         "recipe": config.recipe,
         **({} if config.balance == "none" else {"balance": config.balance}),
         **({} if config.encoder == "trained" else {"encoder": config.encoder}),
         "image_size": shown.image_size,
         "colours": shown.colours,
     }
-    facts |= seen_fields(before, labels.dataset, labels.parts["test"], predictions.keys)
-    facts |= {"unlearnt": unlearnt} if unlearnt else {}
-    rows = [row | facts for row in rows]
-    write_record(run, rows)  # not of the thresholds, which people choose again
-    results.write_rows(run, [*threshold_rows(run, rows[0]), *rows])
 
 
 def photographs_of(manifest: Mapping[str, Any]) -> dict[str, int] | None:
