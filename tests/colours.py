@@ -1,5 +1,6 @@
 """A small labelled dataset that is learnt in seconds, and a fine-tuning of it."""
 
+from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from maskedclip.shards.building.prepare_sample import encode
 DAMAGED = ("s011", "s080")  # of training and of test
 
 
-def two_colours(directory: Path, contrast: int = 80) -> Path:
+def two_colours(directory: Path, contrast: int = 80, damaged: Collection[str] = DAMAGED) -> Path:
     """Write a dataset of red and green noise, 60 images to train and 24 to test."""
     generator = np.random.default_rng(0)
     with ShardWriter(directory, "colours") as writer:
@@ -25,7 +26,7 @@ def two_colours(directory: Path, contrast: int = 80) -> Path:
                 "split": "train" if i < 60 else "test",
                 "sha256": key,
             }
-            writer.add(key, jpeg[:200] if key in DAMAGED else jpeg, facts)
+            writer.add(key, jpeg[:200] if key in damaged else jpeg, facts)
     return directory
 
 

@@ -363,6 +363,13 @@ def known_features(encoder: FrozenEncoder, dataset: Shards, folder: Path) -> Fea
     return next(iter(_read(path, key)), None)
 
 
+def known_indices(encoder: FrozenEncoder, dataset: Shards, folder: Path) -> set[int]:
+    """Return the samples whose features are kept in `folder`, for all members of an ensemble."""
+    members = encoder.members if isinstance(encoder, Ensemble) else [encoder]
+    kept = (known_features(one, dataset, folder) for one in members)
+    return set.intersection(*(set(one.index_N.tolist()) if one else set() for one in kept))
+
+
 def _place(encoder: FrozenEncoder, dataset: Shards, folder: Path) -> tuple[dict[str, Any], Path]:
     """Return all that decides the features, and the file that they are kept in."""
     key = encoder.cache_key(dataset)

@@ -9,10 +9,11 @@ from typing import Any
 from maskedclip.data.folds import folds_line, folds_of
 from maskedclip.data.labelled import Task, labelled
 from maskedclip.data.paper_tasks import chosen
+from maskedclip.data.readable_parts import refuse_unreadable
 from maskedclip.data.splits import Division, division_of, few_shots, training_share
 from maskedclip.data.storage.shards import Shards
 from maskedclip.engine.cores import decoding_threads
-from maskedclip.evaluate.features import FOLDER, FrozenEncoder
+from maskedclip.evaluate.features import FOLDER, FrozenEncoder, known_indices
 from maskedclip.evaluate.measuring import evaluate_tried
 from maskedclip.evaluate.predicting import (
     ATTENTIVE,
@@ -140,7 +141,7 @@ def evaluate(  # noqa: PLR0913 (one keyword an option of the command)
     for one in datasets if frozen or shots else ():
         benchmark = _benchmark(*one, classes_order)
         tried = _tried(encoder, benchmark, folds, frozen, fractions, drawn, shots)
-        planned.append((benchmark, _group(group, benchmark.task), tried))
+        planned.append((benchmark, _group(group, benchmark.task), _readable(encoder, tried, kept)))
     rows = [r for test in tests for r in transfer(encoder, test, out, whole=whole, threads=threads)]
     for benchmark, joined, tried in planned:
         new = evaluate_tried(encoder, tried, out, kept, threads)
@@ -183,6 +184,27 @@ def _tried(
         (one, list(evaluations_of(one.division, own, fractions, seeds, few)))
         for one in _folds_of(benchmark, folds)
     ]
+
+
+def _readable(
+    encoder: FrozenEncoder, tried: list[tuple[Benchmark, list[Evaluation]]], cache: Path
+) -> list[tuple[Benchmark, list[Evaluation]]]:
+    """Return `tried`; RuntimeError where of a part neither images nor kept features can be read."""
+    parts = {}
+    for fold, (benchmark, evaluations) in enumerate(tried, 1):
+        of = f" of fold {fold}" if len(tried) > 1 else ""
+        whole = benchmark.division.parts
+        parts |= {f"{name}{of}": whole[name] for name in ("test", "val")}
+        for one in evaluations:
+            few = f" ({len(one.train)} labels, seed {one.seed})"
+            share = few if len(one.train) < len(whole["train"]) else ""
+            parts |= {f"train{of}{share}": one.train} if one.train else {}
+    dataset, task = tried[0][0].dataset, tried[0][0].task
+    try:
+        refuse_unreadable(dataset, task, parts)
+    except RuntimeError:
+        refuse_unreadable(dataset, task, parts, known_indices(encoder, dataset, cache))
+    return tried
 
 
 def _folds_of(benchmark: Benchmark, folds: int) -> list[Benchmark]:

@@ -18,6 +18,7 @@ from maskedclip.data.captions import class_categories
 from maskedclip.data.labelled import LabelledSample, Task, labelled
 from maskedclip.data.labelled_views import LabelledBatch, preparation, prepared_batches
 from maskedclip.data.lost_samples import Ledger
+from maskedclip.data.readable_parts import refuse_unreadable
 from maskedclip.data.splits import division_of
 from maskedclip.data.storage.open_dataset import dataset_sha256
 from maskedclip.data.storage.shards import Shards
@@ -68,11 +69,12 @@ def transfer_test(
         order: the dataset's classes as grades, where it does not state their order.
 
     Raises ValueError where fewer than two classes are shared, for a task of another kind, and for
-    the dataset that the network was trained on.
+    the dataset that the network was trained on; RuntimeError where its images cannot be read.
     """
     header, dataset = encoder.header, Shards(as_shards(directory))
     _check_other(encoder, dataset)
     test = _test_of(encoder, header, dataset, _task(header, dataset, task, order), whole=whole)
+    refuse_unreadable(dataset, test.task, {"test": test.task.samples})
     _say(test, header, dataset)
     return test
 

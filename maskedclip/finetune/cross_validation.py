@@ -14,6 +14,7 @@ from typing import Any
 from maskedclip.config import FinetuneConfig
 from maskedclip.data.folds import folds_line, folds_of
 from maskedclip.data.labelled import LabelledSample, Task, labelled
+from maskedclip.data.readable_parts import refuse_unreadable
 from maskedclip.data.splits import UNUSED, split_bytes, write_split
 from maskedclip.data.storage.shards import Shards
 from maskedclip.finetune.loop import finetune
@@ -58,6 +59,12 @@ def cross_validate(config: FinetuneConfig, folds: int) -> Path:
     dataset = Shards(as_shards(Path(config.dataset)))
     task = labelled(dataset, config.task, config.classes_order)
     divided = folds_of(task, folds)
+    named = {
+        f"{part} of fold {fold}": samples
+        for fold, parts in enumerate(divided, 1)
+        for part, samples in parts.items()
+    }
+    refuse_unreadable(dataset, task, named)
     given = config.name
     config = resolved(config, Labels(dataset, task, {}))
     name = given or f"{config.name}-{folds}folds"

@@ -15,6 +15,7 @@ from maskedclip.config import FinetuneConfig
 from maskedclip.data.augmentation import augmentation
 from maskedclip.data.labelled_views import LabelledBatch, training_batches
 from maskedclip.data.lost_samples import Ledger
+from maskedclip.data.readable_parts import refuse_unreadable
 from maskedclip.engine.checkpoint import Checkpoints, restore
 from maskedclip.engine.cores import decoding_threads
 from maskedclip.engine.distributed import process_group
@@ -82,6 +83,7 @@ def finetune(config: FinetuneConfig, *, rest: float = 0.0, protocol: str = PROTO
             if labels.task.kind == "class" and not labels.task.ordered:
                 logger.warning("%s: %s", config.dataset, no_order(labels.task.classes))
             check_classes(config, run, labels)
+            refuse_unreadable(labels.dataset, labels.task, labels.parts)
             model, ledger, lease = train(config, run, labels, rest)
             predictions, validation = (
                 predict(model, EvaluationBatches(labels, part, config), labels, ledger)

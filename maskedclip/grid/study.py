@@ -12,6 +12,7 @@ from typing import NamedTuple
 from maskedclip.config import FinetuneConfig
 from maskedclip.data.augmentation import augmentation
 from maskedclip.data.labelled import Task, labelled
+from maskedclip.data.readable_parts import refuse_unreadable
 from maskedclip.data.splits import Division, division_of, training_share
 from maskedclip.data.storage.shards import Shards
 from maskedclip.engine.preemption import Preempted
@@ -172,6 +173,7 @@ def _labels(config: FinetuneConfig, opened: OpenedDatasets) -> Labels:
         task = labelled(dataset, config.task, config.classes_order)
         split = Path(config.split) if config.split else None
         opened[key] = dataset, task, division_of(dataset, task, split)
+        refuse_unreadable(dataset, task, opened[key][2].parts)
     dataset, task, division = opened[key]
     check_kind(config, task)
     share = training_share(division, config.fraction, config.seed)

@@ -6,6 +6,7 @@ from pathlib import Path
 from maskedclip.config import Config
 from maskedclip.data.label_kinds import kind_of
 from maskedclip.data.labelled import labelled
+from maskedclip.data.readable_parts import refuse_unreadable
 from maskedclip.data.splits import division_of
 from maskedclip.data.storage.open_dataset import describe
 from maskedclip.data.storage.shards import Shards
@@ -17,7 +18,8 @@ from maskedclip.shards.image_folders import tree_of
 def check_measured(config: Config, drawn_later: Iterable[Path]) -> None:
     """Raise ValueError where no protocol of `after` would score the encoder, or two share rows.
 
-    Also where a dataset cannot be divided into images to learn from and to be tested on.
+    Also where a dataset cannot be divided into images to learn from and to be tested on, or these
+    cannot be read.
 
     Args:
         drawn_later: phantoms that are not there yet.
@@ -77,8 +79,9 @@ def check_labels(directory: Path, task: str) -> None:
     """
     dataset = Shards(directory)
     try:
-        division_of(dataset, labelled(dataset, task))
-    except ValueError as error:
+        named = labelled(dataset, task)
+        refuse_unreadable(dataset, named, division_of(dataset, named).parts)
+    except (ValueError, RuntimeError) as error:
         words = str(error).removeprefix(f"{directory}: ")
         raise ValueError(f"{directory}: {words}") from None
 

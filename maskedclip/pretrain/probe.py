@@ -21,6 +21,7 @@ from maskedclip.config import Config
 from maskedclip.data.labelled import LabelledSample, Task, labelled, share_of
 from maskedclip.data.labelled_views import preparation, prepared_batches
 from maskedclip.data.pretraining_images import PretrainingImages
+from maskedclip.data.readable_parts import refuse_unreadable
 from maskedclip.data.splits import division_of, split_file
 from maskedclip.data.storage.shards import Shards
 from maskedclip.data.transforms import normalise
@@ -81,8 +82,10 @@ def read_probed(config: Config, method: type[Method]) -> Probed | None:
         )
     try:
         parts = division_of(dataset, task).parts
-    except ValueError as error:
-        raise ValueError(f"{where}: {error}") from None
+        refuse_unreadable(dataset, task, {name: parts[name] for name in ("train", "val")})
+    except (ValueError, RuntimeError) as error:
+        words = str(error).removeprefix(f"{dataset.directory}: ")
+        raise ValueError(f"{where}: {words}") from None
     train, validation = at_most(MOST, parts["train"], parts["val"])
     published = any(sample.split == "val" for sample in task.samples)
     return Probed(dataset, task, train, validation, published)

@@ -138,7 +138,7 @@ def test_a_second_protocol_and_seed_read_no_image(root: Path, tmp_path: Path) ->
     (whole,) = [r for r in rows if (r["protocol"], r["metric"], r["fraction"]) ==
                 ("logistic", "auroc", 1.0)]  # fmt: skip
     assert whole["value"] == read_rows(first)[0]["value"]
-    with pytest.raises(RuntimeError, match="no image can be read"):  # it is really spoiled
+    with pytest.raises(RuntimeError, match="no image of test can be read"):  # it is really spoiled
         evaluate(root / "ours", [(other, "")], ("knn",), tmp_path / "third")
 
 

@@ -24,6 +24,7 @@ from maskedclip.pretrain.loop import pretrain
 from maskedclip.pretrain.methods import method_of
 from maskedclip.pretrain.probe import OnlineProbe, Probed, read_probed, say_probed
 from maskedclip.pretrain.trained_images import trained_dataset
+from maskedclip.shards.building.prepare_sample import encode
 from tests.conftest import a_small_run
 
 CPU = torch.device("cpu")
@@ -162,11 +163,12 @@ def test_of_a_large_dataset_each_class_gives_the_same_share_of_both_parts() -> N
 @pytest.fixture
 def undivided(phantoms: dict[str, Path], tmp_path: Path) -> Config:
     """A run whose probe has two images a patient, a task of numbers, and no validation split."""
+    jpeg = encode(np.zeros((8, 8, 3), dtype=np.uint8), 90)
     with ShardWriter(tmp_path / "grades", "grades", kinds={"years": "number"}) as writer:
         for i in range(80):
             labels = {"grade": str(i // 2 % 2), "years": str(30 + i)}
             facts = {"labels": labels, "patient": f"p{i // 2}", "width": 8, "height": 8}
-            writer.add(f"{i:03d}", b"jpeg", facts | {"split": "train" if i < 60 else "test"})
+            writer.add(f"{i:03d}", jpeg, facts | {"split": "train" if i < 60 else "test"})
     return probing(phantoms, tmp_path, **{"log.probe": str(tmp_path / "grades")})
 
 
