@@ -11,6 +11,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from maskedclip.data.csv_files import UnixLines, csv_rows
 from maskedclip.data.labelled import (
     LabelledSample,
     Task,
@@ -56,7 +57,7 @@ def split_bytes(task: Task, parts: Mapping[str, Sequence[LabelledSample]]) -> by
         for sample in samples
     ]
     text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows([_HEADING, *sorted(rows)])
+    csv.writer(UnixLines(text)).writerows([_HEADING, *sorted(rows)])
     return text.getvalue().encode()
 
 
@@ -108,10 +109,10 @@ def read_split(path: Path, task: Task, excluded: Collection[str] = ()) -> Divisi
 def split_rows(path: Path) -> list[list[str]]:
     """Return the rows of a split file: key, class, split, fractions; ValueError for others."""
     try:
-        heading, *rows = csv.reader(io.StringIO(path.read_text("utf-8"), newline=""), strict=True)
+        heading, *rows = csv_rows(path)
     except FileNotFoundError:
         raise ValueError(f"{path}: no such file; {_FIX}") from None
-    except (ValueError, csv.Error) as error:  # not UTF-8, empty, or no table
+    except ValueError as error:  # not UTF-8, empty, or no table
         raise ValueError(f"{path}: is not a CSV ({error}); {_FIX}") from None
     if heading != _HEADING or any(len(row) != len(_HEADING) for row in rows):
         found = ",".join(heading)[:60]

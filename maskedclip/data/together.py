@@ -10,6 +10,7 @@ from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from maskedclip.data.csv_files import UnixLines
 from maskedclip.data.storage.exclusions import read_rows
 from maskedclip.data.storage.shard_writer import replacing
 
@@ -45,7 +46,7 @@ def read_together(directory: Path, keys: Collection[str] | None) -> list[Togethe
 def write_together(directory: Path, pairs: Iterable[Together]) -> None:
     """Write the pairs in the order of their keys."""
     text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows([Together._fields, *sorted({*pairs})])
+    csv.writer(UnixLines(text)).writerows([Together._fields, *sorted({*pairs})])
     with replacing(directory / TOGETHER) as file:
         file.write(text.getvalue().encode())
 

@@ -27,6 +27,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
+from maskedclip.data.csv_files import UnixLines
 from maskedclip.data.labelled_views import RESIZE, preparation, sample_image
 from maskedclip.data.order import number
 from maskedclip.data.photographs.field_of_view import find_field
@@ -262,7 +263,7 @@ def _lines(photograph: InputImage, box: CropBox, drawn: Map) -> list[list[str | 
 def _write_table(path: Path, lines: Sequence[Sequence[str | int | float]]) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with temporary.open("w", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
+        writer = csv.writer(UnixLines(file))
         writer.writerow(
             [
                 "image",

@@ -19,6 +19,7 @@ import torch
 from PIL import Image
 from torch import nn
 
+from maskedclip.data.csv_files import UnixLines
 from maskedclip.explain.command import ExplainConfig
 from maskedclip.explain.maps import Map, MapRequest, maps_of, request_maps
 from maskedclip.explain.overlays import center_crop_box, output_directory
@@ -169,7 +170,7 @@ def _as_seen(circles_K3: np.ndarray, size: int, image_size: int) -> np.ndarray:
 def _write(out: Path, rows: list[tuple[str, str, Pointing]]) -> None:
     out.mkdir(parents=True, exist_ok=True)
     with (out / TABLE).open("w", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
+        writer = csv.writer(UnixLines(file))
         writer.writerow(["method", "finding", *Pointing._fields])
         writer.writerows([method, safe_text(finding), *result] for method, finding, result in rows)
     table: list[tuple[str, ...]] = [

@@ -1,6 +1,9 @@
 """Texts of others as cells of a CSV, none of which a spreadsheet takes for a formula."""
 
+import csv
+import io
 import re
+from collections.abc import Iterable
 
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.IGNORECASE)
 _FORMULA = tuple("=+-@\t\r")  # what a spreadsheet takes for the beginning of a formula
@@ -18,6 +21,13 @@ def given_text(cell: str) -> str:
 
 def _would_begin(text: str) -> bool:
     return text.lstrip("'").startswith(_FORMULA)
+
+
+def csv_row(cells: Iterable[str]) -> str:
+    """Return a row of a CSV, ended by LF; a CR within a cell, which would end it too, is quoted."""
+    text = io.StringIO(newline="")
+    csv.writer(text).writerow(cells)  # which quotes the characters of its own line end, CR LF
+    return text.getvalue().removesuffix("\r\n") + "\n"
 
 
 def safe_path(path: str) -> str:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from maskedclip.metrics.cells import given_text, safe_path, safe_text
+from maskedclip.metrics.cells import csv_row, given_text, safe_path, safe_text
 from maskedclip.metrics.few_images import few_images
 from maskedclip.metrics.known_patients import counted
 
@@ -57,13 +57,13 @@ def write_predictions(
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with temporary.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
         heading = map(safe_text, classes)
-        writer.writerow(["id", *([_SOURCE] if sources else []), "label", *heading])
+        file.write(csv_row(["id", *([_SOURCE] if sources else []), "label", *heading]))
         paths = map(safe_path, sources)
         named = zip(keys, paths, strict=True) if sources else ((key,) for key in keys)
         for names, text, probability_Y in zip(named, texts, probability_BY, strict=True):
-            writer.writerow([*names, safe_text(text), *(repr(float(p)) for p in probability_Y)])
+            numbers = (repr(float(p)) for p in probability_Y)
+            file.write(csv_row([*names, safe_text(text), *numbers]))
     temporary.replace(path)
 
 
@@ -75,9 +75,8 @@ def write_test_split(path: Path, classes: Sequence[str], predictions: Prediction
     )  # fmt: skip
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with temporary.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["id", "unit"])
-        writer.writerows(zip(predictions.keys, predictions.units, strict=True))
+        rows = zip(predictions.keys, predictions.units, strict=True)
+        file.writelines(map(csv_row, [("id", "unit"), *rows]))
     temporary.replace(path.with_suffix(".units.csv"))
 
 
@@ -182,7 +181,8 @@ def read_test_split(path: Path, kind: str = "class") -> tuple[Predictions, list[
 
 def _read_table(path: Path) -> tuple[list[str], list[list[str]]]:
     try:
-        header, *lines = csv.reader(io.StringIO(path.read_text("utf-8"), newline=""), strict=True)
+        text = path.read_bytes().decode()  # read_text would make LF of the CR within a cell
+        header, *lines = csv.reader(io.StringIO(text, newline=""), strict=True)
     except FileNotFoundError:
         raise ValueError(f"{path}: no such file; measure again") from None
     except (ValueError, csv.Error) as error:  # not UTF-8, empty, or no table

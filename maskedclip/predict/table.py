@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from maskedclip.data.csv_files import UnixLines
 from maskedclip.predict.photographs import Picture, facts_of
 
 
@@ -94,7 +95,7 @@ def write_csv(path: Path, heading: Sequence[str], rows: Iterable[Sequence[str]])
     """Write a table whole, or not at all."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with temporary.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
+        writer = csv.writer(UnixLines(file))
         writer.writerow(heading)
         writer.writerows(rows)
     temporary.replace(path)

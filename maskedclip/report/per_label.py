@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from maskedclip.data.csv_files import UnixLines
 from maskedclip.metrics.results import DAGGER
 from maskedclip.metrics.scores import Score
 from maskedclip.report.pages.run_statistics import LabelScores
@@ -97,7 +98,7 @@ def _cell(scores: Sequence[Score]) -> tuple[str, str]:
 def label_csv(found: ByResult, link: Callable[[Path], str]) -> str:
     """Return CSV with a line a run, label and metric, values of 0 to 1."""
     file = io.StringIO()
-    writer = csv.writer(file, lineterminator="\n")
+    writer = csv.writer(UnixLines(file))
     writer.writerow(_HEAD)
     for result, scores in found.items():
         for one in scores:

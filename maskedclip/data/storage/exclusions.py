@@ -10,6 +10,7 @@ from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from maskedclip.data.csv_files import UnixLines, csv_rows
 from maskedclip.data.storage.shard_writer import replacing
 
 EXCLUSIONS = "exclude.csv"
@@ -44,8 +45,8 @@ def read_exclusions(directory: Path, keys: Collection[str] | None) -> list[Exclu
 def read_rows(path: Path, heading: Sequence[str], fix: str) -> list[list[str]]:
     """Return the rows of a CSV of ours below its heading; ValueError, in one line, with the fix."""
     try:
-        header, *rows = csv.reader(io.StringIO(path.read_text("utf-8"), newline=""), strict=True)
-    except (ValueError, csv.Error) as error:  # not UTF-8, empty, or not a table
+        header, *rows = csv_rows(path)
+    except ValueError as error:  # not UTF-8, empty, or not a table
         raise ValueError(f"{path}: is not a CSV ({error}); {fix}") from None
     if header != list(heading):
         wanted = ",".join(heading)
@@ -62,7 +63,7 @@ def write_exclusions(directory: Path, entries: Iterable[Exclusion]) -> None:
     for entry in entries:
         by_key.setdefault(entry.key, entry)
     text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
+    writer = csv.writer(UnixLines(text))
     writer.writerows([Exclusion._fields, *(by_key[key] for key in sorted(by_key))])
     with replacing(directory / EXCLUSIONS) as file:
         file.write(text.getvalue().encode())

@@ -47,7 +47,7 @@ def third_party_metadata(dataset: str, key: str, members: list[bytes]) -> dict[s
     metadata = EMPTY_METADATA | {"labels": {}, "categories": []} | taken
     metadata |= {"dataset": dataset, "source": key}
     metadata["report"] = next(filter(None, captions), None)
-    written = whole_number(_decoded(label, "cls").strip()) if label else ""
+    written = _number_text(_decoded(label, "cls")) if label else ""
     if not is_missing(written):
         metadata["labels"] = {"cls": written} | metadata["labels"]
     return metadata | ({"kinds": kinds} if kinds else {})
@@ -92,9 +92,9 @@ def _joined(labels: list[str]) -> str | None:
 
 
 def _number_text(value: Any) -> Any:
-    """Return a number or a text of one as classes are written: 1, 1.0 and "1.0" are "1"."""
+    """Return a number or a text as classes are written: 1, 1.0 and "1.0" are "1", on one line."""
     number = type(value) in (bool, int, float)
-    return whole_number(str(value).strip()) if number or isinstance(value, str) else value
+    return whole_number(" ".join(str(value).split())) if number or isinstance(value, str) else value
 
 
 def _decoded(content: bytes, member: str) -> str:

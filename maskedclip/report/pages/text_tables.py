@@ -5,6 +5,7 @@ import io
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from maskedclip.data.csv_files import UnixLines
 from maskedclip.metrics.results import DAGGER, in_columns
 from maskedclip.report.pages.tables import (
     METRIC_NAMES,
@@ -273,7 +274,7 @@ def _plain(text: str) -> str:
 def csv_table(table: Table, link: Link) -> str:
     """Return CSV with values of 0 to 1; a cell without a run has a line, and no value."""
     file = io.StringIO()
-    writer = csv.DictWriter(file, _CSV_HEAD, lineterminator="\n", restval="")
+    writer = csv.DictWriter(UnixLines(file), _CSV_HEAD, restval="")
     writer.writeheader()
     for block in table.blocks:
         marks = block.marks(table.groups)

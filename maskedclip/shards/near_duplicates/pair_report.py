@@ -10,6 +10,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
+from maskedclip.data.csv_files import UnixLines, csv_rows
 from maskedclip.data.storage.shard_writer import replacing
 from maskedclip.data.together import Together
 from maskedclip.metrics.cells import safe_path
@@ -30,7 +31,7 @@ _COLUMNS = [
 def write_csv(path: Path, pairs: Sequence[Pair]) -> None:
     """Write a line a pair."""
     text = io.StringIO()
-    writer = csv.DictWriter(text, _COLUMNS, lineterminator="\n")
+    writer = csv.DictWriter(UnixLines(text), _COLUMNS)
     writer.writeheader()
     paths = ("source_a", "source_b")
     for row in map(_row, pairs):
@@ -46,14 +47,16 @@ def read_pairs(path: Path, dataset: str, keys: Collection[str]) -> list[Together
     """
     fix = f"check the dataset again with tools/check_shards.py --out={path.parent}"
     try:
-        rows = list(csv.DictReader(io.StringIO(path.read_text("utf-8"), newline=""), strict=True))
-        heading = path.read_text("utf-8").partition("\n")[0].split(",")
+        heading, *lines = csv_rows(path)
     except FileNotFoundError:
         raise ValueError(f"--pairs {path}: no such file; give pairs.csv of check_shards") from None
-    except (ValueError, csv.Error, OSError) as error:
+    except (ValueError, OSError) as error:
         raise ValueError(f"--pairs {path}: is not a CSV ({error}); {fix}") from None
-    if not {*_COLUMNS} <= {*heading}:
-        raise ValueError(f"--pairs {path}: begins with {','.join(heading)[:60]!r}; {fix}")
+    rows = [dict(zip(heading, line, strict=False)) for line in lines if line]
+    if not {*_COLUMNS} <= {*heading} or not all(row.keys() >= {*_COLUMNS} for row in rows):
+        raise ValueError(
+            f"--pairs {path}: has a short row or begins with {','.join(heading)[:60]!r}; {fix}"
+        )
     found = []
     for row in rows:
         if row["kind"] == "patient" or not row["dataset_a"] == row["dataset_b"] == dataset:
