@@ -19,7 +19,7 @@ from maskedclip import __version__
 from maskedclip.casting import did_you_mean
 from maskedclip.command import CommandLine, Options, Word, log_lines, one_line_errors
 from maskedclip.models.checkpoints.sealed import file_sha256
-from maskedclip.weights.push import CARD, check_push, files_of, push, state_licence
+from maskedclip.weights.push import CARD, check_hub, check_push, files_of, push, state_licence
 
 if TYPE_CHECKING:
     from maskedclip.weights.classifiers.source import ClassifierSource
@@ -178,6 +178,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         options: ExportConfig = given.config()
         if not options.to:
             raise ValueError(f"--to is missing; use one of {', '.join(TARGETS)}")
+        if options.push and not options.dry_run:
+            check_hub(options.push)  # before the work
         run, to = Path(given.words[0]), options.to
         usual = (run if run.is_dir() else run.parent) / "export" / to
         out = Path(options.out) if options.out else usual

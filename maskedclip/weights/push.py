@@ -2,14 +2,21 @@
 
 import json
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from huggingface_hub import HfApi
 
 CARD = "README.md"
 _NOT_STATED = (
     'license: "other"\nlicense_name: "not-stated"\n',
     "The run states no licence for its",
 )
-_REPOSITORY = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
+_NAME = r"[A-Za-z0-9_](?:[\w.-]*[A-Za-z0-9_])?"  # as the hub has them, which takes no .. or --
+_REPOSITORY = re.compile(rf"(?!.*(?:\.\.|--|\.git$)){_NAME}/(?=.{{1,96}}$){_NAME}", re.ASCII)
 _LICENCE = re.compile(r"[a-z0-9][a-z0-9.-]*")
 # of the hub's identifiers those that are often written in another way
 _USUAL = (
@@ -22,7 +29,10 @@ _FAMILIES = ("cc", "bsd", "gpl")  # identifiers, too
 def check_push(push: str, licence: str) -> None:
     """Raise ValueError for a repository or licence that the hub has no form of, or none of both."""
     if push and not _REPOSITORY.fullmatch(push):
-        raise ValueError(f"--push {push!r}: write USER/NAME, a repository of the hub")
+        raise ValueError(
+            f"--push {push!r}: write USER/NAME, a repository of the hub: letters, digits, _, and "
+            f"within a name single - and ."
+        )
     if push and not licence:
         raise ValueError(
             f"--push {push}: no licence; settle what the data and the first weights allow, then "
@@ -77,16 +87,33 @@ def push(folder: Path, repository: str, *, public: bool) -> str:
     Raises ValueError as `files_of`, RuntimeError where the hub does not take it.
     """
     files = files_of(folder)
-    from huggingface_hub import HfApi
-    from huggingface_hub.errors import HTTPError, LocalTokenNotFoundError
-
-    hub = HfApi()
-    try:
+    with _hub(repository) as hub:
         hub.create_repo(repository, private=not public, exist_ok=True)
         commit = hub.upload_folder(
             repo_id=repository, folder_path=folder, allow_patterns=files,
             commit_message=f"Export of maskedclip: {len(files)} files",
         )  # fmt: skip
+    return str(commit.commit_url)
+
+
+def check_hub(repository: str) -> None:
+    """Raise RuntimeError where the hub is not reached, or there is no token that it knows."""
+    with _hub(repository) as hub:
+        hub.whoami()
+
+
+@contextmanager
+def _hub(repository: str) -> Iterator["HfApi"]:
+    """Give the hub's interface; what it refuses is a RuntimeError of one line."""
+    try:
+        from huggingface_hub import HfApi
+        from huggingface_hub.errors import HTTPError, LocalTokenNotFoundError
+    except ImportError:
+        raise RuntimeError(
+            f"--push {repository}: no huggingface_hub here; run pip install huggingface_hub"
+        ) from None
+    try:
+        yield HfApi()
     except LocalTokenNotFoundError:
         raise RuntimeError(f"{repository}: no token of the hub here; run `hf auth login`") from None
     except (HTTPError, OSError) as error:
@@ -94,4 +121,3 @@ def push(folder: Path, repository: str, *, public: bool) -> str:
             f"{repository}: the hub does not take it ({' '.join(str(error).split())[:300]}); see "
             f"that the token may write there, then run the same command again"
         ) from error
-    return str(commit.commit_url)

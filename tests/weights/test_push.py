@@ -8,9 +8,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from huggingface_hub.utils import validate_repo_id
 
 from maskedclip.weights.export import main
-from maskedclip.weights.push import files_of, push, state_licence
+from maskedclip.weights.push import check_push, files_of, push, state_licence
 from tests.untrained import exported
 
 
@@ -145,3 +146,36 @@ def test_a_hub_that_refuses_is_said_in_one_line(
         push(folder, "lab/retina", public=False)
     assert "\n" not in str(caught.value)
     assert hub.kept == {}
+
+
+@pytest.mark.parametrize(
+    ("token", "message"),
+    [("", "no token of the hub here; run `hf auth login`"), ("hf_wrong", "the hub does not take")],
+)
+def test_without_a_token_that_the_hub_knows_nothing_is_exported(
+    run: Path, hub: ThreadingHTTPServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str], token: str, message: str,
+):  # fmt: skip
+    monkeypatch.setenv("HF_TOKEN", token)
+    monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", str(tmp_path / "none"))
+    out = tmp_path / "out"
+    with pytest.raises(SystemExit) as ended:
+        main([str(run), "--to=timm", f"--out={out}", "--push=lab/retina", "--licence=mit"])
+    assert ended.value.code == 2
+    assert f"lab/retina: {message}" in capsys.readouterr().err
+    assert not out.exists()
+    assert hub.kept == {}
+
+
+@pytest.mark.parametrize("name", ["lab/a..b", "lab/a--b", "lab/-a", "lab/a.git", "lab/b-", "lab/é"])
+def test_a_repository_that_the_hub_has_no_form_of_is_refused(name: str):
+    with pytest.raises(ValueError, match="write USER/NAME, a repository of the hub"):
+        check_push(name, "mit")
+    with pytest.raises(ValueError, match=r".*"):  # of huggingface_hub, which would say it later
+        validate_repo_id(name)
+
+
+@pytest.mark.parametrize("name", ["lab/retina", "lab-1/a.b_c-d", "a/b", "_a/_b"])
+def test_a_repository_of_the_hubs_form_is_taken(name: str):
+    validate_repo_id(name)
+    check_push(name, "mit")
