@@ -7,6 +7,7 @@ import json
 import os
 import secrets
 import shutil
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,22 @@ def write_whole(path: Path, content: str | bytes) -> None:
         raise
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def refuse_unwritable(flag: str, directory: Path) -> None:
+    """Raise ValueError where a directory, there or not, cannot be written; it is not made.
+
+    For who would only write when the work is done; `flag` is what names it on the command line.
+    """
+    place = directory.absolute()
+    while not os.path.lexists(place):
+        place = place.parent
+    try:
+        with tempfile.TemporaryDirectory(prefix=".", suffix=".tmp", dir=place):
+            pass
+    except OSError as error:
+        what = "is a file" if place.is_file() else f"cannot be written ({error.strerror})"
+        raise ValueError(f"--{flag} {directory}: {place} {what}; choose another --{flag}") from None
 
 
 def read_json(path: Path, remedy: str) -> Any:

@@ -30,6 +30,7 @@ from maskedclip.data.storage.open_dataset import dataset_sha256
 from maskedclip.data.storage.shards import DamagedSample, Shards
 from maskedclip.engine.distributed import autocast, compute_type
 from maskedclip.engine.visible_gpus import inference_device
+from maskedclip.engine.whole_file import refuse_unwritable
 from maskedclip.evaluate.token_store import TokenStore
 from maskedclip.inference import Model, joint_space_of, load, stated_template
 from maskedclip.models.checkpoints.architectures import (
@@ -311,6 +312,7 @@ def features(
     ]
     lost: list[DamagedSample] = []
     if missing:
+        refuse_unwritable("cache", folder)
         saved_s, saved_chunks = time.monotonic(), len(chunks)
         for views in _batches(encoder, dataset, missing, threads):
             lost += views.lost

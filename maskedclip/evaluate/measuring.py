@@ -9,6 +9,7 @@ from typing import Any
 
 from maskedclip.data.labelled import LabelledSample, Task
 from maskedclip.data.lost_samples import Ledger
+from maskedclip.engine.whole_file import refuse_unwritable
 from maskedclip.evaluate.features import Features, FrozenEncoder, features
 from maskedclip.evaluate.predicting import (
     ATTENTIVE,
@@ -218,6 +219,7 @@ def _features(
     threads: int,
 ) -> Features:
     """Return the features that the evaluations use; note in `out` which samples were lost."""
+    refuse_unwritable("out", out)  # before the features are made
     splits = benchmark.division.parts
     train = {sample.index: sample for e in evaluations for sample in e.train}
     samples = [*splits["test"], *splits["val"], *train.values()]

@@ -22,6 +22,7 @@ from maskedclip.data.readable_parts import refuse_unreadable
 from maskedclip.data.splits import division_of
 from maskedclip.data.storage.open_dataset import dataset_sha256
 from maskedclip.data.storage.shards import Shards
+from maskedclip.engine.whole_file import refuse_unwritable
 from maskedclip.evaluate.class_mapping import (
     ClassMapping,
     map_classes,
@@ -93,6 +94,7 @@ def transfer(
     stored = [row for row in results.read_rows(out) if row.get("inputs") == inputs]
     if results.is_complete(out, stored, metrics_of(test.task.kind), ("predictions",)):
         return stored
+    refuse_unwritable("out", out)  # before images are read
     predictions = _predictions(encoder, header, test, out, threads)
     own = _own_row(encoder)
     rows = results.save_and_score(

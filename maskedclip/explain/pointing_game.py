@@ -20,6 +20,7 @@ from PIL import Image
 from torch import nn
 
 from maskedclip.data.csv_files import UnixLines
+from maskedclip.engine.whole_file import refuse_unwritable
 from maskedclip.explain.command import ExplainConfig
 from maskedclip.explain.maps import Map, MapRequest, maps_of, request_maps
 from maskedclip.explain.overlays import center_crop_box, output_directory
@@ -57,6 +58,7 @@ def play(config: ExplainConfig) -> list[tuple[str, str, Pointing]]:
     centre lies within half a patch's side of a lesion's edge. Raises ValueError where no requested
     finding was drawn into `_ENOUGH` phantoms.
     """
+    refuse_unwritable("out", output_directory(config))
     model = load(config.weights)
     if config.untrained:
         reinitialise(model.network, config.untrained)

@@ -13,7 +13,7 @@ from urllib.parse import quote
 from maskedclip.config import Config
 from maskedclip.config import load as load_config
 from maskedclip.data.paper_tasks import PAPER
-from maskedclip.engine.whole_file import write_whole
+from maskedclip.engine.whole_file import refuse_unwritable, write_whole
 from maskedclip.metrics.results import DAGGER, in_columns, written
 from maskedclip.pretrain.reference import reference_of
 from maskedclip.report.ablation import ablation
@@ -85,6 +85,7 @@ def report(runs: Sequence[Path], config: ReportConfig, absent: Sequence[str] = (
     Args:
         absent: a line for each run that should be there and is not; they stand among the problems.
     """
+    refuse_unwritable("out", Path(config.out))
     out, curves = Path(config.out), curves_of(runs)
     if curves and not config.protocol and not any(run_directories(runs)):
         drawn = _write_curves(out, curves, config, back="")

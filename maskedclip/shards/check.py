@@ -12,6 +12,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from maskedclip.engine.whole_file import refuse_unwritable
+
 if TYPE_CHECKING:  # these import torch and OpenCV, and `--help` must not wait for that
     from maskedclip.shards.checks.dataset import CheckedDataset
     from maskedclip.shards.near_duplicates.leakage import Apart, CheckedSample, Pair
@@ -100,6 +102,7 @@ def check(request: CheckRequest, *, progress: bool = True) -> Findings:
     workers = request.workers or len(os.sched_getaffinity(0))
     cv2.setNumThreads(1)  # our threads are the parallelism
     torch.set_num_threads(1)
+    refuse_unwritable("out", request.out)
     findings = Findings(request)
     stage = partial(_stage, findings, progress)
     _check_files(findings, workers, stage)

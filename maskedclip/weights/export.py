@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from maskedclip import __version__
 from maskedclip.casting import did_you_mean
 from maskedclip.command import CommandLine, Options, Word, log_lines, one_line_errors
+from maskedclip.engine.whole_file import refuse_unwritable
 from maskedclip.models.checkpoints.sealed import file_sha256
 from maskedclip.weights.push import CARD, check_hub, check_push, files_of, push, state_licence
 
@@ -89,6 +90,7 @@ def export(run: Path, to: str, out: Path | None = None) -> str:
     """
     source, target, card = _source_of(run, to)
     out = out or source.run / "export" / to
+    refuse_unwritable("out", out.parent)
     logger.info("%s: the weights of %s", to, source.file)
     _write(target, source, to, out)
     try:

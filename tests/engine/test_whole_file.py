@@ -10,7 +10,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from maskedclip.engine.whole_file import read_json, remove_leftovers, write_whole
+from maskedclip.engine.whole_file import (
+    read_json,
+    refuse_unwritable,
+    remove_leftovers,
+    write_whole,
+)
 from maskedclip.models.checkpoints.sealed import save_sealed
 
 
@@ -88,3 +93,17 @@ def test_weights_are_readable_for_whom_the_umask_says(tmp_path: Path) -> None:
         os.umask(before)
     assert stat.S_IMODE((tmp_path / "encoder.safetensors").stat().st_mode) == 0o640
     assert [p.name for p in tmp_path.iterdir()] == ["encoder.safetensors"]
+
+
+def test_a_folder_that_cannot_be_written_is_refused_by_its_flag_and_others_are_left_alone(
+    tmp_path: Path,
+) -> None:
+    refuse_unwritable("out", tmp_path / "new" / "runs")
+    refuse_unwritable("out", tmp_path)
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "file").write_text("")
+    for path in (tmp_path / "file", tmp_path / "file" / "runs"):
+        with pytest.raises(ValueError, match=r"^--cache .*/file is a file; choose another --cache"):
+            refuse_unwritable("cache", path)
+    with pytest.raises(ValueError, match=r"^--out /proc/runs: /proc cannot be written"):
+        refuse_unwritable("out", Path("/proc/runs"))

@@ -142,6 +142,20 @@ def test_a_second_protocol_and_seed_read_no_image(root: Path, tmp_path: Path) ->
         evaluate(root / "ours", [(other, "")], ("knn",), tmp_path / "third")
 
 
+@pytest.mark.parametrize("flag", ["out", "cache"])
+def test_what_cannot_be_written_is_refused_before_features_are_made(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], flag: str
+) -> None:
+    (tmp_path / "file").write_text("")
+    places = {"out": tmp_path / "out", "cache": tmp_path / "cache"} | {
+        flag: tmp_path / "file" / "x"
+    }
+    with pytest.raises(ValueError, match=rf"--{flag} .*file is a file; choose another --{flag}"):
+        evaluate(root / "ours", colours(root), ("knn",), **places)
+    assert "features of" not in capsys.readouterr().err  # the bar of images that are read
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
 def test_a_finished_evaluation_is_not_run_again_unless_something_of_it_changes(
     root: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

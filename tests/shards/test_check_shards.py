@@ -185,3 +185,12 @@ def test_help_answers_without_the_heavy_libraries() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     assert "--against" in done.stdout
+
+
+def test_an_out_that_cannot_be_written_is_refused_before_samples_are_read(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (place / "out").write_text("")
+    code, _, err = run(place, capsys, str(place / "ours"))
+    assert code == 2
+    assert err == f"--out {place / 'out'}: {place / 'out'} is a file; choose another --out\n"
