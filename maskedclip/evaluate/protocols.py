@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from maskedclip.data.folds import folds_line, folds_of
-from maskedclip.data.labelled import Task, labelled
+from maskedclip.data.labelled import LabelledSample, Task, labelled
 from maskedclip.data.paper_tasks import chosen
 from maskedclip.data.readable_parts import refuse_unreadable
 from maskedclip.data.splits import Division, division_of, few_shots, training_share
@@ -190,7 +190,7 @@ def _readable(
     encoder: FrozenEncoder, tried: list[tuple[Benchmark, list[Evaluation]]], cache: Path
 ) -> list[tuple[Benchmark, list[Evaluation]]]:
     """Return `tried`; RuntimeError where of a part neither images nor kept features can be read."""
-    parts = {}
+    parts: dict[str, Sequence[LabelledSample]] = {}
     for fold, (benchmark, evaluations) in enumerate(tried, 1):
         of = f" of fold {fold}" if len(tried) > 1 else ""
         whole = benchmark.division.parts

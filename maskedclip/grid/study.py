@@ -131,7 +131,7 @@ def tuned_of(config: FinetuneConfig, opened: OpenedDatasets, *, build: bool) -> 
     try:
         labels = _labels(config, opened)
         config = resolved(config, labels, to_come=not _is_there(config.weights))
-    except (ValueError, OSError) as error:
+    except (ValueError, RuntimeError, OSError) as error:
         name, why = config.name or run_name(config), " ".join(str(error).split())
         return Tuned(config, name, False, 0, why)
     try:
@@ -172,8 +172,9 @@ def _labels(config: FinetuneConfig, opened: OpenedDatasets) -> Labels:
         dataset = Shards(as_shards(Path(config.dataset)))
         task = labelled(dataset, config.task, config.classes_order)
         split = Path(config.split) if config.split else None
-        opened[key] = dataset, task, division_of(dataset, task, split)
-        refuse_unreadable(dataset, task, opened[key][2].parts)
+        division = division_of(dataset, task, split)
+        refuse_unreadable(dataset, task, division.parts)
+        opened[key] = dataset, task, division
     dataset, task, division = opened[key]
     check_kind(config, task)
     share = training_share(division, config.fraction, config.seed)

@@ -14,6 +14,7 @@ from maskedclip.data.storage.shards import Shards
 from maskedclip.evaluate.protocols import evaluate
 from maskedclip.finetune.cross_validation import cross_validate
 from maskedclip.finetune.loop import finetune
+from maskedclip.grid.study import OpenedDatasets, check_tunable, tuned_of
 from maskedclip.pretrain.measured_after import check_labels
 from tests.colours import config_of, two_colours
 
@@ -62,6 +63,19 @@ def test_what_a_run_is_measured_on_can_be_read_before_it_trains(tmp_path: Path) 
     dataset = Path(with_damaged(tmp_path, "test").dataset)
     with pytest.raises(ValueError, match=f"^{re.escape(str(dataset))}: task colour: no image of"):
         check_labels(dataset, "colour")
+
+
+def test_a_study_of_fine_tunings_refuses_a_part_that_cannot_be_read(tmp_path: Path) -> None:
+    config = with_damaged(tmp_path, "val")
+    with pytest.raises(RuntimeError, match="colours: task colour: no image of val can be read"):
+        check_tunable(config, (), {})
+
+
+def test_a_study_goes_on_with_its_other_datasets(tmp_path: Path) -> None:
+    config = with_damaged(tmp_path, "val")
+    opened: OpenedDatasets = {}
+    for _ in range(2):
+        assert "no image of val can be read" in tuned_of(config, opened, build=True).unknown
 
 
 def test_a_fold_that_cannot_be_read_ends_a_cross_validation_before_the_first_trains(
