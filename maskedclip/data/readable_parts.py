@@ -3,7 +3,7 @@
 from collections.abc import Collection, Mapping, Sequence
 
 from maskedclip.data.labelled import LabelledSample, Task
-from maskedclip.data.labelled_views import sample_image
+from maskedclip.data.photographs.decoding import PIXEL_LIMIT, UnreadableImage, decode
 from maskedclip.data.storage.shards import DamagedSample, Shards
 
 
@@ -47,7 +47,10 @@ def refuse_unreadable(
 
 def _damage(dataset: Shards, index: int) -> DamagedSample | None:
     try:
-        sample_image(dataset, index)
+        decode(dataset.read(index)[0], PIXEL_LIMIT)  # not labelled_views, which loads torch
     except DamagedSample as damage:
         return damage
+    except UnreadableImage as error:
+        reason = f"image does not decode ({error})"
+        return DamagedSample(dataset.shard(index), dataset.key(index), reason)
     return None
