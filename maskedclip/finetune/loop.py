@@ -94,19 +94,19 @@ def finetune(config: FinetuneConfig, *, rest: float = 0.0, protocol: str = PROTO
                 predictions = predictions._replace(thresholds=thresholds)
             if other := lease.other_holder():
                 raise Superseded(run, config.epochs * steps_per_epoch(labels, config), other)
-            if note := learnt_nothing(run, labels, config):
-                logger.warning("%s: %s; %s", run, note, _lower(config))
-            write_results(config, run, labels, model, predictions, validation, protocol, note)
+            if unlearnt := learnt_nothing(run, labels, config):
+                logger.warning("%s: %s; %s", run, unlearnt, _what_to_try(config))
+            write_results(config, run, labels, model, predictions, validation, protocol, unlearnt)
         write_board(run)
         shutil.rmtree(run / STATES, ignore_errors=True)
     return run
 
 
-def _lower(config: FinetuneConfig) -> str:
+def _what_to_try(config: FinetuneConfig) -> str:
     fewer = {"trained": ", --recipe=frozen or lora", "lora": ", --recipe=frozen"}
     return (
-        f"try a lower rate (--lr={config.lr / 10:g}){fewer.get(config.encoder, '')}, more epochs "
-        f"or more labels"
+        f"try another rate than {config.lr:g} (a tenth; ten times where the loss hardly moved)"
+        f"{fewer.get(config.encoder, '')}, more epochs or more labels"
     )
 
 

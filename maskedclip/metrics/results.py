@@ -360,6 +360,7 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
     below += drawn_lines((f"{row['dataset']} {row['task']}", drawn_in_words(row)) for row in rows)
     few = ((f"{row['dataset']} {row['task']}", str(row.get("few_images") or "")) for row in rows)
     below += drawn_lines(few)
+    below += drawn_lines((_line_name(row), str(row.get("unlearnt") or "")) for row in rows)
     below += drawn_lines((f"{row['dataset']} {row['task']}", _group_note(row)) for row in rows)
     first = {"mae": "MAE", "auroc": "AUROC"}  # of numbers, and of classes
     below += [

@@ -19,7 +19,7 @@ from maskedclip.metrics.operating_points import OPERATING
 from maskedclip.metrics.pooled_folds import is_one_fold
 from maskedclip.metrics.prediction_files import Predictions
 from maskedclip.metrics.result_record import RESULTS
-from maskedclip.metrics.results import agree, remark, value_of
+from maskedclip.metrics.results import agree, value_of
 from maskedclip.metrics.scores import KINDS, Score
 from maskedclip.metrics.seen_images import in_words
 from maskedclip.models.checkpoints.formats import training_datasets
@@ -133,7 +133,7 @@ def results_of(directory: Path, rows: Iterable[Any]) -> tuple[list[Result], list
         scores = {
             row["metric"]: Score(
                 row["value"], row.get("low"), row.get("high"), int(row["n"]),
-                note=remark(row),
+                note=str(row.get("note") or ""),
             )
             for row in group
         }  # fmt: skip
@@ -149,6 +149,7 @@ def results_of(directory: Path, rows: Iterable[Any]) -> tuple[list[Result], list
                 int(last.get("image_size") or 0), str(last.get("validation") or ""),
                 str(last.get("group_of") or ""), in_words(last),
                 drawn=drawn_in_words(last), few_images=str(last.get("few_images") or ""),
+                unlearnt=str(last.get("unlearnt") or ""),
                 kind=str(last.get("kind") or "class"),
                 thresholds=tuple(last.get("thresholds") or ()),
                 renamed={ours: theirs for theirs, ours in (last.get("renamed") or {}).items()},

@@ -41,6 +41,7 @@ class Result:
     group_of: str = ""  # the task whose classes were joined into two
     images_seen: str = ""  # size and colours in words; empty: the rows do not say
     few_images: str = ""  # the classes with few test images, in words
+    unlearnt: str = ""  # that its training ended where constant answers stand, in words
     drawn: str = ""  # by intervals, in words; empty: patients alone, or the rows do not say
     kind: str = "class"  # of the task; or "labels", "number"
     thresholds: tuple[float, ...] = ()  # of labels, chosen on validation

@@ -13,9 +13,10 @@ from maskedclip.finetune.cross_validation import cross_validate
 from maskedclip.finetune.epoch import class_weights
 from maskedclip.finetune.loop import build, finetune
 from maskedclip.finetune.run_directory import read_labels
-from maskedclip.metrics.results import read_rows
+from maskedclip.metrics.results import read_rows, table
 from maskedclip.report.collect import collect
 from maskedclip.report.compare_methods import compare
+from maskedclip.report.pages.tables import below
 from tests.colours import config_of, two_colours
 from tests.kinds_of_tasks import write_ages, write_findings
 
@@ -92,9 +93,8 @@ def test_a_fine_tuning_that_learnt_nothing_says_so_beside_every_score_and_how_to
     said = "constant answers have 0.693: hardly anything was learnt"
     assert all(said in row["unlearnt"] for row in read_rows(run))
     (line,) = (text for text in caplog.messages if said in text)
-    assert "try a lower rate (--lr=1e-10), --recipe=frozen or lora" in line
-    (result,) = collect([run], "finetune").results
-    assert all(said in score.note for score in result.scores.values())
+    assert "try another rate than 1e-09 (a tenth; ten times where the loss hardly moved)" in line
+    assert said in table(read_rows(run))
     assert said in compare(run, run)
     # a last row that is lost, as on a full disk, says nothing
     log = run / "metrics.jsonl"
@@ -102,9 +102,15 @@ def test_a_fine_tuning_that_learnt_nothing_says_so_beside_every_score_and_how_to
     assert learnt_nothing(run, read_labels(config), config) == ""
 
 
-def test_one_that_learns_has_no_such_note(root: Path) -> None:
-    run = finetune(replace(config_of(root), name="something", augmentation="", re_prob=0.0))
-    assert not any("unlearnt" in row for row in read_rows(run))
+def test_a_table_names_the_method_that_learnt_nothing_and_not_one_that_did(root: Path) -> None:
+    config = replace(config_of(root), augmentation="", re_prob=0.0)
+    learnt = finetune(replace(config, name="something"))
+    assert not any("unlearnt" in row for row in read_rows(learnt))
+    # two runs of the micro encoder, of which the frozen one does not move
+    frozen = replace(config, name="still", encoder="frozen", lr=1e-9, min_lr=0.0, epochs=2)
+    results = collect([learnt, finetune(frozen)], "finetune").results
+    (line,) = (one for one in below((r.method, "colours", r) for r in results) if "learnt" in one)
+    assert line.startswith("random_micro, frozen, colours: the training loss ended at 0.69")
 
 
 def test_pooled_folds_name_those_that_learnt_nothing(root: Path) -> None:

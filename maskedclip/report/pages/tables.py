@@ -118,8 +118,8 @@ class TableCell:
     @property
     def notes(self) -> list[str]:
         notes = [run.scores[self.metric].note for run in self.runs if self.metric in run.scores]
-        trained = {run.seen_words for run in self.scored}
-        return [*sorted({note for note in notes if note}), *sorted(filter(None, trained))]
+        of_runs = {words for run in self.scored for words in (run.unlearnt, run.seen_words)}
+        return [*sorted({note for note in notes if note}), *sorted(filter(None, of_runs))]
 
 
 class Average(NamedTuple):
@@ -311,7 +311,7 @@ def below(runs: Iterable[tuple[str, str, Result]]) -> list[str]:
     """Return what is to be known beside the values of (method, task, run).
 
     What is not known of pre-training, how images were seen, what intervals draw, which classes have
-    few test images, and what values leave out or why there is none.
+    few test images, which runs learnt nothing, and what values leave out or why there is none.
     """
     runs = list(runs)
     seen = input_lines((name, run.images_seen) for name, _, run in runs)
@@ -320,6 +320,7 @@ def below(runs: Iterable[tuple[str, str, Result]]) -> list[str]:
         *(seen or [_NOT_SEEN] * bool(runs)),
         *drawn_lines((task, run.drawn) for _, task, run in runs),
         *drawn_lines((task, run.few_images) for _, task, run in runs),
+        *drawn_lines((f"{name}, {task}", run.unlearnt) for name, task, run in runs),
         *drawn_lines(
             (task, run.noted(metric)) for _, task, run in runs for metric in tabled_of(run)
         ),
