@@ -411,6 +411,10 @@ def run(*words: str, folder: Path) -> subprocess.CompletedProcess:
         (["demo", "--out=%j", "--cluster=slurm", "--dry_run"], "use an --out without %"),
         (["demo", "--cpu_ranks=7", "--gpus=0"], "not divisible by world size 7"),
         (["demo", "--nodes=2", "--cluster=local"], "need SLURM"),
+        (
+            ["demo", "--gpus=0", "--out=/proc/runs"],
+            "/proc/runs/demo: /proc cannot be written",
+        ),
         (["maskedclip_vits"], "no shard directory is named"),
         (["maskedclip_vits", "--data.paired=nowhere", "--data.unpaired=x"], "no such directory"),
     ],

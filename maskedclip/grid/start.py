@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from maskedclip.config import Config, FinetuneConfig, LaunchConfig, check_divisible, flat, override
 from maskedclip.data.paper_tasks import chosen
+from maskedclip.engine.whole_file import refuse_unwritable
 from maskedclip.finetune.command import check_dataset
 from maskedclip.finetune.run_directory import architecture_of
 from maskedclip.grid.ablation_command import AblationConfig, AblationStudy
@@ -234,6 +235,8 @@ def start_study(study: Study) -> int:
     Raises as `start_ablation` does.
     """
     config, launch = study.config, study.launch
+    if not config.dry_run:
+        refuse_unwritable("out", Path(config.out))
     cluster = cluster_of(launch)
     if cluster != "slurm" and (config.parallelism or 1) == 1 and not config.name:
         return run_study(study)

@@ -17,6 +17,7 @@ from maskedclip.data.stated_tests import stated_tests
 from maskedclip.data.storage.open_dataset import describe
 from maskedclip.data.storage.shard_writer import MANIFEST
 from maskedclip.data.storage.shards import Shards
+from maskedclip.engine.whole_file import refuse_unwritable
 from maskedclip.metrics.results import seen_words
 from maskedclip.models import BUILTIN
 from maskedclip.models.checkpoints.files import locate
@@ -36,12 +37,14 @@ def prepare(config: Config, *, before_ranks: bool = False) -> None:
     """Check everything the run will read, and draw the demo's phantoms if they are missing.
 
     Raises ValueError for a directory without shards, an unset source, weights that are missing or
-    damaged, or a text tower that is not on this machine: at once, and not after hours in a queue.
+    damaged, a text tower that is not on this machine, or an --out that cannot be written: at once,
+    and not after hours in a queue.
 
     Args:
         before_ranks: the run's ranks begin at once on this machine, with the check of the method,
             for which torch has to be loaded: it is then made here only before phantoms are drawn.
     """
+    refuse_unwritable("out", config.directory)
     undrawn = _undrawn(config)
     if undrawn or not before_ranks:
         from maskedclip.pretrain.methods import method_of  # loads torch, in seconds

@@ -112,6 +112,14 @@ def test_a_cell_that_would_fail_is_refused_before_it_waits_in_a_queue(
     assert not (tmp_path / "runs").exists()
 
 
+def test_an_out_that_cannot_be_written_is_refused_before_any_cell_runs(
+    colours: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(ValueError, match=r"^--out .*file is a file; choose another --out$"):
+        start_study(asked(colours, tmp_path / "file", "--cluster=local"))
+
+
 def test_a_study_that_was_killed_goes_on_where_it_was(colours: Path, tmp_path: Path) -> None:
     study = asked(colours, tmp_path / "killed", "--seeds=1", "--fractions=0.5,1")
     first, second = (
